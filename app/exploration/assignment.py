@@ -1,0 +1,117 @@
+"""Who goes where: targets in front of frontiers, their cost, and one joint choice.
+
+The choice is the Hungarian method (Kuhn 1955; Crouse 2016, as in SciPy) on metres of way less
+what a frontier promises; the promise follows Burgard et al., "Coordinated Multi-Robot
+Exploration" (IEEE T-RO 2005).
+"""
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+from scipy.optimize import linear_sum_assignment
+
+from app.exploration.driver import Pose
+from app.exploration.frontiers import Frontier
+from app.exploration.grid import Mask
+from app.exploration.planning import UNREACHED, Cells, Field, _clear_length
+
+Costs = npt.NDArray[np.float64]
+"""(robots, frontiers) float64 metres, infinite where there is no way."""
+
+
+def divide(poses: Sequence[Pose]) -> list[float]:
+    """Give each robot of a team that starts together a direction of its own for its first goal.
+
+    The directions share the circle evenly, and each goes to a robot that stands on its side.
+
+    Returns:
+        One bearing a robot, radians, map frame.
+    """
+    centre_x = sum(pose.x for pose in poses) / len(poses)
+    centre_y = sum(pose.y for pose in poses) / len(poses)
+    bearings = [2.0 * math.pi * index / len(poses) for index in range(len(poses))]
+    own = [math.atan2(pose.y - centre_y, pose.x - centre_x) for pose in poses]
+    turn = np.array([[1.0 - math.cos(bearing - angle) for bearing in bearings] for angle in own])
+    return [bearings[choice] for choice in linear_sum_assignment(turn)[1]]
+
+
+def targets(
+    field: Field, open_air: Mask, frontiers: Sequence[Frontier], *, reach: int, stride: int
+) -> tuple[npt.NDArray[np.int32], Cells]:
+    """Find, for each frontier, the cheapest cell from which one of its cells is seen close by.
+
+    Args:
+        field: (rows, cols) int32 way costs of one robot.
+        open_air: (rows, cols) bool, cells that sight passes.
+        frontiers: what to look at.
+        reach: cells, how close the look must be.
+        stride: only every so many cells is asked, in both directions.
+
+    Returns:
+        (frontiers,) int32 way cost, UNREACHED without target, and (frontiers, 2) int32 target cells.
+    """
+    cells = np.concatenate([frontier.cells for frontier in frontiers])
+    owner = np.repeat(np.arange(len(frontiers)), [frontier.size for frontier in frontiers])
+    return cast(
+        "tuple[npt.NDArray[np.int32], Cells]",
+        _targets(field, open_air, cells, owner, len(frontiers), reach, stride),
+    )
+
+
+def assign(costs: Costs) -> dict[int, int]:
+    """Choose distinct columns for rows at the least total; impossible pairs are left out.
+
+    As many rows as can be get a column: an impossible pair is dearer than all possible ones.
+
+    Returns:
+        Row to column, rows in order.
+    """
+    possible = np.isfinite(costs)
+    if not possible.any():
+        return {}
+    spread = float(np.ptp(costs[possible])) + 1.0
+    dear = float(costs[possible].max()) + spread * (min(costs.shape) + 1)
+    rows, cols = linear_sum_assignment(np.where(possible, costs, dear))
+    return {
+        int(row): int(col) for row, col in zip(rows, cols, strict=True) if possible[row, col]
+    }
+
+
+@njit(cache=True, nogil=True)
+def _targets(
+    field: Field,
+    open_air: Mask,
+    cells: Cells,
+    owner: npt.NDArray[np.int64],
+    count: int,
+    reach: int,
+    stride: int,
+) -> tuple[npt.NDArray[np.int32], Cells]:
+    """`targets`; sight is asked last, for it is the dear question."""
+    rows, cols = field.shape
+    best = np.full(count, UNREACHED, np.int32)
+    chosen = np.zeros((count, 2), np.int32)
+    for index in range(cells.shape[0]):
+        frontier = owner[index]
+        row, col = cells[index]
+        for row_step in range(-reach, reach + 1, stride):
+            for col_step in range(-reach, reach + 1, stride):
+                at_row, at_col = row + row_step, col + col_step
+                if not (0 <= at_row < rows and 0 <= at_col < cols):
+                    continue
+                if field[at_row, at_col] >= best[frontier]:
+                    continue
+                if row_step * row_step + col_step * col_step > reach * reach:
+                    continue
+                if (
+                    _clear_length(open_air, at_row + 0.5, at_col + 0.5, row + 0.5, col + 0.5)
+                    != np.inf
+                ):
+                    continue
+                best[frontier] = field[at_row, at_col]
+                chosen[frontier] = at_row, at_col
+    return best, chosen

@@ -1,0 +1,92 @@
+"""The occupancy grid's vocabulary: cell values, the frame that places cells, a named floor.
+
+Row 0 is the row of lowest y and column 0 the column of lowest x, so an index grows as its
+coordinate does. Images store the top row first: whoever reads or writes one turns it over there,
+and nowhere else.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from math import floor
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+UNKNOWN = -1
+FREE = 0
+OCCUPIED = 100
+
+Grid = npt.NDArray[np.int8]
+"""Occupancy, (rows, cols) int8 of UNKNOWN, FREE or OCCUPIED, as in ROS `nav_msgs/OccupancyGrid`."""
+
+Mask = npt.NDArray[np.bool_]
+"""A set of cells, (rows, cols) bool."""
+
+
+@dataclass(frozen=True, slots=True)
+class GridFrame:
+    """Where a grid lies in the map frame: metres, x to the right, y up.
+
+    Attributes:
+        rows: number of cells along y.
+        cols: number of cells along x.
+        resolution: side of a cell, metres.
+        origin_x: x of the lower left corner of cell (0, 0), metres.
+        origin_y: y of the lower left corner of cell (0, 0), metres.
+    """
+
+    rows: int
+    cols: int
+    resolution: float
+    origin_x: float = 0.0
+    origin_y: float = 0.0
+
+    def cell(self, x: float, y: float) -> tuple[int, int]:
+        """Return the (row, col) that holds a point; it may lie outside the grid."""
+        col = floor((x - self.origin_x) / self.resolution)
+        row = floor((y - self.origin_y) / self.resolution)
+        return row, col
+
+    def centre(self, row: float, col: float) -> tuple[float, float]:
+        """Return the (x, y) of a cell's centre, metres."""
+        return (
+            self.origin_x + (col + 0.5) * self.resolution,
+            self.origin_y + (row + 0.5) * self.resolution,
+        )
+
+    def in_cells(self, x: float, y: float) -> tuple[float, float]:
+        """Return the continuous (row, col) of a point; a cell's centre is at index + 0.5."""
+        return (y - self.origin_y) / self.resolution, (x - self.origin_x) / self.resolution
+
+    def contains(self, row: int, col: int) -> bool:
+        """Tell whether a cell lies inside the grid."""
+        return 0 <= row < self.rows and 0 <= col < self.cols
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the frame as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            TypeError: a field is missing or unknown.
+        """
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FloorMap:
+    """A floor with its name.
+
+    Attributes:
+        name: the map's name, its file's stem.
+        grid: (rows, cols) int8 occupancy, row 0 lowest.
+        frame: where the grid lies.
+    """
+
+    name: str
+    grid: Grid
+    frame: GridFrame

@@ -1,0 +1,230 @@
+"""Roads over known ground: room around a cell, distance fields, short paths.
+
+The field is Dial's bucketed Dijkstra (Dial 1969, CACM algorithm 360) on eight neighbours with
+costs 5 and 7 (Borgefors 1986, chamfer distances); a diagonal step never cuts a corner.
+"""
+
+from typing import cast
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from app.exploration.grid import Mask
+
+STRAIGHT = 5
+DIAGONAL = 7
+UNREACHED = np.iinfo(np.int32).max
+
+Field = npt.NDArray[np.int32]
+"""Cost of the way to each cell, (rows, cols) int32: 5 a straight step, UNREACHED without way."""
+
+Clearance = npt.NDArray[np.float32]
+"""Metres from each cell's centre to the nearest obstacle cell's centre, (rows, cols) float32."""
+
+Cell = tuple[int, int]
+Cells = npt.NDArray[np.int32]
+"""Cells as (n, 2) int32 of row and column."""
+
+_TOUCH = 1e-5  # a cell at exactly the radius touches and does not overlap; float32 needs the slack
+
+
+def clearance(obstacles: Mask, resolution: float) -> Clearance:
+    """Measure the room around every cell; what lies outside the grid is an obstacle.
+
+    Args:
+        obstacles: (rows, cols) bool.
+        resolution: metres a cell.
+
+    Returns:
+        (rows, cols) float32 metres, 0 on obstacles.
+    """
+    ground = np.pad((~obstacles).astype(np.uint8), 1)
+    room = cv2.distanceTransform(ground, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return cast("Clearance", room[1:-1, 1:-1] * np.float32(resolution))
+
+
+def fits(room: Clearance, radius: float) -> Mask:
+    """Tell where a disc of the given radius (metres) stands without covering an obstacle's centre."""
+    return cast("Mask", room >= radius - _TOUCH)
+
+
+def distance_field(passable: Mask, start: Cell) -> Field:
+    """Compute the cost of the shortest way from one cell to all others.
+
+    Args:
+        passable: (rows, cols) bool; the start counts as passable.
+        start: row and column.
+
+    Returns:
+        (rows, cols) int32 costs; times resolution / 5 they are metres.
+    """
+    return cast("Field", _distance_field(passable, start[0], start[1]))
+
+
+def path_to(field: Field, passable: Mask, position: tuple[float, float], target: Cell) -> list[Cell]:
+    """Follow a field from its start to a reached cell, in the fewest waypoints found greedily.
+
+    Args:
+        field: (rows, cols) int32 from `distance_field`.
+        passable: the mask that the field was made of.
+        position: where the robot really stands in the start cell, continuous row and column.
+        target: the cell to reach.
+
+    Returns:
+        Waypoint cells without the start, at least one; the straight line to each runs over passable cells.
+
+    Raises:
+        ValueError: the target was not reached by the field.
+    """
+    if field[target] == UNREACHED:
+        raise ValueError(f"cell {target} is not reached")
+    cells = _descend(field, passable, target[0], target[1])
+    corners = _shorten(cells, passable, position[0], position[1])
+    return [(int(row), int(col)) for row, col in corners] or [target]
+
+
+def clear_length(passable: Mask, start: tuple[float, float], end: tuple[float, float]) -> float:
+    """Measure how far a straight way runs before it enters a cell that is not passable.
+
+    The cell of the start is not asked. Positions are continuous rows and columns.
+
+    Returns:
+        Cells along the way, infinite when the whole of it is clear.
+    """
+    return float(_clear_length(passable, start[0], start[1], end[0], end[1]))
+
+
+@njit(cache=True, nogil=True)
+def _distance_field(passable: Mask, start_row: int, start_col: int) -> Field:  # noqa: C901, one loop
+    """`distance_field`; eight buckets in a ring suffice, for no step costs more than seven."""
+    rows, cols = passable.shape
+    field = np.full((rows, cols), UNREACHED, np.int32)
+    buckets = np.empty((8, 1024), np.int32)
+    filled = np.zeros(8, np.int64)
+    field[start_row, start_col] = 0
+    buckets[0, 0] = start_row * cols + start_col
+    filled[0] = 1
+    cost = 0
+    empty = 0
+    while empty < 8:  # noqa: PLR2004, a whole ring
+        ring = cost & 7
+        if filled[ring] == 0:
+            empty += 1
+            cost += 1
+            continue
+        empty = 0
+        for index in range(filled[ring]):
+            row, col = divmod(buckets[ring, index], cols)
+            if field[row, col] != cost:
+                continue
+            for row_step in range(-1, 2):
+                for col_step in range(-1, 2):
+                    to_row, to_col = row + row_step, col + col_step
+                    if not (0 <= to_row < rows and 0 <= to_col < cols):
+                        continue
+                    if not passable[to_row, to_col]:
+                        continue
+                    step = STRAIGHT
+                    if row_step != 0 and col_step != 0:
+                        if not (passable[row, to_col] and passable[to_row, col]):
+                            continue
+                        step = DIAGONAL
+                    if cost + step >= field[to_row, to_col]:
+                        continue
+                    field[to_row, to_col] = cost + step
+                    into = (cost + step) & 7
+                    if filled[into] == buckets.shape[1]:
+                        larger = np.empty((8, 2 * buckets.shape[1]), np.int32)
+                        larger[:, : buckets.shape[1]] = buckets
+                        buckets = larger
+                    buckets[into, filled[into]] = to_row * cols + to_col
+                    filled[into] += 1
+        filled[ring] = 0
+        cost += 1
+    return field
+
+
+@njit(cache=True, nogil=True)
+def _descend(field: Field, passable: Mask, row: int, col: int) -> Cells:
+    """Return the cells from the field's start to a cell, (n, 2) int32."""
+    rows, cols = field.shape
+    way = np.empty((field[row, col] // STRAIGHT + 1, 2), np.int32)
+    used = 0
+    way[0] = row, col
+    while field[row, col] > 0:
+        found = False
+        for row_step in range(-1, 2):
+            for col_step in range(-1, 2):
+                to_row, to_col = row + row_step, col + col_step
+                if found or not (0 <= to_row < rows and 0 <= to_col < cols):
+                    continue
+                step = STRAIGHT
+                if row_step != 0 and col_step != 0:
+                    if not (passable[row, to_col] and passable[to_row, col]):
+                        continue
+                    step = DIAGONAL
+                if field[to_row, to_col] == field[row, col] - step:
+                    found = True
+                    next_row, next_col = to_row, to_col
+        row, col = next_row, next_col
+        used += 1
+        way[used] = row, col
+    return way[: used + 1][::-1].copy()
+
+
+@njit(cache=True, nogil=True)
+def _clear_length(
+    passable: Mask, start_row: float, start_col: float, end_row: float, end_col: float
+) -> float:
+    """`clear_length`; the walk is that of the lidar's rays."""
+    rows, cols = passable.shape
+    length = np.hypot(end_row - start_row, end_col - start_col)
+    if length == 0.0:
+        return np.inf
+    at_row, at_col = int(np.floor(start_row)), int(np.floor(start_col))
+    row_way = length / abs(end_row - start_row) if end_row != start_row else np.inf
+    col_way = length / abs(end_col - start_col) if end_col != start_col else np.inf
+    row_step = 1 if end_row > start_row else -1
+    col_step = 1 if end_col > start_col else -1
+    row_next = col_next = np.inf
+    if end_row != start_row:
+        row_next = abs(at_row + (row_step > 0) - start_row) * row_way
+    if end_col != start_col:
+        col_next = abs(at_col + (col_step > 0) - start_col) * col_way
+    while True:
+        if row_next < col_next:
+            way = row_next
+            row_next += row_way
+            at_row += row_step
+        else:
+            way = col_next
+            col_next += col_way
+            at_col += col_step
+        if way > length:
+            return np.inf
+        inside = 0 <= at_row < rows and 0 <= at_col < cols
+        if not inside or not passable[at_row, at_col]:
+            return way
+
+
+@njit(cache=True, nogil=True)
+def _shorten(cells: Cells, passable: Mask, row: float, col: float) -> Cells:
+    """Drop every waypoint that a straight clear line makes needless, from the front on."""
+    corners = np.empty_like(cells)
+    used = 0
+    last = cells.shape[0] - 1
+    at = 0
+    while at < last:
+        reach = at + 1
+        while reach < last:
+            far_row, far_col = cells[reach + 1, 0] + 0.5, cells[reach + 1, 1] + 0.5
+            if _clear_length(passable, row, col, far_row, far_col) != np.inf:
+                break
+            reach += 1
+        corners[used] = cells[reach]
+        used += 1
+        row, col = cells[reach, 0] + 0.5, cells[reach, 1] + 0.5
+        at = reach
+    return corners[:used].copy()
