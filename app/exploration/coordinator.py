@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.exploration.assignment import assign, divide, targets
+from app.exploration.assignment import Costs, assign, divide, targets
 from app.exploration.driver import Leg, Order, Point, Pose
 from app.exploration.frontiers import Frontier, cluster
 from app.exploration.grid import UNKNOWN, Grid, GridFrame, Mask
@@ -33,6 +33,8 @@ from app.exploration.planning import (
 from app.exploration.survey import Survey, survey
 
 _ALIVE = 0.3  # a goal stands while this share of its frontier is still frontier
+_NEAR_M = 12.0  # way that is looked at first
+_TARGET_GRID_M = 0.1  # places to look from are tried this far apart
 _INTO = 0.5  # cells ahead of a robot that refused to go on, where it did not fit
 
 
@@ -61,7 +63,7 @@ class Settings:
     round_min_s: float = 1.0
     round_max_s: float = 4.0
     reassign_s: float = 20.0
-    frontier_least_m: float = 0.2
+    frontier_least_m: float = 0.4
     frontier_longest_m: float = 4.0
     look_m: float = 0.5
     visits: int = 2
@@ -143,7 +145,6 @@ class Coordinator:
         self._pending: dict[int, Leg] = {}
         self._weighed = -math.inf
         self._retried = False
-        self._left: list[Point] = []
 
     @property
     def active(self) -> list[int]:
@@ -174,8 +175,14 @@ class Coordinator:
 
     @property
     def frontiers_left(self) -> list[Point]:
-        """A point of each frontier at the last barrier, given up or not, metres, map frame."""
-        return list(self._left)
+        """A point of each frontier on the team's map, given up or not, metres, map frame."""
+        if self._known.row0 >= self._known.row1:
+            return []
+        view = survey(self._evidence, self._bumped, self._known, self.frame)
+        return [
+            self.frame.centre(view.row0 + int(cell[0]), view.col0 + int(cell[1]))
+            for cell in (piece.cells[0] for piece in self._clusters(view.border))
+        ]
 
     def team_grid(self) -> Grid:
         """Return what the team knows, (rows, cols) int8 occupancy."""
@@ -231,10 +238,6 @@ class Coordinator:
         self.rounds += 1
         view = survey(self._evidence, self._bumped, self._known, self.frame)
         self._count_visits(view)
-        self._left = [
-            self.frame.centre(view.row0 + piece.cells[0][0], view.col0 + piece.cells[0][1])
-            for piece in self._clusters(view.border)
-        ]
         self._choose(view)
         team = [self._robots[slot] for slot in self.active]
         if all(robot.goal is None for robot in team) and not self._retried:
@@ -277,11 +280,11 @@ class Coordinator:
                 self._bumped[row, col] = True
 
     def _count_visits(self, view: Survey) -> None:
-        """Count against the frontier cells around each robot that arrived: it saw no more there."""
+        """Count against frontier cells that a robot was sent to and that are still there."""
         reach = 2.0 * self.settings.look_m / self.frame.resolution
         for slot in self.active:
             goal = self._robots[slot].goal
-            if goal is None or goal.path or not goal.ended:
+            if goal is None or not goal.ended:
                 continue
             row, col = goal.target[0] - view.row0, goal.target[1] - view.col0
             cells = np.argwhere(view.border)
@@ -344,39 +347,57 @@ class Coordinator:
         row, col = self.frame.cell(robot.pose.x, robot.pose.y)
         return row - view.row0, col - view.col0
 
-    def _prospect(self, robot: _Robot, view: Survey, frontiers: list[Frontier]) -> _Prospect:
+    def _prospect(
+        self, robot: _Robot, view: Survey, frontiers: list[Frontier], limit: int
+    ) -> _Prospect:
         """Find a robot's ways; one that finds none is content with less room around it."""
         resolution = self.frame.resolution
         radius = self.settings.radius
         reach = round(self.settings.look_m / resolution)
         cell = self._cell(robot, view)
-        for room in (radius + resolution, radius, radius / 2):
+        rooms = [radius + resolution, radius]
+        if self._retried:  # the map may show a wall a cell too thick
+            rooms.append(max(radius - resolution, 0.0))
+        stride = max(1, round(_TARGET_GRID_M / resolution))
+        for room in rooms:
             passable = view.passable(room, cell)
-            field = distance_field(passable, cell)
-            stride = max(1, round(0.1 / resolution))
+            field = distance_field(passable, cell, limit=limit)
             costs, cells = targets(field, view.open_air, frontiers, reach=reach, stride=stride)
             if (costs < UNREACHED).any():
                 break
         return _Prospect(room, passable, field, costs, cells)
 
     def _weigh(self, view: Survey, frontiers: list[Frontier]) -> None:
-        """Give all robots goals jointly."""
+        """Give all robots goals jointly, looking far only where near goals do not suffice."""
         team = [self._robots[slot] for slot in self.active]
-        prospects = [self._prospect(robot, view, frontiers) for robot in team]
-        metres = self.frame.resolution / STRAIGHT
-        costs = np.array([prospect.costs * metres for prospect in prospects])
-        costs[[prospect.costs == UNREACHED for prospect in prospects]] = np.inf
-        lengths = np.array([frontier.size for frontier in frontiers]) * self.frame.resolution
-        costs -= self.settings.gain * np.minimum(lengths, self.settings.gain_longest_m)
-        costs -= self.settings.keep_m * self._kept(team, view, frontiers)
-        if math.isinf(self._weighed) and len(team) > 1:
-            costs += self.settings.divide_m * self._astray(view, frontiers)
-        chosen = assign(costs)
+        near = round(_NEAR_M / self.frame.resolution * STRAIGHT)
+        for limit in (near, UNREACHED):
+            prospects = [self._prospect(robot, view, frontiers, limit) for robot in team]
+            chosen = assign(self._costs(team, prospects, view, frontiers))
+            if len(chosen) == len(team):
+                break
         for index, robot in enumerate(team):
             robot.goal = None
             if index in chosen:
                 prospect, which = prospects[index], chosen[index]
                 robot.goal = self._goal(robot, view, prospect, frontiers[which], which)
+
+    def _costs(
+        self,
+        team: list[_Robot],
+        prospects: list[_Prospect],
+        view: Survey,
+        frontiers: list[Frontier],
+    ) -> Costs:
+        """Weigh metres of way against what a frontier promises."""
+        ways = np.array([prospect.costs for prospect in prospects])
+        costs = np.where(ways == UNREACHED, np.inf, ways * (self.frame.resolution / STRAIGHT))
+        lengths = np.array([frontier.size for frontier in frontiers]) * self.frame.resolution
+        costs -= self.settings.gain * np.minimum(lengths, self.settings.gain_longest_m)
+        costs -= self.settings.keep_m * self._kept(team, view, frontiers)
+        if math.isinf(self._weighed) and len(team) > 1:
+            costs += self.settings.divide_m * self._astray(view, frontiers)
+        return costs
 
     def _goal(
         self, robot: _Robot, view: Survey, prospect: _Prospect, frontier: Frontier, which: int
@@ -407,7 +428,7 @@ class Coordinator:
                 kept[index, owners[owners >= 0]] = True
         return kept
 
-    def _astray(self, view: Survey, frontiers: list[Frontier]) -> np.ndarray:
+    def _astray(self, view: Survey, frontiers: list[Frontier]) -> Costs:
         """Measure how far off each robot's own direction a frontier lies, 0 to 2."""
         away = np.zeros((len(self.active), len(frontiers)))
         for index, slot in enumerate(self.active):

@@ -20,16 +20,20 @@ class Frontier:
 
     Attributes:
         cells: (n, 2) int32, row and column.
-        centroid: mean row and column.
     """
 
     cells: Cells
-    centroid: tuple[float, float]
 
     @property
     def size(self) -> int:
         """Number of cells."""
         return len(self.cells)
+
+    @property
+    def centroid(self) -> tuple[float, float]:
+        """Mean row and column."""
+        row, col = self.cells.mean(axis=0)
+        return float(row), float(col)
 
 
 def frontier_cells(grid: Grid) -> Mask:
@@ -60,13 +64,22 @@ def cluster(mask: Mask, *, least: int, longest: int) -> list[Frontier]:
     _, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
     cells = np.argwhere(mask).astype(np.int32)
     label = labels[mask]
+    enough = (np.bincount(label) >= least)[label]
+    cells, label = cells[enough], label[enough]
+    if not len(cells):
+        return []
     order = np.argsort(label, kind="stable")
+    cells = cells[order]
     borders = np.flatnonzero(np.diff(label[order])) + 1
+    starts = np.concatenate([[0], borders])
+    spans = np.maximum.reduceat(cells, starts) - np.minimum.reduceat(cells, starts)
     pieces: list[Cells] = []
-    for group in np.split(cells[order], borders):
-        if len(group) >= max(least, 1):
+    for group, span in zip(np.split(cells, borders), spans.max(axis=1), strict=True):
+        if span < longest:
+            pieces.append(group)
+        else:
             _halve(group, longest, pieces)
-    return [Frontier(piece, (float(row), float(col))) for piece in pieces for row, col in [piece.mean(axis=0)]]
+    return [Frontier(piece) for piece in pieces]
 
 
 def _halve(cells: Cells, longest: int, pieces: list[Cells]) -> None:

@@ -50,17 +50,21 @@ def fits(room: Clearance, radius: float) -> Mask:
     return cast("Mask", room >= radius - _TOUCH)
 
 
-def distance_field(passable: Mask, start: Cell) -> Field:
+def distance_field(passable: Mask, start: Cell, *, limit: int = UNREACHED) -> Field:
     """Compute the cost of the shortest way from one cell to all others.
 
     Args:
         passable: (rows, cols) bool; the start counts as passable.
         start: row and column.
+        limit: cells of a higher cost stay unreached, give or take a step.
 
     Returns:
         (rows, cols) int32 costs; times resolution / 5 they are metres.
     """
-    return cast("Field", _distance_field(passable, start[0], start[1]))
+    ground = np.pad(passable, 1).view(np.uint8)
+    rows, cols = ground.shape
+    field = _distance_field(ground.ravel(), cols, (start[0] + 1) * cols + start[1] + 1, limit)
+    return np.ascontiguousarray(field.reshape(rows, cols)[1:-1, 1:-1])
 
 
 def path_to(field: Field, passable: Mask, position: tuple[float, float], target: Cell) -> list[Cell]:
@@ -97,50 +101,53 @@ def clear_length(passable: Mask, start: tuple[float, float], end: tuple[float, f
 
 
 @njit(cache=True, nogil=True)
-def _distance_field(passable: Mask, start_row: int, start_col: int) -> Field:  # noqa: C901, one loop
-    """`distance_field`; eight buckets in a ring suffice, for no step costs more than seven."""
-    rows, cols = passable.shape
-    field = np.full((rows, cols), UNREACHED, np.int32)
+def _distance_field(
+    ground: npt.NDArray[np.uint8], width: int, start: int, limit: int
+) -> Field:
+    """Spread from one cell over flat ground with an impassable rim, rows of a given width.
+
+    Eight buckets in a ring suffice, for no step costs more than seven.
+    """
+    field = np.full(ground.size, UNREACHED, np.int32)
     buckets = np.empty((8, 1024), np.int32)
     filled = np.zeros(8, np.int64)
-    field[start_row, start_col] = 0
-    buckets[0, 0] = start_row * cols + start_col
+    field[start] = 0
+    buckets[0, 0] = start
     filled[0] = 1
     cost = 0
     empty = 0
-    while empty < 8:  # noqa: PLR2004, a whole ring
+    while empty < 8 and cost <= limit:  # noqa: PLR2004, a whole ring
         ring = cost & 7
         if filled[ring] == 0:
             empty += 1
             cost += 1
             continue
         empty = 0
+        for into in ((cost + STRAIGHT) & 7, (cost + DIAGONAL) & 7):
+            while filled[into] + 4 * filled[ring] > buckets.shape[1]:
+                larger = np.empty((8, 2 * buckets.shape[1]), np.int32)
+                larger[:, : buckets.shape[1]] = buckets
+                buckets = larger
+        straight, diagonal = (cost + STRAIGHT) & 7, (cost + DIAGONAL) & 7
         for index in range(filled[ring]):
-            row, col = divmod(buckets[ring, index], cols)
-            if field[row, col] != cost:
+            cell = buckets[ring, index]
+            if field[cell] != cost:
                 continue
-            for row_step in range(-1, 2):
-                for col_step in range(-1, 2):
-                    to_row, to_col = row + row_step, col + col_step
-                    if not (0 <= to_row < rows and 0 <= to_col < cols):
-                        continue
-                    if not passable[to_row, to_col]:
-                        continue
-                    step = STRAIGHT
-                    if row_step != 0 and col_step != 0:
-                        if not (passable[row, to_col] and passable[to_row, col]):
-                            continue
-                        step = DIAGONAL
-                    if cost + step >= field[to_row, to_col]:
-                        continue
-                    field[to_row, to_col] = cost + step
-                    into = (cost + step) & 7
-                    if filled[into] == buckets.shape[1]:
-                        larger = np.empty((8, 2 * buckets.shape[1]), np.int32)
-                        larger[:, : buckets.shape[1]] = buckets
-                        buckets = larger
-                    buckets[into, filled[into]] = to_row * cols + to_col
-                    filled[into] += 1
+            for side in (1, -1, width, -width):
+                to = cell + side
+                if ground[to] and cost + STRAIGHT < field[to]:
+                    field[to] = cost + STRAIGHT
+                    buckets[straight, filled[straight]] = to
+                    filled[straight] += 1
+            for across in (1, -1):
+                if not ground[cell + across]:
+                    continue
+                for along in (width, -width):
+                    to = cell + across + along
+                    if ground[cell + along] and ground[to] and cost + DIAGONAL < field[to]:
+                        field[to] = cost + DIAGONAL
+                        buckets[diagonal, filled[diagonal]] = to
+                        filled[diagonal] += 1
         filled[ring] = 0
         cost += 1
     return field
