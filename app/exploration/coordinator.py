@@ -350,14 +350,16 @@ class Coordinator:
     def _prospect(
         self, robot: _Robot, view: Survey, frontiers: list[Frontier], limit: int
     ) -> _Prospect:
-        """Find a robot's ways; one that finds none is content with less room around it."""
+        """Find a robot's ways; one that finds none however far makes do with less room."""
         resolution = self.frame.resolution
         radius = self.settings.radius
         reach = round(self.settings.look_m / resolution)
         cell = self._cell(robot, view)
-        rooms = [radius + resolution, radius]
-        if self._retried:  # the map may show a wall a cell too thick
-            rooms.append(max(radius - resolution, 0.0))
+        rooms = [radius + resolution]
+        if limit == UNREACHED:
+            rooms.append(radius)
+            if self._retried:  # the map may show a wall a cell too thick
+                rooms.append(max(radius - resolution, 0.0))
         stride = max(1, round(_TARGET_GRID_M / resolution))
         for room in rooms:
             passable = view.passable(room, cell)
@@ -371,11 +373,14 @@ class Coordinator:
         """Give all robots goals jointly, looking far only where near goals do not suffice."""
         team = [self._robots[slot] for slot in self.active]
         near = round(_NEAR_M / self.frame.resolution * STRAIGHT)
-        for limit in (near, UNREACHED):
-            prospects = [self._prospect(robot, view, frontiers, limit) for robot in team]
+        prospects = [self._prospect(robot, view, frontiers, near) for robot in team]
+        chosen = assign(self._costs(team, prospects, view, frontiers))
+        looked_far: set[int] = set()
+        while idle := set(range(len(team))) - set(chosen) - looked_far:
+            for index in sorted(idle):
+                prospects[index] = self._prospect(team[index], view, frontiers, UNREACHED)
+            looked_far |= idle
             chosen = assign(self._costs(team, prospects, view, frontiers))
-            if len(chosen) == len(team):
-                break
         for index, robot in enumerate(team):
             robot.goal = None
             if index in chosen:
