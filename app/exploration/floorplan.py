@@ -1,0 +1,209 @@
+"""Floor plans drawn from a seed: an office to explore by default, and small rooms.
+
+Walls are solid, furniture is solid, and outside is unknown, as in a map that a robot made.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, FloorMap, Grid, GridFrame
+
+_WALL = 0.15
+_DOOR = 0.95
+_CORRIDOR = 1.9
+_MARGIN = 0.5  # unknown ground around the building
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """A room's inner walls: metres from the building's lower left corner."""
+
+    left: float
+    bottom: float
+    right: float
+    top: float
+
+    @property
+    def width(self) -> float:
+        return self.right - self.left
+
+
+class _Sheet:
+    """A grid to draw rectangles on, in metres from the building's lower left corner."""
+
+    def __init__(self, width: float, height: float, resolution: float) -> None:
+        cols = round((width + 2 * _MARGIN) / resolution)
+        rows = round((height + 2 * _MARGIN) / resolution)
+        self.frame = GridFrame(rows, cols, resolution, -_MARGIN, -_MARGIN)
+        self.grid: Grid = np.full((rows, cols), UNKNOWN, np.int8)
+        self.fill(0.0, 0.0, width, height, OCCUPIED)
+
+    def fill(self, left: float, bottom: float, right: float, top: float, value: int) -> None:
+        """Set every cell of a rectangle."""
+        resolution = self.frame.resolution
+        rows = slice(round((bottom + _MARGIN) / resolution), round((top + _MARGIN) / resolution))
+        cols = slice(round((left + _MARGIN) / resolution), round((right + _MARGIN) / resolution))
+        self.grid[rows, cols] = value
+
+    def clear(self, room: _Room) -> None:
+        """Hollow out a room."""
+        self.fill(room.left, room.bottom, room.right, room.top, FREE)
+
+    def block(self, x: float, y: float, width: float, height: float) -> None:
+        """Put something solid with its centre at (x, y)."""
+        self.fill(x - width / 2, y - height / 2, x + width / 2, y + height / 2, OCCUPIED)
+
+
+def draw_rooms(rooms: int, *, side: float = 3.0, resolution: float = 0.05) -> FloorMap:
+    """Draw a row of square rooms, each joined to the next by a door in the middle of its wall.
+
+    Args:
+        rooms: how many, at least one.
+        side: of a room, metres.
+        resolution: metres a cell.
+
+    Returns:
+        A floor named `rooms`.
+    """
+    sheet = _Sheet(rooms * side + (rooms + 1) * _WALL, side + 2 * _WALL, resolution)
+    for index in range(rooms):
+        left = _WALL + index * (side + _WALL)
+        sheet.clear(_Room(left, _WALL, left + side, _WALL + side))
+        if index > 0:
+            middle = _WALL + side / 2
+            sheet.fill(left - _WALL, middle - _DOOR / 2, left, middle + _DOOR / 2, FREE)
+    return FloorMap("rooms", sheet.grid, sheet.frame)
+
+
+def draw_office(
+    seed: int, *, width: float = 20.0, height: float = 14.0, resolution: float = 0.05
+) -> FloorMap:
+    """Draw an office floor: a corridor, closed offices above, larger shared rooms below.
+
+    Args:
+        seed: equal seeds give equal floors.
+        width: of the building, metres, at least 16.
+        height: of the building, metres, at least 12.
+        resolution: metres a cell.
+
+    Returns:
+        A floor named `office`.
+    """
+    random = np.random.default_rng(seed)
+    sheet = _Sheet(width, height, resolution)
+    low = round(height * float(random.uniform(0.42, 0.47)), 1)
+    corridor = _Room(_WALL, low, width - _WALL, low + _CORRIDOR)
+    sheet.clear(corridor)
+
+    offices = _row(random, width, low + _CORRIDOR + _WALL, height - _WALL, shares=(1, 1, 1.3, 1, 1))
+    for index, room in enumerate(offices):
+        sheet.clear(room)
+        door = _along(random, room.left + 0.7, room.right - 0.7)
+        sheet.fill(door - _DOOR / 2, room.bottom - _WALL, door + _DOOR / 2, room.bottom, FREE)
+        if index == len(offices) // 2:
+            _meeting(sheet, room)
+        else:
+            _desks(sheet, random, room)
+
+    shared = _row(random, width, _WALL, low - _WALL, shares=(1, 2.2, 1.3))
+    for room in shared:
+        sheet.clear(room)
+    kitchen, hall, lounge = shared
+    for room in (kitchen, lounge):
+        door = _along(random, room.left + 0.9, room.right - 0.9)
+        sheet.fill(door - _DOOR / 2, room.top, door + _DOOR / 2, room.top + _WALL, FREE)
+    for share in (0.2, 0.8):
+        middle = hall.left + share * hall.width
+        sheet.fill(middle - 0.9, hall.top, middle + 0.9, hall.top + _WALL, FREE)
+    side = (hall.bottom + hall.top) / 2
+    sheet.fill(hall.right, side - _DOOR / 2, lounge.left, side + _DOOR / 2, FREE)
+    _kitchen(sheet, kitchen)
+    _islands(sheet, hall)
+    _lounge(sheet, random, lounge)
+    return FloorMap("office", sheet.grid, sheet.frame)
+
+
+def _row(
+    random: np.random.Generator,
+    width: float,
+    bottom: float,
+    top: float,
+    shares: tuple[float, ...],
+) -> list[_Room]:
+    """Divide a row of the building into rooms of about the given shares of its width."""
+    weights = np.array(shares) * random.uniform(0.9, 1.1, len(shares))
+    inner = width - _WALL * (len(shares) + 1)
+    ends = np.round(np.cumsum(weights / weights.sum()) * inner, 1)
+    rooms = []
+    for index, end in enumerate(ends):
+        begin = float(ends[index - 1]) if index > 0 else 0.0
+        offset = _WALL * (index + 1)
+        rooms.append(_Room(begin + offset, bottom, float(end) + offset, top))
+    rooms[-1] = _Room(rooms[-1].left, bottom, width - _WALL, top)
+    return rooms
+
+
+def _along(random: np.random.Generator, low: float, high: float) -> float:
+    """Choose a place on a wall, to the decimetre."""
+    return round(float(random.uniform(low, high)), 1)
+
+
+def _desks(sheet: _Sheet, random: np.random.Generator, room: _Room) -> None:
+    """Furnish an office: a desk at the window, a chair, another desk or a cabinet at a side."""
+    x = (room.left + room.right) / 2
+    sheet.block(x, room.top - 0.4, 1.6, 0.8)
+    sheet.block(x, room.top - 1.15, 0.45, 0.45)
+    left = bool(random.integers(2))
+    wall = room.left if left else room.right
+    inward = 1.0 if left else -1.0
+    middle = (room.bottom + room.top) / 2
+    if random.integers(2):
+        sheet.block(wall + inward * 0.35, middle, 0.7, 1.4)
+        sheet.block(wall + inward * 1.0, middle, 0.4, 0.4)
+    else:
+        sheet.block(wall + inward * 0.2, middle, 0.4, 1.8)
+
+
+def _meeting(sheet: _Sheet, room: _Room) -> None:
+    """Furnish a meeting room: a table with chairs on both sides and a screen's cabinet."""
+    x, y = (room.left + room.right) / 2, (room.bottom + room.top) / 2 + 0.4
+    sheet.block(x, y, 1.1, 2.6)
+    for step in (-0.9, 0.0, 0.9):
+        sheet.block(x - 0.85, y + step, 0.4, 0.4)
+        sheet.block(x + 0.85, y + step, 0.4, 0.4)
+    sheet.block(x, room.top - 0.2, 1.6, 0.4)
+
+
+def _kitchen(sheet: _Sheet, room: _Room) -> None:
+    """Furnish a kitchen: a counter around the corner, a table with stools."""
+    sheet.fill(room.left, room.bottom, room.right, room.bottom + 0.6, OCCUPIED)
+    sheet.fill(room.left, room.bottom, room.left + 0.6, room.bottom + 2.2, OCCUPIED)
+    x, y = room.right - 1.4, (room.bottom + room.top) / 2 + 0.3
+    sheet.block(x, y, 0.9, 0.9)
+    for across, up in ((-0.75, 0.0), (0.75, 0.0), (0.0, -0.75)):
+        sheet.block(x + across, y + up, 0.35, 0.35)
+
+
+def _islands(sheet: _Sheet, room: _Room) -> None:
+    """Furnish an open-plan office: islands of four desks with chairs, and two columns."""
+    for share in (0.25, 0.75):
+        x = room.left + share * room.width
+        for y in (room.bottom + 1.2, room.bottom + 3.6):
+            sheet.block(x, y, 2.8, 1.3)
+            for across in (-0.7, 0.7):
+                for up in (-0.95, 0.95):
+                    sheet.block(x + across, y + up, 0.45, 0.4)
+    x = room.left + room.width / 2
+    sheet.block(x, room.bottom + 1.2, 0.4, 0.4)
+    sheet.block(x, room.top - 1.0, 0.4, 0.4)
+
+
+def _lounge(sheet: _Sheet, random: np.random.Generator, room: _Room) -> None:
+    """Furnish a lounge: a sofa along the window, a low table, shelves, a plant."""
+    x = (room.left + room.right) / 2
+    sheet.block(x, room.bottom + 0.4, 2.2, 0.8)
+    sheet.block(x, room.bottom + 1.7, 1.1, 0.6)
+    sheet.block(room.right - 0.2, (room.bottom + room.top) / 2, 0.4, 2.0)
+    corner = room.left if random.integers(2) else room.right - 0.5
+    sheet.fill(corner, room.bottom, corner + 0.5, room.bottom + 0.5, OCCUPIED)
