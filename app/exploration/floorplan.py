@@ -186,17 +186,17 @@ def _kitchen(sheet: _Sheet, room: _Room) -> None:
 
 
 def _islands(sheet: _Sheet, room: _Room) -> None:
-    """Furnish an open-plan office: islands of four desks with chairs, and two columns."""
+    """Furnish an open-plan office: islands of four desks, desks at the window, two columns."""
     for share in (0.25, 0.75):
         x = room.left + share * room.width
-        for y in (room.bottom + 1.2, room.bottom + 3.6):
-            sheet.block(x, y, 2.8, 1.3)
-            for across in (-0.7, 0.7):
-                for up in (-0.95, 0.95):
-                    sheet.block(x + across, y + up, 0.45, 0.4)
+        sheet.block(x, room.bottom + 3.3, 2.8, 1.3)
+        sheet.fill(x - 1.4, room.bottom, x + 1.4, room.bottom + 0.7, OCCUPIED)
+        for across in (-0.7, 0.7):
+            for up in (1.0, 2.35, 4.25):
+                sheet.block(x + across, room.bottom + up, 0.45, 0.4)
     x = room.left + room.width / 2
-    sheet.block(x, room.bottom + 1.2, 0.4, 0.4)
-    sheet.block(x, room.top - 1.0, 0.4, 0.4)
+    sheet.block(x, room.bottom + 1.4, 0.4, 0.4)
+    sheet.block(x, room.top - 1.2, 0.4, 0.4)
 
 
 def _lounge(sheet: _Sheet, random: np.random.Generator, room: _Room) -> None:
