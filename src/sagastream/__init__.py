@@ -1,0 +1,45 @@
+"""Durable, traced, multi-stage request-reply over Redis or Valkey Streams."""
+
+from sagastream.bus import Bus
+from sagastream.errors import (
+    InvalidMessage,
+    LeaseLost,
+    NoHandlers,
+    RegistrationError,
+    ReplyTimeout,
+    RequestCancelled,
+    RequestConflict,
+    RequestFailed,
+    SagastreamError,
+    ServerUnavailable,
+    ServerUnsuitable,
+    StageRefused,
+)
+from sagastream.handlers import Handler, PlainProgress, Progress, discover, multi_stage_reply
+from sagastream.listener import CommandListener
+from sagastream.message import Command
+from sagastream.replies import BackoffConfig
+
+__all__ = [
+    "BackoffConfig",
+    "Bus",
+    "Command",
+    "CommandListener",
+    "Handler",
+    "InvalidMessage",
+    "LeaseLost",
+    "NoHandlers",
+    "PlainProgress",
+    "Progress",
+    "RegistrationError",
+    "ReplyTimeout",
+    "RequestCancelled",
+    "RequestConflict",
+    "RequestFailed",
+    "SagastreamError",
+    "ServerUnavailable",
+    "ServerUnsuitable",
+    "StageRefused",
+    "discover",
+    "multi_stage_reply",
+]

@@ -1,0 +1,467 @@
+"""`Bus`: emit commands and events, and wait for replies.
+
+A bus is cheap to make and safe to share: it connects when it is first used, once per
+process and loop. What it promises stands in the request's record on the server; the
+streams only carry it.
+"""
+
+import asyncio
+import inspect
+import json
+import math
+import os
+import uuid
+import weakref
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from sagastream import telemetry
+from sagastream.connection import Connection, redact
+from sagastream.errors import (
+    InvalidMessage,
+    NoHandlers,
+    ReplyTimeout,
+    RequestCancelled,
+    RequestConflict,
+    RequestFailed,
+    StageRefused,
+)
+from sagastream.functions import Functions
+from sagastream.inbox import Inbox
+from sagastream.message import (
+    MAX_PAYLOAD_BYTES,
+    SCHEMA_VERSION,
+    TERMINAL_STAGES,
+    check_name,
+    decode_payload,
+    encode_payload,
+)
+from sagastream.replies import BackoffConfig, read_until_terminal
+
+OnProgress = Callable[[dict[str, Any]], Any]
+
+# The claim under which the current handler runs, so that it may write its own stages.
+claim_token: ContextVar[str] = ContextVar("sagastream_claim_token", default="")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What one process and loop has of a bus."""
+
+    connection: Connection
+    functions: Functions
+    inbox: Inbox
+
+
+class Bus:
+    """Durable commands, events and replies over the streams of one server.
+
+    Args:
+        url: `redis://`, `rediss://` or `unix://`.
+        namespace: Put before every key as `{namespace}:`; letters, digits, `-` and `_`.
+        max_payload: The largest payload, in bytes of JSON.
+        retention_s: How long an ended request's record, and a reply stream after its last
+            entry, are kept. Repeating a request is recognised for as long.
+        patience_s: How long a call waits for a server that does not answer.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        namespace: str = "",
+        max_payload: int = MAX_PAYLOAD_BYTES,
+        retention_s: float = 86_400.0,
+        patience_s: float = 10.0,
+    ) -> None:
+        self.url = url
+        self.max_payload = max_payload
+        self.retention_s = retention_s
+        self._prefix = f"{{{check_name('namespace', namespace)}}}:" if namespace else ""
+        self._patience_s = patience_s
+        self._pid = os.getpid()
+        self._endpoints: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Endpoint] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def __repr__(self) -> str:
+        return f"<Bus {redact(self.url)} {self._prefix}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def key(self, name: str) -> str:
+        """The key of a stream or record on the server."""
+        return self._prefix + name
+
+    def endpoint(self) -> Endpoint:
+        """The connections of this process and loop, made now if there are none."""
+        if self._pid != os.getpid():
+            # Sockets that came over a fork belong to the parent: leave them alone.
+            self._endpoints = weakref.WeakKeyDictionary()
+            self._pid = os.getpid()
+        loop = asyncio.get_running_loop()
+        endpoint = self._endpoints.get(loop)
+        if endpoint is None:
+            connection = Connection(self.url, patience_s=self._patience_s)
+            endpoint = Endpoint(
+                connection,
+                Functions(connection.call, reply_ttl_ms=round(self.retention_s * 1000)),
+                Inbox(connection, self._prefix, max_bytes=self.max_payload),
+            )
+            self._endpoints[loop] = endpoint
+        return endpoint
+
+    async def close(self) -> None:
+        """Close what this process and loop has open. The bus can be used again after it."""
+        endpoint = self._endpoints.pop(asyncio.get_running_loop(), None)
+        if endpoint and self._pid == os.getpid():
+            await endpoint.inbox.close()
+            await endpoint.connection.close()
+
+    async def ping(self) -> None:
+        """Ask the server for a sign of life, and make sure that it has our functions.
+
+        Raises:
+            ServerUnavailable: It does not answer.
+            ServerUnsuitable: It refuses us, or cannot hold functions.
+        """
+        connection = self.endpoint().connection
+        await connection.call("PING", patience_s=min(self._patience_s, 2.0))
+        await connection.load_functions()
+
+    async def emit_command(
+        self,
+        stream: str,
+        *,
+        event_type: str,
+        payload: Mapping[str, Any],
+        correlation_id: str | None = None,
+        saga_id: str | None = None,
+        request_id: str | None = None,
+        reply_stream: str | None = None,
+        deadline_s: float | None = None,
+        maxlen: int | None = None,
+        ttl: float | None = None,
+    ) -> str:
+        """Ask for work: write a command, and the record of its request, in one step.
+
+        Emitting the same `request_id` again writes nothing but adds the reply stream.
+
+        Args:
+            stream: The command stream, `domain:commands`.
+            event_type: `domain:action`.
+            payload: A JSON object.
+            correlation_id: One for everything that belongs together; new if None.
+            saga_id: The saga that this belongs to. Its replies go to
+                `saga:<saga_id>:replies` too.
+            request_id: The request's identity; new if None.
+            reply_stream: Where replies go.
+            deadline_s: Seconds from now, by the server's clock, after which it is not run.
+            maxlen: Trim the stream to about so many entries. Hazard: this takes away
+                commands that nobody has read yet; only for streams that may lose some.
+            ttl: Seconds after which the whole stream expires. Hazard: as with `maxlen`,
+                with all pending commands and the consumer group.
+
+        Returns:
+            The id of the command's entry.
+
+        Raises:
+            InvalidMessage: An argument is not what it must be.
+            RequestConflict: The request id is known with another payload.
+            ServerUnavailable: The server did not answer.
+        """
+        entry_id, _ = await self._emit(
+            stream,
+            event_type=event_type,
+            payload=payload,
+            correlation_id=correlation_id or str(uuid.uuid4()),
+            saga_id=saga_id or "",
+            request_id=request_id or str(uuid.uuid4()),
+            reply_stream=reply_stream or "",
+            deadline_s=deadline_s,
+            maxlen=maxlen,
+            ttl=ttl,
+        )
+        return entry_id
+
+    async def _emit(
+        self,
+        stream: str,
+        *,
+        event_type: str,
+        payload: Mapping[str, Any],
+        correlation_id: str,
+        saga_id: str,
+        request_id: str,
+        reply_stream: str,
+        deadline_s: float | None = None,
+        maxlen: int | None = None,
+        ttl: float | None = None,
+    ) -> tuple[str, dict[str, Any] | None]:
+        check_name("stream", stream)
+        fields = {
+            "correlation_id": check_name("correlation_id", correlation_id),
+            "request_id": check_name("request_id", request_id),
+            "saga_id": check_name("saga_id", saga_id, required=False),
+            "event_type": check_name("event_type", event_type),
+            "payload": encode_payload(payload, max_bytes=self.max_payload),
+            "reply_stream": check_name("reply_stream", reply_stream, required=False),
+            "v": SCHEMA_VERSION,
+        }
+        with telemetry.sending(stream, fields) as span:
+            answer = await self.endpoint().functions.emit(
+                self.key(f"request:{request_id}"),
+                self.key(stream),
+                fields | telemetry.carrier(),
+                reply_streams=self.reply_streams(reply_stream, saga_id),
+                deadline_ms=_milliseconds("deadline_s", deadline_s),
+                maxlen=_count("maxlen", maxlen),
+                ttl_ms=_milliseconds("ttl", ttl),
+            )
+            if answer.word == "conflict":
+                raise RequestConflict(request_id, stream)
+            entry_id, _, reply = answer.rest
+            span.set_attribute("messaging.message.id", entry_id)
+            return entry_id, _decode_stored(reply)
+
+    def reply_streams(self, reply_stream: str, saga_id: str) -> list[str]:
+        """The keys that a request's replies go to."""
+        names = [reply_stream, f"saga:{saga_id}:replies" if saga_id else ""]
+        return [self.key(name) for name in names if name]
+
+    async def emit_event(
+        self,
+        stream: str,
+        *,
+        event_type: str,
+        status: str,
+        payload: Mapping[str, Any],
+        correlation_id: str,
+        request_id: str | None = None,
+        maxlen: int | None = None,
+        ttl: float | None = None,
+    ) -> str:
+        """Write an event, such as a stage of a request that has no record.
+
+        Args:
+            stream: The stream, for instance a reply stream.
+            event_type: `domain:action`.
+            status: A stage, or any word of the domain.
+            payload: A JSON object.
+            correlation_id: What it belongs to.
+            request_id: The request whose stage this is.
+            maxlen: Trim the stream to about so many entries. Hazard: replies that nobody
+                has read yet go too.
+            ttl: Seconds after which the whole stream expires, read or not.
+
+        Returns:
+            The entry's id.
+
+        Raises:
+            InvalidMessage: An argument is not what it must be.
+            StageRefused: The request has a record, and this is not its handler.
+        """
+        check_name("stream", stream)
+        fields = {
+            "correlation_id": check_name("correlation_id", correlation_id),
+            "request_id": check_name("request_id", request_id or "", required=False),
+            "event_type": check_name("event_type", event_type),
+            "status": check_name("status", status),
+            "payload": encode_payload(payload, max_bytes=self.max_payload),
+            "v": SCHEMA_VERSION,
+        }
+        with telemetry.sending(stream, fields) as span:
+            answer = await self.endpoint().functions.event(
+                self.key(stream),
+                self.key(f"request:{request_id}" if request_id else "request:"),
+                fields | telemetry.carrier(),
+                token=claim_token.get(),
+                maxlen=_count("maxlen", maxlen),
+                ttl_ms=_milliseconds("ttl", ttl),
+            )
+            if answer.word == "refused":
+                raise StageRefused(request_id or "", status)
+            span.set_attribute("messaging.message.id", answer.rest[0])
+            return answer.rest[0]
+
+    async def read_replies(
+        self,
+        stream: str,
+        correlation_id: str,
+        request_id: str,
+        timeout: float,  # noqa: ASYNC109 - the wait is reported as ReplyTimeout, with facts
+        backoff_config: BackoffConfig = BackoffConfig(),  # noqa: B008 - frozen
+    ) -> dict[str, Any]:
+        """Wait on a reply stream for the end of one request.
+
+        Args:
+            stream: The reply stream.
+            correlation_id: The request's correlation id.
+            request_id: The request.
+            timeout: Seconds to wait at most; the request itself is not affected.
+            backoff_config: How the waits of empty reads grow.
+
+        Returns:
+            The completed reply: every field of its entry, `payload` decoded.
+
+        Raises:
+            ReplyTimeout: No terminal stage in time.
+            RequestFailed: The request failed; raised at once.
+            RequestCancelled: The request was cancelled.
+        """
+        check_name("stream", stream)
+        _positive("timeout", timeout)
+        ids = {"correlation_id": correlation_id, "request_id": request_id}
+
+        async def look() -> dict[str, Any] | None:
+            reply = await self.outcome(request_id)
+            return reply if reply and reply.get("correlation_id") == correlation_id else None
+
+        endpoint = self.endpoint()
+        with telemetry.receiving(stream, ids) as span:
+            reply = await read_until_terminal(
+                endpoint.connection,
+                endpoint.functions,
+                self.key(stream),
+                correlation_id=correlation_id,
+                request_id=request_id,
+                timeout=timeout,
+                backoff=backoff_config,
+                look=look,
+                max_bytes=self.max_payload,
+            )
+            telemetry.received(span, reply)
+            return completed_or_raise(reply)
+
+    async def request_and_reply(
+        self,
+        stream: str,
+        event_type: str,
+        payload: Mapping[str, Any],
+        timeout: float = 30.0,  # noqa: ASYNC109 - the wait is reported as ReplyTimeout, with facts
+        on_progress: OnProgress | None = None,
+        request_id: str | None = None,
+        correlation_id: str | None = None,
+        saga_id: str | None = None,
+    ) -> dict[str, Any]:
+        """Ask for work and wait for its end.
+
+        With the `request_id` of a request that is running or has ended, this waits for
+        that one's end: nothing runs twice.
+
+        Args:
+            stream: The command stream.
+            event_type: `domain:action`.
+            payload: A JSON object.
+            timeout: Seconds to wait at most; the request itself is not affected.
+            on_progress: Called with each stage in order, as a dict of its fields; may be
+                async. What it raises is raised here; the request goes on.
+            request_id: The request's identity; new if None.
+            correlation_id: One for everything that belongs together; new if None.
+            saga_id: The saga that this belongs to.
+
+        Returns:
+            The completed reply: every field of its entry, `payload` decoded.
+
+        Raises:
+            InvalidMessage: An argument is not what it must be.
+            RequestConflict: The request id is known with another payload.
+            RequestFailed: The request failed; raised at once.
+            RequestCancelled: The request was cancelled.
+            ReplyTimeout: No terminal stage in time.
+            ServerUnavailable: The server did not answer.
+        """
+        _positive("timeout", timeout)
+        request_id = request_id or str(uuid.uuid4())
+        correlation_id = correlation_id or str(uuid.uuid4())
+        give_up = asyncio.get_running_loop().time() + timeout
+        inbox = self.endpoint().inbox
+        with inbox.waiting_for(request_id) as mail:
+            _, reply = await self._emit(
+                stream,
+                event_type=event_type,
+                payload=payload,
+                correlation_id=correlation_id,
+                saga_id=saga_id or "",
+                request_id=request_id,
+                reply_stream=inbox.name,
+            )
+            ids = {"correlation_id": correlation_id, "request_id": request_id}
+            with telemetry.receiving(inbox.name, ids) as span:
+                last_stage = None
+                while reply is None:
+                    try:
+                        async with asyncio.timeout_at(give_up):
+                            stage = await mail.get()
+                    except TimeoutError:
+                        stage = await self.outcome(request_id)
+                        if stage is None:
+                            raise ReplyTimeout(request_id, timeout, last_stage) from None
+                    stage = stage or await self.outcome(request_id)
+                    if stage is None:
+                        continue
+                    last_stage = stage["status"]
+                    if on_progress:
+                        told = on_progress(stage)
+                        if inspect.isawaitable(told):
+                            await told
+                    if last_stage in TERMINAL_STAGES:
+                        reply = stage
+                telemetry.received(span, reply)
+                return completed_or_raise(reply)
+
+    async def outcome(self, request_id: str) -> dict[str, Any] | None:
+        """The terminal reply in a request's record, None while there is none."""
+        stored = await self.endpoint().connection.call(
+            "HGET", self.key(f"request:{request_id}"), "reply"
+        )
+        return _decode_stored(stored.decode() if stored else "")
+
+
+def completed_or_raise(reply: dict[str, Any]) -> dict[str, Any]:
+    """Return a completed reply; raise what the others stand for."""
+    if reply["status"] == "failed":
+        kind = reply["payload"].get("error_type")
+        raise NoHandlers(reply) if kind == "NoHandlers" else RequestFailed(reply)
+    if reply["status"] == "cancelled":
+        raise RequestCancelled(reply)
+    return reply
+
+
+def _decode_stored(stored: str) -> dict[str, Any] | None:
+    if not stored:
+        return None
+    flat = json.loads(stored)
+    reply: dict[str, Any] = dict(zip(flat[::2], flat[1::2], strict=True))
+    reply["payload"] = decode_payload(reply["payload"], max_bytes=len(stored))
+    return reply
+
+
+def _positive(field: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise InvalidMessage(field, f"must be a number of seconds above 0, not {value!r}")
+    if not math.isfinite(value):
+        raise InvalidMessage(field, "must be finite")
+    return value
+
+
+def _milliseconds(field: str, value: float | None) -> int | None:
+    return None if value is None else max(1, round(_positive(field, value) * 1000))
+
+
+def _count(field: str, value: int | None) -> int | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise InvalidMessage(field, f"must be a whole number above 0, not {value!r}")
+    return value

@@ -1,0 +1,186 @@
+"""A claim: one handler's right to one request, from begin to its terminal stage.
+
+Every write carries the claim's token, and the server refuses those of a claim that is
+no longer the current one.
+"""
+
+import contextlib
+import logging
+import math
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from opentelemetry.trace import use_span
+
+from sagastream import telemetry
+from sagastream.bus import Bus, claim_token
+from sagastream.errors import InvalidMessage, LeaseLost
+from sagastream.handlers import progress_payload
+from sagastream.message import SCHEMA_VERSION, Command, encode_payload
+
+logger = logging.getLogger(__name__)
+
+_MESSAGE_LIMIT = 2000
+
+
+class Claim:
+    """One handler's right to one request.
+
+    Args:
+        bus: Where the request is.
+        command: The command, as delivered.
+        payload: Its payload, as it stands in the entry.
+        group: The consumer group that it was delivered to.
+        owner: The listener.
+        lease_s: How long the claim lasts, in seconds.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        command: Command,
+        payload: str,
+        *,
+        group: str,
+        owner: str,
+        lease_s: float,
+    ) -> None:
+        self.command = command
+        self.expired = False
+        self.ids = {
+            "request_id": command.request_id,
+            "correlation_id": command.correlation_id,
+            "saga_id": command.saga_id,
+            "event_type": command.event_type,
+        }
+        fields = self.ids | {"traceparent": command.traceparent, "tracestate": command.tracestate}
+        self.span = telemetry.processing(command.stream, fields, command.entry_id, group)
+        self._bus = bus
+        self._functions = bus.endpoint().functions
+        self._payload = payload
+        self._group = group
+        self._owner = owner
+        self._lease_ms = round(lease_s * 1000)
+        self._token = str(uuid.uuid4())
+        self._seq = 0
+        self._record = bus.key(f"request:{command.request_id}")
+        self._stream = bus.key(command.stream)
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        """Let `emit_event` know that this claim's stages may be written here."""
+        token = claim_token.set(self._token)
+        try:
+            yield
+        finally:
+            claim_token.reset(token)
+
+    async def begin(self) -> bool:
+        """Take the request and write `start`; False if it is another's, or has ended.
+
+        Raises:
+            InvalidMessage: The request id is known with another payload.
+        """
+        command = self.command
+        with use_span(self.span, end_on_exit=False, record_exception=False):
+            start = self._fields("start", "{}")
+        answer = await self._functions.begin(
+            self._record,
+            self._stream,
+            group=self._group,
+            entry_id=command.entry_id,
+            owner=self._owner,
+            token=self._token,
+            lease_ms=self._lease_ms,
+            event_type=command.event_type,
+            payload=self._payload,
+            correlation_id=command.correlation_id,
+            saga_id=command.saga_id,
+            deadline="" if command.deadline is None else str(command.deadline),
+            reply_streams=self._bus.reply_streams(command.reply_stream, command.saga_id),
+            start=start,
+        )
+        if answer.word == "conflict":
+            raise InvalidMessage("request_id", "is known with another payload or event type")
+        if answer.word != "claimed":
+            logger.info("not begun: %s %s", answer.word, answer.rest[0], extra=self.ids)
+            return False
+        epoch, now = answer.rest
+        self.command = replace(command, epoch=int(epoch))
+        self.expired = int(now) > (math.inf if command.deadline is None else command.deadline)
+        return True
+
+    async def progress(self, fraction: float, detail: Mapping[str, Any] | None = None) -> None:
+        """Write a progress stage.
+
+        Raises:
+            InvalidMessage: An argument is not what it must be.
+            LeaseLost: The request is no longer ours.
+        """
+        payload = encode_payload(
+            progress_payload(fraction, detail), field="detail", max_bytes=self._bus.max_payload
+        )
+        self._seq += 1
+        answer = await self._functions.progress(
+            self._record, self._fields("progress", payload), token=self._token, seq=self._seq
+        )
+        if answer.word == "stale":
+            raise LeaseLost(self.command.request_id, answer.rest[0])
+
+    async def complete(self, result: Mapping[str, Any]) -> None:
+        """Write `completed` with the result.
+
+        Raises:
+            InvalidMessage: The result is no payload.
+            LeaseLost: The request is no longer ours.
+        """
+        payload = encode_payload(result, field="result", max_bytes=self._bus.max_payload)
+        await self._finish(self._fields("completed", payload))
+
+    async def fail(self, error_type: str, message: str) -> None:
+        """Write `failed`; a lost lease is only logged, as nobody is left to tell."""
+        telemetry.fail(self.span, error_type, message)
+        try:
+            await self._finish(failed_fields(self.ids, error_type, message))
+        except LeaseLost as error:
+            logger.warning("%s", error, extra=self.ids)
+
+    async def _finish(self, fields: Mapping[str, str]) -> None:
+        answer = await self._functions.finish(
+            self._record,
+            self._stream,
+            fields,
+            group=self._group,
+            entry_id=self.command.entry_id,
+            token=self._token,
+            retention_ms=round(self._bus.retention_s * 1000),
+        )
+        if answer.word == "stale":
+            raise LeaseLost(self.command.request_id, answer.rest[0])
+        logger.info("request %s", fields["status"], extra=self.ids)
+
+    def _fields(self, status: str, payload: str) -> dict[str, str]:
+        return _reply_fields(self.ids, status, payload)
+
+
+def failed_fields(ids: Mapping[str, str], error_type: str, message: str) -> dict[str, str]:
+    """The fields of a `failed` reply."""
+    safe = message[:_MESSAGE_LIMIT].encode(errors="replace").decode()
+    payload = encode_payload(
+        {"error_type": error_type, "message": safe, "trace_id": telemetry.trace_id()}
+    )
+    return _reply_fields(ids, "failed", payload)
+
+
+def _reply_fields(ids: Mapping[str, str], status: str, payload: str) -> dict[str, str]:
+    return {
+        "correlation_id": ids["correlation_id"],
+        "request_id": ids["request_id"],
+        "saga_id": ids["saga_id"],
+        "event_type": ids.get("event_type", ""),
+        "status": status,
+        "payload": payload,
+        "v": SCHEMA_VERSION,
+    } | telemetry.carrier()

@@ -1,0 +1,183 @@
+"""Every error that the library raises, as one tree.
+
+SagastreamError
+├── InvalidMessage        a field of an entry is not what it must be (also a ValueError)
+├── RequestConflict       a request id was used again with another payload
+├── StageRefused          a stage of a request that belongs to somebody else
+├── LeaseLost             the request belongs to another listener now
+├── RegistrationError     handlers that cannot be served together
+├── ServerUnavailable     no answer from the server (also a ConnectionError)
+├── ServerUnsuitable      the server cannot do what is needed
+├── ReplyTimeout          the waiting ended, not the request (also a TimeoutError)
+├── RequestFailed         the handler failed
+│   └── NoHandlers        nobody handles that command
+├── RequestCancelled      the request was cancelled
+└── SagaError             a saga's declaration or journal does not allow what was asked
+
+Facts are attributes, so that nobody has to parse a message.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class SagastreamError(Exception):
+    """Root of all errors of the library."""
+
+
+class InvalidMessage(SagastreamError, ValueError):
+    """A field of an entry is not what it must be.
+
+    Attributes:
+        field: The name of the field, as a path into the payload where it is inside it.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.field, self.reason)
+
+
+class RequestConflict(SagastreamError):
+    """The request id is known, with another payload, event type or stream."""
+
+    def __init__(self, request_id: str, stream: str) -> None:
+        super().__init__(
+            f"request {request_id} was emitted before with another payload, event type or "
+            f"stream than this one on {stream}; use a new request id",
+        )
+        self.request_id = request_id
+        self.stream = stream
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.request_id, self.stream)
+
+
+class StageRefused(SagastreamError):
+    """A stage was written for a request by somebody who does not hold it.
+
+    Attributes:
+        request_id: The request.
+        status: The stage that was refused.
+    """
+
+    def __init__(self, request_id: str, status: str) -> None:
+        super().__init__(
+            f"stage '{status}' of request {request_id} refused: only the handler that holds a "
+            "request writes its stages",
+        )
+        self.request_id = request_id
+        self.status = status
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.request_id, self.status)
+
+
+class LeaseLost(SagastreamError):
+    """The request belongs to another listener now, or has ended; this one may write no more.
+
+    Attributes:
+        request_id: The request.
+        status: Its status as the server has it.
+    """
+
+    def __init__(self, request_id: str, status: str) -> None:
+        super().__init__(f"request {request_id} is no longer ours (it is {status or 'unknown'})")
+        self.request_id = request_id
+        self.status = status
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.request_id, self.status)
+
+
+class RegistrationError(SagastreamError):
+    """Handlers that cannot be served together, or that are none."""
+
+
+class ServerUnavailable(SagastreamError, ConnectionError):
+    """The server did not answer for as long as we were ready to wait.
+
+    Attributes:
+        address: Where the server was looked for, without its password.
+    """
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(f"no answer from {address}: {reason}")
+        self.address = address
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.address, self.reason)
+
+
+class ServerUnsuitable(SagastreamError):
+    """The server answers, but cannot do what is needed."""
+
+
+class ReplyTimeout(SagastreamError, TimeoutError):
+    """No terminal stage came in time. The request itself may still be running.
+
+    Attributes:
+        request_id: The request that was waited for.
+        timeout: How long, in seconds.
+        last_stage: The last stage that was seen, None if none.
+    """
+
+    def __init__(self, request_id: str, timeout: float, last_stage: str | None = None) -> None:
+        seen = f"last stage seen: {last_stage}" if last_stage else "no stage seen"
+        super().__init__(f"no reply to request {request_id} within {timeout:g} s ({seen})")
+        self.request_id = request_id
+        self.timeout = timeout
+        self.last_stage = last_stage
+
+    def __reduce__(self) -> tuple[type, tuple[str, float, str | None]]:
+        return type(self), (self.request_id, self.timeout, self.last_stage)
+
+
+class RequestFailed(SagastreamError):
+    """The request ended as failed.
+
+    Attributes:
+        error_type: The handler's error, by its class name.
+        message: The handler's error, in words.
+        trace_id: The trace in which it happened, '' if it was not traced.
+        reply: The terminal reply, with every field of its entry.
+    """
+
+    def __init__(self, reply: Mapping[str, Any]) -> None:
+        payload = reply["payload"]
+        self.error_type: str = str(payload.get("error_type", "Unknown"))
+        self.message: str = str(payload.get("message", ""))
+        self.trace_id: str = str(payload.get("trace_id", ""))
+        self.reply = dict(reply)
+        super().__init__(f"{self.error_type}: {self.message}")
+
+    def __reduce__(self) -> tuple[type, tuple[Mapping[str, Any]]]:
+        return type(self), (self.reply,)
+
+
+class NoHandlers(RequestFailed):
+    """Nobody handles that command: no live listener has its event type."""
+
+
+class RequestCancelled(SagastreamError):
+    """The request ended as cancelled.
+
+    Attributes:
+        reply: The terminal reply, with every field of its entry.
+    """
+
+    def __init__(self, reply: Mapping[str, Any]) -> None:
+        self.reply = dict(reply)
+        super().__init__(f"request {reply['request_id']} was cancelled")
+
+    def __reduce__(self) -> tuple[type, tuple[Mapping[str, Any]]]:
+        return type(self), (self.reply,)
+
+
+class SagaError(SagastreamError):
+    """A saga's declaration or journal does not allow what was asked."""

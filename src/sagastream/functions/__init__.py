@@ -1,0 +1,240 @@
+"""The server-side transitions: one Lua library, and a typed stub for each function.
+
+The Lua stands in `sagastream.lua`. Library and functions carry a digest of their source
+in their names, so that two releases share a server and none runs the other's code.
+"""
+
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+_TEMPLATE = files(__package__).joinpath("sagastream.lua").read_text(encoding="utf-8")
+LIBRARY = "sagastream_" + hashlib.sha256(_TEMPLATE.encode()).hexdigest()[:12]
+SOURCE = _TEMPLATE.replace("@LIBRARY@", LIBRARY)
+
+Call = Callable[..., Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a function says: a word, and what belongs to it."""
+
+    word: str
+    rest: tuple[str, ...]
+
+
+def _flat(fields: Mapping[str, str]) -> list[str]:
+    return [part for pair in fields.items() for part in pair]
+
+
+class Functions:
+    """Typed calls of the library's functions.
+
+    Args:
+        call: Sends one `FCALL name numkeys keys… args…` and returns its answer; it loads
+            the library where it is missing and may repeat the call, as each function
+            answers alike when repeated.
+        reply_ttl_ms: How long a reply stream lives after its last entry.
+    """
+
+    def __init__(self, call: Call, *, reply_ttl_ms: int) -> None:
+        self._call = call
+        self._reply_ttl_ms = str(reply_ttl_ms)
+
+    async def _fcall(
+        self, name: str, keys: Sequence[str], args: Sequence[str | bytes]
+    ) -> Answer:
+        answer = await self._call("FCALL", f"{LIBRARY}_{name}", len(keys), *keys, *args)
+        word, *rest = [part.decode() if isinstance(part, bytes) else str(part) for part in answer]
+        return Answer(word, tuple(rest))
+
+    async def emit(
+        self,
+        record: str,
+        stream: str,
+        fields: Mapping[str, str],
+        *,
+        reply_streams: Sequence[str],
+        deadline_ms: int | None,
+        maxlen: int | None,
+        ttl_ms: int | None,
+    ) -> Answer:
+        """Write record and entry together: new | known | conflict, entry id, status, reply."""
+        return await self._fcall(
+            "emit",
+            (record, stream),
+            (
+                fields["event_type"],
+                fields["payload"],
+                fields["correlation_id"],
+                fields["saga_id"],
+                _optional(deadline_ms),
+                _optional(maxlen),
+                _optional(ttl_ms),
+                self._reply_ttl_ms,
+                str(len(reply_streams)),
+                *reply_streams,
+                *_flat(fields),
+            ),
+        )
+
+    async def begin(
+        self,
+        record: str,
+        stream: str,
+        *,
+        group: str,
+        entry_id: str,
+        owner: str,
+        token: str,
+        lease_ms: int,
+        event_type: str,
+        payload: str,
+        correlation_id: str,
+        saga_id: str,
+        deadline: str,
+        reply_streams: Sequence[str],
+        start: Mapping[str, str],
+    ) -> Answer:
+        """Claim a request: claimed, epoch, now | busy, owner, ms | done, status | conflict."""
+        return await self._fcall(
+            "begin",
+            (record, stream),
+            (
+                group,
+                entry_id,
+                owner,
+                token,
+                str(lease_ms),
+                event_type,
+                payload,
+                correlation_id,
+                saga_id,
+                deadline,
+                self._reply_ttl_ms,
+                str(len(reply_streams)),
+                *reply_streams,
+                *_flat(start),
+            ),
+        )
+
+    async def progress(
+        self,
+        record: str,
+        fields: Mapping[str, str],
+        *,
+        token: str,
+        seq: int,
+    ) -> Answer:
+        """Write a numbered progress stage: ok | stale, status, epoch."""
+        return await self._fcall(
+            "progress",
+            (record,),
+            (token, str(seq), self._reply_ttl_ms, *_flat(fields)),
+        )
+
+    async def finish(
+        self,
+        record: str,
+        stream: str,
+        fields: Mapping[str, str],
+        *,
+        group: str,
+        entry_id: str,
+        token: str,
+        retention_ms: int,
+    ) -> Answer:
+        """Store the outcome, reply and ack: ok | stale, status, epoch."""
+        return await self._fcall(
+            "finish",
+            (record, stream),
+            (
+                group,
+                entry_id,
+                token,
+                fields["status"],
+                str(retention_ms),
+                self._reply_ttl_ms,
+                *_flat(fields),
+            ),
+        )
+
+    async def event(
+        self,
+        stream: str,
+        record: str,
+        fields: Mapping[str, str],
+        *,
+        token: str,
+        maxlen: int | None,
+        ttl_ms: int | None,
+    ) -> Answer:
+        """Write any entry but a stranger's stage: ok, entry id | refused, status, owner."""
+        return await self._fcall(
+            "event",
+            (stream, record),
+            (fields["status"], token, _optional(maxlen), _optional(ttl_ms), *_flat(fields)),
+        )
+
+    async def reject(
+        self,
+        stream: str,
+        dead: str,
+        record: str,
+        reply_stream: str,
+        *,
+        group: str,
+        entry_id: str,
+        letter: Sequence[bytes | str],
+        reply: Mapping[str, str],
+    ) -> Answer:
+        """Turn an entry that is no command into a dead letter: ok | done."""
+        return await self._fcall(
+            "reject",
+            (stream, dead, record, reply_stream),
+            (group, entry_id, self._reply_ttl_ms, str(len(letter)), *letter, *_flat(reply)),
+        )
+
+    async def announce(self, members: Sequence[tuple[str, str]], *, ttl_ms: int) -> Answer:
+        """Say for `ttl_ms` what a listener handles, as (announcements key, member); 0: no more."""
+        return await self._fcall(
+            "announce",
+            [key for key, _ in members],
+            [str(ttl_ms), *(member for _, member in members)],
+        )
+
+    async def pass_on(
+        self,
+        stream: str,
+        announcements: str,
+        record: str,
+        *,
+        group: str,
+        entry_id: str,
+        event_type: str,
+        fields: Sequence[bytes | str],
+    ) -> Answer:
+        """Put a command back for a listener that can: passed, entry id | nobody, types…."""
+        return await self._fcall(
+            "pass_on",
+            (stream, announcements, record),
+            (group, entry_id, event_type, *fields),
+        )
+
+    async def join(self, stream: str, *, group: str, stale_ms: int, prefix: str) -> Answer:
+        """Make a reader's own group at 0, and sweep those of dead readers."""
+        return await self._fcall(
+            "join",
+            (stream,),
+            (group, self._reply_ttl_ms, str(stale_ms), prefix),
+        )
+
+    async def leave(self, stream: str, *, group: str) -> Answer:
+        """Destroy a reader's group, and a stream that nobody wrote to."""
+        return await self._fcall("leave", (stream,), (group,))
+
+
+def _optional(value: int | None) -> str:
+    return "" if value is None else str(value)

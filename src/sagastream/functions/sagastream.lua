@@ -1,0 +1,439 @@
+#!lua name=@LIBRARY@
+
+-- The transitions of a request, each one function, so that each is done whole or
+-- not at all. A request's record is a hash; streams only carry what it says.
+-- Every function checks all that it needs before its first write: a refusal
+-- changes nothing. Times are the server's, in milliseconds.
+
+local TERMINAL = { completed = true, failed = true, cancelled = true }
+local STAGE = { start = true, progress = true, completed = true, failed = true, cancelled = true }
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function int(number)
+  return string.format('%d', number)
+end
+
+local function require_type(key, wanted)
+  local found = redis.call('TYPE', key).ok
+  if found ~= 'none' and found ~= wanted then
+    error({ err = 'WRONGTYPE ' .. key .. ' is a ' .. found .. ', expected a ' .. wanted })
+  end
+end
+
+local function slice(list, first, last)
+  local out = {}
+  for i = first, last or #list do
+    out[#out + 1] = list[i]
+  end
+  return out
+end
+
+local function lines(text)
+  local out = {}
+  for line in string.gmatch(text or '', '[^\n]+') do
+    out[#out + 1] = line
+  end
+  return out
+end
+
+local function contains(list, wanted)
+  for _, value in ipairs(list) do
+    if value == wanted then
+      return true
+    end
+  end
+  return false
+end
+
+local function record_of(key)
+  local flat = redis.call('HGETALL', key)
+  local record = {}
+  for i = 1, #flat, 2 do
+    record[flat[i]] = flat[i + 1]
+  end
+  return record
+end
+
+local function digest_of(event_type, payload)
+  return redis.sha1hex(event_type .. '\n' .. payload)
+end
+
+-- A stream that expired and is made again has no TTL, so every write sets it.
+local function add_reply(stream, ttl_ms, fields)
+  local id = redis.call('XADD', stream, '*', unpack(fields))
+  redis.call('PEXPIRE', stream, ttl_ms)
+  return id
+end
+
+local function add_replies(record, ttl_ms, fields)
+  for _, stream in ipairs(lines(record.reply_streams)) do
+    add_reply(stream, ttl_ms, fields)
+  end
+end
+
+local function require_reply_streams(record)
+  for _, stream in ipairs(lines(record.reply_streams)) do
+    require_type(stream, 'stream')
+  end
+end
+
+local function stamp(fields, epoch)
+  fields[#fields + 1] = 'epoch'
+  fields[#fields + 1] = tostring(epoch)
+  fields[#fields + 1] = 'timestamp'
+  fields[#fields + 1] = int(now_ms())
+  return fields
+end
+
+local function owns(record, token)
+  return record.token == token and not TERMINAL[record.status]
+end
+
+-- Adds reply streams to a known request, and gives a late one the reply that is there.
+local function join_request(key, record, streams, ttl_ms)
+  local known = lines(record.reply_streams)
+  local added = {}
+  for _, stream in ipairs(streams) do
+    if not contains(known, stream) then
+      known[#known + 1] = stream
+      added[#added + 1] = stream
+    end
+  end
+  if #added == 0 then
+    return
+  end
+  redis.call('HSET', key, 'reply_streams', table.concat(known, '\n'))
+  if record.reply then
+    for _, stream in ipairs(added) do
+      add_reply(stream, ttl_ms, cjson.decode(record.reply))
+    end
+  end
+end
+
+local function new_record(key, stream, entry_id, event_type, payload, correlation_id, saga_id, deadline, reply_streams)
+  redis.call('HSET', key,
+    'stream', stream,
+    'entry_id', entry_id,
+    'event_type', event_type,
+    'digest', digest_of(event_type, payload),
+    'correlation_id', correlation_id,
+    'saga_id', saga_id,
+    'deadline', deadline,
+    'status', 'pending',
+    'epoch', '0',
+    'seq', '0',
+    'reply_streams', table.concat(reply_streams, '\n'))
+end
+
+-- emit: record and entry are written together, so that a command whose answer was
+-- lost on the way can be emitted again and is in the stream once.
+-- KEYS record, stream. ARGV event_type, payload, correlation_id, saga_id,
+-- deadline_ms ('' or from now), maxlen, ttl_ms, reply_ttl_ms, n, n reply streams, fields...
+-- Returns {'new' | 'known' | 'conflict', entry_id, status, reply as JSON or ''}.
+local function emit(keys, args)
+  local key, stream = keys[1], keys[2]
+  local event_type, payload, correlation_id, saga_id = args[1], args[2], args[3], args[4]
+  local deadline, maxlen, ttl_ms, reply_ttl_ms, count = args[5], args[6], args[7], args[8], tonumber(args[9])
+  local reply_streams = slice(args, 10, 9 + count)
+  local fields = slice(args, 10 + count)
+  require_type(key, 'hash')
+  require_type(stream, 'stream')
+  for _, reply_stream in ipairs(reply_streams) do
+    require_type(reply_stream, 'stream')
+  end
+
+  local record = record_of(key)
+  if record.digest then
+    if record.digest ~= digest_of(event_type, payload) or record.stream ~= stream then
+      return { 'conflict', record.entry_id, record.status, '' }
+    end
+    join_request(key, record, reply_streams, reply_ttl_ms)
+    return { 'known', record.entry_id, record.status, record.reply or '' }
+  end
+
+  local now = now_ms()
+  if deadline ~= '' then
+    deadline = int(now + tonumber(deadline))
+    fields[#fields + 1] = 'deadline'
+    fields[#fields + 1] = deadline
+  end
+  fields[#fields + 1] = 'timestamp'
+  fields[#fields + 1] = int(now)
+  local entry_id
+  if maxlen == '' then
+    entry_id = redis.call('XADD', stream, '*', unpack(fields))
+  else
+    entry_id = redis.call('XADD', stream, 'MAXLEN', '~', maxlen, '*', unpack(fields))
+  end
+  if ttl_ms ~= '' then
+    redis.call('PEXPIRE', stream, ttl_ms)
+  end
+  new_record(key, stream, entry_id, event_type, payload, correlation_id, saga_id, deadline, reply_streams)
+  return { 'new', entry_id, 'pending', '' }
+end
+
+-- begin: a claim with a token. It raises the epoch, so that whoever held the request
+-- before can write no more; asked again with the same token it answers the same, so
+-- that a lost answer costs nothing. An entry that nobody emitted gets its record here.
+-- KEYS record, stream. ARGV group, entry_id, owner, token, lease_ms, event_type, payload,
+-- correlation_id, saga_id, deadline, reply_ttl_ms, n, n reply streams, fields of `start`...
+-- Returns {'claimed', epoch, now} | {'busy', owner, ms left} | {'done', status} | {'conflict'}.
+local function begin(keys, args)
+  local key, stream = keys[1], keys[2]
+  local group, entry_id, owner, token, lease_ms = args[1], args[2], args[3], args[4], tonumber(args[5])
+  local event_type, payload, correlation_id, saga_id, deadline = args[6], args[7], args[8], args[9], args[10]
+  local reply_ttl_ms, count = args[11], tonumber(args[12])
+  local reply_streams = slice(args, 13, 12 + count)
+  local fields = slice(args, 13 + count)
+  require_type(key, 'hash')
+  for _, reply_stream in ipairs(reply_streams) do
+    require_type(reply_stream, 'stream')
+  end
+  local record = record_of(key)
+  require_reply_streams(record)
+
+  local now = now_ms()
+  if not record.digest then
+    new_record(key, stream, entry_id, event_type, payload, correlation_id, saga_id, deadline, reply_streams)
+    record = record_of(key)
+  elseif record.digest ~= digest_of(event_type, payload) then
+    return { 'conflict' }
+  else
+    join_request(key, record, reply_streams, reply_ttl_ms)
+    if TERMINAL[record.status] or record.entry_id ~= entry_id then
+      -- A second entry of one request: the record's own entry answers for both.
+      redis.call('XACK', stream, group, entry_id)
+      return { 'done', record.status }
+    end
+  end
+
+  if record.token == token then
+    return { 'claimed', record.epoch, int(now) }
+  end
+  local left = tonumber(record.lease_until or '0') - now
+  if record.status == 'running' and left > 0 then
+    return { 'busy', record.owner, int(left) }
+  end
+  local epoch = tonumber(record.epoch) + 1
+  redis.call('HSET', key, 'status', 'running', 'epoch', int(epoch), 'owner', owner, 'token', token,
+    'seq', '0', 'lease_until', int(now + lease_ms))
+  add_replies(record_of(key), reply_ttl_ms, stamp(fields, int(epoch)))
+  return { 'claimed', int(epoch), int(now) }
+end
+
+-- progress: numbered, so that a repeated one is written once; fenced by the token.
+-- KEYS record. ARGV token, seq, reply_ttl_ms, fields...
+-- Returns {'ok'} | {'stale', status, epoch}.
+local function progress(keys, args)
+  local key, token, seq, reply_ttl_ms = keys[1], args[1], tonumber(args[2]), args[3]
+  local record = record_of(key)
+  if not owns(record, token) then
+    return { 'stale', record.status or '', record.epoch or '' }
+  end
+  require_reply_streams(record)
+  if seq > tonumber(record.seq) then
+    redis.call('HSET', key, 'seq', int(seq))
+    add_replies(record, reply_ttl_ms, stamp(slice(args, 4), record.epoch))
+  end
+  return { 'ok' }
+end
+
+-- finish: result, terminal reply and ack together: there is no ack without a reply,
+-- and the first outcome stays. A lone request's record expires from here on; a saga's
+-- when its saga ends.
+-- KEYS record, stream. ARGV group, entry_id, token, status, retention_ms, reply_ttl_ms, fields...
+-- Returns {'ok'} | {'stale', status, epoch}.
+local function finish(keys, args)
+  local key, stream = keys[1], keys[2]
+  local group, entry_id, token, status, retention_ms, reply_ttl_ms = unpack(args, 1, 6)
+  local record = record_of(key)
+  if record.token == token and record.status == status then
+    return { 'ok' }
+  end
+  if not owns(record, token) then
+    return { 'stale', record.status or '', record.epoch or '' }
+  end
+  require_reply_streams(record)
+  require_type(stream, 'stream')
+
+  local fields = stamp(slice(args, 7), record.epoch)
+  redis.call('HSET', key, 'status', status, 'reply', cjson.encode(fields))
+  redis.call('HDEL', key, 'lease_until')
+  add_replies(record, reply_ttl_ms, fields)
+  redis.call('XACK', stream, group, entry_id)
+  if record.saga_id == '' then
+    redis.call('PEXPIRE', key, retention_ms)
+  end
+  return { 'ok' }
+end
+
+-- event: an entry on any stream; but a stage of a request that has a record is its
+-- handler's alone, and its terminal stage is written by finish only: otherwise a
+-- stranger could end a request that is still running.
+-- KEYS stream, record. ARGV status, token, maxlen, ttl_ms, fields...
+-- Returns {'ok', entry_id} | {'refused', status, owner}.
+local function event(keys, args)
+  local stream, key = keys[1], keys[2]
+  local status, token, maxlen, ttl_ms = unpack(args, 1, 4)
+  require_type(stream, 'stream')
+  local record = record_of(key)
+  if record.digest and STAGE[status] and (TERMINAL[status] or not owns(record, token)) then
+    return { 'refused', record.status, record.owner or '' }
+  end
+  local fields = slice(args, 5)
+  fields[#fields + 1] = 'timestamp'
+  fields[#fields + 1] = int(now_ms())
+  local entry_id
+  if maxlen == '' then
+    entry_id = redis.call('XADD', stream, '*', unpack(fields))
+  else
+    entry_id = redis.call('XADD', stream, 'MAXLEN', '~', maxlen, '*', unpack(fields))
+  end
+  if ttl_ms ~= '' then
+    redis.call('PEXPIRE', stream, ttl_ms)
+  end
+  return { 'ok', entry_id }
+end
+
+-- reject: an entry that cannot become a request leaves as a dead letter, in one step
+-- with its ack; who asked is told, unless the id belongs to a request that is known.
+-- KEYS stream, dead stream, record, reply stream. ARGV group, entry_id, reply_ttl_ms,
+-- n, n dead-letter fields and values, fields of the reply (none: nobody is told)...
+local function reject(keys, args)
+  local stream, dead, key, reply_stream = unpack(keys, 1, 4)
+  local group, entry_id, reply_ttl_ms, count = args[1], args[2], args[3], tonumber(args[4])
+  local letter, fields = slice(args, 5, 4 + count), slice(args, 5 + count)
+  require_type(dead, 'stream')
+  local pending = redis.call('XPENDING', stream, group, entry_id, entry_id, 1)
+  if #pending == 0 then
+    return { 'done' }
+  end
+  local tell = #fields > 0 and redis.call('TYPE', reply_stream).ok
+  tell = (tell == 'none' or tell == 'stream') and redis.call('EXISTS', key) == 0
+  redis.call('XADD', dead, '*', unpack(letter))
+  if tell then
+    add_reply(reply_stream, reply_ttl_ms, stamp(fields, '0'))
+  end
+  redis.call('XACK', stream, group, entry_id)
+  return { 'ok' }
+end
+
+-- announce: which event types a listener handles, for as long as it says so.
+-- KEYS one sorted set a stream. ARGV ttl_ms (0: no more), then a member for each key.
+-- Members are "event type \n owner"; a key may stand several times.
+local function announce(keys, args)
+  local ttl_ms = tonumber(args[1])
+  local now = now_ms()
+  for i, key in ipairs(keys) do
+    require_type(key, 'zset')
+    redis.call('ZREMRANGEBYSCORE', key, '-inf', int(now))
+    if ttl_ms > 0 then
+      redis.call('ZADD', key, int(now + ttl_ms), args[i + 1])
+      redis.call('PEXPIRE', key, ttl_ms)
+    else
+      redis.call('ZREM', key, args[i + 1])
+    end
+  end
+  return { 'ok' }
+end
+
+-- pass_on: puts a command back into its stream for a live listener that can handle it.
+-- Its old entry leaves and its new one comes in one step, so that it is never in neither.
+-- KEYS stream, announcements, record. ARGV group, entry_id, event_type, fields...
+-- Returns {'passed', entry_id} | {'nobody', event types that are handled...}.
+local function pass_on(keys, args)
+  local stream, key, group, entry_id, event_type = keys[1], keys[3], args[1], args[2], args[3]
+  local types, found = {}, false
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', keys[2], int(now_ms()), '+inf')) do
+    local handled = lines(member)[1]
+    found = found or handled == event_type
+    if not contains(types, handled) then
+      types[#types + 1] = handled
+    end
+  end
+  if not found then
+    table.sort(types)
+    return { 'nobody', unpack(types) }
+  end
+  require_type(key, 'hash')
+  if redis.call('XACK', stream, group, entry_id) == 0 then
+    return { 'passed', entry_id }
+  end
+  local new_id = redis.call('XADD', stream, '*', unpack(slice(args, 4)))
+  redis.call('XDEL', stream, entry_id)
+  if redis.call('HGET', key, 'entry_id') == entry_id then
+    redis.call('HSET', key, 'entry_id', new_id)
+  end
+  return { 'passed', new_id }
+end
+
+-- join: a reader's own group on a reply stream, made at 0 so that nothing is missed.
+-- Groups of readers that have not read for stale_ms are dead and go.
+-- KEYS stream. ARGV group, ttl_ms, stale_ms, prefix of readers' groups.
+local function join(keys, args)
+  local stream, group, ttl_ms, stale_ms, prefix = keys[1], args[1], args[2], tonumber(args[3]), args[4]
+  require_type(stream, 'stream')
+  local existed = redis.call('EXISTS', stream) == 1
+  if existed then
+    for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+      local name = flat[2]
+      if string.sub(name, 1, #prefix) == prefix and name ~= group then
+        local consumers = redis.call('XINFO', 'CONSUMERS', stream, name)
+        local freshest = #consumers == 0 and 0 or math.huge
+        for _, consumer in ipairs(consumers) do
+          for i = 1, #consumer, 2 do
+            if consumer[i] == 'idle' then
+              freshest = math.min(freshest, consumer[i + 1])
+            end
+          end
+        end
+        if freshest > stale_ms then
+          redis.call('XGROUP', 'DESTROY', stream, name)
+        end
+      end
+    end
+  end
+  local made = redis.pcall('XGROUP', 'CREATE', stream, group, '0', 'MKSTREAM')
+  if made.err and not string.find(made.err, 'BUSYGROUP') then
+    return made
+  end
+  redis.call('XGROUP', 'CREATECONSUMER', stream, group, group)
+  if not existed then
+    redis.call('PEXPIRE', stream, ttl_ms)
+  end
+  return { 'ok' }
+end
+
+-- leave: the reader's group goes, and with it the stream if nobody ever wrote to it.
+-- KEYS stream. ARGV group.
+local function leave(keys, args)
+  local stream = keys[1]
+  if redis.call('EXISTS', stream) == 0 then
+    return { 'ok' }
+  end
+  redis.call('XGROUP', 'DESTROY', stream, args[1])
+  if redis.call('XLEN', stream) == 0 and #redis.call('XINFO', 'GROUPS', stream) == 0 then
+    redis.call('DEL', stream)
+  end
+  return { 'ok' }
+end
+
+local function register(name, callback, flags)
+  redis.register_function({ function_name = '@LIBRARY@_' .. name, callback = callback, flags = flags or {} })
+end
+
+register('emit', emit)
+register('begin', begin)
+register('progress', progress)
+register('finish', finish)
+register('event', event)
+register('reject', reject)
+register('announce', announce)
+register('pass_on', pass_on)
+register('join', join)
+-- A full server must still be able to get rid of things.
+register('leave', leave, { 'allow-oom' })

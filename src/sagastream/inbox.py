@@ -1,0 +1,113 @@
+"""One inbox stream per process and loop, one reader, and who waits for what.
+
+A request costs no subscription: its replies are told apart by their request id.
+"""
+
+import asyncio
+import contextlib
+import logging
+import uuid
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from sagastream.connection import BLOCK_MS, LOST, Connection, backoff_delays, entries
+from sagastream.errors import InvalidMessage, SagastreamError
+from sagastream.message import decode_reply
+
+logger = logging.getLogger(__name__)
+
+_TRIM_EVERY = 256
+
+# What a waiter finds in its queue: a reply, or None when it should look into the record.
+Mail = asyncio.Queue[dict[str, Any] | None]
+
+
+class Inbox:
+    """The reply stream of one process and loop.
+
+    Args:
+        connection: Where it lives.
+        prefix: Put before the stream's name.
+    """
+
+    def __init__(self, connection: Connection, prefix: str, *, max_bytes: int) -> None:
+        self.name = f"replies:{uuid.uuid4()}"
+        self.key = prefix + self.name
+        self._connection = connection
+        self._max_bytes = max_bytes
+        self._waiting: defaultdict[str, list[Mail]] = defaultdict(list)
+        self._reader: asyncio.Task[None] | None = None
+
+    @contextlib.contextmanager
+    def waiting_for(self, request_id: str) -> Iterator[Mail]:
+        """A queue that gets every reply to one request from now on."""
+        mail: Mail = asyncio.Queue()
+        self._waiting[request_id].append(mail)
+        self._start()
+        try:
+            yield mail
+        finally:
+            self._waiting[request_id].remove(mail)
+            if not self._waiting[request_id]:
+                del self._waiting[request_id]
+
+    def _start(self) -> None:
+        """Start the reader, once."""
+        if self._reader is None or self._reader.done():
+            self._reader = asyncio.create_task(self._read(), name="sagastream-inbox")
+
+    async def close(self) -> None:
+        """Stop reading and delete the stream."""
+        if self._reader:
+            self._reader.cancel()
+            await asyncio.wait([self._reader])
+            with contextlib.suppress(SagastreamError, RedisError):
+                await self._connection.call("DEL", self.key, patience_s=0.0)
+
+    async def _read(self) -> None:
+        last, untrimmed = b"0-0", 0
+        delays = iter(backoff_delays())
+        while True:
+            try:
+                answer = await self._connection.block(
+                    "XREAD", "COUNT", 1000, "BLOCK", BLOCK_MS, "STREAMS", self.key, last
+                )
+            except LOST as error:
+                self._connection.note_loss(error)
+                await asyncio.sleep(next(delays))
+                self._look_again()
+                continue
+            except RedisError:
+                logger.exception("inbox %s cannot be read; trying again", self.key)
+                await asyncio.sleep(next(delays))
+                continue
+            delays = iter(backoff_delays())
+            for _, entry_id, raw in entries(answer):
+                last = entry_id
+                untrimmed += 1
+                self._deliver(raw)
+            if untrimmed >= _TRIM_EVERY:
+                untrimmed = 0
+                with contextlib.suppress(SagastreamError, RedisError):
+                    await self._connection.call("XTRIM", self.key, "MINID", "~", last)
+
+    def _look_again(self) -> None:
+        # What was written while we were away may be lost with the stream, never with the record.
+        for queues in self._waiting.values():
+            for mail in queues:
+                mail.put_nowait(None)
+
+    def _deliver(self, raw: Mapping[bytes, bytes]) -> None:
+        queues = self._waiting.get(raw.get(b"request_id", b"").decode(errors="replace"))
+        if not queues:
+            return
+        try:
+            reply = decode_reply(raw, max_bytes=self._max_bytes)
+        except InvalidMessage as error:
+            logger.warning("inbox %s: a reply that is none: %s", self.key, error)
+            return
+        for mail in queues:
+            mail.put_nowait(reply)

@@ -1,0 +1,337 @@
+"""`CommandListener`: read commands, run their handlers, write every stage.
+
+It reads all its streams in one blocking call, never more than it has free slots, and
+routes by event type. Stopping drains: nothing new is read, what runs is finished.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from typing import Any
+
+from opentelemetry import trace
+from redis.exceptions import RedisError, ResponseError
+
+from sagastream.bus import Bus
+from sagastream.claim import Claim, failed_fields
+from sagastream.connection import BLOCK_MS, LOST, backoff_delays, entries
+from sagastream.errors import InvalidMessage, LeaseLost, SagastreamError
+from sagastream.functions import Answer
+from sagastream.handlers import Handler, registry, run_handler
+from sagastream.message import Command, check_name, decode_command, decode_fields
+
+logger = logging.getLogger(__name__)
+
+ANNOUNCE_TTL_S = 10.0
+_SHORT_BLOCK_MS = 100
+
+Delivery = tuple[str, str, Mapping[bytes, bytes]]
+
+
+class CommandListener:
+    """Runs handlers for the commands of their streams.
+
+    Args:
+        bus: Where the streams are.
+        handlers: What is handled; two for one (stream, event type) are an error.
+        concurrency: How many commands are handled at once. Give at least as many as there
+            are streams: with fewer, the streams are read in turn.
+        group: The consumer group; listeners of one group share the work.
+        lease_s: How long a claim lasts.
+        drain_s: How long `stop` lets running handlers go on before it cancels them; a
+            cancelled one writes no reply, its command stays pending.
+
+    Raises:
+        RegistrationError: The handlers cannot be served together.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        handlers: Iterable[Handler],
+        *,
+        concurrency: int = 64,
+        group: str = "sagastream",
+        lease_s: float = 10.0,
+        drain_s: float = 30.0,
+    ) -> None:
+        if concurrency < 1:
+            raise ValueError(f"concurrency must be at least 1, not {concurrency}")
+        self._bus = bus
+        self._handlers = registry(handlers)
+        self._streams = sorted({stream for stream, _ in self._handlers})
+        self._group = check_name("group", group)
+        self._concurrency = concurrency
+        self._lease_s = lease_s
+        self._drain_s = drain_s
+        self._owner = f"{group}-{uuid.uuid4()}"
+        self._turn = 0
+        self._running: set[asyncio.Task[None]] = set()
+        self._stopping = asyncio.Event()
+        self._freed = asyncio.Event()
+        self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="handler")
+
+    def stop(self) -> None:
+        """Read nothing more, finish what runs; then `run` returns. Safe to call twice."""
+        self._stopping.set()
+        self._freed.set()
+
+    async def run(self) -> None:
+        """Listen until `stop`, or SIGTERM or SIGINT when this is the main thread.
+
+        Raises:
+            ServerUnavailable: The server cannot be reached at the start. Once running,
+                the listener waits for a server that went away.
+        """
+        await self._bus.ping()
+        for stream in self._streams:
+            await self._make_group(stream)
+        await self._announce(ANNOUNCE_TTL_S)
+        announcing = asyncio.create_task(self._keep_announcing())
+        reading = asyncio.create_task(self._read())
+        stopping = asyncio.create_task(self._stopping.wait())
+        with self._signals():
+            logger.info(
+                "listening",
+                extra={"streams": self._streams, "concurrency": self._concurrency},
+            )
+            try:
+                await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                if reading.done():
+                    reading.result()
+                await self._drain()
+            finally:
+                for task in (announcing, reading, stopping):
+                    task.cancel()
+                await asyncio.wait({announcing, reading, stopping})
+                self._threads.shutdown(wait=False, cancel_futures=True)
+                with contextlib.suppress(SagastreamError, RedisError):
+                    await self._announce(0)
+        logger.info("stopped", extra={"unfinished": len(self._running)})
+
+    # -- reading ----------------------------------------------------------------
+
+    async def _read(self) -> None:
+        delays = iter(backoff_delays())
+        while not self._stopping.is_set():
+            free = self._concurrency - len(self._running)
+            if free <= 0:
+                self._freed.clear()
+                await self._freed.wait()
+                continue
+            try:
+                for stream, entry_id, raw in await self._deliveries(free):
+                    task = asyncio.create_task(self._handle(stream, entry_id, raw))
+                    self._running.add(task)
+                    task.add_done_callback(self._finished)
+                delays = iter(backoff_delays())
+            except LOST as error:
+                self._bus.endpoint().connection.note_loss(error)
+                await asyncio.sleep(next(delays))
+            except ResponseError as error:
+                if "NOGROUP" not in str(error):
+                    logger.exception("commands cannot be read; trying again")
+                await asyncio.sleep(next(delays))
+                with contextlib.suppress(SagastreamError, RedisError):
+                    for stream in self._streams:
+                        await self._make_group(stream)
+
+    async def _deliveries(self, free: int) -> list[Delivery]:
+        """At most `free` new commands."""
+        streams, block_ms = self._streams, BLOCK_MS
+        if free < len(streams):
+            # COUNT holds for each stream: reading them all could bring more than is free.
+            self._turn = (self._turn + free) % len(streams)
+            streams = (streams[self._turn :] + streams[: self._turn])[:free]
+            block_ms = _SHORT_BLOCK_MS
+        keys = {self._bus.key(stream): stream for stream in streams}
+        answer = await self._bus.endpoint().connection.block(
+            *("XREADGROUP", "GROUP", self._group, self._owner),
+            *("COUNT", free // len(streams), "BLOCK", block_ms),
+            *("STREAMS", *keys, *(">" for _ in keys)),
+        )
+        return [
+            (keys[key.decode()], entry_id.decode(), raw) for key, entry_id, raw in entries(answer)
+        ]
+
+    async def _make_group(self, stream: str) -> None:
+        try:
+            await self._bus.endpoint().connection.call(
+                "XGROUP", "CREATE", self._bus.key(stream), self._group, "0", "MKSTREAM"
+            )
+        except ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
+
+    # -- handling ---------------------------------------------------------------
+
+    async def _handle(self, stream: str, entry_id: str, raw: Mapping[bytes, bytes]) -> None:
+        try:
+            command = decode_command(
+                raw, stream=stream, entry_id=entry_id, max_bytes=self._bus.max_payload
+            )
+        except InvalidMessage as error:
+            await self._reject(stream, entry_id, raw, error)
+            return
+        claim = Claim(
+            self._bus,
+            command,
+            raw[b"payload"].decode(),
+            group=self._group,
+            owner=self._owner,
+            lease_s=self._lease_s,
+        )
+        handler = self._handlers.get((stream, command.event_type))
+        known: tuple[str, ...] = ()
+        if handler is None:
+            answer = await self._pass_on(command, raw)
+            if answer.word == "passed":
+                return
+            known = answer.rest
+        try:
+            if not await claim.begin():
+                return
+        except InvalidMessage as error:
+            await self._reject(stream, entry_id, raw, error)
+            return
+        with trace.use_span(claim.span, end_on_exit=True, record_exception=False), claim.current():
+            if handler is None:
+                await claim.fail(
+                    "NoHandlers",
+                    f"no live listener handles {command.event_type} on {stream} "
+                    f"(handled there: {', '.join(known) or 'nothing'})",
+                )
+            elif claim.expired:
+                await claim.fail("DeadlineExceeded", "the deadline had passed before it began")
+            else:
+                await self._run(handler, claim)
+
+    async def _pass_on(self, command: Command, raw: Mapping[bytes, bytes]) -> Answer:
+        """Leave a command to a listener that can handle it, if there is one."""
+        sent = raw.get(b"timestamp", b"")
+        arrived = int(command.entry_id.split("-")[0])
+        age_s = max(0, arrived - int(sent)) / 1000 if sent else 0.0
+        # Whoever can handle it may be full: the longer it waits, the slower it comes round.
+        await asyncio.sleep(min(1.0, max(0.02, age_s / 4)))
+        fields = dict(raw)
+        fields.setdefault(b"request_id", command.request_id.encode())
+        fields.setdefault(b"timestamp", str(arrived).encode())
+        return await self._bus.endpoint().functions.pass_on(
+            self._bus.key(command.stream),
+            self._announcements(command.stream),
+            self._bus.key(f"request:{command.request_id}"),
+            group=self._group,
+            entry_id=command.entry_id,
+            event_type=command.event_type,
+            fields=[part for pair in fields.items() for part in pair],
+        )
+
+    async def _run(self, handler: Handler, claim: Claim) -> None:
+        try:
+            result = await run_handler(handler, claim.command, claim.progress, self._in_thread)
+            await claim.complete(result)
+        except asyncio.CancelledError:
+            # A shutdown writes no terminal stage: the command stays pending for the next.
+            raise
+        except LeaseLost as error:
+            logger.warning("%s", error, extra=claim.ids)
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises is its requester's
+            logger.info("handler failed", exc_info=error, extra=claim.ids)
+            await claim.fail(type(error).__name__, str(error))
+
+    async def _in_thread(self, function: Callable[[], Any]) -> Any:
+        context = copy_context()
+        return await asyncio.get_running_loop().run_in_executor(
+            self._threads, context.run, function
+        )
+
+    async def _reject(
+        self,
+        stream: str,
+        entry_id: str,
+        raw: Mapping[bytes, bytes],
+        error: InvalidMessage,
+    ) -> None:
+        """Put an entry that is no command among the dead letters; tell who asked, if it says."""
+        logger.warning("%s %s is no command: %s", stream, entry_id, error)
+        reply: dict[str, str] = {}
+        ids = {"request_id": "", "correlation_id": "", "saga_id": "", "reply_stream": ""}
+        for name in ids:
+            with contextlib.suppress(InvalidMessage, KeyError):
+                value = decode_fields({b"": raw[name.encode()]})[""]
+                ids[name] = check_name(name, value)
+        if ids["request_id"] and ids["reply_stream"]:
+            reply = failed_fields(ids, "InvalidMessage", str(error))
+        letter: list[bytes | str] = [part for pair in raw.items() for part in pair]
+        letter += ["dead_reason", f"InvalidMessage: {error}", "dead_entry_id", entry_id]
+        await self._bus.endpoint().functions.reject(
+            self._bus.key(stream),
+            self._bus.key(f"{stream}:dead"),
+            self._bus.key(f"request:{ids['request_id']}"),
+            self._bus.key(ids["reply_stream"] or "replies:"),
+            group=self._group,
+            entry_id=entry_id,
+            letter=letter,
+            reply=reply,
+        )
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._freed.set()
+        if not task.cancelled() and task.exception():
+            # Not acked: the command stays pending.
+            logger.error("a command could not be handled", exc_info=task.exception())
+
+    # -- being there ------------------------------------------------------------
+
+    def _announcements(self, stream: str) -> str:
+        return self._bus.key(f"listeners:{stream}")
+
+    async def _announce(self, ttl_s: float) -> None:
+        await self._bus.endpoint().functions.announce(
+            [
+                (self._announcements(stream), f"{event_type}\n{self._owner}")
+                for stream, event_type in sorted(self._handlers)
+            ],
+            ttl_ms=round(ttl_s * 1000),
+        )
+
+    async def _keep_announcing(self) -> None:
+        while True:
+            await asyncio.sleep(ANNOUNCE_TTL_S / 3)
+            try:
+                await self._announce(ANNOUNCE_TTL_S)
+            except (SagastreamError, RedisError) as error:
+                logger.debug("not announced: %s", error)
+
+    async def _drain(self) -> None:
+        with contextlib.suppress(SagastreamError, RedisError):
+            await self._announce(0)
+        if self._running:
+            logger.info("draining", extra={"running": len(self._running)})
+            await asyncio.wait(set(self._running), timeout=self._drain_s)
+        left = set(self._running)
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        taken = []
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # Only the main thread may take signals; elsewhere the embedder calls stop().
+            with contextlib.suppress(RuntimeError, ValueError):
+                loop.add_signal_handler(number, self.stop)
+                taken.append(number)
+        try:
+            yield
+        finally:
+            for number in taken:
+                loop.remove_signal_handler(number)

@@ -1,0 +1,295 @@
+"""A stream entry: its fields, their encoding, what is refused, and why.
+
+Strict both ways: what this module encodes it also decodes, and whatever else is found
+in a stream is refused with an `InvalidMessage` that names the field. It knows nothing
+of servers, requests in flight or handlers.
+"""
+
+import json
+import math
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sagastream.errors import InvalidMessage
+
+SCHEMA_VERSION = "1"
+MAX_PAYLOAD_BYTES = 64 * 1024
+MAX_DEPTH = 32
+MAX_INT_DIGITS = 4000
+MAX_NAME_LENGTH = 256
+
+TERMINAL_STAGES = frozenset({"completed", "failed", "cancelled"})
+STAGES = frozenset({"start", "progress"}) | TERMINAL_STAGES
+
+_COMMAND_FIELDS = frozenset(
+    {
+        "correlation_id",
+        "request_id",
+        "saga_id",
+        "event_type",
+        "payload",
+        "reply_stream",
+        "deadline",
+        "timestamp",
+        "traceparent",
+        "tracestate",
+        "parent_span_id",
+        "v",
+    },
+)
+_NAME = re.compile(r"[^\s\x00-\x1f\x7f{}]+")
+_MILLISECONDS = re.compile(r"[0-9]{1,15}")
+_SPAN_ID = re.compile(r"[0-9a-f]{16}")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command as its handler sees it.
+
+    Attributes:
+        payload: What was asked, decoded from JSON.
+        request_id: The identity of the request.
+        correlation_id: One for everything that belongs together.
+        saga_id: The saga that this is a step of, '' if none.
+        event_type: `domain:action`.
+        traceparent: W3C trace context of whoever asked, '' if it was not traced.
+        parent_span_id: The span that asked, 16 hex digits or ''.
+        deadline: Absolute, server time in milliseconds; None without one.
+        epoch: Which claim of the request this is; 1 for the first.
+        stream: The command stream, without the namespace.
+        entry_id: The entry's id in that stream.
+        reply_stream: Where the requester reads, '' if nowhere.
+        tracestate: W3C trace state, '' if none.
+    """
+
+    payload: dict[str, Any]
+    request_id: str
+    correlation_id: str
+    saga_id: str
+    event_type: str
+    traceparent: str = ""
+    parent_span_id: str = ""
+    deadline: int | None = None
+    epoch: int = 0
+    stream: str = ""
+    entry_id: str = ""
+    reply_stream: str = ""
+    tracestate: str = ""
+
+
+def encode_payload(
+    payload: Mapping[str, Any],
+    *,
+    field: str = "payload",
+    max_bytes: int = MAX_PAYLOAD_BYTES,
+) -> str:
+    """Encode a payload as canonical JSON: keys sorted, no spaces.
+
+    Raises:
+        InvalidMessage: Not a mapping, not JSON, too deep or too large; names the place.
+    """
+    if not isinstance(payload, Mapping):
+        raise InvalidMessage(field, f"must be a mapping, not {type(payload).__name__}")
+    _check_value(payload, field, 0)
+    text = json.dumps(payload, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidMessage(field, "has a lone surrogate, which is no text") from error
+    if size > max_bytes:
+        raise InvalidMessage(
+            field,
+            f"is {size} bytes of JSON, more than the limit of {max_bytes}; "
+            "store it elsewhere and send a reference",
+        )
+    return text
+
+
+def decode_payload(
+    text: str,
+    *,
+    field: str = "payload",
+    max_bytes: int = MAX_PAYLOAD_BYTES,
+) -> dict[str, Any]:
+    """Decode a payload; the inverse of `encode_payload`, as strict.
+
+    Raises:
+        InvalidMessage: As `encode_payload`; also for NaN, Infinity and duplicate keys.
+    """
+    if len(text.encode(errors="surrogatepass")) > max_bytes:
+        raise InvalidMessage(field, f"is longer than the limit of {max_bytes} bytes")
+
+    def refuse_constant(name: str) -> None:
+        raise InvalidMessage(field, f"has {name}, which is not JSON")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise InvalidMessage(f"{field}.{twice}", "stands twice in one object")
+        return result
+
+    try:
+        value = json.loads(text, parse_constant=refuse_constant, object_pairs_hook=unique)
+    except RecursionError as error:
+        raise InvalidMessage(field, f"is nested deeper than {MAX_DEPTH}") from error
+    except InvalidMessage:
+        raise
+    except ValueError as error:
+        raise InvalidMessage(field, f"is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InvalidMessage(field, f"must be a JSON object, not {type(value).__name__}")
+    _check_value(value, field, 0)
+    return value
+
+
+def _check_value(value: Any, path: str, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise InvalidMessage(path, f"is nested deeper than {MAX_DEPTH}")
+    if value is None or isinstance(value, bool):
+        return
+    if isinstance(value, str):
+        if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
+            raise InvalidMessage(path, "has a lone surrogate, which is no text")
+    elif isinstance(value, int):
+        if value.bit_length() > MAX_INT_DIGITS * 3:
+            raise InvalidMessage(path, f"has more than {MAX_INT_DIGITS} digits")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise InvalidMessage(path, f"is {value}, which is not JSON")
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise InvalidMessage(path, f"has the key {key!r}; keys must be strings")
+            _check_value(key, path, depth)
+            _check_value(inner, f"{path}.{key}", depth + 1)
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            _check_value(inner, f"{path}[{index}]", depth + 1)
+    else:
+        raise InvalidMessage(path, f"is a {type(value).__name__}, which is not JSON")
+
+
+def check_name(field: str, value: str, *, required: bool = True) -> str:
+    """Check an id, a stream name or an event type.
+
+    Raises:
+        InvalidMessage: Not text, empty though required, too long, or with white space,
+            control characters or braces (braces belong to the namespace).
+    """
+    if not isinstance(value, str):
+        raise InvalidMessage(field, f"must be text, not {type(value).__name__}")
+    if not value and not required:
+        return value
+    if len(value) > MAX_NAME_LENGTH:
+        raise InvalidMessage(field, f"is longer than {MAX_NAME_LENGTH} characters")
+    if not _NAME.fullmatch(value):
+        raise InvalidMessage(
+            field,
+            f"{value[:40]!r} must not be empty, nor have white space, control characters or braces",
+        )
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidMessage(field, "has a lone surrogate, which is no text") from error
+    return value
+
+
+def decode_fields(raw: Mapping[bytes, bytes]) -> dict[str, str]:
+    """Decode an entry's fields and values as UTF-8.
+
+    Raises:
+        InvalidMessage: A field or value is not UTF-8.
+    """
+    fields: dict[str, str] = {}
+    for key, value in raw.items():
+        try:
+            name = key.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidMessage(repr(key[:40]), "is not UTF-8") from error
+        try:
+            fields[name] = value.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidMessage(name, "is not UTF-8") from error
+    return fields
+
+
+def decode_command(
+    raw: Mapping[bytes, bytes],
+    *,
+    stream: str,
+    entry_id: str,
+    max_bytes: int = MAX_PAYLOAD_BYTES,
+) -> Command:
+    """Read a command from an entry.
+
+    `event_type` and `payload` must be there. Without a `request_id` the entry's own place
+    becomes its identity, without a `correlation_id` the request is its own.
+
+    Raises:
+        InvalidMessage: Names the first field that is not what it must be.
+    """
+    fields = decode_fields(raw)
+    for name in fields:
+        if name not in _COMMAND_FIELDS:
+            raise InvalidMessage(name[:40], "is not a field of a command")
+    _check_version(fields)
+    for name in ("event_type", "payload"):
+        if name not in fields:
+            raise InvalidMessage(name, "is missing")
+    request_id = fields.get("request_id") or str(
+        uuid.uuid5(uuid.NAMESPACE_URL, f"{stream}#{entry_id}"),
+    )
+    deadline = fields.get("deadline", "")
+    for name in ("deadline", "timestamp"):
+        if fields.get(name) and not _MILLISECONDS.fullmatch(fields[name]):
+            raise InvalidMessage(name, "must be milliseconds in decimal digits")
+    parent_span_id = fields.get("parent_span_id", "")
+    return Command(
+        payload=decode_payload(fields["payload"], max_bytes=max_bytes),
+        request_id=check_name("request_id", request_id),
+        correlation_id=check_name("correlation_id", fields.get("correlation_id") or request_id),
+        saga_id=check_name("saga_id", fields.get("saga_id", ""), required=False),
+        event_type=check_name("event_type", fields["event_type"]),
+        traceparent=fields.get("traceparent", "")[:MAX_NAME_LENGTH],
+        tracestate=fields.get("tracestate", "")[: 2 * MAX_NAME_LENGTH],
+        parent_span_id=parent_span_id if _SPAN_ID.fullmatch(parent_span_id) else "",
+        deadline=int(deadline) if deadline else None,
+        stream=stream,
+        entry_id=entry_id,
+        reply_stream=check_name("reply_stream", fields.get("reply_stream", ""), required=False),
+    )
+
+
+def decode_reply(
+    raw: Mapping[bytes, bytes],
+    *,
+    max_bytes: int = MAX_PAYLOAD_BYTES,
+) -> dict[str, Any]:
+    """Read a reply from an entry: every field as text, `payload` decoded.
+
+    Raises:
+        InvalidMessage: Names the first field that is not what it must be.
+    """
+    reply: dict[str, Any] = dict(decode_fields(raw))
+    _check_version(reply)
+    for name in ("request_id", "status"):
+        if name not in reply:
+            raise InvalidMessage(name, "is missing")
+    if reply["status"] not in STAGES:
+        raise InvalidMessage("status", f"must be one of {', '.join(sorted(STAGES))}")
+    reply["payload"] = decode_payload(reply.get("payload", "{}"), max_bytes=max_bytes)
+    return reply
+
+
+def _check_version(fields: Mapping[str, str]) -> None:
+    version = fields.get("v", SCHEMA_VERSION)
+    if version != SCHEMA_VERSION:
+        raise InvalidMessage(
+            "v",
+            f"schema version {version[:20]!r} is not known here (known: {SCHEMA_VERSION})",
+        )

