@@ -9,8 +9,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from app.exploration.floorplan import draw_office
 from app.exploration.map_files import save_map
 
-if len(sys.argv) not in (2, 3) or not sys.argv[1].endswith(".yaml"):
-    sys.exit(__doc__)
-floor = draw_office(int(sys.argv[2]) if len(sys.argv) > 2 else 0)
-save_map(Path(sys.argv[1]), floor.grid, floor.frame)
-print(f"{sys.argv[1]}: {floor.frame.cols} x {floor.frame.rows} cells")
+match sys.argv[1:]:
+    case [file]:
+        seed = 0
+    case [file, number] if number.isdecimal():
+        seed = int(number)
+    case _:
+        sys.exit(__doc__)
+floor = draw_office(seed)
+save_map(Path(file), floor.grid, floor.frame)
+print(f"{file}: {floor.frame.cols} x {floor.frame.rows} cells")

@@ -7,7 +7,6 @@ Exploration" (IEEE T-RO 2005).
 
 import math
 from collections.abc import Sequence
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -56,10 +55,7 @@ def targets(
     """
     cells = np.concatenate([frontier.cells for frontier in frontiers])
     owner = np.repeat(np.arange(len(frontiers)), [frontier.size for frontier in frontiers])
-    return cast(
-        "tuple[npt.NDArray[np.int32], Cells]",
-        _targets(field, open_air, cells, owner, len(frontiers), reach, stride),
-    )
+    return _targets(field, open_air, cells, owner, len(frontiers), reach, stride)
 
 
 def assign(costs: Costs) -> dict[int, int]:
@@ -76,13 +72,11 @@ def assign(costs: Costs) -> dict[int, int]:
     spread = float(np.ptp(costs[possible])) + 1.0
     dear = float(costs[possible].max()) + spread * (min(costs.shape) + 1)
     rows, cols = linear_sum_assignment(np.where(possible, costs, dear))
-    return {
-        int(row): int(col) for row, col in zip(rows, cols, strict=True) if possible[row, col]
-    }
+    return {int(row): int(col) for row, col in zip(rows, cols, strict=True) if possible[row, col]}
 
 
 @njit(cache=True, nogil=True)
-def _targets(
+def _targets(  # noqa: PLR0917, compiled: no keyword crosses cheaply
     field: Field,
     open_air: Mask,
     cells: Cells,

@@ -10,101 +10,37 @@ What was given up is tried once more at the end.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
-from app.exploration.assignment import Costs, assign, divide, targets
-from app.exploration.driver import Leg, Order, Point, Pose
+from app.exploration.assignment import divide
+from app.exploration.driver import Leg, Order, Patch, Point, Pose
 from app.exploration.frontiers import Frontier, cluster
-from app.exploration.grid import UNKNOWN, Grid, GridFrame, Mask
+from app.exploration.goals import Goal, Seeker, choose, stands
+from app.exploration.grid import Grid, GridFrame, Mask
 from app.exploration.lidar import Box, LogOdds
 from app.exploration.merging import occupancy
-from app.exploration.planning import (
-    STRAIGHT,
-    UNREACHED,
-    Cell,
-    Cells,
-    Field,
-    clear_length,
-    distance_field,
-    path_to,
-)
+from app.exploration.planning import clear_length
+from app.exploration.settings import DEFAULTS, Settings
 from app.exploration.survey import Survey, survey
 
-_ALIVE = 0.3  # a goal stands while this share of its frontier is still frontier
-_NEAR_M = 12.0  # way that is looked at first
-_TARGET_GRID_M = 0.1  # places to look from are tried this far apart
 _INTO = 0.5  # cells ahead of a robot that refused to go on, where it did not fit
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How a team explores.
-
-    Attributes:
-        radius: of a robot, metres.
-        speed: of a robot, metres a second; sets the barriers.
-        round_min_s: shortest time between two barriers.
-        round_max_s: longest time between two barriers.
-        reassign_s: goals are weighed anew at least so often.
-        frontier_least_m: shorter frontiers are left alone.
-        frontier_longest_m: longer ones are halved for several robots.
-        look_m: how close a robot goes to a frontier's cell.
-        visits: so many visits that leave a frontier cell as it was give it up.
-        gain: metres of way that a metre of frontier is worth.
-        gain_longest_m: a longer frontier is worth no more.
-        keep_m: metres of way that a robot's present goal is worth.
-        divide_m: metres of way that a first goal against the robot's own direction costs.
-    """
-
-    radius: float = 0.2
-    speed: float = 0.5
-    round_min_s: float = 1.0
-    round_max_s: float = 4.0
-    reassign_s: float = 20.0
-    frontier_least_m: float = 0.4
-    frontier_longest_m: float = 4.0
-    look_m: float = 0.5
-    visits: int = 2
-    gain: float = 0.5
-    gain_longest_m: float = 6.0
-    keep_m: float = 1.0
-    divide_m: float = 4.0
-
-
-@dataclass(slots=True)
-class _Goal:
-    """A frontier (its cells and the place to see it from, mission's frame) and the way there."""
-
-    cells: Cells
-    target: Cell
-    path: tuple[Point, ...]
-    radius: float
-    ended: bool = False
 
 
 @dataclass(slots=True)
 class _Robot:
-    """What the mission knows of one robot."""
+    """What the mission knows of one robot; `ended` tells that its goal was reached or barred."""
 
     pose: Pose
     evidence: LogOdds
+    bearing: float | None
     path: list[Point]
     distance: float = 0.0
-    goal: _Goal | None = None
+    goal: Goal | None = None
+    ended: bool = False
     active: bool = True
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Prospect:
-    """One robot's ways to all frontiers: (frontiers,) costs and (frontiers, 2) local targets."""
-
-    radius: float
-    passable: Mask
-    field: Field
-    costs: Cells
-    targets: Cells
 
 
 class Coordinator:
@@ -126,7 +62,7 @@ class Coordinator:
         self,
         frame: GridFrame,
         poses: Sequence[Pose],
-        settings: Settings = Settings(),
+        settings: Settings = DEFAULTS,
         *,
         bearings: Sequence[float] | None = None,
     ) -> None:
@@ -135,9 +71,12 @@ class Coordinator:
         self.rounds = 0
         self.time = 0.0
         self.done = False
-        self._bearings = list(divide(poses) if bearings is None else bearings)
         shape = (frame.rows, frame.cols)
-        self._robots = [_Robot(pose, np.zeros(shape, np.int8), []) for pose in poses]
+        directions = divide(poses) if bearings is None else bearings
+        self._robots = [
+            _Robot(pose, np.zeros(shape, np.int8), bearing if len(poses) > 1 else None, [])
+            for pose, bearing in zip(poses, directions, strict=True)
+        ]
         self._evidence = np.zeros(shape, np.int16)
         self._visits = np.zeros(shape, np.uint8)
         self._bumped = np.zeros(shape, np.bool_)
@@ -203,11 +142,7 @@ class Coordinator:
             raise ValueError(f"robot {slot} takes no part")
         if slot in self._pending:
             raise ValueError(f"robot {slot} has reported already")
-        rows, cols = leg.patch.cells.shape
-        inside = leg.patch.row0 >= 0 and leg.patch.col0 >= 0
-        if not inside or not (
-            leg.patch.row0 + rows <= self.frame.rows and leg.patch.col0 + cols <= self.frame.cols
-        ):
+        if not self._holds(leg.patch):
             raise ValueError(f"robot {slot}: patch lies outside the frame")
         self._pending[slot] = leg
 
@@ -239,7 +174,7 @@ class Coordinator:
         view = survey(self._evidence, self._bumped, self._known, self.frame)
         self._count_visits(view)
         self._choose(view)
-        team = [self._robots[slot] for slot in self.active]
+        team = self._team()
         if all(robot.goal is None for robot in team) and not self._retried:
             self._retried = True
             np.minimum(self._visits, self.settings.visits - 1, out=self._visits)
@@ -252,6 +187,15 @@ class Coordinator:
             slot: Order(robot.goal.path if robot.goal else (), until)
             for slot, robot in zip(self.active, team, strict=True)
         }
+
+    def _holds(self, patch: Patch) -> bool:
+        """Tell whether a patch lies in the frame."""
+        rows, cols = patch.cells.shape
+        return (
+            min(patch.row0, patch.col0) >= 0
+            and patch.row0 + rows <= self.frame.rows
+            and patch.col0 + cols <= self.frame.cols
+        )
 
     def _take(self, robot: _Robot, leg: Leg) -> None:
         """Lay a report over what was known of a robot."""
@@ -268,8 +212,8 @@ class Coordinator:
         robot.distance += leg.distance
         self.time = max(self.time, leg.time)
         if robot.goal is not None:
-            robot.goal.path = robot.goal.path[leg.reached :]
-            robot.goal.ended = leg.arrived or leg.blocked
+            robot.goal = replace(robot.goal, path=robot.goal.path[leg.reached :])
+            robot.ended = leg.arrived or leg.blocked
         if leg.blocked:
             ahead = _INTO * self.frame.resolution
             row, col = self.frame.cell(
@@ -282,13 +226,12 @@ class Coordinator:
     def _count_visits(self, view: Survey) -> None:
         """Count against frontier cells that a robot was sent to and that are still there."""
         reach = 2.0 * self.settings.look_m / self.frame.resolution
-        for slot in self.active:
-            goal = self._robots[slot].goal
-            if goal is None or not goal.ended:
+        border = np.argwhere(view.border)
+        for robot in self._team():
+            if robot.goal is None or not robot.ended:
                 continue
-            row, col = goal.target[0] - view.row0, goal.target[1] - view.col0
-            cells = np.argwhere(view.border)
-            cells = cells[np.hypot(cells[:, 0] - row, cells[:, 1] - col) <= reach]
+            row, col = robot.goal.target[0] - view.row0, robot.goal.target[1] - view.col0
+            cells = border[np.hypot(border[:, 0] - row, border[:, 1] - col) <= reach]
             place = (row + 0.5, col + 0.5)
             seen = [
                 math.isinf(clear_length(view.open_air, place, (cell[0] + 0.5, cell[1] + 0.5)))
@@ -296,8 +239,7 @@ class Coordinator:
             ]
             if any(seen):
                 cells = cells[seen]
-            visits = self._visits[cells[:, 0] + view.row0, cells[:, 1] + view.col0]
-            self._visits[cells[:, 0] + view.row0, cells[:, 1] + view.col0] = visits + 1
+            self._visits[cells[:, 0] + view.row0, cells[:, 1] + view.col0] += 1
 
     def _clusters(self, mask: Mask) -> list[Frontier]:
         """Group frontier cells by this mission's settings."""
@@ -313,137 +255,29 @@ class Coordinator:
         rows = slice(view.row0, view.row0 + view.grid.shape[0])
         cols = slice(view.col0, view.col0 + view.grid.shape[1])
         live = view.border & (self._visits[rows, cols] < self.settings.visits)
-        team = [self._robots[slot] for slot in self.active]
+        team = self._team()
         for robot in team:
-            if robot.goal is not None and not self._stands(robot, robot.goal, view, live):
+            if robot.goal is not None and (
+                robot.ended or not stands(robot.goal, robot.pose, view, live, self.frame)
+            ):
                 robot.goal = None
         due = self.time - self._weighed >= self.settings.reassign_s
-        if due or any(robot.goal is None for robot in team):
-            frontiers = self._clusters(live)
-            if frontiers:
-                self._weigh(view, frontiers)
-            self._weighed = self.time
+        if not due and all(robot.goal is not None for robot in team):
+            return
+        self._weighed = self.time
+        frontiers = self._clusters(live)
+        if not frontiers:
+            return
+        seekers = [Seeker(robot.pose, robot.goal, robot.bearing) for robot in team]
+        goals = choose(seekers, frontiers, view, self.frame, self.settings, squeeze=self._retried)
+        for robot, goal in zip(team, goals, strict=True):
+            robot.goal = goal
+            robot.ended = False
+            robot.bearing = None
 
-    def _stands(self, robot: _Robot, goal: _Goal, view: Survey, live: Mask) -> bool:
-        """Tell whether a goal is still worth driving to, and the way there still open."""
-        if goal.ended:
-            return False
-        alive = live[goal.cells[:, 0] - view.row0, goal.cells[:, 1] - view.col0]
-        if alive.mean() < _ALIVE:
-            return False
-        passable = view.passable(goal.radius, self._cell(robot, view))
-        stations = [(robot.pose.x, robot.pose.y), *goal.path]
-        local = [
-            (row - view.row0, col - view.col0)
-            for row, col in (self.frame.in_cells(x, y) for x, y in stations)
-        ]
-        return all(
-            math.isinf(clear_length(passable, start, end))
-            for start, end in zip(local, local[1:], strict=False)
-        )
-
-    def _cell(self, robot: _Robot, view: Survey) -> Cell:
-        """Return a robot's cell in the known rectangle."""
-        row, col = self.frame.cell(robot.pose.x, robot.pose.y)
-        return row - view.row0, col - view.col0
-
-    def _prospect(
-        self, robot: _Robot, view: Survey, frontiers: list[Frontier], limit: int
-    ) -> _Prospect:
-        """Find a robot's ways; one that finds none however far makes do with less room."""
-        resolution = self.frame.resolution
-        radius = self.settings.radius
-        reach = round(self.settings.look_m / resolution)
-        cell = self._cell(robot, view)
-        rooms = [radius + resolution]
-        if limit == UNREACHED:
-            rooms.append(radius)
-            if self._retried:  # the map may show a wall a cell too thick
-                rooms.append(max(radius - resolution, 0.0))
-        stride = max(1, round(_TARGET_GRID_M / resolution))
-        for room in rooms:
-            passable = view.passable(room, cell)
-            field = distance_field(passable, cell, limit=limit)
-            costs, cells = targets(field, view.open_air, frontiers, reach=reach, stride=stride)
-            if (costs < UNREACHED).any():
-                break
-        return _Prospect(room, passable, field, costs, cells)
-
-    def _weigh(self, view: Survey, frontiers: list[Frontier]) -> None:
-        """Give all robots goals jointly, looking far only where near goals do not suffice."""
-        team = [self._robots[slot] for slot in self.active]
-        near = round(_NEAR_M / self.frame.resolution * STRAIGHT)
-        prospects = [self._prospect(robot, view, frontiers, near) for robot in team]
-        chosen = assign(self._costs(team, prospects, view, frontiers))
-        looked_far: set[int] = set()
-        while idle := set(range(len(team))) - set(chosen) - looked_far:
-            for index in sorted(idle):
-                prospects[index] = self._prospect(team[index], view, frontiers, UNREACHED)
-            looked_far |= idle
-            chosen = assign(self._costs(team, prospects, view, frontiers))
-        for index, robot in enumerate(team):
-            robot.goal = None
-            if index in chosen:
-                prospect, which = prospects[index], chosen[index]
-                robot.goal = self._goal(robot, view, prospect, frontiers[which], which)
-
-    def _costs(
-        self,
-        team: list[_Robot],
-        prospects: list[_Prospect],
-        view: Survey,
-        frontiers: list[Frontier],
-    ) -> Costs:
-        """Weigh metres of way against what a frontier promises."""
-        ways = np.array([prospect.costs for prospect in prospects])
-        costs = np.where(ways == UNREACHED, np.inf, ways * (self.frame.resolution / STRAIGHT))
-        lengths = np.array([frontier.size for frontier in frontiers]) * self.frame.resolution
-        costs -= self.settings.gain * np.minimum(lengths, self.settings.gain_longest_m)
-        costs -= self.settings.keep_m * self._kept(team, view, frontiers)
-        if math.isinf(self._weighed) and len(team) > 1:
-            costs += self.settings.divide_m * self._astray(view, frontiers)
-        return costs
-
-    def _goal(
-        self, robot: _Robot, view: Survey, prospect: _Prospect, frontier: Frontier, which: int
-    ) -> _Goal:
-        """Turn a choice into a way to drive."""
-        target = (int(prospect.targets[which][0]), int(prospect.targets[which][1]))
-        row, col = self.frame.in_cells(robot.pose.x, robot.pose.y)
-        position = (row - view.row0, col - view.col0)
-        way = path_to(prospect.field, prospect.passable, position, target)
-        corner = (view.row0, view.col0)
-        return _Goal(
-            cells=frontier.cells + np.array(corner, np.int32),
-            target=(target[0] + view.row0, target[1] + view.col0),
-            path=tuple(self.frame.centre(row + view.row0, col + view.col0) for row, col in way),
-            radius=prospect.radius,
-        )
-
-    def _kept(self, team: list[_Robot], view: Survey, frontiers: list[Frontier]) -> Mask:
-        """Tell which frontier is which robot's present goal, (robots, frontiers) bool."""
-        owner = np.full(view.grid.shape, -1, np.int32)
-        for index, frontier in enumerate(frontiers):
-            owner[frontier.cells[:, 0], frontier.cells[:, 1]] = index
-        kept = np.zeros((len(team), len(frontiers)), np.bool_)
-        for index, robot in enumerate(team):
-            if robot.goal is not None:
-                cells = robot.goal.cells
-                owners = owner[cells[:, 0] - view.row0, cells[:, 1] - view.col0]
-                kept[index, owners[owners >= 0]] = True
-        return kept
-
-    def _astray(self, view: Survey, frontiers: list[Frontier]) -> Costs:
-        """Measure how far off each robot's own direction a frontier lies, 0 to 2."""
-        away = np.zeros((len(self.active), len(frontiers)))
-        for index, slot in enumerate(self.active):
-            pose = self._robots[slot].pose
-            for which, frontier in enumerate(frontiers):
-                row, col = frontier.centroid
-                x, y = self.frame.centre(row + view.row0, col + view.col0)
-                angle = math.atan2(y - pose.y, x - pose.x)
-                away[index, which] = 1.0 - math.cos(angle - self._bearings[slot])
-        return away
+    def _team(self) -> list[_Robot]:
+        """Return the robots that take part, by slot."""
+        return [self._robots[slot] for slot in self.active]
 
     def _barrier(self, team: list[_Robot]) -> float:
         """Return the second at which the first robot will be there, within bounds."""
@@ -451,9 +285,7 @@ class Coordinator:
         for robot in team:
             if robot.goal is not None:
                 stations = [(robot.pose.x, robot.pose.y), *robot.goal.path]
-                ways.append(
-                    sum(math.dist(a, b) for a, b in zip(stations, stations[1:], strict=False))
-                )
+                ways.append(sum(math.dist(start, end) for start, end in pairwise(stations)))
         soonest = min(ways) / self.settings.speed
         wait = min(max(soonest, self.settings.round_min_s), self.settings.round_max_s)
         return self.time + wait

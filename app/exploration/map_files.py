@@ -203,9 +203,7 @@ def _number(path: Path, key: str, value: object, least: float, most: float) -> f
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _fault(path, f"key {key!r}: expected a number, found {_shown(value)}")
     if not math.isfinite(value) or not least <= value <= most:
-        raise _fault(
-            path, f"key {key!r}: expected {least:g} to {most:g}, found {_shown(value)}"
-        )
+        raise _fault(path, f"key {key!r}: expected {least:g} to {most:g}, found {_shown(value)}")
     return float(value)
 
 
@@ -223,9 +221,7 @@ def _image_path(yaml_path: Path, image: str) -> Path:
     return path
 
 
-def _read_pgm(
-    yaml_path: Path, path: Path, max_pixels: int
-) -> tuple[npt.NDArray[np.uint8], int]:
+def _read_pgm(yaml_path: Path, path: Path, max_pixels: int) -> tuple[npt.NDArray[np.uint8], int]:
     """Read a binary pgm: (rows, cols) uint8 with the top row first, and its largest value."""
     try:
         with path.open("rb") as file:

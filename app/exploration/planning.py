@@ -47,7 +47,7 @@ def clearance(obstacles: Mask, resolution: float) -> Clearance:
 
 def fits(room: Clearance, radius: float) -> Mask:
     """Tell where a disc of the given radius (metres) stands without covering an obstacle's centre."""
-    return cast("Mask", room >= radius - _TOUCH)
+    return room >= radius - _TOUCH
 
 
 def distance_field(passable: Mask, start: Cell, *, limit: int = UNREACHED) -> Field:
@@ -67,7 +67,9 @@ def distance_field(passable: Mask, start: Cell, *, limit: int = UNREACHED) -> Fi
     return np.ascontiguousarray(field.reshape(rows, cols)[1:-1, 1:-1])
 
 
-def path_to(field: Field, passable: Mask, position: tuple[float, float], target: Cell) -> list[Cell]:
+def path_to(
+    field: Field, passable: Mask, position: tuple[float, float], target: Cell
+) -> list[Cell]:
     """Follow a field from its start to a reached cell, in the fewest waypoints found greedily.
 
     Args:
@@ -101,7 +103,7 @@ def clear_length(passable: Mask, start: tuple[float, float], end: tuple[float, f
 
 
 @njit(cache=True, nogil=True)
-def _distance_field(
+def _distance_field(  # noqa: C901, one loop: split, it would pass its buckets by hand
     ground: npt.NDArray[np.uint8], width: int, start: int, limit: int
 ) -> Field:
     """Spread from one cell over flat ground with an impassable rim, rows of a given width.

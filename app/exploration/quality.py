@@ -4,14 +4,13 @@ Only this module and the simulated robot ever see the true floor. Coverage is ov
 this size could see at all, so that sealed rooms count for nobody.
 """
 
-import math
 from typing import cast
 
 import numpy as np
 
 from app.exploration.driver import Pose
 from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, FloorMap, Grid, Mask
-from app.exploration.lidar import LidarSpec, mark_visible
+from app.exploration.lidar import LidarSpec, beam_angles, mark_visible
 from app.exploration.planning import UNREACHED, distance_field
 from app.exploration.robot import StartError, standing_room
 
@@ -40,7 +39,7 @@ def reachable(floor: FloorMap, start: Pose, *, radius: float = 0.2) -> Mask:
             f"map {floor.name!r}: a disc of {radius:g} m does not fit at "
             f"({start.x:.2f}, {start.y:.2f})"
         )
-    return cast("Mask", distance_field(room, cell) < UNREACHED)
+    return distance_field(room, cell) < UNREACHED
 
 
 def observable(
@@ -68,7 +67,7 @@ def observable(
     lattice = np.zeros_like(stand)
     row, col = floor.frame.cell(start.x, start.y)
     lattice[row % step :: step, col % step :: step] = True
-    angles = 2.0 * math.pi / _BEAMS * np.arange(_BEAMS)
+    angles = beam_angles(_BEAMS)
     seen = mark_visible(
         floor.grid != FREE, np.argwhere(stand & lattice), angles, max_range / floor.frame.resolution
     )

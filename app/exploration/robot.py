@@ -7,14 +7,14 @@ robot that estimates its pose would put the estimate into its scans and legs, he
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 
 from app.exploration.driver import Leg, Patch, Point, Pose
 from app.exploration.grid import FREE, FloorMap, Mask
-from app.exploration.lidar import Box, LidarSpec, cast_rays, integrate
+from app.exploration.lidar import Box, LidarSpec, beam_angles, cast_rays, integrate
 from app.exploration.planning import clear_length, clearance, distance_field, fits
 
 _START_SPACING = 0.6  # metres between robots at the start, so that bodies of 0.2 m stand apart
@@ -40,7 +40,7 @@ class RobotSpec:
     radius: float = 0.2
     speed: float = 0.5
     scan_every: float = 0.2
-    lidar: LidarSpec = LidarSpec()
+    lidar: LidarSpec = field(default_factory=LidarSpec)
 
 
 def standing_room(floor: FloorMap, radius: float) -> Mask:
@@ -74,8 +74,8 @@ def start_poses(floor: FloorMap, robots: int, seed: int, *, radius: float = 0.2)
     largest = 1 + int(np.argmax(np.bincount(labels.ravel(), minlength=count)[1:]))
     places = np.argwhere(labels == largest)
     entry = places[np.random.default_rng(seed).integers(len(places))]
-    field = distance_field(labels == largest, (int(entry[0]), int(entry[1])))
-    near = places[np.argsort(field[places[:, 0], places[:, 1]], kind="stable")]
+    ways = distance_field(labels == largest, (int(entry[0]), int(entry[1])))
+    near = places[np.argsort(ways[places[:, 0], places[:, 1]], kind="stable")]
     spacing = _START_SPACING / floor.frame.resolution
     chosen = near[:0]
     while len(chosen) < robots and len(near) > 0:
@@ -190,7 +190,9 @@ class SimulatedRobot:
             self._since_scan += step
             share = done / whole
             self._pose = Pose(
-                start.x + share * (goal[0] - start.x), start.y + share * (goal[1] - start.y), heading
+                start.x + share * (goal[0] - start.x),
+                start.y + share * (goal[1] - start.y),
+                heading,
             )
             if self._since_scan >= self._spec.scan_every:
                 self._scan()
@@ -203,15 +205,13 @@ class SimulatedRobot:
     def _scan(self) -> None:
         """Take one turn of the lidar where the robot stands and add it to its evidence."""
         lidar = self._spec.lidar
-        spacing = 2.0 * math.pi / lidar.beams
         # A turning head starts anywhere; with a fixed phase the same gaps would stay unseen.
-        phase = self._pose.heading + self._random.uniform(0.0, spacing)
-        angles = phase + spacing * np.arange(lidar.beams)
-        x, y = self._pose.x, self._pose.y
-        ranges = cast_rays(self._blocked, self._frame, x, y, angles, lidar.max_range)
+        angles = beam_angles(lidar.beams, self._random.uniform(0.0, 2.0 * math.pi))
+        at = (self._pose.x, self._pose.y)
+        ranges = cast_rays(self._blocked, self._frame, at, angles, reach=lidar.max_range)
         noise = self._random.normal(0.0, lidar.range_noise, lidar.beams)
         ranges = np.maximum(ranges + noise, 0.0)
-        box = integrate(self._evidence, self._frame, x, y, angles, ranges, lidar.max_range)
+        box = integrate(self._evidence, self._frame, at, angles, ranges, reach=lidar.max_range)
         self._since_scan = 0.0
         if box is not None and self._changed is not None:
             box = box.union(self._changed)

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from app.exploration.coordinator import Coordinator, Settings
+from app.exploration.coordinator import Coordinator
 from app.exploration.driver import Point, Pose
 from app.exploration.grid import FloorMap, Grid
 from app.exploration.merging import merge
 from app.exploration.robot import RobotSpec, SimulatedRobot, start_poses
+from app.exploration.settings import DEFAULTS, Settings
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,7 +39,7 @@ def simulate(
     robots: int,
     seed: int,
     *,
-    settings: Settings = Settings(),
+    settings: Settings = DEFAULTS,
     lost: Mapping[int, float] = {},
 ) -> Outcome:
     """Explore a floor to the end.

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from app.exploration.driver import Pose
 from app.exploration.frontiers import frontier_cells
 from app.exploration.grid import FREE, OCCUPIED, Grid, GridFrame, Mask
 from app.exploration.lidar import Box
@@ -42,7 +43,18 @@ class Survey:
     @property
     def open_air(self) -> Mask:
         """Cells that sight passes, (rows, cols) bool."""
-        return self.grid != OCCUPIED
+        free: Mask = self.grid != OCCUPIED
+        return free
+
+    def position(self, frame: GridFrame, x: float, y: float) -> tuple[float, float]:
+        """Return the continuous local (row, col) of a point in the mission's frame."""
+        row, col = frame.in_cells(x, y)
+        return row - self.row0, col - self.col0
+
+    def cell(self, frame: GridFrame, pose: Pose) -> Cell:
+        """Return the local cell that a robot stands in."""
+        row, col = frame.cell(pose.x, pose.y)
+        return row - self.row0, col - self.col0
 
     def passable(self, radius: float, robot: Cell) -> Mask:
         """Tell where a robot may drive with some room around it.
@@ -68,9 +80,7 @@ class Survey:
         return mask
 
 
-def survey(
-    evidence: npt.NDArray[np.int16], bumped: Mask, known: Box, frame: GridFrame
-) -> Survey:
+def survey(evidence: npt.NDArray[np.int16], bumped: Mask, known: Box, frame: GridFrame) -> Survey:
     """Look at the team's map.
 
     Args:

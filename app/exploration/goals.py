@@ -1,0 +1,221 @@
+"""Goals: a frontier, the place to see it from and the way there; made, judged, chosen jointly.
+
+Pure functions of a survey and of where the robots stand.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from app.exploration.assignment import Costs, assign, targets
+from app.exploration.driver import Point, Pose
+from app.exploration.frontiers import Frontier
+from app.exploration.grid import GridFrame, Mask
+from app.exploration.planning import (
+    STRAIGHT,
+    UNREACHED,
+    Cell,
+    Cells,
+    Field,
+    clear_length,
+    distance_field,
+    path_to,
+)
+from app.exploration.settings import Settings
+from app.exploration.survey import Survey
+
+_ALIVE = 0.3  # a goal stands while this share of its frontier is still frontier
+_TARGET_GRID_M = 0.1  # places to look from are tried this far apart
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Goal:
+    """Where a robot is going.
+
+    Attributes:
+        cells: (n, 2) int32, the frontier, rows and columns of the mission's frame.
+        target: the cell to look from, in the same frame.
+        path: waypoints not yet reached, metres, map frame.
+        room: metres of room that the way keeps.
+    """
+
+    cells: Cells
+    target: Cell
+    path: tuple[Point, ...]
+    room: float
+
+
+@dataclass(frozen=True, slots=True)
+class Seeker:
+    """A robot that may be sent somewhere.
+
+    Attributes:
+        pose: where it stands.
+        goal: where it is going now.
+        bearing: the direction that its first goal should have, radians; None once it had one.
+    """
+
+    pose: Pose
+    goal: Goal | None = None
+    bearing: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Prospect:
+    """One robot's ways to all frontiers: (frontiers,) costs and (frontiers, 2) local targets."""
+
+    room: float
+    passable: Mask
+    field: Field
+    costs: Cells
+    targets: Cells
+
+
+def stands(goal: Goal, pose: Pose, view: Survey, live: Mask, frame: GridFrame) -> bool:
+    """Tell whether a goal is still worth driving to, and the way there still open.
+
+    Args:
+        goal: the goal.
+        pose: where its robot stands.
+        view: what is known.
+        live: (rows, cols) bool of the view, frontier cells not given up.
+        frame: the mission's frame.
+    """
+    alive = live[goal.cells[:, 0] - view.row0, goal.cells[:, 1] - view.col0]
+    if alive.mean() < _ALIVE:
+        return False
+    passable = view.passable(goal.room, view.cell(frame, pose))
+    stations = [view.position(frame, x, y) for x, y in ((pose.x, pose.y), *goal.path)]
+    return all(math.isinf(clear_length(passable, start, end)) for start, end in pairwise(stations))
+
+
+def choose(
+    seekers: Sequence[Seeker],
+    frontiers: Sequence[Frontier],
+    view: Survey,
+    frame: GridFrame,
+    settings: Settings,
+    *,
+    squeeze: bool,
+) -> list[Goal | None]:
+    """Give robots goals jointly; the whole map is searched only for those left idle nearby.
+
+    Args:
+        seekers: the robots.
+        frontiers: what may be sought, cells of the view.
+        view: what is known.
+        frame: the mission's frame.
+        settings: how to explore.
+        squeeze: also try ways that the map shows a cell too narrow.
+
+    Returns:
+        A goal for each robot, None for one that has nothing to do.
+    """
+    rooms = [settings.radius + frame.resolution, settings.radius]
+    if squeeze:
+        rooms.append(max(settings.radius - frame.resolution, 0.0))
+    near = round(settings.near_m / frame.resolution * STRAIGHT)
+    cells = [view.cell(frame, seeker.pose) for seeker in seekers]
+    prospects = [
+        _prospect(cell, frontiers, view, settings, rooms=rooms[:1], limit=near) for cell in cells
+    ]
+    worth = _worth(seekers, frontiers, view, frame, settings)
+    chosen = assign(_metres(prospects, frame) - worth)
+    searched: set[int] = set()
+    while idle := set(range(len(seekers))) - set(chosen) - searched:
+        for index in sorted(idle):
+            prospects[index] = _prospect(
+                cells[index], frontiers, view, settings, rooms=rooms, limit=UNREACHED
+            )
+        searched |= idle
+        chosen = assign(_metres(prospects, frame) - worth)
+    goals: list[Goal | None] = [None] * len(seekers)
+    for index, which in chosen.items():
+        goals[index] = _goal(
+            seekers[index].pose,
+            prospects[index],
+            frontiers[which],
+            which=which,
+            view=view,
+            frame=frame,
+        )
+    return goals
+
+
+def _prospect(
+    cell: Cell,
+    frontiers: Sequence[Frontier],
+    view: Survey,
+    settings: Settings,
+    *,
+    rooms: Sequence[float],
+    limit: int,
+) -> _Prospect:
+    """Find a robot's ways; one that finds none with much room makes do with less."""
+    reach = round(settings.look_m / view.resolution)
+    stride = max(1, round(_TARGET_GRID_M / view.resolution))
+    for room in rooms:
+        passable = view.passable(room, cell)
+        field = distance_field(passable, cell, limit=limit)
+        costs, places = targets(field, view.open_air, frontiers, reach=reach, stride=stride)
+        if (costs < UNREACHED).any():
+            break
+    return _Prospect(room, passable, field, costs, places)
+
+
+def _metres(prospects: Sequence[_Prospect], frame: GridFrame) -> Costs:
+    """Return the length of every way, infinite where there is none."""
+    ways = np.array([prospect.costs for prospect in prospects])
+    return np.where(ways == UNREACHED, np.inf, ways * (frame.resolution / STRAIGHT))
+
+
+def _worth(
+    seekers: Sequence[Seeker],
+    frontiers: Sequence[Frontier],
+    view: Survey,
+    frame: GridFrame,
+    settings: Settings,
+) -> Costs:
+    """Weigh what speaks for a frontier, in metres of way, (robots, frontiers) float64."""
+    lengths = np.array([frontier.size for frontier in frontiers]) * frame.resolution
+    gain = settings.gain * np.minimum(lengths, settings.gain_longest_m)
+    worth = np.tile(gain, (len(seekers), 1))
+    owner = np.full(view.grid.shape, -1, np.int32)
+    for which, frontier in enumerate(frontiers):
+        owner[frontier.cells[:, 0], frontier.cells[:, 1]] = which
+    for index, seeker in enumerate(seekers):
+        if seeker.goal is not None:
+            cells = seeker.goal.cells
+            owners = np.unique(owner[cells[:, 0] - view.row0, cells[:, 1] - view.col0])
+            worth[index, owners[owners >= 0]] += settings.keep_m
+        if seeker.bearing is not None:
+            for which, frontier in enumerate(frontiers):
+                row, col = frontier.centroid
+                x, y = frame.centre(row + view.row0, col + view.col0)
+                off = math.atan2(y - seeker.pose.y, x - seeker.pose.x) - seeker.bearing
+                worth[index, which] -= settings.divide_m * (1.0 - math.cos(off))
+    return worth
+
+
+def _goal(
+    pose: Pose,
+    prospect: _Prospect,
+    frontier: Frontier,
+    *,
+    which: int,
+    view: Survey,
+    frame: GridFrame,
+) -> Goal:
+    """Turn a choice into a way to drive."""
+    row, col = (int(index) for index in prospect.targets[which])
+    position = view.position(frame, pose.x, pose.y)
+    way = path_to(prospect.field, prospect.passable, position, (row, col))
+    return Goal(
+        cells=frontier.cells + np.array((view.row0, view.col0), np.int32),
+        target=(row + view.row0, col + view.col0),
+        path=tuple(frame.centre(row + view.row0, col + view.col0) for row, col in way),
+        room=prospect.room,
+    )

@@ -1,0 +1,43 @@
+"""How a team explores: every number of its judgement in one place."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a team explores.
+
+    Attributes:
+        radius: of a robot, metres.
+        speed: of a robot, metres a second; sets the barriers.
+        round_min_s: shortest time between two barriers.
+        round_max_s: longest time between two barriers.
+        reassign_s: goals are weighed anew at least so often.
+        frontier_least_m: shorter frontiers are left alone; a robot's body could not pass them.
+        frontier_longest_m: longer ones are halved for several robots.
+        look_m: how close a robot goes to a frontier's cell.
+        visits: so many visits that leave a frontier cell as it was give it up.
+        gain: metres of way that a metre of frontier is worth.
+        gain_longest_m: a longer frontier is worth no more.
+        keep_m: metres of way that a robot's present goal is worth.
+        divide_m: metres of way that a first goal square to the robot's own direction costs.
+        near_m: way that is searched before the whole map is.
+    """
+
+    radius: float = 0.2
+    speed: float = 0.5
+    round_min_s: float = 1.0
+    round_max_s: float = 4.0
+    reassign_s: float = 20.0
+    frontier_least_m: float = 0.4
+    frontier_longest_m: float = 4.0
+    look_m: float = 0.5
+    visits: int = 2
+    gain: float = 0.5
+    gain_longest_m: float = 6.0
+    keep_m: float = 1.0
+    divide_m: float = 4.0
+    near_m: float = 12.0
+
+
+DEFAULTS = Settings()
