@@ -125,7 +125,9 @@ def registry(handlers: Iterable[Handler]) -> dict[tuple[str, str], Handler]:
     table: dict[tuple[str, str], Handler] = {}
     for handler in handlers:
         if not isinstance(handler, Handler):
-            raise RegistrationError(f"{handler!r} is no handler; decorate it with @multi_stage_reply")
+            raise RegistrationError(
+                f"{handler!r} is no handler; decorate it with @multi_stage_reply"
+            )
         place = (handler.stream, handler.event_type)
         if place in table and table[place].function is not handler.function:
             raise RegistrationError(

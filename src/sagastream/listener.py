@@ -217,7 +217,7 @@ class CommandListener:
         arrived = int(command.entry_id.split("-")[0])
         age_s = max(0, arrived - int(sent)) / 1000 if sent else 0.0
         # Whoever can handle it may be full: the longer it waits, the slower it comes round.
-        await asyncio.sleep(min(1.0, max(0.02, age_s / 4)))
+        await asyncio.sleep(min(1.0, age_s / 4))
         fields = dict(raw)
         fields.setdefault(b"request_id", command.request_id.encode())
         fields.setdefault(b"timestamp", str(arrived).encode())

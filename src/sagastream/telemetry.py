@@ -145,3 +145,16 @@ def processing(stream: str, fields: Mapping[str, Any], entry_id: str, group: str
         record_exception=False,
         set_status_on_exception=False,
     )
+
+
+@contextlib.contextmanager
+def root(name: str, saga_id: str) -> Iterator[Span]:
+    """The root span of a saga. It ends at once, so that it is seen while the saga runs."""
+    with _TRACER.start_as_current_span(name, attributes={"sagastream.saga_id": saga_id}) as span:
+        yield span
+
+
+def trace_id_of(fields: Mapping[str, Any]) -> str:
+    """The trace id in a carrier, '' if it has none."""
+    context = trace.get_current_span(extract(fields)).get_span_context()
+    return trace.format_trace_id(context.trace_id) if context.is_valid else ""

@@ -43,9 +43,7 @@ class Functions:
         self._call = call
         self._reply_ttl_ms = str(reply_ttl_ms)
 
-    async def _fcall(
-        self, name: str, keys: Sequence[str], args: Sequence[str | bytes]
-    ) -> Answer:
+    async def _fcall(self, name: str, keys: Sequence[str], args: Sequence[str | bytes]) -> Answer:
         answer = await self._call("FCALL", f"{LIBRARY}_{name}", len(keys), *keys, *args)
         word, *rest = [part.decode() if isinstance(part, bytes) else str(part) for part in answer]
         return Answer(word, tuple(rest))
@@ -221,6 +219,22 @@ class Functions:
             "pass_on",
             (stream, announcements, record),
             (group, entry_id, event_type, *fields),
+        )
+
+    async def journal(
+        self,
+        saga: str,
+        records: Sequence[str],
+        *,
+        version: int,
+        journal: str,
+        ttl_ms: int | None,
+    ) -> Answer:
+        """Replace a saga's journal if it is at `version`: ok | moved, version."""
+        return await self._fcall(
+            "journal",
+            (saga, *records),
+            (str(version), journal, _optional(ttl_ms)),
         )
 
     async def join(self, stream: str, *, group: str, stale_ms: int, prefix: str) -> Answer:

@@ -371,6 +371,27 @@ local function pass_on(keys, args)
   return { 'passed', new_id }
 end
 
+-- journal: a saga's journal moves by compare-and-set, so that two engines that both saw
+-- one state cannot both move it on. With a ttl the saga has ended, and it and its
+-- requests' records expire together.
+-- KEYS saga, records... ARGV expected version, journal, ttl_ms ('' while it is open).
+-- Returns {'ok', version} | {'moved', version}.
+local function journal(keys, args)
+  require_type(keys[1], 'hash')
+  local version = redis.call('HGET', keys[1], 'version') or '0'
+  if version ~= args[1] then
+    return { 'moved', version }
+  end
+  version = int(tonumber(version) + 1)
+  redis.call('HSET', keys[1], 'version', version, 'journal', args[2])
+  if args[3] ~= '' then
+    for _, key in ipairs(keys) do
+      redis.call('PEXPIRE', key, args[3])
+    end
+  end
+  return { 'ok', version }
+end
+
 -- join: a reader's own group on a reply stream, made at 0 so that nothing is missed.
 -- Groups of readers that have not read for stale_ms are dead and go.
 -- KEYS stream. ARGV group, ttl_ms, stale_ms, prefix of readers' groups.
@@ -434,6 +455,7 @@ register('event', event)
 register('reject', reject)
 register('announce', announce)
 register('pass_on', pass_on)
+register('journal', journal)
 register('join', join)
 -- A full server must still be able to get rid of things.
 register('leave', leave, { 'allow-oom' })
