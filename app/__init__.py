@@ -1,0 +1,1 @@
+"""Mission control for collaborative exploration, built on sagastream."""

@@ -95,6 +95,11 @@ class SagaRunner:
         self._max_attempts = max_attempts
         self._retry_s = retry_s
 
+    @staticmethod
+    def new_id() -> str:
+        """An id for a saga whose input must name it."""
+        return str(uuid.uuid4())
+
     async def start(
         self,
         input: dict[str, Any],  # noqa: A002 - the journal's word for it
@@ -107,7 +112,7 @@ class SagaRunner:
         Raises:
             SagaError: The id belongs to a saga with another input.
         """
-        saga_id = saga_id or str(uuid.uuid4())
+        saga_id = saga_id or self.new_id()
         with telemetry.root(f"saga {self.saga.name}", saga_id):
             journal = Journal(
                 saga_id=saga_id,

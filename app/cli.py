@@ -1,0 +1,243 @@
+"""`mission`: run a mission from the terminal, and look at the fleet."""
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import Coroutine
+from contextlib import ExitStack
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from app import fleet
+from app.config import Settings, choose_settings, get_settings
+from app.display import MissionDisplay
+from app.exploration.map_files import MapError, load_map
+from app.logging_config import configure
+from app.orchestrator import BadMission, Mission, MissionTimeout, report, run_saga
+from app.processes import Workers
+from app.redis_utils import get_bus
+from sagastream import SagastreamError
+from sagastream.testing import EmbeddedServer
+
+EXIT = {"completed": 0, "compensated": 3, "stuck": 4}
+EXIT_ERROR, EXIT_USAGE, EXIT_TIMEOUT, EXIT_INTERRUPTED = 1, 2, 5, 130
+
+app = typer.Typer(
+    name="mission",
+    help="Mission control for collaborative exploration.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+orchestrator_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+class Output(StrEnum):
+    """How results are written to standard output."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+Robots = Annotated[int, typer.Option(help="How many robots, 1 to 64.")]
+Seed = Annotated[int, typer.Option(help="Equal seeds give equal missions.")]
+Timeout = Annotated[
+    float | None, typer.Option(help="Seconds after which the mission is undone.", min=0.001)
+]
+Format = Annotated[Output, typer.Option("--output", "-o", help="text or json.")]
+
+
+@app.command()
+def run(
+    *,
+    area: Annotated[str | None, typer.Option(help="The name of a map in MAP_DIR.")] = None,
+    map: Annotated[  # noqa: A002 - the option's name
+        Path | None, typer.Option(help="A map file (yaml) anywhere; not with --area.")
+    ] = None,
+    robots: Robots = 2,
+    seed: Seed = 0,
+    out: Annotated[Path | None, typer.Option(help="Where results go.")] = None,
+    timeout: Timeout = None,
+    attach: Annotated[bool, typer.Option(help="Use workers that already run.")] = False,
+    output: Format = Output.TEXT,
+) -> None:
+    """Run one mission: start what it needs, watch it, and stop it all at the end.
+
+    With REDIS_URL set it uses that server, otherwise one of its own. Exit codes: 0
+    completed, 1 error, 2 usage, 3 failed and compensated, 4 compensation stuck,
+    5 timeout, 130 interrupted.
+
+    Example: mission run --map floor.yaml --robots 3 --seed 7
+    """
+    given = _settings()
+    if area and map:
+        _leave(EXIT_USAGE, "--area and --map: give one of them")
+    if attach and (map or out):
+        _leave(EXIT_USAGE, "--attach uses the workers' own MAP_DIR and OUT_DIR: give --area alone")
+    if out:
+        choose_settings(out_dir=out.resolve())
+    if map:
+        _check_map_name(map)
+        choose_settings(map_dir=map.resolve().parent)
+        area = map.stem
+    mission = Mission(area or "office", robots, seed)
+    _refuse_bad(mission)
+    with ExitStack() as stack:
+        if "redis_url" not in given.model_fields_set and not attach:
+            choose_settings(redis_url=stack.enter_context(EmbeddedServer()).url)
+        _finish(_run(mission, timeout, start=not attach), mission, output)
+
+
+@orchestrator_app.command()
+def orchestrate_command(
+    *,
+    area: Annotated[str, typer.Option(help="The name of a map in MAP_DIR.")],
+    robots: Robots = 2,
+    seed: Seed = 0,
+    timeout: Timeout = None,
+    output: Format = Output.TEXT,
+) -> None:
+    """Run one mission on workers that already run."""
+    _settings()
+    mission = Mission(area, robots, seed)
+    _refuse_bad(mission)
+    _finish(_run(mission, timeout, start=False), mission, output)
+
+
+@app.command("fleet")
+def show_fleet(*, output: Format = Output.TEXT) -> None:
+    """Show the robots, their batteries, and who holds them.
+
+    Example: REDIS_URL=redis://127.0.0.1:6379/0 mission fleet
+    """
+    _settings()
+
+    async def ask() -> list[fleet.Robot]:
+        async with get_bus() as bus:
+            await bus.ping()
+            return await fleet.robots()
+
+    robots = _guarded(ask())
+    if output is Output.JSON:
+        rows = [{name: getattr(robot, name) for name in robot.__slots__} for robot in robots]
+        print(json.dumps(rows))  # noqa: T201 - the result
+        return
+    table = Table("robot", "battery", "there", "held by")
+    for robot in robots:
+        there = "yes" if robot.present else "no"
+        table.add_row(robot.name, f"{robot.battery:.0f} %", there, robot.holder or "-")
+    console = Console()
+    console.print(table if robots else f"no robots at {get_bus()!r}; start some with `mission run`")
+
+
+def orchestrate() -> None:
+    """Entry point of `python -m app.orchestrator`."""
+    orchestrator_app()
+
+
+def main() -> None:
+    """Entry point of `mission`."""
+    app()
+
+
+async def _run(mission: Mission, timeout: float | None, *, start: bool) -> dict[str, Any]:  # noqa: ASYNC109
+    settings = get_settings()
+    async with get_bus() as bus:
+        await bus.ping()
+        with ExitStack() as stack:
+            if start:
+                workers = stack.enter_context(Workers(settings))
+                await workers.ready()
+            display = stack.enter_context(MissionDisplay())
+            outcome = await run_saga(
+                mission.robot_count,
+                mission.area,
+                seed=mission.seed,
+                timeout=timeout,
+                on_stage=display.show,
+            )
+    return report(outcome, mission)
+
+
+def _finish(running: Coroutine[Any, Any, dict[str, Any]], mission: Mission, output: Output) -> None:
+    ended = _guarded(running)
+    if output is Output.JSON:
+        print(json.dumps(ended))  # noqa: T201 - the result
+    else:
+        _print_text(ended, mission)
+    sys.exit(EXIT[ended["status"]])
+
+
+def _print_text(ended: dict[str, Any], mission: Mission) -> None:
+    lines = [f"mission {ended['saga_id']} {ended['status']} in {ended['duration_s']:.1f} s"]
+    if ended["status"] == "completed":
+        lines += [
+            f"  {mission.area}, {mission.robot_count} robots: "
+            f"coverage {ended['coverage']:.1%}, accuracy {ended['accuracy']:.1%}",
+            f"  map      {ended['artifacts']['map_yaml']}",
+            f"  picture  {ended['artifacts']['picture']}",
+        ]
+    else:
+        failed = next((s["name"] for s in ended["steps"] if s["status"] == "failed"), "a step")
+        error = ended.get("error", {})
+        lines.append(f"  {failed} failed: {error.get('error_type')}: {error.get('message')}")
+        undone = [s["name"] for s in ended["steps"] if s["status"] == "compensated"]
+        lines.append(f"  undone: {', '.join(reversed(undone)) or 'nothing was done'}")
+    lines.append(f"  trace    {ended['trace_id']}")
+    print("\n".join(lines))  # noqa: T201 - the result
+
+
+def _guarded(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine; SIGTERM and Ctrl-C cancel it, errors become one line and a code."""
+
+    async def watched() -> Any:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await coroutine
+
+    try:
+        return asyncio.run(watched())
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        _leave(EXIT_INTERRUPTED, "interrupted; what the mission had done is undone")
+    except MissionTimeout as error:
+        _leave(EXIT_TIMEOUT, str(error))
+    except (SagastreamError, OSError) as error:
+        _leave(EXIT_ERROR, str(error))
+
+
+def _settings() -> Settings:
+    try:
+        settings = get_settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "_".join(str(part) for part in first["loc"]).upper()
+        _leave(EXIT_USAGE, f"{name}: {first['msg']}")
+    configure(settings, "orchestrator")
+    return settings
+
+
+def _check_map_name(path: Path) -> None:
+    try:
+        load_map(path)
+    except MapError as error:
+        _leave(EXIT_USAGE, str(error))
+
+
+def _refuse_bad(mission: Mission) -> None:
+    try:
+        mission.check()
+    except (BadMission, MapError) as error:
+        _leave(EXIT_USAGE, str(error))
+
+
+def _leave(code: int, message: str) -> Any:
+    print(f"mission: {message}", file=sys.stderr)  # noqa: T201 - the last word
+    sys.exit(code)

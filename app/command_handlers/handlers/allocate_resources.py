@@ -1,0 +1,23 @@
+"""`resources:allocate`: reserve robots of the fleet for a mission, all or none."""
+
+from typing import Any
+
+from app import fleet
+from app.config import get_settings
+from sagastream import Command, InvalidMessage, Progress, multi_stage_reply
+
+_MOST = 64
+
+
+@multi_stage_reply(stream=get_settings().resources_stream, event_type="resources:allocate")
+async def allocate_resources(command: Command, _progress: Progress) -> dict[str, Any]:
+    """Reserve the best robots by battery and distance.
+
+    Raises:
+        InvalidMessage: The number of robots is not from 1 to 64.
+        TooFewRobots: Fewer are free; says how many.
+    """
+    wanted = command.payload.get("robot_count")
+    if isinstance(wanted, bool) or not isinstance(wanted, int) or not 1 <= wanted <= _MOST:
+        raise InvalidMessage("robot_count", f"must be a whole number from 1 to {_MOST}")
+    return {"robots": await fleet.reserve(command.payload["mission"], wanted)}

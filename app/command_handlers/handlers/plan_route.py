@@ -1,0 +1,44 @@
+"""`routing:plan`: deploy the robots, divide the area among them, and choose first goals."""
+
+import asyncio
+from typing import Any
+
+from app.config import get_settings
+from app.exploration.assignment import divide
+from app.exploration.coordinator import Coordinator
+from app.exploration.grid import GridFrame
+from app.team import Team
+from app.wire import receive_leg
+from sagastream import Command, Progress, multi_stage_reply
+
+
+@multi_stage_reply(stream=get_settings().routing_stream, event_type="routing:plan")
+async def plan_route(command: Command, progress: Progress) -> dict[str, Any]:
+    """Deploy the team and say where each robot goes first.
+
+    Raises:
+        RequestFailed: A robot cannot reach its start.
+    """
+    mission = command.payload
+    team = Team(mission["mission"], mission["robots"], command.correlation_id)
+    answers = await team.deploy(mission["area"], mission["seed"])
+    await progress(0.5, {"deployed": len(answers)})
+    legs = [await receive_leg(answer["leg"]) for answer in answers]
+    poses = [leg.pose for leg in legs]
+    bearings = divide(poses)
+    frame = answers[0]["frame"]
+    coordinator = Coordinator(GridFrame.from_dict(frame), poses, bearings=bearings)
+    for slot, leg in enumerate(legs):
+        coordinator.observe(slot, leg)
+    orders = await asyncio.to_thread(coordinator.decide)
+    return {
+        "robots": mission["robots"],
+        "frame": frame,
+        "deployed": [answer["leg"] for answer in answers],
+        "bearings": list(bearings),
+        "goals": {
+            mission["robots"][slot]: list(order.path[-1])
+            for slot, order in orders.items()
+            if order.path
+        },
+    }

@@ -1,0 +1,143 @@
+"""The processes of a mission on one machine: started, watched, and stopped together.
+
+They die with the process that started them, however it ends.
+"""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from app import fleet
+from app.config import ROOT, Settings
+from app.redis_utils import get_bus
+from sagastream import SagastreamError
+from sagastream.testing import die_with_parent
+
+_READY_S = 60.0
+_STOP_S = 10.0
+
+
+class WorkersFailed(SagastreamError):
+    """A worker process ended or did not get ready; with its last words."""
+
+
+class Workers:
+    """Celery worker, command listener and robots as child processes, for as long as the context.
+
+    Args:
+        settings: What the children get.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._logs = Path(tempfile.mkdtemp(prefix="mission-"))
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        names = [f"robot-{number:02}" for number in range(1, self._settings.fleet_size + 1)]
+        processes = min(self._settings.robot_processes, len(names))
+        try:
+            self._spawn("celery", [*_celery(self._settings)])
+            self._spawn("listener", ["-m", "app.command_listener"])
+            for number in range(processes):
+                self._spawn(
+                    f"robots-{number + 1}",
+                    ["-m", "app.robot_process", *names[number::processes]],
+                )
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    async def ready(self) -> None:
+        """Wait until every command can be handled and every robot is there.
+
+        Raises:
+            WorkersFailed: A process ended, or not all were ready in time.
+        """
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + _READY_S
+        while missing := await self._missing():
+            for name, child in self._children.items():
+                if child.poll() is not None:
+                    raise WorkersFailed(f"{name} ended with {child.returncode}: {self._words(name)}")
+            if loop.time() > give_up:
+                raise WorkersFailed(f"not ready after {_READY_S:g} s: {', '.join(missing)}")
+            await asyncio.sleep(0.05)
+
+    def stop(self) -> None:
+        """Stop all, in good order first; safe to call twice."""
+        for child in self._children.values():
+            if child.poll() is None:
+                child.send_signal(signal.SIGTERM)
+        for child in self._children.values():
+            try:
+                child.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        self._children.clear()
+        for log in self._logs.glob("*.log"):
+            log.unlink()
+        if self._logs.exists():
+            self._logs.rmdir()
+
+    async def _missing(self) -> list[str]:
+        settings = self._settings
+        streams = [
+            settings.resources_stream,
+            settings.routing_stream,
+            settings.exploration_stream,
+            settings.map_stream,
+        ]
+        bus = get_bus()
+        missing = [
+            stream
+            for stream in streams
+            if not await bus.endpoint().connection.call("EXISTS", bus.key(f"listeners:{stream}"))
+        ]
+        present = [robot for robot in await fleet.robots() if robot.present]
+        if len(present) < settings.fleet_size:
+            missing.append(f"{settings.fleet_size - len(present)} robots")
+        return missing
+
+    def _spawn(self, name: str, arguments: Sequence[str]) -> None:
+        with (self._logs / f"{name}.log").open("wb") as log:
+            self._children[name] = subprocess.Popen(  # noqa: S603 - our own program
+                [sys.executable, *arguments],
+                cwd=ROOT,
+                env=self._settings.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - only calls prctl
+            )
+
+    def _words(self, name: str) -> str:
+        return (self._logs / f"{name}.log").read_text(errors="replace")[-2000:]
+
+
+def _celery(settings: Settings) -> list[str]:
+    return [
+        *("-m", "celery", "--app", "app.celery_app", "worker", "--pool", "threads"),
+        *("--concurrency", str(settings.celery_concurrency), "--loglevel", settings.log_level),
+        *("--without-gossip", "--without-mingle", "--without-heartbeat"),
+    ]

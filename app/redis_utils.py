@@ -1,0 +1,115 @@
+"""The library's calls bound to this application's settings, and storage for map parts."""
+
+import hashlib
+import zlib
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from app.config import Settings, get_settings
+from sagastream import BackoffConfig, Bus, SagastreamError
+from sagastream.bus import OnProgress
+
+
+class BlobMissing(SagastreamError):
+    """A stored map part is gone: it expired, or the server lost it."""
+
+    def __init__(self, reference: str) -> None:
+        super().__init__(f"map part {reference} is no longer stored (see BLOB_TTL_S)")
+        self.reference = reference
+
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        return type(self), (self.reference,)
+
+
+def get_bus() -> Bus:
+    """This process's bus."""
+    return _bus_of(get_settings())
+
+
+@lru_cache
+def _bus_of(settings: Settings) -> Bus:
+    return Bus(
+        settings.redis_url,
+        namespace=settings.namespace,
+        max_payload=settings.max_payload,
+        retention_s=settings.retention_s,
+        patience_s=settings.patience_s,
+    )
+
+
+async def emit_command(stream: str, **options: Any) -> str:
+    """`Bus.emit_command` on this application's server."""
+    return await get_bus().emit_command(stream, **options)
+
+
+async def emit_event(stream: str, **options: Any) -> str:
+    """`Bus.emit_event` on this application's server, with its `maxlen` and `ttl`."""
+    settings = get_settings()
+    limits = {"maxlen": settings.event_maxlen, "ttl": settings.event_ttl_s}
+    return await get_bus().emit_event(stream, **(limits | options))
+
+
+async def read_replies(
+    stream: str,
+    correlation_id: str,
+    request_id: str,
+    timeout: float | None = None,
+    backoff_config: BackoffConfig | None = None,
+) -> dict[str, Any]:
+    """`Bus.read_replies` on this application's server, with its timeout and backoff."""
+    settings = get_settings()
+    return await get_bus().read_replies(
+        stream,
+        correlation_id,
+        request_id,
+        settings.reply_timeout_s if timeout is None else timeout,
+        backoff_config
+        or BackoffConfig(
+            initial_delay=settings.reply_initial_delay_s,
+            max_delay=settings.reply_max_delay_s,
+            factor=settings.reply_backoff_factor,
+        ),
+    )
+
+
+async def request_and_reply(
+    stream: str,
+    event_type: str,
+    payload: Mapping[str, Any],
+    timeout: float | None = None,
+    on_progress: OnProgress | None = None,
+    **ids: str | None,
+) -> dict[str, Any]:
+    """`Bus.request_and_reply` on this application's server, with its timeout."""
+    settings = get_settings()
+    return await get_bus().request_and_reply(
+        stream,
+        event_type,
+        payload,
+        timeout=settings.reply_timeout_s if timeout is None else timeout,
+        on_progress=on_progress,
+        **ids,
+    )
+
+
+async def put_blob(data: bytes) -> str:
+    """Store bytes compressed under their hash, for a while; returns the reference."""
+    reference = hashlib.sha256(data).hexdigest()
+    await get_bus().endpoint().connection.call(
+        *("SET", get_bus().key(f"blob:{reference}"), zlib.compress(data, 1)),
+        *("EX", get_settings().blob_ttl_s),
+    )
+    return reference
+
+
+async def get_blob(reference: str) -> bytes:
+    """Fetch what `put_blob` stored.
+
+    Raises:
+        BlobMissing: It is no longer there.
+    """
+    stored = await get_bus().endpoint().connection.call("GET", get_bus().key(f"blob:{reference}"))
+    if stored is None:
+        raise BlobMissing(reference)
+    return zlib.decompress(stored)
