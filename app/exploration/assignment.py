@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 
 from app.exploration.driver import Pose
 from app.exploration.frontiers import Frontier
-from app.exploration.grid import Mask
+from app.exploration.grid import OCCUPIED, UNKNOWN, Grid, Mask
 from app.exploration.planning import UNREACHED, Cells, Field, _clear_length
 
 Costs = npt.NDArray[np.float64]
@@ -39,15 +39,18 @@ def divide(poses: Sequence[Pose]) -> list[float]:
 
 
 def targets(
-    field: Field, open_air: Mask, frontiers: Sequence[Frontier], *, reach: int, stride: int
+    field: Field, grid: Grid, frontiers: Sequence[Frontier], *, reach: int, stride: int
 ) -> tuple[npt.NDArray[np.int32], Cells]:
-    """Find, for each frontier, the cheapest cell from which one of its cells is seen close by.
+    """Find, for each frontier, the cheapest cell from which something unknown is in sight.
+
+    What must be in sight is an unknown cell beside one of the frontier's; a place that sees the
+    frontier alone teaches nothing.
 
     Args:
         field: (rows, cols) int32 way costs of one robot.
-        open_air: (rows, cols) bool, cells that sight passes.
+        grid: (rows, cols) int8 occupancy; sight passes all but occupied cells.
         frontiers: what to look at.
-        reach: cells, how close the look must be.
+        reach: cells, how close to the frontier's cell the look must be.
         stride: only every so many cells is asked, in both directions.
 
     Returns:
@@ -55,7 +58,8 @@ def targets(
     """
     cells = np.concatenate([frontier.cells for frontier in frontiers])
     owner = np.repeat(np.arange(len(frontiers)), [frontier.size for frontier in frontiers])
-    return _targets(field, open_air, cells, owner, len(frontiers), reach, stride)
+    open_air = grid != OCCUPIED
+    return _targets(field, grid, open_air, cells, owner, len(frontiers), reach, stride)
 
 
 def assign(costs: Costs) -> dict[int, int]:
@@ -78,6 +82,7 @@ def assign(costs: Costs) -> dict[int, int]:
 @njit(cache=True, nogil=True)
 def _targets(  # noqa: PLR0917, compiled: no keyword crosses cheaply
     field: Field,
+    grid: Grid,
     open_air: Mask,
     cells: Cells,
     owner: npt.NDArray[np.int64],
@@ -101,11 +106,26 @@ def _targets(  # noqa: PLR0917, compiled: no keyword crosses cheaply
                     continue
                 if row_step * row_step + col_step * col_step > reach * reach:
                     continue
-                if (
-                    _clear_length(open_air, at_row + 0.5, at_col + 0.5, row + 0.5, col + 0.5)
-                    != np.inf
-                ):
-                    continue
-                best[frontier] = field[at_row, at_col]
-                chosen[frontier] = at_row, at_col
+                if _sees_unknown(grid, open_air, at_row, at_col, row, col):
+                    best[frontier] = field[at_row, at_col]
+                    chosen[frontier] = at_row, at_col
     return best, chosen
+
+
+@njit(cache=True, nogil=True)
+def _sees_unknown(  # noqa: PLR0917, compiled: no keyword crosses cheaply
+    grid: Grid, open_air: Mask, at_row: int, at_col: int, row: int, col: int
+) -> bool:
+    """Tell whether an unknown cell beside the second cell is in sight of the first."""
+    rows, cols = grid.shape
+    for row_step, col_step in ((0, 1), (1, 0), (0, -1), (-1, 0)):
+        to_row, to_col = row + row_step, col + col_step
+        if (
+            0 <= to_row < rows
+            and 0 <= to_col < cols
+            and grid[to_row, to_col] == UNKNOWN
+            and _clear_length(open_air, at_row + 0.5, at_col + 0.5, to_row + 0.5, to_col + 0.5)
+            == np.inf
+        ):
+            return True
+    return False

@@ -269,7 +269,7 @@ class Coordinator:
         if not frontiers:
             return
         seekers = [Seeker(robot.pose, robot.goal, robot.bearing) for robot in team]
-        goals = choose(seekers, frontiers, view, self.frame, self.settings, squeeze=self._retried)
+        goals = choose(seekers, frontiers, view, self.frame, self.settings)
         for robot, goal in zip(team, goals, strict=True):
             robot.goal = goal
             robot.ended = False

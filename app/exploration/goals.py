@@ -98,8 +98,6 @@ def choose(
     view: Survey,
     frame: GridFrame,
     settings: Settings,
-    *,
-    squeeze: bool,
 ) -> list[Goal | None]:
     """Give robots goals jointly; the whole map is searched only for those left idle nearby.
 
@@ -109,14 +107,11 @@ def choose(
         view: what is known.
         frame: the mission's frame.
         settings: how to explore.
-        squeeze: also try ways that the map shows a cell too narrow.
 
     Returns:
         A goal for each robot, None for one that has nothing to do.
     """
     rooms = [settings.radius + frame.resolution, settings.radius]
-    if squeeze:
-        rooms.append(max(settings.radius - frame.resolution, 0.0))
     near = round(settings.near_m / frame.resolution * STRAIGHT)
     cells = [view.cell(frame, seeker.pose) for seeker in seekers]
     prospects = [
@@ -160,7 +155,7 @@ def _prospect(
     for room in rooms:
         passable = view.passable(room, cell)
         field = distance_field(passable, cell, limit=limit)
-        costs, places = targets(field, view.open_air, frontiers, reach=reach, stride=stride)
+        costs, places = targets(field, view.grid, frontiers, reach=reach, stride=stride)
         if (costs < UNREACHED).any():
             break
     return _Prospect(room, passable, field, costs, places)

@@ -23,6 +23,8 @@ HIT_UNITS = 24
 MISS_UNITS = 17
 CLAMP_UNITS = 80
 
+_TOUCH = 1e-9  # cells; a ray that has no longer way in a cell only touches its corner
+
 LogOdds = npt.NDArray[np.int8]
 """Evidence, (rows, cols) int8: units of 0.05, above 0 occupied, below 0 free, 0 never seen."""
 
@@ -150,10 +152,9 @@ def _cast(blocked: Mask, row: float, col: float, angles: Floats, reach: float) -
             if way > reach:
                 break
             outside = at_row < 0 or at_col < 0 or at_row >= rows or at_col >= cols
-            if outside or blocked[at_row, at_col]:
-                surface = 0.5 * (way + min(row_next, col_next))
-                if surface <= reach:
-                    ranges[beam] = surface
+            leave = min(row_next, col_next)
+            if outside or (blocked[at_row, at_col] and leave - way > _TOUCH):
+                ranges[beam] = min(0.5 * (way + leave), reach)
                 break
     return ranges
 
@@ -169,13 +170,15 @@ def _integrate(  # noqa: PLR0917, compiled: no keyword crosses cheaply
         row_step, row_next, row_way = _first_crossing(row, np.sin(angles[beam]))
         col_step, col_next, col_way = _first_crossing(col, np.cos(angles[beam]))
         at_row, at_col = int(np.floor(row)), int(np.floor(col))
-        end = min(ranges[beam], reach)
-        returned = ranges[beam] <= reach
+        returned = np.isfinite(ranges[beam])
+        end = ranges[beam] if returned else reach
         way = 0.0
         while way <= end and 0 <= at_row < rows and 0 <= at_col < cols:
             leave = min(row_next, col_next)
             before = evidence[at_row, at_col]
-            if returned and leave > end:
+            if leave - way <= _TOUCH:
+                after = before
+            elif returned and leave > end:
                 after = min(before + HIT_UNITS, CLAMP_UNITS)
             else:
                 after = max(before - MISS_UNITS, -CLAMP_UNITS)

@@ -20,6 +20,14 @@ from app.exploration.files import write_whole
 from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, FloorMap, Grid, GridFrame
 
 _YAML_BYTES = 64 * 1024
+_YAML_DEPTH = 8
+_OPENING = (
+    yaml.BlockMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.FlowSequenceStartToken,
+)
+_CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
 _HEADER_BYTES = 4096
 _MAX_PIXELS = 16_000_000
 _AREA = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -151,18 +159,28 @@ def _read_yaml(path: Path) -> dict[Any, Any]:
     if len(content) > _YAML_BYTES:
         raise _fault(path, f"larger than {_YAML_BYTES} bytes")
     try:
-        tokens = yaml.scan(content, Loader=yaml.SafeLoader)
-        if any(isinstance(token, yaml.AnchorToken | yaml.AliasToken) for token in tokens):
-            raise _fault(path, "anchors and aliases are not allowed")
+        _refuse_tricks(path, content)
         values = yaml.safe_load(content)
     except MapError:
         raise
-    # Besides its own errors PyYAML lets through those of int(), date() and deep nesting.
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    # Besides its own errors PyYAML lets through those of int() and date().
+    except (yaml.YAMLError, ValueError) as error:
         raise _fault(path, f"not yaml ({str(error)[:200]})") from error
     if not isinstance(values, dict):
         raise _fault(path, f"expected keys and values, found {type(values).__name__}")
     return values
+
+
+def _refuse_tricks(path: Path, content: bytes) -> None:
+    """Refuse what makes a small yaml large or slow; PyYAML's time grows with the square of depth."""
+    depth = 0
+    for token in yaml.scan(content, Loader=yaml.SafeLoader):
+        if isinstance(token, yaml.AnchorToken | yaml.AliasToken):
+            raise _fault(path, "anchors and aliases are not allowed")
+        depth += isinstance(token, _OPENING)
+        depth -= isinstance(token, _CLOSING)
+        if depth > _YAML_DEPTH:
+            raise _fault(path, f"not yaml of a map (nested deeper than {_YAML_DEPTH})")
 
 
 def _checked(path: Path, values: dict[Any, Any]) -> _Description:

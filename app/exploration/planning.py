@@ -103,9 +103,7 @@ def clear_length(passable: Mask, start: tuple[float, float], end: tuple[float, f
 
 
 @njit(cache=True, nogil=True)
-def _distance_field(  # noqa: C901, one loop: split, it would pass its buckets by hand
-    ground: npt.NDArray[np.uint8], width: int, start: int, limit: int
-) -> Field:
+def _distance_field(ground: npt.NDArray[np.uint8], width: int, start: int, limit: int) -> Field:
     """Spread from one cell over flat ground with an impassable rim, rows of a given width.
 
     Eight buckets in a ring suffice, for no step costs more than seven.

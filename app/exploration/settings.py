@@ -13,7 +13,7 @@ class Settings:
         round_min_s: shortest time between two barriers.
         round_max_s: longest time between two barriers.
         reassign_s: goals are weighed anew at least so often.
-        frontier_least_m: shorter frontiers are left alone; a robot's body could not pass them.
+        frontier_least_m: shorter frontiers are left alone, as gaps between beams.
         frontier_longest_m: longer ones are halved for several robots.
         look_m: how close a robot goes to a frontier's cell.
         visits: so many visits that leave a frontier cell as it was give it up.
@@ -29,13 +29,13 @@ class Settings:
     round_min_s: float = 1.0
     round_max_s: float = 4.0
     reassign_s: float = 20.0
-    frontier_least_m: float = 0.4
+    frontier_least_m: float = 0.2
     frontier_longest_m: float = 4.0
     look_m: float = 0.5
     visits: int = 2
     gain: float = 0.5
     gain_longest_m: float = 6.0
-    keep_m: float = 1.0
+    keep_m: float = 4.0
     divide_m: float = 4.0
     near_m: float = 12.0
 

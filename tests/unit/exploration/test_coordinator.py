@@ -1,0 +1,185 @@
+"""The coordinator's promises to whoever runs it."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from app.exploration.coordinator import Coordinator
+from app.exploration.driver import Leg, Order, Patch, Pose
+from app.exploration.floorplan import draw_rooms
+from app.exploration.robot import SimulatedRobot, start_poses
+
+FLOOR = draw_rooms(3)
+
+
+class Mission:
+    """A team and its coordinator, one barrier at a time."""
+
+    def __init__(self, robots: int, seed: int = 4) -> None:
+        poses = start_poses(FLOOR, robots, seed)
+        self.team = [SimulatedRobot(FLOOR, slot=slot, seed=seed) for slot in range(robots)]
+        self.coordinator = Coordinator(FLOOR.frame, poses)
+        self.legs = {slot: self.team[slot].deploy(pose) for slot, pose in enumerate(poses)}
+
+    def step(self, *, backwards: bool = False) -> dict[int, Order]:
+        """Report all legs, decide, and drive what was ordered."""
+        for slot in sorted(self.legs, reverse=backwards):
+            self.coordinator.observe(slot, self.legs[slot])
+        orders = self.coordinator.decide()
+        self.legs = {
+            slot: self.team[slot].drive(order.path, order.until) for slot, order in orders.items()
+        }
+        return orders
+
+    def run(self) -> "Mission":
+        """Explore to the end."""
+        while self.step():
+            pass
+        return self
+
+
+def leg_at(pose: Pose, patch: Patch) -> Leg:
+    """Give a report of a robot that stands."""
+    return Leg(0.0, pose, 0.0, ((pose.x, pose.y),), 0, arrived=False, blocked=False, patch=patch)
+
+
+def test_all_orders_end_at_one_barrier_within_bounds() -> None:
+    """Every robot gets an order, and all end at the same second, 1 to 4 s away."""
+    mission = Mission(2)
+
+    barriers = [0.0]
+    while orders := mission.step():
+        assert sorted(orders) == [0, 1]
+        assert len({order.until for order in orders.values()}) == 1
+        barriers.append(orders[0].until)
+
+    steps = np.diff(barriers)
+    assert steps.min() >= 1.0 - 1e-9
+    assert steps.max() <= 4.0 + 1e-9
+
+
+def test_reports_may_come_in_any_order() -> None:
+    """The timing of processes does not change the mission."""
+    forth, back = Mission(3), Mission(3)
+
+    for _ in itertools.count():
+        orders = forth.step()
+        assert back.step(backwards=True) == orders
+        if not orders:
+            break
+
+    assert np.array_equal(forth.coordinator.team_grid(), back.coordinator.team_grid())
+
+
+def test_the_first_goals_part_the_team() -> None:
+    """Robots that start together are not sent to the same place."""
+    orders = Mission(2).step()
+
+    assert orders[0].path[-1] != orders[1].path[-1]
+
+
+def test_an_exploration_ends_by_itself_with_nothing_left() -> None:
+    """At the end no frontier is left, nothing is ordered any more, and all was driven."""
+    coordinator = Mission(2).run().coordinator
+
+    assert coordinator.done
+    assert coordinator.decide() == {} if not coordinator.active else coordinator.done
+    assert coordinator.frontiers_left == []
+    assert sum(coordinator.distances) > 3.0
+
+
+def test_the_figures_add_up() -> None:
+    """Time, way and poses are those of the robots' own reports."""
+    mission = Mission(2)
+    last = dict(mission.legs)
+    driven = [0.0, 0.0]
+    while mission.step():
+        last = dict(mission.legs)
+        driven = [way + last[slot].distance for slot, way in enumerate(driven)]
+
+    coordinator = mission.coordinator
+    assert coordinator.distances == pytest.approx(driven)
+    assert coordinator.poses == [last[0].pose, last[1].pose]
+    assert coordinator.time == last[0].time
+    assert [path[-1] for path in coordinator.paths] == [
+        (leg.pose.x, leg.pose.y) for leg in last.values()
+    ]
+    known = np.count_nonzero(coordinator.team_grid() != -1)
+    assert coordinator.fraction_known == pytest.approx(known / FLOOR.grid.size)
+
+
+def test_a_robots_layer_is_all_that_it_ever_saw() -> None:
+    """Patches laid over each other give what the robot hands over at its recall."""
+    mission = Mission(2).run()
+
+    for slot, layer in enumerate(mission.coordinator.layers()):
+        patch = mission.team[slot].recall().patch
+        whole = np.zeros_like(layer)
+        rows, cols = patch.cells.shape
+        whole[patch.row0 : patch.row0 + rows, patch.col0 : patch.col0 + cols] = patch.cells
+        assert np.array_equal(layer, whole)
+
+
+def test_the_others_finish_what_a_lost_robot_leaves() -> None:
+    """A robot taken out gets no orders, keeps nothing reserved, and what it saw stays."""
+    mission = Mission(3)
+    for _ in range(3):
+        mission.step()
+    mission.coordinator.remove(1)
+    mission.legs.pop(1)
+    seen = np.count_nonzero(mission.coordinator.layers()[1])
+
+    while orders := mission.step():
+        assert 1 not in orders
+
+    assert mission.coordinator.frontiers_left == []
+    assert np.count_nonzero(mission.coordinator.layers()[1]) == seen
+
+
+def test_a_team_without_robots_orders_nothing() -> None:
+    """When all are lost the mission is not done, and nothing is driven."""
+    mission = Mission(1)
+    mission.coordinator.remove(0)
+
+    assert mission.coordinator.decide() == {}
+    assert not mission.coordinator.done
+
+
+def test_a_barrier_waits_for_every_robot() -> None:
+    """Deciding without a report is an error, or processes would race."""
+    mission = Mission(2)
+    mission.coordinator.observe(0, mission.legs[0])
+
+    with pytest.raises(ValueError, match=r"robots \[1\] have not reported"):
+        mission.coordinator.decide()
+
+
+def test_a_second_report_before_the_barrier_is_refused() -> None:
+    """A leg that is delivered twice is noticed."""
+    mission = Mission(1)
+    mission.coordinator.observe(0, mission.legs[0])
+
+    with pytest.raises(ValueError, match="robot 0 has reported already"):
+        mission.coordinator.observe(0, mission.legs[0])
+
+
+@pytest.mark.parametrize("slot", [-1, 3])
+def test_a_stranger_is_refused(slot: int) -> None:
+    """A report of a robot that takes no part changes nothing."""
+    mission = Mission(1)
+
+    with pytest.raises(ValueError, match=f"robot {slot} takes no part"):
+        mission.coordinator.observe(slot, mission.legs[0])
+
+
+@pytest.mark.parametrize(
+    "corner", [(-1, 0), (0, -1), (FLOOR.frame.rows - 1, 0), (0, FLOOR.frame.cols - 1)]
+)
+def test_a_patch_that_leaves_the_frame_is_refused(corner: tuple[int, int]) -> None:
+    """A report can never write beyond the map, nor wrap around it."""
+    mission = Mission(1)
+    patch = Patch(*corner, np.ones((2, 2), np.int8))
+
+    with pytest.raises(ValueError, match="robot 0: patch lies outside the frame"):
+        mission.coordinator.observe(0, leg_at(Pose(1.0, 1.0), patch))

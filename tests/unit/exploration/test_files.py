@@ -1,0 +1,35 @@
+"""A reader finds the old file or the whole new one."""
+
+from pathlib import Path
+
+import pytest
+
+from app.exploration import files
+from app.exploration.files import write_whole
+
+
+def test_a_file_is_replaced_and_nothing_else_stays(tmp_path: Path) -> None:
+    """After a write the folder holds the new content and no temporary file."""
+    path = tmp_path / "map.pgm"
+    path.write_bytes(b"old")
+
+    write_whole(path, b"new")
+
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("map.pgm", b"new")]
+
+
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the disk refuses, the old content stays and the temporary file goes."""
+    path = tmp_path / "map.pgm"
+    path.write_bytes(b"old")
+
+    def refuse(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(path, b"new")
+
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("map.pgm", b"old")]

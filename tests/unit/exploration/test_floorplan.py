@@ -1,0 +1,57 @@
+"""Drawn floors are floors: closed, connected, and the same for the same seed."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from app.exploration.floorplan import draw_office, draw_rooms
+from app.exploration.grid import FREE, OCCUPIED
+from app.exploration.map_files import load_map
+from app.exploration.robot import standing_room
+
+MAPS = Path(__file__).parents[3] / "maps"
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_every_part_of_an_office_can_be_driven_to(seed: int) -> None:
+    """No room is sealed and no door is barred by furniture, whatever the seed."""
+    room = standing_room(draw_office(seed), 0.2)
+
+    _, _, stats, _ = cv2.connectedComponentsWithStats(room.astype(np.uint8), connectivity=4)
+    areas = sorted(stats[1:, cv2.CC_STAT_AREA].tolist(), reverse=True)
+
+    assert sum(areas[1:]) < 0.01 * areas[0]
+
+
+def test_an_office_is_closed() -> None:
+    """The border of the ground is wall everywhere: nothing leaks to the outside."""
+    floor = draw_office(1)
+
+    inside = cv2.dilate((floor.grid == FREE).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+
+    assert set(np.unique(floor.grid[inside])) == {FREE, OCCUPIED}
+
+
+def test_equal_seeds_draw_equal_floors() -> None:
+    """A floor is named by its seed."""
+    assert np.array_equal(draw_office(5).grid, draw_office(5).grid)
+    assert not np.array_equal(draw_office(5).grid, draw_office(6).grid)
+
+
+def test_the_default_map_is_the_one_that_is_drawn() -> None:
+    """The office in the folder of maps is drawn from seed 7, so that anyone can draw it again."""
+    stored, drawn = load_map(MAPS / "office.yaml"), draw_office(7)
+
+    assert np.array_equal(stored.grid, drawn.grid)
+    assert stored.frame == drawn.frame
+
+
+def test_rooms_are_joined() -> None:
+    """A row of rooms is one floor."""
+    floor = draw_rooms(4, side=2.0, resolution=0.1)
+
+    count, _ = cv2.connectedComponents((floor.grid == FREE).astype(np.uint8), connectivity=4)
+
+    assert count == 2

@@ -1,0 +1,74 @@
+"""Frontiers are the free cells beside the unknown, in pieces that one robot can be sent to."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from app.exploration.frontiers import cluster, frontier_cells
+from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, Grid, Mask
+
+grids = arrays(
+    np.int8,
+    array_shapes(min_dims=2, max_dims=2, max_side=20),
+    elements=st.sampled_from([UNKNOWN, FREE, FREE, OCCUPIED]),
+)
+
+
+@settings(deadline=None)
+@given(grid=grids)
+def test_frontier_cells_are_free_and_share_a_side_with_the_unknown(grid: Grid) -> None:
+    """The definition, cell by cell; the edge of the grid is no frontier."""
+    found = frontier_cells(grid)
+
+    rows, cols = grid.shape
+    for row in range(rows):
+        for col in range(cols):
+            sides = [(row - 1, col), (row + 1, col), (row, col - 1), (row, col + 1)]
+            beside = any(
+                grid[side] == UNKNOWN
+                for side in sides
+                if 0 <= side[0] < rows and 0 <= side[1] < cols
+            )
+            assert found[row, col] == (grid[row, col] == FREE and beside)
+
+
+@settings(deadline=None)
+@given(
+    mask=arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=20)),
+    longest=st.integers(1, 25),
+)
+def test_every_cell_is_in_exactly_one_piece_of_bounded_length(mask: Mask, longest: int) -> None:
+    """Grouping and halving lose nothing, double nothing and leave nothing too long."""
+    pieces = cluster(mask, least=1, longest=longest)
+
+    cells = sorted(tuple(cell) for piece in pieces for cell in piece.cells.tolist())
+    assert cells == [tuple(cell) for cell in np.argwhere(mask).tolist()]
+    assert all((np.ptp(piece.cells, axis=0) < longest).all() for piece in pieces)
+
+
+def test_small_groups_are_left_out_before_anything_is_halved() -> None:
+    """A group counts whole: halving never makes a frontier too small to be visited."""
+    mask = np.zeros((5, 12), np.bool_)
+    mask[0, :8] = True
+    mask[4, 0:3] = True
+
+    pieces = cluster(mask, least=4, longest=2)
+
+    assert sorted(piece.size for piece in pieces) == [2, 2, 2, 2]
+    assert {int(piece.cells[0, 0]) for piece in pieces} == {0}
+
+
+def test_cells_that_touch_at_a_corner_are_one_frontier() -> None:
+    """A slanted border is one frontier and not many."""
+    pieces = cluster(np.eye(6, dtype=np.bool_), least=1, longest=10)
+
+    assert [piece.size for piece in pieces] == [6]
+    assert pieces[0].centroid == (2.5, 2.5)
+
+
+def test_nothing_unknown_means_no_frontier() -> None:
+    """A finished map has none."""
+    grid = np.zeros((6, 6), np.int8)
+
+    assert cluster(frontier_cells(grid), least=1, longest=10) == []

@@ -1,0 +1,151 @@
+"""The lidar measures the floor, and its evidence says what it measured."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.exploration.grid import GridFrame, Mask
+from app.exploration.lidar import (
+    CLAMP_UNITS,
+    HIT_UNITS,
+    MISS_UNITS,
+    Box,
+    LogOdds,
+    beam_angles,
+    cast_rays,
+    integrate,
+    mark_visible,
+)
+
+FRAME = GridFrame(rows=60, cols=80, resolution=0.1, origin_x=-2.0, origin_y=1.0)
+
+
+def room() -> Mask:
+    """Give a closed room of 8 by 6 metres whose walls are one cell thick."""
+    blocked = np.zeros((FRAME.rows, FRAME.cols), np.bool_)
+    blocked[[0, -1]] = True
+    blocked[:, [0, -1]] = True
+    return blocked
+
+
+def scan(blocked: Mask, at: tuple[float, float], evidence: LogOdds) -> Box | None:
+    """Take one noiseless scan."""
+    angles = beam_angles(360, 0.001)
+    ranges = cast_rays(blocked, FRAME, at, angles, reach=8.0)
+    return integrate(evidence, FRAME, at, angles, ranges, reach=8.0)
+
+
+def test_ranges_are_the_distances_to_the_middle_of_the_walls() -> None:
+    """Along the axes a range is the way to the middle of the wall's cells."""
+    at = FRAME.centre(20, 30)
+
+    ranges = cast_rays(room(), FRAME, at, beam_angles(4), reach=8.0)
+
+    assert ranges == pytest.approx([4.9, 3.9, 3.0, 2.0])
+
+
+def test_a_beam_that_meets_nothing_in_reach_returns_infinity() -> None:
+    """Beyond its reach the lidar says nothing rather than something false."""
+    at = FRAME.centre(20, 30)
+
+    ranges = cast_rays(room(), FRAME, at, beam_angles(4), reach=3.5)
+
+    assert ranges == pytest.approx([math.inf, math.inf, 3.0, 2.0])
+
+
+def test_the_edge_of_the_grid_stops_a_ray() -> None:
+    """Ground outside the floor's file is unknown, and unknown cells stop rays."""
+    open_ground = np.zeros((FRAME.rows, FRAME.cols), np.bool_)
+
+    ranges = cast_rays(open_ground, FRAME, FRAME.centre(20, 30), beam_angles(16), reach=100.0)
+
+    assert np.isfinite(ranges).all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(row=st.floats(1.01, 58.99), col=st.floats(1.01, 78.99), phase=st.floats(-10.0, 10.0))
+def test_a_scan_never_calls_an_occupied_cell_free_or_a_free_one_occupied(
+    row: float, col: float, phase: float
+) -> None:
+    """Without noise a scan's evidence agrees with the floor in every cell that it touches."""
+    blocked = room()
+    blocked[25:35, 40:44] = True
+    at = FRAME.centre(row - 0.5, col - 0.5)
+    if blocked[FRAME.cell(*at)]:
+        return
+    evidence = np.zeros(blocked.shape, np.int8)
+    angles = beam_angles(90, phase)
+
+    ranges = cast_rays(blocked, FRAME, at, angles, reach=8.0)
+    integrate(evidence, FRAME, at, angles, ranges, reach=8.0)
+
+    assert (evidence[blocked] >= 0).all()
+    assert (evidence[~blocked] <= 0).all()
+
+
+def test_one_beam_adds_misses_up_to_its_hit() -> None:
+    """A beam along a row speaks for exactly the cells from the robot to the wall."""
+    evidence = np.zeros((FRAME.rows, FRAME.cols), np.int8)
+
+    box = integrate(evidence, FRAME, FRAME.centre(20, 30), np.zeros(1), np.array([0.5]), reach=8.0)
+
+    assert evidence[20, 29:37].tolist() == [0, *[-MISS_UNITS] * 5, HIT_UNITS, 0]
+    assert np.count_nonzero(evidence) == 6
+    assert box == Box(20, 30, 21, 36)
+
+
+def test_a_beam_without_return_adds_misses_only() -> None:
+    """Nothing met means free as far as the lidar reaches, and no obstacle there."""
+    evidence = np.zeros((FRAME.rows, FRAME.cols), np.int8)
+
+    integrate(evidence, FRAME, FRAME.centre(20, 30), np.zeros(1), np.array([np.inf]), reach=1.0)
+
+    assert np.flatnonzero(evidence[20]).tolist() == list(range(30, 41))
+    assert (evidence <= 0).all()
+
+
+def test_evidence_is_clamped_on_both_sides() -> None:
+    """However long a robot looks, a changed world can be learned anew, and int8 never overflows."""
+    evidence = np.zeros((FRAME.rows, FRAME.cols), np.int8)
+
+    for _ in range(20):
+        scan(room(), FRAME.centre(20, 30), evidence)
+
+    assert (evidence.min(), evidence.max()) == (-CLAMP_UNITS, CLAMP_UNITS)
+
+
+def test_the_box_holds_every_change() -> None:
+    """What is cut out by the box is all that a scan changed, and no row or column more."""
+    evidence = np.zeros((FRAME.rows, FRAME.cols), np.int8)
+    scan(room(), FRAME.centre(20, 30), evidence)
+    before = evidence.copy()
+
+    box = scan(room(), FRAME.centre(30, 50), evidence)
+
+    changed = np.argwhere(evidence != before)
+    assert box == Box(*changed.min(axis=0), *(changed.max(axis=0) + 1))
+
+
+def test_a_scan_that_changes_nothing_has_no_box() -> None:
+    """A robot that stands and looks long enough has nothing more to report."""
+    evidence = np.zeros((FRAME.rows, FRAME.cols), np.int8)
+    for _ in range(20):
+        scan(room(), FRAME.centre(20, 30), evidence)
+
+    assert scan(room(), FRAME.centre(20, 30), evidence) is None
+
+
+def test_what_is_visible_ends_at_walls() -> None:
+    """A cell behind an obstacle is not visible, one beside it is."""
+    blocked = room()
+    blocked[10:30, 40] = True
+
+    seen = mark_visible(blocked, np.array([[20, 30]]), beam_angles(720), 80.0)
+
+    assert seen[20, 39]
+    assert seen[20, 40]
+    assert not seen[20, 41]
+    assert seen[50, 50]

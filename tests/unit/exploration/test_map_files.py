@@ -1,0 +1,251 @@
+"""Map files are read with suspicion and written whole."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, Grid, GridFrame
+from app.exploration.map_files import MapError, find_map, load_map, save_map
+
+YAML = """image: floor.pgm
+resolution: 0.05
+origin: [-1.0, 2.0, 0.0]
+negate: 0
+occupied_thresh: 0.65
+free_thresh: 0.196
+"""
+PGM = b"P5\n# drawn by hand\n3 2\n255\n" + bytes([0, 205, 254, 254, 254, 0])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Give a folder of its own with a good map in it, and something outside."""
+    inside = tmp_path / "maps"
+    inside.mkdir()
+    (inside / "floor.yaml").write_text(YAML)
+    (inside / "floor.pgm").write_bytes(PGM)
+    (tmp_path / "outside.pgm").write_bytes(PGM)
+    return inside
+
+
+def test_a_map_is_read_with_its_lowest_row_first(folder: Path) -> None:
+    """The image's last row becomes row 0, and the yaml's origin its lower left corner."""
+    floor = load_map(folder / "floor.yaml")
+
+    assert floor.name == "floor"
+    assert floor.frame == GridFrame(2, 3, 0.05, -1.0, 2.0)
+    assert floor.grid.tolist() == [[FREE, FREE, OCCUPIED], [OCCUPIED, UNKNOWN, FREE]]
+
+
+def test_negate_swaps_light_and_dark(folder: Path) -> None:
+    """With negate a dark pixel is free."""
+    (folder / "floor.yaml").write_text(YAML.replace("negate: 0", "negate: 1"))
+
+    grid = load_map(folder / "floor.yaml").grid
+
+    assert grid[1].tolist() == [FREE, OCCUPIED, OCCUPIED]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    grid=arrays(
+        np.int8,
+        array_shapes(min_dims=2, max_dims=2, max_side=12),
+        elements=st.sampled_from([UNKNOWN, FREE, OCCUPIED]),
+    ),
+    resolution=st.floats(0.001, 10.0),
+    origin=st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6)),
+)
+def test_a_saved_map_loads_back_identical(
+    tmp_path_factory: pytest.TempPathFactory,
+    grid: Grid,
+    resolution: float,
+    origin: tuple[float, float],
+) -> None:
+    """Grid and frame survive the way through the files, to the bit, and the bytes are the same."""
+    grid[0, 0] = FREE
+    frame = GridFrame(*grid.shape, resolution, *origin)
+    path = tmp_path_factory.mktemp("maps") / "some.yaml"
+
+    save_map(path, grid, frame)
+    written = path.read_bytes() + path.with_suffix(".pgm").read_bytes()
+    floor = load_map(path)
+    save_map(path, floor.grid, floor.frame)
+
+    assert np.array_equal(floor.grid, grid)
+    assert floor.frame == frame
+    assert path.read_bytes() + path.with_suffix(".pgm").read_bytes() == written
+
+
+def test_a_grid_that_does_not_fit_its_frame_is_not_saved(tmp_path: Path) -> None:
+    """A map whose header would lie is never written."""
+    with pytest.raises(ValueError, match="does not fit frame"):
+        save_map(tmp_path / "some.yaml", np.zeros((2, 2), np.int8), GridFrame(2, 3, 0.1))
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def yaml_is(text: str) -> Callable[[Path], object]:
+    """Damage: the yaml holds something else."""
+    return lambda folder: (folder / "floor.yaml").write_text(text)
+
+
+def yaml_has(old: str, new: str) -> Callable[[Path], object]:
+    """Damage: one part of the yaml is another."""
+    assert old in YAML
+    return yaml_is(YAML.replace(old, new))
+
+
+def image_is(content: bytes) -> Callable[[Path], object]:
+    """Damage: the image holds something else."""
+    return lambda folder: (folder / "floor.pgm").write_bytes(content)
+
+
+def image_links_outside(folder: Path) -> None:
+    """Damage: the image is a link to a file outside the folder."""
+    (folder / "floor.pgm").unlink()
+    (folder / "floor.pgm").symlink_to(folder.parent / "outside.pgm")
+
+
+def image_links_to_itself(folder: Path) -> None:
+    """Damage: the image is a link that never ends."""
+    (folder / "floor.pgm").unlink()
+    (folder / "floor.pgm").symlink_to(folder / "floor.pgm")
+
+
+def image_is_a_pipe(folder: Path) -> None:
+    """Damage: the image is a pipe, which would block its reader for ever."""
+    (folder / "floor.pgm").unlink()
+    os.mkfifo(folder / "floor.pgm")
+
+
+def image_outside_by_absolute_path(folder: Path) -> None:
+    """Damage: the yaml names a file elsewhere by its whole path."""
+    outside = folder.parent / "outside.pgm"
+    (folder / "floor.yaml").write_text(YAML.replace("floor.pgm", str(outside)))
+
+
+FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "yaml missing": (lambda folder: (folder / "floor.yaml").unlink(), "no such file"),
+    "not yaml": (yaml_is("image: [floor.pgm"), "not yaml"),
+    "yaml of bytes": (
+        lambda folder: (folder / "floor.yaml").write_bytes(b"image: \x80\xff"),
+        "not yaml",
+    ),
+    "yaml nested deep": (yaml_is("[" * 30_000), "nested deeper"),
+    "yaml nested in blocks": (yaml_is("- " * 30_000), "nested deeper"),
+    "yaml with an impossible date": (yaml_is(YAML + "made: 2001-99-99\n"), "not yaml"),
+    "yaml with an object": (yaml_is("!!python/object/apply:os.getcwd []"), "not yaml"),
+    "not a mapping": (yaml_is("- image\n- resolution\n"), "found list"),
+    "empty yaml": (yaml_is(""), "found NoneType"),
+    "anchor": (yaml_has("negate: 0", "negate: &no 0"), "anchors and aliases"),
+    "alias": (yaml_is("a: &a [x]\nb: *a\n"), "anchors and aliases"),
+    "yaml too large": (yaml_is(YAML + "#" * 65_536), "larger than 65536 bytes"),
+    **{
+        f"no {line.partition(':')[0]}": (
+            yaml_has(line + "\n", ""),
+            f"key '{line.partition(':')[0]}' is missing",
+        )
+        for line in YAML.splitlines()
+    },
+    "image not text": (yaml_has("floor.pgm", "7"), "key 'image': expected a file name, found 7"),
+    "image empty": (yaml_has("floor.pgm", "''"), "key 'image'"),
+    "resolution text": (yaml_has("0.05", "fine"), "key 'resolution': expected a number"),
+    "resolution bool": (yaml_has("0.05", "yes"), "key 'resolution': expected a number"),
+    "resolution zero": (yaml_has("0.05", "0.0"), "key 'resolution'"),
+    "resolution not a number": (yaml_has("0.05", ".nan"), "key 'resolution'"),
+    "origin short": (
+        yaml_has("[-1.0, 2.0, 0.0]", "[0.0, 0.0]"),
+        "key 'origin': expected [x, y, yaw]",
+    ),
+    "origin text": (yaml_has("[-1.0, 2.0, 0.0]", "abc"), "key 'origin': expected [x, y, yaw]"),
+    "origin infinite": (yaml_has("-1.0", "-.inf"), "key 'origin'"),
+    "origin turned": (yaml_has("0.0]", "0.5]"), "only yaw 0"),
+    "negate other": (yaml_has("negate: 0", "negate: 2"), "key 'negate'"),
+    "threshold high": (yaml_has("0.65", "1.5"), "key 'occupied_thresh'"),
+    "thresholds crossed": (yaml_has("0.196", "0.9"), "key 'free_thresh'"),
+    "mode": (yaml_is(YAML + "mode: scale\n"), "key 'mode': only trinary"),
+    "image missing": (lambda folder: (folder / "floor.pgm").unlink(), "'floor.pgm' is missing"),
+    "image is a folder": (yaml_has("floor.pgm", "."), "is missing"),
+    "image is a pipe": (image_is_a_pipe, "is missing"),
+    "image not pgm": (image_is(b"\x89PNG\r\n\x1a\n"), "not a binary pgm"),
+    "image ascii pgm": (image_is(b"P2\n1 1\n255\n254\n"), "not a binary pgm"),
+    "image empty file": (image_is(b""), "not a binary pgm"),
+    "image too short": (image_is(PGM[:-1]), "5 bytes of pixels, its header says 3 x 2"),
+    "image too long": (image_is(PGM + b"\0"), "7 bytes of pixels, its header says 3 x 2"),
+    "image of no size": (image_is(b"P5\n0 0\n255\n"), "0 bytes of pixels"),
+    "image of 16 bit": (image_is(PGM.replace(b"255", b"65535")), "largest value 65535"),
+    "image too large": (
+        image_is(b"P5\n4001 4000\n255\n"),
+        "4001 x 4000 pixels, more than 16000000 allowed",
+    ),
+    "image above": (yaml_has("floor.pgm", "../outside.pgm"), "outside the folder"),
+    "image absolute": (image_outside_by_absolute_path, "outside the folder"),
+    "image linked outside": (image_links_outside, "outside the folder"),
+    "image linked to itself": (image_links_to_itself, "'floor.pgm'"),
+    "no free cell": (image_is(PGM[:-6] + bytes(6)), "has no free cell"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_bad_map_is_refused_in_one_line_that_names_file_and_fault(
+    folder: Path, fault: str
+) -> None:
+    """Whatever is wrong with a map, the user learns which file and what, and nothing else breaks."""
+    damage, message = FAULTS[fault]
+    damage(folder)
+
+    with pytest.raises(MapError) as refused:
+        load_map(folder / "floor.yaml")
+
+    assert "floor.yaml" in str(refused.value)
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_image_in_a_folder_below_is_allowed(folder: Path) -> None:
+    """The guard against leaving the folder does not forbid what lies in it."""
+    (folder / "images").mkdir()
+    (folder / "floor.pgm").rename(folder / "images" / "floor.pgm")
+    (folder / "floor.yaml").write_text(YAML.replace("floor.pgm", "images/floor.pgm"))
+
+    assert load_map(folder / "floor.yaml").grid.shape == (2, 3)
+
+
+def test_an_area_is_found_by_its_name(folder: Path) -> None:
+    """A plain name leads to its yaml."""
+    assert find_map(folder, "floor") == folder / "floor.yaml"
+
+
+def test_an_unknown_area_is_answered_with_the_known_ones(folder: Path) -> None:
+    """Who mistypes an area reads what there is."""
+    (folder / "attic.yaml").write_text(YAML)
+
+    with pytest.raises(MapError) as refused:
+        find_map(folder, "depot")
+
+    assert str(refused.value) == "map 'depot': no file depot.yaml in maps/ (found: attic, floor)"
+
+
+@pytest.mark.parametrize(
+    "area", ["", ".", "..", "../floor", "a/b", "a.b", "-a", "_a", "a" * 65, "a\n", "fl oor", "\0"]
+)
+def test_a_malformed_area_never_reaches_the_disk(folder: Path, area: str) -> None:
+    """A name that could be a path is refused as a name."""
+    with pytest.raises(MapError, match="a name is 1 to 64 letters"):
+        find_map(folder, area)
+
+
+def test_an_area_that_leads_out_of_the_folder_is_refused(folder: Path) -> None:
+    """A link in the folder does not open the rest of the disk."""
+    (folder.parent / "secret.yaml").write_text(YAML)
+    (folder / "door.yaml").symlink_to(folder.parent / "secret.yaml")
+
+    with pytest.raises(MapError, match="leads out of maps/"):
+        find_map(folder, "door")

@@ -1,0 +1,51 @@
+"""Evidence of several robots adds up."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from app.exploration.grid import FREE, OCCUPIED, UNKNOWN
+from app.exploration.lidar import CLAMP_UNITS, LogOdds
+from app.exploration.merging import merge
+
+layers = arrays(np.int8, (4, 5), elements=st.integers(-CLAMP_UNITS, CLAMP_UNITS))
+
+
+@given(team=st.lists(layers, min_size=1, max_size=6), data=st.data())
+def test_the_order_of_robots_does_not_matter(team: list[LogOdds], data: st.DataObject) -> None:
+    """The merged map is the same whoever comes first."""
+    shuffled = data.draw(st.permutations(team))
+
+    assert np.array_equal(merge(team), merge(shuffled))
+
+
+@given(team=st.lists(layers, min_size=1, max_size=6))
+def test_the_sign_of_the_sum_decides(team: list[LogOdds]) -> None:
+    """More evidence for than against makes a cell occupied, without overflow of the layers."""
+    total = sum(layer.astype(int) for layer in team)
+
+    expected = np.select([total > 0, total < 0], [OCCUPIED, FREE], UNKNOWN)
+
+    assert np.array_equal(merge(team), expected)
+
+
+def test_a_cell_seen_by_one_robot_is_known() -> None:
+    """What only one robot saw is as true as if it were alone."""
+    blank = np.zeros((1, 3), np.int8)
+    seen = np.array([[24, -17, 0]], np.int8)
+
+    assert merge([blank, seen, blank]).tolist() == [[OCCUPIED, FREE, UNKNOWN]]
+
+
+def test_layers_of_other_frames_are_refused() -> None:
+    """Two maps that do not lie on each other are never added."""
+    with pytest.raises(ValueError, match="differ in shape"):
+        merge([np.zeros((2, 2), np.int8), np.zeros((2, 3), np.int8)])
+
+
+def test_nothing_cannot_be_merged() -> None:
+    """A mission without robots has no map."""
+    with pytest.raises(ValueError, match="no layer"):
+        merge([])

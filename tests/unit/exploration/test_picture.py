@@ -1,0 +1,69 @@
+"""The picture shows what happened, the same every time."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from app.exploration.driver import Point
+from app.exploration.floorplan import draw_rooms
+from app.exploration.grid import UNKNOWN
+from app.exploration.picture import Picture, draw, save_picture
+
+FLOOR = draw_rooms(2)
+PATHS: list[list[Point]] = [[(1.0, 1.0), (2.0, 2.0)], [(2.2, 1.0), (5.0, 1.65)]]
+BLUE = (178, 114, 0)
+VERMILLION = (0, 94, 213)
+
+
+def pixels_of(picture: Picture, colour: tuple[int, int, int]) -> int:
+    """Count the pixels of exactly one colour."""
+    return int((picture == colour).all(axis=2).sum())
+
+
+def test_each_robot_has_its_own_colour() -> None:
+    """A robot's path is drawn in its colour, and a longer one takes more of it."""
+    both, first = draw(FLOOR.grid, FLOOR.frame, PATHS), draw(FLOOR.grid, FLOOR.frame, PATHS[:1])
+
+    assert pixels_of(both, BLUE) > 300
+    assert pixels_of(both, VERMILLION) > pixels_of(both, BLUE)
+    assert pixels_of(first, VERMILLION) == 0
+
+
+def test_a_path_is_drawn_where_it_was_driven() -> None:
+    """North is up: a robot in the lower left of the floor is in the lower left of the picture."""
+    picture = draw(FLOOR.grid, FLOOR.frame, [[(0.6, 0.6), (0.7, 0.6)]])
+
+    rows, cols = np.nonzero((picture[:, :1000] == BLUE).all(axis=2))
+    assert rows.min() > picture.shape[0] / 2
+    assert cols.max() < picture.shape[1] / 3
+
+
+def test_frontiers_left_are_marked() -> None:
+    """What was not finished is shown."""
+    plain = draw(FLOOR.grid, FLOOR.frame, PATHS)
+    marked = draw(FLOOR.grid, FLOOR.frame, PATHS, [(4.0, 1.0)])
+
+    assert pixels_of(marked, (0, 0, 0)) > pixels_of(plain, (0, 0, 0)) + 20
+
+
+def test_the_same_mission_gives_the_same_file(tmp_path: Path) -> None:
+    """Pictures can be compared by their bytes, and read back as drawn."""
+    for name in ("one.png", "two.png"):
+        picture = draw(
+            FLOOR.grid, FLOOR.frame, PATHS, [(4.0, 1.0)], title="rooms", facts=["a fact"]
+        )
+        save_picture(tmp_path / name, picture)
+
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+    assert np.array_equal(cv2.imread(str(tmp_path / "one.png")), picture)
+
+
+def test_a_map_of_nothing_can_be_drawn() -> None:
+    """A mission that failed at once has a picture too."""
+    unknown = np.full(FLOOR.grid.shape, UNKNOWN, np.int8)
+
+    picture = draw(unknown, FLOOR.frame, [[]])
+
+    assert picture.ndim == 3
+    assert pixels_of(picture, (60, 50, 45)) == 0

@@ -1,0 +1,165 @@
+"""Ways over known ground are shortest, passable and short to tell."""
+
+import heapq
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from app.exploration.grid import Mask
+from app.exploration.planning import (
+    DIAGONAL,
+    STRAIGHT,
+    UNREACHED,
+    Cell,
+    clear_length,
+    clearance,
+    distance_field,
+    fits,
+    path_to,
+)
+
+grounds = arrays(
+    np.bool_,
+    array_shapes(min_dims=2, max_dims=2, max_side=14),
+    elements=st.sampled_from([True, True, True, False]),
+)
+
+
+def dijkstra(passable: Mask, start: Cell) -> dict[Cell, int]:
+    """Compute the same costs with a heap, in the plainest way."""
+    costs = {start: 0}
+    queue = [(0, start)]
+    while queue:
+        cost, (row, col) = heapq.heappop(queue)
+        for row_step in (-1, 0, 1):
+            for col_step in (-1, 0, 1):
+                to = (row + row_step, col + col_step)
+                sides = [to, (row, to[1]), (to[0], col)]
+                if not all(
+                    0 <= r < passable.shape[0] and 0 <= c < passable.shape[1] for r, c in sides
+                ):
+                    continue
+                if not all(passable[side] for side in sides if side != (row, col)):
+                    continue
+                step = DIAGONAL if row_step and col_step else STRAIGHT
+                if cost + step < costs.get(to, UNREACHED):
+                    costs[to] = cost + step
+                    heapq.heappush(queue, (cost + step, to))
+    return costs
+
+
+@settings(max_examples=150, deadline=None)
+@given(passable=grounds, data=st.data())
+def test_the_field_holds_the_shortest_costs(passable: Mask, data: st.DataObject) -> None:
+    """Dial's buckets find what a heap finds, on any ground, from passable and other cells."""
+    start = tuple(data.draw(st.integers(0, size - 1)) for size in passable.shape)
+
+    field = distance_field(passable, (start[0], start[1]))
+
+    costs = dijkstra(passable, (start[0], start[1]))
+    expected = np.full(passable.shape, UNREACHED)
+    for cell, cost in costs.items():
+        expected[cell] = cost
+    assert np.array_equal(field, expected)
+
+
+def test_a_field_spreads_far_over_open_ground() -> None:
+    """A wave longer than the first buckets loses no cell."""
+    field = distance_field(np.ones((900, 900), np.bool_), (450, 450))
+
+    assert int(field.max()) == 450 * DIAGONAL
+    assert int(field[450, 899]) == 449 * STRAIGHT
+
+
+def test_a_limited_field_ends_at_its_limit() -> None:
+    """Near cells keep their costs and far ones stay unreached."""
+    field = distance_field(np.ones((1, 100), np.bool_), (0, 0), limit=50)
+
+    assert int(field[0, 10]) == 50
+    assert (field[0, 13:] == UNREACHED).all()
+
+
+@settings(max_examples=150, deadline=None)
+@given(passable=grounds, data=st.data())
+def test_a_path_runs_over_passable_cells_to_its_target(passable: Mask, data: st.DataObject) -> None:
+    """From wherever in its cell a robot stands, every straight piece of its way is clear."""
+    passable[0, 0] = True
+    position = (data.draw(st.floats(0.001, 0.999)), data.draw(st.floats(0.001, 0.999)))
+    field = distance_field(passable, (0, 0))
+    reached = np.argwhere(field < UNREACHED)
+    target = tuple(int(index) for index in reached[data.draw(st.integers(0, len(reached) - 1))])
+
+    way = path_to(field, passable, position, (target[0], target[1]))
+
+    stations = [position, *((row + 0.5, col + 0.5) for row, col in way)]
+    assert way[-1] == target
+    assert all(clear_length(passable, start, end) == math.inf for start, end in pairwise(stations))
+    steps = [math.dist(start, end) for start, end in pairwise(stations)]
+    assert sum(steps) <= field[target] / STRAIGHT * 1.02 + 1.5
+
+
+def test_a_straight_way_has_one_waypoint() -> None:
+    """Open ground needs no corners."""
+    passable = np.ones((20, 30), np.bool_)
+
+    way = path_to(distance_field(passable, (3, 4)), passable, (3.5, 4.5), (17, 25))
+
+    assert way == [(17, 25)]
+
+
+def test_a_way_goes_around_a_wall_without_cutting_its_corner() -> None:
+    """The two cells that touch at a wall's corner are not neighbours."""
+    passable = np.array([[True, False], [True, True]])
+
+    assert path_to(distance_field(passable, (0, 0)), passable, (0.5, 0.5), (1, 1)) == [
+        (1, 0),
+        (1, 1),
+    ]
+
+
+def test_there_is_no_path_to_an_unreached_cell() -> None:
+    """Asking for the impossible is an error and not an endless walk."""
+    passable = np.array([[True, False, True]])
+
+    with pytest.raises(ValueError, match=r"cell \(0, 2\) is not reached"):
+        path_to(distance_field(passable, (0, 0)), passable, (0.5, 0.5), (0, 2))
+
+
+def test_a_clear_length_ends_where_the_first_barred_cell_begins() -> None:
+    """The way is measured to the border, whichever way it runs."""
+    passable = np.ones((1, 10), np.bool_)
+    passable[0, 6] = False
+
+    assert clear_length(passable, (0.5, 1.5), (0.5, 9.5)) == pytest.approx(4.5)
+    assert clear_length(passable, (0.5, 9.5), (0.5, 1.5)) == pytest.approx(2.5)
+    assert clear_length(passable, (0.5, 1.5), (0.5, 5.5)) == math.inf
+
+
+def test_clearance_is_in_metres_to_obstacles_and_to_the_edge() -> None:
+    """Obstacles and the end of the world both need room."""
+    obstacles = np.zeros((9, 30), np.bool_)
+    obstacles[4, 10] = True
+
+    room = clearance(obstacles, 0.1)
+
+    assert room[4, 10] == 0.0
+    assert room[4, 13] == pytest.approx(0.3)
+    assert room[1, 6] == pytest.approx(0.2)
+    assert room[7, 14] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("resolution", [0.03, 0.05, 0.1])
+def test_a_disc_fits_where_it_only_touches(resolution: float) -> None:
+    """A radius of whole cells is not lost to rounding."""
+    obstacles = np.zeros((21, 41), np.bool_)
+    obstacles[10, 20] = True
+
+    standing = fits(clearance(obstacles, resolution), 4 * resolution)
+
+    assert standing[10, 24]
+    assert not standing[10, 23]

@@ -1,0 +1,232 @@
+"""A simulated robot moves as a body in a floor, sees by its lidar, and is the same every time."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.exploration.driver import Leg, Pose, RobotDriver
+from app.exploration.floorplan import draw_office, draw_rooms
+from app.exploration.grid import FREE, OCCUPIED, FloorMap
+from app.exploration.robot import (
+    SimulatedRobot,
+    StartError,
+    standing_room,
+    start_poses,
+)
+
+ROOMS = draw_rooms(2)
+FIRST = Pose(1.65, 1.65)  # the middle of the first room; the door is 1.5 m to its right
+
+
+def deployed(floor: FloorMap = ROOMS, pose: Pose = FIRST, *, seed: int = 1) -> SimulatedRobot:
+    """Give a robot that stands in a floor."""
+    robot = SimulatedRobot(floor, slot=0, seed=seed)
+    robot.deploy(pose)
+    return robot
+
+
+def same(one: Leg, other: Leg) -> bool:
+    """Tell whether two reports are equal to the byte."""
+    return (
+        np.array_equal(one.patch.cells, other.patch.cells)
+        and (one.patch.row0, one.patch.col0) == (other.patch.row0, other.patch.col0)
+        and (one.pose, one.path, one.time) == (other.pose, other.path, other.time)
+    )
+
+
+def test_the_simulated_robot_is_a_driver() -> None:
+    """What the mission asks of a real robot is what it asks of this one."""
+    driver: RobotDriver = SimulatedRobot(ROOMS, slot=0, seed=1)
+
+    assert driver.deploy(FIRST).pose == FIRST
+
+
+def test_a_robot_drives_half_a_metre_a_second() -> None:
+    """At the barrier it stands where its speed brought it, and has not arrived."""
+    leg = deployed().drive([(2.65, 1.65), (4.0, 1.65)], 3.0)
+
+    assert leg.distance == pytest.approx(1.5)
+    assert (leg.pose.x, leg.pose.y) == pytest.approx((3.15, 1.65))
+    assert (leg.time, leg.reached, leg.arrived, leg.blocked) == (3.0, 1, False, False)
+    assert leg.path == ((1.65, 1.65), (2.65, 1.65), (leg.pose.x, leg.pose.y))
+
+
+def test_a_robot_that_is_there_early_waits_for_the_barrier() -> None:
+    """Arrival is told, and the time of the report is the barrier's."""
+    leg = deployed().drive([(2.15, 1.65)], 4.0)
+
+    assert (leg.pose.x, leg.pose.y) == (2.15, 1.65)
+    assert (leg.time, leg.reached, leg.arrived, leg.blocked) == (4.0, 1, True, False)
+
+
+def test_a_leg_cut_in_two_ends_where_a_whole_one_does() -> None:
+    """Barriers do not move a robot off its way."""
+    whole, halves = deployed(), deployed()
+
+    once = whole.drive([(2.65, 1.65), (2.65, 2.2)], 3.0)
+    halves.drive([(2.65, 1.65), (2.65, 2.2)], 1.3)
+    twice = halves.drive([(2.65, 1.65), (2.65, 2.2)], 3.0)
+
+    assert (once.pose.x, once.pose.y) == pytest.approx((twice.pose.x, twice.pose.y))
+
+
+def test_a_robot_without_a_path_stands_still() -> None:
+    """Waiting costs time and nothing else, and is no arrival."""
+    leg = deployed().drive([], 4.0)
+
+    assert (leg.pose, leg.distance, leg.arrived, leg.blocked) == (FIRST, 0.0, False, False)
+    assert leg.patch.cells.size == 0
+
+
+def test_a_robot_refuses_to_drive_into_a_wall() -> None:
+    """It stops a body's radius before the wall, says so, and faces it."""
+    leg = deployed().drive([(1.65, 3.2)], 10.0)
+
+    assert leg.blocked
+    assert not leg.arrived
+    assert leg.pose.y == pytest.approx(2.95, abs=0.06)
+    assert leg.pose.heading == pytest.approx(math.pi / 2)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    goals=st.lists(st.tuples(st.floats(-0.5, 7.0), st.floats(-0.5, 4.0)), min_size=1, max_size=6)
+)
+def test_no_order_brings_a_robot_where_it_does_not_fit(goals: list[tuple[float, float]]) -> None:
+    """Whatever it is told, its body is never in a wall."""
+    room = standing_room(ROOMS, 0.2)
+    robot = deployed()
+
+    for index, goal in enumerate(goals):
+        leg = robot.drive([goal], 3.0 * (index + 1))
+
+        for x, y in leg.path:
+            assert room[ROOMS.frame.cell(x, y)]
+
+
+def test_time_does_not_run_backwards() -> None:
+    """A barrier in the past is an error and not a silent jump."""
+    robot = deployed()
+    robot.drive([], 5.0)
+
+    with pytest.raises(ValueError, match="cannot drive until 4 s, it is 5 s"):
+        robot.drive([], 4.0)
+
+
+def test_a_robot_cannot_be_deployed_in_a_wall() -> None:
+    """A start where no body fits is refused with the place."""
+    with pytest.raises(StartError, match=r"does not fit at \(1.65, 0.20\)"):
+        SimulatedRobot(ROOMS, slot=0, seed=1).deploy(Pose(1.65, 0.2))
+
+
+def test_patches_laid_over_each_other_are_the_whole_map() -> None:
+    """What a robot reports bit by bit is all that it reports at the end."""
+    robot = SimulatedRobot(ROOMS, slot=0, seed=3)
+    legs = [robot.deploy(FIRST)]
+    legs += [robot.drive([(4.8, 1.65)], 2.0), robot.drive([(4.8, 1.65)], 8.0), robot.recall()]
+    pasted = np.zeros(ROOMS.grid.shape, np.int8)
+    whole = np.zeros(ROOMS.grid.shape, np.int8)
+
+    for target, some in ((pasted, legs[:-1]), (whole, legs[-1:])):
+        for leg in some:
+            rows, cols = leg.patch.cells.shape
+            patch = (
+                slice(leg.patch.row0, leg.patch.row0 + rows),
+                slice(leg.patch.col0, leg.patch.col0 + cols),
+            )
+            target[patch] = leg.patch.cells
+
+    assert pasted.any()
+    assert np.array_equal(pasted, whole)
+
+
+def test_a_patch_does_not_change_after_it_was_handed_over() -> None:
+    """A report is a value: the robot's further way does not reach into it."""
+    robot = SimulatedRobot(ROOMS, slot=0, seed=3)
+    leg = robot.deploy(FIRST)
+    before = leg.patch.cells.copy()
+
+    robot.drive([(4.8, 1.65)], 8.0)
+
+    assert np.array_equal(leg.patch.cells, before)
+
+
+def test_what_a_robot_sees_is_the_floor() -> None:
+    """In spite of noise nearly all evidence of a look around a room is right."""
+    leg = deployed(seed=5).recall()
+
+    rows, cols = leg.patch.cells.shape
+    true = ROOMS.grid[leg.patch.row0 :, leg.patch.col0 :][:rows, :cols]
+    seen = leg.patch.cells
+    right = ((seen > 0) & (true == OCCUPIED)) | ((seen < 0) & (true == FREE))
+    assert right.sum() / np.count_nonzero(seen) > 0.97
+
+
+def test_the_same_seed_and_slot_give_the_same_reports() -> None:
+    """A mission can be repeated bit for bit; another slot or seed sees other noise."""
+    legs = [
+        SimulatedRobot(ROOMS, slot=slot, seed=seed).deploy(FIRST)
+        for slot, seed in ((0, 7), (0, 7), (1, 7), (0, 8))
+    ]
+
+    assert [same(legs[0], leg) for leg in legs] == [True, True, False, False]
+
+
+@pytest.mark.parametrize("robots", [1, 2, 5, 12])
+def test_a_team_starts_together_in_reach_of_each_other(robots: int) -> None:
+    """Starts are apart by a body, near the first one, and each fits."""
+    floor = draw_office(3)
+
+    poses = start_poses(floor, robots, seed=11)
+
+    places = np.array([(pose.x, pose.y) for pose in poses])
+    gaps = np.hypot(*(places[:, None] - places[None]).transpose(2, 0, 1))
+    assert len(poses) == robots
+    assert (gaps[~np.eye(robots, dtype=np.bool_)] >= 0.59).all()
+    assert gaps[0].max() < 4.0
+    for slot, pose in enumerate(poses):
+        assert SimulatedRobot(floor, slot=slot, seed=0).deploy(pose).pose == pose
+
+
+def test_the_seed_chooses_the_entry() -> None:
+    """Equal seeds start alike and others elsewhere."""
+    starts = [start_poses(ROOMS, 1, seed=seed)[0] for seed in (1, 1, 2)]
+
+    assert starts[0] == starts[1]
+    assert starts[0] != starts[2]
+
+
+def test_a_start_is_in_the_largest_part_of_the_floor() -> None:
+    """A sealed cupboard is no place to start from."""
+    floor = draw_rooms(3)
+    grid = floor.grid.copy()
+    wall = floor.frame.cell(3.2, 0.0)[1]
+    grid[:, wall] = OCCUPIED
+
+    starts = [start_poses(FloorMap("sealed", grid, floor.frame), 1, seed)[0] for seed in range(12)]
+
+    assert all(start.x > 3.2 for start in starts)
+
+
+def test_a_team_too_large_for_the_floor_is_refused_with_numbers() -> None:
+    """The user learns how many would fit."""
+    with pytest.raises(StartError, match=r"map 'rooms': room to start for \d+ robots, not for 400"):
+        start_poses(ROOMS, 400, seed=1)
+
+
+def test_a_floor_without_room_is_refused() -> None:
+    """Where no body fits nobody starts."""
+    floor = FloorMap("slit", np.zeros((5, 100), np.int8), draw_rooms(1).frame)
+
+    with pytest.raises(StartError, match=r"map 'slit': no place where a disc of 0.2 m fits"):
+        start_poses(floor, 1, seed=1)
+
+
+@pytest.mark.parametrize("robots", [0, -1])
+def test_a_team_of_nobody_is_refused(robots: int) -> None:
+    """A mission needs a robot."""
+    with pytest.raises(StartError, match="at least one robot"):
+        start_poses(ROOMS, robots, seed=1)
