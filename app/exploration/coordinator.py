@@ -225,20 +225,22 @@ class Coordinator:
 
     def _count_visits(self, view: Survey) -> None:
         """Count against frontier cells that a robot was sent to and that are still there."""
-        reach = 2.0 * self.settings.look_m / self.frame.resolution
-        border = np.argwhere(view.border)
         for robot in self._team():
             if robot.goal is None or not robot.ended:
                 continue
-            row, col = robot.goal.target[0] - view.row0, robot.goal.target[1] - view.col0
-            cells = border[np.hypot(border[:, 0] - row, border[:, 1] - col) <= reach]
+            goal = robot.goal
+            cells = goal.cells - np.array((view.row0, view.col0), np.int32)
+            cells = cells[view.border[cells[:, 0], cells[:, 1]]]
+            row, col = goal.target[0] - view.row0, goal.target[1] - view.col0
             place = (row + 0.5, col + 0.5)
-            seen = [
-                math.isinf(clear_length(view.open_air, place, (cell[0] + 0.5, cell[1] + 0.5)))
-                for cell in cells
+            reach = goal.look / self.frame.resolution + 1.0
+            looked = [
+                math.dist(cell, (row, col)) <= reach
+                and math.isinf(clear_length(view.open_air, place, (cell[0] + 0.5, cell[1] + 0.5)))
+                for cell in cells.tolist()
             ]
-            if any(seen):
-                cells = cells[seen]
+            if any(looked):
+                cells = cells[looked]
             self._visits[cells[:, 0] + view.row0, cells[:, 1] + view.col0] += 1
 
     def _clusters(self, mask: Mask) -> list[Frontier]:
@@ -269,7 +271,7 @@ class Coordinator:
         if not frontiers:
             return
         seekers = [Seeker(robot.pose, robot.goal, robot.bearing) for robot in team]
-        goals = choose(seekers, frontiers, view, self.frame, self.settings)
+        goals = choose(seekers, frontiers, view, self.frame, self.settings, afar=self._retried)
         for robot, goal in zip(team, goals, strict=True):
             robot.goal = goal
             robot.ended = False

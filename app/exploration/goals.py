@@ -6,7 +6,7 @@ Pure functions of a survey and of where the robots stand.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from app.exploration.settings import Settings
 from app.exploration.survey import Survey
 
 _ALIVE = 0.3  # a goal stands while this share of its frontier is still frontier
-_TARGET_GRID_M = 0.1  # places to look from are tried this far apart
+_TARGETS_ACROSS = 5  # places to look from are tried this share of the look apart
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,12 +40,14 @@ class Goal:
         target: the cell to look from, in the same frame.
         path: waypoints not yet reached, metres, map frame.
         room: metres of room that the way keeps.
+        look: metres from which the frontier is looked at.
     """
 
     cells: Cells
     target: Cell
     path: tuple[Point, ...]
     room: float
+    look: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class _Prospect:
     """One robot's ways to all frontiers: (frontiers,) costs and (frontiers, 2) local targets."""
 
     room: float
+    look: float
     passable: Mask
     field: Field
     costs: Cells
@@ -98,6 +101,8 @@ def choose(
     view: Survey,
     frame: GridFrame,
     settings: Settings,
+    *,
+    afar: bool,
 ) -> list[Goal | None]:
     """Give robots goals jointly; the whole map is searched only for those left idle nearby.
 
@@ -107,15 +112,18 @@ def choose(
         view: what is known.
         frame: the mission's frame.
         settings: how to explore.
+        afar: what cannot be got near is looked at from afar.
 
     Returns:
         A goal for each robot, None for one that has nothing to do.
     """
     rooms = [settings.radius + frame.resolution, settings.radius]
+    looks = [settings.look_m, settings.look_far_m] if afar else [settings.look_m]
     near = round(settings.near_m / frame.resolution * STRAIGHT)
     cells = [view.cell(frame, seeker.pose) for seeker in seekers]
     prospects = [
-        _prospect(cell, frontiers, view, settings, rooms=rooms[:1], limit=near) for cell in cells
+        _prospect(cell, frontiers, view, rooms=rooms[:1], looks=looks[:1], limit=near)
+        for cell in cells
     ]
     worth = _worth(seekers, frontiers, view, frame, settings)
     chosen = assign(_metres(prospects, frame) - worth)
@@ -123,7 +131,7 @@ def choose(
     while idle := set(range(len(seekers))) - set(chosen) - searched:
         for index in sorted(idle):
             prospects[index] = _prospect(
-                cells[index], frontiers, view, settings, rooms=rooms, limit=UNREACHED
+                cells[index], frontiers, view, rooms=rooms, looks=looks, limit=UNREACHED
             )
         searched |= idle
         chosen = assign(_metres(prospects, frame) - worth)
@@ -144,21 +152,25 @@ def _prospect(
     cell: Cell,
     frontiers: Sequence[Frontier],
     view: Survey,
-    settings: Settings,
     *,
     rooms: Sequence[float],
+    looks: Sequence[float],
     limit: int,
 ) -> _Prospect:
-    """Find a robot's ways; one that finds none with much room makes do with less."""
-    reach = round(settings.look_m / view.resolution)
-    stride = max(1, round(_TARGET_GRID_M / view.resolution))
-    for room in rooms:
+    """Find a robot's ways; one that finds none makes do with less room, then with a far look."""
+    for look, room in product(looks, rooms):
         passable = view.passable(room, cell)
         field = distance_field(passable, cell, limit=limit)
-        costs, places = targets(field, view.grid, frontiers, reach=reach, stride=stride)
+        costs, places = targets(
+            field,
+            view.grid,
+            frontiers,
+            reach=round(look / view.resolution),
+            stride=max(1, round(look / _TARGETS_ACROSS / view.resolution)),
+        )
         if (costs < UNREACHED).any():
             break
-    return _Prospect(room, passable, field, costs, places)
+    return _Prospect(room, look, passable, field, costs, places)
 
 
 def _metres(prospects: Sequence[_Prospect], frame: GridFrame) -> Costs:
@@ -213,4 +225,5 @@ def _goal(
         target=(row + view.row0, col + view.col0),
         path=tuple(frame.centre(row + view.row0, col + view.col0) for row, col in way),
         room=prospect.room,
+        look=prospect.look,
     )

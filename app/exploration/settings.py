@@ -16,6 +16,7 @@ class Settings:
         frontier_least_m: shorter frontiers are left alone, as gaps between beams.
         frontier_longest_m: longer ones are halved for several robots.
         look_m: how close a robot goes to a frontier's cell.
+        look_far_m: at the end, how far away it looks at what it cannot get near.
         visits: so many visits that leave a frontier cell as it was give it up.
         gain: metres of way that a metre of frontier is worth.
         gain_longest_m: a longer frontier is worth no more.
@@ -32,6 +33,7 @@ class Settings:
     frontier_least_m: float = 0.2
     frontier_longest_m: float = 4.0
     look_m: float = 0.5
+    look_far_m: float = 3.0
     visits: int = 2
     gain: float = 0.5
     gain_longest_m: float = 6.0

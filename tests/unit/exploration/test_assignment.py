@@ -13,7 +13,7 @@ from app.exploration.assignment import Costs, assign, divide, targets
 from app.exploration.driver import Pose
 from app.exploration.frontiers import Frontier
 from app.exploration.grid import FREE, OCCUPIED, UNKNOWN
-from app.exploration.planning import UNREACHED, distance_field
+from app.exploration.planning import UNREACHED, clear_length, distance_field
 
 
 @given(
@@ -69,17 +69,18 @@ def test_a_target_is_the_cheapest_cell_that_sees_the_frontier() -> None:
 def test_a_place_that_sees_nothing_unknown_is_no_target() -> None:
     """Seeing the frontier's own cell teaches nothing: what lies beyond it must be in sight."""
     grid = np.zeros((7, 12), np.int8)
-    grid[2, 5:8] = OCCUPIED
-    grid[1, 6] = UNKNOWN
     grid[0] = OCCUPIED
+    grid[2, 6:9] = OCCUPIED
+    grid[1, 6] = UNKNOWN
     frontier = Frontier(np.array([[1, 5]], np.int32))
-    grid[1, 5] = FREE
+    field = distance_field(grid == FREE, (6, 5))
 
-    _, cells = targets(distance_field(grid == FREE, (6, 6)), grid, [frontier], reach=6, stride=1)
+    costs, cells = targets(field, grid, [frontier], reach=6, stride=1)
 
-    row, col = (int(index) for index in cells[0])
-    assert row == 1
-    assert col != 6
+    place = (float(cells[0][0]) + 0.5, float(cells[0][1]) + 0.5)
+    assert clear_length(grid != OCCUPIED, place, (1.5, 6.5)) == math.inf
+    assert clear_length(grid != OCCUPIED, (6.5, 5.5), (1.5, 5.5)) == math.inf
+    assert costs[0] > field[6, 5]
 
 
 def test_a_frontier_out_of_reach_has_no_target() -> None:

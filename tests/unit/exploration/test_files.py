@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from app.exploration import files
 from app.exploration.files import write_whole
 
 
@@ -28,7 +27,7 @@ def test_a_failed_write_leaves_the_old_file(
     def refuse(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fsync", refuse)
+    monkeypatch.setattr("os.fsync", refuse)
     with pytest.raises(OSError, match="No space left"):
         write_whole(path, b"new")
 

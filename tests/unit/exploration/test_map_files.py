@@ -70,7 +70,7 @@ def test_a_saved_map_loads_back_identical(
 ) -> None:
     """Grid and frame survive the way through the files, to the bit, and the bytes are the same."""
     grid[0, 0] = FREE
-    frame = GridFrame(*grid.shape, resolution, *origin)
+    frame = GridFrame(grid.shape[0], grid.shape[1], resolution, *origin)
     path = tmp_path_factory.mktemp("maps") / "some.yaml"
 
     save_map(path, grid, frame)

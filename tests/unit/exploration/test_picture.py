@@ -56,7 +56,9 @@ def test_the_same_mission_gives_the_same_file(tmp_path: Path) -> None:
         save_picture(tmp_path / name, picture)
 
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
-    assert np.array_equal(cv2.imread(str(tmp_path / "one.png")), picture)
+    read = cv2.imread(str(tmp_path / "one.png"))
+    assert read is not None
+    assert np.array_equal(read, picture)
 
 
 def test_a_map_of_nothing_can_be_drawn() -> None:
