@@ -28,17 +28,17 @@ celery_app.conf.update(
 )
 
 
-@setup_logging.connect  # type: ignore[untyped-decorator]
+@setup_logging.connect
 def _configure(**_: object) -> None:
     configure(get_settings(), "celery-worker")
 
 
-@worker_process_init.connect  # type: ignore[untyped-decorator]
+@worker_process_init.connect
 def _after_fork(**_: object) -> None:
     configure(get_settings(), "celery-worker")
 
 
-@worker_process_shutdown.connect  # type: ignore[untyped-decorator]
+@worker_process_shutdown.connect
 def _before_exit(**_: object) -> None:
     shutdown = getattr(trace.get_tracer_provider(), "shutdown", None)
     if shutdown:

@@ -127,7 +127,7 @@ def show_fleet(*, output: Format = Output.TEXT) -> None:
     robots = _guarded(ask())
     if output is Output.JSON:
         rows = [{name: getattr(robot, name) for name in robot.__slots__} for robot in robots]
-        print(json.dumps(rows))  # noqa: T201 - the result
+        print(json.dumps(rows))
         return
     table = Table("robot", "battery", "there", "held by")
     for robot in robots:
@@ -147,7 +147,7 @@ def main() -> None:
     app()
 
 
-async def _run(mission: Mission, timeout: float | None, *, start: bool) -> dict[str, Any]:  # noqa: ASYNC109
+async def _run(mission: Mission, timeout: float | None, *, start: bool) -> dict[str, Any]:
     settings = get_settings()
     async with get_bus() as bus:
         await bus.ping()
@@ -169,7 +169,7 @@ async def _run(mission: Mission, timeout: float | None, *, start: bool) -> dict[
 def _finish(running: Coroutine[Any, Any, dict[str, Any]], mission: Mission, output: Output) -> None:
     ended = _guarded(running)
     if output is Output.JSON:
-        print(json.dumps(ended))  # noqa: T201 - the result
+        print(json.dumps(ended))
     else:
         _print_text(ended, mission)
     sys.exit(EXIT[ended["status"]])
@@ -178,9 +178,9 @@ def _finish(running: Coroutine[Any, Any, dict[str, Any]], mission: Mission, outp
 def _print_text(ended: dict[str, Any], mission: Mission) -> None:
     lines = [f"mission {ended['saga_id']} {ended['status']} in {ended['duration_s']:.1f} s"]
     if ended["status"] == "completed":
+        figures = f"coverage {ended['coverage']:.1%}, accuracy {ended['accuracy']:.1%}"
         lines += [
-            f"  {mission.area}, {mission.robot_count} robots: "
-            f"coverage {ended['coverage']:.1%}, accuracy {ended['accuracy']:.1%}",
+            f"  {mission.area}, {mission.robot_count} robots: {figures}",
             f"  map      {ended['artifacts']['map_yaml']}",
             f"  picture  {ended['artifacts']['picture']}",
         ]
@@ -191,7 +191,7 @@ def _print_text(ended: dict[str, Any], mission: Mission) -> None:
         undone = [s["name"] for s in ended["steps"] if s["status"] == "compensated"]
         lines.append(f"  undone: {', '.join(reversed(undone)) or 'nothing was done'}")
     lines.append(f"  trace    {ended['trace_id']}")
-    print("\n".join(lines))  # noqa: T201 - the result
+    print("\n".join(lines))
 
 
 def _guarded(coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -239,5 +239,5 @@ def _refuse_bad(mission: Mission) -> None:
 
 
 def _leave(code: int, message: str) -> Any:
-    print(f"mission: {message}", file=sys.stderr)  # noqa: T201 - the last word
+    print(f"mission: {message}", file=sys.stderr)
     sys.exit(code)

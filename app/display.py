@@ -2,7 +2,7 @@
 
 import sys
 import time
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -35,7 +35,7 @@ class MissionDisplay:
             console=self._console, refresh_per_second=8, get_renderable=self._draw, transient=False
         )
 
-    def __enter__(self) -> "MissionDisplay":
+    def __enter__(self) -> Self:
         if self._console.is_terminal:
             self._live.start()
         return self
@@ -57,7 +57,10 @@ class MissionDisplay:
         if not self._console.is_terminal and word != before:
             detail = _detail(status, payload)
             label = f"undo {step}" if direction == "undo" else step
-            print(f"{self._age():6.1f}s  {label}: {word}{' ' + detail if detail else ''}", file=sys.stderr)
+            print(
+                f"{self._age():6.1f}s  {label}: {word}{' ' + detail if detail else ''}",
+                file=sys.stderr,
+            )
 
     def _age(self) -> float:
         return time.monotonic() - self._started
@@ -73,7 +76,9 @@ class MissionDisplay:
         robots = Table.grid(padding=(0, 2))
         for name, robot in sorted(self._robots.items()):
             x, y, _ = robot["pose"]
-            robots.add_row(f"  {name}", f"at ({x:.1f}, {y:.1f}) m", f"{robot['driven_m']:.1f} m driven")
+            robots.add_row(
+                f"  {name}", f"at ({x:.1f}, {y:.1f}) m", f"{robot['driven_m']:.1f} m driven"
+            )
         return Group(f"[bold]mission[/] {self._age():.0f} s", steps, robots)
 
 

@@ -187,8 +187,10 @@ async def _change(before: Sequence[Robot], after: Sequence[Robot]) -> bool:
         for old, new in zip(before, after, strict=True)
         for part in (old.name, _dump(old), _dump(new))
     ]
-    changed = await get_bus().endpoint().connection.call(
-        "EVAL", _CHANGE, 1, get_bus().key(_KEY), *triples
+    changed = (
+        await get_bus()
+        .endpoint()
+        .connection.call("EVAL", _CHANGE, 1, get_bus().key(_KEY), *triples)
     )
     return bool(changed)
 

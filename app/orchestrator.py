@@ -7,7 +7,7 @@ The workers (Celery, command listener, robots) run already; `mission run` starts
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,7 +76,7 @@ async def run_saga(
     area: str,
     *,
     seed: int = 0,
-    timeout: float | None = None,  # noqa: ASYNC109 - an overrun mission is compensated first
+    timeout: float | None = None,
     on_stage: OnStage | None = None,
 ) -> SagaOutcome:
     """Run a mission to its end: forward, or back when a step fails.
@@ -174,9 +174,7 @@ def report(outcome: SagaOutcome, mission: Mission) -> dict[str, Any]:
         "correlation_id": outcome.correlation_id,
         "trace_id": outcome.trace_id,
         "status": outcome.status,
-        "steps": [
-            _step_report(step.name, outcome) for step in mission_saga(get_settings()).steps
-        ],
+        "steps": [_step_report(step.name, outcome) for step in mission_saga(get_settings()).steps],
         "coverage": merged.get("coverage") if done else None,
         "accuracy": merged.get("accuracy") if done else None,
         "robots": mission.robot_count,

@@ -4,7 +4,6 @@ They die with the process that started them, however it ends.
 """
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
@@ -77,7 +76,9 @@ class Workers:
         while missing := await self._missing():
             for name, child in self._children.items():
                 if child.poll() is not None:
-                    raise WorkersFailed(f"{name} ended with {child.returncode}: {self._words(name)}")
+                    raise WorkersFailed(
+                        f"{name} ended with {child.returncode}: {self._words(name)}"
+                    )
             if loop.time() > give_up:
                 raise WorkersFailed(f"not ready after {_READY_S:g} s: {', '.join(missing)}")
             await asyncio.sleep(0.05)

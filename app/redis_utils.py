@@ -96,9 +96,13 @@ async def request_and_reply(
 async def put_blob(data: bytes) -> str:
     """Store bytes compressed under their hash, for a while; returns the reference."""
     reference = hashlib.sha256(data).hexdigest()
-    await get_bus().endpoint().connection.call(
-        *("SET", get_bus().key(f"blob:{reference}"), zlib.compress(data, 1)),
-        *("EX", get_settings().blob_ttl_s),
+    await (
+        get_bus()
+        .endpoint()
+        .connection.call(
+            *("SET", get_bus().key(f"blob:{reference}"), zlib.compress(data, 1)),
+            *("EX", get_settings().blob_ttl_s),
+        )
     )
     return reference
 

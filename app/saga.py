@@ -35,8 +35,9 @@ def mission_saga(settings: Settings) -> Saga:
                 lambda mission, results: mission | results["plan_route"],
                 Compensation(
                     "exploration:abort",
-                    lambda mission, results: _which(mission, results)
-                    | results["allocate_resources"],
+                    lambda mission, results: (
+                        _which(mission, results) | results["allocate_resources"]
+                    ),
                 ),
                 timeout=settings.explore_timeout_s,
             ),

@@ -13,7 +13,6 @@ from typing import Any
 from app.celery_app import celery_app
 from app.saga import mission_runner
 
-
 _starting = threading.Lock()
 
 

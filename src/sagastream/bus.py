@@ -301,7 +301,7 @@ class Bus:
         stream: str,
         correlation_id: str,
         request_id: str,
-        timeout: float,  # noqa: ASYNC109 - the wait is reported as ReplyTimeout, with facts
+        timeout: float,
         backoff_config: BackoffConfig = BackoffConfig(),  # noqa: B008 - frozen
     ) -> dict[str, Any]:
         """Wait on a reply stream for the end of one request.
@@ -345,12 +345,12 @@ class Bus:
             telemetry.received(span, reply)
             return completed_or_raise(reply)
 
-    async def request_and_reply(
+    async def request_and_reply(  # noqa: PLR0917 - the public signature
         self,
         stream: str,
         event_type: str,
         payload: Mapping[str, Any],
-        timeout: float = 30.0,  # noqa: ASYNC109 - the wait is reported as ReplyTimeout, with facts
+        timeout: float = 30.0,
         on_progress: OnProgress | None = None,
         request_id: str | None = None,
         correlation_id: str | None = None,

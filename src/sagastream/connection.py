@@ -19,9 +19,13 @@ from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
-    ConnectionError as RedisConnectionError,
     RedisError,
     ResponseError,
+)
+from redis.exceptions import (
+    ConnectionError as RedisConnectionError,
+)
+from redis.exceptions import (
     TimeoutError as RedisTimeoutError,
 )
 
@@ -55,6 +59,7 @@ def make_client(url: str) -> "redis.Redis":
         socket_connect_timeout=SOCKET_TIMEOUT_S,
         retry=Retry(NoBackoff(), 0),
         retry_on_error=[],
+        driver_info=None,  # redis-py would read package metadata from disk for each connection
         **({} if url.startswith("unix") else {"socket_keepalive": True}),
     )
 
@@ -138,8 +143,14 @@ class Connection:
 
     async def block(self, *args: Any) -> Any:
         """Send a blocking read on a connection apart; it is not repeated."""
-        with untraced():
-            answer = await self._blocking.execute_command(*args)
+        try:
+            with untraced():
+                answer = await self._blocking.execute_command(*args)  # type: ignore[no-untyped-call]
+        finally:
+            # See `end`: a swallowed cancellation must not turn into a lost connection.
+            task = asyncio.current_task()
+            if task and task.cancelling():
+                raise asyncio.CancelledError
         self.note_return()
         return answer
 
@@ -190,6 +201,15 @@ class Connection:
                     future.set_exception(answer)
                 else:
                     future.set_result(answer)
+
+
+async def end(*tasks: "asyncio.Task[Any]") -> None:
+    """Cancel tasks until they are done: redis-py swallows a cancellation while it connects."""
+    left = {task for task in tasks if not task.done()}
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=0.05)
 
 
 def entries(answer: Any) -> Iterator[tuple[bytes, bytes, dict[bytes, bytes]]]:

@@ -52,6 +52,7 @@ class Handler:
     function: Callable[..., Any] = field(compare=False)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function as it is."""
         return self.function(*args, **kwargs)
 
     @property
@@ -100,9 +101,8 @@ def discover(package: str) -> list[Handler]:
         root = importlib.import_module(package)
     except ModuleNotFoundError as error:
         raise RegistrationError(f"handler package {package!r}: {error}") from error
-    modules = [root]
-    for found in pkgutil.walk_packages(getattr(root, "__path__", []), prefix=f"{package}."):
-        modules.append(importlib.import_module(found.name))
+    inner = pkgutil.walk_packages(getattr(root, "__path__", []), prefix=f"{package}.")
+    modules = [root, *(importlib.import_module(found.name) for found in inner)]
     handlers = [
         value
         for module in modules

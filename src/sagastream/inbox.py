@@ -13,7 +13,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from sagastream.connection import BLOCK_MS, LOST, Connection, backoff_delays, entries
+from sagastream.connection import BLOCK_MS, LOST, Connection, backoff_delays, end, entries
 from sagastream.errors import InvalidMessage, SagastreamError
 from sagastream.message import decode_reply
 
@@ -62,8 +62,7 @@ class Inbox:
     async def close(self) -> None:
         """Stop reading and delete the stream."""
         if self._reader:
-            self._reader.cancel()
-            await asyncio.wait([self._reader])
+            await end(self._reader)
             with contextlib.suppress(SagastreamError, RedisError):
                 await self._connection.call("DEL", self.key, patience_s=0.0)
 

@@ -1,7 +1,7 @@
 """`CommandListener`: read commands, run their handlers, write every stage.
 
 It reads all its streams in one blocking call, never more than it has free slots, and
-routes by event type. Stopping drains: nothing new is read, what runs is finished.
+routes by event type. Stopping drains: no new read begins, what was read is finished.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from sagastream.bus import Bus
 from sagastream.claim import Claim, failed_fields
-from sagastream.connection import BLOCK_MS, LOST, backoff_delays, entries
+from sagastream.connection import BLOCK_MS, LOST, backoff_delays, end, entries
 from sagastream.errors import InvalidMessage, LeaseLost, SagastreamError
 from sagastream.functions import Answer
 from sagastream.handlers import Handler, registry, run_handler
@@ -77,7 +77,7 @@ class CommandListener:
         self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="handler")
 
     def stop(self) -> None:
-        """Read nothing more, finish what runs; then `run` returns. Safe to call twice."""
+        """Begin no new read, finish what was read; then `run` returns. Safe to call twice."""
         self._stopping.set()
         self._freed.set()
 
@@ -106,9 +106,7 @@ class CommandListener:
                     reading.result()
                 await self._drain()
             finally:
-                for task in (announcing, reading, stopping):
-                    task.cancel()
-                await asyncio.wait({announcing, reading, stopping})
+                await end(announcing, reading, stopping)
                 self._threads.shutdown(wait=False, cancel_futures=True)
                 with contextlib.suppress(SagastreamError, RedisError):
                     await self._announce(0)
@@ -240,7 +238,7 @@ class CommandListener:
             raise
         except LeaseLost as error:
             logger.warning("%s", error, extra=claim.ids)
-        except Exception as error:  # noqa: BLE001 - whatever a handler raises is its requester's
+        except Exception as error:
             logger.info("handler failed", exc_info=error, extra=claim.ids)
             await claim.fail(type(error).__name__, str(error))
 
@@ -315,11 +313,7 @@ class CommandListener:
         if self._running:
             logger.info("draining", extra={"running": len(self._running)})
             await asyncio.wait(set(self._running), timeout=self._drain_s)
-        left = set(self._running)
-        for task in left:
-            task.cancel()
-        if left:
-            await asyncio.wait(left)
+        await end(*self._running)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

@@ -62,9 +62,8 @@ async def read_until_terminal(
 ) -> dict[str, Any]:
     """Read `stream` until the request's terminal reply is there, and return it.
 
-    Args:
-        stream: The reply stream's key.
-        look: Reads the terminal reply from the request's record, None while there is none.
+    `stream` is a key; `look` reads the terminal reply from the request's record, and gives
+    None while there is none.
 
     Raises:
         ReplyTimeout: Nothing terminal within `timeout` seconds.
@@ -75,6 +74,7 @@ async def read_until_terminal(
     loop = asyncio.get_running_loop()
     give_up = loop.time() + timeout
     name = f"{READER_PREFIX}{uuid.uuid4()}"
+    wanted = request_id.encode()
 
     async def join() -> None:
         await functions.join(stream, group=name, stale_ms=_STALE_READER_MS, prefix=READER_PREFIX)
@@ -105,15 +105,14 @@ async def read_until_terminal(
                 continue
             delay = delay if answer else min(delay * backoff.factor, backoff.max_delay)
             for _, entry_id, raw in entries(answer):
+                if raw.get(b"request_id") != wanted:
+                    continue
                 try:
                     stage = decode_reply(raw, max_bytes=max_bytes)
                 except InvalidMessage as error:
                     logger.warning("%s %s is no reply: %s", stream, entry_id.decode(), error)
                     continue
-                if (stage["request_id"], stage.get("correlation_id")) != (
-                    request_id,
-                    correlation_id,
-                ):
+                if stage.get("correlation_id") != correlation_id:
                     continue
                 last_stage = stage["status"]
                 logger.info(

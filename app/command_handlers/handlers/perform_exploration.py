@@ -44,9 +44,7 @@ async def perform_exploration(command: Command, progress: Progress) -> dict[str,
             await progress(coordinator.fraction_known, _report(coordinator, names))
     maps = [answer["leg"]["patch"] for answer in await team.recall()]
     await progress(coordinator.fraction_known, _report(coordinator, names))
-    await fleet.release(
-        mission["mission"], dict(zip(names, coordinator.distances, strict=True))
-    )
+    await fleet.release(mission["mission"], dict(zip(names, coordinator.distances, strict=True)))
     return {
         "frame": mission["frame"],
         "robots": names,

@@ -1,0 +1,77 @@
+"""A server for the whole run, a namespace for each test, and a guard against blocked loops."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from blockbuster import blockbuster_ctx
+from pydantic_settings import BaseSettings
+
+from sagastream import Bus, CommandListener, Handler
+from sagastream.testing import EmbeddedServer
+
+
+class _Environment(BaseSettings):
+    exploration_maps: Path | None = None
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the whole suite run against another server."""
+    parser.addoption("--server-binary", default=None, help="server program, such as redis-server")
+
+
+@pytest.fixture(scope="session")
+def server_binary(request: pytest.FixtureRequest) -> str | None:
+    binary: str | None = request.config.getoption("--server-binary")
+    return binary
+
+
+@pytest.fixture(scope="session")
+def server(server_binary: str | None) -> Iterator[EmbeddedServer]:
+    with EmbeddedServer(binary=server_binary) as running:
+        yield running
+
+
+@pytest.fixture
+def namespace() -> str:
+    return f"t-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+async def bus(server: EmbeddedServer, namespace: str) -> AsyncIterator[Bus]:
+    async with Bus(server.url, namespace=namespace) as made:
+        yield made
+
+
+@pytest.fixture
+def exploration_maps() -> Path | None:
+    """The folder of real floor maps, None where there is none."""
+    return _Environment().exploration_maps
+
+
+@pytest.fixture(autouse=True)
+def no_blocked_loop(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A blocked loop is a lost lease: fail a test in which the library blocks it."""
+    if request.node.get_closest_marker("blocking"):
+        yield
+        return
+    with blockbuster_ctx(scanned_modules=["sagastream"]):
+        yield
+
+
+@asynccontextmanager
+async def listening(
+    bus: Bus, handlers: Sequence[Handler], *, concurrency: int = 16, drain_s: float = 5.0
+) -> AsyncIterator[CommandListener]:
+    """A listener with a bus of its own, as another process would have."""
+    async with Bus(bus.url, namespace=bus._prefix.strip("{}:")) as own:
+        listener = CommandListener(own, handlers, concurrency=concurrency, drain_s=drain_s)
+        running = asyncio.create_task(listener.run())
+        try:
+            yield listener
+        finally:
+            listener.stop()
+            await asyncio.wait_for(running, 10)

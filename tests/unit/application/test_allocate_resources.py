@@ -1,0 +1,140 @@
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from app import fleet
+from app.command_handlers.handlers.allocate_resources import allocate_resources
+from app.command_handlers.handlers.release_resources import release_resources
+from app.config import Settings, get_settings
+from app.fleet import Robot, TooFewRobots, choose
+from app.redis_utils import request_and_reply
+from sagastream import Bus, RequestFailed
+from tests.conftest import listening
+
+STREAM = "resources:commands"
+SETTINGS = Settings()
+
+
+def _robot(name: str, **changes: Any) -> Robot:
+    return replace(Robot(name=name, battery=90.0, x=0.0, y=0.0, present=True), **changes)
+
+
+async def _fleet_of(count: int) -> list[str]:
+    names = [f"robot-{number}" for number in range(count)]
+    for name in names:
+        await fleet.check_in(name)
+    return names
+
+
+def test_the_best_by_battery_and_distance_go() -> None:
+    """A full battery counts, and so does the way to the gate."""
+    robots = [
+        _robot("empty", battery=40.0),
+        _robot("far", battery=90.0, x=5000.0),
+        _robot("good", battery=80.0),
+        _robot("best", battery=95.0),
+    ]
+    chosen = choose(robots, 2, 0.0, SETTINGS)
+    assert [robot.name for robot in chosen] == ["best", "good"]
+
+
+def test_who_is_held_absent_or_empty_does_not_go() -> None:
+    """Too few is a failure that says how many there are, and why."""
+    robots = [
+        _robot("held", holder="m"),
+        _robot("absent", present=False),
+        _robot("empty", battery=5.0),
+        _robot("free"),
+    ]
+    with pytest.raises(
+        TooFewRobots, match="2 robots asked for, 1 free .of 4: 1 held, 1 absent, 1 low"
+    ):
+        choose(robots, 2, 0.0, SETTINGS)
+
+
+def test_a_free_robot_charges() -> None:
+    """Who rests long enough can go again; who is held does not charge."""
+    tired = _robot("tired", battery=5.0, since=0.0)
+    assert choose([tired], 1, 60.0, SETTINGS) == [tired]
+    assert replace(tired, holder="m").charge(60.0, SETTINGS) == 5.0
+
+
+async def test_a_mission_gets_robots_and_gives_them_back(app_bus: Bus) -> None:
+    """Allocated robots are the mission's until they are released."""
+    names = await _fleet_of(3)
+    async with listening(app_bus, [allocate_resources, release_resources]):
+        got = await request_and_reply(
+            STREAM, "resources:allocate", {"mission": "m1", "robot_count": 2}
+        )
+        assert set(got["payload"]["robots"]) < set(names)
+        assert {r.name for r in await fleet.robots() if r.holder == "m1"} == set(
+            got["payload"]["robots"]
+        )
+        freed = await request_and_reply(STREAM, "resources:release", {"mission": "m1"})
+        again = await request_and_reply(STREAM, "resources:release", {"mission": "m1", "n": 2})
+    assert freed["payload"]["released"] == got["payload"]["robots"]
+    assert again["payload"]["released"] == []
+    assert not any(robot.holder for robot in await fleet.robots())
+
+
+async def test_too_few_is_a_failure_and_reserves_none(app_bus: Bus) -> None:
+    """All or none."""
+    await _fleet_of(2)
+    async with listening(app_bus, [allocate_resources]):
+        with pytest.raises(RequestFailed, match="3 robots asked for, 2 free") as caught:
+            await request_and_reply(
+                STREAM, "resources:allocate", {"mission": "m1", "robot_count": 3}
+            )
+    assert caught.value.error_type == "TooFewRobots"
+    assert not any(robot.holder for robot in await fleet.robots())
+
+
+@pytest.mark.parametrize("count", [0, 65, -1, "two", True, None, 1.5])
+async def test_a_wrong_number_of_robots_names_the_field(app_bus: Bus, count: Any) -> None:
+    """Whoever sends the command learns which field is wrong."""
+    async with listening(app_bus, [allocate_resources]):
+        with pytest.raises(RequestFailed, match="robot_count") as caught:
+            await request_and_reply(
+                STREAM, "resources:allocate", {"mission": "m1", "robot_count": count}
+            )
+    assert caught.value.error_type == "InvalidMessage"
+
+
+async def test_missions_at_once_share_the_fleet_without_overlap(app_bus: Bus) -> None:
+    """Ten missions race for eight robots, three each: two win, and no robot is given twice."""
+    await _fleet_of(8)
+    results = await asyncio.gather(
+        *(fleet.reserve(f"m{number}", 3) for number in range(10)), return_exceptions=True
+    )
+    won = [names for names in results if isinstance(names, list)]
+    assert len(won) == 2
+    assert all(isinstance(lost, TooFewRobots) for lost in results if not isinstance(lost, list))
+    given = [name for names in won for name in names]
+    assert len(given) == len(set(given)) == 6
+
+
+async def test_asking_again_gives_the_same_robots(app_bus: Bus) -> None:
+    """A repeated command does not take a second set."""
+    await _fleet_of(4)
+    assert await fleet.reserve("m1", 2) == await fleet.reserve("m1", 2)
+    assert len([r for r in await fleet.robots() if r.holder]) == 2
+
+
+async def test_driving_uses_the_battery(app_bus: Bus) -> None:
+    """What a robot drove is gone from its battery when it comes back."""
+    await _fleet_of(1)
+    (name,) = await fleet.reserve("m1", 1)
+    before = (await fleet.robots())[0].battery
+    await fleet.release("m1", {name: 500.0})
+    after = (await fleet.robots())[0].battery
+    assert before - after == pytest.approx(500.0 * get_settings().battery_per_metre)
+
+
+async def test_a_robot_that_checks_out_is_absent(app_bus: Bus) -> None:
+    """A stopped process's robots are not given away."""
+    (name,) = await _fleet_of(1)
+    await fleet.check_out(name)
+    with pytest.raises(TooFewRobots, match="1 absent"):
+        await fleet.reserve("m1", 1)

@@ -1,0 +1,261 @@
+"""The fences: what the server refuses, and what it answers alike."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from redis.exceptions import ResponseError
+
+from sagastream import Bus
+from sagastream.functions import LIBRARY, Answer, Functions
+from sagastream.message import encode_payload
+
+GROUP = "g"
+
+
+class Requests:
+    """One request's transitions, with everything but the owner filled in."""
+
+    def __init__(self, bus: Bus, functions: Functions) -> None:
+        self.bus, self.functions = bus, functions
+        self.record, self.stream = bus.key("request:r1"), bus.key("work:commands")
+        self.replies = bus.key("replies:me")
+
+    async def emit(self, payload: dict[str, Any], *, replies: list[str] | None = None) -> Answer:
+        return await self.functions.emit(
+            self.record,
+            self.stream,
+            {
+                "event_type": "work:do",
+                "payload": encode_payload(payload),
+                "correlation_id": "c1",
+                "saga_id": "",
+                "request_id": "r1",
+            },
+            reply_streams=[self.replies] if replies is None else replies,
+            deadline_ms=None,
+            maxlen=None,
+            ttl_ms=None,
+        )
+
+    async def begin(
+        self, entry_id: str, *, token: str, lease_ms: int = 10_000, payload: str = "{}"
+    ) -> Answer:
+        return await self.functions.begin(
+            self.record,
+            self.stream,
+            group=GROUP,
+            entry_id=entry_id,
+            owner=f"owner-{token}",
+            token=token,
+            lease_ms=lease_ms,
+            event_type="work:do",
+            payload=payload,
+            correlation_id="c1",
+            saga_id="",
+            deadline="",
+            reply_streams=[self.replies],
+            start={"request_id": "r1", "status": "start", "payload": "{}"},
+        )
+
+    async def finish(self, entry_id: str, *, token: str, status: str = "completed") -> Answer:
+        return await self.functions.finish(
+            self.record,
+            self.stream,
+            {"request_id": "r1", "status": status, "payload": f'{{"by":"{token}"}}'},
+            group=GROUP,
+            entry_id=entry_id,
+            token=token,
+            retention_ms=60_000,
+        )
+
+    async def progress(self, *, token: str, seq: int) -> Answer:
+        fields = {"request_id": "r1", "status": "progress", "payload": f'{{"n":{seq}}}'}
+        return await self.functions.progress(self.record, fields, token=token, seq=seq)
+
+    async def stages(self, stream: str | None = None) -> list[str]:
+        entries = await self.call("XRANGE", stream or self.replies, "-", "+")
+        return [fields[b"status"].decode() for _, fields in entries]
+
+    async def pending(self) -> int:
+        return int((await self.call("XPENDING", self.stream, GROUP))["pending"])
+
+    async def deliver(self) -> str:
+        answer = await self.call(
+            "XREADGROUP", "GROUP", GROUP, "reader", "COUNT", 1, "STREAMS", self.stream, ">"
+        )
+        return str(answer[0][1][0][0].decode())
+
+    async def call(self, *args: Any) -> Any:
+        return await self.bus.endpoint().connection.call(*args)
+
+
+@pytest.fixture
+async def requests(bus: Bus) -> AsyncIterator[Requests]:
+    made = Requests(bus, bus.endpoint().functions)
+    await made.call("XGROUP", "CREATE", made.stream, GROUP, "0", "MKSTREAM")
+    yield made
+
+
+async def test_emitting_twice_writes_one_entry(requests: Requests) -> None:
+    """A repeated emit, as after a lost answer, is the same entry."""
+    first = await requests.emit({})
+    again = await requests.emit({})
+    assert (first.word, again.word) == ("new", "known")
+    assert first.rest[0] == again.rest[0]
+    assert await requests.call("XLEN", requests.stream) == 1
+
+
+async def test_the_same_id_with_another_payload_is_a_conflict(requests: Requests) -> None:
+    """Identity is the id: it cannot mean two things."""
+    await requests.emit({})
+    assert (await requests.emit({"other": 1})).word == "conflict"
+    assert await requests.call("XLEN", requests.stream) == 1
+
+
+async def test_begin_is_busy_while_a_lease_is_current(requests: Requests) -> None:
+    """No second owner while the first one's lease lasts."""
+    entry = (await requests.emit({})).rest[0]
+    assert (await requests.begin(entry, token="a")).word == "claimed"
+    busy = await requests.begin(entry, token="b")
+    assert busy.word == "busy"
+    assert busy.rest[0] == "owner-a"
+
+
+async def test_begin_with_the_same_token_answers_the_same(requests: Requests) -> None:
+    """A lost answer to begin costs no epoch and no second `start`."""
+    entry = (await requests.emit({})).rest[0]
+    first = await requests.begin(entry, token="a")
+    again = await requests.begin(entry, token="a")
+    assert first.rest[0] == again.rest[0] == "1"
+    assert await requests.stages() == ["start"]
+
+
+async def test_a_lapsed_lease_is_claimed_with_a_higher_epoch(requests: Requests) -> None:
+    """The epoch grows with every claim."""
+    entry = (await requests.emit({})).rest[0]
+    await requests.begin(entry, token="a", lease_ms=0)
+    second = await requests.begin(entry, token="b")
+    assert (second.word, second.rest[0]) == ("claimed", "2")
+
+
+async def test_a_superseded_owner_writes_nothing(requests: Requests) -> None:
+    """Neither progress nor a result of the old owner gets through, and it acks nothing."""
+    await requests.emit({})
+    entry = await requests.deliver()
+    await requests.begin(entry, token="a", lease_ms=0)
+    await requests.begin(entry, token="b")
+    assert (await requests.progress(token="a", seq=1)).word == "stale"
+    assert (await requests.finish(entry, token="a")).word == "stale"
+    assert await requests.stages() == ["start", "start"]
+    assert await requests.pending() == 1
+
+
+async def test_finish_replies_and_acks_together_and_once(requests: Requests) -> None:
+    """The terminal reply is there once, however often finish is repeated."""
+    await requests.emit({})
+    entry = await requests.deliver()
+    await requests.begin(entry, token="a")
+    assert (await requests.finish(entry, token="a")).word == "ok"
+    assert (await requests.finish(entry, token="a")).word == "ok"
+    assert await requests.stages() == ["start", "completed"]
+    assert await requests.pending() == 0
+
+
+async def test_the_first_outcome_wins_for_ever(requests: Requests) -> None:
+    """A request that completed cannot fail later, not even by its own owner."""
+    entry = (await requests.emit({})).rest[0]
+    await requests.begin(entry, token="a")
+    await requests.finish(entry, token="a")
+    assert (await requests.finish(entry, token="a", status="failed")).word == "stale"
+    assert (await requests.begin(entry, token="b")).word == "done"
+    assert await requests.stages() == ["start", "completed"]
+
+
+async def test_repeated_progress_is_written_once(requests: Requests) -> None:
+    """Progress is numbered; a number that was there is not written again."""
+    entry = (await requests.emit({})).rest[0]
+    await requests.begin(entry, token="a")
+    for seq in (1, 1, 2, 1):
+        assert (await requests.progress(token="a", seq=seq)).word == "ok"
+    assert await requests.stages() == ["start", "progress", "progress"]
+
+
+async def test_a_second_requester_gets_the_same_reply(requests: Requests) -> None:
+    """Emitting again adds a reply stream; finish writes to all of them."""
+    entry = (await requests.emit({})).rest[0]
+    await requests.begin(entry, token="a")
+    other = requests.bus.key("replies:other")
+    await requests.emit({}, replies=[other])
+    await requests.finish(entry, token="a")
+    assert await requests.stages(other) == ["completed"]
+    assert await requests.stages() == ["start", "completed"]
+
+
+async def test_a_requester_that_comes_after_the_end_gets_the_reply(requests: Requests) -> None:
+    """The record keeps the reply for those who ask later."""
+    entry = (await requests.emit({})).rest[0]
+    await requests.begin(entry, token="a")
+    await requests.finish(entry, token="a")
+    late = requests.bus.key("replies:late")
+    answer = await requests.emit({}, replies=[late])
+    assert answer.rest[1] == "completed"
+    assert await requests.stages(late) == ["completed"]
+
+
+async def test_a_plain_entry_gets_its_record_at_begin(requests: Requests) -> None:
+    """Another language may XADD; its request is fenced like any other."""
+    entry = (await requests.call("XADD", requests.stream, "*", "payload", "{}")).decode()
+    assert (await requests.begin(entry, token="a")).word == "claimed"
+    assert (await requests.begin(entry, token="b")).word == "busy"
+
+
+async def test_a_second_entry_of_a_request_is_acked_and_not_run(requests: Requests) -> None:
+    """Twice in the stream is still one request."""
+    await requests.emit({})
+    first = await requests.deliver()
+    await requests.call("XADD", requests.stream, "*", "payload", "{}")
+    second = await requests.deliver()
+    await requests.begin(first, token="a")
+    assert (await requests.begin(second, token="b")).word == "done"
+    assert await requests.pending() == 1
+
+
+async def test_a_lone_record_expires_after_its_end_and_not_before(requests: Requests) -> None:
+    """Nothing live expires."""
+    entry = (await requests.emit({})).rest[0]
+    await requests.begin(entry, token="a")
+    assert await requests.call("PTTL", requests.record) == -1
+    await requests.finish(entry, token="a")
+    assert 0 < await requests.call("PTTL", requests.record) <= 60_000
+    assert await requests.call("PTTL", requests.replies) > 0
+
+
+async def test_a_key_of_another_type_is_refused_before_any_write(requests: Requests) -> None:
+    """A refused function changes nothing: the entry stays pending."""
+    await requests.emit({})
+    entry = await requests.deliver()
+    await requests.begin(entry, token="a")
+    await requests.call("DEL", requests.replies)
+    await requests.call("SET", requests.replies, "x")
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        await requests.finish(entry, token="a")
+    assert await requests.pending() == 1
+    assert await requests.call("HGET", requests.record, "status") == b"running"
+
+
+async def test_a_lost_library_is_loaded_again(requests: Requests) -> None:
+    """A server that came back without functions is put right by the next call."""
+    await requests.emit({})
+    await requests.call("FUNCTION", "DELETE", LIBRARY)
+    assert (await requests.emit({})).word == "known"
+
+
+async def test_the_journal_moves_by_compare_and_set(requests: Requests) -> None:
+    """Of two engines that saw one version, one moves the saga."""
+    key, functions = requests.bus.key("saga:s"), requests.functions
+    first = await functions.journal(key, [], version=0, journal="{}", ttl_ms=None)
+    second = await functions.journal(key, [], version=0, journal='{"x":1}', ttl_ms=None)
+    assert (first.word, second.word) == ("ok", "moved")
+    assert await requests.call("HGET", key, "journal") == b"{}"
+    assert await requests.call("PTTL", key) == -1
