@@ -1,6 +1,7 @@
 """The coordinator's promises to whoever runs it."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from app.exploration.coordinator import Coordinator
 from app.exploration.driver import Leg, Order, Patch, Pose
 from app.exploration.floorplan import draw_rooms
+from app.exploration.grid import OCCUPIED
+from app.exploration.merging import merge
 from app.exploration.robot import SimulatedRobot, start_poses
 
 FLOOR = draw_rooms(3)
@@ -134,6 +137,57 @@ def test_the_others_finish_what_a_lost_robot_leaves() -> None:
 
     assert mission.coordinator.frontiers_left == []
     assert np.count_nonzero(mission.coordinator.layers()[1]) == seen
+
+
+def test_newer_evidence_replaces_a_robots_older_one() -> None:
+    """A patch is the robot's present belief: it is laid over the old one and not added to it."""
+    mission = Mission(1)
+    mission.step()
+    pose = mission.coordinator.poses[0]
+    row, col = FLOOR.frame.cell(pose.x, pose.y)
+    before = int(mission.coordinator.layers()[0][row + 3, col])
+
+    mission.coordinator.observe(
+        0, replace(mission.legs[0], patch=Patch(row + 3, col, np.array([[24]], np.int8)))
+    )
+    mission.coordinator.decide()
+
+    assert before < -24
+    assert mission.coordinator.team_grid()[row + 3, col] == OCCUPIED
+    assert np.array_equal(mission.coordinator.team_grid(), merge(mission.coordinator.layers()))
+
+
+def test_what_no_visit_resolves_is_visited_twice_and_once_more_and_then_left() -> None:
+    """A robot that learns nothing is not sent for ever, nor is a frontier dropped lightly."""
+    pose = Pose(*FLOOR.frame.centre(40, 40))
+    coordinator = Coordinator(FLOOR.frame, [pose])
+    known = np.full((41, 41), -80, np.int8)
+    known[:, [0, -1]] = known[[0, -1]] = 80
+    known[18:23, -1] = -80  # a gap, behind which the lidar is blind
+    leg = leg_at(pose, Patch(20, 20, known))
+    visits = 0
+
+    for _ in range(20):
+        coordinator.observe(0, leg)
+        orders = coordinator.decide()
+        if not orders:
+            break
+        visits += 1
+        x, y = orders[0].path[-1]
+        leg = Leg(
+            time=orders[0].until,
+            pose=Pose(x, y),
+            distance=0.0,
+            path=((x, y),),
+            reached=len(orders[0].path),
+            arrived=True,
+            blocked=False,
+            patch=Patch(0, 0, np.zeros((0, 0), np.int8)),
+        )
+
+    assert coordinator.done
+    assert visits == 3
+    assert len(coordinator.frontiers_left) == 1
 
 
 def test_a_team_without_robots_orders_nothing() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from app.exploration.driver import Point
 from app.exploration.floorplan import draw_rooms
-from app.exploration.grid import UNKNOWN
+from app.exploration.grid import OCCUPIED, UNKNOWN, GridFrame
 from app.exploration.picture import Picture, draw, save_picture
 
 FLOOR = draw_rooms(2)
@@ -37,6 +37,17 @@ def test_a_path_is_drawn_where_it_was_driven() -> None:
     rows, cols = np.nonzero((picture[:, :1000] == BLUE).all(axis=2))
     assert rows.min() > picture.shape[0] / 2
     assert cols.max() < picture.shape[1] / 3
+
+
+def test_the_map_is_drawn_with_its_lowest_row_at_the_bottom() -> None:
+    """The map is turned as the paths are: something solid in the south is in the south."""
+    grid = np.zeros((60, 60), np.int8)
+    grid[2:10, 20:40] = OCCUPIED
+
+    picture = draw(grid, GridFrame(60, 60, 0.1), [[]])
+
+    rows, _ = np.nonzero((picture == (60, 50, 45)).all(axis=2))
+    assert rows.min() > 0.8 * picture.shape[0]
 
 
 def test_frontiers_left_are_marked() -> None:

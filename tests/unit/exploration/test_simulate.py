@@ -30,10 +30,10 @@ def test_the_default_office_is_explored_completely(robots: int, seed: int) -> No
     assert right >= 0.99
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_other_offices_are_explored_completely(seed: int) -> None:
     """Success is not fitted to one floor or one resolution."""
-    resolution = (0.03, 0.04, 0.05, 0.1)[seed]
+    resolution = (0.03, 0.05, 0.1)[seed]
 
     share, right = measured(
         draw_office(seed, width=16.0, height=12.0, resolution=resolution), 2, seed

@@ -1,0 +1,60 @@
+"""The survey shows where a robot may drive, and never boxes it in."""
+
+import numpy as np
+
+from app.exploration.driver import Pose
+from app.exploration.grid import FREE, UNKNOWN, GridFrame
+from app.exploration.lidar import Box
+from app.exploration.survey import Survey, survey
+
+FRAME = GridFrame(rows=100, cols=120, resolution=0.1, origin_x=-3.0, origin_y=5.0)
+
+
+def known(*, bumped: tuple[int, int] | None = None) -> Survey:
+    """Look at a room of 4 by 3 metres, known to be free, with a wall of evidence around it."""
+    evidence = np.zeros((FRAME.rows, FRAME.cols), np.int16)
+    evidence[30:62, 40:82] = 50
+    evidence[31:61, 41:81] = -50
+    bumps = np.zeros(evidence.shape, np.bool_)
+    if bumped is not None:
+        bumps[bumped] = True
+    return survey(evidence, bumps, Box(30, 40, 62, 82), FRAME)
+
+
+def test_the_survey_is_the_known_part_with_a_margin() -> None:
+    """Its own cells are those of the mission's frame, moved by its corner."""
+    view = known()
+
+    assert (view.row0, view.col0) == (25, 35)
+    assert view.grid.shape == (42, 52)
+    assert view.grid[0, 0] == UNKNOWN
+    assert view.grid[view.cell(FRAME, Pose(*FRAME.centre(31, 41)))] == FREE
+
+
+def test_a_robot_keeps_its_distance_from_walls() -> None:
+    """Passable are the places with the room that was asked for."""
+    view = known()
+
+    passable = view.passable(0.3, (20, 25))
+
+    assert passable[20, 25]
+    assert passable[8, 25]
+    assert not passable[7, 25]
+
+
+def test_a_robot_that_stands_too_near_a_wall_can_leave() -> None:
+    """Beside the robot any place will do that has no less room than its own; elsewhere not."""
+    view = known()
+
+    passable = view.passable(0.3, (6, 25))
+
+    assert passable[6:9, 25].all()
+    assert not passable[6, 40]
+
+
+def test_a_place_that_a_robot_refused_is_not_passable_again() -> None:
+    """What a body met outweighs what the map says."""
+    view = known(bumped=(45, 60))
+
+    assert not view.passable(0.3, (25, 25))[20, 25]
+    assert view.passable(0.3, (25, 25))[21, 25]
