@@ -1,7 +1,9 @@
 """The coordinator's promises to whoever runs it."""
 
 import itertools
+import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from app.exploration.driver import Leg, Order, Patch, Pose
 from app.exploration.floorplan import draw_rooms
 from app.exploration.grid import OCCUPIED
 from app.exploration.merging import merge
+from app.exploration.planning import clear_length
 from app.exploration.robot import SimulatedRobot, start_poses
 
 FLOOR = draw_rooms(3)
@@ -157,14 +160,39 @@ def test_newer_evidence_replaces_a_robots_older_one() -> None:
     assert np.array_equal(mission.coordinator.team_grid(), merge(mission.coordinator.layers()))
 
 
+GAPPED = np.full((41, 41), -80, np.int8)  # a room of 2 m, all known, with one gap in its wall
+GAPPED[:, [0, -1]] = GAPPED[[0, -1]] = 80
+GAPPED[18:23, -1] = -80
+MIDDLE = Pose(*FLOOR.frame.centre(40, 40))
+
+
+def test_a_robot_is_not_sent_again_where_it_refused_to_go() -> None:
+    """The place that a blocked robot faces is driven around, though the map shows it free."""
+    coordinator = Coordinator(FLOOR.frame, [MIDDLE])
+    leg = leg_at(MIDDLE, Patch(20, 20, GAPPED))
+    coordinator.observe(0, leg)
+    x, y = coordinator.decide()[0].path[0]
+    heading = math.atan2(y - MIDDLE.y, x - MIDDLE.x)
+    stopped = Pose(*FLOOR.frame.centre(40, 44), heading)
+
+    coordinator.observe(0, replace(leg, pose=stopped, blocked=True, time=1.0))
+    way = coordinator.decide()[0].path
+
+    refused = np.ones(FLOOR.grid.shape, np.bool_)
+    refused[
+        FLOOR.frame.cell(
+            stopped.x + 0.5 * FLOOR.frame.resolution * math.cos(heading) + 1e-6,
+            stopped.y + 0.5 * FLOOR.frame.resolution * math.sin(heading),
+        )
+    ] = False
+    stations = [FLOOR.frame.in_cells(*point) for point in ((stopped.x, stopped.y), *way)]
+    assert all(math.isinf(clear_length(refused, *piece)) for piece in pairwise(stations))
+
+
 def test_what_no_visit_resolves_is_visited_twice_and_once_more_and_then_left() -> None:
     """A robot that learns nothing is not sent for ever, nor is a frontier dropped lightly."""
-    pose = Pose(*FLOOR.frame.centre(40, 40))
-    coordinator = Coordinator(FLOOR.frame, [pose])
-    known = np.full((41, 41), -80, np.int8)
-    known[:, [0, -1]] = known[[0, -1]] = 80
-    known[18:23, -1] = -80  # a gap, behind which the lidar is blind
-    leg = leg_at(pose, Patch(20, 20, known))
+    coordinator = Coordinator(FLOOR.frame, [MIDDLE])
+    leg = leg_at(MIDDLE, Patch(20, 20, GAPPED))  # beyond the gap its lidar is blind
     visits = 0
 
     for _ in range(20):
