@@ -21,7 +21,7 @@ from app.display import MissionDisplay
 from app.exploration.map_files import MapError, load_map
 from app.logging_config import configure
 from app.orchestrator import BadMission, Mission, MissionTimeout, report, run_saga
-from app.processes import Workers
+from app.processes import KINDS, Workers, absent
 from app.redis_utils import get_bus
 from sagastream import SagastreamError
 from sagastream.testing import EmbeddedServer
@@ -89,10 +89,11 @@ def run(
         area = map.stem
     mission = Mission(area or "office", robots, seed)
     _refuse_bad(mission)
+    shared = attach or "redis_url" in given.model_fields_set
     with ExitStack() as stack:
-        if "redis_url" not in given.model_fields_set and not attach:
+        if not shared:
             choose_settings(redis_url=stack.enter_context(EmbeddedServer()).url)
-        _finish(_run(mission, timeout, start=not attach), mission, output)
+        _finish(_run(mission, timeout, start=not attach, shared=shared), mission, output)
 
 
 @orchestrator_app.command()
@@ -108,7 +109,7 @@ def orchestrate_command(
     _settings()
     mission = Mission(area, robots, seed)
     _refuse_bad(mission)
-    _finish(_run(mission, timeout, start=False), mission, output)
+    _finish(_run(mission, timeout, start=False, shared=True), mission, output)
 
 
 @app.command("fleet")
@@ -147,13 +148,16 @@ def main() -> None:
     app()
 
 
-async def _run(mission: Mission, timeout: float | None, *, start: bool) -> dict[str, Any]:
+async def _run(
+    mission: Mission, timeout: float | None, *, start: bool, shared: bool
+) -> dict[str, Any]:
     settings = get_settings()
     async with get_bus() as bus:
         await bus.ping()
         with ExitStack() as stack:
             if start:
-                workers = stack.enter_context(Workers(settings))
+                kinds = await absent(settings) if shared else KINDS
+                workers = stack.enter_context(Workers(settings, kinds))
                 await workers.ready()
             display = stack.enter_context(MissionDisplay())
             outcome = await run_saga(
@@ -241,3 +245,7 @@ def _refuse_bad(mission: Mission) -> None:
 def _leave(code: int, message: str) -> Any:
     print(f"mission: {message}", file=sys.stderr)
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +20,7 @@ from app.redis_utils import get_bus
 from sagastream import SagastreamError
 from sagastream.testing import die_with_parent
 
+KINDS = frozenset({"celery", "listener", "robots"})
 _READY_S = 60.0
 _STOP_S = 10.0
 
@@ -28,15 +29,47 @@ class WorkersFailed(SagastreamError):
     """A worker process ended or did not get ready; with its last words."""
 
 
+async def absent(settings: Settings) -> set[str]:
+    """Which kinds of workers do not run on this server yet."""
+    from app.celery_app import celery_app  # noqa: PLC0415 - reads the broker's address
+
+    kinds = set()
+    if not await asyncio.to_thread(celery_app.control.ping, timeout=1.0):
+        kinds.add("celery")
+    if await _unheard(settings):
+        kinds.add("listener")
+    if not any(robot.present for robot in await fleet.robots()):
+        kinds.add("robots")
+    return kinds
+
+
+async def _unheard(settings: Settings) -> list[str]:
+    """The mission's command streams that no live listener reads."""
+    bus = get_bus()
+    streams = (
+        settings.resources_stream,
+        settings.routing_stream,
+        settings.exploration_stream,
+        settings.map_stream,
+    )
+    return [
+        stream
+        for stream in streams
+        if not await bus.endpoint().connection.call("EXISTS", bus.key(f"listeners:{stream}"))
+    ]
+
+
 class Workers:
     """Celery worker, command listener and robots as child processes, for as long as the context.
 
     Args:
         settings: What the children get.
+        kinds: Which of them to start.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, kinds: Collection[str] = KINDS) -> None:
         self._settings = settings
+        self._kinds = kinds
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._logs = Path(tempfile.mkdtemp(prefix="mission-"))
         self._stack = ExitStack()
@@ -45,9 +78,11 @@ class Workers:
         names = [f"robot-{number:02}" for number in range(1, self._settings.fleet_size + 1)]
         processes = min(self._settings.robot_processes, len(names))
         try:
-            self._spawn("celery", [*_celery(self._settings)])
-            self._spawn("listener", ["-m", "app.command_listener"])
-            for number in range(processes):
+            if "celery" in self._kinds:
+                self._spawn("celery", [*_celery(self._settings)])
+            if "listener" in self._kinds:
+                self._spawn("listener", ["-m", "app.command_listener"])
+            for number in range(processes if "robots" in self._kinds else 0):
                 self._spawn(
                     f"robots-{number + 1}",
                     ["-m", "app.robot_process", *names[number::processes]],
@@ -73,7 +108,7 @@ class Workers:
         """
         loop = asyncio.get_running_loop()
         give_up = loop.time() + _READY_S
-        while missing := await self._missing():
+        while missing := await self._not_ready():
             for name, child in self._children.items():
                 if child.poll() is not None:
                     raise WorkersFailed(
@@ -100,24 +135,12 @@ class Workers:
         if self._logs.exists():
             self._logs.rmdir()
 
-    async def _missing(self) -> list[str]:
-        settings = self._settings
-        streams = [
-            settings.resources_stream,
-            settings.routing_stream,
-            settings.exploration_stream,
-            settings.map_stream,
-        ]
-        bus = get_bus()
-        missing = [
-            stream
-            for stream in streams
-            if not await bus.endpoint().connection.call("EXISTS", bus.key(f"listeners:{stream}"))
-        ]
-        present = [robot for robot in await fleet.robots() if robot.present]
-        if len(present) < settings.fleet_size:
-            missing.append(f"{settings.fleet_size - len(present)} robots")
-        return missing
+    async def _not_ready(self) -> list[str]:
+        waited_for = [f"a handler of {stream}" for stream in await _unheard(self._settings)]
+        present = sum(robot.present for robot in await fleet.robots())
+        if "robots" in self._kinds and present < self._settings.fleet_size:
+            waited_for.append(f"{self._settings.fleet_size - present} robots")
+        return waited_for
 
     def _spawn(self, name: str, arguments: Sequence[str]) -> None:
         with (self._logs / f"{name}.log").open("wb") as log:

@@ -25,23 +25,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def server_binary(request: pytest.FixtureRequest) -> str | None:
+    """The server program that the run was asked to use; None for the bundled one."""
     binary: str | None = request.config.getoption("--server-binary")
     return binary
 
 
 @pytest.fixture(scope="session")
 def server(server_binary: str | None) -> Iterator[EmbeddedServer]:
+    """One server for all tests."""
     with EmbeddedServer(binary=server_binary) as running:
         yield running
 
 
 @pytest.fixture
 def namespace() -> str:
+    """A namespace that no other test has."""
     return f"t-{uuid.uuid4().hex[:8]}"
 
 
 @pytest.fixture
 async def bus(server: EmbeddedServer, namespace: str) -> AsyncIterator[Bus]:
+    """A bus in the test's namespace."""
     async with Bus(server.url, namespace=namespace) as made:
         yield made
 

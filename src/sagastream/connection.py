@@ -143,13 +143,14 @@ class Connection:
 
     async def block(self, *args: Any) -> Any:
         """Send a blocking read on a connection apart; it is not repeated."""
+        task = asyncio.current_task()
+        asked_to_end = task.cancelling() if task else 0
         try:
             with untraced():
                 answer = await self._blocking.execute_command(*args)  # type: ignore[no-untyped-call]
         finally:
             # See `end`: a swallowed cancellation must not turn into a lost connection.
-            task = asyncio.current_task()
-            if task and task.cancelling():
+            if task and task.cancelling() > asked_to_end:
                 raise asyncio.CancelledError
         self.note_return()
         return answer

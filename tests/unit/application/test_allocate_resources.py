@@ -49,7 +49,7 @@ def test_who_is_held_absent_or_empty_does_not_go() -> None:
         _robot("free"),
     ]
     with pytest.raises(
-        TooFewRobots, match="2 robots asked for, 1 free .of 4: 1 held, 1 absent, 1 low"
+        TooFewRobots, match=r"2 robots asked for, 1 free .of 4: 1 held, 1 absent, 1 low"
     ):
         choose(robots, 2, 0.0, SETTINGS)
 

@@ -30,6 +30,7 @@ from tests.conftest import listening
 
 @multi_stage_reply(stream="echo:commands", event_type="echo:say")
 async def say(command: Command, progress: Progress) -> dict[str, Any]:
+    """Answer with what was asked."""
     await progress(0.5)
     return command.payload
 

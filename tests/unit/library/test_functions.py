@@ -1,6 +1,5 @@
 """The fences: what the server refuses, and what it answers alike."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -91,10 +90,11 @@ class Requests:
 
 
 @pytest.fixture
-async def requests(bus: Bus) -> AsyncIterator[Requests]:
+async def requests(bus: Bus) -> Requests:
+    """A stream with a group, and one request in it."""
     made = Requests(bus, bus.endpoint().functions)
     await made.call("XGROUP", "CREATE", made.stream, GROUP, "0", "MKSTREAM")
-    yield made
+    return made
 
 
 async def test_emitting_twice_writes_one_entry(requests: Requests) -> None:

@@ -2,7 +2,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sagastream import SagastreamError
 from sagastream.errors import SagaError
@@ -44,7 +45,8 @@ def _journal() -> Journal:
 
 def _drive(fails: Callable[[str, str, int], bool]) -> tuple[Journal, list[tuple[str, str]]]:
     """Run a saga by its pure part alone; what was asked for, in order."""
-    journal, asked = _journal(), []
+    journal = _journal()
+    asked: list[tuple[str, str]] = []
     for now in range(200):
         what = due(SAGA, journal)
         if what is None:
@@ -84,7 +86,7 @@ def test_a_failure_undoes_in_reverse_with_the_failed_step() -> None:
 
 def test_a_compensation_is_retried_with_a_new_identity() -> None:
     """Another try is another request, so that the first one's outcome does not answer it."""
-    journal, asked = _drive(
+    journal, _ = _drive(
         lambda step, direction, attempt: step == "d" and (direction == "forward" or attempt < 3)
     )
     assert journal.status == "compensated"

@@ -23,23 +23,27 @@ STREAM = "echo:commands"
 
 @multi_stage_reply(stream=STREAM, event_type="echo:say")
 async def say(command: Command, progress: Progress) -> dict[str, Any]:
+    """Answer with what was asked."""
     await progress(0.5, {"stage": "halfway"})
     return command.payload
 
 
 @multi_stage_reply(stream=STREAM, event_type="echo:plain")
 def plain(command: Command, progress: PlainProgress) -> dict[str, Any]:
+    """Say which thread this is."""
     progress(0.5, {"thread": threading.current_thread().name})
     return {"thread": threading.current_thread().name}
 
 
 @multi_stage_reply(stream=STREAM, event_type="echo:fail")
 async def fail(command: Command, _progress: Progress) -> None:
+    """Fail, with a message that is not even text."""
     raise LookupError("no such thing \ud800")
 
 
 @multi_stage_reply(stream=STREAM, event_type="echo:nonsense")
 async def nonsense(_command: Command, _progress: Progress) -> Any:
+    """Return what is no JSON."""
     return {"not": object()}
 
 
@@ -80,7 +84,7 @@ async def test_a_plain_handler_runs_in_a_thread(bus: Bus) -> None:
 async def test_a_failure_is_raised_at_once_with_type_and_message(bus: Bus) -> None:
     """The requester learns what happened, not that time ran out."""
     async with listening(bus, [fail]):
-        with pytest.raises(RequestFailed, match="no such thing") as caught:
+        with pytest.raises(RequestFailed, match=r"no such thing") as caught:
             await asyncio.wait_for(bus.request_and_reply(STREAM, "echo:fail", {}, timeout=60), 10)
     assert caught.value.error_type == "LookupError"
     assert caught.value.reply["status"] == "failed"
@@ -89,7 +93,7 @@ async def test_a_failure_is_raised_at_once_with_type_and_message(bus: Bus) -> No
 async def test_a_result_that_is_no_payload_is_a_failure(bus: Bus) -> None:
     """The requester is answered whatever the handler returns."""
     async with listening(bus, [nonsense]):
-        with pytest.raises(RequestFailed, match="result.not") as caught:
+        with pytest.raises(RequestFailed, match=r"result\.not") as caught:
             await bus.request_and_reply(STREAM, "echo:nonsense", {})
     assert caught.value.error_type == "InvalidMessage"
 
@@ -108,13 +112,8 @@ async def test_the_same_request_runs_once_and_answers_both(bus: Bus) -> None:
     async with listening(bus, [count]), Bus(bus.url, namespace=bus._prefix.strip("{}:")) as other:
 
         def ask(asker: Bus) -> "asyncio.Task[dict[str, Any]]":
-            started = asyncio.Event()
-            task = asyncio.create_task(
-                asker.request_and_reply(
-                    STREAM, "echo:count", {}, request_id="r", on_progress=lambda _: started.set()
-                )
-            )
-            return task
+            asked = asker.request_and_reply(STREAM, "echo:count", {}, request_id="r")
+            return asyncio.create_task(asked)
 
         first, second = ask(bus), ask(other)
         while len(await bus_call(bus, "HGET", "request:r", "reply_streams")) < 80:
@@ -127,6 +126,7 @@ async def test_the_same_request_runs_once_and_answers_both(bus: Bus) -> None:
 
 
 async def bus_call(bus: Bus, command: str, name: str, *args: Any) -> Any:
+    """Send a command about one key of the test's namespace."""
     return await bus.endpoint().connection.call(command, bus.key(name), *args) or b""
 
 

@@ -1,9 +1,11 @@
+import contextlib
 import json
 import math
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sagastream import InvalidMessage
 from sagastream.message import (
@@ -144,12 +146,8 @@ def test_a_malformed_trace_never_fails_the_message() -> None:
 @given(st.dictionaries(st.binary(max_size=12), st.binary(max_size=40), max_size=6))
 def test_no_entry_crashes_the_decoder(raw: dict[bytes, bytes]) -> None:
     """Random entries are commands or InvalidMessage, nothing else."""
-    try:
-        command = decode_command(raw, stream="s", entry_id="1-1")
-    except InvalidMessage as error:
-        assert error.reason
-    else:
-        assert command.event_type
+    with contextlib.suppress(InvalidMessage):
+        assert decode_command(raw, stream="s", entry_id="1-1").event_type
 
 
 def test_a_reply_keeps_every_field() -> None:

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Whole missions in processes of their own; options go to pytest, as with unit-tests.sh.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+scripts/setup.sh
+exec .venv/bin/python -m pytest tests/integration "$@"

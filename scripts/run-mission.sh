@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Runs one mission from start to end, on a machine that has Python 3.11 and nothing else.
+# Options: --map FLOOR.yaml --robots N --seed S --out DIR -o text|json (see --help).
+set -euo pipefail
+home=$(cd "$(dirname "$0")/.." && pwd)
+"$home/scripts/setup.sh"
+exec "$home/.venv/bin/mission" run "$@"

@@ -1,0 +1,84 @@
+"""A server and running workers for whole missions, and a floor that is quick to explore."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.config import ROOT, Settings, choose_settings, get_settings
+from app.exploration.floorplan import draw_rooms
+from app.exploration.map_files import save_map
+from app.processes import Workers
+from app.redis_utils import get_bus
+from sagastream.testing import EmbeddedServer
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a program ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """Its standard output, which is one JSON object and nothing else."""
+        return dict(json.loads(self.out))
+
+
+def environment(**settings: str) -> dict[str, str]:
+    """This process's environment with other settings."""
+    return Settings().environment() | settings
+
+
+def run(*arguments: str, env: Mapping[str, str], timeout: float = 100) -> Ended:
+    """Run one of the application's programs to its end."""
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT,
+        env=dict(env),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="session")
+def maps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a floor of two rooms."""
+    place = tmp_path_factory.mktemp("maps")
+    floor = draw_rooms(2)
+    save_map(place / "rooms.yaml", floor.grid, floor.frame)
+    return place
+
+
+@pytest.fixture(scope="session")
+def running(
+    server: EmbeddedServer, maps: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, str]]:
+    """Workers that run already; the environment in which others find them."""
+    settings = choose_settings(
+        redis_url=server.url,
+        map_dir=maps,
+        out_dir=tmp_path_factory.mktemp("out"),
+        fleet_size=3,
+    )
+
+    async def ready(workers: Workers) -> None:
+        async with get_bus():
+            await workers.ready()
+
+    with Workers(settings) as workers:
+        asyncio.run(ready(workers))
+        yield settings.environment()
+    get_settings.cache_clear()

@@ -1,0 +1,296 @@
+"""Whole missions, each program in a process of its own."""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from app.config import ROOT
+from app.exploration.map_files import load_map
+from sagastream.testing import EmbeddedServer
+from tests.integration.conftest import Ended, environment, run
+
+pytestmark = pytest.mark.blocking
+
+STEPS = {
+    "allocate_resources": "resources:allocate",
+    "plan_route": "routing:plan",
+    "perform_exploration": "exploration:perform",
+    "integrate_maps": "map:integrate",
+}
+_ORCHESTRATE = ("app.orchestrator", "--area", "rooms", "--robots", "2", "-o", "json")
+
+
+@pytest.fixture
+def own_server(server_binary: str | None) -> Iterator[EmbeddedServer]:
+    """A server that no other test uses."""
+    with EmbeddedServer(binary=server_binary) as made:
+        yield made
+
+
+def _entries(url: str, stream: str) -> list[dict[str, str]]:
+    with redis.Redis.from_url(url, decode_responses=True) as client:
+        return [fields for _, fields in client.xrange(stream)]
+
+
+def _holders(url: str) -> set[str]:
+    with redis.Redis.from_url(url, decode_responses=True) as client:
+        return {json.loads(robot)["holder"] for robot in client.hgetall("fleet").values()}
+
+
+def _mission(*arguments: str, env: dict[str, str]) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "app.cli", "run", *arguments],
+        cwd=ROOT,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _children(pid: int) -> list[int]:
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found += [int(child) for child in (task / "children").read_text().split()]
+    return found + [grandchild for child in found for grandchild in _children(child)]
+
+
+def _until_exploring(process: "subprocess.Popen[str]") -> None:
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "perform_exploration: running" in line:
+            return
+    raise AssertionError("the mission ended before it explored")
+
+
+def test_a_mission_explores_a_floor_through_the_whole_chain(running: dict[str, str]) -> None:
+    """Every step has its stages in its stream, in order, all in one trace; robots are free."""
+    ended = run(*_ORCHESTRATE, env=running)
+    assert ended.code == 0, ended.err
+    report = ended.json
+    assert report["status"] == "completed"
+    assert report["coverage"] >= 0.97
+    assert report["accuracy"] >= 0.97
+    assert [(step["name"], step["status"]) for step in report["steps"]] == [
+        (name, "completed") for name in STEPS
+    ]
+
+    url = running["REDIS_URL"]
+    stages = defaultdict(list)
+    for entry in _entries(url, f"saga:{report['saga_id']}:replies"):
+        stages[entry["event_type"]].append(entry)
+    assert list(stages) == list(STEPS.values())
+    for step in report["steps"]:
+        told = stages[STEPS[step["name"]]]
+        statuses = [entry["status"] for entry in told]
+        assert statuses[0] == "start"
+        assert statuses[-1] == "completed"
+        assert set(statuses[1:-1]) <= {"progress"}
+        assert {entry["request_id"] for entry in told} == {step["request_id"]}
+    assert [e["status"] for e in stages["exploration:perform"]].count("progress") >= 1
+
+    commands = [
+        entry
+        for stream in ("resources", "routing", "exploration", "map")
+        for entry in _entries(url, f"{stream}:commands")
+        if entry["saga_id"] == report["saga_id"]
+    ]
+    assert len(commands) == 4
+    for entry in [*commands, *(entry for told in stages.values() for entry in told)]:
+        version, trace, span, _ = entry["traceparent"].split("-")
+        assert (version, trace) == ("00", report["trace_id"])
+        assert entry["parent_span_id"] == span
+        assert entry["correlation_id"] == report["correlation_id"]
+        assert entry["saga_id"] == report["saga_id"]
+        assert entry["v"] == "1"
+        assert int(entry["timestamp"]) > 0
+    assert _holders(url) == {""}
+
+
+def test_progress_tells_every_pose(running: dict[str, str]) -> None:
+    """Whoever watches sees how much is known and where each robot is."""
+    report = run(*_ORCHESTRATE, "--seed", "3", env=running).json
+    told = [
+        json.loads(entry["payload"])
+        for entry in _entries(running["REDIS_URL"], f"saga:{report['saga_id']}:replies")
+        if (entry["event_type"], entry["status"]) == ("exploration:perform", "progress")
+    ]
+    fractions = [payload["fraction"] for payload in told]
+    assert fractions == sorted(fractions)
+    assert all(len(robot["pose"]) == 3 for p in told for robot in p["robots"].values())
+    assert {len(payload["robots"]) for payload in told} == {2}
+
+
+def test_the_same_seed_gives_the_same_map_to_the_byte(running: dict[str, str]) -> None:
+    """Three times, once with the machine loaded; and another seed gives another mission."""
+
+    def bytes_of(ended: Ended) -> tuple[bytes, bytes, bytes]:
+        assert ended.code == 0, ended.err
+        files = ended.json["artifacts"]
+        return tuple(Path(files[name]).read_bytes() for name in ("map_pgm", "map_yaml", "picture"))  # type: ignore[return-value]
+
+    first = bytes_of(run(*_ORCHESTRATE, "--seed", "7", env=running))
+    assert bytes_of(run(*_ORCHESTRATE, "--seed", "7", env=running)) == first
+    burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3)]
+    try:
+        assert bytes_of(run(*_ORCHESTRATE, "--seed", "7", env=running)) == first
+    finally:
+        for burner in burners:
+            burner.kill()
+            burner.wait()
+    assert bytes_of(run(*_ORCHESTRATE, "--seed", "8", env=running)) != first
+
+
+def test_what_is_written_is_an_input_map_again(running: dict[str, str], maps: Path) -> None:
+    """The merged map loads like any other, cell for cell of the floor's size."""
+    files = run(*_ORCHESTRATE, env=running).json["artifacts"]
+    merged = load_map(Path(files["map_yaml"]))
+    floor = load_map(maps / "rooms.yaml")
+    assert merged.frame == floor.frame
+    report = json.loads(Path(files["report"]).read_text())
+    assert report["area"] == "rooms"
+    assert report["coverage"] >= 0.97
+    assert Path(files["picture"]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_more_robots_than_are_free_is_compensated(running: dict[str, str]) -> None:
+    """Exit 3, a message that says how many there are, and nothing reserved."""
+    ended = run("app.orchestrator", "--area", "rooms", "--robots", "5", env=running)
+    assert ended.code == 3
+    assert "TooFewRobots: 5 robots asked for, 3 free" in ended.out
+    assert _holders(running["REDIS_URL"]) == {""}
+
+
+def test_mission_run_uses_workers_that_are_there(running: dict[str, str]) -> None:
+    """With --attach nothing is started; the fleet stays three robots."""
+    ended = run(
+        "app.cli", "run", "--attach", "--area", "rooms", "--robots", "1", "-o", "json", env=running
+    )
+    assert ended.code == 0, ended.err
+    fleet = run("app.cli", "fleet", "-o", "json", env=running)
+    assert [robot["present"] for robot in json.loads(fleet.out)] == [True] * 3
+
+
+def test_a_failing_integration_is_undone_in_reverse(
+    own_server: EmbeddedServer, maps: Path, tmp_path: Path
+) -> None:
+    """Exit 3; the streams show the compensations in reverse; the robots are free again."""
+    (tmp_path / "file").write_text("not a folder")
+    ended = run(
+        *("app.cli", "run", "--map", str(maps / "rooms.yaml"), "--robots", "2", "-o", "json"),
+        *("--out", str(tmp_path / "file" / "inside")),
+        env=environment(REDIS_URL=own_server.url),
+    )
+    assert ended.code == 3, ended.err
+    report = ended.json
+    assert report["status"] == "compensated"
+    assert report["error"]["error_type"] == "NotADirectoryError"
+    assert report["error"]["trace_id"] == report["trace_id"]
+    assert [step["status"] for step in report["steps"]] == [
+        *("compensated", "completed", "compensated", "failed")
+    ]
+    told = _entries(own_server.url, f"saga:{report['saga_id']}:replies")
+    ends = [(e["event_type"], e["status"]) for e in told if e["status"] in {"completed", "failed"}]
+    assert ends[3:] == [
+        ("map:integrate", "failed"),
+        ("map:rollback", "completed"),
+        ("exploration:abort", "completed"),
+        ("resources:release", "completed"),
+    ]
+    assert _holders(own_server.url) == {""}
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_interrupted_mission_is_undone(own_server: EmbeddedServer, tmp_path: Path) -> None:
+    """Ctrl-C in the middle: exit 130, all robots free, no child left, nothing written."""
+    env = environment(REDIS_URL=own_server.url)
+    process = _mission("--robots", "2", "--out", str(tmp_path / "out"), env=env)
+    _until_exploring(process)
+    children = _children(process.pid)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert len(children) >= 4
+    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+    assert _holders(own_server.url) == {""}
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mission_that_takes_too_long_is_undone(
+    own_server: EmbeddedServer, tmp_path: Path
+) -> None:
+    """Exit 5 after the time that it was given; robots free."""
+    env = environment(REDIS_URL=own_server.url)
+    ended = run(
+        *("app.cli", "run", "--timeout", "1", "--robots", "1", "--out", str(tmp_path)), env=env
+    )
+    assert ended.code == 5, ended.err
+    assert "not done within 1 s" in ended.err
+    assert _holders(own_server.url) == {""}
+
+
+def test_a_killed_mission_leaves_no_child_behind(tmp_path: Path) -> None:
+    """SIGKILL of `mission run` takes server, workers and robots with it."""
+    process = _mission("--robots", "1", "--out", str(tmp_path), env=environment())
+    _until_exploring(process)
+    children = _children(process.pid)
+    descriptors = [os.pidfd_open(pid) for pid in children]
+    process.kill()
+    process.communicate()
+    ended: set[int] = set()
+    give_up = time.monotonic() + 15
+    while len(ended) < len(descriptors) and time.monotonic() < give_up:
+        ended |= set(select.select(set(descriptors) - ended, [], [], 1)[0])
+    assert len(children) >= 5
+    assert ended == set(descriptors)
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def test_an_unreachable_server_is_named_without_its_password(tmp_path: Path) -> None:
+    """Exit 1 within 5 s, and no secret in what is printed."""
+    env = environment(REDIS_URL="redis://me:secret@127.0.0.1:1/0")
+    began = time.monotonic()
+    ended = run("app.cli", "run", "--out", str(tmp_path), env=env)
+    assert time.monotonic() - began < 5 + _startup()
+    assert ended.code == 1
+    assert "redis://127.0.0.1:1/0" in ended.err
+    assert "secret" not in ended.out + ended.err
+
+
+def _startup() -> float:
+    began = time.monotonic()
+    run("app.cli", "--help", env=environment())
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize(
+    ("name", "robots"),
+    [("depot", 3), ("turtlebot3_world", 2)],
+)
+def test_real_floors(exploration_maps: Path | None, tmp_path: Path, name: str, robots: int) -> None:
+    """Floors that people mapped are explored whole."""
+    if exploration_maps is None:
+        pytest.skip("EXPLORATION_MAPS names no folder of real floor maps")
+    ended = run(
+        *("app.cli", "run", "--map", str(exploration_maps / f"{name}.yaml"), "-o", "json"),
+        *("--robots", str(robots), "--out", str(tmp_path)),
+        env=environment(),
+    )
+    assert ended.code == 0, ended.err
+    report: dict[str, Any] = ended.json
+    assert report["coverage"] >= 0.97
+    assert report["accuracy"] >= 0.97
+    assert load_map(Path(report["artifacts"]["map_yaml"])).grid.size

@@ -1,0 +1,98 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import redis
+
+from sagastream import Bus, ServerUnavailable
+from sagastream.testing import EmbeddedServer
+
+pytestmark = pytest.mark.blocking
+
+
+def _client(server: EmbeddedServer) -> "redis.Redis":
+    return redis.Redis.from_url(server.url)
+
+
+def test_it_answers_and_is_gone_afterwards() -> None:
+    """A server for as long as the context, and nothing left behind."""
+    with EmbeddedServer() as server:
+        with _client(server) as client:
+            assert client.ping()
+        pid, place = server.pid, Path(server.url.removeprefix("unix://")).parent
+    assert not place.exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+@pytest.mark.parametrize(("aof", "kept"), [(True, b"1"), (False, None)])
+def test_what_a_restart_keeps(aof: bool, kept: bytes | None) -> None:
+    """With an append-only file the data are there again, without it the server is empty."""
+    with EmbeddedServer(aof=aof) as server:
+        with _client(server) as client:
+            client.set("a", 1)
+        server.restart()
+        with _client(server) as client:
+            assert client.get("a") == kept
+
+
+def test_data_survive_a_kill_with_an_append_only_file() -> None:
+    """SIGKILL is what a bad day does."""
+    with EmbeddedServer(aof=True) as server:
+        with _client(server) as client:
+            client.set("a", 1)
+        server.kill()
+        server.start()
+        with _client(server) as client:
+            assert client.get("a") == b"1"
+
+
+def test_a_binary_that_is_no_server_says_so() -> None:
+    """The last words of what was started are in the error."""
+    with pytest.raises(RuntimeError, match="/bin/false did not start"):
+        EmbeddedServer(binary="/bin/false").start()
+
+
+def test_it_dies_with_the_process_that_started_it() -> None:
+    """A test run that is killed leaves no server behind."""
+    program = (
+        "import sys\nfrom sagastream.testing import EmbeddedServer\n"
+        "with EmbeddedServer() as server:\n    print(server.pid, flush=True)\n    sys.stdin.read()"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    descriptor = os.pidfd_open(pid)
+    parent.send_signal(signal.SIGKILL)
+    parent.communicate()
+    os.set_blocking(descriptor, False)
+    import select  # noqa: PLC0415 - only here
+
+    ready, _, _ = select.select([descriptor], [], [], 10)
+    os.close(descriptor)
+    assert ready == [descriptor]
+
+
+async def test_a_bus_says_who_did_not_answer_and_not_the_password() -> None:
+    """The address is in the error, the secret is not."""
+    bus = Bus("redis://user:secret@127.0.0.1:1/0", patience_s=0.2)
+    with pytest.raises(ServerUnavailable, match=r"redis://127\.0\.0\.1:1/0") as caught:
+        await bus.ping()
+    assert "secret" not in str(caught.value)
+    assert "secret" not in repr(bus)
+    await bus.close()
+
+
+async def test_calls_wait_for_a_server_that_comes_back(server_binary: str | None) -> None:
+    """A restart in the middle is a delay, not an error."""
+    with EmbeddedServer(aof=True, binary=server_binary) as server:
+        async with Bus(server.url) as bus:
+            first = await bus.emit_command("s:commands", event_type="s:do", payload={}, request_id="r")
+            server.restart()
+            again = await bus.emit_command("s:commands", event_type="s:do", payload={}, request_id="r")
+    assert first == again
