@@ -258,13 +258,16 @@ class Coordinator:
         cols = slice(view.col0, view.col0 + view.grid.shape[1])
         live = view.border & (self._visits[rows, cols] < self.settings.visits)
         team = self._team()
+        lost = False
         for robot in team:
             if robot.goal is not None and (
                 robot.ended or not stands(robot.goal, robot.pose, view, live, self.frame)
             ):
                 robot.goal = None
-        due = self.time - self._weighed >= self.settings.reassign_s
-        if not due and all(robot.goal is not None for robot in team):
+                lost = True
+        idle = sum(robot.goal is None for robot in team)
+        patience = self.settings.idle_s if idle else self.settings.reassign_s
+        if not lost and idle < len(team) and self.time - self._weighed < patience:
             return
         self._weighed = self.time
         frontiers = self._clusters(live)

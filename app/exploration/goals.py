@@ -158,9 +158,12 @@ def _prospect(
     limit: int,
 ) -> _Prospect:
     """Find a robot's ways; one that finds none makes do with less room, then with a far look."""
+    ways: dict[float, tuple[Mask, Field]] = {}
     for look, room in product(looks, rooms):
-        passable = view.passable(room, cell)
-        field = distance_field(passable, cell, limit=limit)
+        if room not in ways:
+            passable = view.passable(room, cell)
+            ways[room] = passable, distance_field(passable, cell, limit=limit)
+        passable, field = ways[room]
         costs, places = targets(
             field,
             view.grid,

@@ -13,6 +13,7 @@ class Settings:
         round_min_s: shortest time between two barriers.
         round_max_s: longest time between two barriers.
         reassign_s: goals are weighed anew at least so often.
+        idle_s: and so often while a robot has nothing to do.
         frontier_least_m: shorter frontiers are left alone, as gaps between beams.
         frontier_longest_m: longer ones are halved for several robots.
         look_m: how close a robot goes to a frontier's cell.
@@ -30,6 +31,7 @@ class Settings:
     round_min_s: float = 1.0
     round_max_s: float = 4.0
     reassign_s: float = 20.0
+    idle_s: float = 5.0
     frontier_least_m: float = 0.2
     frontier_longest_m: float = 4.0
     look_m: float = 0.5
