@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import re
 import signal
 import sys
-from collections.abc import Coroutine
+import tempfile
+from collections.abc import Collection, Coroutine
 from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
@@ -18,7 +20,7 @@ from rich.table import Table
 from app import fleet
 from app.config import Settings, choose_settings, get_settings
 from app.display import MissionDisplay
-from app.exploration.map_files import MapError, load_map
+from app.exploration.map_files import MapError, load_map, save_map
 from app.logging_config import configure
 from app.orchestrator import BadMission, Mission, MissionTimeout, report, run_saga
 from app.processes import KINDS, Workers, absent
@@ -81,19 +83,19 @@ def run(
         _leave(EXIT_USAGE, "--area and --map: give one of them")
     if attach and (map or out):
         _leave(EXIT_USAGE, "--attach uses the workers' own MAP_DIR and OUT_DIR: give --area alone")
-    if out:
-        choose_settings(out_dir=out.resolve())
-    if map:
-        _check_map_name(map)
-        choose_settings(map_dir=map.resolve().parent)
-        area = map.stem
-    mission = Mission(area or "office", robots, seed)
-    _refuse_bad(mission)
     shared = attach or "redis_url" in given.model_fields_set
     with ExitStack() as stack:
+        if out:
+            choose_settings(out_dir=out.resolve())
+        if map:
+            area = _use_map(map, stack)
+        mission = Mission(area or "office", robots, seed)
+        _refuse_bad(mission)
         if not shared:
             choose_settings(redis_url=stack.enter_context(EmbeddedServer()).url)
-        _finish(_run(mission, timeout, start=not attach, shared=shared), mission, output)
+        kinds = None if attach else KINDS
+        running = _run(mission, timeout, kinds, shared=shared, own_folders=bool(map or out))
+        _finish(running, mission, output)
 
 
 @orchestrator_app.command()
@@ -109,7 +111,7 @@ def orchestrate_command(
     _settings()
     mission = Mission(area, robots, seed)
     _refuse_bad(mission)
-    _finish(_run(mission, timeout, start=False, shared=True), mission, output)
+    _finish(_run(mission, timeout, None, shared=True), mission, output)
 
 
 @app.command("fleet")
@@ -130,12 +132,14 @@ def show_fleet(*, output: Format = Output.TEXT) -> None:
         rows = [{name: getattr(robot, name) for name in robot.__slots__} for robot in robots]
         print(json.dumps(rows))
         return
+    if not robots:
+        print(f"no robots at {get_bus().address}; start some with `mission run`")
+        return
     table = Table("robot", "battery", "there", "held by")
     for robot in robots:
         there = "yes" if robot.present else "no"
         table.add_row(robot.name, f"{robot.battery:.0f} %", there, robot.holder or "-")
-    console = Console()
-    console.print(table if robots else f"no robots at {get_bus()!r}; start some with `mission run`")
+    Console().print(table)
 
 
 def orchestrate() -> None:
@@ -149,14 +153,24 @@ def main() -> None:
 
 
 async def _run(
-    mission: Mission, timeout: float | None, *, start: bool, shared: bool
+    mission: Mission,
+    timeout: float | None,
+    kinds: Collection[str] | None,
+    *,
+    shared: bool,
+    own_folders: bool = False,
 ) -> dict[str, Any]:
     settings = get_settings()
     async with get_bus() as bus:
         await bus.ping()
         with ExitStack() as stack:
-            if start:
-                kinds = await absent(settings) if shared else KINDS
+            if kinds:
+                kinds = await absent(settings) if shared else kinds
+                if own_folders and kinds != KINDS:
+                    raise SagastreamError(
+                        f"workers run on {bus.address} already, with a MAP_DIR and OUT_DIR of "
+                        "their own: use --attach and --area, or another server"
+                    )
                 workers = stack.enter_context(Workers(settings, kinds))
                 await workers.ready()
             display = stack.enter_context(MissionDisplay())
@@ -228,11 +242,20 @@ def _settings() -> Settings:
     return settings
 
 
-def _check_map_name(path: Path) -> None:
+def _use_map(path: Path, stack: ExitStack) -> str:
+    """Make a map file the mission's; returns the name by which messages call it."""
     try:
-        load_map(path)
+        floor = load_map(path)
     except MapError as error:
         _leave(EXIT_USAGE, str(error))
+    area = re.sub(r"[^A-Za-z0-9_-]+", "_", path.stem).strip("_-")[:64] or "map"
+    if area == path.stem:
+        choose_settings(map_dir=path.resolve().parent)
+    else:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mission-map-")))
+        save_map(place / f"{area}.yaml", floor.grid, floor.frame)
+        choose_settings(map_dir=place)
+    return area
 
 
 def _refuse_bad(mission: Mission) -> None:

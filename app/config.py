@@ -26,7 +26,9 @@ class Settings(BaseSettings):
         "redis://127.0.0.1:6379/0",
         description="The server: redis://, rediss:// or unix://.",
     )
-    namespace: str = Field("", description="Put before every key as {namespace}:.")
+    namespace: str = Field(
+        "", pattern=r"^[A-Za-z0-9_-]*$", description="Put before every key as {namespace}:."
+    )
     map_dir: Path = Field(ROOT / "maps", description="Where the maps named in messages are.")
     out_dir: Path = Field(ROOT / "missions", description="Where missions write their results.")
 

@@ -3,4 +3,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh
-exec .venv/bin/python -m pytest tests/integration "$@"
+exec .venv/bin/python -m pytest --override-ini testpaths=tests/integration "$@"

@@ -88,7 +88,12 @@ class Bus:
         )
 
     def __repr__(self) -> str:
-        return f"<Bus {redact(self.url)} {self._prefix}>"
+        return f"<Bus {self.address} {self._prefix}>"
+
+    @property
+    def address(self) -> str:
+        """Where the server is, without user and password."""
+        return redact(self.url)
 
     async def __aenter__(self) -> Self:
         return self

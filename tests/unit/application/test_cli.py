@@ -1,0 +1,160 @@
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from app import config
+from app.cli import app
+from app.config import ROOT, get_settings
+from app.exploration.floorplan import draw_rooms
+from app.exploration.map_files import save_map
+from app.orchestrator import Mission
+from sagastream.testing import EmbeddedServer
+
+pytestmark = pytest.mark.blocking
+
+
+@pytest.fixture(autouse=True)
+def fresh_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call reads the environment anew, as a new process does."""
+    monkeypatch.setattr(config, "_chosen", {})
+    monkeypatch.setattr("app.cli.configure", lambda settings, service: None)
+    get_settings.cache_clear()
+
+
+@pytest.fixture
+def floor(tmp_path: Path) -> Path:
+    """A good map file."""
+    drawn = draw_rooms(1)
+    save_map(tmp_path / "room.yaml", drawn.grid, drawn.frame)
+    return tmp_path / "room.yaml"
+
+
+def _run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def _refused(result: Result) -> str:
+    """The one line of a usage error."""
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.strip().splitlines()
+    assert result.stdout == ""
+    return line
+
+
+@pytest.mark.parametrize("robots", ["0", "65", "-3"])
+def test_a_wrong_number_of_robots_is_a_usage_error(robots: str) -> None:
+    """Exit 2 and one line that names the field and the bounds."""
+    assert "robots: must be from 1 to 64" in _refused(_run("run", "--robots", robots))
+
+
+def test_a_wrong_seed_is_a_usage_error() -> None:
+    """The seed is a number that every generator takes."""
+    assert "seed" in _refused(_run("run", "--seed", "-1"))
+
+
+def test_a_missing_map_is_named(tmp_path: Path) -> None:
+    """The file is in the line."""
+    assert "nowhere.yaml" in _refused(_run("run", "--map", str(tmp_path / "nowhere.yaml")))
+
+
+def test_an_unknown_area_is_named_with_those_there_are() -> None:
+    """A typo shows what would have been right."""
+    line = _refused(_run("run", "--area", "depott"))
+    assert "depott" in line
+    assert "office" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("{", "yaml"),
+        ("a: &x 1\nb: *x\n", "alias"),
+        ("image: ../room.pgm\nresolution: 0.05\norigin: [0, 0, 0]\n", "room.pgm"),
+        ("image: /etc/hostname\nresolution: 0.05\norigin: [0, 0, 0]\n", "/etc/hostname"),
+        ("image: link.pgm\nresolution: 0.05\norigin: [0, 0, 0]\n", "link.pgm"),
+        ("image: short.pgm\nresolution: 0.05\norigin: [0, 0, 0]\n", "short.pgm"),
+        ("image: huge.pgm\nresolution: 0.05\norigin: [0, 0, 0]\n", "huge.pgm"),
+        ("image: dark.pgm\nresolution: 0.05\norigin: [0, 0, 0]\n", "no free cell"),
+    ],
+)
+def test_a_bad_map_is_refused_in_one_line(floor: Path, text: str, fault: str) -> None:
+    """Exit 2; the line names the file and the fault; no mission was started."""
+    place = floor.parent / "inner"
+    place.mkdir()
+    (place / "link.pgm").symlink_to(floor.with_suffix(".pgm"))
+    (place / "short.pgm").write_bytes(b"P5\n100 100\n255\nxx")
+    (place / "huge.pgm").write_bytes(b"P5\n5000 5000\n255\n")
+    (place / "dark.pgm").write_bytes(b"P5\n2 2\n255\n\0\0\0\0")
+    rest = "negate: 0\noccupied_thresh: 0.65\nfree_thresh: 0.25\n" if "image" in text else ""
+    (place / "bad.yaml").write_text(text + rest)
+    line = _refused(_run("run", "--map", str(place / "bad.yaml")))
+    assert "bad.yaml" in line
+    assert fault in line
+
+
+def test_a_map_may_have_any_name(floor: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--map takes a file, not an area: its name need not be one that messages may carry."""
+    odd = floor.with_name("my floor (2).yaml")
+    odd.write_text(floor.read_text())
+    seen: list[str] = []
+
+    def note(running: Any, mission: Mission, _output: object) -> None:
+        running.close()
+        mission.check()
+        seen.append(mission.area)
+
+    monkeypatch.setattr("app.cli._finish", note)
+    result = _run("run", "--map", str(odd))
+    assert result.exit_code == 0, result.output
+    assert seen == ["my_floor_2"]
+
+
+def test_map_and_area_exclude_each_other(floor: Path) -> None:
+    """Which one would win is not left to guess."""
+    assert "give one" in _refused(_run("run", "--map", str(floor), "--area", "office"))
+
+
+def test_attached_workers_have_their_own_folders(floor: Path) -> None:
+    """A file of this machine means nothing to workers on another."""
+    assert "MAP_DIR" in _refused(_run("run", "--attach", "--map", str(floor)))
+
+
+def test_a_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable and what is wrong with it, in one line."""
+    monkeypatch.setenv("FLEET_SIZE", "many")
+    assert _refused(_run("run")).startswith("mission: FLEET_SIZE: ")
+
+
+def test_an_empty_fleet_says_what_to_do(
+    server: EmbeddedServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing to see is not a blank screen."""
+    monkeypatch.setenv("REDIS_URL", server.url)
+    monkeypatch.setenv("NAMESPACE", namespace)
+    result = _run("fleet")
+    assert result.exit_code == 0
+    assert "mission run" in result.output
+    assert json.loads(_run("fleet", "-o", "json").stdout) == []
+
+
+def test_a_namespace_with_braces_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A namespace becomes part of every key."""
+    monkeypatch.setenv("NAMESPACE", "{x}")
+    assert "NAMESPACE" in _refused(_run("fleet"))
+
+
+def test_only_the_configuration_reads_the_environment() -> None:
+    """Every default can be found in one place."""
+    readers = [
+        path.relative_to(ROOT).as_posix()
+        for folder in ("app", "src")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        if re.search(r"os\.environ|getenv", path.read_text())
+    ]
+    assert readers == ["app/config.py"]
+    assert os.environ
