@@ -16,9 +16,11 @@ from typing import Any
 from app import fleet
 from app.config import get_settings
 from app.exploration.driver import RobotDriver
+from app.exploration.floorplan import draw_rooms
 from app.exploration.grid import FloorMap
 from app.exploration.map_files import find_map, load_map
 from app.exploration.robot import SimulatedRobot, start_poses
+from app.exploration.simulate import simulate
 from app.logging_config import configure
 from app.redis_utils import get_bus
 from app.wire import send_leg
@@ -111,7 +113,12 @@ class RobotService:
 
 
 async def serve(names: Sequence[str]) -> None:
-    """Run robots until SIGTERM."""
+    """Run robots until SIGTERM.
+
+    They check in when the simulation is compiled, which takes a while on a new machine: an
+    order to a robot that has checked in is carried out at once.
+    """
+    await asyncio.to_thread(simulate, draw_rooms(1), 1, 0)
     services = [RobotService(name) for name in names]
     handlers = [handler for service in services for handler in service.handlers()]
     async with get_bus() as bus:

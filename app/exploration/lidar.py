@@ -87,8 +87,11 @@ def cast_rays(
 
     Returns:
         (beams,) float64 ranges in metres, infinite where nothing is met within reach.
+
+    Raises:
+        ValueError: the point lies outside the grid.
     """
-    row, col = frame.in_cells(*at)
+    row, col = _inside(frame, at)
     return _cast(blocked, row, col, angles, reach / frame.resolution) * frame.resolution
 
 
@@ -104,7 +107,7 @@ def integrate(
     """Add one scan to an evidence grid, in place: misses along each ray, a hit at its end.
 
     Args:
-        evidence: (rows, cols) int8 log-odds units, changed in place.
+        evidence: (rows, cols) int8 log-odds units, contiguous, changed in place.
         frame: the grid's frame.
         at: (x, y) in metres, map frame.
         angles: (beams,) float64, radians, map frame.
@@ -113,12 +116,22 @@ def integrate(
 
     Returns:
         The bounding box of the cells whose value changed, or None.
+
+    Raises:
+        ValueError: the point lies outside the grid.
     """
-    row, col = frame.in_cells(*at)
+    row, col = _inside(frame, at)
     row0, col0, row1, col1 = _integrate(
         evidence, row, col, angles, ranges / frame.resolution, reach / frame.resolution
     )
     return Box(row0, col0, row1, col1) if row0 < row1 else None
+
+
+def _inside(frame: GridFrame, at: tuple[float, float]) -> tuple[float, float]:
+    """Return a point's row and column; the walks start inside the grid or read foreign memory."""
+    if not frame.contains(*frame.cell(*at)):
+        raise ValueError(f"no scan from ({at[0]:.2f}, {at[1]:.2f}): it lies outside the grid")
+    return frame.in_cells(*at)
 
 
 @njit(cache=True, nogil=True)
@@ -132,30 +145,45 @@ def _first_crossing(position: float, direction: float) -> tuple[int, float, floa
 
 
 @njit(cache=True, nogil=True)
+def _steps_left(at: int, step: int, size: int) -> int:
+    """Return how many steps along one axis stay inside."""
+    return size - 1 - at if step > 0 else at
+
+
+@njit(cache=True, nogil=True)
 def _cast(blocked: Mask, row: float, col: float, angles: Floats, reach: float) -> Floats:
-    """`cast_rays` in cells."""
+    """`cast_rays` in cells.
+
+    Which border comes next is as good as random to the processor: choices instead of branches
+    make the walk several times faster.
+    """
     rows, cols = blocked.shape
+    cells = blocked.ravel()
     ranges = np.full(angles.size, np.inf)
+    first_row, first_col = int(np.floor(row)), int(np.floor(col))
     for beam in range(angles.size):
         row_step, row_next, row_way = _first_crossing(row, np.sin(angles[beam]))
         col_step, col_next, col_way = _first_crossing(col, np.cos(angles[beam]))
-        at_row, at_col = int(np.floor(row)), int(np.floor(col))
+        rows_left = _steps_left(first_row, row_step, rows)
+        cols_left = _steps_left(first_col, col_step, cols)
+        jump = row_step * cols
+        at = first_row * cols + first_col
         while True:
-            if row_next < col_next:
-                way = row_next
-                row_next += row_way
-                at_row += row_step
-            else:
-                way = col_next
-                col_next += col_way
-                at_col += col_step
+            along = row_next < col_next
+            way = row_next if along else col_next
             if way > reach:
                 break
-            outside = at_row < 0 or at_col < 0 or at_row >= rows or at_col >= cols
-            leave = min(row_next, col_next)
-            if outside or (blocked[at_row, at_col] and leave - way > _TOUCH):
-                ranges[beam] = min(0.5 * (way + leave), reach)
-                break
+            at += jump if along else col_step
+            rows_left -= 1 if along else 0
+            cols_left -= 0 if along else 1
+            row_next = row_next + row_way if along else row_next
+            col_next = col_next if along else col_next + col_way
+            outside = (rows_left | cols_left) < 0
+            if outside or cells[at]:
+                leave = min(row_next, col_next)
+                if outside or leave - way > _TOUCH:
+                    ranges[beam] = min(0.5 * (way + leave), reach)
+                    break
     return ranges
 
 
@@ -163,36 +191,46 @@ def _cast(blocked: Mask, row: float, col: float, angles: Floats, reach: float) -
 def _integrate(  # noqa: PLR0917, compiled: no keyword crosses cheaply
     evidence: LogOdds, row: float, col: float, angles: Floats, ranges: Floats, reach: float
 ) -> tuple[int, int, int, int]:
-    """`integrate` in cells."""
+    """`integrate` in cells, walked as in `_cast`.
+
+    A ray never turns back, so its first and its last change span all that it changed.
+    """
     rows, cols = evidence.shape
+    cells = evidence.ravel()
     row0, col0, row1, col1 = rows, cols, 0, 0
+    first_row, first_col = int(np.floor(row)), int(np.floor(col))
     for beam in range(angles.size):
         row_step, row_next, row_way = _first_crossing(row, np.sin(angles[beam]))
         col_step, col_next, col_way = _first_crossing(col, np.cos(angles[beam]))
-        at_row, at_col = int(np.floor(row)), int(np.floor(col))
+        rows_left = _steps_left(first_row, row_step, rows)
+        cols_left = _steps_left(first_col, col_step, cols)
+        jump = row_step * cols
+        at = first_row * cols + first_col
         returned = np.isfinite(ranges[beam])
         end = ranges[beam] if returned else reach
+        first = last = -1
         way = 0.0
-        while way <= end and 0 <= at_row < rows and 0 <= at_col < cols:
-            leave = min(row_next, col_next)
-            before = evidence[at_row, at_col]
-            if leave - way <= _TOUCH:
-                after = before
-            elif returned and leave > end:
-                after = min(before + HIT_UNITS, CLAMP_UNITS)
-            else:
-                after = max(before - MISS_UNITS, -CLAMP_UNITS)
-            if after != before:
-                evidence[at_row, at_col] = after
-                row0, row1 = min(row0, at_row), max(row1, at_row + 1)
-                col0, col1 = min(col0, at_col), max(col1, at_col + 1)
+        while way <= end and (rows_left | cols_left) >= 0:
+            along = row_next < col_next
+            leave = row_next if along else col_next
+            before = cells[at]
+            hit = returned and leave > end
+            after = min(before + HIT_UNITS, CLAMP_UNITS) if hit else before - MISS_UNITS
+            after = max(after, -CLAMP_UNITS)
+            if after != before and leave - way > _TOUCH:
+                cells[at] = after
+                first = at if first < 0 else first
+                last = at
             way = leave
-            if row_next < col_next:
-                row_next += row_way
-                at_row += row_step
-            else:
-                col_next += col_way
-                at_col += col_step
+            at += jump if along else col_step
+            rows_left -= 1 if along else 0
+            cols_left -= 0 if along else 1
+            row_next = row_next + row_way if along else row_next
+            col_next = col_next if along else col_next + col_way
+        if first >= 0:
+            for changed in (first, last):
+                row0, row1 = min(row0, changed // cols), max(row1, changed // cols + 1)
+                col0, col1 = min(col0, changed % cols), max(col1, changed % cols + 1)
     return row0, col0, row1, col1
 
 

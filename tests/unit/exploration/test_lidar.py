@@ -138,6 +138,17 @@ def test_a_scan_that_changes_nothing_has_no_box() -> None:
     assert scan(room(), FRAME.centre(20, 30), evidence) is None
 
 
+@pytest.mark.parametrize("at", [(-2.01, 2.0), (6.01, 2.0), (0.0, 0.99), (0.0, 7.01)])
+def test_a_scan_from_outside_the_grid_is_refused(at: tuple[float, float]) -> None:
+    """Beyond each edge there is nothing to measure and no evidence to change."""
+    evidence = np.zeros((FRAME.rows, FRAME.cols), np.int8)
+
+    with pytest.raises(ValueError, match="outside the grid"):
+        cast_rays(room(), FRAME, at, beam_angles(4), reach=8.0)
+    with pytest.raises(ValueError, match="outside the grid"):
+        integrate(evidence, FRAME, at, beam_angles(4), np.ones(4), reach=8.0)
+
+
 def test_what_is_visible_ends_at_walls() -> None:
     """A cell behind an obstacle is not visible, one beside it is."""
     blocked = room()
