@@ -5,6 +5,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from blockbuster import blockbuster_ctx
@@ -68,11 +69,18 @@ def no_blocked_loop(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @asynccontextmanager
 async def listening(
-    bus: Bus, handlers: Sequence[Handler], *, concurrency: int = 16, drain_s: float = 5.0
+    bus: Bus,
+    handlers: Sequence[Handler],
+    *,
+    concurrency: int = 16,
+    drain_s: float = 5.0,
+    **options: Any,
 ) -> AsyncIterator[CommandListener]:
     """A listener with a bus of its own, as another process would have."""
     async with Bus(bus.url, namespace=bus._prefix.strip("{}:")) as own:
-        listener = CommandListener(own, handlers, concurrency=concurrency, drain_s=drain_s)
+        listener = CommandListener(
+            own, handlers, concurrency=concurrency, drain_s=drain_s, **options
+        )
         running = asyncio.create_task(listener.run())
         try:
             yield listener

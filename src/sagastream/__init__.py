@@ -2,6 +2,9 @@
 
 from sagastream.bus import Bus
 from sagastream.errors import (
+    DeadlineExceeded,
+    HandlerLost,
+    HandlerStopped,
     InvalidMessage,
     LeaseLost,
     NoHandlers,
@@ -25,7 +28,10 @@ __all__ = [
     "Bus",
     "Command",
     "CommandListener",
+    "DeadlineExceeded",
     "Handler",
+    "HandlerLost",
+    "HandlerStopped",
     "InvalidMessage",
     "LeaseLost",
     "NoHandlers",

@@ -18,15 +18,20 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from redis.exceptions import RedisError
+
 from sagastream import telemetry
 from sagastream.connection import Connection, redact
 from sagastream.errors import (
+    DeadlineExceeded,
+    HandlerLost,
     InvalidMessage,
     NoHandlers,
     ReplyTimeout,
     RequestCancelled,
     RequestConflict,
     RequestFailed,
+    SagastreamError,
     StageRefused,
 )
 from sagastream.functions import Functions
@@ -336,17 +341,20 @@ class Bus:
 
         endpoint = self.endpoint()
         with telemetry.receiving(stream, ids) as span:
-            reply = await read_until_terminal(
-                endpoint.connection,
-                endpoint.functions,
-                self.key(stream),
-                correlation_id=correlation_id,
-                request_id=request_id,
-                timeout=timeout,
-                backoff=backoff_config,
-                look=look,
-                max_bytes=self.max_payload,
-            )
+            try:
+                reply = await read_until_terminal(
+                    endpoint.connection,
+                    endpoint.functions,
+                    self.key(stream),
+                    correlation_id=correlation_id,
+                    request_id=request_id,
+                    timeout=timeout,
+                    backoff=backoff_config,
+                    look=look,
+                    max_bytes=self.max_payload,
+                )
+            except ReplyTimeout as silence:
+                raise await self._named(silence) from None
             telemetry.received(span, reply)
             return completed_or_raise(reply)
 
@@ -413,7 +421,8 @@ class Bus:
                     except TimeoutError:
                         stage = await self.outcome(request_id)
                         if stage is None:
-                            raise ReplyTimeout(request_id, timeout, last_stage) from None
+                            timed_out = ReplyTimeout(request_id, timeout, last_stage)
+                            raise await self._named(timed_out) from None
                     stage = stage or await self.outcome(request_id)
                     if stage is None:
                         continue
@@ -427,6 +436,65 @@ class Bus:
                 telemetry.received(span, reply)
                 return completed_or_raise(reply)
 
+    async def _named(self, silence: ReplyTimeout) -> ReplyTimeout:
+        """Say what the server knows of a request that nobody answered."""
+        call = self.endpoint().connection.call
+        names = ("status", "owner", "epoch", "lease_until", "emitted", "stream", "event_type")
+        try:
+            stored = await call("HMGET", self.key(f"request:{silence.request_id}"), *names)
+            seconds, _ = await call("TIME")
+            told = (silence.request_id, silence.timeout, silence.last_stage)
+            if stored[5] is None:
+                return ReplyTimeout(*told, "the server has no record of it")
+            status, owner, epoch, lease_until, emitted, stream, event_type = (
+                value.decode() if value else "" for value in stored
+            )
+            now_ms = int(seconds) * 1000
+            age = f"emitted {(now_ms - int(emitted)) / 1000:.0f} s ago"
+            if status == "running":
+                left_ms = int(lease_until or "0") - now_ms
+                lease = "current" if left_ms > 0 else f"lapsed {-left_ms / 1000:.0f} s ago"
+                known = f"{age}, held by {owner} in epoch {epoch}, its lease {lease}"
+                return ReplyTimeout(*told, known)
+            name = stream.removeprefix(self._prefix)
+            listeners = self.key(f"listeners:{name}")
+            members = await call("ZRANGEBYSCORE", listeners, now_ms, "+inf")
+        except (SagastreamError, RedisError):
+            return silence
+        if event_type in {member.decode().partition("\n")[0] for member in members}:
+            return ReplyTimeout(*told, f"{age}, not begun")
+        known = f"{age}, not begun: no live listener handles {event_type} on {name}"
+        return NoHandlers(*told, known)
+
+    async def cancel(self, request_id: str) -> str:
+        """Cancel a request. The answer is durable, as the cancel itself is.
+
+        Returns:
+            `cancelled`: it had not begun, or has not come yet, and never will begin.
+            `cancelling`: it runs, and its handler is told; wait for the end to know it.
+            `completed`, `failed`: it had ended so before.
+
+        Raises:
+            InvalidMessage: That is no request id.
+            ServerUnavailable: The server did not answer.
+        """
+        fields = {
+            "correlation_id": "",
+            "request_id": check_name("request_id", request_id),
+            "saga_id": "",
+            "event_type": "",
+            "status": "cancelled",
+            "payload": "{}",
+            "v": SCHEMA_VERSION,
+        }
+        answer = await self.endpoint().functions.cancel(
+            self.key(f"request:{request_id}"),
+            fields | telemetry.carrier(),
+            retention_ms=round(self.retention_s * 1000),
+            doorbells=self.key("listener:"),
+        )
+        return answer.word
+
     async def outcome(self, request_id: str) -> dict[str, Any] | None:
         """The terminal reply in a request's record, None while there is none."""
         stored = await self.endpoint().connection.call(
@@ -435,11 +503,16 @@ class Bus:
         return _decode_stored(stored.decode() if stored else "")
 
 
+_FAILURES: dict[Any, type[RequestFailed]] = {
+    "HandlerLost": HandlerLost,
+    "DeadlineExceeded": DeadlineExceeded,
+}
+
+
 def completed_or_raise(reply: dict[str, Any]) -> dict[str, Any]:
     """Return a completed reply; raise what the others stand for."""
     if reply["status"] == "failed":
-        kind = reply["payload"].get("error_type")
-        raise NoHandlers(reply) if kind == "NoHandlers" else RequestFailed(reply)
+        raise _FAILURES.get(reply["payload"].get("error_type"), RequestFailed)(reply)
     if reply["status"] == "cancelled":
         raise RequestCancelled(reply)
     return reply

@@ -4,13 +4,13 @@ Every write carries the claim's token, and the server refuses those of a claim t
 no longer the current one.
 """
 
+import asyncio
 import contextlib
 import logging
-import math
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from opentelemetry.trace import use_span
 
@@ -18,11 +18,15 @@ from sagastream import telemetry
 from sagastream.bus import Bus, claim_token
 from sagastream.errors import InvalidMessage, LeaseLost
 from sagastream.handlers import progress_payload
+from sagastream.lease import Held, LeaseKeeper
 from sagastream.message import SCHEMA_VERSION, Command, encode_payload
 
 logger = logging.getLogger(__name__)
 
 _MESSAGE_LIMIT = 2000
+
+# Why a handler is told to stop: its lease is lost, somebody cancelled, time is up.
+Ending = Literal["lost", "cancelled", "deadline"]
 
 
 class Claim:
@@ -34,7 +38,13 @@ class Claim:
         payload: Its payload, as it stands in the entry.
         group: The consumer group that it was delivered to.
         owner: The listener.
-        lease_s: How long the claim lasts, in seconds.
+        lease_s: How long the claim lasts without renewal, in seconds.
+        max_deliveries: How many handlers may be lost before the request is given up.
+        progress_interval_s: Progress that comes faster is coalesced: the newest wins.
+
+    Attributes:
+        command: The command, with the epoch once it is claimed.
+        ending: Why the handler has been told to stop, None if it has not.
     """
 
     def __init__(
@@ -46,9 +56,12 @@ class Claim:
         group: str,
         owner: str,
         lease_s: float,
+        max_deliveries: int,
+        progress_interval_s: float,
     ) -> None:
         self.command = command
-        self.expired = False
+        self.ending: Ending | None = None
+        self._left_s: float | None = None
         self.ids = {
             "request_id": command.request_id,
             "correlation_id": command.correlation_id,
@@ -63,8 +76,14 @@ class Claim:
         self._group = group
         self._owner = owner
         self._lease_ms = round(lease_s * 1000)
+        self._max_deliveries = max_deliveries
+        self._progress_interval_s = progress_interval_s
         self._token = str(uuid.uuid4())
         self._seq = 0
+        self._waiting: dict[str, str] | None = None
+        self._told = -progress_interval_s
+        self._teller: asyncio.Task[None] | None = None
+        self._retention_ms = round(bus.retention_s * 1000)
         self._record = bus.key(f"request:{command.request_id}")
         self._stream = bus.key(command.stream)
 
@@ -89,11 +108,14 @@ class Claim:
         answer = await self._functions.begin(
             self._record,
             self._stream,
+            self._bus.key(f"{command.stream}:dead"),
             group=self._group,
             entry_id=command.entry_id,
             owner=self._owner,
             token=self._token,
             lease_ms=self._lease_ms,
+            retention_ms=self._retention_ms,
+            max_deliveries=self._max_deliveries,
             event_type=command.event_type,
             payload=self._payload,
             correlation_id=command.correlation_id,
@@ -109,8 +131,53 @@ class Claim:
             return False
         epoch, now = answer.rest
         self.command = replace(command, epoch=int(epoch))
-        self.expired = int(now) > (math.inf if command.deadline is None else command.deadline)
+        if command.deadline is not None:
+            self._left_s = (command.deadline - int(now)) / 1000
         return True
+
+    @contextlib.contextmanager
+    def kept(self, keeper: LeaseKeeper) -> Iterator[None]:
+        """Renew the lease, and cancel the current task when it has to end early.
+
+        `ending` then says why. A deadline that has passed already ends it before it runs.
+        """
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+
+        def end(why: Ending) -> None:
+            if self.ending is None and task is not None:
+                self.ending = why
+                task.cancel()
+
+        def from_thread(why: Ending) -> None:
+            # The loop may be closed by now, with nobody left to tell.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(end, why)
+
+        keeper.keep(
+            Held(
+                self._record,
+                self._stream,
+                self.command.entry_id,
+                self._token,
+                on_lost=lambda: from_thread("lost"),
+                on_cancel=lambda: from_thread("cancelled"),
+            )
+        )
+        alarm = None
+        if self._left_s is not None:
+            alarm = loop.call_later(max(0.0, self._left_s), end, "deadline")
+        try:
+            yield
+        finally:
+            if alarm:
+                alarm.cancel()
+            keeper.drop(self._token)
+
+    @property
+    def expired(self) -> bool:
+        """Whether the deadline had passed when it was claimed."""
+        return self._left_s is not None and self._left_s <= 0
 
     async def progress(self, fraction: float, detail: Mapping[str, Any] | None = None) -> None:
         """Write a progress stage.
@@ -122,9 +189,30 @@ class Claim:
         payload = encode_payload(
             progress_payload(fraction, detail), field="detail", max_bytes=self._bus.max_payload
         )
+        if self.ending == "lost":
+            raise LeaseLost(self.command.request_id, "another's")
+        self._waiting = self._fields("progress", payload)
+        due_s = self._told + self._progress_interval_s - asyncio.get_running_loop().time()
+        if due_s <= 0:
+            await self._tell()
+        elif self._teller is None:
+            self._teller = asyncio.create_task(self._tell_later(due_s))
+
+    async def _tell_later(self, delay_s: float) -> None:
+        await asyncio.sleep(delay_s)
+        self._teller = None
+        # A lost lease is noticed by whoever writes next, or by its renewal.
+        with contextlib.suppress(LeaseLost):
+            await self._tell()
+
+    async def _tell(self) -> None:
+        fields, self._waiting = self._waiting, None
+        if fields is None:
+            return
+        self._told = asyncio.get_running_loop().time()
         self._seq += 1
         answer = await self._functions.progress(
-            self._record, self._fields("progress", payload), token=self._token, seq=self._seq
+            self._record, fields, token=self._token, seq=self._seq
         )
         if answer.word == "stale":
             raise LeaseLost(self.command.request_id, answer.rest[0])
@@ -147,7 +235,28 @@ class Claim:
         except LeaseLost as error:
             logger.warning("%s", error, extra=self.ids)
 
+    async def cancel(self) -> None:
+        """Write `cancelled`; a lost lease is only logged."""
+        try:
+            await self._finish(self._fields("cancelled", "{}"))
+        except LeaseLost as error:
+            logger.warning("%s", error, extra=self.ids)
+
+    async def release(self) -> None:
+        """Give the request back without an outcome, for the next listener to take at once."""
+        await self._functions.release(
+            self._record,
+            self._stream,
+            group=self._group,
+            entry_id=self.command.entry_id,
+            owner=self._owner,
+            token=self._token,
+        )
+
     async def _finish(self, fields: Mapping[str, str]) -> None:
+        if self._teller:
+            self._teller.cancel()
+        await self._tell()  # the last progress is never dropped
         answer = await self._functions.finish(
             self._record,
             self._stream,
@@ -155,7 +264,7 @@ class Claim:
             group=self._group,
             entry_id=self.command.entry_id,
             token=self._token,
-            retention_ms=round(self._bus.retention_s * 1000),
+            retention_ms=self._retention_ms,
         )
         if answer.word == "stale":
             raise LeaseLost(self.command.request_id, answer.rest[0])

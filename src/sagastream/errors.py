@@ -9,10 +9,14 @@ SagastreamError
 ├── ServerUnavailable     no answer from the server (also a ConnectionError)
 ├── ServerUnsuitable      the server cannot do what is needed
 ├── ReplyTimeout          the waiting ended, not the request (also a TimeoutError)
+│   └── NoHandlers        and no live listener has that event type
 ├── RequestFailed         the handler failed
-│   └── NoHandlers        nobody handles that command
+│   ├── HandlerLost       its handlers died too often; it is a dead letter
+│   └── DeadlineExceeded  its deadline passed
 ├── RequestCancelled      the request was cancelled
 └── SagaError             a saga's declaration or journal does not allow what was asked
+
+Apart from it stands HandlerStopped, a BaseException that ends a plain handler.
 
 Facts are attributes, so that nobody has to parse a message.
 """
@@ -94,6 +98,14 @@ class LeaseLost(SagastreamError):
         return type(self), (self.request_id, self.status)
 
 
+class HandlerStopped(BaseException):
+    """Raised by a plain handler's `progress` when the handler has to end.
+
+    Like `asyncio.CancelledError` it is no `Exception`, so that a handler that catches
+    those still stops.
+    """
+
+
 class RegistrationError(SagastreamError):
     """Handlers that cannot be served together, or that are none."""
 
@@ -125,17 +137,26 @@ class ReplyTimeout(SagastreamError, TimeoutError):
         request_id: The request that was waited for.
         timeout: How long, in seconds.
         last_stage: The last stage that was seen, None if none.
+        known: What the server knows of it, in words, '' if nothing.
     """
 
-    def __init__(self, request_id: str, timeout: float, last_stage: str | None = None) -> None:
+    def __init__(
+        self, request_id: str, timeout: float, last_stage: str | None = None, known: str = ""
+    ) -> None:
         seen = f"last stage seen: {last_stage}" if last_stage else "no stage seen"
-        super().__init__(f"no reply to request {request_id} within {timeout:g} s ({seen})")
+        more = f"; {known}" if known else ""
+        super().__init__(f"no reply to request {request_id} within {timeout:g} s ({seen}{more})")
         self.request_id = request_id
         self.timeout = timeout
         self.last_stage = last_stage
+        self.known = known
 
-    def __reduce__(self) -> tuple[type, tuple[str, float, str | None]]:
-        return type(self), (self.request_id, self.timeout, self.last_stage)
+    def __reduce__(self) -> tuple[type, tuple[str, float, str | None, str]]:
+        return type(self), (self.request_id, self.timeout, self.last_stage, self.known)
+
+
+class NoHandlers(ReplyTimeout):
+    """No reply, and no live listener has the event type. The command stays for one that comes."""
 
 
 class RequestFailed(SagastreamError):
@@ -160,8 +181,12 @@ class RequestFailed(SagastreamError):
         return type(self), (self.reply,)
 
 
-class NoHandlers(RequestFailed):
-    """Nobody handles that command: no live listener has its event type."""
+class HandlerLost(RequestFailed):
+    """The request's handlers died too often; the command is a dead letter now."""
+
+
+class DeadlineExceeded(RequestFailed):
+    """The request's deadline passed before it was done."""
 
 
 class RequestCancelled(SagastreamError):

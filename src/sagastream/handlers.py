@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from sagastream.errors import InvalidMessage, RegistrationError
+from sagastream.errors import HandlerStopped, InvalidMessage, RegistrationError
 from sagastream.message import Command, check_name
 
 
@@ -36,7 +36,13 @@ class PlainProgress(Protocol):
     """The same for a plain handler, which runs in a thread."""
 
     def __call__(self, fraction: float, detail: Mapping[str, Any] | None = None) -> None:
-        """Write a progress stage, and wait until it is written."""
+        """Write a progress stage.
+
+        Raises:
+            InvalidMessage: An argument is not what it must be.
+            HandlerStopped: The request was cancelled, its deadline has passed, or another
+                listener has it. It is no `Exception`: let it pass.
+        """
 
 
 AsyncFunction = Callable[[Command, Progress], Awaitable[dict[str, Any] | None]]
@@ -160,8 +166,12 @@ async def run_handler(
     command: Command,
     progress: Progress,
     in_thread: Callable[[Callable[[], Any]], Awaitable[Any]],
+    is_ending: Callable[[], bool],
 ) -> dict[str, Any]:
     """Run a handler, an async one here and a plain one in a thread.
+
+    A plain one cannot be stopped from outside: when it is to end, its next `progress`
+    raises `HandlerStopped`, and this waits for it.
 
     Raises:
         InvalidMessage: It returned something else than a dict or None.
@@ -172,9 +182,20 @@ async def run_handler(
         loop = asyncio.get_running_loop()
 
         def plain_progress(fraction: float, detail: Mapping[str, Any] | None = None) -> None:
+            if is_ending():
+                raise HandlerStopped
             asyncio.run_coroutine_threadsafe(_tell(progress, fraction, detail), loop).result()
 
-        result = await in_thread(lambda: handler.function(command, plain_progress))
+        running = asyncio.ensure_future(
+            in_thread(lambda: handler.function(command, plain_progress))
+        )
+        try:
+            result = await asyncio.shield(running)
+        except asyncio.CancelledError:
+            if is_ending():
+                await asyncio.wait([running])
+                running.exception()
+            raise
     if result is None:
         return {}
     if not isinstance(result, dict):

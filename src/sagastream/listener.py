@@ -7,6 +7,7 @@ routes by event type. Stopping drains: no new read begins, what was read is fini
 import asyncio
 import contextlib
 import logging
+import random
 import signal
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,6 +24,7 @@ from sagastream.connection import BLOCK_MS, LOST, backoff_delays, end, entries
 from sagastream.errors import InvalidMessage, LeaseLost, SagastreamError
 from sagastream.functions import Answer
 from sagastream.handlers import Handler, registry, run_handler
+from sagastream.lease import LeaseKeeper
 from sagastream.message import Command, check_name, decode_command, decode_fields
 
 logger = logging.getLogger(__name__)
@@ -42,7 +44,10 @@ class CommandListener:
         concurrency: How many commands are handled at once. Give at least as many as there
             are streams: with fewer, the streams are read in turn.
         group: The consumer group; listeners of one group share the work.
-        lease_s: How long a claim lasts.
+        lease_s: How long a claim lasts without renewal. A handler that dies is replaced
+            after about so long; one that lives keeps its claim however long it takes.
+        max_deliveries: How many handlers a command may lose before it becomes a dead letter.
+        progress_interval_s: Progress that comes faster is coalesced: the newest wins.
         drain_s: How long `stop` lets running handlers go on before it cancels them; a
             cancelled one writes no reply, its command stays pending.
 
@@ -58,6 +63,8 @@ class CommandListener:
         concurrency: int = 64,
         group: str = "sagastream",
         lease_s: float = 10.0,
+        max_deliveries: int = 5,
+        progress_interval_s: float = 0.05,
         drain_s: float = 30.0,
     ) -> None:
         if concurrency < 1:
@@ -68,8 +75,18 @@ class CommandListener:
         self._group = check_name("group", group)
         self._concurrency = concurrency
         self._lease_s = lease_s
+        self._max_deliveries = max_deliveries
+        self._progress_interval_s = progress_interval_s
         self._drain_s = drain_s
         self._owner = f"{group}-{uuid.uuid4()}"
+        self._keeper = LeaseKeeper(
+            bus.url,
+            doorbell=bus.key(f"listener:{self._owner}"),
+            group=group,
+            owner=self._owner,
+            lease_s=lease_s,
+        )
+        self._next_sweep = 0.0
         self._turn = 0
         self._running: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
@@ -92,6 +109,7 @@ class CommandListener:
         for stream in self._streams:
             await self._make_group(stream)
         await self._announce(ANNOUNCE_TTL_S)
+        self._keeper.start()
         announcing = asyncio.create_task(self._keep_announcing())
         reading = asyncio.create_task(self._read())
         stopping = asyncio.create_task(self._stopping.wait())
@@ -107,6 +125,7 @@ class CommandListener:
                 await self._drain()
             finally:
                 await end(announcing, reading, stopping)
+                self._keeper.stop()
                 self._threads.shutdown(wait=False, cancel_futures=True)
                 with contextlib.suppress(SagastreamError, RedisError):
                     await self._announce(0)
@@ -123,7 +142,8 @@ class CommandListener:
                 await self._freed.wait()
                 continue
             try:
-                for stream, entry_id, raw in await self._deliveries(free):
+                swept = await self._sweep(free)
+                for stream, entry_id, raw in swept or await self._deliveries(free):
                     task = asyncio.create_task(self._handle(stream, entry_id, raw))
                     self._running.add(task)
                     task.add_done_callback(self._finished)
@@ -141,7 +161,7 @@ class CommandListener:
 
     async def _deliveries(self, free: int) -> list[Delivery]:
         """At most `free` new commands."""
-        streams, block_ms = self._streams, BLOCK_MS
+        streams, block_ms = self._streams, min(BLOCK_MS, round(self._lease_s * 200))
         if free < len(streams):
             # COUNT holds for each stream: reading them all could bring more than is free.
             self._turn = (self._turn + free) % len(streams)
@@ -156,6 +176,28 @@ class CommandListener:
         return [
             (keys[key.decode()], entry_id.decode(), raw) for key, entry_id, raw in entries(answer)
         ]
+
+    async def _sweep(self, free: int) -> list[Delivery]:
+        """At most `free` commands of listeners that are gone, now and then."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._next_sweep or self._keeper.contact_s < self._lease_s:
+            return []
+        jitter = random.uniform(0.05, 0.2)  # noqa: S311 - jitter, not a secret
+        self._next_sweep = loop.time() + self._lease_s * jitter
+        taken: list[Delivery] = []
+        for stream in self._streams:
+            if len(taken) == free:
+                break
+            found = await self._bus.endpoint().functions.sweep(
+                self._bus.key(f"sweeper:{self._group}:{stream}"),
+                self._bus.key(stream),
+                owner=self._owner,
+                group=self._group,
+                lease_ms=round(self._lease_s * 1000),
+                count=free - len(taken),
+            )
+            taken += [(stream, entry_id, raw) for entry_id, raw in found]
+        return taken
 
     async def _make_group(self, stream: str) -> None:
         try:
@@ -183,6 +225,8 @@ class CommandListener:
             group=self._group,
             owner=self._owner,
             lease_s=self._lease_s,
+            max_deliveries=self._max_deliveries,
+            progress_interval_s=self._progress_interval_s,
         )
         handler = self._handlers.get((stream, command.event_type))
         known: tuple[str, ...] = ()
@@ -200,7 +244,7 @@ class CommandListener:
         with trace.use_span(claim.span, end_on_exit=True, record_exception=False), claim.current():
             if handler is None:
                 await claim.fail(
-                    "NoHandlers",
+                    "UnknownEventType",
                     f"no live listener handles {command.event_type} on {stream} "
                     f"(handled there: {', '.join(known) or 'nothing'})",
                 )
@@ -231,16 +275,38 @@ class CommandListener:
 
     async def _run(self, handler: Handler, claim: Claim) -> None:
         try:
-            result = await run_handler(handler, claim.command, claim.progress, self._in_thread)
+            with claim.kept(self._keeper):
+                result = await run_handler(
+                    handler,
+                    claim.command,
+                    claim.progress,
+                    self._in_thread,
+                    lambda: claim.ending is not None,
+                )
             await claim.complete(result)
         except asyncio.CancelledError:
-            # A shutdown writes no terminal stage: the command stays pending for the next.
-            raise
+            await self._ended_early(claim)
         except LeaseLost as error:
             logger.warning("%s", error, extra=claim.ids)
         except Exception as error:
             logger.info("handler failed", exc_info=error, extra=claim.ids)
             await claim.fail(type(error).__name__, str(error))
+
+    async def _ended_early(self, claim: Claim) -> None:
+        if claim.ending is None:
+            # A shutdown writes no terminal stage: the command stays pending for the next.
+            with contextlib.suppress(SagastreamError, RedisError):
+                await claim.release()
+            raise asyncio.CancelledError
+        task = asyncio.current_task()
+        assert task is not None
+        task.uncancel()
+        if claim.ending == "lost":
+            logger.warning("lease lost; the handler was stopped", extra=claim.ids)
+        elif claim.ending == "cancelled":
+            await claim.cancel()
+        else:
+            await claim.fail("DeadlineExceeded", "the deadline passed while it ran")
 
     async def _in_thread(self, function: Callable[[], Any]) -> Any:
         context = copy_context()

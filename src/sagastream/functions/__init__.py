@@ -82,12 +82,15 @@ class Functions:
         self,
         record: str,
         stream: str,
+        dead: str,
         *,
         group: str,
         entry_id: str,
         owner: str,
         token: str,
         lease_ms: int,
+        retention_ms: int,
+        max_deliveries: int,
         event_type: str,
         payload: str,
         correlation_id: str,
@@ -99,7 +102,7 @@ class Functions:
         """Claim a request: claimed, epoch, now | busy, owner, ms | done, status | conflict."""
         return await self._fcall(
             "begin",
-            (record, stream),
+            (record, stream, dead),
             (
                 group,
                 entry_id,
@@ -112,6 +115,8 @@ class Functions:
                 saga_id,
                 deadline,
                 self._reply_ttl_ms,
+                str(retention_ms),
+                str(max_deliveries),
                 str(len(reply_streams)),
                 *reply_streams,
                 *_flat(start),
@@ -158,6 +163,34 @@ class Functions:
                 *_flat(fields),
             ),
         )
+
+    async def release(
+        self, record: str, stream: str, *, group: str, entry_id: str, owner: str, token: str
+    ) -> Answer:
+        """Give a claim back without an outcome: ok | stale, status."""
+        return await self._fcall("release", (record, stream), (group, entry_id, owner, token))
+
+    async def cancel(
+        self, record: str, fields: Mapping[str, str], *, retention_ms: int, doorbells: str
+    ) -> Answer:
+        """End a request, or ask its handler to: cancelled | cancelling | how it ended."""
+        return await self._fcall(
+            "cancel",
+            (record,),
+            (self._reply_ttl_ms, str(retention_ms), doorbells, *_flat(fields)),
+        )
+
+    async def sweep(
+        self, sweeper: str, stream: str, *, owner: str, group: str, lease_ms: int, count: int
+    ) -> list[tuple[str, dict[bytes, bytes]]]:
+        """Take over entries that nobody renewed for a lease, at most `count`."""
+        answer = await self._call(
+            *("FCALL", f"{LIBRARY}_sweep", 2, sweeper, stream, owner, group, lease_ms, count)
+        )
+        return [
+            (entry_id.decode(), dict(zip(flat[::2], flat[1::2], strict=True)))
+            for entry_id, flat in answer[1:]
+        ]
 
     async def event(
         self,

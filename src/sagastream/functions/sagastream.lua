@@ -93,6 +93,55 @@ local function owns(record, token)
   return record.token == token and not TERMINAL[record.status]
 end
 
+local function value_of(fields, name)
+  for i = 1, #fields, 2 do
+    if fields[i] == name then
+      return fields[i + 1]
+    end
+  end
+  return ''
+end
+
+-- The fields of a cancel, completed by what the record knows of its request.
+local function completed_by(fields, record)
+  for i = 1, #fields, 2 do
+    if fields[i] == 'correlation_id' or fields[i] == 'saga_id' or fields[i] == 'event_type' then
+      fields[i + 1] = record[fields[i]]
+    end
+  end
+  return fields
+end
+
+-- The fields of a stage, made into those of another stage of the same request.
+local function as_stage(fields, status, payload)
+  local out = {}
+  for i = 1, #fields, 2 do
+    local value = fields[i + 1]
+    if fields[i] == 'status' then
+      value = status
+    elseif fields[i] == 'payload' then
+      value = payload
+    end
+    out[i], out[i + 1] = fields[i], value
+  end
+  return out
+end
+
+-- The one place where a request ends: outcome, terminal reply, ack if it was delivered,
+-- and from here on a lone request's record expires; a saga's does when its saga ends.
+local function conclude(key, record, status, fields, reply_ttl_ms, retention_ms, group, entry_id)
+  stamp(fields, record.epoch)
+  redis.call('HSET', key, 'status', status, 'reply', cjson.encode(fields))
+  redis.call('HDEL', key, 'lease_until')
+  add_replies(record, reply_ttl_ms, fields)
+  if group then
+    redis.call('XACK', record.stream, group, entry_id)
+  end
+  if record.saga_id == '' then
+    redis.call('PEXPIRE', key, retention_ms)
+  end
+end
+
 -- Adds reply streams to a known request, and gives a late one the reply that is there.
 local function join_request(key, record, streams, ttl_ms)
   local known = lines(record.reply_streams)
@@ -126,6 +175,7 @@ local function new_record(key, stream, entry_id, event_type, payload, correlatio
     'status', 'pending',
     'epoch', '0',
     'seq', '0',
+    'emitted', int(now_ms()),
     'reply_streams', table.concat(reply_streams, '\n'))
 end
 
@@ -147,6 +197,14 @@ local function emit(keys, args)
   end
 
   local record = record_of(key)
+  if not record.digest and record.cancel then
+    -- The cancel came first: the request is over before it began, and nothing is sent.
+    new_record(key, stream, '0-0', event_type, payload, correlation_id, saga_id, '', reply_streams)
+    record = record_of(key)
+    local fields_of_cancel = completed_by(cjson.decode(record.cancel), record)
+    conclude(key, record, 'cancelled', fields_of_cancel, reply_ttl_ms, reply_ttl_ms)
+    record = record_of(key)
+  end
   if record.digest then
     if record.digest ~= digest_of(event_type, payload) or record.stream ~= stream then
       return { 'conflict', record.entry_id, record.status, '' }
@@ -179,17 +237,22 @@ end
 -- begin: a claim with a token. It raises the epoch, so that whoever held the request
 -- before can write no more; asked again with the same token it answers the same, so
 -- that a lost answer costs nothing. An entry that nobody emitted gets its record here.
--- KEYS record, stream. ARGV group, entry_id, owner, token, lease_ms, event_type, payload,
--- correlation_id, saga_id, deadline, reply_ttl_ms, n, n reply streams, fields of `start`...
+-- A request that has killed its handlers too often ends here, as a dead letter and one
+-- failed reply; a release that was announced, as at a shutdown, is not held against it.
+-- KEYS record, stream, dead stream. ARGV group, entry_id, owner, token, lease_ms, event_type,
+-- payload, correlation_id, saga_id, deadline, reply_ttl_ms, retention_ms, max_deliveries, n,
+-- n reply streams, fields of `start`...
 -- Returns {'claimed', epoch, now} | {'busy', owner, ms left} | {'done', status} | {'conflict'}.
 local function begin(keys, args)
   local key, stream = keys[1], keys[2]
   local group, entry_id, owner, token, lease_ms = args[1], args[2], args[3], args[4], tonumber(args[5])
   local event_type, payload, correlation_id, saga_id, deadline = args[6], args[7], args[8], args[9], args[10]
-  local reply_ttl_ms, count = args[11], tonumber(args[12])
-  local reply_streams = slice(args, 13, 12 + count)
-  local fields = slice(args, 13 + count)
+  local reply_ttl_ms, retention_ms, max_deliveries = args[11], args[12], tonumber(args[13])
+  local count = tonumber(args[14])
+  local reply_streams = slice(args, 15, 14 + count)
+  local fields = slice(args, 15 + count)
   require_type(key, 'hash')
+  require_type(keys[3], 'stream')
   for _, reply_stream in ipairs(reply_streams) do
     require_type(reply_stream, 'stream')
   end
@@ -198,8 +261,14 @@ local function begin(keys, args)
 
   local now = now_ms()
   if not record.digest then
+    local cancel = record.cancel
     new_record(key, stream, entry_id, event_type, payload, correlation_id, saga_id, deadline, reply_streams)
     record = record_of(key)
+    if cancel then
+      local fields_of_cancel = completed_by(cjson.decode(cancel), record)
+      conclude(key, record, 'cancelled', fields_of_cancel, reply_ttl_ms, retention_ms, group, entry_id)
+      return { 'done', 'cancelled' }
+    end
   elseif record.digest ~= digest_of(event_type, payload) then
     return { 'conflict' }
   else
@@ -219,6 +288,23 @@ local function begin(keys, args)
     return { 'busy', record.owner, int(left) }
   end
   local epoch = tonumber(record.epoch) + 1
+  if epoch - tonumber(record.released or '0') > max_deliveries then
+    local traceparent = value_of(fields, 'traceparent')
+    local reason = 'its handler was lost ' .. int(epoch - 1) .. ' times, the last one at ' .. (record.owner or '?')
+    local payload_text = cjson.encode({
+      error_type = 'HandlerLost', message = reason, trace_id = string.sub(traceparent, 4, 35),
+    })
+    local entry = redis.call('XRANGE', stream, entry_id, entry_id)
+    local letter = entry[1] and entry[1][2] or { 'request_id', value_of(fields, 'request_id') }
+    letter[#letter + 1] = 'dead_reason'
+    letter[#letter + 1] = 'HandlerLost: ' .. reason
+    letter[#letter + 1] = 'dead_entry_id'
+    letter[#letter + 1] = entry_id
+    redis.call('XADD', keys[3], '*', unpack(letter))
+    local failed = as_stage(fields, 'failed', payload_text)
+    conclude(key, record, 'failed', failed, reply_ttl_ms, retention_ms, group, entry_id)
+    return { 'done', 'failed' }
+  end
   redis.call('HSET', key, 'status', 'running', 'epoch', int(epoch), 'owner', owner, 'token', token,
     'seq', '0', 'lease_until', int(now + lease_ms))
   add_replies(record_of(key), reply_ttl_ms, stamp(fields, int(epoch)))
@@ -260,15 +346,108 @@ local function finish(keys, args)
   require_reply_streams(record)
   require_type(stream, 'stream')
 
-  local fields = stamp(slice(args, 7), record.epoch)
-  redis.call('HSET', key, 'status', status, 'reply', cjson.encode(fields))
-  redis.call('HDEL', key, 'lease_until')
-  add_replies(record, reply_ttl_ms, fields)
-  redis.call('XACK', stream, group, entry_id)
-  if record.saga_id == '' then
-    redis.call('PEXPIRE', key, retention_ms)
-  end
+  conclude(key, record, status, slice(args, 7), reply_ttl_ms, retention_ms, group, entry_id)
   return { 'ok' }
+end
+
+-- renew: keeps the leases of one listener, from a thread that its handlers cannot block.
+-- Owner and token are checked first: a late renewal must not steal a request back. An
+-- entry's idle time starts anew with it, so that no sweeper takes live work for dead.
+-- KEYS record and stream of each claim. ARGV lease_ms, group, owner, then token and entry_id
+-- of each. Returns for each '1' kept, 'c' kept and to be cancelled, or '0' lost.
+local function renew(keys, args)
+  local lease_ms, group, owner = tonumber(args[1]), args[2], args[3]
+  local until_ms = int(now_ms() + lease_ms)
+  local out = {}
+  for i = 1, #keys / 2 do
+    local key, stream = keys[2 * i - 1], keys[2 * i]
+    local token, entry_id = args[2 * i + 2], args[2 * i + 3]
+    local found = redis.call('HMGET', key, 'token', 'status', 'cancel')
+    if found[1] == token and found[2] == 'running' then
+      redis.call('HSET', key, 'lease_until', until_ms)
+      redis.pcall('XCLAIM', stream, group, owner, 0, entry_id, 'JUSTID')
+      out[i] = found[3] and 'c' or '1'
+    else
+      out[i] = '0'
+    end
+  end
+  return out
+end
+
+-- release: gives a claim back without an outcome, as at a shutdown; the next sweep takes it
+-- at once, and it does not count as a lost handler.
+-- KEYS record, stream. ARGV group, entry_id, owner, token. Returns {'ok'} | {'stale', status}.
+local function release(keys, args)
+  local key, stream = keys[1], keys[2]
+  local group, entry_id, owner, token = unpack(args, 1, 4)
+  local record = record_of(key)
+  if not owns(record, token) then
+    return { 'stale', record.status or '' }
+  end
+  redis.call('HSET', key, 'lease_until', '0', 'token', '')
+  redis.call('HINCRBY', key, 'released', 1)
+  redis.pcall('XCLAIM', stream, group, owner, 0, entry_id, 'IDLE', 86400000, 'JUSTID')
+  return { 'ok' }
+end
+
+-- cancel: ends a request that has not begun, asks the handler of one that has, and is
+-- remembered for one that has not come yet.
+-- KEYS record. ARGV reply_ttl_ms, retention_ms, prefix of doorbells, fields of `cancelled`...
+-- Returns {'cancelled' | 'cancelling' | how it ended}.
+local function cancel(keys, args)
+  local key, reply_ttl_ms, retention_ms = keys[1], args[1], args[2]
+  local fields = slice(args, 4)
+  require_type(key, 'hash')
+  local record = record_of(key)
+  require_reply_streams(record)
+  local doorbell = args[3] .. (record.owner or '')
+  require_type(doorbell, 'list')
+  if not record.digest then
+    redis.call('HSET', key, 'cancel', cjson.encode(fields))
+    redis.call('PEXPIRE', key, retention_ms)
+    return { 'cancelled' }
+  end
+  if TERMINAL[record.status] then
+    return { record.status }
+  end
+  fields = completed_by(fields, record)
+  if record.status == 'pending' then
+    conclude(key, record, 'cancelled', fields, reply_ttl_ms, retention_ms)
+    return { 'cancelled' }
+  end
+  redis.call('HSET', key, 'cancel', cjson.encode(fields))
+  -- Whoever renews the lease waits at this bell, and need not wait for the next renewal.
+  redis.call('RPUSH', doorbell, '1')
+  redis.call('PEXPIRE', doorbell, 60000)
+  return { 'cancelling' }
+end
+
+-- sweep: takes over entries that nobody renewed for a lease. One sweeper a group and
+-- stream at a time, from where the last one stopped, never more than asked for.
+-- KEYS sweeper, stream. ARGV owner, group, lease_ms, count.
+-- Returns {'busy'} | {'ok', entries...}, each {entry_id, fields}.
+local function sweep(keys, args)
+  local sweeper, stream, owner, group, lease_ms, count = keys[1], keys[2], args[1], args[2], args[3], args[4]
+  require_type(sweeper, 'hash')
+  local now = now_ms()
+  local held = redis.call('HMGET', sweeper, 'owner', 'until', 'cursor')
+  if held[1] and held[1] ~= owner and tonumber(held[2]) > now then
+    return { 'busy' }
+  end
+  local found = redis.call('XAUTOCLAIM', stream, group, owner, lease_ms, held[3] or '0-0', 'COUNT', count)
+  redis.call('HSET', sweeper, 'owner', owner, 'until', int(now + 0.4 * tonumber(lease_ms)), 'cursor', found[1])
+  redis.call('PEXPIRE', sweeper, 10 * tonumber(lease_ms))
+  local out = { 'ok' }
+  for _, entry in ipairs(found[2]) do
+    out[#out + 1] = entry
+  end
+  -- A consumer goes only when nothing is pending for it, or what is would be lost.
+  for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
+    if consumer[2] ~= owner and consumer[4] == 0 and consumer[6] > 10 * tonumber(lease_ms) then
+      redis.call('XGROUP', 'DELCONSUMER', stream, group, consumer[2])
+    end
+  end
+  return out
 end
 
 -- event: an entry on any stream; but a stage of a request that has a record is its
@@ -452,6 +631,11 @@ register('begin', begin)
 register('progress', progress)
 register('finish', finish)
 register('event', event)
+register('release', release, { 'allow-oom' })
+register('sweep', sweep, { 'allow-oom' })
+-- What keeps, ends or frees work must go on when the server is full.
+register('renew', renew, { 'allow-oom' })
+register('cancel', cancel, { 'allow-oom' })
 register('reject', reject)
 register('announce', announce)
 register('pass_on', pass_on)

@@ -43,11 +43,14 @@ class Requests:
         return await self.functions.begin(
             self.record,
             self.stream,
+            self.bus.key("work:commands:dead"),
             group=GROUP,
             entry_id=entry_id,
             owner=f"owner-{token}",
             token=token,
             lease_ms=lease_ms,
+            retention_ms=60_000,
+            max_deliveries=3,
             event_type="work:do",
             payload=payload,
             correlation_id="c1",
@@ -170,6 +173,61 @@ async def test_the_first_outcome_wins_for_ever(requests: Requests) -> None:
     assert (await requests.finish(entry, token="a", status="failed")).word == "stale"
     assert (await requests.begin(entry, token="b")).word == "done"
     assert await requests.stages() == ["start", "completed"]
+
+
+async def test_a_request_that_kills_its_handlers_is_one_dead_letter(requests: Requests) -> None:
+    """After three lost handlers the fourth claim ends it: a letter, a reply and an ack."""
+    await requests.emit({})
+    entry = await requests.deliver()
+    for token in "abc":
+        assert (await requests.begin(entry, token=token, lease_ms=0)).word == "claimed"
+    assert (await requests.begin(entry, token="d")).word == "done"
+    assert (await requests.begin(entry, token="e")).word == "done"
+    ((_, letter),) = await requests.call("XRANGE", requests.bus.key("work:commands:dead"), "-", "+")
+    assert letter[b"request_id"] == b"r1"
+    assert b"lost 3 times" in letter[b"dead_reason"]
+    assert await requests.stages() == ["start", "start", "start", "failed"]
+    assert await requests.pending() == 0
+
+
+async def test_a_release_is_not_held_against_a_request(requests: Requests) -> None:
+    """Shutdowns are no crashes: any number of them does not make a dead letter."""
+    await requests.emit({})
+    entry = await requests.deliver()
+    for token in "abcdefgh":
+        assert (await requests.begin(entry, token=token)).word == "claimed"
+        released = await requests.functions.release(
+            requests.record,
+            requests.stream,
+            group=GROUP,
+            entry_id=entry,
+            owner=f"owner-{token}",
+            token=token,
+        )
+        assert released.word == "ok"
+        assert (await requests.finish(entry, token=token)).word == "stale"
+    assert await requests.pending() == 1
+
+
+async def test_renewal_keeps_only_what_is_still_owned(requests: Requests) -> None:
+    """A late renewal of an old owner neither renews nor steals the entry back."""
+    await requests.emit({})
+    entry = await requests.deliver()
+    await requests.begin(entry, token="a", lease_ms=0)
+    await requests.begin(entry, token="b")
+    before = await requests.call("HGET", requests.record, "lease_until")
+
+    async def renew(token: str) -> list[bytes]:
+        answer: list[bytes] = await requests.call(
+            *("FCALL", f"{LIBRARY}_renew", 2, requests.record, requests.stream),
+            *(60_000, GROUP, f"owner-{token}", token, entry),
+        )
+        return answer
+
+    assert await renew("a") == [b"0"]
+    assert await requests.call("HGET", requests.record, "lease_until") == before
+    assert await renew("b") == [b"1"]
+    assert await requests.call("HGET", requests.record, "lease_until") > before
 
 
 async def test_repeated_progress_is_written_once(requests: Requests) -> None:

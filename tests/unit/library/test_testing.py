@@ -92,7 +92,11 @@ async def test_calls_wait_for_a_server_that_comes_back(server_binary: str | None
     """A restart in the middle is a delay, not an error."""
     with EmbeddedServer(aof=True, binary=server_binary) as server:
         async with Bus(server.url) as bus:
-            first = await bus.emit_command("s:commands", event_type="s:do", payload={}, request_id="r")
+            first = await bus.emit_command(
+                "s:commands", event_type="s:do", payload={}, request_id="r"
+            )
             server.restart()
-            again = await bus.emit_command("s:commands", event_type="s:do", payload={}, request_id="r")
+            again = await bus.emit_command(
+                "s:commands", event_type="s:do", payload={}, request_id="r"
+            )
     assert first == again
