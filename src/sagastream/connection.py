@@ -213,6 +213,11 @@ async def end(*tasks: "asyncio.Task[Any]") -> None:
         _, left = await asyncio.wait(left, timeout=0.05)
 
 
+def is_group_gone(error: ResponseError) -> bool:
+    """Whether a group read failed because stream or group was deleted; Redis 7.0 has a word more."""
+    return str(error).startswith(("NOGROUP", "UNBLOCKED"))
+
+
 def entries(answer: Any) -> Iterator[tuple[bytes, bytes, dict[bytes, bytes]]]:
     """Walk through the answer of a stream read: stream, entry id, fields."""
     for stream, items in cast("list[Any]", answer or []):

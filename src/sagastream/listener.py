@@ -20,7 +20,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from sagastream.bus import Bus
 from sagastream.claim import Claim, failed_fields
-from sagastream.connection import BLOCK_MS, LOST, backoff_delays, end, entries
+from sagastream.connection import BLOCK_MS, LOST, backoff_delays, end, entries, is_group_gone
 from sagastream.errors import InvalidMessage, LeaseLost, SagastreamError
 from sagastream.functions import Answer
 from sagastream.handlers import Handler, registry, run_handler
@@ -152,7 +152,7 @@ class CommandListener:
                 self._bus.endpoint().connection.note_loss(error)
                 await asyncio.sleep(next(delays))
             except ResponseError as error:
-                if "NOGROUP" not in str(error):
+                if not is_group_gone(error):
                     logger.exception("commands cannot be read; trying again")
                 await asyncio.sleep(next(delays))
                 with contextlib.suppress(SagastreamError, RedisError):

@@ -13,7 +13,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from sagastream.connection import LOST, Connection, backoff_delays, entries
+from sagastream.connection import LOST, Connection, backoff_delays, entries, is_group_gone
 from sagastream.errors import InvalidMessage, ReplyTimeout
 from sagastream.functions import Functions
 from sagastream.message import TERMINAL_STAGES, decode_reply
@@ -99,7 +99,7 @@ async def read_until_terminal(
                     return reply
                 continue
             except ResponseError as error:
-                if "NOGROUP" not in str(error):
+                if not is_group_gone(error):
                     raise
                 await join()
                 continue
