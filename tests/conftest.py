@@ -22,6 +22,7 @@ class _Environment(BaseSettings):
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let the whole suite run against another server."""
     parser.addoption("--server-binary", default=None, help="server program, such as redis-server")
+    parser.addoption("--long", action="store_true", help="fault tests: every point, not some")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,183 @@
+#!/usr/bin/env python3
+"""Remove one check at a time from a copy of the library, and see the tests go red.
+
+    .venv/bin/python scripts/mutation-controls.py [NAME…]
+
+Prints a line a control, and fails if the tests stay green without a check.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LUA = "functions/sagastream.lua"
+UNIT = "tests/unit/library/test_functions.py"
+LEASES = "tests/unit/library/test_leases.py"
+LISTENER = "tests/unit/library/test_listener.py"
+JOURNAL = "tests/unit/library/test_journal.py"
+FAULTS = "tests/faults/test_faults.py"
+
+
+@dataclass(frozen=True)
+class Control:
+    """A check, how it is removed, and the tests that must notice."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+CONTROLS = [
+    Control(
+        "1 same id, other payload",
+        LUA,
+        "if record.digest ~= digest_of(event_type, payload) or record.stream ~= stream then",
+        "if false then",
+        UNIT,
+    ),
+    Control("2 emit is idempotent", LUA, "  if record.digest then", "  if false then", UNIT),
+    Control(
+        "2 late reply stream gets the reply", LUA, "  if record.reply then", "  if false then", UNIT
+    ),
+    Control(
+        "3 writes are fenced",
+        LUA,
+        "return record.token == token and not TERMINAL[record.status]",
+        "return not TERMINAL[record.status]",
+        UNIT,
+    ),
+    Control(
+        "3 first outcome wins",
+        LUA,
+        "return record.token == token and not TERMINAL[record.status]",
+        "return record.token == token",
+        UNIT,
+    ),
+    Control(
+        "3 busy while a lease is current",
+        LUA,
+        "if record.status == 'running' and left > 0 then",
+        "if false then",
+        UNIT,
+    ),
+    Control(
+        "3 begin repeats its answer",
+        LUA,
+        "  if record.token == token then",
+        "  if false then",
+        UNIT,
+    ),
+    Control(
+        "3 progress is numbered", LUA, "if seq > tonumber(record.seq) then", "if true then", UNIT
+    ),
+    Control(
+        "3 stages are their holder's alone",
+        LUA,
+        "if record.digest and STAGE[status] and",
+        "if false and",
+        LISTENER,
+    ),
+    Control(
+        "4 no ack without a reply",
+        LUA,
+        "  add_replies(record, reply_ttl_ms, fields)\n  if group then",
+        "  if group then",
+        UNIT,
+    ),
+    Control(
+        "4 a shutdown writes no end",
+        "listener.py",
+        "        if claim.ending is None:",
+        "        if claim.ending is None:\n            await claim.cancel()",
+        LISTENER,
+    ),
+    Control("5 renewal", "lease.py", "                    self._renew(client)", "", LEASES),
+    Control(
+        "5 renewal checks the owner",
+        LUA,
+        "if found[1] == token and found[2] == 'running' then",
+        "if true then",
+        UNIT,
+    ),
+    Control(
+        "5 no more than the free slots",
+        "listener.py",
+        "if free < len(streams):",
+        "if False:",
+        LISTENER,
+    ),
+    Control("5 dead listeners are swept", "listener.py", "swept or await", "await", LEASES),
+    Control("6 poison", LUA, "> max_deliveries then", "> 1000 then", UNIT),
+    Control("7 nothing live expires", LUA, "  if args[3] ~= '' then", "  if true then", UNIT),
+    Control(
+        "9 journal by compare-and-set", LUA, "if version ~= args[1] then", "if false then", UNIT
+    ),
+    Control("9 undo in reverse", "journal.py", "in reversed(saga.steps)", "in saga.steps", JOURNAL),
+    Control("11 expired is not run", "listener.py", "elif claim.expired:", "elif False:", LISTENER),
+    Control(
+        "11 a deadline ends what runs",
+        "claim.py",
+        "if self._left_s is not None:\n            alarm",
+        "if False:\n            alarm",
+        LEASES,
+    ),
+    Control(
+        "12 a lost library is loaded again",
+        "connection.py",
+        'if "Function not found" not in str(error):',
+        "if True:",
+        UNIT,
+    ),
+    Control(
+        "12 lost answers are asked for again", "connection.py", "except LOST", "except ()", FAULTS
+    ),
+]
+
+
+def goes_red(control: Control) -> bool:
+    """Whether the tests notice that the check is gone.
+
+    Raises:
+        SystemExit: The check is not where the control looks for it.
+    """
+    with tempfile.TemporaryDirectory(prefix="mutation-") as name:
+        package = Path(name) / "src" / "sagastream"
+        shutil.copytree(ROOT / "src" / "sagastream", package)
+        target = package / control.file
+        text = target.read_text(encoding="utf-8")
+        if control.old not in text:
+            sys.exit(f"{control.name}: {control.file} has no {control.old!r}")
+        target.write_text(text.replace(control.old, control.new), encoding="utf-8")
+        path = f"import sys; sys.path.insert(0, {str(package.parent)!r}); import pytest"
+        command = f"{path}; sys.exit(pytest.main(['-q', '-x', '--timeout=30', {control.tests!r}]))"
+        done = subprocess.run(
+            [sys.executable, "-c", command],
+            cwd=ROOT,
+            env={"PYTHONPATH": str(package.parent), "PATH": "/usr/bin:/bin"},
+            capture_output=True,
+            check=False,
+        )
+        return done.returncode == 1
+
+
+def main() -> None:
+    """Run all controls, or those whose names contain an argument."""
+    wanted = [c for c in CONTROLS if not sys.argv[1:] or any(a in c.name for a in sys.argv[1:])]
+    green = []
+    for control in wanted:
+        red = goes_red(control)
+        print(f"{'red' if red else 'GREEN'}  {control.name}", flush=True)
+        if not red:
+            green.append(control.name)
+    if green:
+        sys.exit(f"not noticed: {', '.join(green)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""`FaultProxy`: a way to the server that breaks when it is told to.
+
+It stands between one process and the server, takes commands apart, and asks a plan what to
+do with each. It runs in a thread with a loop of its own, so that a blocked test cannot
+block it. For tests, ours and our users'; it needs `hiredis`.
+"""
+
+import asyncio
+import contextlib
+import enum
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import hiredis
+
+
+class Fault(enum.Enum):
+    """What happens to one command.
+
+    Attributes:
+        NONE: It is sent and answered.
+        BEFORE: The connection breaks before the server sees it.
+        AFTER: The server has carried it out, but the connection breaks before the answer.
+        SWALLOW: The server has carried it out, but no answer ever comes.
+        HALF_OPEN: It is not sent, and no answer ever comes.
+    """
+
+    NONE = enum.auto()
+    BEFORE = enum.auto()
+    AFTER = enum.auto()
+    SWALLOW = enum.auto()
+    HALF_OPEN = enum.auto()
+
+
+Command = tuple[bytes, ...]
+Plan = Callable[[int, Command], Fault]
+
+
+class FaultProxy:
+    """A unix socket before a server on a unix socket.
+
+        with EmbeddedServer() as server, FaultProxy(server.url, plan) as proxy:
+            async with Bus(proxy.url) as bus: ...
+
+    Args:
+        upstream: The server's `unix://` URL.
+        plan: Called with the number of a command (from 1, over all connections) and its
+            parts; says what happens to it.
+        on_fault: Called in the proxy's thread when a fault takes place, before the
+            connection breaks: the moment to kill the process behind it.
+        delay_s: Seconds that each command is held up.
+
+    Attributes:
+        commands: Every command that came, in order.
+    """
+
+    def __init__(
+        self,
+        upstream: str,
+        plan: Plan = lambda _number, _command: Fault.NONE,
+        *,
+        on_fault: Callable[[], None] = lambda: None,
+        delay_s: float = 0.0,
+    ) -> None:
+        self.commands: list[Command] = []
+        self._upstream = upstream.removeprefix("unix://")
+        self._plan = plan
+        self._on_fault = on_fault
+        self._delay_s = delay_s
+        self._directory = Path(tempfile.mkdtemp(prefix="sagastream-proxy-"))
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._serve, name="fault-proxy", daemon=True)
+        self._ready = threading.Event()
+        self._stop = asyncio.Event()
+
+    @property
+    def url(self) -> str:
+        """Where to connect instead of to the server."""
+        return f"unix://{self._directory / 'proxy.sock'}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._ready.wait()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _serve(self) -> None:
+        async def serve() -> None:
+            path = self.url.removeprefix("unix://")
+            server = await asyncio.start_unix_server(self._connected, path)
+            self._ready.set()
+            await self._stop.wait()
+            server.close()
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(serve())
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            up_reader, up_writer = await asyncio.open_unix_connection(self._upstream)
+        except OSError:
+            writer.close()
+            return
+        pipe = _Pipe(writer, up_reader)
+        answering = asyncio.create_task(pipe.answer())
+        try:
+            await self._forward(reader, up_writer, pipe)
+        except (ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            answering.cancel()
+            for closing in (writer, up_writer):
+                with contextlib.suppress(OSError):
+                    closing.close()
+
+    async def _forward(
+        self, reader: asyncio.StreamReader, up_writer: asyncio.StreamWriter, pipe: "_Pipe"
+    ) -> None:
+        parser = hiredis.Reader()
+        sent = 0
+        while data := await reader.read(65536):
+            parser.feed(data)
+            while (parts := parser.gets()) is not False:
+                if self._delay_s:
+                    await asyncio.sleep(self._delay_s)
+                command: Command = tuple(parts)
+                self.commands.append(command)
+                fault = self._plan(len(self.commands), command)
+                if fault in {Fault.BEFORE, Fault.HALF_OPEN}:
+                    self._on_fault()
+                if fault is Fault.BEFORE:
+                    return
+                if fault is Fault.HALF_OPEN:
+                    await asyncio.Event().wait()
+                sent += 1
+                if fault in {Fault.AFTER, Fault.SWALLOW}:
+                    pipe.hold_back(sent)
+                up_writer.write(hiredis.pack_command(command))  # type: ignore[arg-type]
+                await up_writer.drain()
+                if fault in {Fault.AFTER, Fault.SWALLOW}:
+                    await pipe.held.wait()
+                    self._on_fault()
+                if fault is Fault.AFTER:
+                    return
+                if fault is Fault.SWALLOW:
+                    await asyncio.Event().wait()
+
+
+class _Pipe:
+    """The way back: answers, counted, up to one that is held back."""
+
+    def __init__(self, writer: asyncio.StreamWriter, upstream: asyncio.StreamReader) -> None:
+        self.held = asyncio.Event()
+        self._writer = writer
+        self._upstream = upstream
+        self._hold: int | None = None
+        self._answered = 0
+
+    def hold_back(self, number: int) -> None:
+        """Let answers through up to the one before this."""
+        self._hold = number
+
+    async def answer(self) -> None:
+        """Pass answers on until the connection ends or one is held back."""
+        parser: Any = hiredis.Reader()
+        while data := await self._upstream.read(65536):
+            parser.feed(data)
+            while parser.gets() is not False:
+                self._answered += 1
+            if self._hold is not None and self._answered >= self._hold:
+                self.held.set()
+                return
+            with contextlib.suppress(ConnectionError):
+                self._writer.write(data)
+                await self._writer.drain()
+        self._writer.close()
+        self.held.set()

@@ -1,0 +1,191 @@
+"""Processes that stop, servers that go away, answers that never come."""
+
+import asyncio
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import pytest
+
+from sagastream import Bus, HandlerLost
+from sagastream.fault_proxy import Fault, FaultProxy
+from sagastream.testing import EmbeddedServer
+from tests.faults.conftest import check_request, look
+from tests.faults.roles import LEASE_S, STREAM, listener, spawn
+
+pytestmark = [pytest.mark.blocking, pytest.mark.timeout(120)]
+
+
+@contextmanager
+def _listening(store: EmbeddedServer) -> Iterator[BaseProcess]:
+    process = spawn(listener, store.url)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()
+
+
+def _notes(store: EmbeddedServer) -> list[str]:
+    with look(store) as client:
+        return [str(note) for note in client.lrange("notes", 0, -1)]
+
+
+async def _until_noted(store: EmbeddedServer, note: str) -> None:
+    while note not in _notes(store):
+        await asyncio.sleep(0.02)
+
+
+def _ask(bus: Bus, payload: dict[str, Any], request_id: str = "r") -> Any:
+    return asyncio.create_task(
+        bus.request_and_reply(
+            STREAM, "work:do", payload, 60, request_id=request_id, correlation_id="c"
+        )
+    )
+
+
+async def test_a_handler_that_blocks_its_loop_for_three_leases_runs_once(
+    store: EmbeddedServer,
+) -> None:
+    """The lease is renewed from a thread: a blocked loop is not a dead handler."""
+    with _listening(store), _listening(store):
+        async with Bus(store.url) as bus:
+            reply = await _ask(bus, {"block_s": 3 * LEASE_S})
+    assert reply["payload"] == {"epoch": 1}
+    assert _notes(store) == ["begun 1", "done 1"]
+    check_request(store, "r")
+
+
+async def test_a_handler_that_was_stopped_writes_nothing_when_it_goes_on(
+    store: EmbeddedServer,
+) -> None:
+    """SIGSTOP for three leases: another finishes the work, the first one's result is refused."""
+    async with Bus(store.url) as bus:
+        with _listening(store) as first:
+            asked = _ask(bus, {"block_s": LEASE_S / 2})
+            await _until_noted(store, "begun 1")
+            assert first.pid is not None
+            os.kill(first.pid, signal.SIGSTOP)
+            with _listening(store):
+                reply = await asked
+                os.kill(first.pid, signal.SIGCONT)
+                await _until_noted(store, "done 2")
+                other = await _ask(bus, {}, "other")
+    assert reply["payload"] == {"epoch": 2}
+    assert other["status"] == "completed"
+    check_request(store, "r")
+
+
+async def test_a_handler_that_is_killed_is_replaced_within_one_and_a_half_leases(
+    store: EmbeddedServer,
+) -> None:
+    """From the kill to the next begin, with another listener there."""
+    async with Bus(store.url) as bus:
+        with _listening(store) as first:
+            asked = _ask(bus, {"block_s": 1})
+            await _until_noted(store, "begun 1")
+            with _listening(store):
+                with look(store) as client:
+                    while len(client.zrange(f"listeners:{STREAM}", 0, -1)) < 2:
+                        await asyncio.sleep(0.02)
+                await asyncio.sleep(LEASE_S)  # a new sweeper first hears the server for a lease
+                first.kill()
+                killed = time.monotonic()
+                await _until_noted(store, "begun 2")
+                took = time.monotonic() - killed
+                await asked
+    check_request(store, "r")
+    print(f"replaced after {took / LEASE_S:.2f} leases")  # noqa: T201 - the figure is the result
+
+
+async def test_a_command_that_kills_every_handler_is_given_up(store: EmbeddedServer) -> None:
+    """Five handlers die, then it is one dead letter and one failed reply."""
+    async with Bus(store.url) as bus:
+        asked = _ask(bus, {"die": 1})
+        started = 0
+        while not asked.done():
+            with _listening(store) as process:
+                started += 1
+                while process.is_alive() and not asked.done():
+                    await asyncio.sleep(0.02)
+        with pytest.raises(HandlerLost):
+            await asked
+    assert [note for note in _notes(store) if note.startswith("begun")] == [
+        f"begun {epoch}" for epoch in range(1, 6)
+    ]
+    with look(store) as client:
+        assert client.xlen(f"{STREAM}:dead") == 1
+    check_request(store, "r", "failed")
+
+
+@pytest.mark.parametrize("how", ["kill", "restart"])
+async def test_a_server_that_comes_back_is_a_delay(store: EmbeddedServer, how: str) -> None:
+    """Requester and listener go on by themselves, and nothing runs twice."""
+    with _listening(store):
+        async with Bus(store.url) as bus:
+            await _ask(bus, {}, "warm")
+            asked = _ask(bus, {"block_s": 0.3})
+            await _until_noted(store, "begun 1")
+            if how == "kill":
+                await asyncio.sleep(1.1)  # everysec: what is older than a second is on disk
+                store.kill()
+                store.start()
+            else:
+                store.restart()
+            reply = await asked
+            more = await asyncio.gather(*(_ask(bus, {}, f"r{n}") for n in range(20)))
+    assert reply["status"] == "completed"
+    assert len(more) == 20
+    check_request(store, "r")
+
+
+async def test_a_frozen_server_lapses_nobody(store: EmbeddedServer) -> None:
+    """Three leases without the server: the handler keeps its claim."""
+    with _listening(store), _listening(store):
+        async with Bus(store.url) as bus:
+            asked = _ask(bus, {"block_s": 2 * LEASE_S})
+            await _until_noted(store, "begun 1")
+            os.kill(store.pid, signal.SIGSTOP)
+            await asyncio.sleep(3 * LEASE_S)
+            os.kill(store.pid, signal.SIGCONT)
+            reply = await asked
+    assert reply["payload"] == {"epoch": 1}
+    assert _notes(store) == ["begun 1", "done 1"]
+
+
+@pytest.mark.parametrize("fault", [Fault.BEFORE, Fault.AFTER])
+async def test_lost_answers_do_not_double_a_command(store: EmbeddedServer, fault: Fault) -> None:
+    """Many commands lose their connection; each request is one entry and one run."""
+    dice = random.Random(1)
+
+    def plan(_number: int, _command: Any) -> Fault:
+        return fault if dice.random() < 0.3 else Fault.NONE
+
+    with _listening(store), FaultProxy(store.url, plan) as proxy:
+        async with Bus(proxy.url) as bus:
+            replies = [await _ask(bus, {}, f"r{number}") for number in range(10)]
+    assert [reply["payload"] for reply in replies] == [{"epoch": 1}] * 10
+    for number in range(10):
+        check_request(store, f"r{number}")
+
+
+async def test_connections_that_are_killed_all_the_time_cost_nothing(
+    store: EmbeddedServer,
+) -> None:
+    """CLIENT KILL in a loop: every request is answered once."""
+    with _listening(store):
+        async with Bus(store.url) as bus:
+            asked = [_ask(bus, {}, f"r{number}") for number in range(50)]
+            with look(store) as client:
+                while not all(task.done() for task in asked):
+                    client.client_kill_filter(_type="normal", skipme=True)
+                    await asyncio.sleep(0.05)
+            replies = await asyncio.gather(*asked)
+    assert {reply["status"] for reply in replies} == {"completed"}
+    with look(store) as client:
+        assert client.xlen(STREAM) == 50
