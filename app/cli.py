@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import re
 import signal
 import sys
@@ -196,7 +197,7 @@ def _finish(running: Coroutine[Any, Any, dict[str, Any]], mission: Mission, outp
 def _print_text(ended: dict[str, Any], mission: Mission) -> None:
     lines = [f"mission {ended['saga_id']} {ended['status']} in {ended['duration_s']:.1f} s"]
     if ended["status"] == "completed":
-        figures = f"coverage {ended['coverage']:.1%}, accuracy {ended['accuracy']:.1%}"
+        figures = f"coverage {_percent(ended['coverage'])}, accuracy {_percent(ended['accuracy'])}"
         lines += [
             f"  {mission.area}, {mission.robot_count} robots: {figures}",
             f"  map      {ended['artifacts']['map_yaml']}",
@@ -210,6 +211,11 @@ def _print_text(ended: dict[str, Any], mission: Mission) -> None:
         lines.append(f"  undone: {', '.join(reversed(undone)) or 'nothing was done'}")
     lines.append(f"  trace    {ended['trace_id']}")
     print("\n".join(lines))
+
+
+def _percent(share: float) -> str:
+    """Rounded down: what is not all is not 100 %."""
+    return f"{math.floor(share * 1000) / 10} %"
 
 
 def _guarded(coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -3,7 +3,7 @@
 
     .venv/bin/python scripts/mutation-controls.py [NAME…]
 
-Prints a line a control, and fails if the tests stay green without a check.
+Prints a line a control, and fails if the tests stay green without a check, or are red with all.
 """
 
 import shutil
@@ -34,6 +34,10 @@ class Control:
 
 
 CONTROLS = [
+    *(
+        Control(f"0 nothing is removed, {Path(tests).stem}", LUA, "\n", "\n", tests)
+        for tests in (UNIT, LEASES, LISTENER, JOURNAL, FAULTS)
+    ),
     Control(
         "1 same id, other payload",
         LUA,
@@ -169,14 +173,14 @@ def goes_red(control: Control) -> bool:
 def main() -> None:
     """Run all controls, or those whose names contain an argument."""
     wanted = [c for c in CONTROLS if not sys.argv[1:] or any(a in c.name for a in sys.argv[1:])]
-    green = []
+    wrong = []
     for control in wanted:
         red = goes_red(control)
-        print(f"{'red' if red else 'GREEN'}  {control.name}", flush=True)
-        if not red:
-            green.append(control.name)
-    if green:
-        sys.exit(f"not noticed: {', '.join(green)}")
+        print(f"{'red' if red else 'green':6}{control.name}", flush=True)
+        if red == control.name.startswith("0 "):
+            wrong.append(control.name)
+    if wrong:
+        sys.exit(f"not as it should be: {', '.join(wrong)}")
 
 
 if __name__ == "__main__":
