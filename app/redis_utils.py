@@ -8,7 +8,7 @@ from typing import Any
 
 from app.config import Settings, get_settings
 from sagastream import BackoffConfig, Bus, SagastreamError
-from sagastream.bus import OnProgress
+from sagastream.inbox import OnProgress
 
 
 class BlobMissing(SagastreamError):

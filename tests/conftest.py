@@ -50,6 +50,27 @@ async def bus(server: EmbeddedServer, namespace: str) -> AsyncIterator[Bus]:
     """A bus in the test's namespace."""
     async with Bus(server.url, namespace=namespace) as made:
         yield made
+        await _no_key_leaks(made)
+
+
+async def _no_key_leaks(bus: Bus) -> None:
+    """Every key that a test leaves has an end, but for streams of commands and what still runs."""
+    call = bus.endpoint().connection.call
+    own = bus.endpoint().inbox.key
+    leaked = []
+    for raw in await call("KEYS", bus.key("*")):
+        key = raw.decode()
+        record = key.startswith(bus.key("request:")) and not key.endswith(":stages")
+        # A saga's records, and its journal, get their end when it ends.
+        live = record and (
+            not await call("HEXISTS", key, "reply") or await call("HGET", key, "saga_id")
+        )
+        journal = key.startswith(bus.key("saga:")) and not key.endswith(":replies")
+        if key.endswith((":commands", ":dead")) or key == own or live or journal:
+            continue
+        if await call("PTTL", key) == -1:
+            leaked.append(key.removeprefix(bus.key("")))
+    assert leaked == [], "keys without a TTL"
 
 
 @pytest.fixture

@@ -6,47 +6,36 @@ streams only carry it.
 """
 
 import asyncio
-import inspect
-import json
 import math
 import os
 import uuid
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
-
-from redis.exceptions import RedisError
+from typing import Any, Literal, Self
 
 from sagastream import telemetry
 from sagastream.connection import Connection, redact
 from sagastream.errors import (
-    DeadlineExceeded,
-    HandlerLost,
     InvalidMessage,
-    NoHandlers,
     ReplyTimeout,
-    RequestCancelled,
     RequestConflict,
-    RequestFailed,
-    SagastreamError,
+    ServerUnsuitable,
     StageRefused,
 )
 from sagastream.functions import Functions
-from sagastream.inbox import Inbox
+from sagastream.inbox import Inbox, OnProgress, until_terminal
 from sagastream.message import (
     MAX_PAYLOAD_BYTES,
     SCHEMA_VERSION,
-    TERMINAL_STAGES,
     check_name,
-    decode_payload,
     encode_payload,
 )
-from sagastream.replies import BackoffConfig, read_until_terminal
-
-OnProgress = Callable[[dict[str, Any]], Any]
+from sagastream.outcome import completed_or_raise, decode_stored
+from sagastream.replies import BackoffConfig, follow_stages, read_until_terminal
+from sagastream.silence import named
 
 # The claim under which the current handler runs, so that it may write its own stages.
 claim_token: ContextVar[str] = ContextVar("sagastream_claim_token", default="")
@@ -71,6 +60,8 @@ class Bus:
         retention_s: How long an ended request's record, and a reply stream after its last
             entry, are kept. Repeating a request is recognised for as long.
         patience_s: How long a call waits for a server that does not answer.
+        max_waiting: How many requests of this process may wait for their replies at once.
+        when_full: One request more waits for a place, or raises `Overloaded`.
     """
 
     def __init__(
@@ -81,12 +72,16 @@ class Bus:
         max_payload: int = MAX_PAYLOAD_BYTES,
         retention_s: float = 86_400.0,
         patience_s: float = 10.0,
+        max_waiting: int = 10_000,
+        when_full: Literal["wait", "raise"] = "wait",
     ) -> None:
         self.url = url
         self.max_payload = max_payload
         self.retention_s = retention_s
         self._prefix = f"{{{check_name('namespace', namespace)}}}:" if namespace else ""
         self._patience_s = patience_s
+        self._max_waiting = max_waiting
+        self._when_full = when_full
         self._pid = os.getpid()
         self._endpoints: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Endpoint] = (
             weakref.WeakKeyDictionary()
@@ -128,7 +123,12 @@ class Bus:
             endpoint = Endpoint(
                 connection,
                 Functions(connection.call, reply_ttl_ms=round(self.retention_s * 1000)),
-                Inbox(connection, self._prefix, max_bytes=self.max_payload),
+                Inbox(
+                    connection,
+                    self._prefix,
+                    max_bytes=self.max_payload,
+                    max_waiting=self._max_waiting,
+                ),
             )
             self._endpoints[loop] = endpoint
         return endpoint
@@ -145,10 +145,16 @@ class Bus:
 
         Raises:
             ServerUnavailable: It does not answer.
-            ServerUnsuitable: It refuses us, or cannot hold functions.
+            ServerUnsuitable: It refuses us, cannot hold functions, or may evict keys.
         """
         connection = self.endpoint().connection
-        await connection.call("PING", patience_s=min(self._patience_s, 2.0))
+        memory = await connection.call("INFO", "memory", patience_s=min(self._patience_s, 2.0))
+        policy = str(memory.get("maxmemory_policy", "noeviction"))
+        if policy != "noeviction":
+            raise ServerUnsuitable(
+                f"{self.address} may evict requests that run (maxmemory-policy {policy}); "
+                "run CONFIG SET maxmemory-policy noeviction there"
+            )
         await connection.load_functions()
 
     async def emit_command(
@@ -235,7 +241,7 @@ class Bus:
                 self.key(f"request:{request_id}"),
                 self.key(stream),
                 fields | telemetry.carrier(),
-                reply_streams=self.reply_streams(reply_stream, saga_id),
+                reply_streams=self.reply_streams(request_id, reply_stream, saga_id),
                 deadline_ms=_milliseconds("deadline_s", deadline_s),
                 maxlen=_count("maxlen", maxlen),
                 ttl_ms=_milliseconds("ttl", ttl),
@@ -244,11 +250,12 @@ class Bus:
                 raise RequestConflict(request_id, stream)
             entry_id, _, reply = answer.rest
             span.set_attribute("messaging.message.id", entry_id)
-            return entry_id, _decode_stored(reply)
+            return entry_id, decode_stored(reply)
 
-    def reply_streams(self, reply_stream: str, saga_id: str) -> list[str]:
-        """The keys that a request's replies go to."""
-        names = [reply_stream, f"saga:{saga_id}:replies" if saga_id else ""]
+    def reply_streams(self, request_id: str, reply_stream: str, saga_id: str) -> list[str]:
+        """The keys that a request's replies go to: its own log, the requester's, the saga's."""
+        own = f"request:{request_id}:stages"
+        names = [own, reply_stream, f"saga:{saga_id}:replies" if saga_id else ""]
         return [self.key(name) for name in names if name]
 
     async def emit_event(
@@ -354,7 +361,7 @@ class Bus:
                     max_bytes=self.max_payload,
                 )
             except ReplyTimeout as silence:
-                raise await self._named(silence) from None
+                raise await named(endpoint.connection, self._prefix, silence) from None
             telemetry.received(span, reply)
             return completed_or_raise(reply)
 
@@ -394,77 +401,61 @@ class Bus:
             RequestFailed: The request failed; raised at once.
             RequestCancelled: The request was cancelled.
             ReplyTimeout: No terminal stage in time.
+            Overloaded: Too many requests wait in this process.
             ServerUnavailable: The server did not answer.
         """
         _positive("timeout", timeout)
         request_id = request_id or str(uuid.uuid4())
         correlation_id = correlation_id or str(uuid.uuid4())
         give_up = asyncio.get_running_loop().time() + timeout
-        inbox = self.endpoint().inbox
-        with inbox.waiting_for(request_id) as mail:
-            _, reply = await self._emit(
-                stream,
-                event_type=event_type,
-                payload=payload,
-                correlation_id=correlation_id,
-                saga_id=saga_id or "",
-                request_id=request_id,
-                reply_stream=inbox.name,
-            )
-            ids = {"correlation_id": correlation_id, "request_id": request_id}
-            with telemetry.receiving(inbox.name, ids) as span:
-                last_stage = None
-                while reply is None:
+        endpoint = self.endpoint()
+        inbox = endpoint.inbox
+        wait = self._when_full == "wait"
+        async with inbox.place(give_up, wait=wait):
+            with inbox.waiting_for(request_id) as mail:
+                _, reply = await self._emit(
+                    stream,
+                    event_type=event_type,
+                    payload=payload,
+                    correlation_id=correlation_id,
+                    saga_id=saga_id or "",
+                    request_id=request_id,
+                    reply_stream=inbox.name,
+                )
+                ids = {"correlation_id": correlation_id, "request_id": request_id}
+                with telemetry.receiving(inbox.name, ids) as span:
                     try:
-                        async with asyncio.timeout_at(give_up):
-                            stage = await mail.get()
-                    except TimeoutError:
-                        stage = await self.outcome(request_id)
-                        if stage is None:
-                            timed_out = ReplyTimeout(request_id, timeout, last_stage)
-                            raise await self._named(timed_out) from None
-                    stage = stage or await self.outcome(request_id)
-                    if stage is None:
-                        continue
-                    last_stage = stage["status"]
-                    if on_progress:
-                        told = on_progress(stage)
-                        if inspect.isawaitable(told):
-                            await told
-                    if last_stage in TERMINAL_STAGES:
-                        reply = stage
-                telemetry.received(span, reply)
-                return completed_or_raise(reply)
+                        reply = reply or await until_terminal(
+                            mail,
+                            lambda: self.outcome(request_id),
+                            request_id=request_id,
+                            timeout=timeout,
+                            give_up=give_up,
+                            on_progress=on_progress,
+                        )
+                    except ReplyTimeout as silence:
+                        raise await named(endpoint.connection, self._prefix, silence) from None
+                    telemetry.received(span, reply)
+                    return completed_or_raise(reply)
 
-    async def _named(self, silence: ReplyTimeout) -> ReplyTimeout:
-        """Say what the server knows of a request that nobody answered."""
-        call = self.endpoint().connection.call
-        names = ("status", "owner", "epoch", "lease_until", "emitted", "stream", "event_type")
-        try:
-            stored = await call("HMGET", self.key(f"request:{silence.request_id}"), *names)
-            seconds, _ = await call("TIME")
-            told = (silence.request_id, silence.timeout, silence.last_stage)
-            if stored[5] is None:
-                return ReplyTimeout(*told, "the server has no record of it")
-            status, owner, epoch, lease_until, emitted, stream, event_type = (
-                value.decode() if value else "" for value in stored
-            )
-            now_ms = int(seconds) * 1000
-            age = f"emitted {(now_ms - int(emitted)) / 1000:.0f} s ago"
-            if status == "running":
-                left_ms = int(lease_until or "0") - now_ms
-                lease = "current" if left_ms > 0 else f"lapsed {-left_ms / 1000:.0f} s ago"
-                known = f"{age}, held by {owner} in epoch {epoch}, its lease {lease}"
-                return ReplyTimeout(*told, known)
-            name = stream.removeprefix(self._prefix)
-            listeners = self.key(f"listeners:{name}")
-            members = await call("ZRANGEBYSCORE", listeners, now_ms, "+inf")
-        except (SagastreamError, RedisError):
-            return silence
-        if event_type in {member.decode().partition("\n")[0] for member in members}:
-            return ReplyTimeout(*told, f"{age}, not begun")
-        known = f"{age}, not begun: no live listener handles {event_type} on {name}"
-        return NoHandlers(*told, known)
+    async def follow(
+        self, request_id: str, after: str | None = None
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Every stage of a request, from the first that is kept, until the terminal one.
+
+        Anyone may follow, at any time while the record is kept, also before the command.
+
+        Args:
+            request_id: The request.
+            after: The `entry_id` of the last stage seen, to go on behind it.
+
+        Yields:
+            Each stage as a dict of its fields, with its `entry_id`.
+        """
+        stream = self.key(f"request:{check_name('request_id', request_id)}:stages")
+        connection = self.endpoint().connection
+        async for stage in follow_stages(connection, stream, after, max_bytes=self.max_payload):
+            yield stage
 
     async def cancel(self, request_id: str) -> str:
         """Cancel a request. The answer is durable, as the cancel itself is.
@@ -500,31 +491,7 @@ class Bus:
         stored = await self.endpoint().connection.call(
             "HGET", self.key(f"request:{request_id}"), "reply"
         )
-        return _decode_stored(stored.decode() if stored else "")
-
-
-_FAILURES: dict[Any, type[RequestFailed]] = {
-    "HandlerLost": HandlerLost,
-    "DeadlineExceeded": DeadlineExceeded,
-}
-
-
-def completed_or_raise(reply: dict[str, Any]) -> dict[str, Any]:
-    """Return a completed reply; raise what the others stand for."""
-    if reply["status"] == "failed":
-        raise _FAILURES.get(reply["payload"].get("error_type"), RequestFailed)(reply)
-    if reply["status"] == "cancelled":
-        raise RequestCancelled(reply)
-    return reply
-
-
-def _decode_stored(stored: str) -> dict[str, Any] | None:
-    if not stored:
-        return None
-    flat = json.loads(stored)
-    reply: dict[str, Any] = dict(zip(flat[::2], flat[1::2], strict=True))
-    reply["payload"] = decode_payload(reply["payload"], max_bytes=len(stored))
-    return reply
+        return decode_stored(stored.decode() if stored else "")
 
 
 def _positive(field: str, value: float) -> float:

@@ -121,7 +121,9 @@ class Claim:
             correlation_id=command.correlation_id,
             saga_id=command.saga_id,
             deadline="" if command.deadline is None else str(command.deadline),
-            reply_streams=self._bus.reply_streams(command.reply_stream, command.saga_id),
+            reply_streams=self._bus.reply_streams(
+                command.request_id, command.reply_stream, command.saga_id
+            ),
             start=start,
         )
         if answer.word == "conflict":

@@ -8,6 +8,7 @@ SagastreamError
 ├── RegistrationError     handlers that cannot be served together
 ├── ServerUnavailable     no answer from the server (also a ConnectionError)
 ├── ServerUnsuitable      the server cannot do what is needed
+├── Overloaded            too many requests wait in this process already
 ├── ReplyTimeout          the waiting ended, not the request (also a TimeoutError)
 │   └── NoHandlers        and no live listener has that event type
 ├── RequestFailed         the handler failed
@@ -128,6 +129,21 @@ class ServerUnavailable(SagastreamError, ConnectionError):
 
 class ServerUnsuitable(SagastreamError):
     """The server answers, but cannot do what is needed."""
+
+
+class Overloaded(SagastreamError):
+    """As many requests as allowed wait in this process already; nothing was sent.
+
+    Attributes:
+        limit: How many may wait.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} requests wait in this process already; nothing was sent")
+        self.limit = limit
+
+    def __reduce__(self) -> tuple[type, tuple[int]]:
+        return type(self), (self.limit,)
 
 
 class ReplyTimeout(SagastreamError, TimeoutError):

@@ -5,17 +5,18 @@ A request costs no subscription: its replies are told apart by their request id.
 
 import asyncio
 import contextlib
+import inspect
 import logging
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 from redis.exceptions import RedisError
 
 from sagastream.connection import BLOCK_MS, LOST, Connection, backoff_delays, end, entries
-from sagastream.errors import InvalidMessage, SagastreamError
-from sagastream.message import decode_reply
+from sagastream.errors import InvalidMessage, Overloaded, ReplyTimeout, SagastreamError
+from sagastream.message import TERMINAL_STAGES, decode_reply
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,7 @@ _TRIM_EVERY = 256
 
 # What a waiter finds in its queue: a reply, or None when it should look into the record.
 Mail = asyncio.Queue[dict[str, Any] | None]
+OnProgress = Callable[[dict[str, Any]], Any]
 
 
 class Inbox:
@@ -33,13 +35,17 @@ class Inbox:
         prefix: Put before the stream's name.
     """
 
-    def __init__(self, connection: Connection, prefix: str, *, max_bytes: int) -> None:
+    def __init__(
+        self, connection: Connection, prefix: str, *, max_bytes: int, max_waiting: int
+    ) -> None:
         self.name = f"replies:{uuid.uuid4()}"
         self.key = prefix + self.name
         self._connection = connection
         self._max_bytes = max_bytes
         self._waiting: defaultdict[str, list[Mail]] = defaultdict(list)
         self._reader: asyncio.Task[None] | None = None
+        self._max_waiting = max_waiting
+        self._places = asyncio.Semaphore(max_waiting)
 
     @contextlib.contextmanager
     def waiting_for(self, request_id: str) -> Iterator[Mail]:
@@ -53,6 +59,29 @@ class Inbox:
             self._waiting[request_id].remove(mail)
             if not self._waiting[request_id]:
                 del self._waiting[request_id]
+
+    @contextlib.asynccontextmanager
+    async def place(self, give_up: float, *, wait: bool) -> AsyncIterator[None]:
+        """One of the places for waiting requests.
+
+        Args:
+            give_up: The loop's time at which the waiting for a place ends.
+            wait: Wait for one; otherwise it is there at once or not at all.
+
+        Raises:
+            Overloaded: There is none.
+        """
+        if not wait and self._places.locked():
+            raise Overloaded(self._max_waiting)
+        try:
+            async with asyncio.timeout_at(give_up):
+                await self._places.acquire()
+        except TimeoutError:
+            raise Overloaded(self._max_waiting) from None
+        try:
+            yield
+        finally:
+            self._places.release()
 
     def _start(self) -> None:
         """Start the reader, once."""
@@ -110,3 +139,40 @@ class Inbox:
             return
         for mail in queues:
             mail.put_nowait(reply)
+
+
+async def until_terminal(
+    mail: Mail,
+    look: Callable[[], Awaitable[dict[str, Any] | None]],
+    *,
+    request_id: str,
+    timeout: float,
+    give_up: float,
+    on_progress: OnProgress | None,
+) -> dict[str, Any]:
+    """Wait for a request's terminal reply, and tell of every stage on the way.
+
+    `look` reads the terminal reply from the record, and gives None while there is none.
+
+    Raises:
+        ReplyTimeout: It is not there when the loop's time is `give_up`.
+    """
+    last_stage = None
+    while True:
+        try:
+            async with asyncio.timeout_at(give_up):
+                stage = await mail.get()
+        except TimeoutError:
+            stage = await look()
+            if stage is None:
+                raise ReplyTimeout(request_id, timeout, last_stage) from None
+        stage = stage or await look()
+        if stage is None:
+            continue
+        last_stage = stage["status"]
+        if on_progress:
+            told = on_progress(stage)
+            if inspect.isawaitable(told):
+                await told
+        if last_stage in TERMINAL_STAGES:
+            return stage

@@ -30,7 +30,9 @@ from sagastream.message import Command, check_name, decode_command, decode_field
 logger = logging.getLogger(__name__)
 
 ANNOUNCE_TTL_S = 10.0
+FINISHED_KEPT = 10_000
 _SHORT_BLOCK_MS = 100
+_MOST_PAUSE_S = 0.05
 
 Delivery = tuple[str, str, Mapping[bytes, bytes]]
 
@@ -87,6 +89,7 @@ class CommandListener:
             lease_s=lease_s,
         )
         self._next_sweep = 0.0
+        self._pause_until = 0.0
         self._turn = 0
         self._running: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
@@ -141,6 +144,7 @@ class CommandListener:
                 self._freed.clear()
                 await self._freed.wait()
                 continue
+            await asyncio.sleep(self._pause_until - asyncio.get_running_loop().time())
             try:
                 swept = await self._sweep(free)
                 for stream, entry_id, raw in swept or await self._deliveries(free):
@@ -195,6 +199,7 @@ class CommandListener:
                 group=self._group,
                 lease_ms=round(self._lease_s * 1000),
                 count=free - len(taken),
+                keep=FINISHED_KEPT,
             )
             taken += [(stream, entry_id, raw) for entry_id, raw in found]
         return taken
@@ -255,14 +260,12 @@ class CommandListener:
 
     async def _pass_on(self, command: Command, raw: Mapping[bytes, bytes]) -> Answer:
         """Leave a command to a listener that can handle it, if there is one."""
-        sent = raw.get(b"timestamp", b"")
-        arrived = int(command.entry_id.split("-")[0])
-        age_s = max(0, arrived - int(sent)) / 1000 if sent else 0.0
-        # Whoever can handle it may be full: the longer it waits, the slower it comes round.
-        await asyncio.sleep(min(1.0, age_s / 4))
         fields = dict(raw)
         fields.setdefault(b"request_id", command.request_id.encode())
-        fields.setdefault(b"timestamp", str(arrived).encode())
+        # Read nothing for a moment, or it comes straight back: those who can take it now. The
+        # jitter keeps two listeners from passing theirs to and fro in step.
+        pause_s = random.uniform(0.005, _MOST_PAUSE_S)  # noqa: S311 - jitter, not a secret
+        self._pause_until = asyncio.get_running_loop().time() + pause_s
         return await self._bus.endpoint().functions.pass_on(
             self._bus.key(command.stream),
             self._announcements(command.stream),

@@ -1,4 +1,4 @@
-"""`read_replies`: waiting for one request's end on any reply stream.
+"""`read_replies` and `follow`: one request's end on any reply stream, or all its stages.
 
 Each reader has a consumer group of its own, made at 0 and destroyed when it leaves: so
 two readers of one stream each get their own reply, and a late one still gets it.
@@ -7,13 +7,13 @@ two readers of one stream each get their own reply, and a late one still gets it
 import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from redis.exceptions import ResponseError
 
-from sagastream.connection import LOST, Connection, backoff_delays, entries, is_group_gone
+from sagastream.connection import BLOCK_MS, LOST, Connection, backoff_delays, entries, is_group_gone
 from sagastream.errors import InvalidMessage, ReplyTimeout
 from sagastream.functions import Functions
 from sagastream.message import TERMINAL_STAGES, decode_reply
@@ -128,3 +128,25 @@ async def read_until_terminal(
         raise ReplyTimeout(request_id, timeout, last_stage)
     finally:
         await asyncio.shield(functions.leave(stream, group=name))
+
+
+async def follow_stages(
+    connection: Connection, stream: str, after: str | None, *, max_bytes: int
+) -> AsyncIterator[dict[str, Any]]:
+    """The stages in a request's own log, until the terminal one."""
+    last, losses = (after or "0-0").encode(), iter(backoff_delays())
+    while True:
+        try:
+            answer = await connection.block(
+                "XREAD", "COUNT", 100, "BLOCK", BLOCK_MS, "STREAMS", stream, last
+            )
+        except LOST as error:
+            connection.note_loss(error)
+            await asyncio.sleep(next(losses))
+            continue
+        for _, entry_id, raw in entries(answer):
+            last = entry_id
+            stage = decode_reply(raw, max_bytes=max_bytes) | {"entry_id": entry_id.decode()}
+            yield stage
+            if stage["status"] in TERMINAL_STAGES:
+                return

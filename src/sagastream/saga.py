@@ -17,13 +17,14 @@ from typing import Any
 from opentelemetry import context as otel_context
 
 from sagastream import telemetry
-from sagastream.bus import Bus, OnProgress
+from sagastream.bus import Bus
 from sagastream.errors import (
     ReplyTimeout,
     RequestCancelled,
     RequestFailed,
     SagaError,
 )
+from sagastream.inbox import OnProgress
 from sagastream.journal import (
     ENDED,
     Compensation,

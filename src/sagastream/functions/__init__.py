@@ -181,11 +181,19 @@ class Functions:
         )
 
     async def sweep(
-        self, sweeper: str, stream: str, *, owner: str, group: str, lease_ms: int, count: int
+        self,
+        sweeper: str,
+        stream: str,
+        *,
+        owner: str,
+        group: str,
+        lease_ms: int,
+        count: int,
+        keep: int,
     ) -> list[tuple[str, dict[bytes, bytes]]]:
-        """Take over entries that nobody renewed for a lease, at most `count`."""
+        """Take over entries that nobody renewed for a lease, at most `count`; trim behind `keep`."""
         answer = await self._call(
-            *("FCALL", f"{LIBRARY}_sweep", 2, sweeper, stream, owner, group, lease_ms, count)
+            *("FCALL", f"{LIBRARY}_sweep", 2, sweeper, stream, owner, group, lease_ms, count, keep)
         )
         return [
             (entry_id.decode(), dict(zip(flat[::2], flat[1::2], strict=True)))

@@ -8,6 +8,8 @@
 local TERMINAL = { completed = true, failed = true, cancelled = true }
 local STAGE = { start = true, progress = true, completed = true, failed = true, cancelled = true }
 
+local STAGES_KEPT = 1000
+
 local function now_ms()
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
@@ -72,6 +74,10 @@ end
 local function add_replies(record, ttl_ms, fields)
   for _, stream in ipairs(lines(record.reply_streams)) do
     add_reply(stream, ttl_ms, fields)
+    if string.sub(stream, -7) == ':stages' then
+      -- The request's own log is kept with its record, and is not for ever.
+      redis.call('XTRIM', stream, 'MAXLEN', '~', STAGES_KEPT)
+    end
   end
 end
 
@@ -422,9 +428,29 @@ local function cancel(keys, args)
   return { 'cancelling' }
 end
 
+-- Drops finished commands behind the last `keep`, never one that is pending or undelivered.
+local function trim(stream, keep)
+  local surplus = redis.call('XLEN', stream) - keep
+  if surplus < keep / 10 then
+    return
+  end
+  local floor = nil
+  for _, group in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+    local oldest = redis.call('XPENDING', stream, group[2])[2] or group[8]
+    local ms, seq = string.match(oldest, '^(%d+)-(%d+)$')
+    ms, seq = tonumber(ms), tonumber(seq)
+    if floor == nil or ms < floor[1] or (ms == floor[1] and seq < floor[2]) then
+      floor = { ms, seq, oldest }
+    end
+  end
+  if floor then
+    redis.call('XTRIM', stream, 'MINID', '~', floor[3], 'LIMIT', int(surplus))
+  end
+end
+
 -- sweep: takes over entries that nobody renewed for a lease. One sweeper a group and
 -- stream at a time, from where the last one stopped, never more than asked for.
--- KEYS sweeper, stream. ARGV owner, group, lease_ms, count.
+-- KEYS sweeper, stream. ARGV owner, group, lease_ms, count, how many finished commands stay.
 -- Returns {'busy'} | {'ok', entries...}, each {entry_id, fields}.
 local function sweep(keys, args)
   local sweeper, stream, owner, group, lease_ms, count = keys[1], keys[2], args[1], args[2], args[3], args[4]
@@ -447,6 +473,7 @@ local function sweep(keys, args)
       redis.call('XGROUP', 'DELCONSUMER', stream, group, consumer[2])
     end
   end
+  trim(stream, tonumber(args[5]))
   return out
 end
 

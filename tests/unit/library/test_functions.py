@@ -300,6 +300,7 @@ async def test_a_key_of_another_type_is_refused_before_any_write(requests: Reque
         await requests.finish(entry, token="a")
     assert await requests.pending() == 1
     assert await requests.call("HGET", requests.record, "status") == b"running"
+    await requests.call("DEL", requests.replies)
 
 
 async def test_a_lost_library_is_loaded_again(requests: Requests) -> None:

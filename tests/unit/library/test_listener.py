@@ -303,6 +303,7 @@ async def test_only_the_holder_writes_stages(bus: Bus) -> None:
             event_type="echo:event",
             status="progress",
             payload={"by": "handler"},
+            ttl=60,
             correlation_id=command.correlation_id,
             request_id=command.request_id,
         )
