@@ -6,7 +6,6 @@ streams only carry it.
 """
 
 import asyncio
-import math
 import os
 import uuid
 import weakref
@@ -19,7 +18,6 @@ from typing import Any, Literal, Self
 from sagastream import telemetry
 from sagastream.connection import Connection, redact
 from sagastream.errors import (
-    InvalidMessage,
     ReplyTimeout,
     RequestConflict,
     ServerUnsuitable,
@@ -30,7 +28,10 @@ from sagastream.inbox import Inbox, OnProgress, until_terminal
 from sagastream.message import (
     MAX_PAYLOAD_BYTES,
     SCHEMA_VERSION,
+    as_milliseconds,
+    check_count,
     check_name,
+    check_seconds,
     encode_payload,
 )
 from sagastream.outcome import completed_or_raise, decode_stored
@@ -242,9 +243,9 @@ class Bus:
                 self.key(stream),
                 fields | telemetry.carrier(),
                 reply_streams=self.reply_streams(request_id, reply_stream, saga_id),
-                deadline_ms=_milliseconds("deadline_s", deadline_s),
-                maxlen=_count("maxlen", maxlen),
-                ttl_ms=_milliseconds("ttl", ttl),
+                deadline_ms=as_milliseconds("deadline_s", deadline_s),
+                maxlen=check_count("maxlen", maxlen),
+                ttl_ms=as_milliseconds("ttl", ttl),
             )
             if answer.word == "conflict":
                 raise RequestConflict(request_id, stream)
@@ -305,8 +306,8 @@ class Bus:
                 self.key(f"request:{request_id}" if request_id else "request:"),
                 fields | telemetry.carrier(),
                 token=claim_token.get(),
-                maxlen=_count("maxlen", maxlen),
-                ttl_ms=_milliseconds("ttl", ttl),
+                maxlen=check_count("maxlen", maxlen),
+                ttl_ms=as_milliseconds("ttl", ttl),
             )
             if answer.word == "refused":
                 raise StageRefused(request_id or "", status)
@@ -339,7 +340,7 @@ class Bus:
             RequestCancelled: The request was cancelled.
         """
         check_name("stream", stream)
-        _positive("timeout", timeout)
+        check_seconds("timeout", timeout)
         ids = {"correlation_id": correlation_id, "request_id": request_id}
 
         async def look() -> dict[str, Any] | None:
@@ -404,7 +405,7 @@ class Bus:
             Overloaded: Too many requests wait in this process.
             ServerUnavailable: The server did not answer.
         """
-        _positive("timeout", timeout)
+        check_seconds("timeout", timeout)
         request_id = request_id or str(uuid.uuid4())
         correlation_id = correlation_id or str(uuid.uuid4())
         give_up = asyncio.get_running_loop().time() + timeout
@@ -492,21 +493,3 @@ class Bus:
             "HGET", self.key(f"request:{request_id}"), "reply"
         )
         return decode_stored(stored.decode() if stored else "")
-
-
-def _positive(field: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise InvalidMessage(field, f"must be a number of seconds above 0, not {value!r}")
-    if not math.isfinite(value):
-        raise InvalidMessage(field, "must be finite")
-    return value
-
-
-def _milliseconds(field: str, value: float | None) -> int | None:
-    return None if value is None else max(1, round(_positive(field, value) * 1000))
-
-
-def _count(field: str, value: int | None) -> int | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise InvalidMessage(field, f"must be a whole number above 0, not {value!r}")
-    return value

@@ -199,6 +199,39 @@ def check_name(field: str, value: str, *, required: bool = True) -> str:
     return value
 
 
+def check_seconds(field: str, value: float) -> float:
+    """Check a duration.
+
+    Raises:
+        InvalidMessage: It is no finite number above 0.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise InvalidMessage(field, f"must be a number of seconds above 0, not {value!r}")
+    if not math.isfinite(value):
+        raise InvalidMessage(field, "must be finite")
+    return value
+
+
+def as_milliseconds(field: str, value: float | None) -> int | None:
+    """Check a duration in seconds, and give it in milliseconds; None stays None.
+
+    Raises:
+        InvalidMessage: It is no finite number above 0.
+    """
+    return None if value is None else max(1, round(check_seconds(field, value) * 1000))
+
+
+def check_count(field: str, value: int | None) -> int | None:
+    """Check a number of things; None stays None.
+
+    Raises:
+        InvalidMessage: It is no whole number above 0.
+    """
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise InvalidMessage(field, f"must be a whole number above 0, not {value!r}")
+    return value
+
+
 def decode_fields(raw: Mapping[bytes, bytes]) -> dict[str, str]:
     """Decode an entry's fields and values as UTF-8.
 
