@@ -2,6 +2,7 @@
 
 from sagastream.bus import Bus
 from sagastream.errors import (
+    DataLost,
     DeadlineExceeded,
     HandlerLost,
     HandlerStopped,
@@ -29,6 +30,7 @@ __all__ = [
     "Bus",
     "Command",
     "CommandListener",
+    "DataLost",
     "DeadlineExceeded",
     "Handler",
     "HandlerLost",

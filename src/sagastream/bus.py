@@ -25,6 +25,7 @@ from sagastream.errors import (
 )
 from sagastream.functions import Functions
 from sagastream.inbox import Inbox, OnProgress, until_terminal
+from sagastream.instance import Instance
 from sagastream.message import (
     MAX_PAYLOAD_BYTES,
     SCHEMA_VERSION,
@@ -48,6 +49,7 @@ class Endpoint:
 
     connection: Connection
     functions: Functions
+    instance: Instance
     inbox: Inbox
 
 
@@ -121,11 +123,14 @@ class Bus:
         endpoint = self._endpoints.get(loop)
         if endpoint is None:
             connection = Connection(self.url, patience_s=self._patience_s)
+            instance = Instance(connection, self.key("sagastream:instance"))
             endpoint = Endpoint(
                 connection,
                 Functions(connection.call, reply_ttl_ms=round(self.retention_s * 1000)),
+                instance,
                 Inbox(
                     connection,
+                    instance,
                     self._prefix,
                     max_bytes=self.max_payload,
                     max_waiting=self._max_waiting,
@@ -238,9 +243,11 @@ class Bus:
             "v": SCHEMA_VERSION,
         }
         with telemetry.sending(stream, fields) as span:
-            answer = await self.endpoint().functions.emit(
+            endpoint = self.endpoint()
+            answer = await endpoint.functions.emit(
                 self.key(f"request:{request_id}"),
                 self.key(stream),
+                endpoint.instance.key,
                 fields | telemetry.carrier(),
                 reply_streams=self.reply_streams(request_id, reply_stream, saga_id),
                 deadline_ms=as_milliseconds("deadline_s", deadline_s),
@@ -249,7 +256,8 @@ class Bus:
             )
             if answer.word == "conflict":
                 raise RequestConflict(request_id, stream)
-            entry_id, _, reply = answer.rest
+            entry_id, _, reply, counter = answer.rest
+            endpoint.instance.counted(int(counter))
             span.set_attribute("messaging.message.id", entry_id)
             return entry_id, decode_stored(reply)
 
@@ -359,6 +367,7 @@ class Bus:
                     timeout=timeout,
                     backoff=backoff_config,
                     look=look,
+                    check=endpoint.instance.check,
                     max_bytes=self.max_payload,
                 )
             except ReplyTimeout as silence:
@@ -402,6 +411,7 @@ class Bus:
             RequestFailed: The request failed; raised at once.
             RequestCancelled: The request was cancelled.
             ReplyTimeout: No terminal stage in time.
+            DataLost: The server came back without our data.
             Overloaded: Too many requests wait in this process.
             ServerUnavailable: The server did not answer.
         """

@@ -7,6 +7,7 @@ SagastreamError
 ├── LeaseLost             the request belongs to another listener now
 ├── RegistrationError     handlers that cannot be served together
 ├── ServerUnavailable     no answer from the server (also a ConnectionError)
+├── DataLost              the server came back without our data, or with older data
 ├── ServerUnsuitable      the server cannot do what is needed
 ├── Overloaded            too many requests wait in this process already
 ├── ReplyTimeout          the waiting ended, not the request (also a TimeoutError)
@@ -125,6 +126,22 @@ class ServerUnavailable(SagastreamError, ConnectionError):
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
         return type(self), (self.address, self.reason)
+
+
+class DataLost(SagastreamError):
+    """The server answers, but what we relied on is gone. What ran must be looked into.
+
+    Attributes:
+        address: Which server, without its password.
+    """
+
+    def __init__(self, address: str, how: str) -> None:
+        super().__init__(f"{address} has lost data: {how}; what was running is not known any more")
+        self.address = address
+        self.how = how
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.address, self.how)
 
 
 class ServerUnsuitable(SagastreamError):

@@ -14,16 +14,20 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from sagastream.connection import BLOCK_MS, LOST, Connection, backoff_delays, end, entries
-from sagastream.errors import InvalidMessage, Overloaded, ReplyTimeout, SagastreamError
+from sagastream.connection import LOST, Connection, backoff_delays, end, entries
+from sagastream.errors import DataLost, InvalidMessage, Overloaded, ReplyTimeout, SagastreamError
+from sagastream.instance import Instance
 from sagastream.message import TERMINAL_STAGES, decode_reply
 
 logger = logging.getLogger(__name__)
 
 _TRIM_EVERY = 256
+_BLOCK_MS = 1000
+_CHECK_S = 0.5
 
-# What a waiter finds in its queue: a reply, or None when it should look into the record.
-Mail = asyncio.Queue[dict[str, Any] | None]
+# What a waiter finds in its queue: a reply, None when it should look into the record, or
+# that the record is gone.
+Mail = asyncio.Queue[dict[str, Any] | DataLost | None]
 OnProgress = Callable[[dict[str, Any]], Any]
 
 
@@ -32,18 +36,27 @@ class Inbox:
 
     Args:
         connection: Where it lives.
+        instance: What is remembered of the server's data.
         prefix: Put before the stream's name.
     """
 
     def __init__(
-        self, connection: Connection, prefix: str, *, max_bytes: int, max_waiting: int
+        self,
+        connection: Connection,
+        instance: Instance,
+        prefix: str,
+        *,
+        max_bytes: int,
+        max_waiting: int,
     ) -> None:
         self.name = f"replies:{uuid.uuid4()}"
         self.key = prefix + self.name
         self._connection = connection
+        self._instance = instance
         self._max_bytes = max_bytes
         self._waiting: defaultdict[str, list[Mail]] = defaultdict(list)
         self._reader: asyncio.Task[None] | None = None
+        self._next_check = 0.0
         self._max_waiting = max_waiting
         self._places = asyncio.Semaphore(max_waiting)
 
@@ -99,9 +112,10 @@ class Inbox:
         last, untrimmed = b"0-0", 0
         delays = iter(backoff_delays())
         while True:
+            await self._check_data()
             try:
                 answer = await self._connection.block(
-                    "XREAD", "COUNT", 1000, "BLOCK", BLOCK_MS, "STREAMS", self.key, last
+                    "XREAD", "COUNT", 1000, "BLOCK", _BLOCK_MS, "STREAMS", self.key, last
                 )
             except LOST as error:
                 self._connection.note_loss(error)
@@ -121,6 +135,21 @@ class Inbox:
                 untrimmed = 0
                 with contextlib.suppress(SagastreamError, RedisError):
                     await self._connection.call("XTRIM", self.key, "MINID", "~", last)
+
+    async def _check_data(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now < self._next_check:
+            return
+        self._next_check = now + _CHECK_S
+        try:
+            await self._instance.check()
+        except DataLost as lost:
+            logger.error("%s", lost)  # noqa: TRY400 - the message says it all
+            for queues in self._waiting.values():
+                for mail in queues:
+                    mail.put_nowait(lost)
+        except (SagastreamError, RedisError) as error:
+            logger.debug("data not checked: %s", error)
 
     def _look_again(self) -> None:
         # What was written while we were away may be lost with the stream, never with the record.
@@ -156,6 +185,7 @@ async def until_terminal(
 
     Raises:
         ReplyTimeout: It is not there when the loop's time is `give_up`.
+        DataLost: The server came back without our data.
     """
     last_stage = None
     while True:
@@ -166,6 +196,8 @@ async def until_terminal(
             stage = await look()
             if stage is None:
                 raise ReplyTimeout(request_id, timeout, last_stage) from None
+        if isinstance(stage, DataLost):
+            raise stage
         stage = stage or await look()
         if stage is None:
             continue

@@ -7,7 +7,7 @@ two readers of one stream each get their own reply, and a late one still gets it
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,23 +58,24 @@ async def read_until_terminal(
     timeout: float,
     backoff: BackoffConfig,
     look: Callable[[], Awaitable[dict[str, Any] | None]],
+    check: Callable[[], Awaitable[None]],
     max_bytes: int,
 ) -> dict[str, Any]:
     """Read `stream` until the request's terminal reply is there, and return it.
 
     `stream` is a key; `look` reads the terminal reply from the request's record, and gives
-    None while there is none.
+    None while there is none; `check` raises `DataLost` when the server has lost our data.
 
     Raises:
         ReplyTimeout: Nothing terminal within `timeout` seconds.
     """
+    await check()
     reply = await look()
     if reply:
         return reply
     loop = asyncio.get_running_loop()
     give_up = loop.time() + timeout
     name = f"{READER_PREFIX}{uuid.uuid4()}"
-    wanted = request_id.encode()
 
     async def join() -> None:
         await functions.join(stream, group=name, stale_ms=_STALE_READER_MS, prefix=READER_PREFIX)
@@ -101,19 +102,11 @@ async def read_until_terminal(
             except ResponseError as error:
                 if not is_group_gone(error):
                     raise
+                await check()
                 await join()
                 continue
             delay = delay if answer else min(delay * backoff.factor, backoff.max_delay)
-            for _, entry_id, raw in entries(answer):
-                if raw.get(b"request_id") != wanted:
-                    continue
-                try:
-                    stage = decode_reply(raw, max_bytes=max_bytes)
-                except InvalidMessage as error:
-                    logger.warning("%s %s is no reply: %s", stream, entry_id.decode(), error)
-                    continue
-                if stage.get("correlation_id") != correlation_id:
-                    continue
+            for stage in _stages_of(answer, request_id, correlation_id, max_bytes):
                 last_stage = stage["status"]
                 logger.info(
                     "reply %s",
@@ -128,6 +121,23 @@ async def read_until_terminal(
         raise ReplyTimeout(request_id, timeout, last_stage)
     finally:
         await asyncio.shield(functions.leave(stream, group=name))
+
+
+def _stages_of(
+    answer: Any, request_id: str, correlation_id: str, max_bytes: int
+) -> Iterator[dict[str, Any]]:
+    """The stages of one request among what was read."""
+    wanted = request_id.encode()
+    for stream, entry_id, raw in entries(answer):
+        if raw.get(b"request_id") != wanted:
+            continue
+        try:
+            stage = decode_reply(raw, max_bytes=max_bytes)
+        except InvalidMessage as error:
+            logger.warning("%s %s is no reply: %s", stream.decode(), entry_id.decode(), error)
+            continue
+        if stage.get("correlation_id") == correlation_id:
+            yield stage
 
 
 async def follow_stages(

@@ -43,7 +43,8 @@ def listener(url: str) -> None:
                 if command.payload.get("die"):
                     raise SystemExit(1)
                 await note(f"done {command.epoch}")
-                return {"epoch": command.epoch}
+                echo: dict[str, Any] = command.payload.get("echo", {})
+                return {"epoch": command.epoch} | echo
 
             await CommandListener(bus, [work], concurrency=4, lease_s=LEASE_S).run()
 

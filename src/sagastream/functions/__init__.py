@@ -52,6 +52,7 @@ class Functions:
         self,
         record: str,
         stream: str,
+        instance: str,
         fields: Mapping[str, str],
         *,
         reply_streams: Sequence[str],
@@ -59,10 +60,10 @@ class Functions:
         maxlen: int | None,
         ttl_ms: int | None,
     ) -> Answer:
-        """Write record and entry together: new | known | conflict, entry id, status, reply."""
+        """Write record and entry: new | known | conflict, entry id, status, reply, counter."""
         return await self._fcall(
             "emit",
-            (record, stream),
+            (record, stream, instance),
             (
                 fields["event_type"],
                 fields["payload"],

@@ -187,9 +187,10 @@ end
 
 -- emit: record and entry are written together, so that a command whose answer was
 -- lost on the way can be emitted again and is in the stream once.
--- KEYS record, stream. ARGV event_type, payload, correlation_id, saga_id,
+-- KEYS record, stream, instance. ARGV event_type, payload, correlation_id, saga_id,
 -- deadline_ms ('' or from now), maxlen, ttl_ms, reply_ttl_ms, n, n reply streams, fields...
--- Returns {'new' | 'known' | 'conflict', entry_id, status, reply as JSON or ''}.
+-- Returns {'new' | 'known' | 'conflict', entry_id, status, reply as JSON or '', counter}.
+-- The counter grows with every command, so that older data put back are noticed.
 local function emit(keys, args)
   local key, stream = keys[1], keys[2]
   local event_type, payload, correlation_id, saga_id = args[1], args[2], args[3], args[4]
@@ -198,6 +199,7 @@ local function emit(keys, args)
   local fields = slice(args, 10 + count)
   require_type(key, 'hash')
   require_type(stream, 'stream')
+  require_type(keys[3], 'hash')
   for _, reply_stream in ipairs(reply_streams) do
     require_type(reply_stream, 'stream')
   end
@@ -213,10 +215,10 @@ local function emit(keys, args)
   end
   if record.digest then
     if record.digest ~= digest_of(event_type, payload) or record.stream ~= stream then
-      return { 'conflict', record.entry_id, record.status, '' }
+      return { 'conflict', record.entry_id, record.status, '', '0' }
     end
     join_request(key, record, reply_streams, reply_ttl_ms)
-    return { 'known', record.entry_id, record.status, record.reply or '' }
+    return { 'known', record.entry_id, record.status, record.reply or '', '0' }
   end
 
   local now = now_ms()
@@ -237,7 +239,7 @@ local function emit(keys, args)
     redis.call('PEXPIRE', stream, ttl_ms)
   end
   new_record(key, stream, entry_id, event_type, payload, correlation_id, saga_id, deadline, reply_streams)
-  return { 'new', entry_id, 'pending', '' }
+  return { 'new', entry_id, 'pending', '', int(redis.call('HINCRBY', keys[3], 'emitted', 1)) }
 end
 
 -- begin: a claim with a token. It raises the epoch, so that whoever held the request

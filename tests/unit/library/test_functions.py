@@ -24,6 +24,7 @@ class Requests:
         return await self.functions.emit(
             self.record,
             self.stream,
+            self.bus.key("sagastream:instance"),
             {
                 "event_type": "work:do",
                 "payload": encode_payload(payload),

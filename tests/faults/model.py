@@ -1,0 +1,118 @@
+"""A request as a pure state machine: what the server's functions are to do, in plain Python."""
+
+from dataclasses import dataclass, field
+
+TERMINAL = frozenset({"completed", "failed", "cancelled"})
+
+
+@dataclass
+class Request:
+    """One request, its record and its stages, without server, time or transport.
+
+    A lease is current or it has lapsed; whoever drives the model says which.
+    """
+
+    max_deliveries: int
+    payload: str | None = None
+    status: str = ""
+    epoch: int = 0
+    released: int = 0
+    token: str | None = None
+    leased: bool = False
+    seq: int = 0
+    cancelled: bool = False
+    entries: int = 0
+    acked: bool = False
+    dead: int = 0
+    stages: list[tuple[str, int]] = field(default_factory=list)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has a terminal stage."""
+        return self.status in TERMINAL
+
+    def _end(self, status: str, *, ack: bool) -> None:
+        self.status = status
+        self.leased = False
+        self.acked = self.acked or ack
+        self.stages.append((status, self.epoch))
+
+    def _owns(self, token: str) -> bool:
+        return self.token == token and not self.ended
+
+    def emit(self, payload: str) -> str:
+        """Ask for it."""
+        if self.payload is None:
+            self.payload = payload
+            if self.cancelled:
+                self._end("cancelled", ack=False)
+                return "known"
+            self.status = "pending"
+            self.entries += 1
+            return "new"
+        return "known" if self.payload == payload else "conflict"
+
+    def begin(self, token: str, *, lapses: bool) -> str:
+        """Claim it; `lapses` when the lease of this claim is over at once."""
+        if self.ended:
+            self.acked = True
+            return "done"
+        if self.token == token:
+            return "claimed"
+        if self.status == "running" and self.leased:
+            return "busy"
+        self.epoch += 1
+        if self.epoch - self.released > self.max_deliveries:
+            self.epoch -= 1
+            self.dead += 1
+            self._end("failed", ack=True)
+            return "done"
+        self.status, self.token, self.leased, self.seq = "running", token, not lapses, 0
+        self.stages.append(("start", self.epoch))
+        return "claimed"
+
+    def progress(self, token: str, seq: int) -> str:
+        """Report."""
+        if not self._owns(token):
+            return "stale"
+        if seq > self.seq:
+            self.seq = seq
+            self.stages.append(("progress", self.epoch))
+        return "ok"
+
+    def finish(self, token: str, status: str) -> str:
+        """End it."""
+        if self.token == token and self.status == status:
+            return "ok"
+        if not self._owns(token):
+            return "stale"
+        self._end(status, ack=True)
+        return "ok"
+
+    def renew(self, token: str) -> str:
+        """Keep it."""
+        if self.token != token or self.status != "running":
+            return "0"
+        self.leased = True
+        return "c" if self.cancelled else "1"
+
+    def release(self, token: str) -> str:
+        """Give it back."""
+        if not self._owns(token):
+            return "stale"
+        self.token, self.leased = "", False
+        self.released += 1
+        return "ok"
+
+    def cancel(self) -> str:
+        """Want it no more."""
+        if self.payload is None:
+            self.cancelled = True
+            return "cancelled"
+        if self.ended:
+            return self.status
+        if self.status == "pending":
+            self._end("cancelled", ack=False)
+            return "cancelled"
+        self.cancelled = True
+        return "cancelling"

@@ -1,0 +1,298 @@
+"""The server's functions against the pure model; and the model against disorder."""
+
+import random
+from collections.abc import Coroutine, Iterator
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from sagastream.functions import LIBRARY, SOURCE, Answer, Functions
+from sagastream.testing import EmbeddedServer
+from tests.faults.model import TERMINAL, Request
+
+pytestmark = [pytest.mark.blocking, pytest.mark.timeout(900)]
+
+_TOKENS = st.sampled_from(["a", "b", "c", "d", "e"])
+_FOR_EVER_MS = 10**9
+_GROUP, _STREAM, _RECORD, _REPLIES = "g", "work:commands", "request:r", "replies:me"
+_MAX_DELIVERIES = 3
+
+
+class Server:
+    """The same calls as the model's, on a real server."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        client.flushall()
+        client.function_load(SOURCE, replace=True)
+        client.xgroup_create(_STREAM, _GROUP, "0", mkstream=True)
+
+        async def call(*args: Any) -> Any:
+            return client.execute_command(*args)
+
+        self._functions = Functions(call, reply_ttl_ms=_FOR_EVER_MS)
+        self.entry_id = "0-0"
+
+    @staticmethod
+    def _word(coroutine: Coroutine[Any, Any, Answer]) -> str:
+        """Run a coroutine that never waits."""
+        try:
+            coroutine.send(None)
+        except StopIteration as done:
+            return str(done.value.word)
+        raise AssertionError("it waits")
+
+    @staticmethod
+    def _fields(status: str) -> dict[str, str]:
+        return {"request_id": "r", "status": status, "payload": "{}", "correlation_id": "c"}
+
+    def emit(self, payload: str) -> str:
+        fields = {"event_type": "work:do", "payload": payload, "correlation_id": "c"}
+        word = self._word(
+            self._functions.emit(
+                _RECORD,
+                _STREAM,
+                "sagastream:instance",
+                fields | {"saga_id": "", "request_id": "r"},
+                reply_streams=[_REPLIES],
+                deadline_ms=None,
+                maxlen=None,
+                ttl_ms=None,
+            )
+        )
+        for _, entries in self._client.xreadgroup(_GROUP, "c", {_STREAM: ">"}):
+            self.entry_id = entries[0][0].decode()
+        return word
+
+    def begin(self, token: str, payload: str, *, lapses: bool) -> str:
+        return self._word(
+            self._functions.begin(
+                _RECORD,
+                _STREAM,
+                f"{_STREAM}:dead",
+                group=_GROUP,
+                entry_id=self.entry_id,
+                owner=f"owner-{token}",
+                token=token,
+                lease_ms=0 if lapses else _FOR_EVER_MS,
+                retention_ms=_FOR_EVER_MS,
+                max_deliveries=_MAX_DELIVERIES,
+                event_type="work:do",
+                payload=payload,
+                correlation_id="c",
+                saga_id="",
+                deadline="",
+                reply_streams=[_REPLIES],
+                start=self._fields("start"),
+            )
+        )
+
+    def progress(self, token: str, seq: int) -> str:
+        fields = self._fields("progress")
+        return self._word(self._functions.progress(_RECORD, fields, token=token, seq=seq))
+
+    def finish(self, token: str, status: str) -> str:
+        return self._word(
+            self._functions.finish(
+                _RECORD,
+                _STREAM,
+                self._fields(status),
+                group=_GROUP,
+                entry_id=self.entry_id,
+                token=token,
+                retention_ms=_FOR_EVER_MS,
+            )
+        )
+
+    def renew(self, token: str) -> str:
+        answer = self._client.execute_command(
+            *("FCALL", f"{LIBRARY}_renew", 2, _RECORD, _STREAM),
+            *(_FOR_EVER_MS, _GROUP, f"owner-{token}", token, self.entry_id),
+        )
+        return str(answer[0].decode())
+
+    def release(self, token: str) -> str:
+        return self._word(
+            self._functions.release(
+                _RECORD,
+                _STREAM,
+                group=_GROUP,
+                entry_id=self.entry_id,
+                owner=f"owner-{token}",
+                token=token,
+            )
+        )
+
+    def cancel(self) -> str:
+        return self._word(
+            self._functions.cancel(
+                _RECORD,
+                self._fields("cancelled"),
+                retention_ms=_FOR_EVER_MS,
+                doorbells="listener:",
+            )
+        )
+
+    def stages(self) -> list[tuple[str, int]]:
+        return [
+            (fields[b"status"].decode(), int(fields[b"epoch"]))
+            for _, fields in self._client.xrange(_REPLIES)
+        ]
+
+    def seen(self) -> tuple[int, int, int]:
+        """Entries, pending ones, dead letters."""
+        pending = self._client.xpending(_STREAM, _GROUP)["pending"]
+        return self._client.xlen(_STREAM), pending, self._client.xlen(f"{_STREAM}:dead")
+
+
+class Agreement(RuleBasedStateMachine):
+    """Whatever is called in whatever order, server and model say and do the same."""
+
+    client: "redis.Redis"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.server = Server(self.client)
+        self.model = Request(max_deliveries=_MAX_DELIVERIES)
+
+    @rule(payload=st.sampled_from(["{}", '{"a":1}']))
+    def emit(self, payload: str) -> None:
+        assert self.server.emit(payload) == self.model.emit(payload)
+
+    @rule(token=_TOKENS, lapses=st.booleans())
+    def begin(self, token: str, lapses: bool) -> None:
+        if self.model.entries:
+            assert self.model.payload is not None
+            word = self.server.begin(token, self.model.payload, lapses=lapses)
+            assert word == self.model.begin(token, lapses=lapses)
+
+    @rule(token=_TOKENS, seq=st.integers(1, 4))
+    def progress(self, token: str, seq: int) -> None:
+        assert self.server.progress(token, seq) == self.model.progress(token, seq)
+
+    @rule(token=_TOKENS, status=st.sampled_from(sorted(TERMINAL)))
+    def finish(self, token: str, status: str) -> None:
+        assert self.server.finish(token, status) == self.model.finish(token, status)
+
+    @rule(token=_TOKENS)
+    def renew(self, token: str) -> None:
+        if self.model.payload is not None:
+            assert self.server.renew(token) == self.model.renew(token)
+
+    @rule(token=_TOKENS)
+    def release(self, token: str) -> None:
+        assert self.server.release(token) == self.model.release(token)
+
+    @rule()
+    def cancel(self) -> None:
+        assert self.server.cancel() == self.model.cancel()
+
+    @invariant()
+    def the_same_is_to_be_seen(self) -> None:
+        pending = self.model.entries and not self.model.acked
+        assert self.server.stages() == self.model.stages
+        assert self.server.seen() == (self.model.entries, int(pending), self.model.dead)
+
+
+@pytest.fixture
+def client(store: EmbeddedServer) -> Iterator["redis.Redis"]:
+    """A plain client."""
+    with redis.Redis.from_url(store.url) as made:
+        yield made
+
+
+def test_the_server_does_what_the_model_does(
+    client: "redis.Redis", request: pytest.FixtureRequest
+) -> None:
+    """Random sequences of all transitions, with every answer and effect compared."""
+    examples = 2000 if request.config.getoption("--long") else 60
+    Agreement.client = client
+    run_state_machine_as_test(
+        Agreement,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=30,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def _deliver(
+    request: Request,
+    message: tuple[str, ...],
+    sent: list[tuple[str, ...]],
+    dice: random.Random,
+) -> None:
+    """Let one message arrive; whoever is answered sends what follows."""
+    match message:
+        case ("emit",):
+            request.emit("{}")
+        case ("cancel",):
+            request.cancel()
+        case ("begin", token):
+            if request.entries and request.begin(token, lapses=False) == "claimed":
+                sent += [("progress", token, str(n)) for n in (1, 2)]
+                sent.append(dice.choice([("finish", token, "completed"), ("release", token)]))
+        case ("progress", token, seq):
+            request.progress(token, int(seq))
+        case ("finish", token, status):
+            request.finish(token, status)
+        case ("release", token):
+            request.release(token)
+
+
+def _schedule(seed: int) -> Request:
+    """One run of requesters, handlers and a network that repeats, drops, delays and reorders.
+
+    Each handler follows the protocol; what it sends may come late, twice, or never, and its
+    lease may lapse at any moment.
+    """
+    dice = random.Random(seed)
+    request = Request(max_deliveries=_MAX_DELIVERIES)
+    sent: list[tuple[str, ...]] = [("emit",)] * dice.randint(1, 3)
+    if dice.random() < 0.3:
+        sent.append(("cancel",))
+    handlers = 0
+    for _ in range(400):
+        if request.ended and not sent:
+            break
+        if dice.random() < 0.2 and request.entries and not request.ended and handlers < 40:
+            request.leased = request.leased and dice.random() < 0.5
+            sent.append(("begin", f"t{handlers}"))
+            handlers += 1
+        if not sent:
+            continue
+        message = sent.pop(dice.randrange(len(sent)))
+        fate = dice.random()
+        if fate < 0.15:
+            if message[0] in {"emit", "begin"}:
+                sent.append(message)  # whoever asks repeats what was not answered
+            continue
+        if fate < 0.3:
+            sent.append(message)
+        _deliver(request, message, sent, dice)
+    return request
+
+
+def test_disorder_breaks_no_promise(request: pytest.FixtureRequest) -> None:
+    """In every schedule: at most one end, no stage after it, epochs that only grow."""
+    schedules = 1_000_000 if request.config.getoption("--long") else 10_000
+    ended = 0
+    for seed in range(schedules):
+        done = _schedule(seed)
+        statuses = [status for status, _ in done.stages]
+        epochs = [epoch for _, epoch in done.stages]
+        ends = [status for status in statuses if status in TERMINAL]
+        assert len(ends) <= 1, f"seed {seed}: {done.stages}"
+        assert not ends or statuses[-1] == ends[0], f"seed {seed}: {done.stages}"
+        assert epochs == sorted(epochs), f"seed {seed}: {done.stages}"
+        assert done.entries <= 1, f"seed {seed}"
+        starts = [epoch for status, epoch in done.stages if status == "start"]
+        assert len(starts) == len(set(starts)), f"seed {seed}: {done.stages}"
+        ended += bool(ends)
+    assert ended > schedules * 0.9, "hardly any request ended: the schedules are too hostile"
