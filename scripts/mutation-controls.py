@@ -20,6 +20,8 @@ LEASES = "tests/unit/library/test_leases.py"
 LISTENER = "tests/unit/library/test_listener.py"
 JOURNAL = "tests/unit/library/test_journal.py"
 FAULTS = "tests/faults/test_faults.py"
+MODEL = "tests/faults/test_model.py"
+LOAD = "tests/faults/test_load.py"
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Control:
 CONTROLS = [
     *(
         Control(f"0 nothing is removed, {Path(tests).stem}", LUA, "\n", "\n", tests)
-        for tests in (UNIT, LEASES, LISTENER, JOURNAL, FAULTS)
+        for tests in (UNIT, LEASES, LISTENER, JOURNAL, FAULTS, MODEL, LOAD)
     ),
     Control(
         "1 same id, other payload",
@@ -141,6 +143,17 @@ CONTROLS = [
     Control(
         "12 lost answers are asked for again", "connection.py", "except LOST", "except ()", FAULTS
     ),
+    Control(
+        "3 the model notices a missing fence",
+        LUA,
+        "return record.token == token and not TERMINAL[record.status]",
+        "return not TERMINAL[record.status]",
+        MODEL,
+    ),
+    Control(
+        "12 lost data are noticed", "instance.py", "if known and known != found:", "if False:", LOAD
+    ),
+    Control("12 older data are noticed", "instance.py", "if counter < highest:", "if False:", LOAD),
 ]
 
 
