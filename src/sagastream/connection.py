@@ -19,8 +19,13 @@ from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
     RedisError,
     ResponseError,
+    TryAgainError,
 )
 from redis.exceptions import (
     ConnectionError as RedisConnectionError,
@@ -29,7 +34,7 @@ from redis.exceptions import (
     TimeoutError as RedisTimeoutError,
 )
 
-from sagastream.errors import ServerUnavailable, ServerUnsuitable
+from sagastream.errors import ServerRefused, ServerUnavailable, ServerUnsuitable
 from sagastream.functions import SOURCE
 
 logger = logging.getLogger(__name__)
@@ -38,6 +43,9 @@ BLOCK_MS = 2000
 SOCKET_TIMEOUT_S = 5.0
 LOST = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, OSError)
 _BATCH = 256
+# Full memory or disk, a replica, a cluster in between: it may be over in a moment.
+_MENDS_ITSELF = (OutOfMemoryError, ReadOnlyError, ClusterDownError, MasterDownError, TryAgainError)
+_MENDS_ITSELF_WORDS = ("MISCONF", "BUSY ", "NOREPLICAS", "UNBLOCKED force unblock")
 # The name by which OpenTelemetry's instrumentations know that a span is not wanted.
 _SUPPRESS = "suppress_instrumentation"
 
@@ -104,6 +112,7 @@ class Connection:
 
         Raises:
             ServerUnavailable: No answer within `patience_s` seconds.
+            ServerRefused: For as long, the server took no writes.
             ServerUnsuitable: The server refuses the connection or has no functions.
             redis.exceptions.ResponseError: The server refused the command.
         """
@@ -121,9 +130,15 @@ class Connection:
                     raise ServerUnavailable(self.address, str(error) or repr(error)) from error
                 await asyncio.sleep(delay)
             except ResponseError as error:
-                if "Function not found" not in str(error):
+                if _mends_itself(error):
+                    self.note_loss(error)
+                    if loop.time() + delay >= give_up:
+                        raise ServerRefused(self.address, str(error)) from error
+                    await asyncio.sleep(delay)
+                elif "Function not found" in str(error):
+                    await self.load_functions()
+                else:
                     raise
-                await self.load_functions()
             else:
                 self.note_return()
                 return answer
@@ -148,6 +163,10 @@ class Connection:
         try:
             with untraced():
                 answer = await self._blocking.execute_command(*args)  # type: ignore[no-untyped-call]
+        except ResponseError as error:
+            if _mends_itself(error):
+                raise RedisConnectionError(str(error)) from error
+            raise
         finally:
             # See `end`: a swallowed cancellation must not turn into a lost connection.
             if task and task.cancelling() > asked_to_end:
@@ -211,6 +230,10 @@ async def end(*tasks: "asyncio.Task[Any]") -> None:
         for task in left:
             task.cancel()
         _, left = await asyncio.wait(left, timeout=0.05)
+
+
+def _mends_itself(error: ResponseError) -> bool:
+    return isinstance(error, _MENDS_ITSELF) or str(error).startswith(_MENDS_ITSELF_WORDS)
 
 
 def is_group_gone(error: ResponseError) -> bool:

@@ -8,6 +8,7 @@ SagastreamError
 ├── RegistrationError     handlers that cannot be served together
 ├── ServerUnavailable     no answer from the server (also a ConnectionError)
 ├── DataLost              the server came back without our data, or with older data
+├── ServerRefused         the server answers, but for now takes no writes
 ├── ServerUnsuitable      the server cannot do what is needed
 ├── Overloaded            too many requests wait in this process already
 ├── ReplyTimeout          the waiting ended, not the request (also a TimeoutError)
@@ -121,6 +122,23 @@ class ServerUnavailable(SagastreamError, ConnectionError):
 
     def __init__(self, address: str, reason: str) -> None:
         super().__init__(f"no answer from {address}: {reason}")
+        self.address = address
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.address, self.reason)
+
+
+class ServerRefused(SagastreamError):
+    """The server answers, but for now takes no writes: it is full, or a replica.
+
+    Attributes:
+        address: Which server, without its password.
+        reason: In the server's words.
+    """
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(f"{address} takes no writes: {reason}")
         self.address = address
         self.reason = reason
 

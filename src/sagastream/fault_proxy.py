@@ -147,7 +147,7 @@ class FaultProxy:
                 if fault is Fault.BEFORE:
                     return
                 if fault is Fault.HALF_OPEN:
-                    await asyncio.Event().wait()
+                    await self._stop.wait()
                 sent += 1
                 if fault in {Fault.AFTER, Fault.SWALLOW}:
                     pipe.hold_back(sent)
@@ -159,7 +159,7 @@ class FaultProxy:
                 if fault is Fault.AFTER:
                     return
                 if fault is Fault.SWALLOW:
-                    await asyncio.Event().wait()
+                    await self._stop.wait()
 
 
 class _Pipe:

@@ -65,16 +65,20 @@ class LeaseKeeper:
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
-        self._contact_since = time.monotonic()
+        self._contact_since = self._answered = time.monotonic()
 
     @property
     def contact_s(self) -> float:
-        """For how long the server has answered without a gap of a lease."""
-        return time.monotonic() - self._contact_since
+        """For how long the server has kept our leases without a gap, 0 while it does not."""
+        now = time.monotonic()
+        return 0.0 if self._is_gap(now) else now - self._contact_since
+
+    def _is_gap(self, now: float) -> bool:
+        return now - self._answered > self._lease_s * 2 / 3
 
     def start(self) -> None:
         """Start the thread."""
-        self._contact_since = time.monotonic()
+        self._contact_since = self._answered = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="sagastream-lease", daemon=True)
         self._thread.start()
 
@@ -101,7 +105,6 @@ class LeaseKeeper:
             retry_on_error=[],
             driver_info=None,
         )
-        answered = time.monotonic()
         with contextlib.closing(client):
             while not self._stopping.is_set():
                 try:
@@ -112,10 +115,10 @@ class LeaseKeeper:
                     self._stopping.wait(min(0.1, self._lease_s / 10))
                     continue
                 now = time.monotonic()
-                if now - answered > self._lease_s * 2 / 3:
+                if self._is_gap(now):
                     # A server that was away lapses nobody: count from its return.
                     self._contact_since = now
-                answered = now
+                self._answered = now
 
     def _renew(self, client: "redis.Redis") -> None:
         with self._lock:

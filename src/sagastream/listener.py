@@ -286,7 +286,7 @@ class CommandListener:
                     self._in_thread,
                     lambda: claim.ending is not None,
                 )
-            await claim.complete(result)
+                await claim.complete(result)
         except asyncio.CancelledError:
             await self._ended_early(claim)
         except LeaseLost as error:

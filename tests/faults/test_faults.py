@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sagastream import Bus, HandlerLost
+from sagastream import Bus, HandlerLost, ServerRefused
 from sagastream.fault_proxy import Fault, FaultProxy
 from sagastream.testing import EmbeddedServer
 from tests.faults.conftest import check_request, look
@@ -189,3 +189,93 @@ async def test_connections_that_are_killed_all_the_time_cost_nothing(
     assert {reply["status"] for reply in replies} == {"completed"}
     with look(store) as client:
         assert client.xlen(STREAM) == 50
+
+
+@pytest.mark.parametrize("fault", [Fault.SWALLOW, Fault.HALF_OPEN])
+async def test_an_answer_that_never_comes_is_asked_for_again(
+    store: EmbeddedServer, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that hangs is given up after its timeout; the request is still one."""
+    monkeypatch.setattr("sagastream.connection.SOCKET_TIMEOUT_S", 1.5)
+    hung: list[int] = []
+
+    def plan(number: int, command: Any) -> Fault:
+        if not hung and command[0] == b"FCALL" and b"_emit" in command[1]:
+            hung.append(number)
+            return fault
+        return Fault.NONE
+
+    with _listening(store), FaultProxy(store.url, plan) as proxy:
+        async with Bus(proxy.url) as bus:
+            reply = await _ask(bus, {})
+    assert hung
+    assert reply["payload"] == {"epoch": 1}
+    check_request(store, "r")
+
+
+async def test_a_slow_network_loses_no_lease(store: EmbeddedServer) -> None:
+    """Each command takes a sixth of a lease: nobody is taken for dead."""
+    with FaultProxy(store.url, delay_s=LEASE_S / 6) as proxy:
+        slow = spawn(listener, proxy.url)
+        try:
+            async with Bus(store.url) as bus:
+                asked = _ask(bus, {"block_s": 3 * LEASE_S})
+                await _until_noted(store, "begun 1")
+                with _listening(store):
+                    reply = await asked
+        finally:
+            slow.kill()
+            slow.join()
+    assert reply["payload"] == {"epoch": 1}
+    assert _notes(store) == ["begun 1", "done 1"]
+
+
+@pytest.mark.parametrize("trouble", ["full", "replica"])
+async def test_a_server_that_takes_no_writes_for_a_while(
+    store: EmbeddedServer, trouble: str
+) -> None:
+    """Work that is done waits for the server; nothing is acked without its reply."""
+    with _listening(store), look(store) as client:
+        async with Bus(store.url, patience_s=0.5) as bus:
+            asked = _ask(bus, {"block_s": 2 * LEASE_S})
+            await _until_noted(store, "begun 1")
+            if trouble == "full":
+                client.config_set("maxmemory", 1)
+            else:
+                client.replicaof("127.0.0.1", "1")
+            with pytest.raises(ServerRefused, match="takes no writes"):
+                await bus.emit_command(STREAM, event_type="work:do", payload={}, request_id="no")
+            await asyncio.sleep(3 * LEASE_S)
+            assert client.xpending(STREAM, "sagastream")["pending"] == 1
+            if trouble == "full":
+                client.config_set("maxmemory", 0)
+            else:
+                client.replicaof("NO", "ONE")
+            reply = await asked
+            assert (await _ask(bus, {}, "no"))["status"] == "completed"
+    assert reply["payload"] == {"epoch": 1}
+    check_request(store, "r")
+
+
+async def test_every_command_three_times_and_shuffled_is_one_run_each(
+    store: EmbeddedServer,
+) -> None:
+    """Entries that another copied into the stream, before and after the end, are absorbed."""
+    async with Bus(store.url) as bus:
+        asked = [_ask(bus, {"echo": {"n": n}}, f"r{n}") for n in range(20)]
+        with look(store) as client:
+            while client.xlen(STREAM) < 20:
+                await asyncio.sleep(0.02)
+            copies = [fields for _, fields in client.xrange(STREAM)] * 2
+            random.Random(3).shuffle(copies)
+            for fields in copies[:20]:
+                client.xadd(STREAM, fields)
+            with _listening(store):
+                replies = await asyncio.gather(*asked)
+                for fields in copies[20:]:
+                    client.xadd(STREAM, fields)
+                await _ask(bus, {}, "last")
+                while client.xpending(STREAM, "sagastream")["pending"]:
+                    await asyncio.sleep(0.02)
+    assert [reply["payload"] for reply in replies] == [{"epoch": 1, "n": n} for n in range(20)]
+    assert _notes(store).count("done 1") == 21

@@ -31,7 +31,7 @@ class Server:
         client.function_load(SOURCE, replace=True)
         client.xgroup_create(_STREAM, _GROUP, "0", mkstream=True)
 
-        async def call(*args: Any) -> Any:
+        async def call(*args: Any, **_options: float) -> Any:
             return client.execute_command(*args)
 
         self._functions = Functions(call, reply_ttl_ms=_FOR_EVER_MS)

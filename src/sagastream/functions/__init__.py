@@ -5,6 +5,7 @@ in their names, so that two releases share a server and none runs the other's co
 """
 
 import hashlib
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -43,8 +44,15 @@ class Functions:
         self._call = call
         self._reply_ttl_ms = str(reply_ttl_ms)
 
-    async def _fcall(self, name: str, keys: Sequence[str], args: Sequence[str | bytes]) -> Answer:
-        answer = await self._call("FCALL", f"{LIBRARY}_{name}", len(keys), *keys, *args)
+    async def _fcall(
+        self,
+        name: str,
+        keys: Sequence[str],
+        args: Sequence[str | bytes],
+        **options: float,
+    ) -> Answer:
+        call = ("FCALL", f"{LIBRARY}_{name}", len(keys), *keys, *args)
+        answer = await self._call(*call, **options)
         word, *rest = [part.decode() if isinstance(part, bytes) else str(part) for part in answer]
         return Answer(word, tuple(rest))
 
@@ -150,7 +158,11 @@ class Functions:
         token: str,
         retention_ms: int,
     ) -> Answer:
-        """Store the outcome, reply and ack: ok | stale, status, epoch."""
+        """Store the outcome, reply and ack: ok | stale, status, epoch.
+
+        It waits for a server that is away for as long as it takes: work that is done is not
+        given up, and another claim is refused or wins meanwhile.
+        """
         return await self._fcall(
             "finish",
             (record, stream),
@@ -163,6 +175,7 @@ class Functions:
                 self._reply_ttl_ms,
                 *_flat(fields),
             ),
+            patience_s=math.inf,
         )
 
     async def release(
