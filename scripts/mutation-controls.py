@@ -22,6 +22,7 @@ JOURNAL = "tests/unit/library/test_journal.py"
 FAULTS = "tests/faults/test_faults.py"
 MODEL = "tests/faults/test_model.py"
 LOAD = "tests/faults/test_load.py"
+EFFECTS = "tests/unit/library/test_effects.py"
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,20 @@ CONTROLS = [
     ),
     Control(
         "12 lost answers are asked for again", "connection.py", "except LOST", "except ()", FAULTS
+    ),
+    Control(
+        "8 atomic writes are checked",
+        LUA,
+        "if (is_expected == '1' and found ~= expected) or (is_expected == '0' and found) then",
+        "if false then",
+        EFFECTS,
+    ),
+    Control(
+        "8 at most once asks first",
+        "handlers.py",
+        "if handler.reconcile and command.epoch > 1:",
+        "if False:",
+        EFFECTS,
     ),
     Control(
         "3 the model notices a missing fence",

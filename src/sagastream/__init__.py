@@ -1,6 +1,7 @@
 """Durable, traced, multi-stage request-reply over Redis or Valkey Streams."""
 
 from sagastream.bus import Bus
+from sagastream.effects import Atomic, Write
 from sagastream.errors import (
     DataLost,
     DeadlineExceeded,
@@ -20,6 +21,7 @@ from sagastream.errors import (
     ServerUnavailable,
     ServerUnsuitable,
     StageRefused,
+    WriteConflict,
 )
 from sagastream.handlers import Handler, PlainProgress, Progress, discover, multi_stage_reply
 from sagastream.listener import CommandListener
@@ -27,6 +29,7 @@ from sagastream.message import Command
 from sagastream.replies import BackoffConfig
 
 __all__ = [
+    "Atomic",
     "BackoffConfig",
     "Bus",
     "Command",
@@ -52,6 +55,8 @@ __all__ = [
     "ServerUnavailable",
     "ServerUnsuitable",
     "StageRefused",
+    "Write",
+    "WriteConflict",
     "discover",
     "multi_stage_reply",
 ]

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from opentelemetry.trace import use_span
 
 from sagastream import telemetry
 from sagastream.bus import Bus, claim_token
+from sagastream.effects import Atomic, Write
 from sagastream.errors import InvalidMessage, LeaseLost
 from sagastream.handlers import progress_payload
 from sagastream.lease import Held, LeaseKeeper
@@ -219,15 +220,18 @@ class Claim:
         if answer.word == "stale":
             raise LeaseLost(self.command.request_id, answer.rest[0])
 
-    async def complete(self, result: Mapping[str, Any]) -> None:
-        """Write `completed` with the result.
+    async def complete(self, outcome: Atomic) -> bool:
+        """Write `completed` with the result, and the handler's own writes with it.
+
+        Returns:
+            Whether that was done: False if something is no longer as the handler read it.
 
         Raises:
             InvalidMessage: The result is no payload.
             LeaseLost: The request is no longer ours.
         """
-        payload = encode_payload(result, field="result", max_bytes=self._bus.max_payload)
-        await self._finish(self._fields("completed", payload))
+        payload = encode_payload(outcome.result, field="result", max_bytes=self._bus.max_payload)
+        return await self._finish(self._fields("completed", payload), outcome.writes)
 
     async def fail(self, error_type: str, message: str) -> None:
         """Write `failed`; a lost lease is only logged, as nobody is left to tell."""
@@ -255,7 +259,7 @@ class Claim:
             token=self._token,
         )
 
-    async def _finish(self, fields: Mapping[str, str]) -> None:
+    async def _finish(self, fields: Mapping[str, str], writes: Sequence[Write] = ()) -> bool:
         if self._teller:
             self._teller.cancel()
         await self._tell()  # the last progress is never dropped
@@ -267,10 +271,14 @@ class Claim:
             entry_id=self.command.entry_id,
             token=self._token,
             retention_ms=self._retention_ms,
+            writes=[write.flat(self._bus.key(write.key)) for write in writes],
         )
         if answer.word == "stale":
             raise LeaseLost(self.command.request_id, answer.rest[0])
+        if answer.word == "mismatch":
+            return False
         logger.info("request %s", fields["status"], extra=self.ids)
+        return True
 
     def _fields(self, status: str, payload: str) -> dict[str, str]:
         return _reply_fields(self.ids, status, payload)

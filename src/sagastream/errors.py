@@ -5,6 +5,7 @@ SagastreamError
 ├── RequestConflict       a request id was used again with another payload
 ├── StageRefused          a stage of a request that belongs to somebody else
 ├── LeaseLost             the request belongs to another listener now
+├── WriteConflict         what an atomic handler read was changed under it, every time
 ├── RegistrationError     handlers that cannot be served together
 ├── ServerUnavailable     no answer from the server (also a ConnectionError)
 ├── DataLost              the server came back without our data, or with older data
@@ -99,6 +100,21 @@ class LeaseLost(SagastreamError):
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
         return type(self), (self.request_id, self.status)
+
+
+class WriteConflict(SagastreamError):
+    """What an atomic handler read had changed whenever it was done; nothing was written.
+
+    Attributes:
+        runs: How often it ran.
+    """
+
+    def __init__(self, runs: int) -> None:
+        super().__init__(f"what the handler read was changed by others in each of {runs} runs")
+        self.runs = runs
+
+    def __reduce__(self) -> tuple[type, tuple[int]]:
+        return type(self), (self.runs,)
 
 
 class HandlerStopped(BaseException):

@@ -10,8 +10,9 @@ import inspect
 import pkgutil
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
+from sagastream.effects import Atomic, Effect
 from sagastream.errors import HandlerStopped, InvalidMessage, RegistrationError
 from sagastream.message import Command, check_name
 
@@ -46,6 +47,7 @@ class PlainProgress(Protocol):
 
 
 AsyncFunction = Callable[[Command, Progress], Awaitable[dict[str, Any] | None]]
+Reconcile = Callable[[Command], Awaitable[dict[str, Any] | None]]
 PlainFunction = Callable[[Command, PlainProgress], dict[str, Any] | None]
 
 
@@ -56,6 +58,8 @@ class Handler:
     stream: str
     event_type: str
     function: Callable[..., Any] = field(compare=False)
+    effect: Effect = "idempotent"
+    reconcile: Reconcile | None = field(default=None, compare=False)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function as it is."""
@@ -72,7 +76,13 @@ class Handler:
         return f"{self.function.__module__}.{self.function.__qualname__}"
 
 
-def multi_stage_reply(*, stream: str, event_type: str) -> Callable[[Callable[..., Any]], Handler]:
+def multi_stage_reply(
+    *,
+    stream: str,
+    event_type: str,
+    effect: Effect = "idempotent",
+    reconcile: Reconcile | None = None,
+) -> Callable[[Callable[..., Any]], Handler]:
     """Declare a function as the handler of an event type.
 
     The function gets a `Command` and a `progress`. The requester sees `start`, any number
@@ -82,15 +92,26 @@ def multi_stage_reply(*, stream: str, event_type: str) -> Callable[[Callable[...
     Args:
         stream: The command stream.
         event_type: `domain:action`.
+        effect: How the effect stays single when the handler runs twice: `idempotent`,
+            `atomic` (it returns `Atomic`), or `at_most_once`.
+        reconcile: For `at_most_once`: an async function that gets the `Command` of a
+            second claim and gives the result of the first, or None if that had no effect.
 
     Raises:
         InvalidMessage: A name is not what it must be.
+        RegistrationError: `effect` is unknown, or does not fit `reconcile`.
     """
     check_name("stream", stream)
     check_name("event_type", event_type)
+    if effect not in get_args(Effect):
+        raise RegistrationError(f"effect {effect!r} must be one of {', '.join(get_args(Effect))}")
+    if (effect == "at_most_once") != (reconcile is not None):
+        raise RegistrationError(
+            f"{event_type} on {stream}: `at_most_once` needs `reconcile`, and only that has it",
+        )
 
     def declare(function: Callable[..., Any]) -> Handler:
-        return Handler(stream, event_type, function)
+        return Handler(stream, event_type, function, effect, reconcile)
 
     return declare
 
@@ -167,15 +188,22 @@ async def run_handler(
     progress: Progress,
     in_thread: Callable[[Callable[[], Any]], Awaitable[Any]],
     is_ending: Callable[[], bool],
-) -> dict[str, Any]:
+) -> Atomic:
     """Run a handler, an async one here and a plain one in a thread.
 
     A plain one cannot be stopped from outside: when it is to end, its next `progress`
     raises `HandlerStopped`, and this waits for it.
 
+    Returns:
+        Its result and its writes; none but those of an `atomic` handler.
+
     Raises:
-        InvalidMessage: It returned something else than a dict or None.
+        InvalidMessage: It returned something else than a dict or None, or `Atomic`.
     """
+    if handler.reconcile and command.epoch > 1:
+        known = await handler.reconcile(command)
+        if known is not None:
+            return Atomic(known, ())
     if handler.is_async:
         result = await handler.function(command, progress)
     else:
@@ -196,11 +224,13 @@ async def run_handler(
                 await asyncio.wait([running])
                 running.exception()
             raise
-    if result is None:
-        return {}
-    if not isinstance(result, dict):
+    if handler.effect == "atomic":
+        if not isinstance(result, Atomic):
+            raise InvalidMessage("result", f"must be Atomic, not {type(result).__name__}")
+        return result
+    if not isinstance(result, dict | None):
         raise InvalidMessage("result", f"must be a dict or None, not {type(result).__name__}")
-    return result
+    return Atomic(result or {}, ())
 
 
 async def _tell(progress: Progress, fraction: float, detail: Mapping[str, Any] | None) -> None:

@@ -21,7 +21,7 @@ from redis.exceptions import RedisError, ResponseError
 from sagastream.bus import Bus
 from sagastream.claim import Claim, failed_fields
 from sagastream.connection import BLOCK_MS, LOST, backoff_delays, end, entries, is_group_gone
-from sagastream.errors import InvalidMessage, LeaseLost, SagastreamError
+from sagastream.errors import InvalidMessage, LeaseLost, SagastreamError, WriteConflict
 from sagastream.functions import Answer
 from sagastream.handlers import Handler, registry, run_handler
 from sagastream.lease import LeaseKeeper
@@ -33,6 +33,7 @@ ANNOUNCE_TTL_S = 10.0
 FINISHED_KEPT = 10_000
 _SHORT_BLOCK_MS = 100
 _MOST_PAUSE_S = 0.05
+_MOST_RUNS = 20
 
 Delivery = tuple[str, str, Mapping[bytes, bytes]]
 
@@ -279,14 +280,7 @@ class CommandListener:
     async def _run(self, handler: Handler, claim: Claim) -> None:
         try:
             with claim.kept(self._keeper):
-                result = await run_handler(
-                    handler,
-                    claim.command,
-                    claim.progress,
-                    self._in_thread,
-                    lambda: claim.ending is not None,
-                )
-                await claim.complete(result)
+                await self._until_written(handler, claim)
         except asyncio.CancelledError:
             await self._ended_early(claim)
         except LeaseLost as error:
@@ -294,6 +288,20 @@ class CommandListener:
         except Exception as error:
             logger.info("handler failed", exc_info=error, extra=claim.ids)
             await claim.fail(type(error).__name__, str(error))
+
+    async def _until_written(self, handler: Handler, claim: Claim) -> None:
+        """Run a handler; again if what an atomic one read has changed meanwhile."""
+        for _ in range(_MOST_RUNS):
+            outcome = await run_handler(
+                handler,
+                claim.command,
+                claim.progress,
+                self._in_thread,
+                lambda: claim.ending is not None,
+            )
+            if await claim.complete(outcome):
+                return
+        raise WriteConflict(_MOST_RUNS)
 
     async def _ended_early(self, claim: Claim) -> None:
         if claim.ending is None:

@@ -157,8 +157,9 @@ class Functions:
         entry_id: str,
         token: str,
         retention_ms: int,
+        writes: Sequence[Sequence[str]] = (),
     ) -> Answer:
-        """Store the outcome, reply and ack: ok | stale, status, epoch.
+        """Store the outcome, reply and ack: ok | stale, status, epoch | mismatch, key.
 
         It waits for a server that is away for as long as it takes: work that is done is not
         given up, and another claim is refused or wins meanwhile.
@@ -173,6 +174,8 @@ class Functions:
                 fields["status"],
                 str(retention_ms),
                 self._reply_ttl_ms,
+                str(len(writes)),
+                *(part for write in writes for part in write),
                 *_flat(fields),
             ),
             patience_s=math.inf,

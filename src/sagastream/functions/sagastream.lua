@@ -339,8 +339,11 @@ end
 -- finish: result, terminal reply and ack together: there is no ack without a reply,
 -- and the first outcome stays. A lone request's record expires from here on; a saga's
 -- when its saga ends.
--- KEYS record, stream. ARGV group, entry_id, token, status, retention_ms, reply_ttl_ms, fields...
--- Returns {'ok'} | {'stale', status, epoch}.
+-- A handler's own writes are done here too, if all is still as it read it: otherwise
+-- nothing is written and nothing ends.
+-- KEYS record, stream. ARGV group, entry_id, token, status, retention_ms, reply_ttl_ms, n,
+-- n writes (key, then field, expected and value, each with a flag before it), fields...
+-- Returns {'ok'} | {'stale', status, epoch} | {'mismatch', key}.
 local function finish(keys, args)
   local key, stream = keys[1], keys[2]
   local group, entry_id, token, status, retention_ms, reply_ttl_ms = unpack(args, 1, 6)
@@ -354,7 +357,36 @@ local function finish(keys, args)
   require_reply_streams(record)
   require_type(stream, 'stream')
 
-  conclude(key, record, status, slice(args, 7), reply_ttl_ms, retention_ms, group, entry_id)
+  local count = tonumber(args[7])
+  for i = 0, count - 1 do
+    local at = 8 + 7 * i
+    local target, is_field, field, is_expected, expected = unpack(args, at, at + 4)
+    require_type(target, is_field == '1' and 'hash' or 'string')
+    local found
+    if is_field == '1' then
+      found = redis.call('HGET', target, field)
+    else
+      found = redis.call('GET', target)
+    end
+    if (is_expected == '1' and found ~= expected) or (is_expected == '0' and found) then
+      return { 'mismatch', target }
+    end
+  end
+  for i = 0, count - 1 do
+    local at = 8 + 7 * i
+    local target, is_field, field = unpack(args, at, at + 2)
+    local is_value, value = args[at + 5], args[at + 6]
+    if is_field == '1' and is_value == '1' then
+      redis.call('HSET', target, field, value)
+    elseif is_field == '1' then
+      redis.call('HDEL', target, field)
+    elseif is_value == '1' then
+      redis.call('SET', target, value)
+    else
+      redis.call('DEL', target)
+    end
+  end
+  conclude(key, record, status, slice(args, 8 + 7 * count), reply_ttl_ms, retention_ms, group, entry_id)
   return { 'ok' }
 end
 

@@ -1,0 +1,54 @@
+"""How a handler's effect stays single, though the handler may run twice.
+
+`idempotent` (the default): running twice does what running once does. `atomic`: the
+handler returns its writes, and they are done in one function with its reply, or not at
+all. `at_most_once`: before it runs a second time, `reconcile` is asked what the first
+time came to.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Effect = Literal["idempotent", "atomic", "at_most_once"]
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One value to write, if it is still what the handler read.
+
+    Attributes:
+        key: A hash, or a plain value if `field` is None; without the namespace.
+        value: The new text; None to delete it.
+        expected: The text that must be there; None if nothing must be.
+        field: The hash's field.
+    """
+
+    key: str
+    value: str | None
+    expected: str | None
+    field: str | None = None
+
+    def flat(self, key: str) -> list[str]:
+        """The write as arguments of the server's function, on a key with its namespace."""
+        return [
+            key,
+            *_optional(self.field),
+            *_optional(self.expected),
+            *_optional(self.value),
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Atomic:
+    """What an `atomic` handler returns: its result, and the writes that are its effect.
+
+    All that is expected is checked before the first write. If something is no longer as
+    expected, nothing is written and the handler runs again.
+    """
+
+    result: dict[str, Any]
+    writes: tuple[Write, ...]
+
+
+def _optional(text: str | None) -> tuple[str, str]:
+    return ("0", "") if text is None else ("1", text)
