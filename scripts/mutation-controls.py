@@ -144,6 +144,7 @@ CONTROLS = [
     Control(
         "12 lost answers are asked for again", "connection.py", "except LOST", "except ()", FAULTS
     ),
+    Control("2 lost commands are put back", LUA, "  put_back(stream, PUT_BACK)", "", FAULTS),
     Control(
         "8 atomic writes are checked",
         LUA,

@@ -66,7 +66,12 @@ async def _no_key_leaks(bus: Bus) -> None:
             not await call("HEXISTS", key, "reply") or await call("HGET", key, "saga_id")
         )
         journal = key.startswith(bus.key("saga:")) and not key.endswith(":replies")
-        if key.endswith((":commands", ":dead", ":instance")) or key == own or live or journal:
+        if (
+            key.endswith((":commands", ":dead", ":instance", ":open"))
+            or key == own
+            or live
+            or journal
+        ):
             continue
         if await call("PTTL", key) == -1:
             leaked.append(key.removeprefix(bus.key("")))

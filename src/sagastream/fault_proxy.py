@@ -77,6 +77,8 @@ class FaultProxy:
         self._thread = threading.Thread(target=self._serve, name="fault-proxy", daemon=True)
         self._ready = threading.Event()
         self._stop = asyncio.Event()
+        # A loop holds its tasks weakly: one that waits for ever would be collected.
+        self._connections: set[asyncio.Task[Any] | None] = set()
 
     @property
     def url(self) -> str:
@@ -112,6 +114,7 @@ class FaultProxy:
             runner.run(serve())
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections.add(asyncio.current_task())
         try:
             up_reader, up_writer = await asyncio.open_unix_connection(self._upstream)
         except OSError:
@@ -128,6 +131,7 @@ class FaultProxy:
             for closing in (writer, up_writer):
                 with contextlib.suppress(OSError):
                     closing.close()
+            self._connections.discard(asyncio.current_task())
 
     async def _forward(
         self, reader: asyncio.StreamReader, up_writer: asyncio.StreamWriter, pipe: "_Pipe"

@@ -279,3 +279,36 @@ async def test_every_command_three_times_and_shuffled_is_one_run_each(
                     await asyncio.sleep(0.02)
     assert [reply["payload"] for reply in replies] == [{"epoch": 1, "n": n} for n in range(20)]
     assert _notes(store).count("done 1") == 21
+
+
+@pytest.mark.parametrize("loss", ["stream", "group"])
+async def test_commands_whose_stream_was_deleted_are_put_back(
+    store: EmbeddedServer, loss: str
+) -> None:
+    """What was asked and not done is done, from the records, with one end each."""
+    async with Bus(store.url) as bus:
+        with look(store) as client:
+            asked = [_ask(bus, {"echo": {"n": n}}, f"r{n}") for n in range(30)]
+            while client.xlen(STREAM) < 30:
+                await asyncio.sleep(0.02)
+            client.xadd(STREAM, {"event_type": "work:do", "payload": "{}"})
+            with _listening(store) as first:
+                await _until_noted(store, "done 1")
+                first.kill()
+            if loss == "stream":
+                client.delete(STREAM)
+            else:
+                client.xgroup_destroy(STREAM, "sagastream")
+            with _listening(store):
+                replies = await asyncio.wait_for(asyncio.gather(*asked), 60)
+            assert client.zcard(f"{STREAM}:open") == 0
+    assert [reply["payload"]["n"] for reply in replies] == list(range(30))
+    for number in range(30):
+        with look(store) as client:
+            record = client.hgetall(f"request:r{number}")
+            ends = [
+                fields["status"]
+                for _, fields in client.xrange(f"request:r{number}:stages")
+                if fields["status"] in {"completed", "failed"}
+            ]
+        assert (record["status"], ends) == ("completed", ["completed"])

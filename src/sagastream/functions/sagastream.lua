@@ -9,6 +9,7 @@ local TERMINAL = { completed = true, failed = true, cancelled = true }
 local STAGE = { start = true, progress = true, completed = true, failed = true, cancelled = true }
 
 local STAGES_KEPT = 1000
+local PUT_BACK = 100
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -138,7 +139,8 @@ end
 local function conclude(key, record, status, fields, reply_ttl_ms, retention_ms, group, entry_id)
   stamp(fields, record.epoch)
   redis.call('HSET', key, 'status', status, 'reply', cjson.encode(fields))
-  redis.call('HDEL', key, 'lease_until')
+  redis.call('HDEL', key, 'lease_until', 'entry')
+  redis.call('ZREM', record.stream .. ':open', key)
   add_replies(record, reply_ttl_ms, fields)
   if group then
     redis.call('XACK', record.stream, group, entry_id)
@@ -169,10 +171,14 @@ local function join_request(key, record, streams, ttl_ms)
   end
 end
 
-local function new_record(key, stream, entry_id, event_type, payload, correlation_id, saga_id, deadline, reply_streams)
+-- A stream's open requests stand in a sorted set beside it, oldest first, and the entry in
+-- the record, so that commands whose stream was lost can be put back.
+local function new_record(key, stream, entry_id, fields, event_type, payload, correlation_id, saga_id, deadline, reply_streams)
+  local now = int(now_ms())
   redis.call('HSET', key,
     'stream', stream,
     'entry_id', entry_id,
+    'entry', cjson.encode(fields),
     'event_type', event_type,
     'digest', digest_of(event_type, payload),
     'correlation_id', correlation_id,
@@ -181,8 +187,9 @@ local function new_record(key, stream, entry_id, event_type, payload, correlatio
     'status', 'pending',
     'epoch', '0',
     'seq', '0',
-    'emitted', int(now_ms()),
+    'emitted', now,
     'reply_streams', table.concat(reply_streams, '\n'))
+  redis.call('ZADD', stream .. ':open', now, key)
 end
 
 -- emit: record and entry are written together, so that a command whose answer was
@@ -207,7 +214,7 @@ local function emit(keys, args)
   local record = record_of(key)
   if not record.digest and record.cancel then
     -- The cancel came first: the request is over before it began, and nothing is sent.
-    new_record(key, stream, '0-0', event_type, payload, correlation_id, saga_id, '', reply_streams)
+    new_record(key, stream, '0-0', fields, event_type, payload, correlation_id, saga_id, '', reply_streams)
     record = record_of(key)
     local fields_of_cancel = completed_by(cjson.decode(record.cancel), record)
     conclude(key, record, 'cancelled', fields_of_cancel, reply_ttl_ms, reply_ttl_ms)
@@ -238,7 +245,7 @@ local function emit(keys, args)
   if ttl_ms ~= '' then
     redis.call('PEXPIRE', stream, ttl_ms)
   end
-  new_record(key, stream, entry_id, event_type, payload, correlation_id, saga_id, deadline, reply_streams)
+  new_record(key, stream, entry_id, fields, event_type, payload, correlation_id, saga_id, deadline, reply_streams)
   return { 'new', entry_id, 'pending', '', int(redis.call('HINCRBY', keys[3], 'emitted', 1)) }
 end
 
@@ -270,7 +277,13 @@ local function begin(keys, args)
   local now = now_ms()
   if not record.digest then
     local cancel = record.cancel
-    new_record(key, stream, entry_id, event_type, payload, correlation_id, saga_id, deadline, reply_streams)
+    local entry = redis.call('XRANGE', stream, entry_id, entry_id)[1]
+    entry = entry and entry[2] or { 'event_type', event_type, 'payload', payload }
+    if value_of(entry, 'request_id') == '' then
+      entry[#entry + 1] = 'request_id'
+      entry[#entry + 1] = value_of(fields, 'request_id')
+    end
+    new_record(key, stream, entry_id, entry, event_type, payload, correlation_id, saga_id, deadline, reply_streams)
     record = record_of(key)
     if cancel then
       local fields_of_cancel = completed_by(cjson.decode(cancel), record)
@@ -482,6 +495,27 @@ local function trim(stream, keep)
   end
 end
 
+-- Puts back commands whose entries are gone though they have not ended: the stream was
+-- deleted, or trimmed past them. The oldest open one tells whether there are any.
+local function put_back(stream, most)
+  for _ = 1, most do
+    local open = redis.call('ZRANGE', stream .. ':open', 0, 0)[1]
+    if not open then
+      return
+    end
+    local found = redis.call('HMGET', open, 'entry_id', 'entry')
+    if not found[2] then
+      redis.call('ZREM', stream .. ':open', open)
+    else
+      if #redis.call('XRANGE', stream, found[1], found[1]) > 0 then
+        return
+      end
+      redis.call('HSET', open, 'entry_id', redis.call('XADD', stream, '*', unpack(cjson.decode(found[2]))))
+      redis.call('ZADD', stream .. ':open', int(now_ms()), open)
+    end
+  end
+end
+
 -- sweep: takes over entries that nobody renewed for a lease. One sweeper a group and
 -- stream at a time, from where the last one stopped, never more than asked for.
 -- KEYS sweeper, stream. ARGV owner, group, lease_ms, count, how many finished commands stay.
@@ -508,6 +542,7 @@ local function sweep(keys, args)
     end
   end
   trim(stream, tonumber(args[5]))
+  put_back(stream, PUT_BACK)
   return out
 end
 
