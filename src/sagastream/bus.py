@@ -11,21 +11,19 @@ import uuid
 import weakref
 from collections.abc import AsyncIterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from sagastream import telemetry
-from sagastream.connection import Connection, redact
+from sagastream.connection import redact
+from sagastream.endpoint import Endpoint, make_endpoint
 from sagastream.errors import (
     ReplyTimeout,
     RequestConflict,
     ServerUnsuitable,
     StageRefused,
 )
-from sagastream.functions import Functions
-from sagastream.inbox import Inbox, OnProgress, until_terminal
-from sagastream.instance import Instance
+from sagastream.inbox import OnProgress, until_terminal
 from sagastream.message import (
     MAX_PAYLOAD_BYTES,
     SCHEMA_VERSION,
@@ -41,16 +39,6 @@ from sagastream.silence import named
 
 # The claim under which the current handler runs, so that it may write its own stages.
 claim_token: ContextVar[str] = ContextVar("sagastream_claim_token", default="")
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """What one process and loop has of a bus."""
-
-    connection: Connection
-    functions: Functions
-    instance: Instance
-    inbox: Inbox
 
 
 class Bus:
@@ -122,19 +110,13 @@ class Bus:
         loop = asyncio.get_running_loop()
         endpoint = self._endpoints.get(loop)
         if endpoint is None:
-            connection = Connection(self.url, patience_s=self._patience_s)
-            instance = Instance(connection, self.key("sagastream:instance"))
-            endpoint = Endpoint(
-                connection,
-                Functions(connection.call, reply_ttl_ms=round(self.retention_s * 1000)),
-                instance,
-                Inbox(
-                    connection,
-                    instance,
-                    self._prefix,
-                    max_bytes=self.max_payload,
-                    max_waiting=self._max_waiting,
-                ),
+            endpoint = make_endpoint(
+                self.url,
+                self._prefix,
+                patience_s=self._patience_s,
+                retention_s=self.retention_s,
+                max_payload=self.max_payload,
+                max_waiting=self._max_waiting,
             )
             self._endpoints[loop] = endpoint
         return endpoint

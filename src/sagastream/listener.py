@@ -33,7 +33,7 @@ ANNOUNCE_TTL_S = 10.0
 FINISHED_KEPT = 10_000
 _SHORT_BLOCK_MS = 100
 _MOST_PAUSE_S = 0.05
-_MOST_RUNS = 20
+_MOST_RUNS = 12
 
 Delivery = tuple[str, str, Mapping[bytes, bytes]]
 
@@ -291,7 +291,9 @@ class CommandListener:
 
     async def _until_written(self, handler: Handler, claim: Claim) -> None:
         """Run a handler; again if what an atomic one read has changed meanwhile."""
-        for _ in range(_MOST_RUNS):
+        for _, delay in zip(
+            range(_MOST_RUNS), backoff_delays(first=0.005, limit=0.2), strict=False
+        ):
             outcome = await run_handler(
                 handler,
                 claim.command,
@@ -301,6 +303,7 @@ class CommandListener:
             )
             if await claim.complete(outcome):
                 return
+            await asyncio.sleep(delay)
         raise WriteConflict(_MOST_RUNS)
 
     async def _ended_early(self, claim: Claim) -> None:

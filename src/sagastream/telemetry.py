@@ -8,6 +8,7 @@ its span a child of that and links to it. A malformed context starts a new trace
 import contextlib
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from opentelemetry import trace
@@ -51,7 +52,6 @@ def template(stream: str) -> str:
 
 def _attributes(
     operation: str,
-    kind: str,
     stream: str,
     fields: Mapping[str, Any],
 ) -> dict[str, str]:
@@ -59,7 +59,7 @@ def _attributes(
     attributes = {
         "messaging.system": "redis",
         "messaging.operation.name": operation,
-        "messaging.operation.type": kind,
+        "messaging.operation.type": operation,
         "messaging.destination.name": stream,
         "messaging.message.conversation_id": str(fields.get("correlation_id", "")),
         "sagastream.request_id": str(fields.get("request_id", "")),
@@ -87,35 +87,30 @@ def fail(span: Span, error_type: str, message: str) -> None:
 
 
 @contextlib.contextmanager
-def sending(stream: str, fields: Mapping[str, Any]) -> Iterator[Span]:
+def _client_span(
+    operation: str, kind: SpanKind, stream: str, fields: Mapping[str, Any]
+) -> Iterator[Span]:
+    with (
+        _TRACER.start_as_current_span(
+            f"{operation} {template(stream)}",
+            kind=kind,
+            attributes=_attributes(operation, stream, fields),
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span,
+        _failing(span),
+    ):
+        yield span
+
+
+def sending(stream: str, fields: Mapping[str, Any]) -> AbstractContextManager[Span]:
     """A `send` span around writing an entry; its context is what the entry carries."""
-    with (
-        _TRACER.start_as_current_span(
-            f"send {template(stream)}",
-            kind=SpanKind.PRODUCER,
-            attributes=_attributes("send", "send", stream, fields),
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span,
-        _failing(span),
-    ):
-        yield span
+    return _client_span("send", SpanKind.PRODUCER, stream, fields)
 
 
-@contextlib.contextmanager
-def receiving(stream: str, fields: Mapping[str, Any]) -> Iterator[Span]:
+def receiving(stream: str, fields: Mapping[str, Any]) -> AbstractContextManager[Span]:
     """A `receive` span around the wait for a reply."""
-    with (
-        _TRACER.start_as_current_span(
-            f"receive {template(stream)}",
-            kind=SpanKind.CLIENT,
-            attributes=_attributes("receive", "receive", stream, fields),
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span,
-        _failing(span),
-    ):
-        yield span
+    return _client_span("receive", SpanKind.CLIENT, stream, fields)
 
 
 def received(span: Span, reply: Mapping[str, Any]) -> None:
@@ -132,7 +127,7 @@ def processing(stream: str, fields: Mapping[str, Any], entry_id: str, group: str
     """
     context = extract(fields)
     origin = trace.get_current_span(context).get_span_context()
-    attributes = _attributes("process", "process", stream, fields) | {
+    attributes = _attributes("process", stream, fields) | {
         "messaging.message.id": entry_id,
         "messaging.consumer.group.name": group,
     }

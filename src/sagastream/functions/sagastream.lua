@@ -65,6 +65,19 @@ local function digest_of(event_type, payload)
   return redis.sha1hex(event_type .. '\n' .. payload)
 end
 
+local function add_entry(stream, fields, maxlen, ttl_ms)
+  local entry_id
+  if maxlen == '' then
+    entry_id = redis.call('XADD', stream, '*', unpack(fields))
+  else
+    entry_id = redis.call('XADD', stream, 'MAXLEN', '~', maxlen, '*', unpack(fields))
+  end
+  if ttl_ms ~= '' then
+    redis.call('PEXPIRE', stream, ttl_ms)
+  end
+  return entry_id
+end
+
 -- A stream that expired and is made again has no TTL, so every write sets it.
 local function add_reply(stream, ttl_ms, fields)
   local id = redis.call('XADD', stream, '*', unpack(fields))
@@ -236,15 +249,7 @@ local function emit(keys, args)
   end
   fields[#fields + 1] = 'timestamp'
   fields[#fields + 1] = int(now)
-  local entry_id
-  if maxlen == '' then
-    entry_id = redis.call('XADD', stream, '*', unpack(fields))
-  else
-    entry_id = redis.call('XADD', stream, 'MAXLEN', '~', maxlen, '*', unpack(fields))
-  end
-  if ttl_ms ~= '' then
-    redis.call('PEXPIRE', stream, ttl_ms)
-  end
+  local entry_id = add_entry(stream, fields, maxlen, ttl_ms)
   new_record(key, stream, entry_id, fields, event_type, payload, correlation_id, saga_id, deadline, reply_streams)
   return { 'new', entry_id, 'pending', '', int(redis.call('HINCRBY', keys[3], 'emitted', 1)) }
 end
@@ -562,15 +567,7 @@ local function event(keys, args)
   local fields = slice(args, 5)
   fields[#fields + 1] = 'timestamp'
   fields[#fields + 1] = int(now_ms())
-  local entry_id
-  if maxlen == '' then
-    entry_id = redis.call('XADD', stream, '*', unpack(fields))
-  else
-    entry_id = redis.call('XADD', stream, 'MAXLEN', '~', maxlen, '*', unpack(fields))
-  end
-  if ttl_ms ~= '' then
-    redis.call('PEXPIRE', stream, ttl_ms)
-  end
+  local entry_id = add_entry(stream, fields, maxlen, ttl_ms)
   return { 'ok', entry_id }
 end
 
