@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 BLOCK_MS = 2000
 SOCKET_TIMEOUT_S = 5.0
+CONNECT_TIMEOUT_S = 2.0
 LOST = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, OSError)
 _BATCH = 256
 # Full memory or disk, a replica, a cluster in between: it may be over in a moment.
@@ -64,7 +65,7 @@ def make_client(url: str) -> "redis.Redis":
     return redis.Redis.from_url(
         url,
         socket_timeout=SOCKET_TIMEOUT_S,
-        socket_connect_timeout=SOCKET_TIMEOUT_S,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
         retry=Retry(NoBackoff(), 0),
         retry_on_error=[],
         driver_info=None,  # redis-py would read package metadata from disk for each connection
