@@ -153,7 +153,8 @@ class CommandListener:
                     self._running.add(task)
                     task.add_done_callback(self._finished)
                 delays = iter(backoff_delays())
-            except LOST as error:
+            except (*LOST, SagastreamError) as error:
+                # The server is away, or takes no writes, for longer than a call is patient.
                 self._bus.endpoint().connection.note_loss(error)
                 await asyncio.sleep(next(delays))
             except ResponseError as error:

@@ -27,10 +27,11 @@ def listener(url: str) -> None:
     """A listener with one handler that writes down that it ran, and how."""
 
     async def listen() -> None:
-        async with Bus(url) as bus:
+        # Less patient than the outages are long, so that giving up is tried as well.
+        async with Bus(url, patience_s=0.5) as bus:
 
             async def note(what: str) -> None:
-                await bus.endpoint().connection.call("RPUSH", "notes", what)
+                await bus.endpoint().connection.call("RPUSH", "notes", what, patience_s=30.0)
 
             @multi_stage_reply(stream=STREAM, event_type="work:do")
             async def work(command: Command, progress: Progress) -> dict[str, Any]:

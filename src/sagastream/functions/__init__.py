@@ -140,11 +140,15 @@ class Functions:
         token: str,
         seq: int,
     ) -> Answer:
-        """Write a numbered progress stage: ok | stale, status, epoch."""
+        """Write a numbered progress stage: ok | stale, status, epoch.
+
+        Like `finish` it waits for a server that is away: a handler does not fail for that.
+        """
         return await self._fcall(
             "progress",
             (record,),
             (token, str(seq), self._reply_ttl_ms, *_flat(fields)),
+            patience_s=math.inf,
         )
 
     async def finish(
