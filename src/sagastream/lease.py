@@ -108,17 +108,18 @@ class LeaseKeeper:
         with contextlib.closing(client):
             while not self._stopping.is_set():
                 try:
-                    client.blpop([self._doorbell], timeout=self._lease_s / 3)
+                    # Renewed first and waited then: a connection that breaks in the wait,
+                    # however often, does not keep the next one from renewing.
                     self._renew(client)
+                    now = time.monotonic()
+                    if self._is_gap(now):
+                        # A server that was away lapses nobody: count from its return.
+                        self._contact_since = now
+                    self._answered = now
+                    client.blpop([self._doorbell], timeout=self._lease_s / 3)
                 except (RedisError, OSError) as error:
                     logger.debug("leases not renewed: %s", error)
                     self._stopping.wait(min(0.1, self._lease_s / 10))
-                    continue
-                now = time.monotonic()
-                if self._is_gap(now):
-                    # A server that was away lapses nobody: count from its return.
-                    self._contact_since = now
-                self._answered = now
 
     def _renew(self, client: "redis.Redis") -> None:
         with self._lock:

@@ -312,3 +312,30 @@ async def test_commands_whose_stream_was_deleted_are_put_back(
                 if fields["status"] in {"completed", "failed"}
             ]
         assert (record["status"], ends) == ("completed", ["completed"])
+
+
+async def test_a_delivery_that_was_lost_on_the_way_is_found_again(store: EmbeddedServer) -> None:
+    """The command is pending for a listener that never saw it: its own sweep brings it."""
+    lost: list[int] = []
+
+    def plan(number: int, command: Any) -> Fault:
+        if not lost and command[0] == b"XREADGROUP":
+            lost.append(number)
+            return Fault.AFTER
+        return Fault.NONE
+
+    async with Bus(store.url) as bus:
+        asked = _ask(bus, {})
+        with look(store) as client:
+            while not client.xlen(STREAM):
+                await asyncio.sleep(0.02)
+        with FaultProxy(store.url, plan) as proxy:
+            process = spawn(listener, proxy.url)
+            try:
+                reply = await asyncio.wait_for(asked, 20)
+            finally:
+                process.kill()
+                process.join()
+    assert lost
+    assert reply["payload"] == {"epoch": 1}
+    check_request(store, "r")
