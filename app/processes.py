@@ -21,7 +21,7 @@ from sagastream import SagastreamError
 from sagastream.testing import die_with_parent
 
 KINDS = frozenset({"celery", "listener", "robots"})
-_READY_S = 60.0
+_READY_S = 120.0
 _STOP_S = 10.0
 
 

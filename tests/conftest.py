@@ -9,10 +9,15 @@ from typing import Any
 
 import pytest
 from blockbuster import blockbuster_ctx
+from hypothesis import HealthCheck, settings
 from pydantic_settings import BaseSettings
 
 from sagastream import Bus, CommandListener, Handler
 from sagastream.testing import EmbeddedServer
+
+# How long an example takes says nothing here: machines differ, and tests share them.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 class _Environment(BaseSettings):
