@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -50,6 +51,17 @@ def listener(url: str) -> None:
             await CommandListener(bus, [work], concurrency=4, lease_s=LEASE_S).run()
 
     asyncio.run(listen())
+
+
+@contextmanager
+def listening(url: str) -> Iterator[BaseProcess]:
+    """A listener in a process of its own, killed at the end."""
+    process = spawn(listener, url)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()
 
 
 def requester(url: str, request_id: str) -> None:

@@ -15,7 +15,7 @@ from sagastream import Bus, RequestCancelled
 from sagastream.fault_proxy import Fault, FaultProxy
 from sagastream.testing import EmbeddedServer
 from tests.faults.conftest import check_request, look
-from tests.faults.roles import LEASE_S, STREAM, listener, requester, spawn
+from tests.faults.roles import LEASE_S, STREAM, listener, listening, requester, spawn
 
 pytestmark = [pytest.mark.blocking, pytest.mark.timeout(600)]
 
@@ -60,16 +60,6 @@ class Victim:
                 self._process.join()
 
 
-@contextmanager
-def _survivor(store: EmbeddedServer) -> Iterator[None]:
-    process = spawn(listener, store.url)
-    try:
-        yield
-    finally:
-        process.kill()
-        process.join()
-
-
 def _clean(store: EmbeddedServer) -> None:
     with look(store) as client:
         client.flushall()
@@ -103,7 +93,7 @@ def test_a_listener_killed_at_any_command_loses_and_doubles_nothing(
                 survived.add(victim)
                 victim.killed.set()
                 return await asked
-            with _survivor(store):
+            with listening(store.url):
                 return await asked
 
         with victim.running(listener):
@@ -125,7 +115,7 @@ def test_a_requester_killed_at_any_command_can_come_back(
 ) -> None:
     """Whoever asks again with the id gets the reply of the one run."""
     points = 0
-    with _survivor(store):
+    with listening(store.url):
         for number in range(1, _LIMIT, _points(request)):
             with look(store) as client:
                 client.delete("notes")
@@ -178,7 +168,7 @@ def test_a_cancel_survives_the_listener_that_should_obey_it(
                 first.kill()
             assert await bus.cancel("r") == "cancelling"
             first.kill()
-            with _survivor(store), pytest.raises(RequestCancelled):
+            with listening(store.url), pytest.raises(RequestCancelled):
                 await asyncio.wait_for(asked, 20 * LEASE_S)
 
     first = spawn(listener, store.url)

@@ -5,9 +5,6 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from multiprocessing.process import BaseProcess
 from typing import Any
 
 import pytest
@@ -16,19 +13,9 @@ from sagastream import Bus, HandlerLost, ServerRefused
 from sagastream.fault_proxy import Fault, FaultProxy
 from sagastream.testing import EmbeddedServer
 from tests.faults.conftest import check_request, look
-from tests.faults.roles import LEASE_S, STREAM, listener, spawn
+from tests.faults.roles import LEASE_S, STREAM, listener, listening, spawn
 
 pytestmark = [pytest.mark.blocking, pytest.mark.timeout(120)]
-
-
-@contextmanager
-def _listening(store: EmbeddedServer) -> Iterator[BaseProcess]:
-    process = spawn(listener, store.url)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.join()
 
 
 def _notes(store: EmbeddedServer) -> list[str]:
@@ -53,7 +40,7 @@ async def test_a_handler_that_blocks_its_loop_for_three_leases_runs_once(
     store: EmbeddedServer,
 ) -> None:
     """The lease is renewed from a thread: a blocked loop is not a dead handler."""
-    with _listening(store), _listening(store):
+    with listening(store.url), listening(store.url):
         async with Bus(store.url) as bus:
             reply = await _ask(bus, {"block_s": 3 * LEASE_S})
     assert reply["payload"] == {"epoch": 1}
@@ -66,12 +53,12 @@ async def test_a_handler_that_was_stopped_writes_nothing_when_it_goes_on(
 ) -> None:
     """SIGSTOP for three leases: another finishes the work, the first one's result is refused."""
     async with Bus(store.url) as bus:
-        with _listening(store) as first:
+        with listening(store.url) as first:
             asked = _ask(bus, {"block_s": LEASE_S / 2})
             await _until_noted(store, "begun 1")
             assert first.pid is not None
             os.kill(first.pid, signal.SIGSTOP)
-            with _listening(store):
+            with listening(store.url):
                 reply = await asked
                 os.kill(first.pid, signal.SIGCONT)
                 await _until_noted(store, "done 2")
@@ -86,10 +73,10 @@ async def test_a_handler_that_is_killed_is_replaced_within_one_and_a_half_leases
 ) -> None:
     """From the kill to the next begin, with another listener there."""
     async with Bus(store.url) as bus:
-        with _listening(store) as first:
+        with listening(store.url) as first:
             asked = _ask(bus, {"block_s": 1})
             await _until_noted(store, "begun 1")
-            with _listening(store):
+            with listening(store.url):
                 with look(store) as client:
                     while len(client.zrange(f"listeners:{STREAM}", 0, -1)) < 2:
                         await asyncio.sleep(0.02)
@@ -109,7 +96,7 @@ async def test_a_command_that_kills_every_handler_is_given_up(store: EmbeddedSer
         asked = _ask(bus, {"die": 1})
         started = 0
         while not asked.done():
-            with _listening(store) as process:
+            with listening(store.url) as process:
                 started += 1
                 while process.is_alive() and not asked.done():
                     await asyncio.sleep(0.02)
@@ -126,7 +113,7 @@ async def test_a_command_that_kills_every_handler_is_given_up(store: EmbeddedSer
 @pytest.mark.parametrize("how", ["kill", "restart"])
 async def test_a_server_that_comes_back_is_a_delay(store: EmbeddedServer, how: str) -> None:
     """Requester and listener go on by themselves, and nothing runs twice."""
-    with _listening(store):
+    with listening(store.url):
         async with Bus(store.url) as bus:
             await _ask(bus, {}, "warm")
             asked = _ask(bus, {"block_s": 0.3})
@@ -146,7 +133,7 @@ async def test_a_server_that_comes_back_is_a_delay(store: EmbeddedServer, how: s
 
 async def test_a_frozen_server_lapses_nobody(store: EmbeddedServer) -> None:
     """Three leases without the server: the handler keeps its claim."""
-    with _listening(store), _listening(store):
+    with listening(store.url), listening(store.url):
         async with Bus(store.url) as bus:
             asked = _ask(bus, {"block_s": 2 * LEASE_S})
             await _until_noted(store, "begun 1")
@@ -166,7 +153,7 @@ async def test_lost_answers_do_not_double_a_command(store: EmbeddedServer, fault
     def plan(_number: int, _command: Any) -> Fault:
         return fault if dice.random() < 0.3 else Fault.NONE
 
-    with _listening(store), FaultProxy(store.url, plan) as proxy:
+    with listening(store.url), FaultProxy(store.url, plan) as proxy:
         async with Bus(proxy.url) as bus:
             replies = [await _ask(bus, {}, f"r{number}") for number in range(10)]
     assert [reply["payload"] for reply in replies] == [{"epoch": 1}] * 10
@@ -178,7 +165,7 @@ async def test_connections_that_are_killed_all_the_time_cost_nothing(
     store: EmbeddedServer,
 ) -> None:
     """CLIENT KILL in a loop: every request is answered once."""
-    with _listening(store):
+    with listening(store.url):
         async with Bus(store.url) as bus:
             asked = [_ask(bus, {}, f"r{number}") for number in range(50)]
             with look(store) as client:
@@ -205,7 +192,7 @@ async def test_an_answer_that_never_comes_is_asked_for_again(
             return fault
         return Fault.NONE
 
-    with _listening(store), FaultProxy(store.url, plan) as proxy:
+    with listening(store.url), FaultProxy(store.url, plan) as proxy:
         async with Bus(proxy.url) as bus:
             reply = await _ask(bus, {})
     assert hung
@@ -221,7 +208,7 @@ async def test_a_slow_network_loses_no_lease(store: EmbeddedServer) -> None:
             async with Bus(store.url) as bus:
                 asked = _ask(bus, {"block_s": 3 * LEASE_S})
                 await _until_noted(store, "begun 1")
-                with _listening(store):
+                with listening(store.url):
                     reply = await asked
         finally:
             slow.kill()
@@ -235,7 +222,7 @@ async def test_a_server_that_takes_no_writes_for_a_while(
     store: EmbeddedServer, trouble: str
 ) -> None:
     """Work that is done waits for the server; nothing is acked without its reply."""
-    with _listening(store), look(store) as client:
+    with listening(store.url), look(store) as client:
         async with Bus(store.url, patience_s=0.5) as bus:
             asked = _ask(bus, {"block_s": 2 * LEASE_S})
             await _until_noted(store, "begun 1")
@@ -270,7 +257,7 @@ async def test_every_command_three_times_and_shuffled_is_one_run_each(
             random.Random(3).shuffle(copies)
             for fields in copies[:20]:
                 client.xadd(STREAM, fields)
-            with _listening(store):
+            with listening(store.url):
                 replies = await asyncio.gather(*asked)
                 for fields in copies[20:]:
                     client.xadd(STREAM, fields)
@@ -292,14 +279,14 @@ async def test_commands_whose_stream_was_deleted_are_put_back(
             while client.xlen(STREAM) < 30:
                 await asyncio.sleep(0.02)
             client.xadd(STREAM, {"event_type": "work:do", "payload": "{}"})
-            with _listening(store) as first:
+            with listening(store.url) as first:
                 await _until_noted(store, "done 1")
                 first.kill()
             if loss == "stream":
                 client.delete(STREAM)
             else:
                 client.xgroup_destroy(STREAM, "sagastream")
-            with _listening(store):
+            with listening(store.url):
                 replies = await asyncio.wait_for(asyncio.gather(*asked), 60)
             assert client.zcard(f"{STREAM}:open") == 0
     assert [reply["payload"]["n"] for reply in replies] == list(range(30))
@@ -337,5 +324,19 @@ async def test_a_delivery_that_was_lost_on_the_way_is_found_again(store: Embedde
                 process.kill()
                 process.join()
     assert lost
+    assert reply["payload"] == {"epoch": 1}
+    check_request(store, "r")
+
+
+async def test_sigterm_finishes_what_runs_and_ends_the_process(store: EmbeddedServer) -> None:
+    """The handler's reply is written, then the process ends by itself and well."""
+    with listening(store.url) as process:
+        async with Bus(store.url) as bus:
+            asked = _ask(bus, {"block_s": 2 * LEASE_S})
+            await _until_noted(store, "begun 1")
+            process.terminate()
+            reply = await asked
+        await asyncio.to_thread(process.join, 20)
+        assert process.exitcode == 0
     assert reply["payload"] == {"epoch": 1}
     check_request(store, "r")

@@ -3,16 +3,13 @@
 import asyncio
 import random
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from multiprocessing.process import BaseProcess
 
 import pytest
 
 from sagastream import Bus, DataLost
 from sagastream.testing import EmbeddedServer
 from tests.faults.conftest import look
-from tests.faults.roles import STREAM, listener, spawn
+from tests.faults.roles import STREAM, listening
 
 pytestmark = [pytest.mark.blocking, pytest.mark.timeout(600)]
 
@@ -26,16 +23,6 @@ _VALUES = [
     *(b"[" * 5000, b'{"a":"\\ud800"}', b"99999999999999999999", b"00-zz", b"replies:fuzz"),
     b'{"n":' + b"9" * 5000 + b"}",
 ]
-
-
-@contextmanager
-def _listening(store: EmbeddedServer) -> Iterator[BaseProcess]:
-    process = spawn(listener, store.url)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.join()
 
 
 async def test_many_requests_in_flight_from_one_process(
@@ -52,7 +39,7 @@ async def test_many_requests_in_flight_from_one_process(
             while client.xlen(STREAM) < count:
                 await asyncio.sleep(0.05)
             connections = len(client.client_list()) - 1
-        with _listening(store):
+        with listening(store.url):
             replies = await asyncio.gather(*asked)
     assert [reply["payload"]["n"] for reply in replies] == list(range(count))
     assert connections <= 4
@@ -64,7 +51,7 @@ async def test_rubbish_in_the_stream_kills_nobody(
     """Each entry ends as a dead letter or with a reply, and good work goes on."""
     count = 100_000 if request.config.getoption("--long") else 3_000
     dice = random.Random(7)
-    with look(store) as client, _listening(store) as process:
+    with look(store) as client, listening(store.url) as process:
         pipeline = client.pipeline(transaction=False)
         for number in range(count):
             names = dice.sample(_NAMES, dice.randint(1, 6))
@@ -97,7 +84,7 @@ async def test_a_server_that_lost_everything_is_noticed_within_two_seconds(
     store: EmbeddedServer, waiting: str
 ) -> None:
     """FLUSHALL cannot be survived: whoever waits is told, and new work goes on."""
-    with _listening(store):
+    with listening(store.url):
         async with Bus(store.url) as bus:
             await bus.request_and_reply(STREAM, "work:do", {})
             await bus.emit_command(

@@ -10,7 +10,7 @@ import pytest
 from sagastream import Bus
 from sagastream.testing import EmbeddedServer
 from tests.faults.conftest import check_request, look
-from tests.faults.roles import STREAM, listener, spawn
+from tests.faults.roles import STREAM, listening
 
 pytestmark = [pytest.mark.blocking, pytest.mark.timeout(900)]
 
@@ -34,12 +34,8 @@ def _ask(store: EmbeddedServer) -> dict[str, Any]:
                 STREAM, "work:do", {}, 30, request_id="r", correlation_id="c"
             )
 
-    process = spawn(listener, store.url)
-    try:
+    with listening(store.url):
         return asyncio.run(ask())
-    finally:
-        process.kill()
-        process.join()
 
 
 def test_the_file_cut_anywhere_is_a_state_to_go_on_from(
