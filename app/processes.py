@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Collection, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -72,7 +71,6 @@ class Workers:
         self._kinds = kinds
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._logs = Path(tempfile.mkdtemp(prefix="mission-"))
-        self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         names = [f"robot-{number:02}" for number in range(1, self._settings.fleet_size + 1)]

@@ -46,9 +46,7 @@ class PlainProgress(Protocol):
         """
 
 
-AsyncFunction = Callable[[Command, Progress], Awaitable[dict[str, Any] | None]]
 Reconcile = Callable[[Command], Awaitable[dict[str, Any] | None]]
-PlainFunction = Callable[[Command, PlainProgress], dict[str, Any] | None]
 
 
 @dataclass(frozen=True, slots=True)
