@@ -72,7 +72,7 @@ async def _no_key_leaks(bus: Bus) -> None:
         )
         journal = key.startswith(bus.key("saga:")) and not key.endswith(":replies")
         if (
-            key.endswith((":commands", ":dead", ":instance", ":open"))
+            key.endswith((":commands", ":dead", ":instance", ":open", ":stuck"))
             or key == own
             or live
             or journal

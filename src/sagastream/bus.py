@@ -9,17 +9,18 @@ import asyncio
 import os
 import uuid
 import weakref
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, Unpack
 
 from sagastream import telemetry
 from sagastream.connection import redact
+from sagastream.effects import Effect
+from sagastream.emission import Emission, emit, reply_names
 from sagastream.endpoint import Endpoint, make_endpoint
 from sagastream.errors import (
     ReplyTimeout,
-    RequestConflict,
     ServerUnsuitable,
     StageRefused,
 )
@@ -201,53 +202,13 @@ class Bus:
         return entry_id
 
     async def _emit(
-        self,
-        stream: str,
-        *,
-        event_type: str,
-        payload: Mapping[str, Any],
-        correlation_id: str,
-        saga_id: str,
-        request_id: str,
-        reply_stream: str,
-        deadline_s: float | None = None,
-        maxlen: int | None = None,
-        ttl: float | None = None,
+        self, stream: str, **options: Unpack[Emission]
     ) -> tuple[str, dict[str, Any] | None]:
-        check_name("stream", stream)
-        fields = {
-            "correlation_id": check_name("correlation_id", correlation_id),
-            "request_id": check_name("request_id", request_id),
-            "saga_id": check_name("saga_id", saga_id, required=False),
-            "event_type": check_name("event_type", event_type),
-            "payload": encode_payload(payload, max_bytes=self.max_payload),
-            "reply_stream": check_name("reply_stream", reply_stream, required=False),
-            "v": SCHEMA_VERSION,
-        }
-        with telemetry.sending(stream, fields) as span:
-            endpoint = self.endpoint()
-            answer = await endpoint.functions.emit(
-                self.key(f"request:{request_id}"),
-                self.key(stream),
-                endpoint.instance.key,
-                fields | telemetry.carrier(),
-                reply_streams=self.reply_streams(request_id, reply_stream, saga_id),
-                deadline_ms=as_milliseconds("deadline_s", deadline_s),
-                maxlen=check_count("maxlen", maxlen),
-                ttl_ms=as_milliseconds("ttl", ttl),
-            )
-            if answer.word == "conflict":
-                raise RequestConflict(request_id, stream)
-            entry_id, _, reply, counter = answer.rest
-            endpoint.instance.counted(int(counter))
-            span.set_attribute("messaging.message.id", entry_id)
-            return entry_id, decode_stored(reply)
+        return await emit(self.endpoint(), self.key, stream, self.max_payload, options)
 
     def reply_streams(self, request_id: str, reply_stream: str, saga_id: str) -> list[str]:
         """The keys that a request's replies go to: its own log, the requester's, the saga's."""
-        own = f"request:{request_id}:stages"
-        names = [own, reply_stream, f"saga:{saga_id}:replies" if saga_id else ""]
-        return [self.key(name) for name in names if name]
+        return [self.key(name) for name in reply_names(request_id, reply_stream, saga_id)]
 
     async def emit_event(
         self,
@@ -367,6 +328,9 @@ class Bus:
         request_id: str | None = None,
         correlation_id: str | None = None,
         saga_id: str | None = None,
+        *,
+        closes: Sequence[str] = (),
+        effect: Effect | None = None,
     ) -> dict[str, Any]:
         """Ask for work and wait for its end.
 
@@ -383,6 +347,10 @@ class Bus:
             request_id: The request's identity; new if None.
             correlation_id: One for everything that belongs together; new if None.
             saga_id: The saga that this belongs to.
+            closes: Requests that this one takes the place of. They end as `cancelled` in the
+                same step, and this one begins when their handlers have stopped, or lost
+                their leases.
+            effect: The effect policy that the handler must declare; it fails otherwise.
 
         Returns:
             The completed reply: every field of its entry, `payload` decoded.
@@ -414,6 +382,8 @@ class Bus:
                     saga_id=saga_id or "",
                     request_id=request_id,
                     reply_stream=inbox.name,
+                    closes=closes,
+                    effect=effect,
                 )
                 ids = {"correlation_id": correlation_id, "request_id": request_id}
                 with telemetry.receiving(inbox.name, ids) as span:

@@ -18,13 +18,15 @@ from sagastream import telemetry
 from sagastream.bus import Bus, claim_token
 from sagastream.effects import Atomic, Write
 from sagastream.errors import InvalidMessage, LeaseLost
+from sagastream.functions import Answer
 from sagastream.handlers import progress_payload
 from sagastream.lease import Held, LeaseKeeper
-from sagastream.message import SCHEMA_VERSION, Command, encode_payload
+from sagastream.message import SCHEMA_VERSION, Command, decode_payload, encode_payload
 
 logger = logging.getLogger(__name__)
 
 _MESSAGE_LIMIT = 2000
+_LOOK_AGAIN_S = 0.1
 
 # Why a handler is told to stop: its lease is lost, somebody cancelled, time is up.
 Ending = Literal["lost", "cancelled", "deadline"]
@@ -46,6 +48,7 @@ class Claim:
     Attributes:
         command: The command, with the epoch once it is claimed.
         ending: Why the handler has been told to stop, None if it has not.
+        effect: The policy that whoever asked wants the handler to declare, '' for any.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Claim:
     ) -> None:
         self.command = command
         self.ending: Ending | None = None
+        self.effect = ""
         self._left_s: float | None = None
         self.ids = {
             "request_id": command.request_id,
@@ -106,7 +110,29 @@ class Claim:
         command = self.command
         with use_span(self.span, end_on_exit=False, record_exception=False):
             start = self._fields("start", "{}")
-        answer = await self._functions.begin(
+        while True:
+            answer = await self._ask(start)
+            if answer.word != "wait":
+                break
+            # What this takes the place of is being stopped.
+            await asyncio.sleep(min(int(answer.rest[0]) / 1000, _LOOK_AGAIN_S))
+        if answer.word == "conflict":
+            raise InvalidMessage("request_id", "is known with another payload or event type")
+        if answer.word != "claimed":
+            logger.info("not begun: %s %s", answer.word, answer.rest[0], extra=self.ids)
+            return False
+        epoch, now, self.effect, last = answer.rest
+        self.command = replace(command, epoch=int(epoch), last_progress=self._decoded(last))
+        if command.deadline is not None:
+            self._left_s = (command.deadline - int(now)) / 1000
+        return True
+
+    def _decoded(self, progress: str) -> dict[str, Any]:
+        return decode_payload(progress, max_bytes=self._bus.max_payload) if progress else {}
+
+    async def _ask(self, start: Mapping[str, str]) -> Answer:
+        command = self.command
+        return await self._functions.begin(
             self._record,
             self._stream,
             self._bus.key(f"{command.stream}:dead"),
@@ -127,16 +153,6 @@ class Claim:
             ),
             start=start,
         )
-        if answer.word == "conflict":
-            raise InvalidMessage("request_id", "is known with another payload or event type")
-        if answer.word != "claimed":
-            logger.info("not begun: %s %s", answer.word, answer.rest[0], extra=self.ids)
-            return False
-        epoch, now = answer.rest
-        self.command = replace(command, epoch=int(epoch))
-        if command.deadline is not None:
-            self._left_s = (command.deadline - int(now)) / 1000
-        return True
 
     @contextlib.contextmanager
     def kept(self, keeper: LeaseKeeper) -> Iterator[None]:
@@ -249,7 +265,10 @@ class Claim:
             logger.warning("%s", error, extra=self.ids)
 
     async def release(self) -> None:
-        """Give the request back without an outcome, for the next listener to take at once."""
+        """Give the request back without an outcome, for the next listener to take at once.
+
+        Of one that was closed this confirms that its handler has stopped.
+        """
         await self._functions.release(
             self._record,
             self._stream,

@@ -19,6 +19,7 @@ SagastreamError
 │   └── DeadlineExceeded  its deadline passed
 ├── RequestCancelled      the request was cancelled
 └── SagaError             a saga's declaration or journal does not allow what was asked
+    └── NoSuchSaga        there is no journal of that id (any more)
 
 Apart from it stands HandlerStopped, a BaseException that ends a plain handler.
 
@@ -273,3 +274,19 @@ class RequestCancelled(SagastreamError):
 
 class SagaError(SagastreamError):
     """A saga's declaration or journal does not allow what was asked."""
+
+
+class NoSuchSaga(SagaError):
+    """There is no journal of that id: it never was, has expired, or is of another kind.
+
+    Attributes:
+        saga_id: The id.
+    """
+
+    def __init__(self, saga_id: str, why: str = "") -> None:
+        super().__init__(f"there is no saga {saga_id}" + (f": {why}" if why else ""))
+        self.saga_id = saga_id
+        self.why = why
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.saga_id, self.why)

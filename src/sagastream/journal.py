@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from sagastream.effects import Effect
 from sagastream.errors import SagaError
 from sagastream.message import check_name, encode_payload
 
-JOURNAL_VERSION = 1
+JOURNAL_VERSION = 2
 MAX_JOURNAL_BYTES = 1024 * 1024
 
 Direction = Literal["forward", "undo"]
@@ -47,6 +48,8 @@ class Step:
         payload: Made from the saga's input and the results of earlier steps.
         compensation: What undoes it; None for a step without effect.
         timeout: Seconds to wait for its end before it counts as failed, and as in doubt.
+        retries: How often it is tried again before the saga turns round.
+        effect: The effect policy that its handler must declare; None for any.
     """
 
     name: str
@@ -55,6 +58,8 @@ class Step:
     payload: MakePayload
     compensation: Compensation | None = None
     timeout: float = 30.0
+    retries: int = 0
+    effect: Effect | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +134,8 @@ class Journal:
         entries: Its requests, in the order in which they were intended.
         trace: The trace context of its root span.
         started: When it was started, in seconds since the epoch.
+        error: What turned it round: `error_type`, `message`, `trace_id`; {} if nothing did.
+        resumed: How many entries there were when a stuck one was last resumed.
         v: Schema version.
     """
 
@@ -140,6 +147,8 @@ class Journal:
     entries: tuple[Entry, ...] = ()
     trace: dict[str, str] = field(default_factory=dict)
     started: float = 0.0
+    error: dict[str, Any] = field(default_factory=dict)
+    resumed: int = 0
     v: int = JOURNAL_VERSION
 
     def last(self, step: str, direction: Direction) -> Entry | None:
@@ -155,19 +164,27 @@ class Journal:
             if e.direction == "forward" and e.status == "completed"
         }
 
-    def failure(self) -> dict[str, Any]:
-        """The error that turned the saga round, {} if nothing failed."""
-        failed = [e.error for e in self.entries if e.direction == "forward" and e.error]
-        return failed[-1] if failed else {}
+    def failures(self, step: str, direction: Direction) -> int:
+        """How often a step has failed in a direction since it was last resumed."""
+        recent = self.entries[self.resumed :] if direction == "undo" else self.entries
+        return sum((e.step, e.direction, e.status) == (step, direction, "failed") for e in recent)
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """The one request that a saga needs next."""
+    """The one request that a saga needs next.
+
+    Attributes:
+        step: Whose.
+        direction: `forward`, or `undo` for its compensation.
+        attempt: From 1.
+        failures: How often it has failed before, since it was last resumed.
+    """
 
     step: Step
     direction: Direction
     attempt: int
+    failures: int = 0
 
 
 def request_id_of(saga_id: str, step: str, direction: Direction, attempt: int) -> str:
@@ -183,47 +200,79 @@ def due(saga: Saga, journal: Journal) -> Due | None:
     """
     if journal.status == "running":
         for step in saga.steps:
-            entry = journal.last(step.name, "forward")
-            if entry is None or entry.status == "intended":
-                return Due(step, "forward", entry.attempt if entry else 1)
+            what = _due_of(step, "forward", journal)
+            if what:
+                return what
     if journal.status == "compensating":
         for step in reversed(saga.steps):
             if step.compensation is None or journal.last(step.name, "forward") is None:
                 continue
-            entry = journal.last(step.name, "undo")
-            if entry is None or entry.status == "intended":
-                return Due(step, "undo", entry.attempt if entry else 1)
-            if entry.status == "failed":
-                return Due(step, "undo", entry.attempt + 1)
+            what = _due_of(step, "undo", journal)
+            if what:
+                return what
     return None
 
 
-def intend(journal: Journal, what: Due, now: float) -> Journal:
+def _due_of(step: Step, direction: Direction, journal: Journal) -> Due | None:
+    entry = journal.last(step.name, direction)
+    if entry is None:
+        return Due(step, direction, 1)
+    if entry.status == "completed":
+        return None
+    failures = journal.failures(step.name, direction)
+    return Due(step, direction, entry.attempt + (entry.status == "failed"), failures)
+
+
+def closed_by(journal: Journal, entry: Entry) -> list[str]:
+    """The requests that end when an entry's request is sent.
+
+    An attempt takes the place of those before it, and a compensation also that of every
+    forward request that did not complete: none of them may act behind it.
+    """
+    return [
+        e.request_id
+        for e in journal.entries
+        if e.status != "completed"
+        and e.request_id != entry.request_id
+        and (
+            (e.step, e.direction) == (entry.step, entry.direction)
+            or (entry.direction == "undo" and e.direction == "forward")
+        )
+    ]
+
+
+def intend(saga: Saga, journal: Journal, what: Due, *, now: float, max_attempts: int) -> Journal:
     """Write down that a request will be sent; unchanged if it is written already.
 
-    Raises:
-        SagaError: The step's payload cannot be made.
+    One whose payload cannot be made has failed by that.
     """
-    step = what.step
-    last = journal.last(step.name, what.direction)
+    step, direction = what.step, what.direction
+    last = journal.last(step.name, direction)
     if last and last.attempt == what.attempt:
         return journal
-    make = step.payload if what.direction == "forward" else _undo_of(step).payload
-    try:
-        payload = make(journal.input, journal.results())
-    except Exception as error:
-        raise SagaError(
-            f"step {step.name!r} ({what.direction}) has no payload: {error!r}"
-        ) from error
     entry = Entry(
         step=step.name,
-        direction=what.direction,
+        direction=direction,
         attempt=what.attempt,
-        request_id=request_id_of(journal.saga_id, step.name, what.direction, what.attempt),
-        payload=payload,
+        request_id=request_id_of(journal.saga_id, step.name, direction, what.attempt),
+        payload={},
         started=now,
     )
-    return replace(journal, entries=(*journal.entries, entry))
+    make = step.payload
+    if direction == "undo" and step.compensation:
+        make = step.compensation.payload
+    try:
+        entry = replace(entry, payload=make(journal.input, journal.results()))
+        encode_payload(entry.payload, max_bytes=MAX_JOURNAL_BYTES)
+    except Exception as failure:  # noqa: BLE001 - a declaration may raise anything
+        error = {
+            "error_type": type(failure).__name__,
+            "message": f"step {step.name!r} ({direction}) has no payload: {failure!r}",
+            "trace_id": "",
+        }
+        entry = replace(entry, payload={}, status="failed", error=error, ended=now)
+    journal = replace(journal, entries=(*journal.entries, entry))
+    return _consequence(saga, journal, entry, max_attempts)
 
 
 def conclude(
@@ -241,34 +290,78 @@ def conclude(
     place = next((i for i, e in enumerate(entries) if e.request_id == request_id), None)
     if place is None or entries[place].status != "intended":
         return journal
-    entry = replace(
+    entries[place] = replace(
         entries[place],
         status="failed" if error else "completed",
         result=result or {},
         error=error or {},
         ended=now,
     )
-    entries[place] = entry
     journal = replace(journal, entries=tuple(entries))
-    if entry.direction == "forward" and error and journal.status == "running":
-        journal = turn_back(journal)
-    if entry.direction == "undo" and error and entry.attempt >= max_attempts:
+    return _consequence(saga, journal, entries[place], max_attempts)
+
+
+def _consequence(saga: Saga, journal: Journal, entry: Entry, max_attempts: int) -> Journal:
+    """What follows for the saga from the state of one of its entries."""
+    if journal.status in ENDED or entry.status == "intended":
+        return journal
+    failures = journal.failures(entry.step, entry.direction)
+    if entry.status == "failed" and entry.direction == "forward":
+        if failures > saga.step(entry.step).retries:
+            journal = turn_back(journal, entry.error)
+    elif entry.status == "failed" and failures >= max_attempts:
         return replace(journal, status="stuck")
-    if due(saga, journal) is None and journal.status not in ENDED:
+    if due(saga, journal) is None:
         done: SagaStatus = "completed" if journal.status == "running" else "compensated"
         journal = replace(journal, status=done)
     return journal
 
 
-def turn_back(journal: Journal) -> Journal:
+def turn_back(journal: Journal, error: dict[str, Any]) -> Journal:
     """Start to compensate a running saga; nothing goes from here back to forward."""
-    return replace(journal, status="compensating") if journal.status == "running" else journal
+    if journal.status != "running":
+        return journal
+    return replace(journal, status="compensating", error=error)
 
 
-def _undo_of(step: Step) -> Compensation:
-    if step.compensation is None:
-        raise SagaError(f"step {step.name!r} has no compensation")
-    return step.compensation
+def abandon(
+    saga: Saga, journal: Journal, error: dict[str, Any], *, now: float, max_attempts: int
+) -> Journal:
+    """Turn a running saga back though nothing failed; what it is at has failed by that."""
+    turned = turn_back(journal, error)
+    for entry in journal.entries if turned is not journal else ():
+        if entry.status == "intended":
+            turned = conclude(
+                saga, turned, entry.request_id, now=now, error=error, max_attempts=max_attempts
+            )
+    if turned.status == "compensating" and due(saga, turned) is None:
+        turned = replace(turned, status="compensated")
+    return turned
+
+
+def resume(journal: Journal) -> Journal:
+    """Let a stuck saga try its compensations anew; others are left alone."""
+    if journal.status != "stuck":
+        return journal
+    return replace(journal, status="compensating", resumed=len(journal.entries))
+
+
+def told(before: Journal | None, after: Journal) -> dict[str, str]:
+    """What a move of the journal is, as fields of an entry of the journal's stream."""
+    fields: dict[str, str] = {"status": after.status}
+    known = before.entries if before else ()
+    changed = [entry for entry in after.entries if entry not in known]
+    if changed:
+        entry = changed[-1]
+        fields |= {
+            "step": entry.step,
+            "direction": entry.direction,
+            "attempt": str(entry.attempt),
+            "request_id": entry.request_id,
+            "step_status": entry.status,
+            "error": json.dumps(entry.error),
+        }
+    return fields
 
 
 def dump(journal: Journal) -> str:
@@ -281,15 +374,19 @@ def dump(journal: Journal) -> str:
 
 
 def load(text: str) -> Journal:
-    """The inverse of `dump`.
+    """The inverse of `dump`; reads what the last version wrote, too.
 
     Raises:
         SagaError: Its schema version is not known here.
     """
     value = json.loads(text)
-    if value.get("v") != JOURNAL_VERSION:
+    if value.get("v") not in {1, JOURNAL_VERSION}:
         raise SagaError(
-            f"journal has schema version {value.get('v')!r}, known here: {JOURNAL_VERSION}"
+            f"journal has schema version {value.get('v')!r}, known here: 1, {JOURNAL_VERSION}"
         )
     entries = tuple(Entry(**entry) for entry in value.pop("entries"))
-    return Journal(**value, entries=entries)
+    journal = Journal(**value, entries=entries)
+    if journal.v == 1:
+        failed = [e.error for e in entries if e.direction == "forward" and e.error]
+        journal = replace(journal, error=failed[-1] if failed else {}, v=JOURNAL_VERSION)
+    return journal

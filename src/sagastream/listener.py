@@ -255,6 +255,12 @@ class CommandListener:
                     f"no live listener handles {command.event_type} on {stream} "
                     f"(handled there: {', '.join(known) or 'nothing'})",
                 )
+            elif claim.effect not in {"", handler.effect}:
+                await claim.fail(
+                    "EffectMismatch",
+                    f"{command.event_type} must be {claim.effect}, and {handler.place} "
+                    f"declares {handler.effect}",
+                )
             elif claim.expired:
                 await claim.fail("DeadlineExceeded", "the deadline had passed before it began")
             else:
@@ -286,6 +292,8 @@ class CommandListener:
             await self._ended_early(claim)
         except LeaseLost as error:
             logger.warning("%s", error, extra=claim.ids)
+            with contextlib.suppress(SagastreamError, RedisError):
+                await claim.release()
         except Exception as error:
             logger.info("handler failed", exc_info=error, extra=claim.ids)
             await claim.fail(type(error).__name__, str(error))

@@ -10,7 +10,7 @@ import math
 import re
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sagastream.errors import InvalidMessage
@@ -63,6 +63,8 @@ class Command:
         entry_id: The entry's id in that stream.
         reply_stream: Where the requester reads, '' if nowhere.
         tracestate: W3C trace state, '' if none.
+        last_progress: The payload of the last progress that an earlier claim reported, {} if
+            there is none: what a handler that takes over can go on from.
     """
 
     payload: dict[str, Any]
@@ -78,6 +80,7 @@ class Command:
     entry_id: str = ""
     reply_stream: str = ""
     tracestate: str = ""
+    last_progress: dict[str, Any] = field(default_factory=dict)
 
 
 def encode_payload(

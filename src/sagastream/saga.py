@@ -1,28 +1,36 @@
 """`SagaRunner`: moves sagas on, one request at a time, by what their journals say.
 
-The declaration and the pure part stand in `journal.py`. Any number of runners may work
-on one saga: intents come before commands, requests have derived ids, and the journal
-moves by compare-and-set, so that they end up doing each thing once.
+The declaration and the pure part stand in `journal.py`, the keeping in `saga_store.py`. Any
+number of runners may work on one saga: intents come before commands, requests have derived
+ids, and the journal moves by compare-and-set, so that they end up doing each thing once.
 """
 
 import asyncio
 import contextlib
 import logging
+import random
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from opentelemetry import context as otel_context
+from redis.exceptions import RedisError
 
 from sagastream import telemetry
 from sagastream.bus import Bus
+from sagastream.connection import end
 from sagastream.errors import (
+    InvalidMessage,
+    NoSuchSaga,
     ReplyTimeout,
     RequestCancelled,
+    RequestConflict,
     RequestFailed,
     SagaError,
+    SagastreamError,
 )
 from sagastream.inbox import OnProgress
 from sagastream.journal import (
@@ -33,19 +41,24 @@ from sagastream.journal import (
     Journal,
     Saga,
     Step,
+    abandon,
+    closed_by,
     conclude,
     due,
-    dump,
     intend,
-    load,
-    turn_back,
+    resume,
 )
+from sagastream.saga_store import SagaStore
 
 __all__ = ["Compensation", "Journal", "Saga", "SagaOutcome", "SagaRunner", "Step"]
 
 logger = logging.getLogger(__name__)
 
 Dispatch = Callable[[str, str], Awaitable[None]]
+
+_FAILURES = (RequestFailed, RequestCancelled, ReplyTimeout, InvalidMessage, RequestConflict)
+_LEAST_WAIT_S = 0.5
+_MOST_AT_ONCE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +92,12 @@ class SagaRunner:
     Args:
         bus: Where commands go and journals are.
         saga: The declaration.
+        dispatch: Has a step done elsewhere: called with (saga id, step name), it sends a
+            message to somebody who calls `advance`. Losing, repeating and reordering those
+            messages does no harm. None to do the steps here.
         max_attempts: How often a compensation is tried before the saga is `stuck`.
-        retry_s: Seconds before the second try of a compensation; doubles from there.
+        retry_s: Seconds before the second try of a step; doubles from there.
+        nudge_s: Seconds after which `serve` takes up a saga that nobody is at.
     """
 
     def __init__(
@@ -88,13 +105,20 @@ class SagaRunner:
         bus: Bus,
         saga: Saga,
         *,
+        dispatch: Dispatch | None = None,
         max_attempts: int = 5,
         retry_s: float = 0.2,
+        nudge_s: float = 10.0,
     ) -> None:
         self._bus = bus
         self.saga = saga
+        self._store = SagaStore(bus, saga.name, nudge_s=nudge_s)
+        self._dispatch = dispatch
         self._max_attempts = max_attempts
         self._retry_s = retry_s
+        self._nudge_s = nudge_s
+        self._mine: Counter[str] = Counter()
+        self._keeping: asyncio.Task[None] | None = None
 
     @staticmethod
     def new_id() -> str:
@@ -110,6 +134,8 @@ class SagaRunner:
     ) -> str:
         """Write the journal of a new saga; its id, which a second call with it gives again.
 
+        From here on it ends, whatever dies, as long as somebody calls `serve`.
+
         Raises:
             SagaError: The id belongs to a saga with another input.
         """
@@ -123,10 +149,11 @@ class SagaRunner:
                 trace=telemetry.carrier(),
                 started=time.time(),
             )
-        if await self._put(journal, version=0):
+        if await self._store.put(journal, None, 0, due_s=None if self._dispatch else 0.0):
+            await self._pass_on(journal)
             return saga_id
-        known, _ = await self._get(saga_id)
-        if known.saga != self.saga.name or known.input != input:
+        known = await self.journal(saga_id)
+        if known.input != input:
             raise SagaError(f"saga {saga_id} was started before, with another input")
         return saga_id
 
@@ -134,9 +161,13 @@ class SagaRunner:
         """A saga's journal.
 
         Raises:
-            SagaError: There is no such saga, or it is of another declaration.
+            NoSuchSaga: There is none, or it is of another declaration.
         """
-        return (await self._get(saga_id))[0]
+        return (await self._store.get(saga_id))[0]
+
+    async def journals(self) -> list[Journal]:
+        """The journals of all sagas of this declaration that are kept, the oldest first."""
+        return await self._store.journals()
 
     async def advance(
         self,
@@ -147,7 +178,7 @@ class SagaRunner:
     ) -> Journal:
         """Do the one thing that a saga needs next, and write down how it ended.
 
-        Calling it twice, late, or for a step that is not due does no harm.
+        Calling it twice, late, early, or for a step that is not due does no harm.
 
         Args:
             saga_id: The saga.
@@ -155,104 +186,155 @@ class SagaRunner:
             on_progress: Gets the stages of its request.
 
         Raises:
-            SagaError: There is no such saga.
+            NoSuchSaga: There is no such saga.
             ServerUnavailable: The server did not answer.
         """
         journal = await self.journal(saga_id)
         what = due(self.saga, journal)
         if what is None or (step is not None and what.step.name != step):
             return journal
-        entry = await self._intend(saga_id, what)
-        if entry is None:
-            return await self.journal(saga_id)
+        if self._wait_s(journal, what) > 0:
+            return journal
+        async with self._at(saga_id):
+            journal, moved = await self._do(saga_id, what, on_progress)
+        if moved:
+            await self._pass_on(journal)
+        return journal
+
+    async def run(self, saga_id: str) -> SagaOutcome:
+        """Drive a saga to its end, and say how it ended.
+
+        Any number of sagas may be driven at once. With a `dispatch` the steps are done
+        elsewhere, and this waits for the end.
+
+        Raises:
+            NoSuchSaga: There is no such saga.
+            ServerUnavailable: The server did not answer.
+        """
+        if self._dispatch:
+            await self.nudge(saga_id)
+            return await self.wait(saga_id)
+        async with self._at(saga_id):
+            journal = await self.journal(saga_id)
+            while (what := due(self.saga, journal)) is not None:
+                await asyncio.sleep(self._wait_s(journal, what))
+                journal = await self.advance(saga_id)
+        return outcome_of(journal)
+
+    async def wait(self, saga_id: str) -> SagaOutcome:
+        """Wait until a saga has ended, whoever drives it.
+
+        Raises:
+            NoSuchSaga: There is no such saga.
+        """
+        journal = await self.journal(saga_id)
+        if journal.status not in ENDED:
+            async for _ in self._store.moves(saga_id):
+                journal = await self.journal(saga_id)
+                if journal.status in ENDED:
+                    break
+        return outcome_of(journal)
+
+    async def serve(self) -> None:
+        """Take up every open saga that nobody is at, until cancelled.
+
+        Whoever drove it may have died, or a message of `dispatch` been lost. Several at once
+        do no harm.
+        """
+        here: dict[str, asyncio.Task[SagaOutcome]] = {}
+        try:
+            while True:
+                try:
+                    for saga_id in await self._store.due(_MOST_AT_ONCE):
+                        if self._dispatch:
+                            await self._nudge(saga_id)
+                        elif saga_id not in here:
+                            here[saga_id] = asyncio.create_task(self.run(saga_id))
+                            here[saga_id].add_done_callback(_told_if_failed)
+                except (SagastreamError, RedisError, OSError) as error:
+                    logger.debug("open sagas not looked for: %s", error)
+                here = {saga_id: task for saga_id, task in here.items() if not task.done()}
+                jitter = random.uniform(0.05, 0.1)  # noqa: S311 - jitter, not a secret
+                await asyncio.sleep(min(1.0, self._nudge_s * jitter))
+        finally:
+            await end(*here.values())
+
+    async def nudge(self, saga_id: str) -> Journal:
+        """Have what a saga needs next done now; harmless if somebody is at it.
+
+        Raises:
+            NoSuchSaga: There is no such saga.
+        """
+        journal = await self.journal(saga_id)
+        await self._pass_on(journal)
+        return journal
+
+    async def compensate(self, saga_id: str, reason: str) -> Journal:
+        """Turn a running saga round: what it did is undone in reverse. Others are left alone.
+
+        Raises:
+            NoSuchSaga: There is no such saga.
+        """
+        error = {"error_type": "Cancelled", "message": reason, "trace_id": ""}
+        running: list[str] = []
+
+        def move(journal: Journal) -> Journal:
+            running[:] = [e.request_id for e in journal.entries if e.status == "intended"]
+            error["trace_id"] = telemetry.trace_id_of(journal.trace)
+            return abandon(
+                self.saga, journal, error, now=time.time(), max_attempts=self._max_attempts
+            )
+
+        journal, moved = await self._store.change(saga_id, move)
+        if moved:
+            # A step without compensation has nobody else who would stop it.
+            for request_id in running:
+                await self._bus.cancel(request_id)
+            await self._pass_on(journal)
+        return journal
+
+    async def resume(self, saga_id: str) -> Journal:
+        """Go on with a saga: a stuck one tries its compensations anew.
+
+        Raises:
+            NoSuchSaga: There is no such saga.
+        """
+        journal, _ = await self._store.change(saga_id, resume)
+        await self._pass_on(journal)
+        return journal
+
+    # -- one step -----------------------------------------------------------------
+
+    async def _do(
+        self, saga_id: str, what: Due, on_progress: OnProgress | None
+    ) -> tuple[Journal, bool]:
+        journal, moved = await self._store.change(saga_id, lambda now: self._intended(now, what))
+        entry = journal.last(what.step.name, what.direction)
+        if entry is None or entry.attempt != what.attempt or entry.status != "intended":
+            return journal, moved
+        left_s = entry.started + what.step.timeout - time.time()
         with _within(journal):
             try:
                 reply = await self._bus.request_and_reply(
                     what.step.stream,
                     _event_type(what),
                     entry.payload,
-                    timeout=what.step.timeout,
+                    timeout=max(_LEAST_WAIT_S, left_s),
                     on_progress=on_progress,
                     request_id=entry.request_id,
                     correlation_id=journal.correlation_id,
                     saga_id=saga_id,
+                    closes=closed_by(journal, entry),
+                    effect=what.step.effect if what.direction == "forward" else None,
                 )
-            except (RequestFailed, RequestCancelled, ReplyTimeout) as failure:
-                return await self._conclude(saga_id, entry, error=_described(failure))
-            return await self._conclude(saga_id, entry, result=reply["payload"])
-
-    async def run(self, saga_id: str, *, dispatch: Dispatch | None = None) -> SagaOutcome:
-        """Drive a saga to its end.
-
-        Args:
-            saga_id: The saga.
-            dispatch: Has a step done elsewhere: called with (saga id, step name), it sends
-                a message to somebody who calls `advance`. None to do the steps here.
-
-        Raises:
-            SagaError: There is no such saga.
-            ServerUnavailable: The server did not answer.
-        """
-        journal = await self.journal(saga_id)
-        while (what := due(self.saga, journal)) is not None:
-            if what.direction == "undo" and what.attempt > 1:
-                await asyncio.sleep(self._retry_s * 2 ** (what.attempt - 2))
-            if dispatch is None:
-                journal = await self.advance(saga_id)
-            else:
-                journal = await self._elsewhere(saga_id, what, dispatch)
-        return outcome_of(journal)
-
-    async def compensate(self, saga_id: str, reason: str) -> None:
-        """Turn a running saga round: what it did is undone in reverse. Others are left alone."""
-
-        def change(journal: Journal) -> Journal:
-            turned = turn_back(journal)
-            for entry in turned.entries:
-                if entry.direction == "forward" and entry.status == "intended":
-                    error = {"error_type": "Compensated", "message": reason, "trace_id": ""}
-                    turned = self._concluded(turned, entry, error=error)
-            return turned
-
-        await self._change(saga_id, change)
-
-    async def _elsewhere(self, saga_id: str, what: Due, dispatch: Dispatch) -> Journal:
-        """Have a step done by somebody else, and wait for its end on the saga's stream."""
-        entry = await self._intend(saga_id, what)
-        if entry is None:
-            return await self.journal(saga_id)
-        journal = await self.journal(saga_id)
-        with _within(journal):
-            await dispatch(saga_id, what.step.name)
-            try:
-                reply = await self._bus.read_replies(
-                    f"saga:{saga_id}:replies",
-                    journal.correlation_id,
-                    entry.request_id,
-                    what.step.timeout,
-                )
-            except (RequestFailed, RequestCancelled, ReplyTimeout) as failure:
+            except _FAILURES as failure:
                 return await self._conclude(saga_id, entry, error=_described(failure))
         return await self._conclude(saga_id, entry, result=reply["payload"])
 
-    async def _intend(self, saga_id: str, what: Due) -> Entry | None:
-        """Write the intent; None if the saga has moved on meanwhile."""
-
-        def change(journal: Journal) -> Journal:
-            return (
-                intend(journal, what, time.time()) if due(self.saga, journal) == what else journal
-            )
-
-        try:
-            journal = await self._change(saga_id, change)
-        except SagaError as failure:
-            if what.direction == "undo":
-                raise
-            logger.warning("%s", failure, extra={"saga_id": saga_id})
-            await self.compensate(saga_id, str(failure))
-            return None
-        entry = journal.last(what.step.name, what.direction)
-        return entry if entry and entry.status == "intended" else None
+    def _intended(self, journal: Journal, what: Due) -> Journal:
+        if due(self.saga, journal) != what:
+            return journal
+        return intend(self.saga, journal, what, now=time.time(), max_attempts=self._max_attempts)
 
     async def _conclude(
         self,
@@ -261,62 +343,89 @@ class SagaRunner:
         *,
         result: dict[str, Any] | None = None,
         error: dict[str, Any] | None = None,
-    ) -> Journal:
-        return await self._change(
-            saga_id,
-            lambda journal: self._concluded(journal, entry, result=result, error=error),
-        )
+    ) -> tuple[Journal, bool]:
+        def move(journal: Journal) -> Journal:
+            return conclude(
+                self.saga,
+                journal,
+                entry.request_id,
+                now=time.time(),
+                result=result,
+                error=error,
+                max_attempts=self._max_attempts,
+            )
 
-    def _concluded(
-        self,
-        journal: Journal,
-        entry: Entry,
-        *,
-        result: dict[str, Any] | None = None,
-        error: dict[str, Any] | None = None,
-    ) -> Journal:
-        return conclude(
-            self.saga,
-            journal,
-            entry.request_id,
-            now=time.time(),
-            result=result,
-            error=error,
-            max_attempts=self._max_attempts,
-        )
+        journal, moved = await self._store.change(saga_id, move)
+        if moved and (error or journal.status in ENDED):
+            logger.info(
+                "%s %s %s; saga %s",
+                entry.direction,
+                entry.step,
+                "failed" if error else "completed",
+                journal.status,
+                extra={"saga_id": saga_id, "step": entry.step, "attempt": entry.attempt},
+            )
+        return journal, moved
 
-    async def _change(self, saga_id: str, change: Callable[[Journal], Journal]) -> Journal:
-        """Apply a pure change by compare-and-set, as often as somebody else is faster."""
+    # -- who does the next one ------------------------------------------------------
+
+    async def _pass_on(self, journal: Journal) -> None:
+        """Have somebody do what is due next; a saga whose message is lost is due again later."""
+        what = due(self.saga, journal)
+        if what is None or self._dispatch is None:
+            return
+        wait_s = self._wait_s(journal, what)
+        try:
+            if wait_s > 0:
+                await self._store.look_after([journal.saga_id], due_s=wait_s)
+            else:
+                with _within(journal):
+                    await self._dispatch(journal.saga_id, what.step.name)
+        except (SagastreamError, RedisError, OSError) as error:
+            logger.warning(
+                "step %s not passed on: %s",
+                what.step.name,
+                error,
+                extra={"saga_id": journal.saga_id},
+            )
+
+    async def _nudge(self, saga_id: str) -> None:
+        try:
+            await self.nudge(saga_id)
+        except NoSuchSaga:
+            await self._store.forget(saga_id)
+        except SagaError as error:
+            logger.warning("%s", error, extra={"saga_id": saga_id})
+
+    def _wait_s(self, journal: Journal, what: Due) -> float:
+        """How long a retry still has to wait."""
+        last = journal.last(what.step.name, what.direction)
+        if not what.failures or last is None or last.ended is None:
+            return 0.0
+        return max(0.0, last.ended + self._retry_s * 2.0 ** (what.failures - 1) - time.time())
+
+    @contextlib.asynccontextmanager
+    async def _at(self, saga_id: str) -> AsyncIterator[None]:
+        """Say again and again that somebody is at a saga, so that `serve` leaves it alone."""
+        self._mine[saga_id] += 1
+        if self._keeping is None or self._keeping.done():
+            self._keeping = asyncio.create_task(self._keep())
+        try:
+            yield
+        finally:
+            self._mine[saga_id] -= 1
+            if not self._mine[saga_id]:
+                del self._mine[saga_id]
+            if not self._mine:
+                self._keeping.cancel()
+
+    async def _keep(self) -> None:
         while True:
-            journal, version = await self._get(saga_id)
-            changed = change(journal)
-            if changed == journal or await self._put(changed, version=version):
-                if changed.status != journal.status:
-                    logger.info("saga %s", changed.status, extra={"saga_id": saga_id})
-                return changed
-
-    async def _get(self, saga_id: str) -> tuple[Journal, int]:
-        stored = await self._bus.endpoint().connection.call(
-            "HMGET", self._bus.key(f"saga:{saga_id}"), "journal", "version"
-        )
-        if stored[0] is None:
-            raise SagaError(f"there is no saga {saga_id}")
-        journal = load(stored[0].decode())
-        if journal.saga != self.saga.name:
-            raise SagaError(f"saga {saga_id} is a {journal.saga!r}, not a {self.saga.name!r}")
-        return journal, int(stored[1])
-
-    async def _put(self, journal: Journal, *, version: int) -> bool:
-        # A stuck saga is not over: somebody has to look at it, so it does not expire.
-        over = journal.status in ENDED - {"stuck"}
-        answer = await self._bus.endpoint().functions.journal(
-            self._bus.key(f"saga:{journal.saga_id}"),
-            [self._bus.key(f"request:{e.request_id}") for e in journal.entries] if over else [],
-            version=version,
-            journal=dump(journal),
-            ttl_ms=round(self._bus.retention_s * 1000) if over else None,
-        )
-        return answer.word == "ok"
+            await asyncio.sleep(self._nudge_s / 3)
+            ids = list(self._mine)
+            with contextlib.suppress(SagastreamError, RedisError, OSError):
+                for first in range(0, len(ids), 1000):
+                    await self._store.look_after(ids[first : first + 1000])
 
 
 def outcome_of(journal: Journal) -> SagaOutcome:
@@ -329,7 +438,7 @@ def outcome_of(journal: Journal) -> SagaOutcome:
         status=journal.status,
         entries=journal.entries,
         results=journal.results(),
-        error=journal.failure(),
+        error=journal.error,
         duration_s=max(ends, default=journal.started) - journal.started,
     )
 
@@ -350,7 +459,7 @@ def _event_type(what: Due) -> str:
     return what.step.compensation.event_type
 
 
-def _described(failure: RequestFailed | RequestCancelled | ReplyTimeout) -> dict[str, Any]:
+def _described(failure: Exception) -> dict[str, Any]:
     if isinstance(failure, RequestFailed):
         return {
             "error_type": failure.error_type,
@@ -362,3 +471,8 @@ def _described(failure: RequestFailed | RequestCancelled | ReplyTimeout) -> dict
         "message": str(failure),
         "trace_id": telemetry.trace_id(),
     }
+
+
+def _told_if_failed(task: "asyncio.Task[SagaOutcome]") -> None:
+    if not task.cancelled() and task.exception():
+        logger.warning("a saga was left: %s", task.exception())

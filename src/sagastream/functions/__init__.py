@@ -9,7 +9,7 @@ import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal
 
 _TEMPLATE = files(__package__).joinpath("sagastream.lua").read_text(encoding="utf-8")
 LIBRARY = "sagastream_" + hashlib.sha256(_TEMPLATE.encode()).hexdigest()[:12]
@@ -67,8 +67,14 @@ class Functions:
         deadline_ms: int | None,
         maxlen: int | None,
         ttl_ms: int | None,
+        effect: str = "",
+        closes: Sequence[tuple[str, str]] = (),
+        doorbells: str = "",
     ) -> Answer:
-        """Write record and entry: new | known | conflict, entry id, status, reply, counter."""
+        """Write record and entry: new | known | conflict, entry id, status, reply, counter.
+
+        `closes` are records with their request ids, which end in the same step.
+        """
         return await self._fcall(
             "emit",
             (record, stream, instance),
@@ -81,8 +87,12 @@ class Functions:
                 _optional(maxlen),
                 _optional(ttl_ms),
                 self._reply_ttl_ms,
+                effect,
+                doorbells,
                 str(len(reply_streams)),
                 *reply_streams,
+                str(len(closes)),
+                *(part for closed in closes for part in closed),
                 *_flat(fields),
             ),
         )
@@ -108,7 +118,11 @@ class Functions:
         reply_streams: Sequence[str],
         start: Mapping[str, str],
     ) -> Answer:
-        """Claim a request: claimed, epoch, now | busy, owner, ms | done, status | conflict."""
+        """Claim a request: claimed | busy | wait | done | conflict, with what each tells.
+
+        claimed: epoch, now, effect that the handler must declare, last progress; busy: owner,
+        ms left; wait: ms left at most; done: status.
+        """
         return await self._fcall(
             "begin",
             (record, stream, dead),
@@ -286,18 +300,36 @@ class Functions:
     async def journal(
         self,
         saga: str,
+        stream: str,
+        index: Sequence[str],
         records: Sequence[str],
         *,
+        saga_id: str,
         version: int,
         journal: str,
-        ttl_ms: int | None,
+        state: Literal["open", "ended", "stuck"],
+        delay_ms: int,
+        told: Mapping[str, str],
     ) -> Answer:
-        """Replace a saga's journal if it is at `version`: ok | moved, version."""
+        """Replace a saga's journal if it is at `version`: ok | moved, version.
+
+        `index` are the sorted sets of open, ended and stuck sagas.
+        """
         return await self._fcall(
             "journal",
-            (saga, *records),
-            (str(version), journal, _optional(ttl_ms)),
+            (saga, stream, *index, *records),
+            (str(version), journal, saga_id, state, str(delay_ms), *_flat(told)),
         )
+
+    async def due(self, open_sagas: str, *, most: int, delay_ms: int) -> Answer:
+        """Take open sagas that are due, and put their time off: ok, saga ids…."""
+        return await self._fcall("due", (open_sagas,), (str(most), str(delay_ms)))
+
+    async def look_after(
+        self, open_sagas: str, saga_ids: Sequence[str], *, delay_ms: int
+    ) -> Answer:
+        """Put the time off at which sagas are due: ok."""
+        return await self._fcall("look_after", (open_sagas,), (str(delay_ms), *saga_ids))
 
     async def join(self, stream: str, *, group: str, stale_ms: int, prefix: str) -> Answer:
         """Make a reader's own group at 0, and sweep those of dead readers."""

@@ -205,23 +205,84 @@ local function new_record(key, stream, entry_id, fields, event_type, payload, co
   redis.call('ZADD', stream .. ':open', now, key)
 end
 
+-- The fields of a `cancelled` reply for a request that is closed by a command with these.
+local function fields_of_reply(fields, request_id)
+  local out = { 'request_id', request_id, 'correlation_id', '', 'saga_id', '', 'event_type', '',
+    'status', 'cancelled', 'payload', '{}', 'v', value_of(fields, 'v') }
+  for _, name in ipairs({ 'traceparent', 'tracestate', 'parent_span_id' }) do
+    out[#out + 1] = name
+    out[#out + 1] = value_of(fields, name)
+  end
+  return out
+end
+
+-- Ends a request that another one takes the place of, in one step with that one's coming:
+-- whoever runs it can write no more, and one that has not come yet never begins. Returns
+-- whether a handler may still be at it; `held_until` then tells for how long.
+local function close(key, fields, doorbells, reply_ttl_ms)
+  local record = record_of(key)
+  if not record.digest then
+    redis.call('HSET', key, 'cancel', cjson.encode(fields))
+    redis.call('PEXPIRE', key, reply_ttl_ms)
+    return false
+  end
+  if not TERMINAL[record.status] then
+    local owner, held_until = record.status == 'running' and record.owner, record.lease_until
+    record.epoch = int(tonumber(record.epoch) + 1)
+    redis.call('HSET', key, 'epoch', record.epoch)
+    conclude(key, record, 'cancelled', completed_by(fields, record), reply_ttl_ms, reply_ttl_ms)
+    if owner then
+      redis.call('HSET', key, 'held_until', held_until)
+      redis.call('RPUSH', doorbells .. owner, '1')
+      redis.call('PEXPIRE', doorbells .. owner, 60000)
+    end
+  end
+  return redis.call('HEXISTS', key, 'held_until') == 1
+end
+
+-- How long the handlers of requests that were closed for this one may still be at it.
+local function held_ms(record, now)
+  local left = 0
+  for _, key in ipairs(lines(record.after)) do
+    left = math.max(left, tonumber(redis.call('HGET', key, 'held_until') or '0') - now)
+  end
+  return left
+end
+
+-- A closed request's handler has ended: what waits for that may begin.
+local function confirm(key, record, token)
+  if record.held_until and record.token == token then
+    redis.call('HDEL', key, 'held_until')
+  end
+end
+
 -- emit: record and entry are written together, so that a command whose answer was
--- lost on the way can be emitted again and is in the stream once.
+-- lost on the way can be emitted again and is in the stream once. What it closes is ended
+-- in the same step.
 -- KEYS record, stream, instance. ARGV event_type, payload, correlation_id, saga_id,
--- deadline_ms ('' or from now), maxlen, ttl_ms, reply_ttl_ms, n, n reply streams, fields...
+-- deadline_ms ('' or from now), maxlen, ttl_ms, reply_ttl_ms, effect ('' or what the handler
+-- must declare), prefix of doorbells, n, n reply streams, m, m closed records each with its
+-- request id, fields...
 -- Returns {'new' | 'known' | 'conflict', entry_id, status, reply as JSON or '', counter}.
 -- The counter grows with every command, so that older data put back are noticed.
 local function emit(keys, args)
   local key, stream = keys[1], keys[2]
   local event_type, payload, correlation_id, saga_id = args[1], args[2], args[3], args[4]
-  local deadline, maxlen, ttl_ms, reply_ttl_ms, count = args[5], args[6], args[7], args[8], tonumber(args[9])
-  local reply_streams = slice(args, 10, 9 + count)
-  local fields = slice(args, 10 + count)
+  local deadline, maxlen, ttl_ms, reply_ttl_ms = unpack(args, 5, 8)
+  local effect, doorbells, count = args[9], args[10], tonumber(args[11])
+  local reply_streams = slice(args, 12, 11 + count)
+  local closing = tonumber(args[12 + count])
+  local closed = slice(args, 13 + count, 12 + count + 2 * closing)
+  local fields = slice(args, 13 + count + 2 * closing)
   require_type(key, 'hash')
   require_type(stream, 'stream')
   require_type(keys[3], 'hash')
   for _, reply_stream in ipairs(reply_streams) do
     require_type(reply_stream, 'stream')
+  end
+  for i = 1, #closed, 2 do
+    require_type(closed[i], 'hash')
+    require_reply_streams(record_of(closed[i]))
   end
 
   local record = record_of(key)
@@ -249,8 +310,20 @@ local function emit(keys, args)
   end
   fields[#fields + 1] = 'timestamp'
   fields[#fields + 1] = int(now)
+  local after = {}
+  for i = 1, #closed, 2 do
+    if close(closed[i], fields_of_reply(fields, closed[i + 1]), doorbells, reply_ttl_ms) then
+      after[#after + 1] = closed[i]
+    end
+  end
   local entry_id = add_entry(stream, fields, maxlen, ttl_ms)
   new_record(key, stream, entry_id, fields, event_type, payload, correlation_id, saga_id, deadline, reply_streams)
+  if #after > 0 then
+    redis.call('HSET', key, 'after', table.concat(after, '\n'))
+  end
+  if effect ~= '' then
+    redis.call('HSET', key, 'effect', effect)
+  end
   return { 'new', entry_id, 'pending', '', int(redis.call('HINCRBY', keys[3], 'emitted', 1)) }
 end
 
@@ -262,7 +335,9 @@ end
 -- KEYS record, stream, dead stream. ARGV group, entry_id, owner, token, lease_ms, event_type,
 -- payload, correlation_id, saga_id, deadline, reply_ttl_ms, retention_ms, max_deliveries, n,
 -- n reply streams, fields of `start`...
--- Returns {'claimed', epoch, now} | {'busy', owner, ms left} | {'done', status} | {'conflict'}.
+-- Returns {'claimed', epoch, now, effect that it must have, last progress} | {'busy', owner,
+-- ms left} | {'wait', ms left at most for a handler that is to end first} | {'done', status} |
+-- {'conflict'}.
 local function begin(keys, args)
   local key, stream = keys[1], keys[2]
   local group, entry_id, owner, token, lease_ms = args[1], args[2], args[3], args[4], tonumber(args[5])
@@ -307,7 +382,11 @@ local function begin(keys, args)
   end
 
   if record.token == token then
-    return { 'claimed', record.epoch, int(now) }
+    return { 'claimed', record.epoch, int(now), record.effect or '', record.progress or '' }
+  end
+  local held = held_ms(record, now)
+  if held > 0 then
+    return { 'wait', int(held) }
   end
   local left = tonumber(record.lease_until or '0') - now
   if record.status == 'running' and left > 0 then
@@ -334,10 +413,11 @@ local function begin(keys, args)
   redis.call('HSET', key, 'status', 'running', 'epoch', int(epoch), 'owner', owner, 'token', token,
     'seq', '0', 'lease_until', int(now + lease_ms))
   add_replies(record_of(key), reply_ttl_ms, stamp(fields, int(epoch)))
-  return { 'claimed', int(epoch), int(now) }
+  return { 'claimed', int(epoch), int(now), record.effect or '', record.progress or '' }
 end
 
--- progress: numbered, so that a repeated one is written once; fenced by the token.
+-- progress: numbered, so that a repeated one is written once; fenced by the token. The last
+-- one stays in the record, for whoever takes the request over to go on from.
 -- KEYS record. ARGV token, seq, reply_ttl_ms, fields...
 -- Returns {'ok'} | {'stale', status, epoch}.
 local function progress(keys, args)
@@ -348,8 +428,9 @@ local function progress(keys, args)
   end
   require_reply_streams(record)
   if seq > tonumber(record.seq) then
-    redis.call('HSET', key, 'seq', int(seq))
-    add_replies(record, reply_ttl_ms, stamp(slice(args, 4), record.epoch))
+    local fields = slice(args, 4)
+    redis.call('HSET', key, 'seq', int(seq), 'progress', value_of(fields, 'payload'))
+    add_replies(record, reply_ttl_ms, stamp(fields, record.epoch))
   end
   return { 'ok' }
 end
@@ -366,6 +447,7 @@ local function finish(keys, args)
   local key, stream = keys[1], keys[2]
   local group, entry_id, token, status, retention_ms, reply_ttl_ms = unpack(args, 1, 6)
   local record = record_of(key)
+  confirm(key, record, token)
   if record.token == token and record.status == status then
     return { 'ok' }
   end
@@ -420,11 +502,15 @@ local function renew(keys, args)
   for i = 1, #keys / 2 do
     local key, stream = keys[2 * i - 1], keys[2 * i]
     local token, entry_id = args[2 * i + 2], args[2 * i + 3]
-    local found = redis.call('HMGET', key, 'token', 'status', 'cancel')
+    local found = redis.call('HMGET', key, 'token', 'status', 'cancel', 'held_until')
     if found[1] == token and found[2] == 'running' then
       redis.call('HSET', key, 'lease_until', until_ms)
       redis.pcall('XCLAIM', stream, group, owner, 0, entry_id, 'JUSTID')
       out[i] = found[3] and 'c' or '1'
+    elseif found[1] == token and found[4] then
+      -- Closed, but its handler is still at it: what comes after it goes on waiting.
+      redis.call('HSET', key, 'held_until', until_ms)
+      out[i] = 'c'
     else
       out[i] = '0'
     end
@@ -433,12 +519,13 @@ local function renew(keys, args)
 end
 
 -- release: gives a claim back without an outcome, as at a shutdown; the next sweep takes it
--- at once, and it does not count as a lost handler.
+-- at once, and it does not count as a lost handler. For a closed request it confirms the end.
 -- KEYS record, stream. ARGV group, entry_id, owner, token. Returns {'ok'} | {'stale', status}.
 local function release(keys, args)
   local key, stream = keys[1], keys[2]
   local group, entry_id, owner, token = unpack(args, 1, 4)
   local record = record_of(key)
+  confirm(key, record, token)
   if not owns(record, token) then
     return { 'stale', record.status or '' }
   end
@@ -644,24 +731,69 @@ local function pass_on(keys, args)
 end
 
 -- journal: a saga's journal moves by compare-and-set, so that two engines that both saw
--- one state cannot both move it on. With a ttl the saga has ended, and it and its
--- requests' records expire together.
--- KEYS saga, records... ARGV expected version, journal, ttl_ms ('' while it is open).
+-- one state cannot both move it on; each move is an entry in the journal's stream. An open
+-- saga stands in a sorted set by the time when somebody should look after it, an ended one
+-- by the time when it and its requests' records expire, together.
+-- KEYS saga, its stream, open, ended, stuck, records... ARGV expected version, journal, saga id,
+-- 'open' | 'ended' | 'stuck', ms until it is due or expires, fields of the stream's entry...
 -- Returns {'ok', version} | {'moved', version}.
 local function journal(keys, args)
-  require_type(keys[1], 'hash')
-  local version = redis.call('HGET', keys[1], 'version') or '0'
-  if version ~= args[1] then
+  local saga, stream, open, ended, stuck = unpack(keys, 1, 5)
+  local expected, text, saga_id, state, delay_ms = unpack(args, 1, 5)
+  require_type(saga, 'hash')
+  require_type(stream, 'stream')
+  for i = 3, 5 do
+    require_type(keys[i], 'zset')
+  end
+  local version = redis.call('HGET', saga, 'version') or '0'
+  if version ~= expected then
     return { 'moved', version }
   end
+  local now = now_ms()
   version = int(tonumber(version) + 1)
-  redis.call('HSET', keys[1], 'version', version, 'journal', args[2])
-  if args[3] ~= '' then
-    for _, key in ipairs(keys) do
-      redis.call('PEXPIRE', key, args[3])
+  redis.call('HSET', saga, 'version', version, 'journal', text)
+  redis.call('XADD', stream, '*', 'version', version, 'timestamp', int(now), unpack(slice(args, 6)))
+  for i = 3, 5 do
+    redis.call('ZREM', keys[i], saga_id)
+  end
+  redis.call('ZREMRANGEBYSCORE', ended, '-inf', int(now))
+  if state == 'open' then
+    redis.call('ZADD', open, int(now + tonumber(delay_ms)), saga_id)
+  elseif state == 'stuck' then
+    redis.call('ZADD', stuck, int(now), saga_id)
+  else
+    redis.call('ZADD', ended, int(now + tonumber(delay_ms)), saga_id)
+    redis.call('PEXPIRE', ended, delay_ms)
+    redis.call('PEXPIRE', saga, delay_ms)
+    redis.call('PEXPIRE', stream, delay_ms)
+    for i = 6, #keys do
+      redis.call('PEXPIRE', keys[i], delay_ms)
     end
   end
   return { 'ok', version }
+end
+
+-- due: open sagas that nobody has looked after lately, each given to one asker at a time.
+-- KEYS open. ARGV most, ms until they are due again. Returns {'ok', saga ids...}.
+local function due(keys, args)
+  require_type(keys[1], 'zset')
+  local now = now_ms()
+  local found = redis.call('ZRANGEBYSCORE', keys[1], '-inf', int(now), 'LIMIT', 0, args[1])
+  for _, saga_id in ipairs(found) do
+    redis.call('ZADD', keys[1], int(now + tonumber(args[2])), saga_id)
+  end
+  return { 'ok', unpack(found) }
+end
+
+-- look_after: somebody is at these sagas, and will say so again or let them become due.
+-- KEYS open. ARGV ms until they are due, saga ids...
+local function look_after(keys, args)
+  require_type(keys[1], 'zset')
+  local at = int(now_ms() + tonumber(args[1]))
+  for i = 2, #args do
+    redis.call('ZADD', keys[1], 'XX', at, args[i])
+  end
+  return { 'ok' }
 end
 
 -- join: a reader's own group on a reply stream, made at 0 so that nothing is missed.
@@ -733,6 +865,8 @@ register('reject', reject)
 register('announce', announce)
 register('pass_on', pass_on)
 register('journal', journal)
+register('due', due, { 'allow-oom' })
+register('look_after', look_after, { 'allow-oom' })
 register('join', join)
 -- A full server must still be able to get rid of things.
 register('leave', leave, { 'allow-oom' })

@@ -313,9 +313,23 @@ async def test_a_lost_library_is_loaded_again(requests: Requests) -> None:
 
 async def test_the_journal_moves_by_compare_and_set(requests: Requests) -> None:
     """Of two engines that saw one version, one moves the saga."""
-    key, functions = requests.bus.key("saga:s"), requests.functions
-    first = await functions.journal(key, [], version=0, journal="{}", ttl_ms=None)
-    second = await functions.journal(key, [], version=0, journal='{"x":1}', ttl_ms=None)
-    assert (first.word, second.word) == ("ok", "moved")
+    key = requests.bus.key("saga:s")
+
+    async def put(journal: str) -> Answer:
+        return await requests.functions.journal(
+            key,
+            f"{key}:journal",
+            [requests.bus.key(f"sagas:trip:{state}") for state in ("open", "ended", "stuck")],
+            [],
+            saga_id="s",
+            version=0,
+            journal=journal,
+            state="open",
+            delay_ms=1000,
+            told={"status": "running"},
+        )
+
+    assert [(await put(text)).word for text in ("{}", '{"x":1}')] == ["ok", "moved"]
     assert await requests.call("HGET", key, "journal") == b"{}"
+    assert await requests.call("XLEN", f"{key}:journal") == 1
     assert await requests.call("PTTL", key) == -1

@@ -1,11 +1,12 @@
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sagastream import SagastreamError
 from sagastream.errors import SagaError
 from sagastream.journal import (
     ENDED,
@@ -13,13 +14,16 @@ from sagastream.journal import (
     Journal,
     Saga,
     Step,
+    abandon,
+    closed_by,
     conclude,
     due,
     dump,
     intend,
     load,
     request_id_of,
-    turn_back,
+    resume,
+    told,
 )
 
 _ERROR = {"error_type": "Boom", "message": "it broke", "trace_id": ""}
@@ -51,7 +55,7 @@ def _drive(fails: Callable[[str, str, int], bool]) -> tuple[Journal, list[tuple[
         what = due(SAGA, journal)
         if what is None:
             return journal, asked
-        journal = intend(journal, what, float(now))
+        journal = intend(SAGA, journal, what, now=float(now), max_attempts=3)
         entry = journal.last(what.step.name, what.direction)
         assert entry is not None
         asked.append((what.step.name, what.direction))
@@ -81,7 +85,7 @@ def test_a_failure_undoes_in_reverse_with_the_failed_step() -> None:
     journal, asked = _drive(lambda step, direction, attempt: step == "c" and direction == "forward")
     assert journal.status == "compensated"
     assert asked[3:] == [("c", "undo"), ("a", "undo")]
-    assert journal.failure() == _ERROR
+    assert journal.error == _ERROR
 
 
 def test_a_compensation_is_retried_with_a_new_identity() -> None:
@@ -118,7 +122,7 @@ def test_a_second_outcome_changes_nothing() -> None:
     """The first terminal outcome of a request stays."""
     what = due(SAGA, _journal())
     assert what is not None
-    journal = intend(_journal(), what, 0.0)
+    journal = intend(SAGA, _journal(), what, now=0.0, max_attempts=3)
     request_id = journal.entries[0].request_id
     once = conclude(SAGA, journal, request_id, now=1.0, result={"n": 1}, max_attempts=3)
     assert conclude(SAGA, once, request_id, now=2.0, error=_ERROR, max_attempts=3) == once
@@ -128,8 +132,8 @@ def test_an_intent_is_written_once() -> None:
     """Two engines that see the same state write the same intent."""
     what = due(SAGA, _journal())
     assert what is not None
-    once = intend(_journal(), what, 0.0)
-    assert intend(once, what, 5.0) == once
+    once = intend(SAGA, _journal(), what, now=0.0, max_attempts=3)
+    assert intend(SAGA, once, what, now=5.0, max_attempts=3) == once
 
 
 def test_turning_back_covers_the_doubtful_step() -> None:
@@ -137,7 +141,9 @@ def test_turning_back_covers_the_doubtful_step() -> None:
     journal = _journal()
     what = due(SAGA, journal)
     assert what is not None
-    journal = turn_back(intend(journal, what, 0.0))
+    journal = intend(SAGA, journal, what, now=0.0, max_attempts=3)
+    journal = abandon(SAGA, journal, _ERROR, now=1.0, max_attempts=3)
+    assert journal.error == _ERROR
     undo = due(SAGA, journal)
     assert undo is not None
     assert (undo.step.name, undo.direction) == ("a", "undo")
@@ -146,7 +152,7 @@ def test_turning_back_covers_the_doubtful_step() -> None:
 def test_an_ended_saga_does_not_turn_back() -> None:
     """What is completed is not undone by a late cancel."""
     journal, _ = _drive(lambda step, direction, attempt: False)
-    assert turn_back(journal).status == "completed"
+    assert abandon(SAGA, journal, _ERROR, now=1.0, max_attempts=3) == journal
 
 
 def test_identity_depends_on_all_that_makes_a_request() -> None:
@@ -170,7 +176,7 @@ def test_a_journal_survives_its_json() -> None:
 
 def test_a_journal_of_the_future_is_refused() -> None:
     """Code does not guess at schemas that it does not know."""
-    text = dump(_journal()).replace('"v":1', '"v":99')
+    text = dump(_journal()).replace('"v":2', '"v":99')
     with pytest.raises(SagaError, match="99"):
         load(text)
 
@@ -184,8 +190,111 @@ def test_a_payload_that_cannot_be_made_names_its_step() -> None:
     saga = Saga("broken", (Step("only", "s:commands", "s:do", broken),))
     what = due(saga, _journal())
     assert what is not None
-    with pytest.raises(SagastreamError, match="only"):
-        intend(_journal(), what, 0.0)
+    journal = intend(saga, _journal(), what, now=0.0, max_attempts=3)
+    assert journal.status == "compensated"
+    assert journal.error["message"].startswith("step 'only' (forward) has no payload: KeyError")
+
+
+def test_a_step_is_retried_before_the_saga_turns_round() -> None:
+    """A step with two retries is tried three times, each with an identity of its own."""
+    saga = Saga("trip", (replace(_step("a"), retries=2), _step("b")))
+    journal = _journal()
+    for failed in (True, True, False, False):
+        what = due(saga, journal)
+        assert what is not None
+        journal = intend(saga, journal, what, now=0.0, max_attempts=3)
+        journal = conclude(
+            saga,
+            journal,
+            journal.entries[-1].request_id,
+            now=0.0,
+            error=_ERROR if failed else None,
+            max_attempts=3,
+        )
+    assert journal.status == "completed"
+    assert [(e.step, e.attempt, e.status) for e in journal.entries] == [
+        ("a", 1, "failed"),
+        ("a", 2, "failed"),
+        ("a", 3, "completed"),
+        ("b", 1, "completed"),
+    ]
+    assert len({e.request_id for e in journal.entries}) == 4
+
+
+def test_a_resumed_saga_tries_its_compensation_anew() -> None:
+    """It has as many tries as the first time, and goes on where it stood."""
+    stuck, _ = _drive(lambda step, direction, attempt: step == "c")
+    journal = resume(stuck)
+    assert resume(journal) == journal
+    for failed in (True, True, False, False):
+        what = due(SAGA, journal)
+        assert what is not None
+        journal = intend(SAGA, journal, what, now=0.0, max_attempts=3)
+        journal = conclude(
+            SAGA,
+            journal,
+            journal.entries[-1].request_id,
+            now=0.0,
+            error=_ERROR if failed else None,
+            max_attempts=3,
+        )
+    assert journal.status == "compensated"
+    undone = [(e.step, e.attempt) for e in journal.entries if e.direction == "undo"]
+    assert undone == [("c", 1), ("c", 2), ("c", 3), ("c", 4), ("c", 5), ("c", 6), ("a", 1)]
+
+
+def test_what_may_still_act_is_closed_by_what_comes_after_it() -> None:
+    """An undo closes every forward request in doubt, and its own earlier attempts."""
+    saga = Saga("trip", (replace(_step("a"), retries=1), _step("b"), _step("c")))
+    journal, fails = _journal(), {("a", "forward", 1), ("b", "forward", 1), ("b", "undo", 1)}
+    while (what := due(saga, journal)) is not None:
+        journal = intend(saga, journal, what, now=0.0, max_attempts=3)
+        failed = (what.step.name, what.direction, what.attempt) in fails
+        journal = conclude(
+            saga,
+            journal,
+            journal.entries[-1].request_id,
+            now=0.0,
+            error=_ERROR if failed else None,
+            max_attempts=3,
+        )
+    ids = {e.request_id: (e.step, e.direction, e.attempt) for e in journal.entries}
+    closes = [
+        (ids[e.request_id], [ids[closed] for closed in closed_by(journal, e)])
+        for e in journal.entries
+    ]
+    assert closes == [
+        (("a", "forward", 1), []),
+        (("a", "forward", 2), [("a", "forward", 1)]),
+        (("b", "forward", 1), []),
+        (("b", "undo", 1), [("a", "forward", 1), ("b", "forward", 1)]),
+        (("b", "undo", 2), [("a", "forward", 1), ("b", "forward", 1), ("b", "undo", 1)]),
+        (("a", "undo", 1), [("a", "forward", 1), ("b", "forward", 1)]),
+    ]
+
+
+def test_the_stream_of_a_journal_tells_each_move() -> None:
+    """Which step, in which direction, how it ended, and where the saga stands."""
+    what = due(SAGA, _journal())
+    assert what is not None
+    intended = intend(SAGA, _journal(), what, now=0.0, max_attempts=3)
+    failed = conclude(
+        SAGA,
+        intended,
+        intended.entries[0].request_id,
+        now=1.0,
+        error=_ERROR,
+        max_attempts=3,
+    )
+    assert told(None, _journal()) == {"status": "running"}
+    assert told(_journal(), intended)["step_status"] == "intended"
+    fields = told(intended, failed)
+    assert (fields["status"], fields["step"], fields["step_status"]) == (
+        "compensating",
+        "a",
+        "failed",
+    )
+    assert json.loads(fields["error"]) == _ERROR
 
 
 def test_steps_need_names_of_their_own() -> None:

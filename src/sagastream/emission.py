@@ -1,0 +1,101 @@
+"""Emitting a command: checked here, and written with its record in one function there."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NotRequired, TypedDict
+
+from sagastream import telemetry
+from sagastream.effects import Effect
+from sagastream.endpoint import Endpoint
+from sagastream.errors import RequestConflict
+from sagastream.message import (
+    SCHEMA_VERSION,
+    as_milliseconds,
+    check_count,
+    check_name,
+    encode_payload,
+)
+from sagastream.outcome import decode_stored
+
+
+class Emission(TypedDict):
+    """What a command is, beside its stream; as `Bus.request_and_reply` describes it."""
+
+    event_type: str
+    payload: Mapping[str, Any]
+    correlation_id: str
+    saga_id: str
+    request_id: str
+    reply_stream: str
+    deadline_s: NotRequired[float | None]
+    maxlen: NotRequired[int | None]
+    ttl: NotRequired[float | None]
+    closes: NotRequired[Sequence[str]]
+    effect: NotRequired[Effect | None]
+
+
+async def emit(
+    endpoint: Endpoint,
+    key: Callable[[str], str],
+    stream: str,
+    max_payload: int,
+    emission: Emission,
+) -> tuple[str, dict[str, Any] | None]:
+    """Write a command and its record; its entry's id, and its terminal reply if it has one.
+
+    Args:
+        endpoint: The server.
+        key: Gives a name its namespace.
+        stream: The command stream.
+        max_payload: The largest payload, in bytes of JSON.
+        emission: The command.
+
+    Raises:
+        InvalidMessage: Something in it is not what it must be.
+        RequestConflict: The request id is known with another payload.
+    """
+    check_name("stream", stream)
+    request_id = check_name("request_id", emission["request_id"])
+    reply_stream = check_name("reply_stream", emission["reply_stream"], required=False)
+    saga_id = check_name("saga_id", emission["saga_id"], required=False)
+    fields = {
+        "correlation_id": check_name("correlation_id", emission["correlation_id"]),
+        "request_id": request_id,
+        "saga_id": saga_id,
+        "event_type": check_name("event_type", emission["event_type"]),
+        "payload": encode_payload(emission["payload"], max_bytes=max_payload),
+        "reply_stream": reply_stream,
+        "v": SCHEMA_VERSION,
+    }
+    with telemetry.sending(stream, fields) as span:
+        answer = await endpoint.functions.emit(
+            key(f"request:{request_id}"),
+            key(stream),
+            endpoint.instance.key,
+            fields | telemetry.carrier(),
+            reply_streams=[key(name) for name in reply_names(request_id, reply_stream, saga_id)],
+            deadline_ms=as_milliseconds("deadline_s", emission.get("deadline_s")),
+            maxlen=check_count("maxlen", emission.get("maxlen")),
+            ttl_ms=as_milliseconds("ttl", emission.get("ttl")),
+            effect=emission.get("effect") or "",
+            closes=[
+                (key(f"request:{check_name('closes', closed)}"), closed)
+                for closed in emission.get("closes", ())
+            ],
+            doorbells=key("listener:"),
+        )
+        if answer.word == "conflict":
+            raise RequestConflict(request_id, stream)
+        entry_id, _, reply, counter = answer.rest
+        endpoint.instance.counted(int(counter))
+        span.set_attribute("messaging.message.id", entry_id)
+        return entry_id, decode_stored(reply)
+
+
+def reply_names(request_id: str, reply_stream: str, saga_id: str) -> list[str]:
+    """Where a request's replies go: its own log, the requester's stream, the saga's."""
+    names = [
+        f"request:{request_id}:stages",
+        reply_stream,
+        f"saga:{saga_id}:replies" if saga_id else "",
+    ]
+    return [name for name in names if name]

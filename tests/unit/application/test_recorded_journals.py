@@ -1,0 +1,29 @@
+from pathlib import Path
+
+import pytest
+
+from app.config import Settings
+from app.saga import mission_saga
+from sagastream.journal import ENDED, due, dump, intend, load
+
+
+@pytest.mark.parametrize("name", ["v1-completed", "v1-compensated"])
+def test_what_the_last_release_recorded_goes_on(name: str) -> None:
+    """From each recorded state of a mission this code asks for what was asked for then."""
+    lines = Path(__file__).parents[2].joinpath("journals", f"{name}.jsonl").read_text()
+    recorded = [load(line) for line in lines.splitlines()]
+    saga = mission_saga(Settings())
+    final = recorded[-1]
+    for journal in recorded:
+        what = due(saga, journal)
+        if what is None:
+            assert journal.status in ENDED
+            continue
+        journal = intend(saga, journal, what, now=1.0, max_attempts=5)
+        asked = journal.last(what.step.name, what.direction)
+        then = final.last(what.step.name, what.direction)
+        assert asked is not None
+        assert then is not None
+        assert (asked.request_id, asked.payload) == (then.request_id, then.payload)
+        assert load(dump(journal)) == journal
+    assert final.error == ({} if final.status == "completed" else final.entries[3].error)
