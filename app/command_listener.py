@@ -1,23 +1,34 @@
-"""The process that runs the mission's command handlers."""
+"""The process that runs the mission's command handlers, and looks after open missions."""
 
 import asyncio
 
 from app.config import get_settings
 from app.logging_config import configure
 from app.redis_utils import get_bus
+from app.saga import mission_runner
 from sagastream import CommandListener, discover
+from sagastream.connection import end
 
 
 async def listen() -> None:
-    """Run every handler of the configured package until SIGTERM."""
+    """Run every handler of the configured package until SIGTERM.
+
+    Missions that nobody is at, as their worker died or their task was lost, get a new task.
+    """
     settings = get_settings()
     async with get_bus() as bus:
-        await CommandListener(
+        listener = CommandListener(
             bus,
             discover(settings.handler_package),
             concurrency=settings.listener_concurrency,
+            lease_s=settings.lease_s,
             drain_s=settings.listener_drain_s,
-        ).run()
+        )
+        serving = asyncio.create_task(mission_runner().serve())
+        try:
+            await listener.run()
+        finally:
+            await end(serving)
 
 
 def main() -> None:

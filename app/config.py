@@ -36,6 +36,7 @@ class Settings(BaseSettings):
     routing_stream: str = Field("routing:commands", description="Commands to the planner.")
     exploration_stream: str = Field("exploration:commands", description="Explore, and abort.")
     map_stream: str = Field("map:commands", description="Merge maps, and roll back.")
+    mission_stream: str = Field("mission:commands", description="Start missions.")
     robot_streams: str = Field(
         "robots:{robot}:commands",
         description="Commands to one robot; {robot} is its id.",
@@ -47,7 +48,12 @@ class Settings(BaseSettings):
 
     listener_concurrency: int = Field(64, ge=1, description="Commands handled at once.")
     listener_drain_s: float = Field(10.0, gt=0, description="Seconds to finish in when stopped.")
-    celery_concurrency: int = Field(16, ge=1, description="Threads of a Celery worker.")
+    listener_processes: int = Field(1, ge=1, le=64, description="Listeners of `mission run`.")
+    celery_concurrency: int = Field(64, ge=1, description="Threads of a Celery worker.")
+    lease_s: float = Field(10.0, gt=0, description="Seconds until a dead handler is replaced.")
+    nudge_s: float = Field(10.0, gt=0, description="Seconds until a mission left is taken up.")
+    undo_attempts: int = Field(5, ge=1, description="Tries of a compensation until it is stuck.")
+    retry_s: float = Field(0.5, gt=0, description="Seconds before the second try; it doubles.")
     retention_s: float = Field(86_400.0, gt=0, description="Seconds that ended things are kept.")
     patience_s: float = Field(10.0, gt=0, description="Seconds to wait for a silent server.")
     max_payload: int = Field(64 * 1024, ge=1024, description="Bytes of JSON in one message.")
@@ -65,6 +71,9 @@ class Settings(BaseSettings):
     integrate_timeout_s: float = Field(120.0, gt=0, description="Seconds for integrate_maps.")
     robot_timeout_s: float = Field(30.0, gt=0, description="Seconds for one order to a robot.")
     blob_ttl_s: int = Field(3600, ge=60, description="Seconds that stored map parts live.")
+    checkpoint_s: float = Field(2.0, gt=0, description="Seconds between checkpoints.")
+    checkpoint_ttl_s: int = Field(600, ge=60, description="Seconds that a checkpoint's parts live.")
+    quorum: float = Field(0.5, gt=0, le=1, description="Share of robots that a mission needs.")
     progress_interval_s: float = Field(0.25, ge=0, description="Seconds between progress reports.")
 
     fleet_size: int = Field(8, ge=1, le=256, description="Robots of the simulated fleet.")

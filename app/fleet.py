@@ -1,7 +1,7 @@
 """The fleet registry: which robots there are, how they are, and who holds them.
 
-One hash on the server, a robot a field. It changes by compare-and-set over all robots
-concerned, so that a mission gets all that it asked for or none.
+One hash on the server, a robot a field. It changes by the writes of `atomic` handlers, so
+that a mission gets all that it asked for or none, and a handler that lost its claim nothing.
 """
 
 import json
@@ -13,19 +13,10 @@ from dataclasses import asdict, dataclass, replace
 
 from app.config import Settings, get_settings
 from app.redis_utils import get_bus
-from sagastream import SagastreamError
+from sagastream import SagastreamError, Write
 
-_KEY = "fleet"
+FLEET = "fleet"
 _YARD_M = 40.0
-
-# Sets every field, or none if one is no longer what was read.
-_CHANGE = """
-for i = 1, #ARGV, 3 do
-  if (redis.call('HGET', KEYS[1], ARGV[i]) or '') ~= ARGV[i + 1] then return 0 end
-end
-for i = 1, #ARGV, 3 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 2]) end
-return 1
-"""
 
 
 class TooFewRobots(SagastreamError):
@@ -103,13 +94,24 @@ def choose(robots: Sequence[Robot], wanted: int, now: float, settings: Settings)
 async def robots() -> list[Robot]:
     """Every robot of the fleet, by name."""
     call = get_bus().endpoint().connection.call
-    stored = await call("HGETALL", get_bus().key(_KEY))
+    stored = await call("HGETALL", get_bus().key(FLEET))
     names = sorted(name.decode() for name in stored)
-    found = []
-    for name in names:
-        present = await call("EXISTS", _seen_key(name))
-        found.append(Robot(**json.loads(stored[name.encode()]), present=bool(present)))
-    return found
+    seen = await call("MGET", *(_seen_key(name) for name in names)) if names else []
+    return [
+        Robot(**json.loads(stored[name.encode()]), present=heard is not None)
+        for name, heard in zip(names, seen, strict=True)
+    ]
+
+
+async def is_present(name: str) -> bool:
+    """Whether a robot's process was heard of lately."""
+    return bool(await get_bus().endpoint().connection.call("EXISTS", _seen_key(name)))
+
+
+async def holder(name: str) -> str:
+    """The mission that has a robot, '' if none has."""
+    stored = await get_bus().endpoint().connection.call("HGET", get_bus().key(FLEET), name)
+    return str(json.loads(stored)["holder"]) if stored else ""
 
 
 async def check_in(name: str) -> None:
@@ -123,7 +125,7 @@ async def check_in(name: str) -> None:
         y=place.uniform(-_YARD_M, _YARD_M),
         since=time.time(),
     )
-    await call("HSETNX", get_bus().key(_KEY), name, _dump(robot))
+    await call("HSETNX", get_bus().key(FLEET), name, _dump(robot))
     seen_ms = round(get_settings().robot_seen_s * 1000)
     await call("SET", _seen_key(name), "1", "PX", seen_ms)
 
@@ -133,66 +135,61 @@ async def check_out(name: str) -> None:
     await get_bus().endpoint().connection.call("DEL", _seen_key(name))
 
 
-async def reserve(mission: str, wanted: int) -> list[str]:
-    """Give a mission the robots that it asks for, all or none; asked again, the same ones.
+async def reserve(mission: str, wanted: int) -> tuple[list[str], tuple[Write, ...]]:
+    """Choose the robots of a mission, all that it asks for or none; asked again, the same ones.
 
     Returns:
-        Their names, sorted: a robot's place in the list is its slot in the mission.
+        Their names, sorted: a robot's place in the list is its slot in the mission. And the
+        writes that make them the mission's, for an `atomic` handler to return.
 
     Raises:
         TooFewRobots: Not as many are free.
     """
-    while True:
-        known = await robots()
-        mine = [robot.name for robot in known if robot.holder == mission]
-        if mine:
-            return mine
-        now = time.time()
-        settings = get_settings()
-        chosen = choose(known, wanted, now, settings)
-        taken = [
-            replace(robot, holder=mission, since=now, battery=robot.charge(now, settings))
-            for robot in chosen
-        ]
-        if await _change(chosen, taken):
-            return [robot.name for robot in taken]
+    known = await robots()
+    mine = [robot.name for robot in known if robot.holder == mission]
+    if mine:
+        return mine, ()
+    now = time.time()
+    settings = get_settings()
+    chosen = choose(known, wanted, now, settings)
+    taken = [
+        replace(robot, holder=mission, since=now, battery=robot.charge(now, settings))
+        for robot in chosen
+    ]
+    return [robot.name for robot in taken], _writes(chosen, taken)
 
 
-async def release(mission: str, driven: Mapping[str, float] | None = None) -> list[str]:
-    """Set free all robots that a mission holds; those names are returned.
+async def release(
+    mission: str, driven: Mapping[str, float] | None = None
+) -> tuple[list[str], tuple[Write, ...]]:
+    """Set free all robots that a mission holds.
 
     Args:
         mission: Who held them.
         driven: Metres that each drove, by name.
+
+    Returns:
+        Their names, and the writes that set them free, for an `atomic` handler to return.
     """
-    while True:
-        mine = [robot for robot in await robots() if robot.holder == mission]
-        per_metre = get_settings().battery_per_metre
-        freed = [
-            replace(
-                robot,
-                holder="",
-                since=time.time(),
-                battery=max(0.0, robot.battery - (driven or {}).get(robot.name, 0.0) * per_metre),
-            )
-            for robot in mine
-        ]
-        if not mine or await _change(mine, freed):
-            return [robot.name for robot in mine]
-
-
-async def _change(before: Sequence[Robot], after: Sequence[Robot]) -> bool:
-    triples = [
-        part
-        for old, new in zip(before, after, strict=True)
-        for part in (old.name, _dump(old), _dump(new))
+    mine = [robot for robot in await robots() if robot.holder == mission]
+    per_metre = get_settings().battery_per_metre
+    freed = [
+        replace(
+            robot,
+            holder="",
+            since=time.time(),
+            battery=max(0.0, robot.battery - (driven or {}).get(robot.name, 0.0) * per_metre),
+        )
+        for robot in mine
     ]
-    changed = (
-        await get_bus()
-        .endpoint()
-        .connection.call("EVAL", _CHANGE, 1, get_bus().key(_KEY), *triples)
+    return [robot.name for robot in mine], _writes(mine, freed)
+
+
+def _writes(before: Sequence[Robot], after: Sequence[Robot]) -> tuple[Write, ...]:
+    return tuple(
+        Write(FLEET, _dump(new), _dump(old), field=old.name)
+        for old, new in zip(before, after, strict=True)
     )
-    return bool(changed)
 
 
 def _seen_key(name: str) -> str:

@@ -1,8 +1,9 @@
-"""Runs one mission: checks what was asked, drives the saga, says how it ended.
+"""Starts missions, and follows them to their ends.
 
     python -m app.orchestrator --area AREA --robots N
 
-The workers (Celery, command listener, robots) run already; `mission run` starts them too.
+A mission that was started ends, whoever dies: its journal is on the server, and the workers
+(Celery, command listener, robots), which run already, drive it. `mission run` starts them too.
 """
 
 import asyncio
@@ -11,16 +12,13 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from kombu.exceptions import OperationalError
-
 from app.config import get_settings
 from app.exploration.map_files import find_map, load_map
 from app.redis_utils import get_bus
 from app.saga import mission_runner, mission_saga
-from sagastream import SagastreamError, ServerUnavailable
-from sagastream.connection import redact
+from sagastream import SagastreamError
 from sagastream.message import decode_reply
-from sagastream.saga import SagaOutcome
+from sagastream.saga import Journal, SagaOutcome
 
 MOST_ROBOTS = 64
 
@@ -63,97 +61,121 @@ class Mission:
         load_map(find_map(get_settings().map_dir, self.area))
 
 
-async def start_saga(mission: Mission, *, saga_id: str | None = None) -> str:
-    """Write the journal of a new mission; returns its saga id."""
-    runner = mission_runner()
-    saga_id = saga_id or runner.new_id()
-    payload = {"area": mission.area, "robot_count": mission.robot_count, "seed": mission.seed}
-    return await runner.start(payload | {"mission": saga_id}, saga_id=saga_id)
+@dataclass(frozen=True, slots=True)
+class MissionHandle:
+    """A mission that was started.
+
+    Attributes:
+        saga_id: Its identity.
+        input: What it was asked to do.
+    """
+
+    saga_id: str
+    input: dict[str, Any]
+
+    async def wait(self) -> SagaOutcome:
+        """Wait for its end, forward or back.
+
+        Raises:
+            NoSuchSaga: It has ended and expired.
+        """
+        return await mission_runner().wait(self.saga_id)
+
+    async def cancel(self, reason: str) -> Journal:
+        """Have what it did undone in reverse, if it has not ended; do not wait for that."""
+        return await mission_runner().compensate(self.saga_id, reason)
+
+    async def stages(self) -> AsyncIterator[dict[str, Any]]:
+        """Every stage of its steps as it comes, from the first; without end."""
+        bus = get_bus()
+        key, last = bus.key(f"saga:{self.saga_id}:replies"), b"0-0"
+        while True:
+            try:
+                answer = await bus.endpoint().connection.block(
+                    "XREAD", "COUNT", 100, "BLOCK", 500, "STREAMS", key, last
+                )
+            except (SagastreamError, OSError):
+                await asyncio.sleep(0.5)
+                continue
+            for _, entries in answer or []:
+                for entry_id, raw in entries:
+                    last = entry_id
+                    yield decode_reply(raw, max_bytes=get_settings().max_payload)
 
 
 async def run_saga(
-    robot_count: int,
-    area: str,
-    *,
-    seed: int = 0,
-    timeout: float | None = None,
-    on_stage: OnStage | None = None,
-) -> SagaOutcome:
-    """Run a mission to its end: forward, or back when a step fails.
+    robot_count: int, area: str, *, seed: int = 0, saga_id: str | None = None
+) -> MissionHandle:
+    """Start a mission.
 
     Args:
         robot_count: How many robots.
         area: The name of a map in `MAP_DIR`.
         seed: Equal seeds give equal missions.
-        timeout: Seconds after which it is compensated; None for no limit of its own.
-        on_stage: Called with every stage of every step, in order.
+        saga_id: Its identity; starting the same again is the same mission. New if None.
+
+    Returns:
+        At once, when the mission is written down.
 
     Raises:
         BadMission: What was asked for cannot be a mission.
         MapError: The map is missing, or no good.
-        MissionTimeout: It took too long; it has been compensated.
+        SagaError: The id belongs to a mission that was asked for otherwise.
         ServerUnavailable: The server did not answer.
     """
     mission = Mission(area, robot_count, seed)
-    mission.check()
+    await asyncio.to_thread(mission.check)
     await get_bus().ping()
-    saga_id = await start_saga(mission)
-    telling = asyncio.create_task(_tell(saga_id, on_stage)) if on_stage else None
     runner = mission_runner()
-    driving = asyncio.create_task(runner.run(saga_id, dispatch=_dispatch))
+    saga_id = saga_id or runner.new_id()
+    payload = {"area": area, "robot_count": robot_count, "seed": seed, "mission": saga_id}
+    return MissionHandle(await runner.start(payload, saga_id=saga_id), payload)
+
+
+async def follow(handle: MissionHandle, on_stage: OnStage) -> SagaOutcome:
+    """Wait for a mission's end.
+
+    Args:
+        handle: The mission.
+        on_stage: Called with every stage of every step, in order.
+    """
+    telling = asyncio.create_task(_tell(handle, on_stage))
     try:
-        try:
-            async with asyncio.timeout(timeout):
-                return await asyncio.shield(driving)
-        except TimeoutError:
-            await _turn_back(driving, saga_id, f"not done within {timeout:g} s")
-            raise MissionTimeout(f"mission {saga_id} was not done within {timeout:g} s") from None
-        except asyncio.CancelledError:
-            await _turn_back(driving, saga_id, "interrupted")
-            raise
+        return await handle.wait()
     finally:
-        if telling:
-            await _finish_telling(telling)
+        await _finish_telling(telling)
 
 
-async def _turn_back(driving: "asyncio.Task[SagaOutcome]", saga_id: str, reason: str) -> None:
-    driving.cancel()
-    await asyncio.wait([driving])
-    runner = mission_runner()
-    await runner.compensate(saga_id, reason)
-    await runner.run(saga_id, dispatch=_dispatch)
+async def see_through(
+    handle: MissionHandle, on_stage: OnStage, *, timeout: float | None = None
+) -> SagaOutcome:
+    """Follow a mission to its end; whoever does not want to wait longer undoes it.
 
+    Args:
+        handle: The mission.
+        on_stage: Called with every stage of every step, in order.
+        timeout: Seconds after which it is compensated; None for no limit of its own.
 
-async def _dispatch(saga_id: str, step: str) -> None:
-    # Celery reads the broker's address when its application is imported: not before it is known.
-    from app.tasks import STEP_TASKS  # noqa: PLC0415
-
+    Raises:
+        MissionTimeout: It took too long; it has been compensated.
+    """
+    following = asyncio.create_task(follow(handle, on_stage))
     try:
-        await asyncio.to_thread(STEP_TASKS[step].apply_async, (saga_id,))
-    except OperationalError as error:
-        raise ServerUnavailable(redact(get_settings().broker_url), str(error)) from error
+        async with asyncio.timeout(timeout):
+            return await asyncio.shield(following)
+    except TimeoutError:
+        late = f"not done within {timeout:g} s"
+        await handle.cancel(late)
+        await following
+        raise MissionTimeout(f"mission {handle.saga_id} was {late}") from None
+    except asyncio.CancelledError:
+        await handle.cancel("interrupted")
+        await following
+        raise
 
 
-async def stages(saga_id: str) -> AsyncIterator[dict[str, Any]]:
-    """Every stage of a mission's steps as it comes, from the first; without end."""
-    bus = get_bus()
-    key, last = bus.key(f"saga:{saga_id}:replies"), b"0-0"
-    while True:
-        try:
-            answer = await bus.endpoint().connection.block(
-                "XREAD", "COUNT", 100, "BLOCK", 500, "STREAMS", key, last
-            )
-        except (SagastreamError, OSError):
-            await asyncio.sleep(0.5)
-            continue
-        for _, entries in answer or []:
-            for entry_id, raw in entries:
-                last = entry_id
-                yield decode_reply(raw, max_bytes=get_settings().max_payload)
-
-
-async def _tell(saga_id: str, on_stage: OnStage) -> None:
-    async for stage in stages(saga_id):
+async def _tell(handle: MissionHandle, on_stage: OnStage) -> None:
+    async for stage in handle.stages():
         on_stage(stage)
 
 
@@ -165,8 +187,8 @@ async def _finish_telling(telling: "asyncio.Task[None]") -> None:
     await asyncio.wait([telling])
 
 
-def report(outcome: SagaOutcome, mission: Mission) -> dict[str, Any]:
-    """A mission's end as one JSON object."""
+def report(outcome: SagaOutcome, asked: dict[str, Any]) -> dict[str, Any]:
+    """A mission's end as one JSON object; `asked` is the saga's input."""
     merged = outcome.results.get("integrate_maps", {})
     done = outcome.status == "completed"
     return {
@@ -177,7 +199,8 @@ def report(outcome: SagaOutcome, mission: Mission) -> dict[str, Any]:
         "steps": [_step_report(step.name, outcome) for step in mission_saga(get_settings()).steps],
         "coverage": merged.get("coverage") if done else None,
         "accuracy": merged.get("accuracy") if done else None,
-        "robots": mission.robot_count,
+        "area": asked["area"],
+        "robots": asked["robot_count"],
         "duration_s": round(outcome.duration_s, 3),
         "artifacts": merged.get("artifacts", {}) if done else {},
         **({"error": outcome.error} if outcome.error else {}),

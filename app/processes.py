@@ -4,6 +4,7 @@ They die with the process that started them, however it ends.
 """
 
 import asyncio
+import logging
 import signal
 import subprocess
 import sys
@@ -22,6 +23,10 @@ from sagastream.testing import die_with_parent
 KINDS = frozenset({"celery", "listener", "robots"})
 _READY_S = 120.0
 _STOP_S = 10.0
+_LOOK_S = 0.25
+_AGAIN_S = 3.0
+
+logger = logging.getLogger(__name__)
 
 
 class WorkersFailed(SagastreamError):
@@ -70,6 +75,7 @@ class Workers:
         self._settings = settings
         self._kinds = kinds
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._arguments: dict[str, Sequence[str]] = {}
         self._logs = Path(tempfile.mkdtemp(prefix="mission-"))
 
     def __enter__(self) -> Self:
@@ -78,8 +84,10 @@ class Workers:
         try:
             if "celery" in self._kinds:
                 self._spawn("celery", [*_celery(self._settings)])
-            if "listener" in self._kinds:
-                self._spawn("listener", ["-m", "app.command_listener"])
+            for number in range(
+                self._settings.listener_processes if "listener" in self._kinds else 0
+            ):
+                self._spawn(f"listener-{number + 1}", ["-m", "app.command_listener"])
             for number in range(processes if "robots" in self._kinds else 0):
                 self._spawn(
                     f"robots-{number + 1}",
@@ -116,6 +124,23 @@ class Workers:
                 raise WorkersFailed(f"not ready after {_READY_S:g} s: {', '.join(missing)}")
             await asyncio.sleep(0.05)
 
+    async def keep(self) -> None:
+        """Start again whatever dies, until cancelled."""
+        started = dict.fromkeys(self._children, 0.0)
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            for name, child in self._children.items():
+                if child.poll() is not None and loop.time() - started[name] > _AGAIN_S:
+                    logger.warning(
+                        "%s ended with %s and is started again: %s",
+                        name,
+                        child.returncode,
+                        self._words(name)[-500:],
+                    )
+                    started[name] = loop.time()
+                    self._spawn(name, self._arguments[name])
+
     def stop(self) -> None:
         """Stop all, in good order first; safe to call twice."""
         for child in self._children.values():
@@ -141,6 +166,7 @@ class Workers:
         return waited_for
 
     def _spawn(self, name: str, arguments: Sequence[str]) -> None:
+        self._arguments[name] = arguments
         with (self._logs / f"{name}.log").open("wb") as log:
             self._children[name] = subprocess.Popen(  # noqa: S603 - our own program
                 [sys.executable, *arguments],

@@ -79,7 +79,7 @@ async def request_and_reply(
     payload: Mapping[str, Any],
     timeout: float | None = None,
     on_progress: OnProgress | None = None,
-    **ids: str | None,
+    **ids: Any,
 ) -> dict[str, Any]:
     """`Bus.request_and_reply` on this application's server, with its timeout."""
     settings = get_settings()
@@ -93,7 +93,7 @@ async def request_and_reply(
     )
 
 
-async def put_blob(data: bytes) -> str:
+async def put_blob(data: bytes, *, ttl_s: int | None = None) -> str:
     """Store bytes compressed under their hash, for a while; returns the reference."""
     reference = hashlib.sha256(data).hexdigest()
     await (
@@ -101,7 +101,7 @@ async def put_blob(data: bytes) -> str:
         .endpoint()
         .connection.call(
             *("SET", get_bus().key(f"blob:{reference}"), zlib.compress(data, 1)),
-            *("EX", get_settings().blob_ttl_s),
+            *("EX", ttl_s or get_settings().blob_ttl_s),
         )
     )
     return reference

@@ -8,14 +8,15 @@ The robots are simulated; a real one would stand behind the same `RobotDriver`.
 import asyncio
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from app import fleet
 from app.config import get_settings
-from app.exploration.driver import RobotDriver
+from app.exploration.driver import Point, RobotDriver
 from app.exploration.floorplan import draw_rooms
 from app.exploration.grid import FloorMap
 from app.exploration.map_files import find_map, load_map
@@ -26,9 +27,44 @@ from app.redis_utils import get_bus
 from app.wire import send_leg
 from sagastream import Command, CommandListener, Handler, SagastreamError
 
+_Carry = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+
 
 class NotDeployed(SagastreamError):
     """An order came from a mission that the robot is not, or no longer, deployed for."""
+
+
+class NotHeld(SagastreamError):
+    """A mission that does not hold the robot wants to deploy it."""
+
+
+class StaleOrder(SagastreamError):
+    """An order came from a handler that has been replaced."""
+
+
+class Fence:
+    """Who commands a robot: the newest claim of the newest request.
+
+    A handler that was replaced, by a later claim of its request or by the next request of its
+    mission, commands no more.
+    """
+
+    def __init__(self) -> None:
+        self._commander, self._epoch = "", 0
+        self._replaced: set[str] = set()
+
+    def admit(self, commander: str, epoch: int) -> None:
+        """Let an order of this request and epoch pass.
+
+        Raises:
+            StaleOrder: Its handler has been replaced.
+        """
+        stale = epoch < self._epoch if commander == self._commander else commander in self._replaced
+        if stale:
+            raise StaleOrder(f"request {commander} in epoch {epoch} has been replaced")
+        if commander != self._commander:
+            self._replaced.add(self._commander)
+        self._commander, self._epoch = commander, epoch
 
 
 @lru_cache(maxsize=4)
@@ -57,54 +93,96 @@ class RobotService:
         self.name = name
         self._mission = ""
         self._driver: RobotDriver | None = None
+        self._fence = Fence()
+        self._path: list[Point] = []
+        self._driven = 0.0
+        self._answered: tuple[str, dict[str, Any]] = ("", {})
+        self._busy = asyncio.Lock()
 
     def handlers(self) -> list[Handler]:
         """The handlers of this robot's stream."""
+        orders = {
+            "robot:deploy": self.deploy,
+            "robot:drive": self.drive,
+            "robot:report": self.report,
+            "robot:recall": self.recall,
+        }
         stream = get_settings().robot_stream(self.name)
         return [
-            Handler(stream, "robot:deploy", self.deploy),
-            Handler(stream, "robot:drive", self.drive),
-            Handler(stream, "robot:recall", self.recall),
+            Handler(stream, event_type, self._in_turn(order))
+            for event_type, order in orders.items()
         ]
 
-    async def deploy(self, command: Command, _progress: Any) -> dict[str, Any]:
+    def _in_turn(self, order: _Carry) -> Callable[[Command, Any], Awaitable[dict[str, Any]]]:
+        """One order at a time, from its present commander, and none twice."""
+
+        async def handle(command: Command, _progress: Any) -> dict[str, Any]:
+            async with self._busy:
+                if self._answered[0] != command.request_id:
+                    if command.event_type == "robot:deploy":
+                        await self._take_mission(command.payload["mission"])
+                    self._fence.admit(command.payload["commander"], command.payload["epoch"])
+                    self._answered = (command.request_id, await order(command.payload))
+                return self._answered[1]
+
+        return handle
+
+    async def _take_mission(self, mission: str) -> None:
+        if await fleet.holder(self.name) != mission:
+            raise NotHeld(f"robot {self.name} is not held by mission {mission}")
+        if mission != self._mission:
+            self._fence = Fence()
+
+    async def deploy(self, order: dict[str, Any]) -> dict[str, Any]:
         """Take up the start pose of a slot and look around.
 
         Raises:
+            NotHeld: The mission does not hold this robot.
+            StaleOrder: As with every order: its handler has been replaced.
             MapError: There is no such area.
             StartError: The team cannot start there.
         """
-        order = command.payload
         floor = await asyncio.to_thread(true_floor, order["area"])
         poses = await asyncio.to_thread(start_poses, floor, order["team"], order["seed"])
         driver = SimulatedRobot(floor, slot=order["slot"], seed=order["seed"])
         leg = await asyncio.to_thread(driver.deploy, poses[order["slot"]])
         self._mission, self._driver = order["mission"], driver
+        self._path, self._driven = list(leg.path), 0.0
         return {"frame": floor.frame.to_dict(), "leg": await send_leg(leg)}
 
-    async def drive(self, command: Command, _progress: Any) -> dict[str, Any]:
+    async def drive(self, order: dict[str, Any]) -> dict[str, Any]:
         """Follow a path until its end or the barrier.
 
         Raises:
             NotDeployed: Another mission, or none, has this robot.
         """
-        order = command.payload
         driver = self._driver_of(order["mission"])
         path = [(x, y) for x, y in order["path"]]
-        return {"leg": await send_leg(await asyncio.to_thread(driver.drive, path, order["until"]))}
+        leg = await asyncio.to_thread(driver.drive, path, order["until"])
+        self._path += leg.path[1:]
+        self._driven += leg.distance
+        return {"leg": await send_leg(leg)}
 
-    async def recall(self, command: Command, _progress: Any) -> dict[str, Any]:
-        """End the mission for this robot and hand over its map; twice does no harm.
+    async def report(self, order: dict[str, Any]) -> dict[str, Any]:
+        """Tell all that was seen and driven since the deployment, as one leg.
+
+        Raises:
+            NotDeployed: Another mission, or none, has this robot.
+        """
+        leg = await asyncio.to_thread(self._driver_of(order["mission"]).recall)
+        whole = replace(leg, path=tuple(self._path), distance=self._driven)
+        return {"leg": await send_leg(whole)}
+
+    async def recall(self, order: dict[str, Any]) -> dict[str, Any]:
+        """End the mission for this robot; twice does no harm.
 
         Raises:
             NotDeployed: Another mission has this robot.
         """
-        mission = command.payload["mission"]
-        if self._driver is None:
-            return {}
-        leg = await asyncio.to_thread(self._driver_of(mission).recall)
-        self._mission, self._driver = "", None
-        return {"leg": await send_leg(leg)}
+        if self._driver is not None:
+            self._driver_of(order["mission"])
+            self._mission, self._driver = "", None
+        return {}
 
     def _driver_of(self, mission: str) -> RobotDriver:
         if self._driver is None or self._mission != mission:
@@ -122,7 +200,9 @@ async def serve(names: Sequence[str]) -> None:
     services = [RobotService(name) for name in names]
     handlers = [handler for service in services for handler in service.handlers()]
     async with get_bus() as bus:
-        listener = CommandListener(bus, handlers, concurrency=2 * len(names))
+        listener = CommandListener(
+            bus, handlers, concurrency=2 * len(names), lease_s=get_settings().lease_s
+        )
         checking_in = asyncio.create_task(_keep_checking_in(names))
         try:
             await listener.run()
@@ -136,8 +216,7 @@ async def serve(names: Sequence[str]) -> None:
 async def _keep_checking_in(names: Sequence[str]) -> None:
     while True:
         with contextlib.suppress(SagastreamError):
-            for name in names:
-                await fleet.check_in(name)
+            await asyncio.gather(*(fleet.check_in(name) for name in names))
         await asyncio.sleep(get_settings().robot_seen_s / 3)
 
 

@@ -1,8 +1,13 @@
-"""The mission as a saga: its four steps, what each is asked, and what undoes it."""
+"""The mission as a saga: its four steps, what each is asked, what undoes it, who does it."""
 
+import asyncio
 from typing import Any
 
+from kombu.exceptions import OperationalError
+
 from app.config import Settings, get_settings
+from sagastream import ServerUnavailable
+from sagastream.connection import redact
 from sagastream.saga import Compensation, Saga, SagaRunner, Step
 
 Results = Any
@@ -58,7 +63,32 @@ def _which(mission: dict[str, Any], _results: Results) -> dict[str, Any]:
 
 
 def mission_runner() -> SagaRunner:
-    """The engine of missions on this process's bus."""
+    """An engine of missions on this process's bus, whose steps Celery spreads."""
     from app.redis_utils import get_bus  # noqa: PLC0415 - a runner needs a server, a saga none
 
-    return SagaRunner(get_bus(), mission_saga(get_settings()))
+    settings = get_settings()
+    return SagaRunner(
+        get_bus(),
+        mission_saga(settings),
+        dispatch=dispatch,
+        max_attempts=settings.undo_attempts,
+        retry_s=settings.retry_s,
+        nudge_s=settings.nudge_s,
+    )
+
+
+async def dispatch(saga_id: str, step: str) -> None:
+    """Send the Celery task that moves a mission on through a step.
+
+    Raises:
+        ServerUnavailable: The broker does not answer.
+    """
+    # Celery reads the broker's address when its application is imported: not before it is known.
+    from app.tasks import STEP_TASKS  # noqa: PLC0415
+
+    # One that nobody took for so long has been sent again.
+    lifetime_s = 3 * get_settings().nudge_s
+    try:
+        await asyncio.to_thread(STEP_TASKS[step].apply_async, (saga_id,), expires=lifetime_s)
+    except OperationalError as error:
+        raise ServerUnavailable(redact(get_settings().broker_url), str(error)) from error

@@ -1,7 +1,8 @@
 """The four steps as Celery tasks: each moves its saga on through one step, if that is due.
 
 A task carries the saga's id alone. Its step is done in `request_and_reply`, in one event
-loop for all threads of the process; losing, repeating or reordering tasks does no harm.
+loop for all threads of the process, and sends the task of what is due next; losing,
+repeating or reordering tasks does no harm.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""How legs, orders and patches of a map cross a process border: small JSON, big parts by hash."""
+"""How legs and states cross a process border: small JSON, big parts by their hash."""
 
 import json
 from collections.abc import Mapping
@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from app.config import get_settings
+from app.exploration.coordinator import State
 from app.exploration.driver import Leg, Patch, Pose
 from app.redis_utils import get_blob, put_blob
 
 
-async def send_leg(leg: Leg) -> dict[str, Any]:
+async def send_leg(leg: Leg, *, ttl_s: int | None = None) -> dict[str, Any]:
     """A leg as JSON; its patch is stored and named."""
     return {
         "time": leg.time,
@@ -20,7 +22,7 @@ async def send_leg(leg: Leg) -> dict[str, Any]:
         "reached": leg.reached,
         "arrived": leg.arrived,
         "blocked": leg.blocked,
-        "patch": await send_patch(leg.patch),
+        "patch": await send_patch(leg.patch, ttl_s=ttl_s),
     }
 
 
@@ -42,10 +44,11 @@ async def receive_leg(sent: Mapping[str, Any]) -> Leg:
     )
 
 
-async def send_patch(patch: Patch) -> dict[str, Any]:
+async def send_patch(patch: Patch, *, ttl_s: int | None = None) -> dict[str, Any]:
     """A patch as JSON: where it lies, its shape, and the reference of its cells."""
     rows, cols = patch.cells.shape
-    reference = await put_blob(patch.cells.tobytes()) if patch.cells.size else ""
+    cells = patch.cells.tobytes()
+    reference = await put_blob(cells, ttl_s=ttl_s) if cells else ""
     return {"row0": patch.row0, "col0": patch.col0, "shape": [rows, cols], "cells": reference}
 
 
@@ -72,3 +75,36 @@ async def receive_json(reference: str) -> Any:
         BlobMissing: It is no longer stored.
     """
     return json.loads(await get_blob(reference))
+
+
+async def send_state(state: State) -> dict[str, Any]:
+    """A coordinator's state as JSON; its big parts are stored, for as long as checkpoints live."""
+    ttl_s = get_settings().checkpoint_ttl_s
+    legs = [await send_leg(leg, ttl_s=ttl_s) for leg in state.legs]
+    return {
+        "legs": await put_blob(json.dumps(legs).encode(), ttl_s=ttl_s),
+        "lost": list(state.lost),
+        "rounds": state.rounds,
+        "retried": state.retried,
+        "shape": list(state.visits.shape),
+        "visits": await put_blob(state.visits.tobytes(), ttl_s=ttl_s),
+        "bumped": await put_blob(state.bumped.tobytes(), ttl_s=ttl_s),
+    }
+
+
+async def receive_state(sent: Mapping[str, Any]) -> State:
+    """The inverse of `send_state`.
+
+    Raises:
+        BlobMissing: A part of it is no longer stored.
+    """
+    shape = tuple(sent["shape"])
+    legs = [await receive_leg(leg) for leg in await receive_json(sent["legs"])]
+    return State(
+        legs=tuple(legs),
+        lost=tuple(sent["lost"]),
+        rounds=sent["rounds"],
+        retried=sent["retried"],
+        visits=np.frombuffer(await get_blob(sent["visits"]), np.uint8).reshape(shape),
+        bumped=np.frombuffer(await get_blob(sent["bumped"]), np.bool_).reshape(shape),
+    )

@@ -9,11 +9,12 @@ What was given up is tried once more at the end.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from app.exploration.assignment import divide
 from app.exploration.driver import Leg, Order, Patch, Point, Pose
@@ -26,6 +27,7 @@ from app.exploration.planning import clear_length
 from app.exploration.settings import DEFAULTS, Settings
 from app.exploration.survey import Survey, survey
 
+_NOTHING = Patch(0, 0, np.zeros((0, 0), np.int8))
 _INTO = 0.5  # cells ahead of a robot that refused to go on, where it did not fit
 
 
@@ -41,6 +43,27 @@ class _Robot:
     goal: Goal | None = None
     ended: bool = False
     active: bool = True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class State:
+    """What another coordinator needs to go on.
+
+    Attributes:
+        legs: all that each robot has reported, as one leg by slot.
+        lost: slots of the robots that take no more part.
+        rounds: barriers so far.
+        retried: whether what was given up has been tried once more.
+        visits: (rows, cols) uint8, how often robots stood before a frontier cell that stayed.
+        bumped: (rows, cols) bool, where a robot did not fit.
+    """
+
+    legs: tuple[Leg, ...]
+    lost: tuple[int, ...]
+    rounds: int
+    retried: bool
+    visits: NDArray[np.uint8]
+    bumped: Mask
 
 
 class Coordinator:
@@ -84,6 +107,63 @@ class Coordinator:
         self._pending: dict[int, Leg] = {}
         self._weighed = -math.inf
         self._retried = False
+
+    @classmethod
+    def recover(
+        cls,
+        frame: GridFrame,
+        state: State,
+        fresh: Mapping[int, Leg],
+        settings: Settings = DEFAULTS,
+    ) -> "Coordinator":
+        """Go on from a state that may be older than what the robots have done since.
+
+        Args:
+            frame: the mission's.
+            state: what was saved.
+            fresh: by slot, all that a robot has to report by now; it replaces what was saved.
+            settings: how to explore.
+
+        Returns:
+            A coordinator for which every robot that still takes part has reported.
+        """
+        legs = [fresh.get(slot, leg) for slot, leg in enumerate(state.legs)]
+        self = cls(frame, [leg.pose for leg in legs], settings, bearings=[0.0] * len(legs))
+        self.rounds, self._retried = state.rounds, state.retried
+        self._visits, self._bumped = state.visits.copy(), state.bumped.copy()
+        for slot, leg in enumerate(legs):
+            self._robots[slot].bearing = None
+            self._take(self._robots[slot], leg)
+            if slot in state.lost:
+                self.remove(slot)
+            else:
+                self._pending[slot] = replace(leg, patch=_NOTHING, path=leg.path[-1:], distance=0.0)
+        return self
+
+    def state(self) -> State:
+        """Return what another coordinator needs to go on from the last barrier."""
+        return State(
+            legs=tuple(self._whole_leg(robot) for robot in self._robots),
+            lost=tuple(slot for slot, robot in enumerate(self._robots) if not robot.active),
+            rounds=self.rounds,
+            retried=self._retried,
+            visits=self._visits.copy(),
+            bumped=self._bumped.copy(),
+        )
+
+    def _whole_leg(self, robot: _Robot) -> Leg:
+        box = self._known
+        cells = robot.evidence[box.row0 : box.row1, box.col0 : box.col1].copy()
+        return Leg(
+            time=self.time,
+            pose=robot.pose,
+            distance=robot.distance,
+            path=tuple(robot.path),
+            reached=0,
+            arrived=False,
+            blocked=False,
+            patch=Patch(box.row0, box.col0, cells) if cells.size else _NOTHING,
+        )
 
     @property
     def active(self) -> list[int]:

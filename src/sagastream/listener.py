@@ -33,7 +33,7 @@ ANNOUNCE_TTL_S = 10.0
 FINISHED_KEPT = 10_000
 _SHORT_BLOCK_MS = 100
 _MOST_PAUSE_S = 0.05
-_MOST_RUNS = 12
+_MOST_RUNS = 100
 
 Delivery = tuple[str, str, Mapping[bytes, bytes]]
 

@@ -9,11 +9,6 @@ from sagastream import Command, Progress, multi_stage_reply
 
 @multi_stage_reply(stream=get_settings().exploration_stream, event_type="exploration:abort")
 async def abort_exploration(command: Command, _progress: Progress) -> dict[str, Any]:
-    """Recall the robots; right whether they drive, stand, or were handed back.
-
-    Raises:
-        ReplyTimeout: A robot did not answer.
-    """
-    mission = command.payload
-    await Team(mission["mission"], mission["robots"], command.correlation_id).abandon()
-    return {"recalled": mission["robots"]}
+    """Recall the robots; right whether they drive, stand, were handed back, or are gone."""
+    await Team(command).recall()
+    return {"recalled": command.payload["robots"]}

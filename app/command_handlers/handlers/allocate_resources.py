@@ -1,16 +1,16 @@
 """`resources:allocate`: reserve robots of the fleet for a mission, all or none."""
 
-from typing import Any
-
 from app import fleet
 from app.config import get_settings
-from sagastream import Command, InvalidMessage, Progress, multi_stage_reply
+from sagastream import Atomic, Command, InvalidMessage, Progress, multi_stage_reply
 
 _MOST = 64
 
 
-@multi_stage_reply(stream=get_settings().resources_stream, event_type="resources:allocate")
-async def allocate_resources(command: Command, _progress: Progress) -> dict[str, Any]:
+@multi_stage_reply(
+    stream=get_settings().resources_stream, event_type="resources:allocate", effect="atomic"
+)
+async def allocate_resources(command: Command, _progress: Progress) -> Atomic:
     """Reserve the best robots by battery and distance.
 
     Raises:
@@ -20,4 +20,5 @@ async def allocate_resources(command: Command, _progress: Progress) -> dict[str,
     wanted = command.payload.get("robot_count")
     if isinstance(wanted, bool) or not isinstance(wanted, int) or not 1 <= wanted <= _MOST:
         raise InvalidMessage("robot_count", f"must be a whole number from 1 to {_MOST}")
-    return {"robots": await fleet.reserve(command.payload["mission"], wanted)}
+    names, writes = await fleet.reserve(command.payload["mission"], wanted)
+    return Atomic({"robots": names}, writes)

@@ -18,9 +18,10 @@ async def plan_route(command: Command, progress: Progress) -> dict[str, Any]:
 
     Raises:
         RequestFailed: A robot cannot reach its start.
+        RobotLost: A robot is gone.
     """
     mission = command.payload
-    team = Team(mission["mission"], mission["robots"], command.correlation_id)
+    team = Team(command)
     answers = await team.deploy(mission["area"], mission["seed"])
     await progress(0.5, {"deployed": len(answers)})
     legs = [await receive_leg(answer["leg"]) for answer in answers]

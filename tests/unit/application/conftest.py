@@ -2,7 +2,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from app import config
+from app import config, saga
 from app.config import choose_settings, get_settings
 from app.redis_utils import get_bus
 from sagastream import Bus
@@ -10,8 +10,23 @@ from sagastream.testing import EmbeddedServer
 
 
 @pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """The messages to Celery that would have been sent, as (saga id, step)."""
+    messages: list[tuple[str, str]] = []
+
+    async def note(saga_id: str, step: str) -> None:
+        messages.append((saga_id, step))
+
+    monkeypatch.setattr(saga, "dispatch", note)
+    return messages
+
+
+@pytest.fixture
 async def app_bus(
-    server: EmbeddedServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+    server: EmbeddedServer,
+    namespace: str,
+    monkeypatch: pytest.MonkeyPatch,
+    sent: list[tuple[str, str]],
 ) -> AsyncIterator[Bus]:
     """The application bound to the test's server, under a namespace of its own."""
     monkeypatch.setattr(config, "_chosen", {})

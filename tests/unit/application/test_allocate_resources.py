@@ -1,4 +1,5 @@
 import asyncio
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -102,15 +103,27 @@ async def test_a_wrong_number_of_robots_names_the_field(app_bus: Bus, count: Any
     assert caught.value.error_type == "InvalidMessage"
 
 
+async def _allocate(mission: str, count: int) -> list[str]:
+    reply = await request_and_reply(
+        STREAM, "resources:allocate", {"mission": mission, "robot_count": count}
+    )
+    return list(reply["payload"]["robots"])
+
+
 async def test_missions_at_once_share_the_fleet_without_overlap(app_bus: Bus) -> None:
     """Ten missions race for eight robots, three each: two win, and no robot is given twice."""
     await _fleet_of(8)
-    results = await asyncio.gather(
-        *(fleet.reserve(f"m{number}", 3) for number in range(10)), return_exceptions=True
-    )
+    async with (
+        listening(app_bus, [allocate_resources]),
+        listening(app_bus, [allocate_resources]),
+    ):
+        results = await asyncio.gather(
+            *(_allocate(f"m{number}", 3) for number in range(10)), return_exceptions=True
+        )
     won = [names for names in results if isinstance(names, list)]
     assert len(won) == 2
-    assert all(isinstance(lost, TooFewRobots) for lost in results if not isinstance(lost, list))
+    lost = [error for error in results if isinstance(error, RequestFailed)]
+    assert [error.error_type for error in lost] == ["TooFewRobots"] * 8
     given = [name for names in won for name in names]
     assert len(given) == len(set(given)) == 6
 
@@ -118,17 +131,28 @@ async def test_missions_at_once_share_the_fleet_without_overlap(app_bus: Bus) ->
 async def test_asking_again_gives_the_same_robots(app_bus: Bus) -> None:
     """A repeated command does not take a second set."""
     await _fleet_of(4)
-    assert await fleet.reserve("m1", 2) == await fleet.reserve("m1", 2)
+    async with listening(app_bus, [allocate_resources]):
+        assert await _allocate("m1", 2) == await _allocate("m1", 2)
     assert len([r for r in await fleet.robots() if r.holder]) == 2
+
+
+async def test_a_handler_that_lost_its_claim_reserves_nothing(app_bus: Bus) -> None:
+    """The reservation is done with the reply or not at all."""
+    await _fleet_of(2)
+    names, writes = await fleet.reserve("m1", 2)
+    assert len(names) == len(writes) == 2
+    assert not any(robot.holder for robot in await fleet.robots())
 
 
 async def test_driving_uses_the_battery(app_bus: Bus) -> None:
     """What a robot drove is gone from its battery when it comes back."""
     await _fleet_of(1)
-    (name,) = await fleet.reserve("m1", 1)
+    async with listening(app_bus, [allocate_resources]):
+        (name,) = await _allocate("m1", 1)
     before = (await fleet.robots())[0].battery
-    await fleet.release("m1", {name: 500.0})
-    after = (await fleet.robots())[0].battery
+    _, (write,) = await fleet.release("m1", {name: 500.0})
+    assert write.value is not None
+    after = json.loads(write.value)["battery"]
     assert before - after == pytest.approx(500.0 * get_settings().battery_per_metre)
 
 

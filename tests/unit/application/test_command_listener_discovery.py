@@ -43,6 +43,7 @@ def test_every_handler_of_the_application_is_found() -> None:
         ("exploration:commands", "exploration:abort"),
         ("map:commands", "map:integrate"),
         ("map:commands", "map:rollback"),
+        ("mission:commands", "mission:start"),
     }
 
 

@@ -19,11 +19,11 @@ def test_what_the_last_release_recorded_goes_on(name: str) -> None:
         if what is None:
             assert journal.status in ENDED
             continue
-        journal = intend(saga, journal, what, now=1.0, max_attempts=5)
-        asked = journal.last(what.step.name, what.direction)
+        gone_on = intend(saga, journal, what, now=1.0, max_attempts=5)
+        asked = gone_on.last(what.step.name, what.direction)
         then = final.last(what.step.name, what.direction)
         assert asked is not None
         assert then is not None
         assert (asked.request_id, asked.payload) == (then.request_id, then.payload)
-        assert load(dump(journal)) == journal
+        assert load(dump(gone_on)) == gone_on
     assert final.error == ({} if final.status == "completed" else final.entries[3].error)

@@ -1,0 +1,264 @@
+"""The verbs for missions that run on workers: start, list, show, watch, cancel, resume, and the fleet.
+
+Watching and waiting may be given up at any time: the mission does not need it.
+"""
+
+import json
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from app import fleet
+from app.cli_base import (
+    EXIT_ERROR,
+    Area,
+    Format,
+    Output,
+    Robots,
+    Seed,
+    app,
+    finish,
+    guarded,
+    leave,
+    refuse_bad,
+    settings_of_command,
+)
+from app.config import get_settings
+from app.display import MissionDisplay
+from app.orchestrator import Mission, MissionHandle, follow, report, run_saga
+from app.redis_utils import get_bus
+from app.saga import mission_runner, mission_saga
+from sagastream.journal import Journal, due
+from sagastream.saga import outcome_of
+
+SagaId = Annotated[str, typer.Argument(help="The mission, as `mission list` names it.")]
+
+
+@app.command()
+def start(
+    *,
+    area: Area,
+    robots: Robots = 2,
+    seed: Seed = 0,
+    key: Annotated[
+        str | None, typer.Option(help="The mission's id; the same again is the same mission.")
+    ] = None,
+    output: Format = Output.TEXT,
+) -> None:
+    """Start a mission on workers that run, and do not wait for it.
+
+    Example: mission start --area office --robots 3
+    """
+    settings_of_command()
+    mission = Mission(area, robots, seed)
+    refuse_bad(mission)
+
+    async def begin() -> MissionHandle:
+        async with get_bus():
+            return await run_saga(robots, area, seed=seed, saga_id=key)
+
+    saga_id = guarded(begin(), "interrupted").saga_id
+    if output is Output.JSON:
+        print(json.dumps({"saga_id": saga_id}))
+    else:
+        print(f"mission {saga_id} is started; see it with: mission watch {saga_id}")
+
+
+@app.command("list")
+def list_missions(*, output: Format = Output.TEXT) -> None:
+    """Show the missions that are kept, the newest first.
+
+    Example: mission list -o json
+    """
+    settings_of_command()
+
+    async def ask() -> list[Journal]:
+        async with get_bus() as bus:
+            await bus.ping()
+            return await mission_runner().journals()
+
+    journals: list[Journal] = list(reversed(guarded(ask(), "interrupted")))
+    rows = [_row(journal) for journal in journals]
+    if output is Output.JSON:
+        print(json.dumps(rows))
+        return
+    if not rows:
+        print(f"no missions at {get_bus().address}")
+        return
+    table = Table("mission", "status", "area", "robots", "at", "age")
+    for row in rows:
+        table.add_row(
+            *(row["saga_id"], row["status"], row["area"], str(row["robots"])),
+            *(row["at"] or "-", f"{row['age_s']:.0f} s"),
+        )
+    Console(width=None if Console().is_terminal else 120).print(table)
+
+
+@app.command()
+def show(saga_id: SagaId, *, output: Format = Output.TEXT) -> None:
+    """Show one mission: each request that its journal has, forward and back.
+
+    Example: mission show 3f2b6f6c-6a5d-4d57-9a3e-0d1f2a9c1b11
+    """
+    settings_of_command()
+    journal = _journal(saga_id)
+    if output is Output.JSON:
+        print(json.dumps(_row(journal) | {"error": journal.error, "entries": _entries(journal)}))
+        return
+    row = _row(journal)
+    print(f"mission {saga_id} {row['status']}: {row['area']}, {row['robots']} robots")
+    table = Table("step", "", "attempt", "status", "took", "request", "error")
+    for entry in _entries(journal):
+        took = "-" if entry["duration_s"] is None else f"{entry['duration_s']:.1f} s"
+        error = entry["error"].get("message", "")
+        table.add_row(
+            *(entry["step"], entry["direction"], str(entry["attempt"]), entry["status"], took),
+            *(entry["request_id"], error),
+        )
+    Console(width=None if Console().is_terminal else 160).print(table)
+    print(f"trace {outcome_of(journal).trace_id}")
+
+
+@app.command()
+def watch(saga_id: SagaId, *, output: Format = Output.TEXT) -> None:
+    """Follow a mission to its end, from its first stage; Ctrl-C only stops the watching.
+
+    Exit codes as those of `mission run`. Example: mission watch ID
+    """
+    settings_of_command()
+    _see_end(saga_id, output)
+
+
+@app.command()
+def cancel(
+    saga_id: SagaId,
+    *,
+    reason: Annotated[str, typer.Option(help="What its journal will say.")] = "cancelled by hand",
+    output: Format = Output.TEXT,
+) -> None:
+    """Undo a mission that has not ended, and wait for that.
+
+    Exit codes as those of `mission run`: 3 when it is undone. Example: mission cancel ID
+    """
+    settings_of_command()
+    ended = _move(lambda runner: runner.compensate(saga_id, reason))
+    if ended.status == "completed":
+        leave(EXIT_ERROR, f"mission {saga_id} had completed; nothing is undone")
+    _see_end(saga_id, output)
+
+
+@app.command()
+def resume(saga_id: SagaId, *, output: Format = Output.TEXT) -> None:
+    """Have a mission gone on with, a stuck one with new tries, and wait for its end.
+
+    Exit codes as those of `mission run`. Example: mission resume ID
+    """
+    settings_of_command()
+    _move(lambda runner: runner.resume(saga_id))
+    _see_end(saga_id, output)
+
+
+@app.command()
+def compensate(saga_id: SagaId, *, output: Format = Output.TEXT) -> None:
+    """Undo a mission whatever it is at: a running one turns round, a stuck one tries again.
+
+    Exit codes as those of `mission run`. Example: mission compensate ID
+    """
+    settings_of_command()
+    ended = _move(lambda runner: runner.compensate(saga_id, "compensated by hand"))
+    if ended.status == "completed":
+        leave(EXIT_ERROR, f"mission {saga_id} had completed; nothing is undone")
+    _move(lambda runner: runner.resume(saga_id))
+    _see_end(saga_id, output)
+
+
+@app.command("fleet")
+def show_fleet(*, output: Format = Output.TEXT) -> None:
+    """Show the robots, their batteries, and who holds them.
+
+    Example: REDIS_URL=redis://127.0.0.1:6379/0 mission fleet
+    """
+    settings_of_command()
+
+    async def ask() -> list[fleet.Robot]:
+        async with get_bus() as bus:
+            await bus.ping()
+            return await fleet.robots()
+
+    robots = guarded(ask(), "interrupted")
+    if output is Output.JSON:
+        rows = [{name: getattr(robot, name) for name in robot.__slots__} for robot in robots]
+        print(json.dumps(rows))
+        return
+    if not robots:
+        print(f"no robots at {get_bus().address}; start some with `mission workers`")
+        return
+    table = Table("robot", "battery", "there", "held by")
+    for robot in robots:
+        there = "yes" if robot.present else "no"
+        table.add_row(robot.name, f"{robot.battery:.0f} %", there, robot.holder or "-")
+    Console().print(table)
+
+
+def _journal(saga_id: str) -> Journal:
+    async def ask() -> Journal:
+        async with get_bus():
+            return await mission_runner().journal(saga_id)
+
+    found: Journal = guarded(ask(), "interrupted")
+    return found
+
+
+def _move(change: Any) -> Journal:
+    async def move() -> Journal:
+        async with get_bus():
+            moved: Journal = await change(mission_runner())
+            return moved
+
+    found: Journal = guarded(move(), "interrupted")
+    return found
+
+
+def _see_end(saga_id: str, output: Output) -> None:
+    async def see() -> dict[str, Any]:
+        async with get_bus():
+            journal = await mission_runner().journal(saga_id)
+            with MissionDisplay() as display:
+                handle = MissionHandle(saga_id, journal.input)
+                return report(await follow(handle, display.show), journal.input)
+
+    finish(guarded(see(), f"it goes on; see it with: mission watch {saga_id}"), output)
+
+
+def _row(journal: Journal) -> dict[str, Any]:
+    what = due(mission_saga(get_settings()), journal)
+    at = f"{'undo ' if what.direction == 'undo' else ''}{what.step.name}" if what else ""
+    return {
+        "saga_id": journal.saga_id,
+        "status": journal.status,
+        "area": journal.input.get("area"),
+        "robots": journal.input.get("robot_count"),
+        "seed": journal.input.get("seed"),
+        "at": at,
+        "started": journal.started,
+        "age_s": round(time.time() - journal.started, 1),
+        "trace_id": outcome_of(journal).trace_id,
+    }
+
+
+def _entries(journal: Journal) -> list[dict[str, Any]]:
+    return [
+        {
+            "step": entry.step,
+            "direction": entry.direction,
+            "attempt": entry.attempt,
+            "status": entry.status,
+            "request_id": entry.request_id,
+            "duration_s": None if entry.ended is None else round(entry.ended - entry.started, 3),
+            "error": entry.error,
+        }
+        for entry in journal.entries
+    ]
