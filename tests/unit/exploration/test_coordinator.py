@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from app.exploration.coordinator import Coordinator
-from app.exploration.driver import Leg, Order, Patch, Pose
+from app.exploration.driver import Leg, Order, Patch, Point, Pose
 from app.exploration.floorplan import draw_rooms
-from app.exploration.grid import OCCUPIED
+from app.exploration.grid import OCCUPIED, UNKNOWN
 from app.exploration.merging import merge
 from app.exploration.planning import clear_length
 from app.exploration.robot import SimulatedRobot, start_poses
@@ -264,3 +264,55 @@ def test_a_patch_that_leaves_the_frame_is_refused(corner: tuple[int, int]) -> No
 
     with pytest.raises(ValueError, match="robot 0: patch lies outside the frame"):
         mission.coordinator.observe(0, leg_at(Pose(1.0, 1.0), patch))
+
+
+def test_another_coordinator_goes_on_where_the_first_one_was() -> None:
+    """From a state that is some barriers old and the robots' own reports, to the same map."""
+    undisturbed, mission = Mission(2).run(), Mission(2)
+    whole: list[list[Point]] = [list(leg.path) for leg in mission.legs.values()]
+    driven = [0.0, 0.0]
+    for number in range(5):
+        if number == 2:
+            state = mission.coordinator.state()
+        mission.step()
+        for slot, leg in mission.legs.items():
+            whole[slot] += leg.path[1:]
+            driven[slot] += leg.distance
+    fresh = {
+        slot: replace(robot.recall(), path=tuple(whole[slot]), distance=driven[slot])
+        for slot, robot in enumerate(mission.team)
+    }
+
+    mission.coordinator = Coordinator.recover(FLOOR.frame, state, fresh)
+    orders = mission.coordinator.decide()
+    assert mission.coordinator.time == fresh[0].time
+    assert mission.coordinator.distances == driven
+    mission.legs = {
+        slot: mission.team[slot].drive(order.path, order.until) for slot, order in orders.items()
+    }
+    mission.run()
+
+    known = merge(mission.coordinator.layers()) != UNKNOWN
+    before = merge(undisturbed.coordinator.layers()) != UNKNOWN
+    assert np.count_nonzero(known) >= 0.99 * np.count_nonzero(before)
+    assert mission.coordinator.time <= 1.2 * undisturbed.coordinator.time
+
+
+def test_what_a_lost_robot_saw_survives_its_coordinator() -> None:
+    """Its map is in the state, and it gets no orders from the next one."""
+    mission = Mission(2)
+    for _ in range(3):
+        mission.step()
+    for slot, leg in mission.legs.items():
+        mission.coordinator.observe(slot, leg)
+    mission.coordinator.decide()
+    mission.coordinator.remove(1)
+    seen = mission.coordinator.layers()[1]
+    state = mission.coordinator.state()
+
+    successor = Coordinator.recover(FLOOR.frame, state, {0: state.legs[0]})
+
+    assert successor.active == [0]
+    assert list(successor.decide()) == [0]
+    assert np.array_equal(successor.layers()[1], seen)
+    assert np.any(seen)

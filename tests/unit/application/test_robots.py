@@ -1,0 +1,196 @@
+"""Robots and those who command them: who may, who may no longer, and who is lost."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app import fleet
+from app.command_handlers.handlers.allocate_resources import allocate_resources
+from app.command_handlers.handlers.perform_exploration import perform_exploration
+from app.command_handlers.handlers.plan_route import plan_route
+from app.config import choose_settings, get_settings
+from app.exploration.floorplan import draw_rooms
+from app.exploration.map_files import save_map
+from app.redis_utils import request_and_reply
+from app.robot_process import Fence, RobotService, StaleOrder
+from app.team import RobotLost, Team
+from sagastream import Bus, Command, Handler, RequestFailed
+from tests.conftest import listening
+
+pytestmark = [pytest.mark.blocking, pytest.mark.timeout(120)]
+
+
+@pytest.fixture
+def area(app_bus: Bus, tmp_path: Path) -> str:
+    """A floor of four rooms, and settings by which lost robots are noticed soon."""
+    floor = draw_rooms(4)
+    save_map(tmp_path / "room.yaml", floor.grid, floor.frame)
+    choose_settings(map_dir=tmp_path, robot_seen_s=1.5)
+    return "room"
+
+
+@asynccontextmanager
+async def robots(bus: Bus, names: Sequence[str]) -> AsyncIterator[dict[str, AsyncExitStack]]:
+    """Robots that listen, each on a stack of its own: closing it is the end of the robot."""
+    async with AsyncExitStack() as all_of_them:
+        found = {}
+        for name in names:
+            await fleet.check_in(name)
+            found[name] = await all_of_them.enter_async_context(AsyncExitStack())
+            handlers = RobotService(name).handlers()
+            await found[name].enter_async_context(listening(bus, handlers, drain_s=0.1))
+        yield found
+
+
+async def _allocate(bus: Bus, mission: str, count: int) -> list[str]:
+    async with listening(bus, [allocate_resources]):
+        reply = await request_and_reply(
+            get_settings().resources_stream,
+            "resources:allocate",
+            {"mission": mission, "robot_count": count},
+        )
+    return list(reply["payload"]["robots"])
+
+
+def _command(mission: str, names: Sequence[str], **changes: Any) -> Command:
+    command = Command(
+        payload={"mission": mission, "robots": list(names)},
+        request_id="plan",
+        correlation_id="c",
+        saga_id="",
+        event_type="routing:plan",
+        epoch=1,
+    )
+    return replace(command, **changes)
+
+
+def test_a_fence_lets_the_newest_commander_pass() -> None:
+    """Neither an earlier claim of a request passes it, nor a request that was replaced."""
+    fence = Fence()
+    for commander, epoch in (("plan", 1), ("plan", 2), ("explore", 1), ("explore", 1)):
+        fence.admit(commander, epoch)
+    for commander, epoch in (("plan", 3), ("explore", 0)):
+        with pytest.raises(StaleOrder, match=commander):
+            fence.admit(commander, epoch)
+
+
+async def test_a_robot_refuses_a_mission_that_does_not_hold_it(app_bus: Bus, area: str) -> None:
+    """A late deployment for a mission that was undone does not take the robot."""
+    async with robots(app_bus, ["r1"]):
+        with pytest.raises(RequestFailed, match="not held by mission m1") as caught:
+            await Team(_command("m1", ["r1"])).deploy(area, 1)
+    assert caught.value.error_type == "NotHeld"
+
+
+async def test_a_handler_that_was_replaced_commands_no_more(app_bus: Bus, area: str) -> None:
+    """Robots answer the later claim, and refuse the earlier one."""
+    async with robots(app_bus, ["r1"]):
+        names = await _allocate(app_bus, "m1", 1)
+        await Team(_command("m1", names)).deploy(area, 1)
+        later = Team(_command("m1", names, request_id="explore", epoch=2))
+        assert not isinstance((await later.report())[0], RobotLost)
+        for stale in (_command("m1", names), _command("m1", names, request_id="explore")):
+            with pytest.raises(RequestFailed) as caught:
+                await Team(stale).report()
+            assert caught.value.error_type == "StaleOrder"
+
+
+async def test_an_order_that_comes_twice_is_carried_out_once(app_bus: Bus, area: str) -> None:
+    """Its second delivery gets the first one's answer: what changed in the map is not lost."""
+    service = RobotService("r1")
+    await fleet.check_in("r1")
+    names = await _allocate(app_bus, "m1", 1)
+    order = {"mission": "m1", "commander": "plan", "epoch": 1}
+    deploy, drive = service.handlers()[:2]
+
+    async def send(handler: Handler, request_id: str, **payload: Any) -> Any:
+        command = _command("m1", names, request_id=request_id, event_type=handler.event_type)
+        return await handler(replace(command, payload=order | payload), None)
+
+    await send(deploy, "o1", area=area, team=1, seed=1, slot=0)
+    first = await send(drive, "o2", path=[], until=2.0)
+    assert await send(drive, "o2", path=[], until=2.0) == first
+    assert first["leg"]["time"] == 2.0
+    with pytest.raises(ValueError, match="cannot drive until"):
+        await send(drive, "o3", path=[], until=1.0)
+
+
+async def _plan(bus: Bus, area: str, names: Sequence[str]) -> dict[str, Any]:
+    mission = {"mission": "m1", "area": area, "seed": 1, "robots": list(names)}
+    async with listening(bus, [plan_route]):
+        planned = await request_and_reply(get_settings().routing_stream, "routing:plan", mission)
+    return mission | planned["payload"]
+
+
+async def test_a_robot_that_dies_is_taken_out_and_the_others_do_its_part(
+    app_bus: Bus, area: str
+) -> None:
+    """The mission ends with the whole floor known, and says who was lost; all are free again."""
+    async with robots(app_bus, ["r1", "r2"]) as found:
+        mission = await _plan(app_bus, area, await _allocate(app_bus, "m1", 2))
+        async with listening(app_bus, [perform_exploration]):
+            await found["r1"].aclose()
+            await fleet.check_out("r1")
+            reply = await request_and_reply(
+                get_settings().exploration_stream, "exploration:perform", mission
+            )
+    assert list(reply["payload"]["lost"]) == ["r1"]
+    assert reply["payload"]["distances_m"][1] > 1.0
+    assert len(reply["payload"]["maps"]) == 2
+    assert not any(robot.holder for robot in await fleet.robots())
+
+
+async def test_under_the_quorum_the_exploration_fails(app_bus: Bus, area: str) -> None:
+    """It says how many are left, how many are needed, and who was lost."""
+    choose_settings(quorum=1.0)
+    async with robots(app_bus, ["r1", "r2"]) as found:
+        mission = await _plan(app_bus, area, await _allocate(app_bus, "m1", 2))
+        async with listening(app_bus, [perform_exploration]):
+            await found["r2"].aclose()
+            await fleet.check_out("r2")
+            with pytest.raises(RequestFailed, match="1 of 2 robots are left, 2 are") as caught:
+                await request_and_reply(
+                    get_settings().exploration_stream, "exploration:perform", mission
+                )
+    assert caught.value.error_type == "TooFewLeft"
+    assert "r2" in caught.value.message
+
+
+async def test_who_takes_an_exploration_over_goes_on_with_it(app_bus: Bus, area: str) -> None:
+    """The next handler starts from the checkpoint: simulated time goes on, and does not restart."""
+    choose_settings(checkpoint_s=0.01, progress_interval_s=0.01)
+    stages: list[dict[str, Any]] = []
+    stop = asyncio.Event()
+
+    def note(stage: dict[str, Any]) -> None:
+        stages.append(stage)
+        if stage["status"] == "progress" and "checkpoint" in stage["payload"]:
+            stop.set()
+
+    async with robots(app_bus, ["r1"]):
+        mission = await _plan(app_bus, area, await _allocate(app_bus, "m1", 1))
+        asking = asyncio.create_task(
+            request_and_reply(
+                get_settings().exploration_stream,
+                "exploration:perform",
+                mission,
+                on_progress=note,
+            )
+        )
+        async with listening(app_bus, [perform_exploration], drain_s=0.01):
+            await stop.wait()
+        async with listening(app_bus, [perform_exploration]):
+            reply = await asking
+    epochs = {int(stage["epoch"]) for stage in stages}
+    assert epochs == {1, 2}
+    before = [s["payload"]["simulated_s"] for s in stages if s["status"] == "progress"]
+    assert before == sorted(before)
+    assert reply["payload"]["lost"] == {}
+    assert reply["payload"]["distances_m"][0] == pytest.approx(
+        stages[-2]["payload"]["robots"]["r1"]["driven_m"], abs=0.01
+    )

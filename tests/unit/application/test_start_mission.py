@@ -1,0 +1,73 @@
+"""`mission:start`: missions for whoever can write to a stream."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.command_handlers.handlers.start_mission import start_mission
+from app.config import choose_settings, get_settings
+from app.exploration.floorplan import draw_rooms
+from app.exploration.map_files import save_map
+from app.redis_utils import request_and_reply
+from app.saga import mission_runner
+from sagastream import Bus, RequestFailed
+from tests.conftest import listening
+
+pytestmark = pytest.mark.blocking
+
+
+@pytest.fixture(autouse=True)
+def area(app_bus: Bus, tmp_path: Path) -> str:
+    """A floor of one room."""
+    floor = draw_rooms(1)
+    save_map(tmp_path / "room.yaml", floor.grid, floor.frame)
+    choose_settings(map_dir=tmp_path)
+    return "room"
+
+
+async def _start(**payload: Any) -> str:
+    reply = await request_and_reply(get_settings().mission_stream, "mission:start", payload)
+    return str(reply["payload"]["saga_id"])
+
+
+async def test_a_command_starts_a_mission(app_bus: Bus, sent: list[tuple[str, str]]) -> None:
+    """Its id comes back at once, its journal is there, and its first step is sent."""
+    async with listening(app_bus, [start_mission]):
+        saga_id = await _start(area="room", robot_count=2, seed=3)
+    journal = await mission_runner().journal(saga_id)
+    assert journal.input == {"area": "room", "robot_count": 2, "seed": 3, "mission": saga_id}
+    assert sent == [(saga_id, "allocate_resources")]
+
+
+async def test_one_key_is_one_mission(app_bus: Bus, sent: list[tuple[str, str]]) -> None:
+    """Asked twice it is started once; another mission under the same key is an error."""
+    async with listening(app_bus, [start_mission]):
+        first = await _start(area="room", robot_count=2, idempotency_key="k")
+        assert await _start(area="room", robot_count=2, idempotency_key="k") == first
+        with pytest.raises(RequestFailed, match="another input"):
+            await _start(area="room", robot_count=3, idempotency_key="k")
+        assert await _start(area="room", robot_count=2, idempotency_key="other") != first
+    assert len(await mission_runner().journals()) == 2
+
+
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        ({"robot_count": 2}, "area: must be text"),
+        ({"area": "room"}, "robot_count: must be a whole number"),
+        ({"area": "room", "robot_count": True}, "robot_count: must be a whole number"),
+        ({"area": "room", "robot_count": 0}, "robots: must be from 1 to 64"),
+        ({"area": "room", "robot_count": 1, "seed": "x"}, "seed: must be a whole number"),
+        ({"area": "room", "robot_count": 1, "robots": 1}, "robots: is not a field"),
+        ({"area": "nowhere", "robot_count": 1}, "nowhere"),
+    ],
+)
+async def test_a_bad_mission_names_the_field(
+    app_bus: Bus, payload: dict[str, Any], message: str
+) -> None:
+    """Nothing is started."""
+    async with listening(app_bus, [start_mission]):
+        with pytest.raises(RequestFailed, match=message):
+            await _start(**payload)
+    assert await mission_runner().journals() == []
