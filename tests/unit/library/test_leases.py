@@ -93,6 +93,22 @@ async def test_the_command_of_a_dead_listener_is_taken_over(bus: Bus, work: Work
             await asyncio.sleep(0.05)
 
 
+async def test_all_that_a_dead_listener_held_waits_for_free_slots_only(
+    bus: Bus, work: Work
+) -> None:
+    """A sweep that filled all slots is followed by the next at once, not after a while."""
+    call = bus.endpoint().connection.call
+    await call("XGROUP", "CREATE", bus.key(STREAM), "sagastream", "0", "MKSTREAM")
+    asked = [_ask(bus, request_id=f"r{number}") for number in range(60)]
+    while await call("XLEN", bus.key(STREAM)) < len(asked):
+        await asyncio.sleep(0.01)
+    await call("XREADGROUP", "GROUP", "sagastream", "dead", "STREAMS", bus.key(STREAM), ">")
+    work.go.set()
+    async with listening(bus, [work.handler], lease_s=2, concurrency=1):
+        replies = await asyncio.wait_for(asyncio.gather(*asked), 15)
+    assert len(replies) == len(asked)
+
+
 async def test_a_stopped_listener_hands_its_work_on_at_once(bus: Bus, work: Work) -> None:
     """The next need not wait for the lease to lapse."""
     asked = _ask(bus)
