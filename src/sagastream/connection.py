@@ -73,8 +73,11 @@ def make_client(url: str) -> "redis.Redis":
     )
 
 
-def backoff_delays(first: float = 0.05, limit: float = 1.0) -> Iterable[float]:
-    """Delays in seconds that double up to a limit, each with full jitter over its half."""
+def backoff_delays(first: float = 0.05, limit: float = 0.5) -> Iterable[float]:
+    """Delays in seconds that double up to a limit, each with full jitter over its half.
+
+    With this limit a server that was away is in use again within a second of its return.
+    """
     delay = first
     while True:
         yield delay * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
