@@ -19,6 +19,7 @@ from sagastream import (
     RequestCancelled,
     multi_stage_reply,
 )
+from sagastream.fault_proxy import Fault, FaultProxy
 from tests.conftest import listening
 
 STREAM = "work:commands"
@@ -133,6 +134,38 @@ async def test_a_lost_lease_stops_the_handler_which_writes_nothing(bus: Bus, wor
     asked.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await asked
+
+
+@pytest.mark.blocking
+async def test_a_renewal_that_meets_the_end_of_its_own_request_is_no_lost_lease(
+    bus: Bus,
+    work: Work,
+    namespace: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Between the end on the server and its answer the handler is not taken for stopped."""
+    monkeypatch.setattr("sagastream.connection.SOCKET_TIMEOUT_S", 1.0)
+    finished: list[int] = []
+
+    def plan(number: int, command: tuple[bytes, ...]) -> Fault:
+        if not finished and command[0] == b"FCALL" and command[1].endswith(b"_finish"):
+            finished.append(number)
+            return Fault.SWALLOW
+        return Fault.NONE
+
+    work.go.set()
+    with FaultProxy(bus.url, plan) as proxy, caplog.at_level("WARNING", "sagastream.listener"):
+        async with (
+            Bus(proxy.url, namespace=namespace) as far,
+            listening(far, [work.handler], lease_s=0.2),
+        ):
+            await _ask(bus)
+            renewed = len(proxy.commands) + 20
+            while len(proxy.commands) < renewed:
+                await asyncio.sleep(0.02)
+    assert finished
+    assert "lease lost" not in caplog.text
 
 
 async def test_cancelling_what_runs_stops_its_handler(bus: Bus, work: Work) -> None:
