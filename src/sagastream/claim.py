@@ -66,6 +66,7 @@ class Claim:
         self.command = command
         self.ending: Ending | None = None
         self.effect = ""
+        self._finishing = False
         self._left_s: float | None = None
         self.ids = {
             "request_id": command.request_id,
@@ -164,6 +165,8 @@ class Claim:
         task = asyncio.current_task()
 
         def end(why: Ending) -> None:
+            if why == "lost" and self._finishing:
+                return  # its own end may be what the renewal met: the answer to that tells
             if self.ending is None and task is not None:
                 self.ending = why
                 task.cancel()
@@ -282,6 +285,7 @@ class Claim:
         if self._teller:
             self._teller.cancel()
         await self._tell()  # the last progress is never dropped
+        self._finishing = True
         answer = await self._functions.finish(
             self._record,
             self._stream,
@@ -295,6 +299,7 @@ class Claim:
         if answer.word == "stale":
             raise LeaseLost(self.command.request_id, answer.rest[0])
         if answer.word == "mismatch":
+            self._finishing = False
             return False
         logger.info("request %s", fields["status"], extra=self.ids)
         return True

@@ -73,8 +73,11 @@ def make_client(url: str) -> "redis.Redis":
     )
 
 
-def backoff_delays(first: float = 0.05, limit: float = 1.0) -> Iterable[float]:
-    """Delays in seconds that double up to a limit, each with full jitter over its half."""
+def backoff_delays(first: float = 0.05, limit: float = 0.5) -> Iterable[float]:
+    """Delays in seconds that double up to a limit, each with full jitter over its half.
+
+    With this limit a server that was away is in use again within a second of its return.
+    """
     delay = first
     while True:
         yield delay * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
@@ -137,7 +140,7 @@ class Connection:
                         raise ServerRefused(self.address, str(error)) from error
                     await asyncio.sleep(delay)
                 elif "Function not found" in str(error):
-                    await self.load_functions()
+                    await self.load_functions(patience_s=give_up - loop.time())
                 else:
                     raise
             else:
@@ -145,10 +148,16 @@ class Connection:
                 return answer
         raise AssertionError("backoff_delays never ends")
 
-    async def load_functions(self) -> None:
-        """Put the function library on the server, where it is missing."""
+    async def load_functions(self, *, patience_s: float | None = None) -> None:
+        """Put the function library on the server, where it is missing.
+
+        Raises:
+            ServerUnavailable: No answer within `patience_s` seconds.
+            ServerRefused: For as long, the server took no writes.
+            ServerUnsuitable: The server has no functions.
+        """
         try:
-            await self._send(("FUNCTION", "LOAD", SOURCE))
+            await self.call("FUNCTION", "LOAD", SOURCE, patience_s=patience_s)
         except ResponseError as error:
             if "already exists" in str(error):
                 return

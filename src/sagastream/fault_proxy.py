@@ -28,6 +28,7 @@ class Fault(enum.Enum):
         AFTER: The server has carried it out, but the connection breaks before the answer.
         SWALLOW: The server has carried it out, but no answer ever comes.
         HALF_OPEN: It is not sent, and no answer ever comes.
+        STALL: It, and what follows on its connection, is held up for `stall_s`.
     """
 
     NONE = enum.auto()
@@ -35,6 +36,7 @@ class Fault(enum.Enum):
     AFTER = enum.auto()
     SWALLOW = enum.auto()
     HALF_OPEN = enum.auto()
+    STALL = enum.auto()
 
 
 Command = tuple[bytes, ...]
@@ -54,6 +56,7 @@ class FaultProxy:
         on_fault: Called in the proxy's thread when a fault takes place, before the
             connection breaks: the moment to kill the process behind it.
         delay_s: Seconds that each command is held up.
+        stall_s: Seconds that a command is held up which `STALL` befalls.
 
     Attributes:
         commands: Every command that came, in order.
@@ -66,19 +69,22 @@ class FaultProxy:
         *,
         on_fault: Callable[[], None] = lambda: None,
         delay_s: float = 0.0,
+        stall_s: float = 1.0,
     ) -> None:
         self.commands: list[Command] = []
         self._upstream = upstream.removeprefix("unix://")
         self._plan = plan
         self._on_fault = on_fault
         self._delay_s = delay_s
+        self._stall_s = stall_s
         self._directory = Path(tempfile.mkdtemp(prefix="sagastream-proxy-"))
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="fault-proxy", daemon=True)
         self._ready = threading.Event()
         self._stop = asyncio.Event()
         # A loop holds its tasks weakly: one that waits for ever would be collected.
-        self._connections: set[asyncio.Task[Any] | None] = set()
+        self._connections: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
 
     @property
     def url(self) -> str:
@@ -103,22 +109,33 @@ class FaultProxy:
     def _serve(self) -> None:
         async def serve() -> None:
             path = self.url.removeprefix("unix://")
-            server = await asyncio.start_unix_server(self._connected, path)
+            server = await asyncio.start_unix_server(self._accept, path)
             self._ready.set()
             await self._stop.wait()
             server.close()
-            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            tasks = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for writer in self._writers:
+                writer.transport.abort()
+            await asyncio.sleep(0)  # a turn of the loop, in which the sockets are closed
 
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
             runner.run(serve())
 
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Kept from here on: a task that is cancelled before it begins closes nothing.
+        self._writers.add(writer)
+        task = self._loop.create_task(self._connected(reader, writer))
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
+
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connections.add(asyncio.current_task())
         try:
             up_reader, up_writer = await asyncio.open_unix_connection(self._upstream)
         except OSError:
-            writer.close()
+            self._close(writer)
             return
         pipe = _Pipe(writer, up_reader)
         answering = asyncio.create_task(pipe.answer())
@@ -128,10 +145,12 @@ class FaultProxy:
             pass
         finally:
             answering.cancel()
-            for closing in (writer, up_writer):
-                with contextlib.suppress(OSError):
-                    closing.close()
-            self._connections.discard(asyncio.current_task())
+            self._close(writer)
+            up_writer.close()
+
+    def _close(self, writer: asyncio.StreamWriter) -> None:
+        self._writers.discard(writer)
+        writer.close()
 
     async def _forward(
         self, reader: asyncio.StreamReader, up_writer: asyncio.StreamWriter, pipe: "_Pipe"
@@ -152,6 +171,8 @@ class FaultProxy:
                     return
                 if fault is Fault.HALF_OPEN:
                     await self._stop.wait()
+                if fault is Fault.STALL:
+                    await asyncio.sleep(self._stall_s)
                 sent += 1
                 if fault in {Fault.AFTER, Fault.SWALLOW}:
                     pipe.hold_back(sent)

@@ -204,6 +204,9 @@ class CommandListener:
                 keep=FINISHED_KEPT,
             )
             taken += [(stream, entry_id, raw) for entry_id, raw in found]
+        if len(taken) == free:
+            # There may be more: it waits for a free slot, and no longer.
+            self._next_sweep = 0.0
         return taken
 
     async def _make_group(self, stream: str) -> None:

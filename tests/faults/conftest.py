@@ -1,13 +1,42 @@
-"""A server with an append-only file for each test, and what must hold at the end of one."""
+"""A server with an append-only file for each test, and the table of what all of them saw."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
-import redis
 
 from sagastream.testing import EmbeddedServer
-from tests.faults.roles import STREAM
+from tests.faults.figures import Figures
+
+_FIGURES = pytest.StashKey[Figures]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin the table."""
+    config.stash[_FIGURES] = Figures()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """End with the commands that were struck, and the table."""
+    figures = config.stash[_FIGURES]
+    for title, text in (("points", figures.points()), ("what was tried", figures.table())):
+        if text:
+            terminalreporter.section(title)
+            terminalreporter.write_line(text)
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> Figures:
+    """The table that every test adds its row to."""
+    return request.config.stash[_FIGURES]
+
+
+@pytest.fixture
+def is_long(request: pytest.FixtureRequest) -> bool:
+    """Whether every point is to be tried, not some."""
+    return bool(request.config.getoption("--long"))
 
 
 @pytest.fixture
@@ -15,32 +44,3 @@ def store(server_binary: str | None) -> Iterator[EmbeddedServer]:
     """A server whose data survive it."""
     with EmbeddedServer(aof=True, binary=server_binary) as running:
         yield running
-
-
-def look(store: EmbeddedServer) -> "redis.Redis":
-    """A plain client, for looking from outside."""
-    return redis.Redis.from_url(store.url, decode_responses=True)
-
-
-def check_request(store: EmbeddedServer, request_id: str, status: str = "completed") -> None:
-    """What holds for every request, whatever died: one entry, one end, nothing pending."""
-    with look(store) as client:
-        record: dict[str, Any] = client.hgetall(f"request:{request_id}")
-        assert record["status"] == status
-        entries = [
-            fields for _, fields in client.xrange(STREAM) if fields["request_id"] == request_id
-        ]
-        assert len(entries) == 1, "one entry a request"
-        assert client.xpending(STREAM, "sagastream")["pending"] == 0
-        for stream in record["reply_streams"].split("\n"):
-            stages = [
-                fields["status"]
-                for _, fields in client.xrange(stream)
-                if fields["request_id"] == request_id
-            ]
-            ends = [stage for stage in stages if stage in {"completed", "failed", "cancelled"}]
-            if stages:
-                assert ends == [status], "one terminal reply on each reply stream"
-                assert client.pttl(stream) > 0
-
-        assert client.pttl(f"request:{request_id}") > 0

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from sagastream.functions import LIBRARY, SOURCE, Answer, Functions
 from sagastream.testing import EmbeddedServer
+from tests.faults.figures import Figures
 from tests.faults.model import TERMINAL, Request
 
 pytestmark = [pytest.mark.blocking, pytest.mark.timeout(900)]
@@ -153,9 +154,12 @@ class Agreement(RuleBasedStateMachine):
     """Whatever is called in whatever order, server and model say and do the same."""
 
     client: "redis.Redis"
+    sequences = 0
+    calls = 0
 
     def __init__(self) -> None:
         super().__init__()
+        Agreement.sequences += 1
         self.server = Server(self.client)
         self.model = Request(max_deliveries=_MAX_DELIVERIES)
 
@@ -193,6 +197,7 @@ class Agreement(RuleBasedStateMachine):
 
     @invariant()
     def the_same_is_to_be_seen(self) -> None:
+        Agreement.calls += 1
         pending = self.model.entries and not self.model.acked
         assert self.server.stages() == self.model.stages
         assert self.server.seen() == (self.model.entries, int(pending), self.model.dead)
@@ -206,10 +211,10 @@ def client(store: EmbeddedServer) -> Iterator["redis.Redis"]:
 
 
 def test_the_server_does_what_the_model_does(
-    client: "redis.Redis", request: pytest.FixtureRequest
+    client: "redis.Redis", figures: Figures, is_long: bool
 ) -> None:
     """Random sequences of all transitions, with every answer and effect compared."""
-    examples = 2000 if request.config.getoption("--long") else 60
+    examples = 2000 if is_long else 60
     Agreement.client = client
     run_state_machine_as_test(
         Agreement,
@@ -220,6 +225,9 @@ def test_the_server_does_what_the_model_does(
             suppress_health_check=list(HealthCheck),
         ),
     )
+    row = figures.row("server's functions against the pure model, sequences of up to 30 calls")
+    row.tries = Agreement.sequences
+    row.notes["calls compared"] = f"{Agreement.calls:,}"
 
 
 def _deliver(
@@ -279,20 +287,23 @@ def _schedule(seed: int) -> Request:
     return request
 
 
-def test_disorder_breaks_no_promise(request: pytest.FixtureRequest) -> None:
+def test_disorder_breaks_no_promise(figures: Figures, is_long: bool) -> None:
     """In every schedule: at most one end, no stage after it, epochs that only grow."""
-    schedules = 1_000_000 if request.config.getoption("--long") else 10_000
+    schedules = 1_000_000 if is_long else 10_000
+    row = figures.row("the model: reordered, repeated, dropped, delayed (schedules)")
     ended = 0
     for seed in range(schedules):
         done = _schedule(seed)
         statuses = [status for status, _ in done.stages]
         epochs = [epoch for _, epoch in done.stages]
         ends = [status for status in statuses if status in TERMINAL]
-        assert len(ends) <= 1, f"seed {seed}: {done.stages}"
-        assert not ends or statuses[-1] == ends[0], f"seed {seed}: {done.stages}"
-        assert epochs == sorted(epochs), f"seed {seed}: {done.stages}"
-        assert done.entries <= 1, f"seed {seed}"
         starts = [epoch for status, epoch in done.stages if status == "start"]
-        assert len(starts) == len(set(starts)), f"seed {seed}: {done.stages}"
+        doubled = max(0, len(ends) - 1) + len(starts) - len(set(starts)) + max(0, done.entries - 1)
+        disorder = epochs != sorted(epochs) or (ends and statuses[-1] != ends[0])
+        row.tries += 1
+        row.doubled += doubled
+        row.out_of_order += bool(disorder)
+        assert not doubled, f"seed {seed}: {done.stages}"
+        assert not disorder, f"seed {seed}: {done.stages}"
         ended += bool(ends)
     assert ended > schedules * 0.9, "hardly any request ended: the schedules are too hostile"

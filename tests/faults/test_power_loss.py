@@ -9,8 +9,9 @@ import pytest
 
 from sagastream import Bus
 from sagastream.testing import EmbeddedServer
-from tests.faults.conftest import check_request, look
-from tests.faults.roles import STREAM, listening
+from tests.faults.figures import Figures
+from tests.faults.invariants import STREAM, look
+from tests.faults.roles import listening
 
 pytestmark = [pytest.mark.blocking, pytest.mark.timeout(900)]
 
@@ -39,7 +40,7 @@ def _ask(store: EmbeddedServer) -> dict[str, Any]:
 
 
 def test_the_file_cut_anywhere_is_a_state_to_go_on_from(
-    store: EmbeddedServer, request: pytest.FixtureRequest
+    store: EmbeddedServer, figures: Figures, is_long: bool
 ) -> None:
     """Whatever of a request is left on disk, asking again ends it, with one entry and one end."""
     whole = _ask(store)
@@ -48,7 +49,8 @@ def test_the_file_cut_anywhere_is_a_state_to_go_on_from(
     (file,) = folder.glob("*.incr.aof")
     data = file.read_bytes()
     cuts = _ends_of_records(data)
-    step = 1 if request.config.getoption("--long") else 8
+    step = 1 if is_long else 8
+    row = figures.row("append-only file cut behind a record (power loss)")
     for cut in cuts[::step]:
         for name in folder.glob("*.incr.aof"):
             name.write_bytes(data[:cut])
@@ -59,7 +61,7 @@ def test_the_file_cut_anywhere_is_a_state_to_go_on_from(
         assert reply["status"] == "completed"
         if "reply" in before:
             assert reply["timestamp"] == whole["timestamp"], "the first end stays"
-        check_request(store, "r")
+        row.check(store, "r")
         store.stop()
     assert len(cuts) > 20
-    print(f"cut after each of {len(cuts[::step])} of {len(cuts)} records")  # noqa: T201
+    row.notes["records"] = str(len(cuts))

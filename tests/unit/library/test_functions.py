@@ -6,8 +6,10 @@ import pytest
 from redis.exceptions import ResponseError
 
 from sagastream import Bus
+from sagastream.fault_proxy import Fault, FaultProxy
 from sagastream.functions import LIBRARY, Answer, Functions
 from sagastream.message import encode_payload
+from sagastream.testing import EmbeddedServer
 
 GROUP = "g"
 
@@ -309,6 +311,28 @@ async def test_a_lost_library_is_loaded_again(requests: Requests) -> None:
     await requests.emit({})
     await requests.call("FUNCTION", "DELETE", LIBRARY)
     assert (await requests.emit({})).word == "known"
+
+
+@pytest.mark.blocking
+@pytest.mark.parametrize("fault", [Fault.BEFORE, Fault.AFTER])
+async def test_a_connection_lost_while_the_library_is_loaded_is_a_delay(
+    requests: Requests, server: EmbeddedServer, namespace: str, fault: Fault
+) -> None:
+    """A server that dies just then ends no requester: the call goes on when it is back."""
+    await requests.emit({})
+    await requests.call("FUNCTION", "DELETE", LIBRARY)
+    lost: list[int] = []
+
+    def plan(number: int, command: tuple[bytes, ...]) -> Fault:
+        if not lost and command[:2] == (b"FUNCTION", b"LOAD"):
+            lost.append(number)
+            return fault
+        return Fault.NONE
+
+    with FaultProxy(server.url, plan) as proxy:
+        async with Bus(proxy.url, namespace=namespace) as bus:
+            await bus.emit_command("work:commands", event_type="work:do", payload={})
+    assert lost
 
 
 async def test_the_journal_moves_by_compare_and_set(requests: Requests) -> None:

@@ -19,6 +19,7 @@ from sagastream import (
     RequestCancelled,
     multi_stage_reply,
 )
+from sagastream.fault_proxy import Fault, FaultProxy
 from tests.conftest import listening
 
 STREAM = "work:commands"
@@ -93,6 +94,22 @@ async def test_the_command_of_a_dead_listener_is_taken_over(bus: Bus, work: Work
             await asyncio.sleep(0.05)
 
 
+async def test_all_that_a_dead_listener_held_waits_for_free_slots_only(
+    bus: Bus, work: Work
+) -> None:
+    """A sweep that filled all slots is followed by the next at once, not after a while."""
+    call = bus.endpoint().connection.call
+    await call("XGROUP", "CREATE", bus.key(STREAM), "sagastream", "0", "MKSTREAM")
+    asked = [_ask(bus, request_id=f"r{number}") for number in range(60)]
+    while await call("XLEN", bus.key(STREAM)) < len(asked):
+        await asyncio.sleep(0.01)
+    await call("XREADGROUP", "GROUP", "sagastream", "dead", "STREAMS", bus.key(STREAM), ">")
+    work.go.set()
+    async with listening(bus, [work.handler], lease_s=2, concurrency=1):
+        replies = await asyncio.wait_for(asyncio.gather(*asked), 15)
+    assert len(replies) == len(asked)
+
+
 async def test_a_stopped_listener_hands_its_work_on_at_once(bus: Bus, work: Work) -> None:
     """The next need not wait for the lease to lapse."""
     asked = _ask(bus)
@@ -117,6 +134,38 @@ async def test_a_lost_lease_stops_the_handler_which_writes_nothing(bus: Bus, wor
     asked.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await asked
+
+
+@pytest.mark.blocking
+async def test_a_renewal_that_meets_the_end_of_its_own_request_is_no_lost_lease(
+    bus: Bus,
+    work: Work,
+    namespace: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Between the end on the server and its answer the handler is not taken for stopped."""
+    monkeypatch.setattr("sagastream.connection.SOCKET_TIMEOUT_S", 1.0)
+    finished: list[int] = []
+
+    def plan(number: int, command: tuple[bytes, ...]) -> Fault:
+        if not finished and command[0] == b"FCALL" and command[1].endswith(b"_finish"):
+            finished.append(number)
+            return Fault.SWALLOW
+        return Fault.NONE
+
+    work.go.set()
+    with FaultProxy(bus.url, plan) as proxy, caplog.at_level("WARNING", "sagastream.listener"):
+        async with (
+            Bus(proxy.url, namespace=namespace) as far,
+            listening(far, [work.handler], lease_s=0.2),
+        ):
+            await _ask(bus)
+            renewed = len(proxy.commands) + 20
+            while len(proxy.commands) < renewed:
+                await asyncio.sleep(0.02)
+    assert finished
+    assert "lease lost" not in caplog.text
 
 
 async def test_cancelling_what_runs_stops_its_handler(bus: Bus, work: Work) -> None:

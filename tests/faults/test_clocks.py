@@ -1,0 +1,75 @@
+"""Clocks that are wrong by an hour: only the server's counts."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sagastream import Bus, DeadlineExceeded
+from sagastream.testing import EmbeddedServer, die_with_parent
+from tests.faults.asking import ask, notes, until_listening
+from tests.faults.figures import Figures
+from tests.faults.invariants import STREAM, look
+from tests.faults.roles import LEASE_S
+
+pytestmark = [pytest.mark.blocking, pytest.mark.timeout(120)]
+
+_ROOT = Path(__file__).resolve().parents[2]
+_DEADLINE_S = 1.0
+
+
+@contextlib.contextmanager
+def _an_hour_off(hours: int, role: str, *arguments: str) -> Iterator[None]:
+    """A role in a process of its own whose wall clock is wrong."""
+    call = f"from tests.faults.roles import {role}; {role}(*__import__('sys').argv[1:])"
+    process = subprocess.Popen(
+        ["faketime", "-f", f"{hours:+d}h", sys.executable, "-c", call, *arguments],
+        cwd=_ROOT,
+        env=os.environ | {"FAKETIME_DONT_FAKE_MONOTONIC": "1"},
+        preexec_fn=die_with_parent,  # noqa: PLW1509 - only calls prctl
+    )
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.skipif(not shutil.which("faketime"), reason="needs faketime: apt-get install faketime")
+@pytest.mark.parametrize("hours", [1, -1])
+async def test_clocks_that_are_wrong_change_nothing(
+    store: EmbeddedServer, hours: int, figures: Figures
+) -> None:
+    """Leases and deadlines go by the server's time, whatever listeners and requesters believe."""
+    with (
+        _an_hour_off(hours, "listener", store.url),
+        _an_hour_off(-hours, "listener", store.url),
+    ):
+        await until_listening(store, 2)
+        with _an_hour_off(hours, "deadline_requester", store.url, "late", str(_DEADLINE_S)):
+            async with Bus(store.url) as bus:
+                replies = await asyncio.gather(
+                    *(ask(bus, {"wait_s": 2 * LEASE_S}, f"r{n}") for n in range(4))
+                )
+                with pytest.raises(DeadlineExceeded):
+                    await bus.read_replies("late:replies", "c", "late", 30)
+    assert [reply["payload"] for reply in replies] == [{"epoch": 1}] * 4
+    assert notes(store).count("done 1") == 4
+    with look(store) as client:
+        deadline = int(client.hget("request:late", "deadline") or 0)
+        ((_, command),) = client.xrange(STREAM, count=1)
+        ended = [fields for _, fields in client.xrange("request:late:stages")][-1]
+    after_s = (int(ended["timestamp"]) - deadline) / 1000
+    assert deadline
+    assert 0 <= after_s < 5 * LEASE_S, "early, or much too late"
+    assert abs(int(command["timestamp"]) - deadline) < 60_000
+    row = figures.row("clients' clocks an hour ahead, and behind")
+    row.notes["deadline met after"] = f"{after_s:.2f} s"
+    row.check(store, *(f"r{n}" for n in range(4)))
+    row.check(store, "late", status="failed")
