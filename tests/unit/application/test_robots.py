@@ -124,7 +124,7 @@ async def _plan(bus: Bus, area: str, names: Sequence[str]) -> dict[str, Any]:
     mission = {"mission": "m1", "area": area, "seed": 1, "robots": list(names)}
     async with listening(bus, [plan_route]):
         planned = await request_and_reply(get_settings().routing_stream, "routing:plan", mission)
-    return mission | planned["payload"]
+    return dict(mission | planned["payload"])
 
 
 async def test_a_robot_that_dies_is_taken_out_and_the_others_do_its_part(
