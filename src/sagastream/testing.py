@@ -80,6 +80,11 @@ class EmbeddedServer:
             raise RuntimeError("the server does not run; call start() first")
         return self._process.pid
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the server was started, and neither stopped nor killed since."""
+        return self._process is not None
+
     def __enter__(self) -> Self:
         return self.start()
 

@@ -1,0 +1,92 @@
+"""What a mission's processes are: orchestrator, Celery worker, listener, robots."""
+
+import asyncio
+import random
+import warnings
+from typing import Any
+
+import cv2
+from celery.platforms import SecurityWarning
+
+from app import command_listener, robot_process, saga
+from app.config import choose_settings, get_settings
+from app.exploration.floorplan import draw_rooms
+from app.exploration.simulate import simulate
+from app.logging_config import configure
+from app.orchestrator import run_saga
+from app.redis_utils import get_bus
+
+
+def warm_up() -> None:
+    """Import and compile once what every role needs, without starting a thread."""
+    cv2.setNumThreads(1)
+    simulate(draw_rooms(1), 1, 0)
+    import celery.bin.worker  # noqa: F401, PLC0415 - only to have it imported
+    import kombu.transport.redis  # noqa: F401, PLC0415
+
+    import tests.faults.mission_handlers  # noqa: F401, PLC0415
+
+
+def _choose(settings: dict[str, Any], repeat: int) -> None:
+    """Take up settings; each message to Celery is sent so many times, some of them late."""
+    choose_settings(**settings)
+    if repeat == 1:
+        return
+    send, sending = saga.dispatch, set()
+
+    async def later(saga_id: str, step: str) -> None:
+        await asyncio.sleep(random.uniform(0.0, 0.5))
+        await send(saga_id, step)
+
+    async def dispatch(saga_id: str, step: str) -> None:
+        for _ in range(repeat):
+            sending.add(asyncio.create_task(later(saga_id, step)))
+
+    saga.dispatch = dispatch
+
+
+def orchestrator(
+    settings: dict[str, Any], repeat: int, saga_id: str, robots: int, seed: int
+) -> None:
+    """Start a mission, and wait for its end."""
+    _choose(settings, repeat)
+
+    async def see() -> None:
+        async with get_bus():
+            handle = await run_saga(robots, "rooms", seed=seed, saga_id=saga_id)
+            await handle.wait()
+
+    asyncio.run(see())
+
+
+def listener(settings: dict[str, Any], repeat: int) -> None:
+    """Handle commands, and look after open missions."""
+    _choose(settings, repeat)
+    configure(get_settings(), "listener")
+    asyncio.run(command_listener.listen())
+
+
+def robots(settings: dict[str, Any], names: list[str]) -> None:
+    """Be robots."""
+    choose_settings(**settings)
+    configure(get_settings(), "robots")
+    asyncio.run(robot_process.serve(names))
+
+
+def celery(settings: dict[str, Any], repeat: int, broker: str, pool: str) -> None:
+    """Run steps; the broker may be reached by another way than the library's server."""
+    _choose(settings, repeat)
+    concurrency = 4 if pool == "prefork" else get_settings().celery_concurrency
+    # Its address is read when this is imported: not before the settings are chosen.
+    from app.celery_app import celery_app  # noqa: PLC0415
+
+    # A container's only user is often root.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
+    celery_app.conf.broker_url = broker.replace("unix://", "redis+socket://")
+    celery_app.worker_main(
+        [
+            *("--quiet", "worker", "--pool", pool, "--concurrency", str(concurrency)),
+            *("--loglevel", "ERROR"),
+            *("--without-gossip", "--without-mingle", "--without-heartbeat"),
+        ]
+    )

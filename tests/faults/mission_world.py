@@ -1,0 +1,297 @@
+"""A small world of missions: a server, workers that live for many missions, and one victim.
+
+The victim reaches the server by a proxy that counts its commands, and kills it, or the server, at
+one of them. Then it is started again, as a supervisor would, straight to the server.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import redis
+
+from app.exploration.floorplan import draw_rooms
+from app.exploration.map_files import save_map
+from sagastream.fault_proxy import Fault, FaultProxy
+from sagastream.functions import LIBRARY
+from sagastream.testing import EmbeddedServer
+from tests.faults.mission_rules import Faults, journal_of, judge, wait_quiet
+from tests.faults.zygote import Spawned, Zygote
+
+LEASE_S = 0.6
+PATIENCE_S = 60.0
+_COMPOUND = {b"CLIENT", b"FCALL", b"FUNCTION", b"XGROUP"}
+
+
+@dataclass(frozen=True)
+class Blow:
+    """What is killed, and when.
+
+    Attributes:
+        role: Whose commands are counted: `orchestrator`, `celery` (what it says to the library's
+            server), `broker` (what it says to its broker), `listener` or `robots`.
+        victim: The role's process, its `child` (a prefork worker's), or the `server`.
+        fault: BEFORE or AFTER the command.
+        number: Which command, from 1.
+    """
+
+    role: str
+    victim: str
+    fault: Fault
+    number: int
+
+
+class World:
+    """Workers and a server, for as long as the context lasts.
+
+    Args:
+        store: The server.
+        zygote: Where processes come from.
+        place: A folder for maps and results.
+        pool: Celery's.
+        rooms: How large the floor is.
+        robots: The processes of robots: the names in each.
+        side: Of a room, metres.
+        repeat: How often each message to Celery is sent.
+        settings: More settings of the application.
+    """
+
+    def __init__(
+        self,
+        store: EmbeddedServer,
+        zygote: Zygote,
+        place: Path,
+        *,
+        pool: str = "threads",
+        rooms: int = 2,
+        side: float = 3.0,
+        repeat: int = 1,
+        robots: tuple[tuple[str, ...], ...] = (("r1",), ("r2",)),
+        **settings: Any,
+    ) -> None:
+        self.store = store
+        self.out_dir = place / "out"
+        self._zygote = zygote
+        self._pool = pool
+        self._robots = robots
+        self._repeat = repeat
+        place.mkdir(parents=True, exist_ok=True)
+        floor = draw_rooms(rooms, side=side)
+        save_map(place / "rooms.yaml", floor.grid, floor.frame)
+        self.settings: dict[str, Any] = {
+            "redis_url": store.url,
+            "map_dir": str(place),
+            "out_dir": str(self.out_dir),
+            "handler_package": "tests.faults.mission_handlers",
+            "lease_s": LEASE_S,
+            "nudge_s": LEASE_S,
+            "robot_seen_s": 3 * LEASE_S,
+            "retry_s": 0.05,
+            "progress_interval_s": 0.02,
+            "checkpoint_s": 0.05,
+            "battery_per_metre": 0.0,
+            "log_level": "ERROR",
+        } | settings
+        self.running: dict[str, Spawned] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.running.values():
+            process.kill()
+
+    def client(self) -> "redis.Redis":
+        """A plain client, for looking from outside."""
+        return redis.Redis.from_url(self.store.url, decode_responses=True)
+
+    def names(self) -> list[str]:
+        """Every worker process that there should be."""
+        return ["celery", "listener", *(f"robots-{i}" for i in range(len(self._robots)))]
+
+    def start(self, name: str, url: str | None = None, broker: str | None = None) -> None:
+        """Start one worker process; one of that name must not run."""
+        settings = self.settings | {"redis_url": url or self.store.url}
+        if name == "celery":
+            self.running[name] = self._zygote.spawn(
+                "celery",
+                settings=settings,
+                repeat=self._repeat,
+                broker=broker or self.store.url,
+                pool=self._pool,
+            )
+        elif name == "listener":
+            self.running[name] = self._zygote.spawn(
+                "listener", settings=settings, repeat=self._repeat
+            )
+        else:
+            names = self._robots[int(name.partition("-")[2])]
+            self.running[name] = self._zygote.spawn("robots", settings=settings, names=names)
+
+    def supervise(self) -> None:
+        """Start again whatever has died."""
+        for name in self.names():
+            if name not in self.running or not self.running[name].is_alive:
+                self.start(name)
+
+    def is_ready(self) -> bool:
+        """Whether every robot has checked in and a listener is there."""
+        wanted = {f"fleet:seen:{name}" for names in self._robots for name in names}
+        wanted.add("listeners:map:commands")
+        with self.client() as client, contextlib.suppress(redis.RedisError):
+            return int(client.exists(*wanted)) == len(wanted)
+        return False
+
+    def has_ended(self, saga_id: str) -> bool:
+        """Whether a mission has ended."""
+        with self.client() as client, contextlib.suppress(redis.RedisError):
+            journal = journal_of(client, saga_id)
+            return journal is not None and journal.status not in {"running", "compensating"}
+        return False
+
+    def ask(self, saga_id: str, robots: int, seed: int, url: str | None = None) -> Spawned:
+        """Start an orchestrator for a mission."""
+        settings = self.settings | {"redis_url": url or self.store.url}
+        return self._zygote.spawn(
+            "orchestrator",
+            settings=settings,
+            repeat=self._repeat,
+            saga_id=saga_id,
+            robots=robots,
+            seed=seed,
+        )
+
+    def until(self, is_so: Callable[[], bool], otherwise: str) -> None:
+        """Wait until something is so.
+
+        Raises:
+            TimeoutError: It does not come to be.
+        """
+        give_up = time.monotonic() + PATIENCE_S
+        while not is_so():
+            if time.monotonic() > give_up:
+                raise TimeoutError(otherwise)
+            time.sleep(0.02)
+
+    def resume_later(self, process: Spawned, delay_s: float) -> None:
+        """Let a stopped process go on after a while."""
+        alarm = threading.Timer(delay_s, process.resume)
+        alarm.daemon = True
+        alarm.start()
+
+    def judge(self, saga_id: str, right: set[str]) -> Faults:
+        """Judge a mission."""
+        faults = Faults()
+        with self.client() as client:
+            if pending := wait_quiet(client):
+                faults.other.append(f"{saga_id}: something stays pending on {pending}")
+            judge(client, saga_id, self.out_dir, right, faults)
+        return faults
+
+
+class Attack:
+    """One mission during which one blow falls.
+
+    Attributes:
+        struck: The command at which it fell, '' if it did not.
+        recovery_s: From the blow to the end of the mission.
+    """
+
+    def __init__(self, world: World, blow: Blow) -> None:
+        self.struck = ""
+        self.recovery_s = 0.0
+        self._world = world
+        self._blow = blow
+        self._victim: Spawned | None = None
+        self._victim_is_known = threading.Event()
+        self._hit_at = 0.0
+        self._proxy = FaultProxy(world.store.url, self._plan, on_fault=self._strike)
+
+    @property
+    def was_hit(self) -> bool:
+        """Whether the role came as far as its command."""
+        return bool(self._hit_at)
+
+    def run(self, saga_id: str, robots: int, seed: int) -> None:
+        """Run the mission to its end, which it must reach.
+
+        Raises:
+            TimeoutError: It does not end.
+        """
+        world, role = self._world, self._blow.role
+        name = {"broker": "celery", "robots": "robots-0"}.get(role, role)
+        with self._proxy:
+            if role != "orchestrator":
+                world.running.pop(name).kill()
+                way = {"broker": self._proxy.url} if role == "broker" else {"url": self._proxy.url}
+                world.start(name, **way)
+                self._know(world.running[name])
+                self._until(world.is_ready, "the workers are not ready")
+            asking = world.ask(saga_id, robots, seed, self._proxy.url if not self._victim else None)
+            self._know(asking)
+
+            def is_over() -> bool:
+                nonlocal asking
+                if not asking.is_alive and not world.has_ended(saga_id):
+                    asking = world.ask(saga_id, robots, seed)
+                return world.has_ended(saga_id)
+
+            self._until(is_over, f"mission {saga_id} does not end")
+            if self.was_hit:
+                self.recovery_s = time.monotonic() - self._hit_at
+            asking.kill()
+            if role != "orchestrator":
+                world.running.pop(name).kill()
+        world.supervise()
+
+    def _know(self, victim: Spawned) -> None:
+        if not self._victim:
+            self._victim = victim
+            self._victim_is_known.set()
+
+    def _until(self, is_so: Callable[[], bool], otherwise: str) -> None:
+        give_up = time.monotonic() + PATIENCE_S
+        while not is_so():
+            if time.monotonic() > give_up:
+                raise TimeoutError(f"{self._blow} at {self.struck}: {otherwise}")
+            time.sleep(0.02)
+            if self.was_hit:
+                if self._blow.victim == "server" and not self._world.store.is_running:
+                    self._world.store.start()
+                self._world.supervise()
+
+    def _plan(self, number: int, command: tuple[bytes, ...]) -> Fault:
+        if number != self._blow.number:
+            return Fault.NONE
+        words = [command[0], *command[1:2]] if command[0] in _COMPOUND else command[:1]
+        self.struck = b" ".join(words).decode().replace(f"{LIBRARY}_", "")
+        return self._blow.fault
+
+    def _strike(self) -> None:
+        self._victim_is_known.wait()
+        assert self._victim is not None
+        if self._blow.victim == "server":
+            self._world.store.kill()
+        elif self._blow.victim == "child":
+            for pid in self._victim.children:
+                os.kill(pid, signal.SIGKILL)
+        else:
+            self._victim.kill()
+        self._hit_at = time.monotonic()
+
+
+@contextlib.contextmanager
+def world_of(
+    store: EmbeddedServer, place: Path, *, fence: bool = True, **options: Any
+) -> Iterator[World]:
+    """A world that is ready; without its fence any handler may write for any request."""
+    with Zygote(fence=fence) as zygote, World(store, zygote, place, **options) as world:
+        world.supervise()
+        world.until(world.is_ready, "the workers are not ready")
+        yield world

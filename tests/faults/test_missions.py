@@ -1,0 +1,228 @@
+"""Missions while their processes, or their server, are killed at any command."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sagastream.fault_proxy import Fault
+from sagastream.testing import EmbeddedServer
+from tests.faults.chaos import run
+from tests.faults.figures import Figures, Row
+from tests.faults.mission_handlers import failing_seed
+from tests.faults.mission_rules import journal_of
+from tests.faults.mission_world import LEASE_S, Attack, Blow, World, world_of
+
+pytestmark = [pytest.mark.blocking, pytest.mark.timeout(7200)]
+
+_MOST_POINTS = 2000
+# In the short form one point in so many is tried, beginning elsewhere in each story.
+_STEP = 60
+
+_STORIES = {"completes": 0} | {
+    f"fails at {name}": failing_seed(step)
+    for step, name in enumerate(("allocate", "plan", "explore", "integrate"))
+}
+_VICTIMS = [
+    ("orchestrator", "orchestrator", "threads"),
+    ("celery", "celery", "threads"),
+    ("broker", "celery", "threads"),
+    ("celery", "child", "prefork"),
+    ("broker", "celery", "prefork"),
+    ("listener", "listener", "threads"),
+    ("robots", "robots", "threads"),
+    ("listener", "server", "threads"),
+    ("celery", "server", "threads"),
+]
+
+
+@pytest.mark.parametrize("fault", [Fault.BEFORE, Fault.AFTER], ids=["before", "after"])
+@pytest.mark.parametrize("story", _STORIES)
+@pytest.mark.parametrize(
+    ("role", "victim", "pool"), _VICTIMS, ids=["-".join(parts) for parts in _VICTIMS]
+)
+def test_a_mission_ends_right_whatever_is_killed(
+    role: str,
+    victim: str,
+    pool: str,
+    story: str,
+    fault: Fault,
+    *,
+    store: EmbeddedServer,
+    tmp_path: Path,
+    figures: Figures,
+    is_long: bool,
+) -> None:
+    """It completes, or is undone in reverse; nothing twice, no robot stays reserved."""
+    who = {"child": "Celery child", "celery": f"Celery worker ({pool})"}.get(victim, victim)
+    row = figures.row(f"mission: {who} killed at each command of its {role}", "leases")
+    right = {"completed"} if story == "completes" else {"compensated"}
+    if role == "robots":
+        # With a robot lost before it explored, a mission is undone.
+        right = {"completed", "compensated"}
+    number = list(_STORIES).index(story) + (fault is Fault.AFTER)
+    first, step = (1, 1) if is_long else (1 + 13 * number % _STEP, _STEP)
+    with world_of(store, tmp_path, pool=pool) as world:
+        for point in range(first, _MOST_POINTS, step):
+            attack = Attack(world, Blow(role, victim, fault, point))
+            saga_id = f"m{point}"
+            attack.run(saga_id, 2, _STORIES[story])
+            faults = world.judge(saga_id, right)
+            row.tries += 1
+            row.lost += len(faults.unfinished)
+            row.doubled += len(faults.doubled)
+            row.out_of_order += len(faults.out_of_order)
+            assert not faults.all, f"{attack._blow} at {attack.struck}: {faults.all}"
+            if not attack.was_hit:
+                break
+            row.points[f"{fault.name.lower()} {attack.struck}"] += 1
+            row.recoveries.append(attack.recovery_s / LEASE_S)
+        else:
+            raise AssertionError(f"the story does not end within {_MOST_POINTS} commands")
+
+
+def _results(world: World, saga_ids: Sequence[str]) -> list[tuple[Any, ...]]:
+    """How missions ended: status, what their journals hold, and the bytes of their maps."""
+    found: list[tuple[Any, ...]] = []
+    with world.client() as client:
+        for saga_id in saga_ids:
+            journal = journal_of(client, saga_id)
+            assert journal is not None
+            entries = [(e.step, e.direction, e.attempt, e.status) for e in journal.entries]
+            place = world.out_dir / saga_id / "map.pgm"
+            grid = place.read_bytes() if place.exists() else b""
+            found.append((journal.status, entries, grid))
+    return found
+
+
+def _run_all(world: World, seeds: Sequence[int], name: str) -> list[str]:
+    saga_ids = [f"{name}{number}" for number in range(len(seeds))]
+    for saga_id, seed in zip(saga_ids, seeds, strict=True):
+        world.ask(saga_id, 2, seed)
+    world.until(lambda: all(map(world.has_ended, saga_ids)), f"{name}: not all missions end")
+    return saga_ids
+
+
+_FLEET = (tuple(f"a{n}" for n in range(8)), tuple(f"b{n}" for n in range(8)))
+
+
+def test_messages_three_times_and_shuffled_change_no_result(
+    store: EmbeddedServer, tmp_path: Path, figures: Figures, server_binary: str | None
+) -> None:
+    """Statuses, journals and maps are those of a run in which each message comes once."""
+    seeds = [0, 1, *(failing_seed(step) for step in range(4))]
+    with world_of(store, tmp_path / "once", robots=_FLEET) as world:
+        ids = _run_all(world, seeds, "m")
+        once = _results(world, ids)
+    with (
+        EmbeddedServer(aof=True, binary=server_binary) as other,
+        world_of(other, tmp_path / "thrice", robots=_FLEET, repeat=3) as world,
+    ):
+        ids = _run_all(world, seeds, "m")
+        assert _results(world, ids) == once
+        row = figures.row("mission: each Celery message three times and shuffled")
+        _note(row, world, ids, {"completed", "compensated"})
+    assert [status for status, _, _ in once] == ["completed"] * 2 + ["compensated"] * 4
+
+
+def test_a_mission_ends_though_celerys_queue_is_deleted(
+    store: EmbeddedServer, tmp_path: Path, figures: Figures
+) -> None:
+    """Again and again, with everything that is in it: the missions get new messages."""
+    with world_of(store, tmp_path, robots=_FLEET) as world:
+        deleted = 0
+        saga_ids = [f"m{number}" for number in range(6)]
+        for saga_id in saga_ids:
+            world.ask(saga_id, 2, 0)
+        with world.client() as client:
+            give_up = time.monotonic() + 3.0
+            while time.monotonic() < give_up or not deleted:
+                deleted += int(client.delete("celery"))
+                client.delete("unacked", "unacked_index")
+        world.until(lambda: all(map(world.has_ended, saga_ids)), "not all missions end")
+        row = figures.row("mission: Celery's queue deleted while it runs")
+        row.notes["queues with something in them"] = str(deleted)
+        _note(row, world, saga_ids, {"completed"})
+
+
+def _note(row: Row, world: World, saga_ids: Sequence[str], right: set[str]) -> None:
+    for saga_id in saga_ids:
+        faults = world.judge(saga_id, right)
+        row.tries += 1
+        row.lost += len(faults.unfinished)
+        row.doubled += len(faults.doubled)
+        row.out_of_order += len(faults.out_of_order)
+        assert not faults.all
+
+
+def _mission(world: World, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run a verb of `mission` beside a world."""
+    own = {name.upper(): str(value) for name, value in world.settings.items()}
+    return subprocess.run(
+        [sys.executable, "-m", "app.cli", *arguments],
+        env=os.environ | own,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def test_a_compensation_that_fails_three_times_is_tried_again(
+    store: EmbeddedServer, tmp_path: Path, figures: Figures
+) -> None:
+    """Then it works, and the mission is compensated."""
+    with world_of(store, tmp_path) as world:
+        with world.client() as client:
+            client.set("failing", 3)
+        saga_ids = _run_all(world, [failing_seed(3)], "m")
+        row = figures.row("mission: a compensation fails three times")
+        _note(row, world, saga_ids, {"compensated"})
+
+
+def test_a_mission_that_is_stuck_is_resumed_when_it_is_mended(
+    store: EmbeddedServer, tmp_path: Path, figures: Figures
+) -> None:
+    """It says so with exit code 4 and stays; `mission resume` brings it to its end."""
+    with world_of(store, tmp_path) as world:
+        with world.client() as client:
+            client.set("failing", 1000)
+        _run_all(world, [failing_seed(3)], "m")
+        assert _mission(world, "watch", "m0").returncode == 4
+        listed = json.loads(_mission(world, "list", "-o", "json").stdout)
+        assert [(row["saga_id"], row["status"]) for row in listed] == [("m0", "stuck")]
+        with world.client() as client:
+            assert client.pttl("saga:m0") == -1
+            client.set("failing", 0)
+        resumed = _mission(world, "resume", "m0")
+        assert resumed.returncode == 3, resumed.stderr
+        row = figures.row("mission: a compensation that always fails, then mended")
+        _note(row, world, ["m0"], {"compensated"})
+
+
+def test_chaos(store: EmbeddedServer, tmp_path: Path, figures: Figures, *, is_long: bool) -> None:
+    """Many missions at once, processes killed and stopped at random, and the server too."""
+    missions, seconds, server_kills = (60, 300.0, 3) if is_long else (12, 12.0, 1)
+    chaos = run(store, tmp_path, missions=missions, seconds=seconds, server_kills=server_kills)
+    row = figures.row(f"mission: {missions} at once, processes and server killed at random")
+    row.tries += chaos.started
+    row.lost += len(chaos.unfinished)
+    row.doubled += len(chaos.doubled)
+    row.out_of_order += len(chaos.out_of_order)
+    row.notes |= {
+        "killed": str(chaos.kills),
+        "stopped": str(chaos.stops),
+        "server killed": str(chaos.server_kills),
+    }
+    assert chaos.started >= missions
+    assert chaos.completed > 0
+    assert chaos.compensated > 0
+    wrong = chaos.unfinished + chaos.doubled + chaos.out_of_order + chaos.other
+    assert not wrong
