@@ -6,7 +6,7 @@ What is due follows from the journal alone; nothing here waits, sends or reads a
 import json
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from sagastream.effects import Effect
@@ -365,12 +365,22 @@ def told(before: Journal | None, after: Journal) -> dict[str, str]:
 
 
 def dump(journal: Journal) -> str:
-    """The journal as JSON.
+    """The journal as JSON. What is in it was checked when it came in.
 
     Raises:
-        InvalidMessage: Something in it is not JSON, or it is too large.
+        SagaError: It is too large.
     """
-    return encode_payload(asdict(journal), field="journal", max_bytes=MAX_JOURNAL_BYTES)
+    value = {name: getattr(journal, name) for name in Journal.__slots__}
+    value["entries"] = [
+        {name: getattr(entry, name) for name in Entry.__slots__} for entry in journal.entries
+    ]
+    text = json.dumps(value, separators=(",", ":"))
+    if len(text) > MAX_JOURNAL_BYTES:
+        raise SagaError(
+            f"the journal of saga {journal.saga_id} is {len(text)} bytes, more than the limit of "
+            f"{MAX_JOURNAL_BYTES}; keep large results elsewhere and return references"
+        )
+    return text
 
 
 def load(text: str) -> Journal:

@@ -35,6 +35,7 @@ from sagastream.errors import (
 from sagastream.inbox import OnProgress
 from sagastream.journal import (
     ENDED,
+    MAX_JOURNAL_BYTES,
     Compensation,
     Due,
     Entry,
@@ -48,7 +49,8 @@ from sagastream.journal import (
     intend,
     resume,
 )
-from sagastream.saga_store import SagaStore
+from sagastream.message import encode_payload
+from sagastream.saga_store import SagaStore, Seen
 
 __all__ = ["Compensation", "Journal", "Saga", "SagaOutcome", "SagaRunner", "Step"]
 
@@ -137,9 +139,11 @@ class SagaRunner:
         From here on it ends, whatever dies, as long as somebody calls `serve`.
 
         Raises:
+            InvalidMessage: The input is not JSON, or too large.
             SagaError: The id belongs to a saga with another input.
         """
         saga_id = saga_id or self.new_id()
+        encode_payload(input, field="input", max_bytes=MAX_JOURNAL_BYTES)
         with telemetry.root(f"saga {self.saga.name}", saga_id):
             journal = Journal(
                 saga_id=saga_id,
@@ -163,7 +167,7 @@ class SagaRunner:
         Raises:
             NoSuchSaga: There is none, or it is of another declaration.
         """
-        return (await self._store.get(saga_id))[0]
+        return (await self._store.get(saga_id)).journal
 
     async def journals(self) -> list[Journal]:
         """The journals of all sagas of this declaration that are kept, the oldest first."""
@@ -189,17 +193,19 @@ class SagaRunner:
             NoSuchSaga: There is no such saga.
             ServerUnavailable: The server did not answer.
         """
-        journal = await self.journal(saga_id)
-        what = due(self.saga, journal)
+        return (await self._advance(await self._store.get(saga_id), step, on_progress)).journal
+
+    async def _advance(self, seen: Seen, step: str | None, on_progress: OnProgress | None) -> Seen:
+        what = due(self.saga, seen.journal)
         if what is None or (step is not None and what.step.name != step):
-            return journal
-        if self._wait_s(journal, what) > 0:
-            return journal
-        async with self._at(saga_id):
-            journal, moved = await self._do(saga_id, what, on_progress)
+            return seen
+        if self._wait_s(seen.journal, what) > 0:
+            return seen
+        async with self._at(seen.journal.saga_id):
+            seen, moved = await self._do(seen, what, on_progress)
         if moved:
-            await self._pass_on(journal)
-        return journal
+            await self._pass_on(seen.journal)
+        return seen
 
     async def run(self, saga_id: str) -> SagaOutcome:
         """Drive a saga to its end, and say how it ended.
@@ -215,11 +221,11 @@ class SagaRunner:
             await self.nudge(saga_id)
             return await self.wait(saga_id)
         async with self._at(saga_id):
-            journal = await self.journal(saga_id)
-            while (what := due(self.saga, journal)) is not None:
-                await asyncio.sleep(self._wait_s(journal, what))
-                journal = await self.advance(saga_id)
-        return outcome_of(journal)
+            seen = await self._store.get(saga_id)
+            while (what := due(self.saga, seen.journal)) is not None:
+                await asyncio.sleep(self._wait_s(seen.journal, what))
+                seen = await self._advance(seen, None, None)
+        return outcome_of(seen.journal)
 
     async def wait(self, saga_id: str) -> SagaOutcome:
         """Wait until a saga has ended, whoever drives it.
@@ -285,13 +291,13 @@ class SagaRunner:
                 self.saga, journal, error, now=time.time(), max_attempts=self._max_attempts
             )
 
-        journal, moved = await self._store.change(saga_id, move)
+        seen, moved = await self._store.change(await self._store.get(saga_id), move)
         if moved:
             # A step without compensation has nobody else who would stop it.
             for request_id in running:
                 await self._bus.cancel(request_id)
-            await self._pass_on(journal)
-        return journal
+            await self._pass_on(seen.journal)
+        return seen.journal
 
     async def resume(self, saga_id: str) -> Journal:
         """Go on with a saga: a stuck one tries its compensations anew.
@@ -299,19 +305,18 @@ class SagaRunner:
         Raises:
             NoSuchSaga: There is no such saga.
         """
-        journal, _ = await self._store.change(saga_id, resume)
-        await self._pass_on(journal)
-        return journal
+        seen, _ = await self._store.change(await self._store.get(saga_id), resume)
+        await self._pass_on(seen.journal)
+        return seen.journal
 
     # -- one step -----------------------------------------------------------------
 
-    async def _do(
-        self, saga_id: str, what: Due, on_progress: OnProgress | None
-    ) -> tuple[Journal, bool]:
-        journal, moved = await self._store.change(saga_id, lambda now: self._intended(now, what))
+    async def _do(self, seen: Seen, what: Due, on_progress: OnProgress | None) -> tuple[Seen, bool]:
+        seen, moved = await self._store.change(seen, lambda now: self._intended(now, what))
+        journal = seen.journal
         entry = journal.last(what.step.name, what.direction)
         if entry is None or entry.attempt != what.attempt or entry.status != "intended":
-            return journal, moved
+            return seen, moved
         left_s = entry.started + what.step.timeout - time.time()
         with _within(journal):
             try:
@@ -323,13 +328,13 @@ class SagaRunner:
                     on_progress=on_progress,
                     request_id=entry.request_id,
                     correlation_id=journal.correlation_id,
-                    saga_id=saga_id,
+                    saga_id=journal.saga_id,
                     closes=closed_by(journal, entry),
                     effect=what.step.effect if what.direction == "forward" else None,
                 )
             except _FAILURES as failure:
-                return await self._conclude(saga_id, entry, error=_described(failure))
-        return await self._conclude(saga_id, entry, result=reply["payload"])
+                return await self._conclude(seen, entry, error=_described(failure))
+        return await self._conclude(seen, entry, result=reply["payload"])
 
     def _intended(self, journal: Journal, what: Due) -> Journal:
         if due(self.saga, journal) != what:
@@ -338,12 +343,12 @@ class SagaRunner:
 
     async def _conclude(
         self,
-        saga_id: str,
+        seen: Seen,
         entry: Entry,
         *,
         result: dict[str, Any] | None = None,
         error: dict[str, Any] | None = None,
-    ) -> tuple[Journal, bool]:
+    ) -> tuple[Seen, bool]:
         def move(journal: Journal) -> Journal:
             return conclude(
                 self.saga,
@@ -355,17 +360,21 @@ class SagaRunner:
                 max_attempts=self._max_attempts,
             )
 
-        journal, moved = await self._store.change(saga_id, move)
-        if moved and (error or journal.status in ENDED):
+        seen, moved = await self._store.change(seen, move)
+        if moved and (error or seen.journal.status in ENDED):
             logger.info(
                 "%s %s %s; saga %s",
                 entry.direction,
                 entry.step,
                 "failed" if error else "completed",
-                journal.status,
-                extra={"saga_id": saga_id, "step": entry.step, "attempt": entry.attempt},
+                seen.journal.status,
+                extra={
+                    "saga_id": seen.journal.saga_id,
+                    "step": entry.step,
+                    "attempt": entry.attempt,
+                },
             )
-        return journal, moved
+        return seen, moved
 
     # -- who does the next one ------------------------------------------------------
 

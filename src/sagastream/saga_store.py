@@ -6,6 +6,7 @@ sagas are open (by when somebody should look after them), ended and stuck.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from redis.exceptions import ResponseError
@@ -17,6 +18,14 @@ from sagastream.journal import Journal, dump, load, told
 from sagastream.message import check_name, decode_fields
 
 State = Literal["open", "ended", "stuck"]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A journal as it was at one version."""
+
+    journal: Journal
+    version: int
 
 
 class SagaStore:
@@ -33,7 +42,7 @@ class SagaStore:
         self._name = name
         self._nudge_s = nudge_s
 
-    async def get(self, saga_id: str) -> tuple[Journal, int]:
+    async def get(self, saga_id: str) -> Seen:
         """A journal and its version.
 
         Raises:
@@ -46,7 +55,7 @@ class SagaStore:
         journal = load(stored[0].decode())
         if journal.saga != self._name:
             raise NoSuchSaga(saga_id, f"that is a {journal.saga!r}, not a {self._name!r}")
-        return journal, int(stored[1])
+        return Seen(journal, int(stored[1]))
 
     async def put(
         self,
@@ -83,21 +92,23 @@ class SagaStore:
         )
         return answer.word == "ok"
 
-    async def change(
-        self, saga_id: str, move: Callable[[Journal], Journal]
-    ) -> tuple[Journal, bool]:
+    async def change(self, seen: Seen, move: Callable[[Journal], Journal]) -> tuple[Seen, bool]:
         """Apply a pure move, as often as somebody else is faster.
+
+        Args:
+            seen: The journal as it was seen last; it may be out of date.
+            move: What to do; it leaves a journal alone that it does not fit.
 
         Returns:
             The journal after it, and whether this call moved it.
         """
         while True:
-            journal, version = await self.get(saga_id)
-            moved = move(journal)
-            if moved == journal:
-                return journal, False
-            if await self.put(moved, journal, version):
-                return moved, True
+            moved = move(seen.journal)
+            if moved == seen.journal:
+                return seen, False
+            if await self.put(moved, seen.journal, seen.version):
+                return Seen(moved, seen.version + 1), True
+            seen = await self.get(moved.saga_id)
 
     async def due(self, most: int) -> list[str]:
         """Open sagas that nobody has looked after lately; they are not due again for a while."""

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.blocking
 def fresh_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each call reads the environment anew, as a new process does."""
     monkeypatch.setattr(config, "_chosen", {})
-    monkeypatch.setattr("app.cli.configure", lambda settings, service: None)
+    monkeypatch.setattr("app.cli_base.configure", lambda settings, service: None)
     get_settings.cache_clear()
 
 

@@ -27,10 +27,10 @@ pytestmark = [pytest.mark.blocking, pytest.mark.timeout(120)]
 
 @pytest.fixture
 def area(app_bus: Bus, tmp_path: Path) -> str:
-    """A floor of four rooms, and settings by which lost robots are noticed soon."""
+    """A floor of four rooms."""
     floor = draw_rooms(4)
     save_map(tmp_path / "room.yaml", floor.grid, floor.frame)
-    choose_settings(map_dir=tmp_path, robot_seen_s=1.5)
+    choose_settings(map_dir=tmp_path, robot_seen_s=60)
     return "room"
 
 
