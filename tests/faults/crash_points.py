@@ -93,6 +93,12 @@ class Stage:
         url = self._proxy.url if name == self._attack.role else self.store.url
         self._processes[name] = (spawn(role, url, *arguments), role, arguments)
 
+    def kill(self, name: str) -> None:
+        """End a role for good."""
+        process, _, _ = self._processes.pop(name)
+        process.kill()
+        process.join()
+
     def until(self, *notes: str) -> None:
         """Wait until a note begins with each of these words.
 
@@ -177,11 +183,10 @@ def request(stage: Stage) -> str:
 
 def redelivery(stage: Stage) -> str:
     """A listener dies in its handler; the attacked one takes the request over."""
-    first = spawn(listener, stage.store.url)
+    stage.start("first", listener)
     stage.start("requester", requester, {"wait_first": 1})
     stage.until("begun 1")
-    first.kill()
-    first.join()
+    stage.kill("first")
     stage.start("listener", listener)
     stage.until("got")
     return "completed"
