@@ -204,14 +204,15 @@ class _Pipe:
     async def answer(self) -> None:
         """Pass answers on until the connection ends or one is held back."""
         parser: Any = hiredis.Reader()
-        while data := await self._upstream.read(65536):
-            parser.feed(data)
-            while parser.gets() is not False:
-                self._answered += 1
-            if self._hold is not None and self._answered >= self._hold:
-                self.held.set()
-                return
-            with contextlib.suppress(ConnectionError):
+        # A server that is killed resets what it had not read: that ends the connection as well.
+        with contextlib.suppress(ConnectionError):
+            while data := await self._upstream.read(65536):
+                parser.feed(data)
+                while parser.gets() is not False:
+                    self._answered += 1
+                if self._hold is not None and self._answered >= self._hold:
+                    self.held.set()
+                    return
                 self._writer.write(data)
                 await self._writer.drain()
         self._writer.close()

@@ -82,7 +82,7 @@ async def test_a_handler_that_is_killed_is_replaced_within_one_and_a_half_leases
 
     async def one() -> None:
         with EmbeddedServer(aof=True, binary=server_binary) as store:
-            await _replacement(store, 1.0, row)
+            await _replacement(store, 1.5, row)
 
     for _ in range(8 if is_long else 1):
         await asyncio.gather(*(one() for _ in range(4)))
