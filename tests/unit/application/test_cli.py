@@ -103,13 +103,13 @@ def test_a_map_may_have_any_name(floor: Path, monkeypatch: pytest.MonkeyPatch) -
     odd.write_text(floor.read_text())
     seen: list[str] = []
 
-    def note(running: Any, mission: Mission, _output: object) -> None:
-        running.close()
+    async def note(mission: Mission, *_args: Any, **_options: Any) -> dict[str, Any]:
         mission.check()
         seen.append(mission.area)
+        return {"status": "completed"}
 
-    monkeypatch.setattr("app.cli._finish", note)
-    result = _run("run", "--map", str(odd))
+    monkeypatch.setattr("app.cli._run", note)
+    result = _run("run", "--map", str(odd), "-o", "json")
     assert result.exit_code == 0, result.output
     assert seen == ["my_floor_2"]
 
@@ -138,7 +138,7 @@ def test_an_empty_fleet_says_what_to_do(
     monkeypatch.setenv("NAMESPACE", namespace)
     result = _run("fleet")
     assert result.exit_code == 0
-    assert "mission run" in result.output
+    assert "mission workers" in result.output
     assert json.loads(_run("fleet", "-o", "json").stdout) == []
 
 
