@@ -39,12 +39,14 @@ class Blow:
         victim: The role's process, its `child` (a prefork worker's), or the `server`.
         fault: BEFORE or AFTER the command.
         number: Which command, from 1.
+        going_back: Count only those since the mission turned round.
     """
 
     role: str
     victim: str
     fault: Fault
     number: int
+    going_back: bool = False
 
 
 class World:
@@ -155,6 +157,13 @@ class World:
             return journal is not None and journal.status not in {"running", "compensating"}
         return False
 
+    def has_turned_round(self, saga_id: str) -> bool:
+        """Whether a mission is being undone, or was."""
+        with self.client() as client, contextlib.suppress(redis.RedisError):
+            journal = journal_of(client, saga_id)
+            return journal is not None and journal.status in {"compensating", "compensated"}
+        return False
+
     def ask(self, saga_id: str, robots: int, seed: int, url: str | None = None) -> Spawned:
         """Start an orchestrator for a mission."""
         settings = self.settings | {"redis_url": url or self.store.url}
@@ -210,6 +219,9 @@ class Attack:
         self._blow = blow
         self._victim: Spawned | None = None
         self._victim_is_known = threading.Event()
+        self._counting = threading.Event()
+        self._count = 0
+        self._over = threading.Event()
         self._hit_at = 0.0
         self._proxy = FaultProxy(world.store.url, self._plan, on_fault=self._strike)
 
@@ -224,6 +236,10 @@ class Attack:
         Raises:
             TimeoutError: It does not end.
         """
+        if self._blow.going_back:
+            threading.Thread(target=self._watch, args=(saga_id,), daemon=True).start()
+        else:
+            self._counting.set()
         world, role = self._world, self._blow.role
         name = {"broker": "celery", "robots": "robots-0"}.get(role, role)
         with self._proxy:
@@ -245,10 +261,17 @@ class Attack:
             self._until(is_over, f"mission {saga_id} does not end")
             if self.was_hit:
                 self.recovery_s = time.monotonic() - self._hit_at
+            self._over.set()
             asking.kill()
             if role != "orchestrator":
                 world.running.pop(name).kill()
         world.supervise()
+
+    def _watch(self, saga_id: str) -> None:
+        while not self._over.wait(0.003):
+            if self._world.has_turned_round(saga_id):
+                self._counting.set()
+                return
 
     def _know(self, victim: Spawned) -> None:
         if not self._victim:
@@ -266,8 +289,9 @@ class Attack:
                     self._world.store.start()
                 self._world.supervise()
 
-    def _plan(self, number: int, command: tuple[bytes, ...]) -> Fault:
-        if number != self._blow.number:
+    def _plan(self, _number: int, command: tuple[bytes, ...]) -> Fault:
+        self._count += self._counting.is_set()
+        if self._count != self._blow.number or self.struck:
             return Fault.NONE
         words = [command[0], *command[1:2]] if command[0] in _COMPOUND else command[:1]
         self.struck = b" ".join(words).decode().replace(f"{LIBRARY}_", "")
@@ -284,6 +308,22 @@ class Attack:
         else:
             self._victim.kill()
         self._hit_at = time.monotonic()
+
+
+@contextlib.contextmanager
+def worlds_of(count: int, place: Path, binary: str | None, **options: Any) -> Iterator[list[World]]:
+    """Some worlds that are ready, each with a server of its own."""
+    with contextlib.ExitStack() as stack:
+        zygote = stack.enter_context(Zygote())
+        worlds = []
+        for number in range(count):
+            store = stack.enter_context(EmbeddedServer(aof=True, binary=binary))
+            world = World(store, zygote, place / str(number), **options)
+            worlds.append(stack.enter_context(world))
+            world.supervise()
+        for world in worlds:
+            world.until(world.is_ready, "the workers are not ready")
+        yield worlds
 
 
 @contextlib.contextmanager

@@ -1,11 +1,14 @@
 """Missions while their processes, or their server, are killed at any command."""
 
+import itertools
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +20,12 @@ from tests.faults.chaos import run
 from tests.faults.figures import Figures, Row
 from tests.faults.mission_handlers import failing_seed
 from tests.faults.mission_rules import journal_of
-from tests.faults.mission_world import LEASE_S, Attack, Blow, World, world_of
+from tests.faults.mission_world import LEASE_S, Attack, Blow, World, world_of, worlds_of
 
 pytestmark = [pytest.mark.blocking, pytest.mark.timeout(7200)]
 
 _MOST_POINTS = 2000
-# In the short form one point in so many is tried, beginning elsewhere in each story.
-_STEP = 60
+_WORLDS = 6
 
 _STORIES = {"completes": 0} | {
     f"fails at {name}": failing_seed(step)
@@ -40,10 +42,16 @@ _VICTIMS = [
     ("listener", "server", "threads"),
     ("celery", "server", "threads"),
 ]
+_NAMES = {
+    "child": "the Celery child",
+    "celery": "the Celery worker",
+    "listener": "the listener, and with it the coordinator,",
+    "robots": "a robot's process",
+    "server": "the server",
+    "orchestrator": "the orchestrator",
+}
 
 
-@pytest.mark.parametrize("fault", [Fault.BEFORE, Fault.AFTER], ids=["before", "after"])
-@pytest.mark.parametrize("story", _STORIES)
 @pytest.mark.parametrize(
     ("role", "victim", "pool"), _VICTIMS, ids=["-".join(parts) for parts in _VICTIMS]
 )
@@ -51,40 +59,70 @@ def test_a_mission_ends_right_whatever_is_killed(
     role: str,
     victim: str,
     pool: str,
-    story: str,
-    fault: Fault,
     *,
-    store: EmbeddedServer,
     tmp_path: Path,
     figures: Figures,
     is_long: bool,
+    server_binary: str | None,
 ) -> None:
-    """It completes, or is undone in reverse; nothing twice, no robot stays reserved."""
-    who = {"child": "Celery child", "celery": f"Celery worker ({pool})"}.get(victim, victim)
-    row = figures.row(f"mission: {who} killed at each command of its {role}", "leases")
-    right = {"completed"} if story == "completes" else {"compensated"}
-    if role == "robots":
-        # With a robot lost before it explored, a mission is undone.
-        right = {"completed", "compensated"}
-    number = list(_STORIES).index(story) + (fault is Fault.AFTER)
-    first, step = (1, 1) if is_long else (1 + 13 * number % _STEP, _STEP)
-    with world_of(store, tmp_path, pool=pool) as world:
-        for point in range(first, _MOST_POINTS, step):
-            attack = Attack(world, Blow(role, victim, fault, point))
-            saga_id = f"m{point}"
-            attack.run(saga_id, 2, _STORIES[story])
-            faults = world.judge(saga_id, right)
+    """It completes, or is undone in reverse; nothing twice, no robot stays reserved.
+
+    Of a mission that fails the commands count from where it turns round: what comes before is
+    what comes in one that completes.
+    """
+    row = figures.row(
+        f"mission: {_NAMES[victim]} killed at each command of the {role} ({pool})", "leases"
+    )
+    counting = threading.Lock()
+
+    def strike(world: World, story: str, fault: Fault, point: int) -> bool:
+        attack = Attack(world, Blow(role, victim, fault, point, going_back=story != "completes"))
+        saga_id = f"{story.rsplit(maxsplit=1)[-1]}-{fault.name}-{point}".lower()
+        attack.run(saga_id, 2, _STORIES[story])
+        right = {"completed"} if story == "completes" else {"compensated"}
+        if role == "robots" and story == "completes":
+            # With a robot lost before it explored, a mission is undone.
+            right = {"completed", "compensated"}
+        faults = world.judge(saga_id, right)
+        with counting:
             row.tries += 1
             row.lost += len(faults.unfinished)
             row.doubled += len(faults.doubled)
             row.out_of_order += len(faults.out_of_order)
-            assert not faults.all, f"{attack._blow} at {attack.struck}: {faults.all}"
-            if not attack.was_hit:
-                break
-            row.points[f"{fault.name.lower()} {attack.struck}"] += 1
-            row.recoveries.append(attack.recovery_s / LEASE_S)
-        else:
-            raise AssertionError(f"the story does not end within {_MOST_POINTS} commands")
+            if attack.was_hit:
+                row.points[f"{fault.name.lower()} {attack.struck}"] += 1
+                row.recoveries.append(attack.recovery_s / LEASE_S)
+        assert not faults.all, f"{attack._blow} at {attack.struck}: {faults.all}"
+        return attack.was_hit
+
+    cases = list(itertools.product(_STORIES, (Fault.BEFORE, Fault.AFTER)))
+    count = _WORLDS if is_long else 1
+    with (
+        worlds_of(count, tmp_path, server_binary, pool=pool) as worlds,
+        ThreadPoolExecutor(count) as threads,
+    ):
+        if not is_long:
+            number = [parts[:2] for parts in _VICTIMS].index((role, victim))
+            story, fault = cases[number % 2]
+            strike(worlds[0], story, fault, 9 + 2 * number)
+            story, fault = cases[2 + number % 8]
+            strike(worlds[0], story, fault, 5 + number)
+            return
+        for story, fault in cases:
+            for first in range(1, _MOST_POINTS, count):
+                struck = list(
+                    threads.map(
+                        strike,
+                        worlds,
+                        [story] * count,
+                        [fault] * count,
+                        range(first, first + count),
+                    )
+                )
+                if not all(struck):
+                    break
+            else:
+                raise AssertionError(f"the story does not end within {_MOST_POINTS} commands")
 
 
 def _results(world: World, saga_ids: Sequence[str]) -> list[tuple[Any, ...]]:
