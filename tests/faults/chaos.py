@@ -108,7 +108,7 @@ def _strike(world: World, dice: random.Random, chaos: Chaos) -> None:
     """Kill a process, or stop it for longer than a lease."""
     name = dice.choice(["celery", "celery", "listener", "listener", *world.names()])
     process = world.running[name]
-    if dice.random() < 0.15:
+    if dice.random() < 0.3:
         os.kill(process.pid, signal.SIGSTOP)
         world.resume_later(process, dice.uniform(2.5, 4.0))
         chaos.stops += 1
