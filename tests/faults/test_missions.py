@@ -25,7 +25,7 @@ from tests.faults.mission_world import LEASE_S, Attack, Blow, World, world_of, w
 pytestmark = [pytest.mark.blocking, pytest.mark.timeout(7200)]
 
 _MOST_POINTS = 2000
-_WORLDS = 6
+_WORLDS = 3
 
 _STORIES = {"completes": 0} | {
     f"fails at {name}": failing_seed(step)
