@@ -255,17 +255,18 @@ class Claim:
     async def fail(self, error_type: str, message: str) -> None:
         """Write `failed`; a lost lease is only logged, as nobody is left to tell."""
         telemetry.fail(self.span, error_type, message)
-        try:
-            await self._finish(failed_fields(self.ids, error_type, message))
-        except LeaseLost as error:
-            logger.warning("%s", error, extra=self.ids)
+        await self._end_as(failed_fields(self.ids, error_type, message))
 
     async def cancel(self) -> None:
         """Write `cancelled`; a lost lease is only logged."""
+        await self._end_as(self._fields("cancelled", "{}"))
+
+    async def _end_as(self, fields: Mapping[str, str]) -> None:
         try:
-            await self._finish(self._fields("cancelled", "{}"))
+            await self._finish(fields)
         except LeaseLost as error:
             logger.warning("%s", error, extra=self.ids)
+            await self.release()
 
     async def release(self) -> None:
         """Give the request back without an outcome, for the next listener to take at once.
