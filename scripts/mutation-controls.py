@@ -29,7 +29,6 @@ LOAD = "tests/faults/test_load.py"
 CONNECTIONS = "tests/faults/test_connections.py"
 DELIVERY = "tests/faults/test_delivery.py"
 SERVER = "tests/faults/test_server.py"
-FROZEN = f"{SERVER}::test_a_frozen_server_lapses_nobody"
 NO_WRITES = f"{SERVER}::test_a_server_that_takes_no_writes_for_a_while"
 ALL = ("tests/unit/library", "tests/faults", "--ignore=tests/faults/test_missions.py")
 
@@ -129,7 +128,7 @@ CONTROLS = [
         "listener.py",
         " or self._keeper.contact_s < self._lease_s",
         "",
-        FROZEN,
+        LEASES,
     ),
     Control("5 dead listeners are swept", "listener.py", "swept or await", "await", LEASES),
     Control("6 poison", LUA, "> max_deliveries then", "> 1000 then", UNIT),
