@@ -311,7 +311,7 @@ async def test_a_listener_sweeps_only_after_a_lease_of_contact(bus: Bus, work: W
     )
     await call(
         *("XCLAIM", bus.key(STREAM), "sagastream", "dead", 0, entry),
-        *("IDLE", 60_000, "JUSTID"),
+        *("IDLE", 60_000),
     )
     work.go.set()
     clock = asyncio.get_running_loop().time
