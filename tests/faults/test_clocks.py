@@ -33,7 +33,6 @@ def _an_hour_off(hours: int, role: str, *arguments: str) -> Iterator[None]:
         cwd=_ROOT,
         env=os.environ
         | {
-            # Its command would keep shared memory by process id, which a kill leaves behind.
             "LD_PRELOAD": str(_FAKETIME[0]),
             "FAKETIME": f"{hours:+d}h",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
@@ -45,6 +44,9 @@ def _an_hour_off(hours: int, role: str, *arguments: str) -> Iterator[None]:
     finally:
         process.kill()
         process.wait()
+        # It stays behind a kill, and the next process of that id would stumble over it.
+        for left in Path("/dev/shm").glob(f"*faketime_*_{process.pid}"):
+            left.unlink()
 
 
 @pytest.mark.skipif(not _FAKETIME, reason="needs libfaketime: apt-get install faketime")
