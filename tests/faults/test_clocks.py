@@ -45,7 +45,7 @@ def _an_hour_off(hours: int, role: str, *arguments: str) -> Iterator[None]:
         process.kill()
         process.wait()
         # It stays behind a kill, and the next process of that id would stumble over it.
-        for left in Path("/dev/shm").glob(f"*faketime_*_{process.pid}"):
+        for left in Path("/dev/shm").glob(f"*faketime_*_{process.pid}"):  # noqa: S108
             left.unlink()
 
 
