@@ -1,0 +1,76 @@
+"""The pose graph: what scans say of each other, and the poses that agree with it best.
+
+Edges between successive keyframes are trusted; all others may be wrong, and carry the robust
+kernel of Geman and McClure, so that a false one loses its weight instead of bending the map
+(Agarwal et al., "Robust Map Optimization Using Dynamic Covariance Scaling", ICRA 2013, is the same
+kernel). Solved by Levenberg-Marquardt in GTSAM (Dellaert and Kaess 2017).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import gtsam
+import numpy as np
+import numpy.typing as npt
+
+from app.exploration.slam.se2 import Transform
+
+_KERNEL = 3.0  # sigmas from which an edge loses its weight
+_ANCHOR = 1e-6
+_LEAST = 1.0  # information below which a direction counts as not measured
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Edge:
+    """A measured motion from one keyframe to another.
+
+    Attributes:
+        start: index of the first keyframe.
+        end: index of the second.
+        motion: (3,) of the second in the first's frame.
+        information: (3, 3) float64, in the second's frame.
+        trusted: it joins successive keyframes of a robot.
+    """
+
+    start: int
+    end: int
+    motion: Transform
+    information: npt.NDArray[np.float64]
+    trusted: bool
+
+    def shifted(self, offset: int) -> "Edge":
+        """Return the edge of keyframes that moved to later indices."""
+        return replace(self, start=self.start + offset, end=self.end + offset)
+
+
+def optimise(poses: Transform, edges: Sequence[Edge]) -> Transform:
+    """Find the poses that agree best with all edges; the first stays where it is.
+
+    Args:
+        poses: (n, 3) first guess.
+        edges: connect all of them.
+
+    Returns:
+        (n, 3) poses.
+    """
+    graph = gtsam.NonlinearFactorGraph()
+    values = gtsam.Values()
+    for index, pose in enumerate(poses):
+        values.insert(index, gtsam.Pose2(*pose))
+    anchor = gtsam.noiseModel.Isotropic.Sigma(3, _ANCHOR)
+    graph.add(gtsam.PriorFactorPose2(0, gtsam.Pose2(*poses[0]), anchor))
+    kernel = gtsam.noiseModel.mEstimator.GemanMcClure.Create(_KERNEL)
+    for edge in edges:
+        noise: gtsam.noiseModel.Base = gtsam.noiseModel.Gaussian.Information(
+            edge.information + _LEAST * np.eye(3)
+        )
+        if not edge.trusted:
+            noise = gtsam.noiseModel.Robust.Create(kernel, noise)
+        motion = gtsam.Pose2(*edge.motion)
+        graph.add(gtsam.BetweenFactorPose2(edge.start, edge.end, motion, noise))
+    parameters = gtsam.LevenbergMarquardtParams()
+    parameters.setMaxIterations(30)
+    parameters.setRelativeErrorTol(1e-4)
+    result = gtsam.LevenbergMarquardtOptimizer(graph, values, parameters).optimize()
+    solved = gtsam.utilities.extractPose2(result)
+    return np.asarray(solved, np.float64)
