@@ -50,6 +50,7 @@ class SimulatedBody:
 
     Attributes:
         truth: (3,) where it really is, map frame of the floor.
+        track: (3,) where it was at each scan, in order.
 
     Raises:
         StartError: it does not fit there.
@@ -78,6 +79,7 @@ class SimulatedBody:
         self._random = random
         self._wheels = Wheels(odometry, random)
         self.truth: Transform = of_pose(pose)
+        self.track: list[Transform] = []
 
     def move(self, turn: float, way: float) -> tuple[Transform, bool]:
         """Turn and drive as the odometry says, until a wall; wheels stand when the body does."""
@@ -102,6 +104,7 @@ class SimulatedBody:
 
     def scan(self) -> Scan:
         """Take one turn of the lidar."""
+        self.track.append(self.truth)
         x, y, heading = (float(value) for value in self.truth)
         # A turning head starts anywhere; with a fixed phase the same gaps would stay unseen.
         phase = self._random.uniform(0.0, 2.0 * math.pi / self._lidar.beams)

@@ -46,6 +46,7 @@ class SlamSpec:
         drift_m: metres that the window grows by, a metre driven since the older end.
         drift_rad: radians, likewise.
         loop_score: a loop needs so high a match.
+        join_least: so many edges are needed between two maps that are joined.
         pending: loops that are gathered before the graph is solved.
         shift_m: a loop that is off by more has it solved at once.
     """
@@ -68,6 +69,7 @@ class SlamSpec:
     drift_m: float = 0.01
     drift_rad: float = 0.002
     loop_score: float = 0.6
+    join_least: int = 3
     pending: int = 8
     shift_m: float = 0.04
 
@@ -147,7 +149,7 @@ class SlamMap:
             transform: (3,) of its frame in this one's.
 
         Returns:
-            Whether edges between the two were found; otherwise nothing is taken over.
+            Whether edges enough between the two were found; otherwise nothing is taken over.
         """
         offset = len(self.keyframes)
         kept = self.keyframes, self.edges, self.poses, self.loops
@@ -161,7 +163,7 @@ class SlamMap:
         for index in range(offset, len(self.keyframes), self.spec.loop_every):
             for end in self._nearby(index, np.arange(offset)):
                 self._try_loop(index, end)
-        if self.loops == before:
+        if self.loops - before < self.spec.join_least:
             self.keyframes, self.edges, self.poses, self.loops = kept
             self._own = own
             return False

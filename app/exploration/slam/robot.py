@@ -50,13 +50,17 @@ class SlamRobot:
         body: what drives and looks.
         slot: the robot's index in its mission.
         spec: how it drives.
+
+    Attributes:
+        slot: the robot's index.
+        time: mission seconds at the last barrier.
     """
 
     def __init__(self, body: Body, *, slot: int, spec: SlamRobotSpec = SlamRobotSpec()) -> None:
         self.slot = slot
         self._body = body
         self._spec = spec
-        self._time = 0.0
+        self.time = 0.0
         self._since: Transform = IDENTITY
         self._way = 0.0
         self._changed: Box | None = None
@@ -90,10 +94,10 @@ class SlamRobot:
         Raises:
             ValueError: that second is in the past.
         """
-        if until < self._time:
-            raise ValueError(f"{until:g} s is past, it is {self._time:g} s")
-        budget = (until - self._time) * self._spec.speed
-        self._time = until
+        if until < self.time:
+            raise ValueError(f"{until:g} s is past, it is {self.time:g} s")
+        budget = (until - self.time) * self._spec.speed
+        self.time = until
         driven = 0.0
         stations = [self.pose]
         reached = 0
@@ -173,7 +177,7 @@ class SlamRobot:
             cells = self._evidence[box.row0 : box.row1, box.col0 : box.col1].copy()
             patch = Patch(box.row0, box.col0, cells)
         return Leg(
-            time=self._time,
+            time=self.time,
             pose=self.pose,
             distance=distance,
             path=tuple((pose.x, pose.y) for pose in stations),
