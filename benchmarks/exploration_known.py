@@ -8,9 +8,12 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import cv2
+import numpy as np
 from exploration_floors import drawn_floors, real_floors
 
-from app.exploration.grid import FloorMap
+from app.exploration.frontiers import cluster, frontier_cells
+from app.exploration.grid import UNKNOWN, FloorMap, Grid, Mask
 from app.exploration.progress import overlap, time_to
 from app.exploration.quality import accuracy, coverage, observable
 from app.exploration.simulate import simulate
@@ -32,7 +35,9 @@ class Run:
     travelled: float
     rounds: int
     frontiers_left: int
+    worth_left: int
     wall_s: float
+    cpu_s: float
 
 
 @lru_cache(maxsize=1)
@@ -40,13 +45,20 @@ def _floors(folder: Path) -> dict[str, FloorMap]:
     return real_floors(folder) | drawn_floors()
 
 
+def worth_left(grid: Grid, seen: Mask) -> int:
+    """Count frontiers that hide something: 5 cells or more beside unknown observable ones."""
+    hidden = seen & (grid == UNKNOWN)
+    beside = cv2.dilate(hidden.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    return len(cluster(frontier_cells(grid) & beside, least=5, longest=10**6))
+
+
 def measure(job: tuple[Path, str, int, int]) -> Run:
     """Run one mission and measure it."""
     folder, name, robots, seed = job
     floor = _floors(folder)[name]
-    began = time.perf_counter()
+    began, cpu_began = time.perf_counter(), time.process_time()
     outcome = simulate(floor, robots, seed)
-    wall = time.perf_counter() - began
+    wall, cpu = time.perf_counter() - began, time.process_time() - cpu_began
     seen = observable(floor, outcome.starts[0])
     return Run(
         floor=name,
@@ -61,7 +73,9 @@ def measure(job: tuple[Path, str, int, int]) -> Run:
         travelled=sum(outcome.distances),
         rounds=outcome.rounds,
         frontiers_left=len(outcome.frontiers_left),
+        worth_left=worth_left(outcome.grid, seen),
         wall_s=wall,
+        cpu_s=cpu,
     )
 
 
@@ -83,7 +97,7 @@ def main() -> None:
         for robots in options.robots
     ]
     with options.out.open("w") as file, multiprocessing.Pool(options.processes) as pool:
-        for run in pool.imap(measure, jobs):
+        for run in pool.imap_unordered(measure, jobs):
             file.write(json.dumps(asdict(run)) + "\n")
             file.flush()
 

@@ -6,7 +6,6 @@ kernel of Geman and McClure, so that a false one loses its weight instead of ben
 kernel). Solved by Levenberg-Marquardt in GTSAM (Dellaert and Kaess 2017).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import gtsam
@@ -17,6 +16,8 @@ from app.exploration.slam.se2 import Transform
 
 _KERNEL = 3.0  # sigmas from which an edge loses its weight
 _ANCHOR = 1e-6
+_STEPS = 15
+_ENOUGH = 1e-3  # share by which a step must lower the error
 _LEAST = 1.0  # information below which a direction counts as not measured
 
 
@@ -43,34 +44,53 @@ class Edge:
         return replace(self, start=self.start + offset, end=self.end + offset)
 
 
-def optimise(poses: Transform, edges: Sequence[Edge]) -> Transform:
-    """Find the poses that agree best with all edges; the first stays where it is.
+class PoseGraph:
+    """Edges between keyframes, kept in the solver's form; keyframe 0 stays where it is.
 
-    Args:
-        poses: (n, 3) first guess.
-        edges: connect all of them.
-
-    Returns:
-        (n, 3) poses.
+    Attributes:
+        edges: all of them, in the order in which they came.
     """
-    graph = gtsam.NonlinearFactorGraph()
-    values = gtsam.Values()
-    for index, pose in enumerate(poses):
-        values.insert(index, gtsam.Pose2(*pose))
-    anchor = gtsam.noiseModel.Isotropic.Sigma(3, _ANCHOR)
-    graph.add(gtsam.PriorFactorPose2(0, gtsam.Pose2(*poses[0]), anchor))
-    kernel = gtsam.noiseModel.mEstimator.GemanMcClure.Create(_KERNEL)
-    for edge in edges:
+
+    def __init__(self) -> None:
+        self.edges: list[Edge] = []
+        self._factors = gtsam.NonlinearFactorGraph()
+        self._kernel = gtsam.noiseModel.mEstimator.GemanMcClure.Create(_KERNEL)
+        self._parameters = gtsam.LevenbergMarquardtParams()
+        self._parameters.setMaxIterations(_STEPS)
+        self._parameters.setRelativeErrorTol(_ENOUGH)
+
+    def add(self, edge: Edge) -> None:
+        """Take an edge."""
+        self.edges.append(edge)
         noise: gtsam.noiseModel.Base = gtsam.noiseModel.Gaussian.Information(
             edge.information + _LEAST * np.eye(3)
         )
         if not edge.trusted:
-            noise = gtsam.noiseModel.Robust.Create(kernel, noise)
+            noise = gtsam.noiseModel.Robust.Create(self._kernel, noise)
         motion = gtsam.Pose2(*edge.motion)
-        graph.add(gtsam.BetweenFactorPose2(edge.start, edge.end, motion, noise))
-    parameters = gtsam.LevenbergMarquardtParams()
-    parameters.setMaxIterations(30)
-    parameters.setRelativeErrorTol(1e-4)
-    result = gtsam.LevenbergMarquardtOptimizer(graph, values, parameters).optimize()
-    solved = gtsam.utilities.extractPose2(result)
-    return np.asarray(solved, np.float64)
+        self._factors.add(gtsam.BetweenFactorPose2(edge.start, edge.end, motion, noise))
+
+    def copy(self) -> "PoseGraph":
+        """Return a graph of the same edges."""
+        twin = PoseGraph()
+        twin.edges = list(self.edges)
+        twin._factors = gtsam.NonlinearFactorGraph(self._factors)
+        return twin
+
+    def solve(self, poses: Transform) -> Transform:
+        """Find the poses that agree best with all edges.
+
+        Args:
+            poses: (n, 3) first guess; the edges connect all of them.
+
+        Returns:
+            (n, 3) poses.
+        """
+        graph = gtsam.NonlinearFactorGraph(self._factors)
+        anchor = gtsam.noiseModel.Isotropic.Sigma(3, _ANCHOR)
+        graph.add(gtsam.PriorFactorPose2(0, gtsam.Pose2(*poses[0]), anchor))
+        values = gtsam.Values()
+        for index, pose in enumerate(poses):
+            values.insert(index, gtsam.Pose2(*pose))
+        solver = gtsam.LevenbergMarquardtOptimizer(graph, values, self._parameters)
+        return np.asarray(gtsam.utilities.extractPose2(solver.optimize()), np.float64)

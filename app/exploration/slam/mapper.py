@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from app.exploration.slam.graph import Edge, optimise
+from app.exploration.slam.graph import Edge, PoseGraph
 from app.exploration.slam.keyframes import Keyframe, Scan
 from app.exploration.slam.matching import Match, likelihood_field, refine, search
 from app.exploration.slam.se2 import Points, Transform, apply, between, compose, wrap
@@ -82,7 +82,7 @@ class SlamMap:
 
     Attributes:
         keyframes: in the order in which they came.
-        edges: the pose graph.
+        graph: what they say of each other.
         poses: (n, 3) in one frame, by keyframe.
         loops: edges that are no odometry.
     """
@@ -90,7 +90,7 @@ class SlamMap:
     def __init__(self, spec: SlamSpec = SlamSpec()) -> None:
         self.spec = spec
         self.keyframes: list[Keyframe] = []
-        self.edges: list[Edge] = []
+        self.graph = PoseGraph()
         self.poses: Transform = np.zeros((0, 3))
         self.loops = 0
         self._own: dict[int, list[int]] = {}
@@ -136,7 +136,7 @@ class SlamMap:
             pose, information = match.pose, match.information + prior
         motion = between(self.poses[last], pose)
         index = self._append(keyframe, pose)
-        self.edges.append(Edge(last, index, motion, information, trusted=True))
+        self.graph.add(Edge(last, index, motion, information, trusted=True))
         if len(own) % self.spec.loop_every == 0 and len(keyframe.points) >= _FEWEST:
             self._close_loops(index)
         return self.last(robot)
@@ -152,11 +152,13 @@ class SlamMap:
             Whether edges enough between the two were found; otherwise nothing is taken over.
         """
         offset = len(self.keyframes)
-        kept = self.keyframes, self.edges, self.poses, self.loops
+        kept = self.keyframes, self.graph, self.poses, self.loops
         own = {robot: list(indices) for robot, indices in self._own.items()}
         self.keyframes = self.keyframes + other.keyframes
         self.poses = np.vstack([self.poses, compose(transform, other.poses)])
-        self.edges = self.edges + [edge.shifted(offset) for edge in other.edges]
+        self.graph = self.graph.copy()
+        for edge in other.graph.edges:
+            self.graph.add(edge.shifted(offset))
         for robot in other.robots:
             self._own[robot] = [index + offset for index in other.of_robot(robot)]
         before = self.loops
@@ -164,7 +166,7 @@ class SlamMap:
             for end in self._nearby(index, np.arange(offset)):
                 self._try_loop(index, end)
         if self.loops - before < self.spec.join_least:
-            self.keyframes, self.edges, self.poses, self.loops = kept
+            self.keyframes, self.graph, self.poses, self.loops = kept
             self._own = own
             return False
         self.solve()
@@ -172,7 +174,7 @@ class SlamMap:
 
     def solve(self) -> None:
         """Let the poses agree with all edges as well as they can."""
-        self.poses = optimise(self.poses, self.edges)
+        self.poses = self.graph.solve(self.poses)
         self._pending = 0
 
     def _append(self, keyframe: Keyframe, pose: Transform) -> int:
@@ -262,7 +264,7 @@ class SlamMap:
         if match.score < spec.loop_score:
             return 0.0
         motion = between(self.poses[end], match.pose)
-        self.edges.append(Edge(end, index, motion, _SHARE * match.information, trusted=False))
+        self.graph.add(Edge(end, index, motion, _SHARE * match.information, trusted=False))
         self.loops += 1
         self._pending += 1
         off = match.pose - guess

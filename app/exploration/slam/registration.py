@@ -20,7 +20,7 @@ from scipy import fft
 
 from app.exploration.grid import FREE, OCCUPIED, Grid, GridFrame, Mask
 from app.exploration.slam.matching import SIGMA, likelihood_field, nearby, refine
-from app.exploration.slam.se2 import Points, Transform, apply, between, inverse, wrap
+from app.exploration.slam.se2 import Points, Transform, apply, inverse, wrap
 
 _TURNS = 120
 _COARSE = 0.2  # metres a cell of the correlation, if the maps are not too large for it
@@ -105,7 +105,8 @@ def register(
         found.append((hits - _BLAME * misses, pose))
     found.sort(key=lambda pair: -pair[0])
     support, pose = found[0]
-    others = [value for value, other in found if not _same(pose, other)]
+    middle = two.walls.mean(axis=0, keepdims=True)
+    others = [value for value, other in found if not _same(pose, other, middle)]
     pose, grip = _polish(one, two, pose)
     hits, misses = _support(one, two, pose)
     return Registration(
@@ -250,10 +251,10 @@ def _image(points: Points, shape: list[int]) -> npt.NDArray[np.float32]:
     return image
 
 
-def _same(pose: Transform, other: Transform) -> bool:
-    """Tell whether two fits mean the same."""
-    off = between(pose, other)
-    return math.hypot(off[0], off[1]) < _SAME_M and abs(off[2]) < _SAME_RAD
+def _same(pose: Transform, other: Transform, middle: Points) -> bool:
+    """Tell whether two fits put a map, known by its middle, (1, 2), into the same place."""
+    off = apply(pose, middle) - apply(other, middle)
+    return float(np.hypot(*off[0])) < _SAME_M and abs(wrap(pose[2] - other[2])) < _SAME_RAD
 
 
 def _judge(here: _Sheet, there: _Sheet, motion: Transform, near: float) -> npt.NDArray[np.int8]:
