@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from app.exploration.slam.graph import Edge, PoseGraph
 from app.exploration.slam.keyframes import Keyframe, Scan
-from app.exploration.slam.matching import Match, likelihood_field, refine, search
+from app.exploration.slam.matching import LikelihoodField, Match, local_field, refine, search
 from app.exploration.slam.se2 import Points, Transform, apply, between, compose, wrap
 
 _FEWEST = 20  # returns without which a scan is not matched
@@ -192,9 +192,10 @@ class SlamMap:
         turn = spec.slack_rad**2 + spec.turn_noise**2 * way + spec.turn_share**2 * abs(motion[2])
         return np.diag([1.0 / along, 1.0 / along, 1.0 / turn])
 
-    def _local_map(self, indices: Sequence[int]) -> Points:
-        """Return the returns of several keyframes, (n, 2) metres in the map's frame."""
-        return np.vstack([apply(self.poses[i], self.keyframes[i].points) for i in indices])
+    def _field(self, indices: Sequence[int], around: Points, margin: float) -> LikelihoodField:
+        """Build the likelihood field of several keyframes around some points."""
+        scans = [self.keyframes[index].points for index in indices]
+        return local_field(scans, self.poses[list(indices)], around, margin=margin)
 
     def _locate(
         self,
@@ -205,9 +206,7 @@ class SlamMap:
     ) -> Match:
         """Match a scan against keyframes, near where the odometry says."""
         spec = self.spec
-        field = likelihood_field(
-            self._local_map(known), apply(guess, points), margin=spec.window_m + _MARGIN
-        )
+        field = self._field(known, apply(guess, points), spec.window_m + _MARGIN)
         match = refine(field, points, guess, prior)
         if match.score < _SURE:
             wide = search(field, points, guess, window=spec.window_m, turn=spec.window_rad)
@@ -257,9 +256,7 @@ class SlamMap:
         window = spec.loop_window_m + spec.drift_m * driven
         turn = spec.loop_window_rad + spec.drift_rad * driven
         guess = self.poses[index]
-        field = likelihood_field(
-            self._local_map(known), apply(guess, keyframe.points), margin=window + _MARGIN
-        )
+        field = self._field(known, apply(guess, keyframe.points), window + _MARGIN)
         match = search(field, keyframe.points, guess, window=window, turn=turn)
         if match.score < spec.loop_score:
             return 0.0

@@ -8,6 +8,7 @@ the odometry as prior where there is one, so that a bare corridor does not slide
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,10 +21,12 @@ SIGMA = 0.08
 """Metres from a return's place at which another is 0.6 as likely."""
 
 _CELL = 0.05
-_REACH = 3.0  # sigmas that a point is felt
+_REACH = 2.5  # sigmas that a point is felt
 _POOL = 4  # cells of the fine field a cell of the coarse one
 _PEAKS = 4  # places of the coarse search that are looked at closely
 _TURNS = np.linspace(-0.03, 0.03, 5)
+_FINE = 16.0  # entries of the splat's table for a squared cell
+_STAY: Transform = np.zeros(3)
 _STEPS = 12
 _NOTHING = 1e-3  # a likelihood that counts as none
 _FLAT = 1e-6  # a slope that shows no way
@@ -76,12 +79,37 @@ def likelihood_field(
         margin: metres by which it is larger.
         sigma: metres from a return at which another is 0.6 as likely.
     """
-    low, high = around.min(axis=0) - margin, around.max(axis=0) + margin
-    low = np.floor(low / _CELL) * _CELL
-    cols, rows = (np.ceil((high - low) / _CELL / _POOL).astype(int) + 1) * _POOL
-    cells = np.zeros((rows, cols), np.float32)
-    _splat(cells, (points - low) / _CELL, sigma / _CELL)
-    return LikelihoodField(cells, float(low[0]), float(low[1]))
+    field = _empty(around, margin)
+    _splat(field.cells, points / _CELL, _STAY, field.x / _CELL, field.y / _CELL, sigma / _CELL)
+    return field
+
+
+def local_field(
+    scans: Sequence[Points], poses: Transform, around: Points, *, margin: float
+) -> LikelihoodField:
+    """Build a field of several scans.
+
+    Args:
+        scans: each (n, 2) metres in its own frame.
+        poses: (scans, 3) of them.
+        around: (m, 2) metres, frame of the poses; the field spans these.
+        margin: metres by which it is larger.
+    """
+    field = _empty(around, margin)
+    scale = np.array([1.0 / _CELL, 1.0 / _CELL, 1.0])
+    for points, pose in zip(scans, poses * scale, strict=True):
+        _splat(field.cells, points / _CELL, pose, field.x / _CELL, field.y / _CELL, SIGMA / _CELL)
+    return field
+
+
+def _empty(around: Points, margin: float) -> LikelihoodField:
+    """Return a field of nothing that spans points and a margin."""
+    x, y = around[:, 0], around[:, 1]
+    low_x = math.floor((x.min() - margin) / _CELL) * _CELL
+    low_y = math.floor((y.min() - margin) / _CELL) * _CELL
+    cols = (math.ceil((x.max() + margin - low_x) / _CELL / _POOL) + 1) * _POOL
+    rows = (math.ceil((y.max() + margin - low_y) / _CELL / _POOL) + 1) * _POOL
+    return LikelihoodField(np.zeros((rows, cols), np.float32), low_x, low_y)
 
 
 def refine(
@@ -191,21 +219,26 @@ def nearby(
 
 
 @njit(cache=True, nogil=True)
-def _splat(cells: Likelihood, points: Points, sigma: float) -> None:
-    """Raise the field around each point, in cells, to what the point alone would make it."""
+def _splat(  # noqa: PLR0917, compiled: no keyword crosses cheaply
+    cells: Likelihood, points: Points, pose: Transform, x: float, y: float, sigma: float
+) -> None:
+    """Raise the field, whose corner lies at x and y, around each point of a scan; all in cells."""
     rows, cols = cells.shape
     reach = int(np.ceil(_REACH * sigma))
-    scale = 16.0
-    size = int((reach + 1) * (reach + 1) * 2 * scale) + 1
-    table = np.exp(-np.arange(size) / scale / (2.0 * sigma * sigma)).astype(np.float32)
+    size = int((reach + 1) * (reach + 1) * 2 * _FINE) + 1
+    table = np.exp(-np.arange(size) / _FINE / (2.0 * sigma * sigma)).astype(np.float32)
+    cos, sin = np.cos(pose[2]), np.sin(pose[2])
     for index in range(points.shape[0]):
-        col, row = points[index]
-        for at_row in range(max(int(row) - reach, 0), min(int(row) + reach + 1, rows)):
-            across = (at_row + 0.5 - row) * (at_row + 0.5 - row)
-            for at_col in range(max(int(col) - reach, 0), min(int(col) + reach + 1, cols)):
-                along = at_col + 0.5 - col
-                value = table[int((across + along * along) * scale)]
-                cells[at_row, at_col] = max(cells[at_row, at_col], value)
+        col = pose[0] - x + cos * points[index, 0] - sin * points[index, 1]
+        row = pose[1] - y + sin * points[index, 0] + cos * points[index, 1]
+        at_col, at_row = int(np.floor(col)), int(np.floor(row))
+        first_col, last_col = max(at_col - reach, 0), min(at_col + reach + 1, cols)
+        for to_row in range(max(at_row - reach, 0), min(at_row + reach + 1, rows)):
+            across = (to_row + 0.5 - row) * (to_row + 0.5 - row)
+            for to_col in range(first_col, last_col):
+                along = to_col + 0.5 - col
+                value = table[int((across + along * along) * _FINE)]
+                cells[to_row, to_col] = max(cells[to_row, to_col], value)
 
 
 @njit(cache=True, nogil=True)

@@ -135,9 +135,9 @@ class Gate:
     """
 
     walls: float = 8.0
-    agreement: float = 0.85
+    agreement: float = 0.95
     overlap: float = 8.0
-    lead: float = 0.25
+    lead: float = 0.2
     grip: float = 2.0
 
     def accepts(self, found: Registration) -> bool:

@@ -7,21 +7,16 @@ reports everything anew.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
-
-from app.exploration.driver import Leg, Patch, Point, Pose
+from app.exploration.driver import Leg, Point, Pose
 from app.exploration.grid import GridFrame
-from app.exploration.lidar import Box
 from app.exploration.slam.body import Body
-from app.exploration.slam.keyframes import draw
+from app.exploration.slam.canvas import Canvas
 from app.exploration.slam.mapper import SlamMap
 from app.exploration.slam.se2 import IDENTITY, Transform, compose, of_pose, to_pose, wrap
 
 _THERE = 0.03  # metres from a waypoint at which it counts as reached
-_REDRAWN_M = 0.02  # a map is drawn anew when a keyframe moved by more
-_REDRAWN_RAD = 0.004
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +58,6 @@ class SlamRobot:
         self.time = 0.0
         self._since: Transform = IDENTITY
         self._way = 0.0
-        self._changed: Box | None = None
 
     def attach(self, slam: SlamMap, frame: GridFrame) -> None:
         """Take up a map, or a joint one that holds this robot's keyframes; all is drawn anew.
@@ -73,10 +67,7 @@ class SlamRobot:
             frame: of the grid that the robot reports patches of, in the map's frame.
         """
         self._map = slam
-        self._frame = frame
-        self._evidence = np.zeros((frame.rows, frame.cols), np.int8)
-        self._drawn: Transform = np.zeros((0, 3))
-        self._changed = None
+        self._canvas = Canvas(frame)
 
     @property
     def pose(self) -> Pose:
@@ -128,8 +119,7 @@ class SlamRobot:
 
     def recall(self) -> Leg:
         """Stop for good and report all that the robot ever saw."""
-        self._drawn = np.zeros((0, 3))
-        return self._report([self.pose], 0.0, 0)
+        return replace(self._report([self.pose], 0.0, 0), patch=self._canvas.whole())
 
     def _here(self) -> Transform:
         return compose(self._map.last(self.slot), self._since)
@@ -139,26 +129,6 @@ class SlamRobot:
         self._map.add(self.slot, self._body.scan(), self._since)
         self._since = IDENTITY
         self._way = 0.0
-
-    def _redraw(self) -> None:
-        """Bring the grid up to date: what is new, or all of it when the graph moved."""
-        own = self._map.of_robot(self.slot)
-        poses = self._map.poses[own]
-        known = len(self._drawn)
-        off = np.abs(poses[:known] - self._drawn)
-        moved = known and (off[:, :2].max() > _REDRAWN_M or off[:, 2].max() > _REDRAWN_RAD)
-        if moved or known == 0:
-            known = 0
-            self._note(_filled(self._evidence))
-            self._evidence[:] = 0
-            self._drawn = poses[:0]
-        fresh = [self._map.keyframes[index] for index in own[known:]]
-        self._note(draw(self._evidence, self._frame, fresh, poses[known:]))
-        self._drawn = np.vstack([self._drawn, poses[known:]])
-
-    def _note(self, box: Box | None) -> None:
-        if box is not None:
-            self._changed = box if self._changed is None else self._changed.union(box)
 
     def _report(
         self,
@@ -170,12 +140,9 @@ class SlamRobot:
         blocked: bool = False,
     ) -> Leg:
         """Close a leg: hand over what changed since the last one."""
-        self._redraw()
-        patch = Patch(0, 0, self._evidence[:0, :0].copy())
-        if self._changed is not None:
-            box, self._changed = self._changed, None
-            cells = self._evidence[box.row0 : box.row1, box.col0 : box.col1].copy()
-            patch = Patch(box.row0, box.col0, cells)
+        own = self._map.of_robot(self.slot)
+        keyframes = [self._map.keyframes[index] for index in own]
+        patch = self._canvas.follow(keyframes, self._map.poses[own])
         return Leg(
             time=self.time,
             pose=self.pose,
@@ -186,11 +153,3 @@ class SlamRobot:
             blocked=blocked,
             patch=patch,
         )
-
-
-def _filled(evidence: np.ndarray[tuple[int, int], np.dtype[np.int8]]) -> Box | None:
-    """Return a box around all evidence."""
-    rows, cols = np.flatnonzero(evidence.any(axis=1)), np.flatnonzero(evidence.any(axis=0))
-    if not rows.size:
-        return None
-    return Box(int(rows[0]), int(cols[0]), int(rows[-1]) + 1, int(cols[-1]) + 1)
