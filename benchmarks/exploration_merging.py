@@ -13,7 +13,7 @@ from exploration_pairs import Pair, pairs_of
 from app.exploration.floorplan import draw_office
 from app.exploration.grid import FloorMap
 from app.exploration.landscapes import draw_cave, draw_hall
-from app.exploration.slam.registration import register
+from app.exploration.slam.registration import DEFAULT_GATE, register
 from app.exploration.slam.se2 import apply, wrap
 
 
@@ -31,10 +31,15 @@ def floors_for(use: str, folder: Path) -> dict[str, FloorMap]:
 
 def measure(pair: Pair) -> dict[str, object]:
     """Register one pair."""
-    began = time.perf_counter()
+    began, cpu_began = time.perf_counter(), time.process_time()
     found = register(pair.grids[0], pair.frames[0], pair.grids[1], pair.frames[1])
-    seconds = time.perf_counter() - began
-    row: dict[str, object] = {"floors": pair.floors, "overlap": pair.overlap, "seconds": seconds}
+    row: dict[str, object] = {
+        "floors": pair.floors,
+        "overlap": pair.overlap,
+        "seconds": time.perf_counter() - began,
+        "cpu_s": time.process_time() - cpu_began,
+        "accepted": found is not None and DEFAULT_GATE.accepts(found),
+    }
     if found is None:
         return row
     row |= {
@@ -60,12 +65,14 @@ def main() -> None:
     parser.add_argument("--maps", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pairs", type=int, default=100, help="of each of four kinds")
+    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     many = options.pairs
     floors = floors_for(options.use, options.maps)
-    seed = {"fix": 1, "test": 2}[options.use]
     with options.out.open("w") as file:
-        for pair in pairs_of(floors, seed, wide=many, narrow=many, apart=many, foreign=many):
+        for pair in pairs_of(
+            floors, options.seed, wide=many, narrow=many, apart=many, foreign=many
+        ):
             file.write(json.dumps(measure(pair)) + "\n")
             file.flush()
 

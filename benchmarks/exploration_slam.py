@@ -102,13 +102,13 @@ def main() -> None:
     parser.add_argument("--maps", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--robots", type=int, default=4)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
     parser.add_argument("--floors", nargs="*")
     options = parser.parse_args()
     floors = real_floors(options.maps) | drawn_floors()
     run(floors["cave-0"], 1, 0)  # compiles
     with options.out.open("w") as file:
-        for seed in range(options.seeds):
+        for seed in options.seeds:
             for name in options.floors or list(floors):
                 mission = run(floors[name], options.robots, seed)
                 file.write(json.dumps(measure(name, mission, options.robots, seed)) + "\n")

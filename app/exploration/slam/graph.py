@@ -1,9 +1,10 @@
 """The pose graph: what scans say of each other, and the poses that agree with it best.
 
 Edges between successive keyframes are trusted; all others may be wrong, and carry the robust
-kernel of Geman and McClure, so that a false one loses its weight instead of bending the map
-(Agarwal et al., "Robust Map Optimization Using Dynamic Covariance Scaling", ICRA 2013, is the same
-kernel). Solved by Levenberg-Marquardt in GTSAM (Dellaert and Kaess 2017).
+kernel of Geman and McClure, so that a false one loses its weight instead of bending the map. A
+right one may be far off before the graph is solved: then a wide kernel goes before the narrow
+one, as in graduated non-convexity (Yang et al., "Graduated Non-Convexity for Robust Spatial
+Perception", RA-L 2020). Solved by Levenberg-Marquardt in GTSAM (Dellaert and Kaess 2017).
 """
 
 from dataclasses import dataclass, replace
@@ -12,9 +13,10 @@ import gtsam
 import numpy as np
 import numpy.typing as npt
 
-from app.exploration.slam.se2 import Transform
+from app.exploration.slam.se2 import Transform, between
 
-_KERNEL = 3.0  # sigmas from which an edge loses its weight
+_KERNELS = (3.0, 40.0)  # sigmas from which an edge loses its weight
+_NEWEST = 20  # edges that may be far off
 _ANCHOR = 1e-6
 _STEPS = 15
 _ENOUGH = 1e-3  # share by which a step must lower the error
@@ -43,6 +45,11 @@ class Edge:
         """Return the edge of keyframes that moved to later indices."""
         return replace(self, start=self.start + offset, end=self.end + offset)
 
+    def disagreement(self, poses: Transform) -> float:
+        """Return by how many sigmas poses, (n, 3), contradict the edge."""
+        off = between(self.motion, between(poses[self.start], poses[self.end]))
+        return float(np.sqrt(off @ self.information @ off))
+
 
 class PoseGraph:
     """Edges between keyframes, kept in the solver's form; keyframe 0 stays where it is.
@@ -53,8 +60,8 @@ class PoseGraph:
 
     def __init__(self) -> None:
         self.edges: list[Edge] = []
-        self._factors = gtsam.NonlinearFactorGraph()
-        self._kernel = gtsam.noiseModel.mEstimator.GemanMcClure.Create(_KERNEL)
+        self._graphs = [gtsam.NonlinearFactorGraph() for _ in _KERNELS]
+        self._kernels = [gtsam.noiseModel.mEstimator.GemanMcClure.Create(k) for k in _KERNELS]
         self._parameters = gtsam.LevenbergMarquardtParams()
         self._parameters.setMaxIterations(_STEPS)
         self._parameters.setRelativeErrorTol(_ENOUGH)
@@ -62,19 +69,19 @@ class PoseGraph:
     def add(self, edge: Edge) -> None:
         """Take an edge."""
         self.edges.append(edge)
-        noise: gtsam.noiseModel.Base = gtsam.noiseModel.Gaussian.Information(
-            edge.information + _LEAST * np.eye(3)
-        )
-        if not edge.trusted:
-            noise = gtsam.noiseModel.Robust.Create(self._kernel, noise)
+        plain = gtsam.noiseModel.Gaussian.Information(edge.information + _LEAST * np.eye(3))
         motion = gtsam.Pose2(*edge.motion)
-        self._factors.add(gtsam.BetweenFactorPose2(edge.start, edge.end, motion, noise))
+        for graph, kernel in zip(self._graphs, self._kernels, strict=True):
+            noise: gtsam.noiseModel.Base = plain
+            if not edge.trusted:
+                noise = gtsam.noiseModel.Robust.Create(kernel, plain)
+            graph.add(gtsam.BetweenFactorPose2(edge.start, edge.end, motion, noise))
 
     def copy(self) -> "PoseGraph":
         """Return a graph of the same edges."""
         twin = PoseGraph()
         twin.edges = list(self.edges)
-        twin._factors = gtsam.NonlinearFactorGraph(self._factors)
+        twin._graphs = [gtsam.NonlinearFactorGraph(graph) for graph in self._graphs]
         return twin
 
     def solve(self, poses: Transform) -> Transform:
@@ -86,7 +93,14 @@ class PoseGraph:
         Returns:
             (n, 3) poses.
         """
-        graph = gtsam.NonlinearFactorGraph(self._factors)
+        narrow, wide = self._graphs
+        loops = [edge for edge in self.edges[-_NEWEST:] if not edge.trusted]
+        if any(edge.disagreement(poses) > _KERNELS[0] for edge in loops):
+            poses = self._climb(wide, poses)
+        return self._climb(narrow, poses)
+
+    def _climb(self, factors: gtsam.NonlinearFactorGraph, poses: Transform) -> Transform:
+        graph = gtsam.NonlinearFactorGraph(factors)
         anchor = gtsam.noiseModel.Isotropic.Sigma(3, _ANCHOR)
         graph.add(gtsam.PriorFactorPose2(0, gtsam.Pose2(*poses[0]), anchor))
         values = gtsam.Values()

@@ -151,6 +151,9 @@ class Gate:
         )
 
 
+DEFAULT_GATE = Gate()
+
+
 def _sheet(grid: Grid, frame: GridFrame) -> _Sheet | None:
     """Cut a map to what is known, and measure what is needed of it."""
     known = grid >= 0
