@@ -17,8 +17,8 @@ from app.exploration.slam.keyframes import Keyframe, draw
 from app.exploration.slam.registration import Gate, register
 from app.exploration.slam.se2 import Transform, between, compose, inverse, wrap
 
-OFFICE = draw_office(41)
-CAVE = draw_cave(7, width=20.0, height=16.0)
+OFFICE = draw_office(41, width=16.0, height=12.0)
+CAVE = draw_cave(7, width=16.0, height=12.0)
 
 
 def seen(floor: FloorMap, left: float, right: float, at: Transform) -> tuple[Grid, GridFrame]:
@@ -28,7 +28,7 @@ def seen(floor: FloorMap, left: float, right: float, at: Transform) -> tuple[Gri
     cells = np.argwhere(room)
     inside = (cells[:, 1] >= left * floor.frame.cols) & (cells[:, 1] <= right * floor.frame.cols)
     keyframes, poses = [], []
-    for row, col in random.permutation(cells[inside])[:40]:
+    for row, col in random.permutation(cells[inside])[:16]:
         x, y = floor.frame.centre(int(row), int(col))
         body = SimulatedBody(floor, Pose(x, y, float(random.uniform(-3, 3))), random)
         scan = body.scan()
