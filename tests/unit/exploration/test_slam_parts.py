@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from app.exploration.grid import FREE, OCCUPIED, FloorMap, GridFrame
 from app.exploration.slam.graph import Edge, PoseGraph
+from app.exploration.slam.matching import likelihood_field, refine, search
 from app.exploration.slam.measures import alignment, fidelity, trajectory_error
 from app.exploration.slam.se2 import Transform, apply, compose, inverse, wrap
 
@@ -101,3 +102,38 @@ def test_a_true_map_is_perfect_and_a_shifted_one_is_not() -> None:
     assert (right.free_iou, right.agreement) == (1.0, 1.0)
     assert shifted.free_iou < 0.95
     assert shifted.occupied_f1 < right.occupied_f1
+
+
+def corner() -> Transform:
+    """Returns from two walls that meet, (n, 2) metres."""
+    along = np.arange(0.0, 4.0, 0.02)
+    wall = np.full_like(along, 0.013)
+    return np.vstack([np.column_stack([along, wall]), np.column_stack([wall, along])])
+
+
+def test_a_scan_is_found_within_the_window() -> None:
+    """A scan that lies 30 cm and 8 degrees from where it was thought to be is put right to 2 cm."""
+    walls, truth = corner(), np.array([1.2, 0.9, 0.3])
+    scan = apply(inverse(truth), walls)
+    field = likelihood_field(walls, walls, margin=1.5)
+
+    guess = truth + np.array([0.25, -0.2, 0.14])
+    match = search(field, scan, guess, window=0.5, turn=0.2)
+
+    assert np.hypot(*(match.pose - truth)[:2]) < 0.02
+    assert abs(match.pose[2] - truth[2]) < 0.01
+    assert match.score > 0.9
+
+
+def test_a_bare_corridor_leaves_the_way_to_the_odometry() -> None:
+    """Between two walls the match is held across, and along it stays where the wheels put it."""
+    along = np.arange(-4.0, 4.0, 0.02)
+    walls = np.vstack([np.column_stack([along, np.full_like(along, y)]) for y in (-1.012, 1.003)])
+    field = likelihood_field(walls, walls, margin=1.5)
+    scan = walls[np.abs(walls[:, 0]) < 2.0]
+
+    match = refine(field, scan, np.array([0.3, 0.1, 0.0]), np.diag([400.0, 400.0, 1000.0]))
+
+    assert match.pose[0] == pytest.approx(0.3, abs=0.03)
+    assert match.pose[1] == pytest.approx(0.0, abs=0.02)
+    assert match.information[1, 1] > 20 * match.information[0, 0]
