@@ -54,7 +54,7 @@ class State:
         legs: all that each robot has reported, as one leg by slot.
         lost: slots of the robots that take no more part.
         rounds: barriers so far.
-        retried: whether what was given up has been tried once more.
+        retried: cells known when what was given up was last tried again, None before.
         visits: (rows, cols) uint8, how often robots stood before a frontier cell that stayed.
         bumped: (rows, cols) bool, where a robot did not fit.
     """
@@ -62,7 +62,7 @@ class State:
     legs: tuple[Leg, ...]
     lost: tuple[int, ...]
     rounds: int
-    retried: bool
+    retried: int | None
     visits: NDArray[np.uint8]
     bumped: Mask
 
@@ -130,7 +130,7 @@ class Coordinator:
         """
         legs = [fresh.get(slot, leg) for slot, leg in enumerate(state.legs)]
         self = cls(frame, [leg.pose for leg in legs], settings, bearings=[0.0] * len(legs))
-        self.rounds, self._retried = state.rounds, state.retried
+        self.rounds, self._retried_at = state.rounds, state.retried
         self._visits, self._bumped = state.visits.copy(), state.bumped.copy()
         for slot, leg in enumerate(legs):
             self._robots[slot].bearing = None
@@ -147,7 +147,7 @@ class Coordinator:
             legs=tuple(self._whole_leg(robot) for robot in self._robots),
             lost=tuple(slot for slot, robot in enumerate(self._robots) if not robot.active),
             rounds=self.rounds,
-            retried=self._retried,
+            retried=self._retried_at,
             visits=self._visits.copy(),
             bumped=self._bumped.copy(),
         )
