@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from app import cli_missions  # noqa: F401 - its verbs
+from app import cli_missions, cli_trace  # noqa: F401 - their verbs
 from app.cli_base import (
     EXIT_USAGE,
     Area,
@@ -66,7 +66,7 @@ def run(
 
     Example: mission run --map floor.yaml --robots 3 --seed 7
     """
-    given = settings_of_command()
+    given = settings_of_command(embedded=not attach)
     if area and map:
         leave(EXIT_USAGE, "--area and --map: give one of them")
     if attach and (map or out):

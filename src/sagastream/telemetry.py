@@ -325,7 +325,8 @@ def root(name: str, saga_id: str) -> Iterator[dict[str, str]]:
     with _TRACER.start_as_current_span(name, attributes={"sagastream.saga_id": saga_id}) as span:
         fields, context = carrier(), span.get_span_context()
         if context.is_valid:
-            state = context.trace_state.delete(_SAGA).add(_SAGA, fields["parent_span_id"])
+            above, state = fields["parent_span_id"], context.trace_state
+            state = state.update(_SAGA, above) if _SAGA in state else state.add(_SAGA, above)
             fields["tracestate"] = state.to_header()
         yield fields
 
