@@ -89,7 +89,7 @@ class ServerGauges:
                 labels = {"messaging__destination__name": low}
                 note("sagastream.stream.depth", float(facts["lag"] or 0), **labels)
                 note("sagastream.stream.pending", float(facts["pending"]), **labels)
-                oldest = (await call("XPENDING", key(stream), GROUP))[1]
+                oldest = (await call("XPENDING", key(stream), GROUP))["min"]
                 age = time.time() - int(oldest.split(b"-")[0]) / 1000 if oldest else 0.0
                 note("sagastream.stream.pending.age", max(0.0, age), **labels)
                 dead = await call("XLEN", key(f"{stream}:dead"))

@@ -15,6 +15,7 @@ from app import config
 from app.config import ROOT, choose_settings, get_settings
 from app.processes import Workers
 from app.redis_utils import get_bus
+from app.span_files import spans_of
 from sagastream.testing import EmbeddedServer
 from tests.collector import Collector
 from tests.integration.conftest import Ended, run
@@ -22,7 +23,8 @@ from tests.semconv import SeenSpan, faults_of_series, faults_of_span, faults_of_
 
 pytestmark = [pytest.mark.blocking, pytest.mark.timeout(500)]
 
-_HELD_BACK_S = 1.5
+# A second until spans leave, and what a busy machine takes to send them.
+_HELD_BACK_S = 2.5
 _STEPS = {"allocate_resources", "plan_route", "perform_exploration", "integrate_maps"}
 
 
@@ -157,13 +159,14 @@ def test_undoing_is_in_the_trace(told: Told) -> None:
 
 
 def test_a_killed_worker_leaves_one_trace(told: Told) -> None:
-    """What was resumed hangs under the root; only the children of its last second lack a parent."""
+    """What was resumed hangs under the root; only spans of its last second are missing."""
     spans = told.spans(told.resumed)
     ids = {span.span_id for span in spans}
     orphans = [span for span in spans if span.parent_id and span.parent_id not in ids]
-    late = [span for span in orphans if abs(told.killed_at - span.start) < _HELD_BACK_S]
-    assert orphans == late
-    assert faults_of_trace([span for span in spans if span not in orphans]) == []
+    ended = {span.span_id: span.end for span in spans_of(told.trace_file)}
+    held_back = [told.killed_at - ended[span.parent_id] for span in orphans]
+    assert all(seconds < _HELD_BACK_S for seconds in held_back)
+    assert faults_of_trace(spans) == [f"{span.name!r} is an orphan" for span in orphans]
     (root,) = [span for span in spans if not span.parent_id]
     lost, again = sorted(
         (span for span in spans if span.name == "process exploration:commands"),
