@@ -71,13 +71,13 @@ def names() -> list[str]:
     for module in (metrics, gauges):
         for made in re.finditer(
             r'_METER\.create_(\w+)\(\s*"([\w.]+)",\s*(?:unit="([^"]+)")?',
-            Path(module.__file__).read_text(),
+            Path(str(module.__file__)).read_text(),
         ):
             found.add((made[1], made[2], made[3] or ""))
     found |= {
         ("gauge", name, unit)
         for name, unit in re.findall(
-            r'\("(sagastream[\w.]+)", "([^"]+)"', Path(gauges.__file__).read_text()
+            r'\("(sagastream[\w.]+)", "([^"]+)"', Path(str(gauges.__file__)).read_text()
         )
     }
     for kind, name, unit in found:
