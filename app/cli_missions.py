@@ -44,7 +44,10 @@ def start(
     robots: Robots = 2,
     seed: Seed = 0,
     key: Annotated[
-        str | None, typer.Option(help="The mission's id; the same again is the same mission.")
+        str | None,
+        typer.Option(
+            "--id", help="Its id: letters, digits, - and _. The same again is the same mission."
+        ),
     ] = None,
     output: Format = Output.TEXT,
 ) -> None:

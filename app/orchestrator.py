@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from app import results
 from app.config import get_settings
 from app.exploration.map_files import find_map, load_map
 from app.redis_utils import get_bus
@@ -119,6 +120,7 @@ async def run_saga(
 
     Raises:
         BadMission: What was asked for cannot be a mission.
+        InvalidMessage: The id is no name of a folder.
         MapError: The map is missing, or no good.
         SagaError: The id belongs to a mission that was asked for otherwise.
         ServerUnavailable: The server did not answer.
@@ -128,6 +130,7 @@ async def run_saga(
     await get_bus().ping()
     runner = mission_runner()
     saga_id = saga_id or runner.new_id()
+    results.folder(get_settings().out_dir, saga_id)  # its name must do for a folder
     payload = {"area": area, "robot_count": robot_count, "seed": seed, "mission": saga_id}
     return MissionHandle(await runner.start(payload, saga_id=saga_id), payload)
 

@@ -106,6 +106,11 @@ class Workers:
     ) -> None:
         self.stop()
 
+    @property
+    def pids(self) -> dict[str, int]:
+        """The process ids of the children, by name."""
+        return {name: child.pid for name, child in self._children.items()}
+
     async def ready(self) -> None:
         """Wait until every command can be handled and every robot is there.
 

@@ -120,8 +120,13 @@ class RobotService:
         async def handle(command: Command, _progress: Any) -> dict[str, Any]:
             async with self._busy:
                 if self._answered[0] != command.request_id:
+                    mission = command.payload["mission"]
                     if command.event_type == "robot:deploy":
-                        await self._take_mission(command.payload["mission"])
+                        await self._take_mission(mission)
+                    elif mission != self._mission or self._driver is None:
+                        raise NotDeployed(
+                            f"robot {self.name} is not deployed for mission {mission}"
+                        )
                     self._fence.admit(command.payload["commander"], command.payload["epoch"])
                     self._answered = (command.request_id, await order(command.payload))
                 return self._answered[1]
@@ -132,7 +137,7 @@ class RobotService:
         if await fleet.holder(self.name) != mission:
             raise NotHeld(f"robot {self.name} is not held by mission {mission}")
         if mission != self._mission:
-            self._fence = Fence()
+            self._mission, self._driver, self._fence = mission, None, Fence()
 
     async def deploy(self, order: dict[str, Any]) -> dict[str, Any]:
         """Take up the start pose of a slot and look around.
@@ -140,6 +145,7 @@ class RobotService:
         Raises:
             NotHeld: The mission does not hold this robot.
             StaleOrder: As with every order: its handler has been replaced.
+            NotDeployed: As with every order but this one: the robot is not the mission's.
             MapError: There is no such area.
             StartError: The team cannot start there.
         """
@@ -147,48 +153,33 @@ class RobotService:
         poses = await asyncio.to_thread(start_poses, floor, order["team"], order["seed"])
         driver = SimulatedRobot(floor, slot=order["slot"], seed=order["seed"])
         leg = await asyncio.to_thread(driver.deploy, poses[order["slot"]])
-        self._mission, self._driver = order["mission"], driver
+        self._driver = driver
         self._path, self._driven = list(leg.path), 0.0
         return {"frame": floor.frame.to_dict(), "leg": await send_leg(leg)}
 
     async def drive(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Follow a path until its end or the barrier.
-
-        Raises:
-            NotDeployed: Another mission, or none, has this robot.
-        """
-        driver = self._driver_of(order["mission"])
+        """Follow a path until its end or the barrier."""
+        assert self._driver is not None
         path = [(x, y) for x, y in order["path"]]
-        leg = await asyncio.to_thread(driver.drive, path, order["until"])
+        leg = await asyncio.to_thread(self._driver.drive, path, order["until"])
         self._path += leg.path[1:]
         self._driven += leg.distance
         return {"leg": await send_leg(leg)}
 
-    async def report(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Tell all that was seen and driven since the deployment, as one leg.
-
-        Raises:
-            NotDeployed: Another mission, or none, has this robot.
-        """
-        leg = await asyncio.to_thread(self._driver_of(order["mission"]).recall)
+    async def report(self, _order: dict[str, Any]) -> dict[str, Any]:
+        """Tell all that was seen and driven since the deployment, as one leg."""
+        assert self._driver is not None
+        leg = await asyncio.to_thread(self._driver.recall)
         whole = replace(leg, path=tuple(self._path), distance=self._driven)
         return {"leg": await send_leg(whole)}
 
-    async def recall(self, order: dict[str, Any]) -> dict[str, Any]:
-        """End the mission for this robot; twice does no harm.
+    async def recall(self, _order: dict[str, Any]) -> dict[str, Any]:
+        """Stand still, and take no more orders from whoever was replaced by this.
 
-        Raises:
-            NotDeployed: Another mission has this robot.
+        What it knows it keeps until its next mission: if the handler that recalled it dies before
+        it has said so, the next one asks for it.
         """
-        if self._driver is not None:
-            self._driver_of(order["mission"])
-            self._mission, self._driver = "", None
         return {}
-
-    def _driver_of(self, mission: str) -> RobotDriver:
-        if self._driver is None or self._mission != mission:
-            raise NotDeployed(f"robot {self.name} is not deployed for mission {mission}")
-        return self._driver
 
 
 async def serve(names: Sequence[str]) -> None:

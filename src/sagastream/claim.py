@@ -306,10 +306,7 @@ class Claim:
     async def fail(self, error_type: str, message: str) -> None:
         """Write `failed`; a lost lease is only logged, as nobody is left to tell."""
         self._failed(error_type, message)
-        try:
-            await self._finish(failed_fields(self.ids, error_type, message))
-        except LeaseLost as error:
-            logger.warning("%s", error, extra=self.ids)
+        await self._end_as(failed_fields(self.ids, error_type, message))
 
     def _failed(self, error_type: str, message: str) -> None:
         self._error_type = error_type
@@ -317,10 +314,14 @@ class Claim:
 
     async def cancel(self) -> None:
         """Write `cancelled`; a lost lease is only logged."""
+        await self._end_as(self._fields("cancelled", "{}"))
+
+    async def _end_as(self, fields: Mapping[str, str]) -> None:
         try:
-            await self._finish(self._fields("cancelled", "{}"))
+            await self._finish(fields)
         except LeaseLost as error:
             logger.warning("%s", error, extra=self.ids)
+            await self.release()
 
     async def release(self) -> None:
         """Give the request back without an outcome, for the next listener to take at once.

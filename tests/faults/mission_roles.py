@@ -9,6 +9,7 @@ import cv2
 from celery.platforms import SecurityWarning
 
 from app import command_listener, robot_process, saga
+from app.celery_app import celery_app
 from app.config import choose_settings, get_settings
 from app.exploration.floorplan import draw_rooms
 from app.exploration.simulate import simulate
@@ -24,12 +25,14 @@ def warm_up() -> None:
     import celery.bin.worker  # noqa: F401, PLC0415 - only to have it imported
     import kombu.transport.redis  # noqa: F401, PLC0415
 
+    import app.tasks  # noqa: F401, PLC0415
     import tests.faults.mission_handlers  # noqa: F401, PLC0415
 
 
 def _choose(settings: dict[str, Any], repeat: int) -> None:
     """Take up settings; each message to Celery is sent so many times, some of them late."""
     choose_settings(**settings)
+    celery_app.conf.broker_url = get_settings().broker_url
     if repeat == 1:
         return
     send, sending = saga.dispatch, set()
@@ -77,9 +80,6 @@ def celery(settings: dict[str, Any], repeat: int, broker: str, pool: str) -> Non
     """Run steps; the broker may be reached by another way than the library's server."""
     _choose(settings, repeat)
     concurrency = 4 if pool == "prefork" else get_settings().celery_concurrency
-    # Its address is read when this is imported: not before the settings are chosen.
-    from app.celery_app import celery_app  # noqa: PLC0415
-
     # A container's only user is often root.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     celery_app.conf.broker_url = broker.replace("unix://", "redis+socket://")

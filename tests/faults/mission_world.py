@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from app.exploration.floorplan import draw_rooms
 from app.exploration.map_files import save_map
@@ -101,6 +103,9 @@ class World:
             "log_level": "ERROR",
         } | settings
         self.running: dict[str, Spawned] = {}
+        self._client = redis.Redis.from_url(
+            store.url, decode_responses=True, retry=Retry(NoBackoff(), 0)
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -108,10 +113,11 @@ class World:
     def __exit__(self, *_: object) -> None:
         for process in self.running.values():
             process.kill()
+        self._client.close()
 
-    def client(self) -> "redis.Redis":
-        """A plain client, for looking from outside."""
-        return redis.Redis.from_url(self.store.url, decode_responses=True)
+    def client(self) -> "contextlib.nullcontext[redis.Redis]":
+        """A plain client, for looking from outside; it lasts as long as the world."""
+        return contextlib.nullcontext(self._client)
 
     def names(self) -> list[str]:
         """Every worker process that there should be."""
@@ -268,7 +274,7 @@ class Attack:
         world.supervise()
 
     def _watch(self, saga_id: str) -> None:
-        while not self._over.wait(0.003):
+        while not self._over.wait(0.005):
             if self._world.has_turned_round(saga_id):
                 self._counting.set()
                 return

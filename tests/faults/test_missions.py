@@ -19,13 +19,14 @@ from sagastream.testing import EmbeddedServer
 from tests.faults.chaos import run
 from tests.faults.figures import Figures, Row
 from tests.faults.mission_handlers import failing_seed
-from tests.faults.mission_rules import journal_of
+from tests.faults.mission_rules import Faults, journal_of
 from tests.faults.mission_world import LEASE_S, Attack, Blow, World, world_of, worlds_of
 
 pytestmark = [pytest.mark.blocking, pytest.mark.timeout(7200)]
 
 _MOST_POINTS = 2000
-_WORLDS = 6
+_WORLDS = 3
+_COUNTING = threading.Lock()
 
 _STORIES = {"completes": 0} | {
     f"fails at {name}": failing_seed(step)
@@ -52,6 +53,56 @@ _NAMES = {
 }
 
 
+def _row(figures: Figures, role: str, victim: str, pool: str) -> Row:
+    name = f"mission: {_NAMES[victim]} killed at each command of the {role} ({pool})"
+    return figures.row(name, "leases")
+
+
+def _strike(world: World, row: Row, blow: Blow, story: str) -> bool:
+    """Run one mission with one blow, and judge it; whether the blow fell."""
+    attack = Attack(world, blow)
+    saga_id = (
+        f"{story.rsplit(maxsplit=1)[-1]}-{blow.role}-{blow.victim}-{blow.fault.name}-{blow.number}"
+    )
+    attack.run(saga_id, 2, _STORIES[story])
+    right = {"completed"} if story == "completes" else {"compensated"}
+    if blow.role == "robots" and story == "completes":
+        # With a robot lost before it explored, a mission is undone.
+        right = {"completed", "compensated"}
+    faults = world.judge(saga_id, right)
+    with _COUNTING:
+        _count(row, faults)
+        if attack.was_hit:
+            row.points[f"{blow.fault.name.lower()} {attack.struck}"] += 1
+            row.recoveries.append(attack.recovery_s / LEASE_S)
+    assert not faults.all, f"{blow} at {attack.struck}: {faults.all}"
+    return attack.was_hit
+
+
+def _count(row: Row, faults: Faults) -> None:
+    row.tries += 1
+    row.lost += len(faults.unfinished)
+    row.doubled += len(faults.doubled)
+    row.out_of_order += len(faults.out_of_order)
+
+
+def test_missions_end_right_though_processes_are_killed(
+    store: EmbeddedServer, tmp_path: Path, figures: Figures
+) -> None:
+    """Some commands of each role, in missions that complete and that fail at each step."""
+    with world_of(store, tmp_path) as world:
+        for (role, victim, _), (story, number) in zip(
+            [parts for parts in _VICTIMS if parts[2] == "threads"],
+            zip(itertools.cycle(_STORIES), itertools.count(3), strict=False),
+            strict=False,
+        ):
+            fault = Fault.BEFORE if number % 2 else Fault.AFTER
+            back = story != "completes"
+            point = 1 + number % 3 if back else 6 * number
+            blow = Blow(role, victim, fault, point, going_back=back)
+            assert _strike(world, _row(figures, role, victim, "threads"), blow, story)
+
+
 @pytest.mark.parametrize(
     ("role", "victim", "pool"), _VICTIMS, ids=["-".join(parts) for parts in _VICTIMS]
 )
@@ -70,56 +121,21 @@ def test_a_mission_ends_right_whatever_is_killed(
     Of a mission that fails the commands count from where it turns round: what comes before is
     what comes in one that completes.
     """
-    row = figures.row(
-        f"mission: {_NAMES[victim]} killed at each command of the {role} ({pool})", "leases"
-    )
-    counting = threading.Lock()
-
-    def strike(world: World, story: str, fault: Fault, point: int) -> bool:
-        attack = Attack(world, Blow(role, victim, fault, point, going_back=story != "completes"))
-        saga_id = f"{story.rsplit(maxsplit=1)[-1]}-{fault.name}-{point}".lower()
-        attack.run(saga_id, 2, _STORIES[story])
-        right = {"completed"} if story == "completes" else {"compensated"}
-        if role == "robots" and story == "completes":
-            # With a robot lost before it explored, a mission is undone.
-            right = {"completed", "compensated"}
-        faults = world.judge(saga_id, right)
-        with counting:
-            row.tries += 1
-            row.lost += len(faults.unfinished)
-            row.doubled += len(faults.doubled)
-            row.out_of_order += len(faults.out_of_order)
-            if attack.was_hit:
-                row.points[f"{fault.name.lower()} {attack.struck}"] += 1
-                row.recoveries.append(attack.recovery_s / LEASE_S)
-        assert not faults.all, f"{attack._blow} at {attack.struck}: {faults.all}"
-        return attack.was_hit
-
-    cases = list(itertools.product(_STORIES, (Fault.BEFORE, Fault.AFTER)))
-    count = _WORLDS if is_long else 1
+    if not is_long:
+        pytest.skip("every command of a role takes minutes: with --long")
+    row = _row(figures, role, victim, pool)
     with (
-        worlds_of(count, tmp_path, server_binary, pool=pool) as worlds,
-        ThreadPoolExecutor(count) as threads,
+        worlds_of(_WORLDS, tmp_path, server_binary, pool=pool) as worlds,
+        ThreadPoolExecutor(_WORLDS) as threads,
     ):
-        if not is_long:
-            number = [parts[:2] for parts in _VICTIMS].index((role, victim))
-            story, fault = cases[number % 2]
-            strike(worlds[0], story, fault, 9 + 2 * number)
-            story, fault = cases[2 + number % 8]
-            strike(worlds[0], story, fault, 5 + number)
-            return
-        for story, fault in cases:
-            for first in range(1, _MOST_POINTS, count):
-                struck = list(
-                    threads.map(
-                        strike,
-                        worlds,
-                        [story] * count,
-                        [fault] * count,
-                        range(first, first + count),
-                    )
-                )
-                if not all(struck):
+        for story, fault in itertools.product(_STORIES, (Fault.BEFORE, Fault.AFTER)):
+
+            def strike(world: World, number: int, story: str = story, fault: Fault = fault) -> bool:
+                blow = Blow(role, victim, fault, number, going_back=story != "completes")
+                return _strike(world, row, blow, story)
+
+            for first in range(1, _MOST_POINTS, _WORLDS):
+                if not all(list(threads.map(strike, worlds, range(first, first + _WORLDS)))):
                     break
             else:
                 raise AssertionError(f"the story does not end within {_MOST_POINTS} commands")
@@ -192,10 +208,7 @@ def test_a_mission_ends_though_celerys_queue_is_deleted(
 def _note(row: Row, world: World, saga_ids: Sequence[str], right: set[str]) -> None:
     for saga_id in saga_ids:
         faults = world.judge(saga_id, right)
-        row.tries += 1
-        row.lost += len(faults.unfinished)
-        row.doubled += len(faults.doubled)
-        row.out_of_order += len(faults.out_of_order)
+        _count(row, faults)
         assert not faults.all
 
 

@@ -55,10 +55,11 @@ def run(*arguments: str, env: Mapping[str, str], timeout: float = 100) -> Ended:
 
 @pytest.fixture(scope="session")
 def maps(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a floor of two rooms."""
+    """A folder with a floor of two rooms, and one of so many that it takes a while."""
     place = tmp_path_factory.mktemp("maps")
-    floor = draw_rooms(2)
-    save_map(place / "rooms.yaml", floor.grid, floor.frame)
+    for name, rooms in (("rooms", 2), ("suite", 24)):
+        floor = draw_rooms(rooms)
+        save_map(place / f"{name}.yaml", floor.grid, floor.frame)
     return place
 
 

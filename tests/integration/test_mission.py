@@ -183,6 +183,52 @@ def test_mission_run_uses_workers_that_are_there(running: dict[str, str]) -> Non
     assert [robot["present"] for robot in json.loads(fleet.out)] == [True] * 3
 
 
+def test_missions_on_running_workers_are_started_seen_and_undone(running: dict[str, str]) -> None:
+    """Started twice it is one mission; it is listed, shown, cancelled, and its robots are free."""
+
+    def mission(*arguments: str) -> Ended:
+        return run("app.cli", *arguments, env=running)
+
+    asked = (
+        "start",
+        "--area",
+        "rooms",
+        "--robots",
+        "1",
+        "--seed",
+        "5",
+        "--id",
+        "one",
+        "-o",
+        "json",
+    )
+    assert mission(*asked).json == mission(*asked).json == {"saga_id": "one"}
+    watched = mission("watch", "one", "-o", "json")
+    assert watched.code == 0, watched.err
+    assert watched.json["status"] == "completed"
+    shown = mission("show", "one", "-o", "json").json
+    assert [(e["step"], e["direction"], e["status"]) for e in shown["entries"]] == [
+        (step, "forward", "completed") for step in STEPS
+    ]
+    late = mission("cancel", "one")
+    assert late.code == 1
+    assert "had completed" in late.err
+    mission("start", "--area", "suite", "--robots", "1", "--id", "two")
+    cancelled = mission("cancel", "two", "--reason", "the wrong floor", "-o", "json")
+    assert cancelled.code == 3, cancelled.err
+    assert cancelled.json["error"]["message"] == "the wrong floor"
+    listed = json.loads(mission("list", "-o", "json").out)
+    assert [(row["saga_id"], row["status"]) for row in listed[:2]] == [
+        ("two", "compensated"),
+        ("one", "completed"),
+    ]
+    assert _holders(running["REDIS_URL"]) == {""}
+    assert mission("show", "nobody").code == 1
+    refused = mission("start", "--area", "rooms", "--id", "../out")
+    assert refused.code == 1
+    assert "mission: '../out' must be letters, digits" in refused.err
+
+
 def test_a_failing_integration_is_undone_in_reverse(
     own_server: EmbeddedServer, maps: Path, tmp_path: Path
 ) -> None:

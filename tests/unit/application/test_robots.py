@@ -120,6 +120,33 @@ async def test_an_order_that_comes_twice_is_carried_out_once(app_bus: Bus, area:
         await send(drive, "o3", path=[], until=1.0)
 
 
+async def test_a_late_order_of_another_mission_changes_nothing(app_bus: Bus, area: str) -> None:
+    """It is refused before it could replace whoever commands the robot now."""
+    async with robots(app_bus, ["r1"]):
+        names = await _allocate(app_bus, "m1", 1)
+        team = Team(_command("m1", names))
+        await team.deploy(area, 1)
+        await Team(_command("m0", names, request_id="abort")).recall()
+        assert not isinstance((await team.report())[0], RobotLost)
+
+
+async def test_a_recalled_robot_still_tells_what_it_saw(app_bus: Bus, area: str) -> None:
+    """The handler that recalled it may have died before it could say what came of it."""
+    async with robots(app_bus, ["r1"]):
+        names = await _allocate(app_bus, "m1", 1)
+        team = Team(_command("m1", names))
+        await team.deploy(area, 1)
+        before = (await team.report())[0]
+        await team.recall()
+        again = Team(_command("m1", names, epoch=2))
+        after = (await again.report())[0]
+        assert not isinstance(before, RobotLost)
+        assert not isinstance(after, RobotLost)
+        assert after.pose == before.pose
+        with pytest.raises(RequestFailed):
+            await team.report()
+
+
 async def _plan(bus: Bus, area: str, names: Sequence[str]) -> dict[str, Any]:
     mission = {"mission": "m1", "area": area, "seed": 1, "robots": list(names)}
     async with listening(bus, [plan_route]):

@@ -297,3 +297,26 @@ async def test_silence_about_an_unknown_request_says_so(bus: Bus) -> None:
     """A wrong id is not a slow handler."""
     with pytest.raises(ReplyTimeout, match="no record"):
         await bus.read_replies("mine", "c", "never", 0.1)
+
+
+async def test_a_listener_sweeps_only_after_a_lease_of_contact(bus: Bus, work: Work) -> None:
+    """What looks idle may be a server's that was away: its owner gets a lease to renew it."""
+    lease_s = 2.0
+    entry = await bus.emit_command(STREAM, event_type="work:do", payload={}, request_id="r")
+    call = bus.endpoint().connection.call
+    await call("XGROUP", "CREATE", bus.key(STREAM), "sagastream", "0")
+    await call(
+        *("XREADGROUP", "GROUP", "sagastream", "dead", "COUNT", 1),
+        *("STREAMS", bus.key(STREAM), ">"),
+    )
+    await call(
+        *("XCLAIM", bus.key(STREAM), "sagastream", "dead", 0, entry),
+        *("IDLE", 60_000),
+    )
+    work.go.set()
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    async with listening(bus, [work.handler], lease_s=lease_s):
+        await work.begun.wait()
+        assert clock() - began > 0.9 * lease_s
+        await _ask(bus)

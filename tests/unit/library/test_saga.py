@@ -212,6 +212,29 @@ async def test_cancelling_a_saga_stops_its_handler_before_anything_is_undone(bus
     assert told == ["stopped", "undone"]
 
 
+async def test_a_handler_that_reports_all_the_time_confirms_its_end(bus: Bus) -> None:
+    """What comes after it does not have to wait for its lease to lapse."""
+    running = asyncio.Event()
+
+    async def busy(command: Command, progress: Progress) -> dict[str, Any]:
+        for _ in range(3):
+            await progress(0.5)
+        running.set()
+        await asyncio.Event().wait()
+        return {}
+
+    async def undo(command: Command, _progress: Progress) -> dict[str, Any]:
+        return {}
+
+    handlers = [Handler(STREAM, "a:do", busy), Handler(STREAM, "a:undo", undo)]
+    async with listening(bus, handlers, lease_s=50.0, progress_interval_s=30.0):
+        asking = asyncio.create_task(bus.request_and_reply(STREAM, "a:do", {}, request_id="do"))
+        await running.wait()
+        await bus.request_and_reply(STREAM, "a:undo", {}, timeout=20, closes=["do"])
+        with pytest.raises(RequestCancelled):
+            await asking
+
+
 async def _undo_is_sent(bus: Bus, runner: SagaRunner, saga_id: str) -> bool:
     undo = (await runner.journal(saga_id)).last("a", "undo")
     record = bus.key(f"request:{undo.request_id if undo else ''}")
