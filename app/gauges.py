@@ -38,13 +38,16 @@ class ServerGauges:
         bus: Where they are.
         streams: The command streams.
         saga: The saga's declaration, by its name.
+
+    Attributes:
+        found: What the server told last, by the name of the gauge.
     """
 
     def __init__(self, bus: Bus, streams: Sequence[str], saga: str) -> None:
         self._bus = bus
         self._streams = streams
         self._saga = saga
-        self._found: dict[str, list[Observation]] = {}
+        self.found: dict[str, list[Observation]] = {}
         for name, unit, description in (
             ("sagastream.stream.depth", "{message}", "Commands that nobody has read yet."),
             ("sagastream.stream.pending", "{message}", "Commands that were read and not ended."),
@@ -58,7 +61,7 @@ class ServerGauges:
 
     def _observer(self, name: str) -> Any:
         def observe(_options: CallbackOptions) -> Iterable[Observation]:
-            return self._found.get(name, [])
+            return self.found.get(name, [])
 
         return observe
 
@@ -66,9 +69,9 @@ class ServerGauges:
         """Ask the server now and then, until cancelled; while it is away, tell nothing."""
         while True:
             try:
-                self._found = await self._look()
+                self.found = await self._look()
             except (SagastreamError, RedisError, OSError):
-                self._found = {}
+                self.found = {}
             await asyncio.sleep(_LOOK_S)
 
     async def _look(self) -> dict[str, list[Observation]]:

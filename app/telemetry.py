@@ -31,7 +31,7 @@ from sagastream.telemetry import chosen_span_id
 logger = logging.getLogger(__name__)
 
 # A collector that does not answer costs an exit no more than this.
-_EXIT_S = 1.5
+_EXIT_S = 1.2
 _EXPORT_S = 1
 
 _running: dict[int, tuple[TracerProvider, MeterProvider]] = {}

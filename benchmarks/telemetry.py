@@ -34,7 +34,8 @@ for number in range(2000):
     with telemetry.sending({"server.address": "x"}, "x:commands", {"correlation_id": "c"}):
         pass
     took.append(time.perf_counter() - began)
-print(json.dumps([sum(took) / len(took), max(took), time.time()]), flush=True)
+took.sort()
+print(json.dumps([sum(took) / len(took), took[-20], time.time()]), flush=True)
 """
 
 
@@ -52,7 +53,7 @@ def _environment(endpoint: str, protocol: str) -> dict[str, str]:
 
 
 def _emit(env: dict[str, str]) -> tuple[float, float, float]:
-    """Milliseconds of the mean and the slowest emit, and seconds that the exit took."""
+    """Milliseconds of the mean emit and of the 99th in 100, and seconds that the exit took."""
     done = subprocess.run(
         [sys.executable, "-c", _SPANS],
         cwd=ROOT,
@@ -61,8 +62,8 @@ def _emit(env: dict[str, str]) -> tuple[float, float, float]:
         stderr=subprocess.DEVNULL,
         check=True,
     )
-    mean, slowest, ended = json.loads(done.stdout)
-    return 1000 * mean, 1000 * slowest, time.time() - ended
+    mean, slow, ended = json.loads(done.stdout)
+    return 1000 * mean, 1000 * slow, time.time() - ended
 
 
 def _mission(env: dict[str, str], area: str) -> tuple[float, float]:
@@ -93,12 +94,12 @@ def main() -> None:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         collector = stack.enter_context(Collector(place / "collector.log"))
         silent, refused = stack.enter_context(_silent()), f"http://127.0.0.1:{free_port()}"
-        print("collector protocol        mean emit   slowest     exit")
+        print("collector protocol        mean emit  99 in 100     exit")
         for protocol in ("http/protobuf", "grpc"):
             ends = {"none": "", "there": collector.endpoint(protocol), "refused": refused}
             for name, endpoint in (ends | {"silent": silent}).items():
-                mean, slowest, leaving = _emit(_environment(endpoint, protocol))
-                figures = f"{mean:8.3f} ms {slowest:6.1f} ms {leaving:6.2f} s"
+                mean, slow, leaving = _emit(_environment(endpoint, protocol))
+                figures = f"{mean:8.3f} ms {slow:7.2f} ms {leaving:6.2f} s"
                 print(f"{name:9} {protocol:13} {figures}")
         ends = {"none": "", "there": collector.endpoint("grpc"), "refused": refused}
         took = defaultdict(list)
