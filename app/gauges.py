@@ -85,7 +85,8 @@ class ServerGauges:
         for stream in self._streams:
             where = destination(stream)
             low = where.get("messaging.destination.template", stream)
-            for group in await call("XINFO", "GROUPS", key(stream)):
+            there = await call("EXISTS", key(stream))
+            for group in await call("XINFO", "GROUPS", key(stream)) if there else ():
                 facts = _facts(group)
                 if facts["name"] != GROUP.encode():
                     continue

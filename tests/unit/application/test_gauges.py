@@ -2,6 +2,7 @@ import asyncio
 
 from app.gauges import ServerGauges
 from sagastream import Bus
+from sagastream.connection import end
 
 STREAM = "gauge:commands"
 
@@ -19,7 +20,7 @@ async def test_gauges_tell_depth_age_and_dead_letters(bus: Bus) -> None:
     watching = asyncio.create_task(gauges.watch())
     while not gauges.found:
         await asyncio.sleep(0.01)
-    watching.cancel()
+    await end(watching)
     told = {
         (name, *(one.attributes or {}).values()): one.value
         for name, observations in gauges.found.items()

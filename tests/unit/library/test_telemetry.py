@@ -1,4 +1,5 @@
 import asyncio
+import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -71,7 +72,7 @@ class _ChosenIds(RandomIdGenerator):
 
 async def _begin(bus: Bus, request_id: str, payload: str, *, saga_id: str = "") -> None:
     """Claim a command as a listener does that is killed right after."""
-    functions, key = bus.endpoint().functions, bus.key
+    key = bus.key
     call = bus.endpoint().connection.call
     await call("XGROUP", "CREATE", key(STREAM), "sagastream", "0", "MKSTREAM")
     read = ("XREADGROUP", "GROUP", "sagastream", "dead", "COUNT", 1, "STREAMS", key(STREAM), ">")
@@ -85,26 +86,32 @@ async def _begin(bus: Bus, request_id: str, payload: str, *, saga_id: str = "") 
         "payload": "{}",
         "traceparent": "-".join((*carried[:2], "00f067aa0ba902b7", carried[3])),
     }
-    answer = await functions.begin(
-        key(f"request:{request_id}"),
-        key(STREAM),
-        key(f"{STREAM}:dead"),
+    await _claim(bus, entry_id.decode(), start, payload)
+
+
+async def _claim(bus: Bus, entry_id: str, start: dict[str, str], payload: str) -> str:
+    """Begin a request; what the claim before it left behind."""
+    answer = await bus.endpoint().functions.begin(
+        bus.key(f"request:{start['request_id']}"),
+        bus.key(STREAM),
+        bus.key(f"{STREAM}:dead"),
         group="sagastream",
-        entry_id=entry_id.decode(),
-        owner="dead",
-        token="token",
+        entry_id=entry_id,
+        owner="other",
+        token=str(uuid.uuid4()),
         lease_ms=100,
         retention_ms=60_000,
         max_deliveries=5,
-        event_type="echo:say",
+        event_type=start.get("event_type", "echo:say"),
         payload=payload,
-        correlation_id="c",
-        saga_id=saga_id,
+        correlation_id=start["correlation_id"],
+        saga_id=start["saga_id"],
         deadline="",
         reply_streams=[],
         start=start,
     )
     assert answer.word == "claimed"
+    return answer.rest[4]
 
 
 async def _claimed_and_left(bus: Bus, request_id: str) -> None:
@@ -267,6 +274,29 @@ async def test_a_redelivery_is_linked_and_the_lost_claim_is_told(
     assert lost.attributes["error.type"] == "HandlerLost"
     assert (again.attributes or {})["sagastream.attempt"] == 2
     assert f"{lost.context.span_id:016x}" == "00f067aa0ba902b7"
+
+
+async def test_a_handler_that_comes_back_does_not_tell_its_span_again(
+    bus: Bus, spans: InMemorySpanExporter
+) -> None:
+    """Whoever took over has told of it: one span id is exported by one process."""
+    async with listening(bus, [work], lease_s=0.3):
+        payload = '{"for":60}'
+        entry_id = await bus.emit_command(
+            STREAM, event_type="echo:work", payload={"for": 60}, request_id="r", correlation_id="c"
+        )
+        call, record = bus.endpoint().connection.call, bus.key("request:r")
+        while not await call("HEXISTS", record, "span"):
+            await asyncio.sleep(0.01)
+        await call("HSET", record, "lease_until", "0")
+        start = {"request_id": "r", "correlation_id": "c", "saga_id": "", "status": "start"}
+        lost = await _claim(bus, entry_id, start | {"event_type": "echo:work"}, payload)
+        while f"release {STREAM}" not in {span.name for span in spans.get_finished_spans()}:
+            await asyncio.sleep(0.01)
+    release = _named(spans, f"release {STREAM}")
+    assert release.parent is not None
+    assert f"{release.parent.span_id:016x}" == lost.split("-")[2]
+    assert f"process {STREAM}" not in {span.name for span in spans.get_finished_spans()}
 
 
 async def test_a_redelivered_step_hangs_under_its_sagas_root(
