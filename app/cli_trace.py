@@ -42,8 +42,8 @@ def trace(
         print(json.dumps(asdict(found)))
         return
     print("\n".join(headline(found)))
-    width = None if sys.stdout.isatty() else _WIDTH
-    Console(width=width, highlight=False).print(draw(found))
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)
+    console.print(draw(found, console.width))
     print(f"trace {found.trace_id}")
 
 

@@ -16,7 +16,8 @@ from app.span_files import FileSpan
 
 Kind = Literal["step", "undo", "attempt", "orders"]
 
-_BAR = 32
+# Characters that the bars take, and the columns beside them.
+_LEAST_BAR, _MOST_BAR, _BESIDE_BAR = 16, 32, 110
 _COLOURS = {"done": "green", "undone": "cyan", "running": "yellow"}
 
 
@@ -240,14 +241,15 @@ def headline(told: Story) -> list[str]:
     return lines
 
 
-def draw(told: Story) -> Table:
+def draw(told: Story, width: int) -> Table:
     """The waterfall as a table; what went wrong is in capitals, whatever colours there are."""
+    wide = max(_LEAST_BAR, min(_MOST_BAR, width - _BESIDE_BAR))
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("step", "result"):
         table.add_column(name, no_wrap=True)
     for name in ("wait", "took"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column(f"0 s{f'{told.duration_s:.1f} s':>{_BAR - 3}}", no_wrap=True)
+    table.add_column(f"0 s{f'{told.duration_s:.1f} s':>{wide - 3}}", no_wrap=True)
     table.add_column("run by", no_wrap=True)
     table.add_column("error", overflow="fold")
     for row in told.rows:
@@ -260,7 +262,7 @@ def draw(told: Story) -> Table:
             Text(row.status, style=colour),
             _seconds(row.waited_s),
             _seconds(row.duration_s),
-            Text(_bar(row, told.duration_s), style=colour),
+            Text(_bar(row, told.duration_s, wide), style=colour),
             row.who,
             Text(row.error if row.kind != "step" or bad else "", style=colour),
         )
@@ -281,9 +283,9 @@ def _seconds(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f} s"
 
 
-def _bar(row: Row, whole_s: float) -> str:
-    scale = _BAR / whole_s if whole_s > 0 else 0.0
-    first = min(_BAR - 1, int(row.start * scale))
-    length = _BAR - first if row.duration_s is None else max(1, round(row.duration_s * scale))
+def _bar(row: Row, whole_s: float, wide: int) -> str:
+    scale = wide / whole_s if whole_s > 0 else 0.0
+    first = min(wide - 1, int(row.start * scale))
+    length = wide - first if row.duration_s is None else max(1, round(row.duration_s * scale))
     mark = {"orders": "·", "attempt": "─", "undo": "◄"}.get(row.kind, "█")
-    return " " * first + mark * min(length, _BAR - first)
+    return " " * first + mark * min(length, wide - first)

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.checks import ready
@@ -109,10 +111,22 @@ def test_a_loop_that_does_not_tick_is_unhealthy(
 
 
 async def test_metrics_are_in_prometheus_words(probed: tuple[EmbeddedServer, Settings]) -> None:
-    """The page parses as what Prometheus reads."""
-    code, body = await _get(probed[1].http_port, "/metrics")
+    """The page parses as what Prometheus reads, and has what was counted, by stream."""
+    provider = MeterProvider([PrometheusMetricReader()])
+    counter = provider.get_meter("test").create_counter("messaging.client.sent.messages")
+    counter.add(3, {"messaging.destination.name": STREAM})
+    try:
+        code, body = await _get(probed[1].http_port, "/metrics")
+    finally:
+        provider.shutdown()
     assert code == 200
-    assert [family.name for family in text_string_to_metric_families(body.decode())]
+    samples = [
+        (sample.name, sample.labels["messaging_destination_name"], sample.value)
+        for family in text_string_to_metric_families(body.decode())
+        for sample in family.samples
+        if "messaging_destination_name" in sample.labels
+    ]
+    assert samples == [("messaging_client_sent_messages_total", STREAM, 3)]
 
 
 async def test_a_taken_port_is_named(probed: tuple[EmbeddedServer, Settings]) -> None:

@@ -59,7 +59,7 @@ def request(
 def drawn(spans: list[FileSpan]) -> str:
     """What a terminal without colours shows."""
     out = io.StringIO()
-    Console(file=out, width=150, no_color=True).print(draw(story(spans, STEPS)))
+    Console(file=out, width=150, no_color=True).print(draw(story(spans, STEPS), 150))
     return out.getvalue()
 
 
