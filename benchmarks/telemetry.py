@@ -1,13 +1,14 @@
 """What telemetry costs: an emit, an exit and a whole mission, with the collector there and not.
 
     python benchmarks/telemetry.py            emits and exits
-    python benchmarks/telemetry.py --runs 5   and missions, in turns: none, there, refused, silent
+    python benchmarks/telemetry.py --runs 5   and missions, in turns: none, refused, silent
 
 `refused` is a port that nobody listens on, `silent` one that takes connections and never answers.
 """
 
 import argparse
 import json
+import resource
 import socket
 import statistics
 import subprocess
@@ -66,9 +67,9 @@ def _emit(env: dict[str, str]) -> tuple[float, float, float]:
     return 1000 * mean, 1000 * slow, time.time() - ended
 
 
-def _mission(env: dict[str, str], area: str) -> tuple[float, float]:
-    """Seconds that a mission took by its journal, and that its whole command took."""
-    began = time.monotonic()
+def _mission(env: dict[str, str], area: str) -> tuple[float, float, float]:
+    """Seconds of a mission by its journal, of its command, and of all its processes' CPU."""
+    began, before = time.monotonic(), _cpu_s()
     with tempfile.TemporaryDirectory() as out:
         done = subprocess.run(
             [
@@ -81,7 +82,13 @@ def _mission(env: dict[str, str], area: str) -> tuple[float, float]:
             stderr=subprocess.DEVNULL,
             check=True,
         )
-    return json.loads(done.stdout)["duration_s"], time.monotonic() - began
+    took = time.monotonic() - began
+    return json.loads(done.stdout)["duration_s"], took, _cpu_s() - before
+
+
+def _cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main() -> None:
@@ -99,19 +106,20 @@ def main() -> None:
             ends = {"none": "", "there": collector.endpoint(protocol), "refused": refused}
             for name, endpoint in (ends | {"silent": silent}).items():
                 mean, slow, leaving = _emit(_environment(endpoint, protocol))
-                figures = f"{mean:8.3f} ms {slow:7.2f} ms {leaving:6.2f} s"
-                print(f"{name:9} {protocol:13} {figures}")
-        ends = {"none": "", "there": collector.endpoint("grpc"), "refused": refused}
+                told = f"{mean:8.3f} ms {slow:7.2f} ms {leaving:6.2f} s"
+                print(f"{name:9} {protocol:13} {told}")
+        ends = {"none": "", "refused": refused}
         took = defaultdict(list)
         for _ in range(options.runs):
             for name, endpoint in (ends | {"silent": silent}).items():
                 took[name].append(_mission(_environment(endpoint, "grpc"), options.area))
-        for name, pairs in took.items():
-            missions, commands = zip(*pairs, strict=True)
+        for name, figures in took.items():
+            missions, commands, cpu = zip(*figures, strict=True)
             print(
                 f"{name:9} mission {statistics.median(missions):6.2f} s "
                 f"({min(missions):.2f} to {max(missions):.2f}), "
-                f"command {statistics.median(commands):6.2f} s"
+                f"command {statistics.median(commands):6.2f} s, "
+                f"CPU {statistics.median(cpu):6.2f} s ({min(cpu):.2f} to {max(cpu):.2f})"
             )
 
 
