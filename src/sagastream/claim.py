@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, Literal
 
 from opentelemetry.trace import Span, use_span
@@ -125,13 +126,14 @@ class Claim:
         finally:
             claim_token.reset(token)
             seconds = time.perf_counter() - started
-            metrics.processed(self._attributes("process"), seconds, event_type, self._error_type)
+            metrics.processed(self._attributes, seconds, event_type, self._error_type)
             if not self._is_told:
                 self.span.end()
 
-    def _attributes(self, operation: str) -> Mapping[str, Any]:
+    @cached_property
+    def _attributes(self) -> Mapping[str, Any]:
         return telemetry.attributes_of(
-            operation, operation, self._server, self.command.stream, self._about
+            "process", "process", self._server, self.command.stream, self._about
         )
 
     async def begin(self) -> bool:
@@ -161,9 +163,9 @@ class Claim:
         self._tell_of_lost(lost)
         self.span.set_attribute("sagastream.attempt", self.command.epoch)
         self.span.add_event("start")
-        metrics.consumed(self._attributes("process"), 1)
+        metrics.consumed(self._attributes, 1)
         if self.command.epoch > 1:
-            metrics.redelivered(self._attributes("process"))
+            metrics.redelivered(self._attributes)
         logger.info("request started", extra=self.ids | {"attempt": self.command.epoch})
         if command.deadline is not None:
             self._left_s = (command.deadline - int(now)) / 1000
@@ -175,7 +177,7 @@ class Claim:
             why = "its handler was lost" + ("; it is given up" if word == "dead" else "")
             telemetry.tell_of_lost(self._server, stream, self._about, lost, why)
         if word == "dead":
-            metrics.died(self._attributes("process"), "HandlerLost")
+            metrics.died(self._attributes, "HandlerLost")
 
     def _decoded(self, progress: str) -> dict[str, Any]:
         return decode_payload(progress, max_bytes=self._bus.max_payload) if progress else {}
@@ -342,7 +344,7 @@ class Claim:
 
     async def lose(self) -> None:
         """Note that the request is another's, and say that this handler has stopped."""
-        metrics.lost(self._attributes("process"))
+        metrics.lost(self._attributes)
         self._failed("LeaseLost", "the request is no longer ours")
         with contextlib.suppress(SagastreamError, RedisError):
             await self.release()
