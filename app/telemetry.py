@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from pathlib import Path
 from typing import IO, cast
 
@@ -31,7 +32,7 @@ from sagastream.telemetry import chosen_span_id
 logger = logging.getLogger(__name__)
 
 # A collector that does not answer costs an exit no more than this.
-_EXIT_S = 1.2
+_EXIT_S = 1.5
 _EXPORT_S = 1
 
 _running: dict[int, tuple[TracerProvider, MeterProvider]] = {}
@@ -101,8 +102,9 @@ def shut_down() -> None:
     ]
     for thread in ending:
         thread.start()
+    give_up = time.monotonic() + _EXIT_S
     for thread in ending:
-        thread.join(_EXIT_S)
+        thread.join(max(0.0, give_up - time.monotonic()))
 
 
 def _add_file(tracers: TracerProvider, path: Path) -> None:
