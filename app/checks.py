@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import redis
+from kombu.exceptions import OperationalError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -133,7 +134,10 @@ def _server(client: Any, settings: Settings) -> Iterator[Check]:
 def _workers(client: Any, settings: Settings) -> Iterator[Check]:
     from app.celery_app import celery_app  # noqa: PLC0415 - reads the broker's address
 
-    found = celery_app.control.ping(timeout=_PATIENCE_S)
+    try:
+        found = celery_app.control.ping(timeout=_PATIENCE_S)
+    except OperationalError:
+        found = []
     waiting = client.llen(_key(settings, celery_app.conf.task_default_queue))
     detail = f"{len(found)} workers answer, {waiting} tasks wait"
     yield Check("celery", bool(found), detail, "" if found else "start one: mission workers")
