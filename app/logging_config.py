@@ -55,7 +55,22 @@ def configure_logs(settings: Settings, service: str) -> None:
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
+    handler.addFilter(_Once())
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
+
+
+class _Once(logging.Filter):
+    """What OpenTelemetry has to say, once: a collector that is down is no news each second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether this was not said before."""
+        new = not record.name.startswith("opentelemetry.") or record.msg not in self._said
+        self._said |= {str(record.msg)} if record.name.startswith("opentelemetry.") else set()
+        return new
 
 
 def _add_belonging(_logger: Any, _name: str, event: dict[str, Any]) -> dict[str, Any]:

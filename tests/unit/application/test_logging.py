@@ -111,6 +111,17 @@ async def test_a_saga_logs_one_line_a_transition(
     assert all("step" in line and "attempt" in line for line in lines if "plan_route" in str(line))
 
 
+def test_a_collector_that_is_down_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """The exporter's complaint comes each second; other loggers may repeat themselves."""
+    configure_logs(Settings(), "worker")
+    for _ in range(3):
+        logging.getLogger("opentelemetry.exporter").error("not exported: %s", "refused")
+        logger.warning("again")
+    said = [line["event"] for line in _lines(capsys.readouterr().err)]
+    assert said.count("not exported: refused") == 1
+    assert said.count("again") == 3
+
+
 @pytest.mark.parametrize("password", ["s3cr3t", "p%40ss%2Fword"])
 def test_secrets_are_in_no_line(password: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Neither the server's password, as written or as meant, nor a header's value; nor in tracebacks."""
