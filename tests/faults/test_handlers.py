@@ -93,7 +93,10 @@ def _is_gone(process: BaseProcess) -> bool:
     """Whether a process has ended, or is stopped."""
     if not process.is_alive():
         return True
-    state = Path(f"/proc/{process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2]
+    try:
+        state = Path(f"/proc/{process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2]
+    except (FileNotFoundError, ProcessLookupError):
+        return not process.is_alive()
     return state.split()[0] == "T"
 
 
