@@ -68,8 +68,10 @@ class _Once(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether this was not said before."""
-        new = not record.name.startswith("opentelemetry.") or record.msg not in self._said
-        self._said |= {str(record.msg)} if record.name.startswith("opentelemetry.") else set()
+        if not record.name.startswith("opentelemetry."):
+            return True
+        new = str(record.msg) not in self._said
+        self._said.add(str(record.msg))
         return new
 
 
