@@ -50,18 +50,21 @@ class SharedFile:
     """A file that several processes append lines to, each line in one write.
 
     Args:
-        path: The file; its folder is made.
+        path: The file; its folder is made at once, and itself with its first line.
     """
 
     closed = False
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        self._descriptor = os.open(path, flags, 0o644)
+        self._path = path
+        self._descriptor = -1
 
     def write(self, line: str) -> int:
         """Append a line."""
+        if self._descriptor < 0:
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+            self._descriptor = os.open(self._path, flags, 0o644)
         return os.write(self._descriptor, line.encode())
 
     def flush(self) -> None:

@@ -1,7 +1,9 @@
 import asyncio
+import re
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
+import sagastream
 from sagastream import (
     Bus,
     Command,
@@ -410,3 +413,11 @@ async def test_without_an_sdk_the_callers_context_still_goes_through(bus: Bus) -
         )
         reply = await bus.read_replies("mine", "r", "r", 10)
     assert reply["traceparent"].split("-")[1] == _TRACEPARENT.split("-")[1]
+
+
+def test_the_library_knows_the_api_alone() -> None:
+    """Whoever installs it chooses an SDK, exporters and how to log; or none."""
+    sources = sorted(Path(sagastream.__file__).parent.rglob("*.py"))
+    assert len(sources) > 20
+    foreign = re.compile(r"opentelemetry[.](sdk|exporter|instrumentation|semconv)|structlog")
+    assert [path.name for path in sources if foreign.search(path.read_text())] == []
