@@ -18,7 +18,7 @@ from app.redis_utils import get_bus
 from app.span_files import spans_of
 from sagastream.testing import EmbeddedServer
 from tests.collector import Collector
-from tests.integration.conftest import Ended, run
+from tests.integration.conftest import Ended, environment, run
 from tests.semconv import SeenSpan, faults_of_series, faults_of_span, faults_of_trace
 
 pytestmark = [pytest.mark.blocking, pytest.mark.timeout(500)]
@@ -224,3 +224,24 @@ def test_the_terminal_tells_of_a_lost_handler(told: Told) -> None:
     attempts = [(r["name"], r["attempt"], r["status"]) for r in rows if r["kind"] == "attempt"]
     assert attempts == [("perform_exploration", 1, "LOST"), ("perform_exploration", 2, "done")]
     assert ended.json["status"] == "completed"
+
+
+def test_a_run_of_its_own_keeps_its_spans(maps: Path, tmp_path: Path) -> None:
+    """Without any backend or variable: what the run ends with shows its waterfall, with no orphan."""
+    env = environment(TRACE_DIR=str(tmp_path / "traces"))
+    env.pop("REDIS_URL", None)
+    options = ("--map", str(maps / "rooms.yaml"), "--robots", "1", "--out", str(tmp_path / "out"))
+    ended = run("app.cli", "run", *options, env=env)
+    assert ended.code == 0, ended.err
+    (last,) = [line for line in ended.out.splitlines() if line.startswith("  trace ")]
+    saga_id = last.rpartition("mission trace ")[2]
+    shown = run("app.cli", "trace", saga_id, env=env)
+    assert shown.out.startswith(f"mission {saga_id} completed")
+    (path,) = (tmp_path / "traces").iterdir()
+    spans = list(spans_of(path))
+    ids = {span.span_id for span in spans}
+    assert [span.name for span in spans if not span.parent_id] == ["saga mission"]
+    assert [span.name for span in spans if span.parent_id and span.parent_id not in ids] == []
+    nobody = run("app.cli", "trace", "nobody", env=env)
+    assert nobody.code == 1
+    assert "no spans of mission nobody" in nobody.err
