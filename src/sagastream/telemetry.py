@@ -305,6 +305,8 @@ def tell_of_lost(
     """
     epoch, began_ms, traceparent = lost.split(" ")
     span_id = _origin({"traceparent": traceparent}).span_id
+    if span_id == _origin(fields).span_id:
+        return  # the lost handler made no spans: what it carried on is the sender's
     token = chosen_span_id.set(span_id)
     try:
         again, began_ns = epoch != "1", int(began_ms) * 1_000_000

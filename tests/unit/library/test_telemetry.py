@@ -39,6 +39,7 @@ from tests.semconv import (
 )
 
 STREAM = "echo:commands"
+_LOST = "00f067aa0ba902b7"
 _TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
@@ -73,7 +74,9 @@ class _ChosenIds(RandomIdGenerator):
         return telemetry.chosen_span_id.get() or super().generate_span_id()
 
 
-async def _begin(bus: Bus, request_id: str, payload: str, *, saga_id: str = "") -> None:
+async def _begin(
+    bus: Bus, request_id: str, payload: str, *, saga_id: str = "", span_id: str = _LOST
+) -> None:
     """Claim a command as a listener does that is killed right after."""
     key = bus.key
     call = bus.endpoint().connection.call
@@ -87,7 +90,7 @@ async def _begin(bus: Bus, request_id: str, payload: str, *, saga_id: str = "") 
         "saga_id": saga_id,
         "status": "start",
         "payload": "{}",
-        "traceparent": "-".join((*carried[:2], "00f067aa0ba902b7", carried[3])),
+        "traceparent": "-".join((*carried[:2], span_id, carried[3])),
     }
     await _claim(bus, entry_id.decode(), start, payload)
 
@@ -276,7 +279,22 @@ async def test_a_redelivery_is_linked_and_the_lost_claim_is_told(
     assert lost.attributes is not None
     assert lost.attributes["error.type"] == "HandlerLost"
     assert (again.attributes or {})["sagastream.attempt"] == 2
-    assert f"{lost.context.span_id:016x}" == "00f067aa0ba902b7"
+    assert f"{lost.context.span_id:016x}" == _LOST
+
+
+async def test_a_lost_handler_without_an_sdk_leaves_no_span(
+    bus: Bus, spans: InMemorySpanExporter
+) -> None:
+    """It carried the sender's context on, whose span is the sender's to tell."""
+    await bus.emit_command(STREAM, event_type="echo:say", payload={}, request_id="r")
+    ((_, raw),) = await bus.endpoint().connection.call("XRANGE", bus.key(STREAM), "-", "+")
+    sender = raw[b"traceparent"].decode().split("-")[2]
+    await _begin(bus, "r", "{}", span_id=sender)
+    async with listening(bus, [say], lease_s=0.2):
+        while not await bus.outcome("r"):
+            await asyncio.sleep(0.02)
+    ids = [seen(span).span_id for span in spans.get_finished_spans()]
+    assert ids.count(sender) == 1
 
 
 async def test_a_handler_that_comes_back_does_not_tell_its_span_again(
