@@ -1,11 +1,25 @@
-"""The Celery application: it spreads the steps over machines, and is not the record."""
+"""The Celery application: it spreads the steps over machines, and is not the record.
+
+Its telemetry is made where tasks run: in each child of a prefork pool, after the fork, and
+in the worker itself with any other pool.
+"""
+
+from typing import Any
 
 from celery import Celery
-from celery.signals import setup_logging, worker_process_init, worker_process_shutdown
-from opentelemetry import trace
+from celery.concurrency.prefork import TaskPool as PreforkPool
+from celery.signals import (
+    celeryd_after_setup,
+    setup_logging,
+    worker_process_init,
+    worker_process_shutdown,
+    worker_ready,
+    worker_shutdown,
+)
 
+from app import telemetry
 from app.config import get_settings
-from app.logging_config import configure
+from app.logging_config import configure, configure_logs
 
 celery_app = Celery("app", broker=get_settings().broker_url, include=["app.tasks"])
 celery_app.conf.update(
@@ -29,8 +43,14 @@ celery_app.conf.update(
 
 
 @setup_logging.connect
-def _configure(**_: object) -> None:
-    configure(get_settings(), "celery-worker")
+def _set_up_logs(**_: object) -> None:
+    configure_logs(get_settings(), "celery-worker")
+
+
+@celeryd_after_setup.connect
+def _before_tasks(instance: Any, **_: object) -> None:
+    if not issubclass(instance.pool_cls, PreforkPool):
+        configure(get_settings(), "celery-worker")
 
 
 @worker_process_init.connect
@@ -39,7 +59,14 @@ def _after_fork(**_: object) -> None:
 
 
 @worker_process_shutdown.connect
+@worker_shutdown.connect
 def _before_exit(**_: object) -> None:
-    shutdown = getattr(trace.get_tracer_provider(), "shutdown", None)
-    if shutdown:
-        shutdown()
+    telemetry.shut_down()
+
+
+@worker_ready.connect
+def _answer_probes(**_: object) -> None:
+    if get_settings().http_port:
+        from app.tasks import watch_loop  # noqa: PLC0415 - the tasks import this module
+
+        watch_loop()

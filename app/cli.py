@@ -3,6 +3,7 @@
 import asyncio
 import re
 import tempfile
+import threading
 from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,7 +11,11 @@ from typing import Annotated, Any
 
 import typer
 
-from app import cli_missions  # noqa: F401 - its verbs
+from app import (
+    cli_missions,  # noqa: F401 - its verbs
+    cli_trace,  # noqa: F401 - its verbs
+    telemetry,
+)
 from app.cli_base import (
     EXIT_USAGE,
     Area,
@@ -66,7 +71,7 @@ def run(
 
     Example: mission run --map floor.yaml --robots 3 --seed 7
     """
-    given = settings_of_command()
+    given = settings_of_command(embedded=not attach)
     if area and map:
         leave(EXIT_USAGE, "--area and --map: give one of them")
     if attach and (map or out):
@@ -151,6 +156,8 @@ async def _run(
                         "their own: use --attach and --area, or another server"
                     )
                 running = stack.enter_context(Workers(settings, kinds))
+                # While they stop, not after: a collector that is down is waited for once.
+                stack.callback(threading.Thread(target=telemetry.shut_down).start)
                 await running.ready()
                 keeping = asyncio.create_task(running.keep())
                 stack.callback(keeping.cancel)

@@ -3,22 +3,26 @@
 import asyncio
 import json
 import math
+import os
 import signal
 import sys
+import time
 from collections.abc import Coroutine
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 from pydantic import ValidationError
 
-from app.config import Settings, get_settings
+from app.config import Settings, choose_settings, get_settings
 from app.exploration.map_files import MapError
 from app.logging_config import configure
 from app.orchestrator import BadMission, Mission, MissionTimeout
 from sagastream import SagastreamError
 
 EXIT = {"completed": 0, "compensated": 3, "stuck": 4}
+_TRACES_KEPT = 50
 EXIT_ERROR, EXIT_USAGE, EXIT_TIMEOUT, EXIT_INTERRUPTED = 1, 2, 5, 130
 
 
@@ -43,16 +47,28 @@ app = typer.Typer(
 )
 
 
-def settings_of_command() -> Settings:
-    """The settings; a variable that is not what it must be ends the command."""
+def settings_of_command(*, embedded: bool = False) -> Settings:
+    """The settings; a variable that is not what it must be ends the command.
+
+    With a server of its own (`embedded`, and none is named) spans are kept in a file, too.
+    """
     try:
         settings = get_settings()
+        if embedded and not {"redis_url", "trace_file"} & settings.model_fields_set:
+            settings = choose_settings(trace_file=_new_trace_file(settings.trace_dir))
     except ValidationError as error:
         first = error.errors()[0]
         name = "_".join(str(part) for part in first["loc"]).upper()
         leave(EXIT_USAGE, f"{name}: {first['msg']}")
     configure(settings, "orchestrator")
     return settings
+
+
+def _new_trace_file(place: Path) -> Path:
+    """A name for this run's spans; of those before it, the newest are kept."""
+    for path in sorted(place.glob("*.jsonl"), reverse=True)[_TRACES_KEPT - 1 :]:
+        path.unlink(missing_ok=True)
+    return place / f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.jsonl"
 
 
 def guarded(coroutine: Coroutine[Any, Any, Any], interrupted: str) -> Any:
@@ -112,7 +128,8 @@ def _print_text(ended: dict[str, Any]) -> None:
         lines.append(f"  {failed} failed: {error.get('error_type')}: {error.get('message')}")
         undone = [s["name"] for s in ended["steps"] if s["status"] == "compensated"]
         lines.append(f"  undone: {', '.join(reversed(undone)) or 'nothing was done'}")
-    lines.append(f"  trace    {ended['trace_id']}")
+    see = f"; see: mission trace {ended['saga_id']}" if get_settings().trace_file else ""
+    lines.append(f"  trace    {ended['trace_id']}{see}")
     print("\n".join(lines))
 
 

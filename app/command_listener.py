@@ -2,7 +2,10 @@
 
 import asyncio
 
+from app.checks import mission_streams
 from app.config import get_settings
+from app.gauges import ServerGauges
+from app.health import watched
 from app.logging_config import configure
 from app.redis_utils import get_bus
 from app.saga import mission_runner
@@ -24,11 +27,15 @@ async def listen() -> None:
             lease_s=settings.lease_s,
             drain_s=settings.listener_drain_s,
         )
-        serving = asyncio.create_task(mission_runner().serve())
+        beside = [mission_runner().serve()]
+        if settings.exports_metrics or settings.http_port:
+            beside.append(ServerGauges(bus, mission_streams(settings), "mission").watch())
+        running = [asyncio.create_task(one) for one in beside]
         try:
-            await listener.run()
+            async with watched(settings, mission_streams(settings)):
+                await listener.run()
         finally:
-            await end(serving)
+            await end(*running)
 
 
 def main() -> None:

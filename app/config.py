@@ -84,10 +84,29 @@ class Settings(BaseSettings):
     charge_per_s: float = Field(1.0, ge=0, description="Percent gained in a second of rest.")
 
     log_level: str = Field("WARNING", description="DEBUG, INFO, WARNING or ERROR.")
-    otel_exporter_otlp_endpoint: str = Field("", description="Where spans go; none: nowhere.")
+    http_host: str = Field("127.0.0.1", description="Address of /healthz, /readyz, /metrics.")
+    http_port: int = Field(0, ge=0, le=65535, description="Port of these; 0: they are not there.")
+    trace_file: Path | None = Field(None, description="Where spans go as OTLP JSON; none: nowhere.")
+    trace_dir: Path = Field(
+        ROOT / "missions" / "traces", description="Where `mission run` keeps the spans of its runs."
+    )
+    otel_exporter_otlp_endpoint: str = Field(
+        "", description="Where spans and metrics go; none: nowhere."
+    )
     otel_exporter_otlp_traces_endpoint: str = Field("", description="The same for traces alone.")
+    otel_exporter_otlp_metrics_endpoint: str = Field("", description="The same for metrics alone.")
     otel_exporter_otlp_protocol: str = Field("http/protobuf", description="Or grpc.")
+    otel_exporter_otlp_traces_protocol: str = Field("", description="The same for traces alone.")
+    otel_exporter_otlp_metrics_protocol: str = Field("", description="The same for metrics alone.")
+    otel_exporter_otlp_headers: str = Field("", description="Sent along; never logged.")
     otel_traces_exporter: str = Field("otlp", description="otlp, or none.")
+    otel_metrics_exporter: str = Field("otlp", description="otlp, or none.")
+    otel_bsp_schedule_delay: int = Field(
+        1000, gt=0, description="Milliseconds until spans leave; a killed process loses as many."
+    )
+    otel_metric_export_interval: int = Field(
+        10_000, gt=0, description="Milliseconds between exports of metrics."
+    )
 
     @field_validator("log_level")
     @classmethod
@@ -109,6 +128,22 @@ class Settings(BaseSettings):
         """Whether a standard OTEL_* variable asks for export."""
         named = self.otel_exporter_otlp_endpoint or self.otel_exporter_otlp_traces_endpoint
         return bool(named) and self.otel_traces_exporter != "none"
+
+    @property
+    def exports_metrics(self) -> bool:
+        """Whether a standard OTEL_* variable asks for the export of metrics."""
+        named = self.otel_exporter_otlp_endpoint or self.otel_exporter_otlp_metrics_endpoint
+        return bool(named) and self.otel_metrics_exporter != "none"
+
+    @property
+    def traces_protocol(self) -> str:
+        """How spans are exported."""
+        return self.otel_exporter_otlp_traces_protocol or self.otel_exporter_otlp_protocol
+
+    @property
+    def metrics_protocol(self) -> str:
+        """How metrics are exported."""
+        return self.otel_exporter_otlp_metrics_protocol or self.otel_exporter_otlp_protocol
 
     def robot_stream(self, robot: str) -> str:
         """The command stream of one robot."""

@@ -8,17 +8,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-STEPS = {
-    "resources:allocate": "allocate_resources",
-    "routing:plan": "plan_route",
-    "exploration:perform": "perform_exploration",
-    "map:integrate": "integrate_maps",
-}
-UNDO = {
-    "resources:release": "allocate_resources",
-    "exploration:abort": "perform_exploration",
-    "map:rollback": "integrate_maps",
-}
+from app.steps import STEPS, UNDO
+
 _WORDS = {"start": "running", "progress": "running"}
 _COLOURS = {"running": "yellow", "completed": "green", "failed": "red", "cancelled": "red"}
 

@@ -1,20 +1,88 @@
-"""Logs and traces of a process: structured lines with trace ids, spans by OTLP when asked."""
+"""Logs of a process: structured lines that say what they belong to; JSON when nobody watches.
 
-import atexit
+`configure` sets up logs, spans and metrics together; a process that is going to fork sets up
+its logs alone, and each child the rest.
+"""
+
 import logging
 import sys
+from collections.abc import Callable
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import structlog
 from opentelemetry import trace
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 
+from app import telemetry
 from app.config import Settings
+from app.steps import STEPS, UNDO
+from sagastream.telemetry import belonging
 
-_LOG_FIELDS = ("request_id", "correlation_id", "saga_id", "event_type", "robot", "step")
-_EXIT_MS = 2000
+_HIDDEN = "***"
+
+
+def configure(settings: Settings, service: str) -> None:
+    """Set up logs, spans and metrics; call it in each process, after any fork."""
+    configure_logs(settings, service)
+    telemetry.start(settings, service)
+
+
+def configure_logs(settings: Settings, service: str) -> None:
+    """Set up logs alone."""
+
+    def add_service(_logger: Any, _name: str, event: dict[str, Any]) -> dict[str, Any]:
+        return {**event, "service.name": service}
+
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        add_service,
+        _add_belonging,
+        _add_trace_ids,
+    ]
+    pretty = sys.stderr.isatty()
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            *([] if pretty else [structlog.processors.format_exc_info]),
+            structlog.dev.ConsoleRenderer() if pretty else structlog.processors.JSONRenderer(),
+            _without(_secrets(settings)),
+        ],
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    handler.addFilter(_Once())
+    logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
+
+
+class _Once(logging.Filter):
+    """What OpenTelemetry has to say, once: a collector that is down is no news each second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether this was not said before."""
+        if not record.name.startswith("opentelemetry."):
+            return True
+        new = str(record.msg) not in self._said
+        self._said.add(str(record.msg))
+        return new
+
+
+def _add_belonging(_logger: Any, _name: str, event: dict[str, Any]) -> dict[str, Any]:
+    """The ids, step and attempt of what the line is about, where the line does not say."""
+    event = {**belonging.get(), **event}
+    event_type = str(event.get("event_type", ""))
+    step = STEPS.get(event_type) or UNDO.get(event_type)
+    if step and "step" not in event:
+        event |= {"step": step, "direction": "undo" if event_type in UNDO else "forward"}
+    return {name: value for name, value in event.items() if value != ""}
 
 
 def _add_trace_ids(_logger: Any, _name: str, event: dict[str, Any]) -> dict[str, Any]:
@@ -25,48 +93,20 @@ def _add_trace_ids(_logger: Any, _name: str, event: dict[str, Any]) -> dict[str,
     return event
 
 
-def _exporter(settings: Settings) -> SpanExporter:
-    # Imported here: gRPC is slow to import, and most runs export nothing.
-    if settings.otel_exporter_otlp_protocol == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc import trace_exporter as grpc  # noqa: PLC0415
-
-        return grpc.OTLPSpanExporter(timeout=1)
-    from opentelemetry.exporter.otlp.proto.http import trace_exporter as http  # noqa: PLC0415
-
-    return http.OTLPSpanExporter(timeout=1)
+def _secrets(settings: Settings) -> list[str]:
+    """What must not be in any line, whatever an error's text quotes."""
+    password = urlsplit(settings.redis_url).password or ""
+    headers = settings.otel_exporter_otlp_headers.split(",")
+    values = [header.partition("=")[2].strip() for header in headers]
+    found = {password, unquote(password), *values, *(unquote(value) for value in values)}
+    return sorted(found - {""}, key=len, reverse=True)
 
 
-def configure(settings: Settings, service: str) -> None:
-    """Set up logs and traces; call it once, in each process, after any fork.
+def _without(secrets: list[str]) -> Callable[[Any, str, Any], str]:
+    def hide(_logger: Any, _name: str, line: Any) -> str:
+        text = str(line)
+        for secret in secrets:
+            text = text.replace(secret, _HIDDEN)
+        return text
 
-    Spans are always made, so that entries and logs carry trace ids; they are exported
-    only when a standard OTEL_* variable names an endpoint.
-    """
-    provider = TracerProvider(resource=Resource.create({"service.name": service}))
-    if settings.exports_spans:
-        provider.add_span_processor(
-            BatchSpanProcessor(_exporter(settings), schedule_delay_millis=1000)
-        )
-        atexit.register(provider.shutdown)
-    trace.set_tracer_provider(provider)
-
-    shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.ExtraAdder(),
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _add_trace_ids,
-    ]
-    pretty = sys.stderr.isatty()
-    formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=shared,
-        processors=[
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            *([] if pretty else [structlog.processors.format_exc_info]),
-            structlog.dev.ConsoleRenderer() if pretty else structlog.processors.JSONRenderer(),
-        ],
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter)
-    logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
+    return hide

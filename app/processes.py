@@ -176,13 +176,19 @@ class Workers:
             self._children[name] = subprocess.Popen(  # noqa: S603 - our own program
                 [sys.executable, *arguments],
                 cwd=ROOT,
-                env=self._settings.environment(),
+                env=self._environment(name),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 preexec_fn=die_with_parent,  # noqa: PLW1509 - only calls prctl
             )
+
+    def _environment(self, name: str) -> dict[str, str]:
+        """The settings of a child; probes are answered on consecutive ports."""
+        env, first = self._settings.environment(), self._settings.http_port
+        port = first + list(self._arguments).index(name) if first else 0
+        return env | {"HTTP_PORT": str(port)}
 
     def _words(self, name: str) -> str:
         return (self._logs / f"{name}.log").read_text(errors="replace")[-2000:]

@@ -22,6 +22,7 @@ from app.exploration.grid import FloorMap
 from app.exploration.map_files import find_map, load_map
 from app.exploration.robot import SimulatedRobot, start_poses
 from app.exploration.simulate import simulate
+from app.health import watched
 from app.logging_config import configure
 from app.redis_utils import get_bus
 from app.wire import send_leg
@@ -195,8 +196,10 @@ async def serve(names: Sequence[str]) -> None:
             bus, handlers, concurrency=2 * len(names), lease_s=get_settings().lease_s
         )
         checking_in = asyncio.create_task(_keep_checking_in(names))
+        streams = [get_settings().robot_stream(name) for name in names]
         try:
-            await listener.run()
+            async with watched(get_settings(), streams):
+                await listener.run()
         finally:
             checking_in.cancel()
             with contextlib.suppress(SagastreamError):

@@ -1,16 +1,19 @@
 """The mission as a saga: its four steps, what each is asked, what undoes it, who does it."""
 
 import asyncio
+import uuid
 from typing import Any
 
 from kombu.exceptions import OperationalError
 
 from app.config import Settings, get_settings
-from sagastream import ServerUnavailable
+from sagastream import ServerUnavailable, telemetry
 from sagastream.connection import redact
 from sagastream.saga import Compensation, Saga, SagaRunner, Step
 
 Results = Any
+# The queue of Celery's tasks.
+TASKS = "celery"
 
 
 def mission_saga(settings: Settings) -> Saga:
@@ -86,9 +89,17 @@ async def dispatch(saga_id: str, step: str) -> None:
     # Celery reads the broker's address when its application is imported: not before it is known.
     from app.tasks import STEP_TASKS  # noqa: PLC0415
 
-    # One that nobody took for so long has been sent again.
-    lifetime_s = 3 * get_settings().nudge_s
-    try:
-        await asyncio.to_thread(STEP_TASKS[step].apply_async, (saga_id,), expires=lifetime_s)
-    except OperationalError as error:
-        raise ServerUnavailable(redact(get_settings().broker_url), str(error)) from error
+    settings = get_settings()
+    task, task_id = STEP_TASKS[step], str(uuid.uuid4())
+    about = {"saga_id": saga_id, "step": step, "entry_id": task_id}
+    with telemetry.sending(telemetry.server_of(settings.redis_url), TASKS, about):
+        options = {
+            "task_id": task_id,
+            "headers": telemetry.carrier(),
+            # One that nobody took for so long has been sent again.
+            "expires": 3 * settings.nudge_s,
+        }
+        try:
+            await asyncio.to_thread(task.apply_async, (saga_id,), **options)
+        except OperationalError as error:
+            raise ServerUnavailable(redact(settings.broker_url), str(error)) from error

@@ -7,12 +7,20 @@ repeating or reordering tasks does no harm.
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+import time
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
+from celery import current_task
+from opentelemetry.trace import use_span
+
 from app.celery_app import celery_app
-from app.saga import mission_runner
+from app.config import get_settings
+from app.health import watched
+from app.saga import TASKS, mission_runner
+from sagastream import metrics, telemetry
 
 _starting = threading.Lock()
 
@@ -33,7 +41,35 @@ def run_in_loop(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 def advance(saga_id: str, step: str) -> None:
     """Move a saga on through a step, forward or back, whichever its journal says is due."""
-    run_in_loop(mission_runner().advance(saga_id, step))
+    with _traced(saga_id, step):
+        run_in_loop(mission_runner().advance(saga_id, step))
+
+
+@contextmanager
+def _traced(saga_id: str, step: str) -> Iterator[None]:
+    """The span of the task that is being run, as a child of whoever sent it."""
+    request = current_task.request if current_task else None
+    about = {"saga_id": saga_id, "step": step, "entry_id": request.id if request else ""}
+    carried = (request.headers if request else None) or {}
+    server = telemetry.server_of(get_settings().redis_url)
+    again = bool(request and (request.delivery_info or {}).get("redelivered"))
+    span = telemetry.processing(server, TASKS, carried | about, again=again)
+    attributes = telemetry.attributes_of("process", "process", server, TASKS, about)
+    started, error_type = time.perf_counter(), ""
+    metrics.consumed(attributes, 1)
+    try:
+        with (
+            use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False),
+            telemetry.belongs(saga_id=saga_id, step=step),
+        ):
+            try:
+                yield
+            except Exception as error:
+                error_type = type(error).__name__
+                telemetry.fail(span, error_type, str(error))
+                raise
+    finally:
+        metrics.processed(attributes, time.perf_counter() - started, step, error_type)
 
 
 @celery_app.task(name="allocate_resources")
@@ -64,3 +100,14 @@ STEP_TASKS = {
     task.name: task
     for task in (allocate_resources, plan_route, perform_exploration, integrate_maps)
 }
+
+
+def watch_loop() -> None:
+    """Answer probes about this process's loop, for as long as the process."""
+
+    async def watch() -> None:
+        async with watched(get_settings(), ()):
+            await asyncio.Event().wait()
+
+    with _starting:
+        asyncio.run_coroutine_threadsafe(watch(), _loop())

@@ -251,8 +251,9 @@ class Bus:
             "payload": encode_payload(payload, max_bytes=self.max_payload),
             "v": SCHEMA_VERSION,
         }
-        with telemetry.sending(stream, fields) as span:
-            answer = await self.endpoint().functions.event(
+        endpoint = self.endpoint()
+        with telemetry.sending(endpoint.server, stream, fields) as span:
+            answer = await endpoint.functions.event(
                 self.key(stream),
                 self.key(f"request:{request_id}" if request_id else "request:"),
                 fields | telemetry.carrier(),
@@ -299,7 +300,7 @@ class Bus:
             return reply if reply and reply.get("correlation_id") == correlation_id else None
 
         endpoint = self.endpoint()
-        with telemetry.receiving(stream, ids) as span:
+        with telemetry.Receiving(endpoint.server, stream, ids) as receiving:
             try:
                 reply = await read_until_terminal(
                     endpoint.connection,
@@ -311,12 +312,12 @@ class Bus:
                     backoff=backoff_config,
                     look=look,
                     check=endpoint.instance.check,
+                    on_stage=receiving.stage,
                     max_bytes=self.max_payload,
                 )
             except ReplyTimeout as silence:
                 raise await named(endpoint.connection, self._prefix, silence) from None
-            telemetry.received(span, reply)
-            return completed_or_raise(reply)
+        return completed_or_raise(reply)
 
     async def request_and_reply(  # noqa: PLR0917 - the public signature
         self,
@@ -386,7 +387,9 @@ class Bus:
                     effect=effect,
                 )
                 ids = {"correlation_id": correlation_id, "request_id": request_id}
-                with telemetry.receiving(inbox.name, ids) as span:
+                with telemetry.Receiving(endpoint.server, inbox.name, ids) as receiving:
+                    if reply:
+                        receiving.stage(reply)
                     try:
                         reply = reply or await until_terminal(
                             mail,
@@ -394,12 +397,12 @@ class Bus:
                             request_id=request_id,
                             timeout=timeout,
                             give_up=give_up,
+                            on_stage=receiving.stage,
                             on_progress=on_progress,
                         )
                     except ReplyTimeout as silence:
                         raise await named(endpoint.connection, self._prefix, silence) from None
-                    telemetry.received(span, reply)
-                    return completed_or_raise(reply)
+                return completed_or_raise(reply)
 
     async def follow(
         self, request_id: str, after: str | None = None

@@ -7,17 +7,20 @@ no longer the current one.
 import asyncio
 import contextlib
 import logging
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, Literal
 
-from opentelemetry.trace import use_span
+from opentelemetry.trace import Span, use_span
+from redis.exceptions import RedisError
 
-from sagastream import telemetry
+from sagastream import metrics, telemetry
 from sagastream.bus import Bus, claim_token
 from sagastream.effects import Atomic, Write
-from sagastream.errors import InvalidMessage, LeaseLost
+from sagastream.errors import InvalidMessage, LeaseLost, SagastreamError
 from sagastream.functions import Answer
 from sagastream.handlers import progress_payload
 from sagastream.lease import Held, LeaseKeeper
@@ -44,6 +47,7 @@ class Claim:
         lease_s: How long the claim lasts without renewal, in seconds.
         max_deliveries: How many handlers may be lost before the request is given up.
         progress_interval_s: Progress that comes faster is coalesced: the newest wins.
+        again: It was delivered before, to a listener that is gone.
 
     Attributes:
         command: The command, with the epoch once it is claimed.
@@ -62,6 +66,7 @@ class Claim:
         lease_s: float,
         max_deliveries: int,
         progress_interval_s: float,
+        again: bool,
     ) -> None:
         self.command = command
         self.ending: Ending | None = None
@@ -74,8 +79,18 @@ class Claim:
             "saga_id": command.saga_id,
             "event_type": command.event_type,
         }
-        fields = self.ids | {"traceparent": command.traceparent, "tracestate": command.tracestate}
-        self.span = telemetry.processing(command.stream, fields, command.entry_id, group)
+        self._about = self.ids | {
+            "traceparent": command.traceparent,
+            "tracestate": command.tracestate,
+            "entry_id": command.entry_id,
+            "group": group,
+        }
+        self._server = bus.endpoint().server
+        self.span: Span = telemetry.processing(
+            self._server, command.stream, self._about, again=again
+        )
+        self._error_type = ""
+        self._is_told = False
         self._bus = bus
         self._functions = bus.endpoint().functions
         self._payload = payload
@@ -86,7 +101,7 @@ class Claim:
         self._progress_interval_s = progress_interval_s
         self._token = str(uuid.uuid4())
         self._seq = 0
-        self._waiting: dict[str, str] | None = None
+        self._waiting: tuple[float, dict[str, str]] | None = None
         self._told = -progress_interval_s
         self._teller: asyncio.Task[None] | None = None
         self._retention_ms = round(bus.retention_s * 1000)
@@ -94,13 +109,32 @@ class Claim:
         self._stream = bus.key(command.stream)
 
     @contextlib.contextmanager
-    def current(self) -> Iterator[None]:
-        """Let `emit_event` know that this claim's stages may be written here."""
-        token = claim_token.set(self._token)
+    def current(self, *, handled: bool) -> Iterator[None]:
+        """Let `emit_event` know that this claim's stages may be written here, and trace it.
+
+        `handled` tells whether its event type is one that somebody handles.
+        """
+        event_type = self.command.event_type if handled else "_OTHER"
+        token, started = claim_token.set(self._token), time.perf_counter()
+        about = {name: value for name, value in self.ids.items() if value}
         try:
-            yield
+            with (
+                use_span(self.span, record_exception=False, set_status_on_exception=False),
+                telemetry.belongs(**about, attempt=self.command.epoch),
+            ):
+                yield
         finally:
             claim_token.reset(token)
+            seconds = time.perf_counter() - started
+            metrics.processed(self._attributes, seconds, event_type, self._error_type)
+            if not self._is_told:
+                self.span.end()
+
+    @cached_property
+    def _attributes(self) -> Mapping[str, Any]:
+        return telemetry.attributes_of(
+            "process", "process", self._server, self.command.stream, self._about
+        )
 
     async def begin(self) -> bool:
         """Take the request and write `start`; False if it is another's, or has ended.
@@ -120,13 +154,30 @@ class Claim:
         if answer.word == "conflict":
             raise InvalidMessage("request_id", "is known with another payload or event type")
         if answer.word != "claimed":
+            if answer.word == "done":
+                self._tell_of_lost(*answer.rest[1:])
             logger.info("not begun: %s %s", answer.word, answer.rest[0], extra=self.ids)
             return False
-        epoch, now, self.effect, last = answer.rest
+        epoch, now, self.effect, last, lost = answer.rest
         self.command = replace(command, epoch=int(epoch), last_progress=self._decoded(last))
+        self._tell_of_lost(lost)
+        self.span.set_attribute("sagastream.attempt", self.command.epoch)
+        self.span.add_event("start")
+        metrics.consumed(self._attributes, 1)
+        if self.command.epoch > 1:
+            metrics.redelivered(self._attributes)
+        logger.info("request started", extra=self.ids | {"attempt": self.command.epoch})
         if command.deadline is not None:
             self._left_s = (command.deadline - int(now)) / 1000
         return True
+
+    def _tell_of_lost(self, lost: str, word: str = "") -> None:
+        if lost:
+            stream = self.command.stream
+            why = "its handler was lost" + ("; it is given up" if word == "dead" else "")
+            telemetry.tell_of_lost(self._server, stream, self._about, lost, why)
+        if word == "dead":
+            metrics.died(self._attributes, "HandlerLost")
 
     def _decoded(self, progress: str) -> dict[str, Any]:
         return decode_payload(progress, max_bytes=self._bus.max_payload) if progress else {}
@@ -213,7 +264,7 @@ class Claim:
         )
         if self.ending == "lost":
             raise LeaseLost(self.command.request_id, "another's")
-        self._waiting = self._fields("progress", payload)
+        self._waiting = (fraction, self._fields("progress", payload))
         due_s = self._told + self._progress_interval_s - asyncio.get_running_loop().time()
         if due_s <= 0:
             await self._tell()
@@ -228,9 +279,10 @@ class Claim:
             await self._tell()
 
     async def _tell(self) -> None:
-        fields, self._waiting = self._waiting, None
-        if fields is None:
+        waiting, self._waiting = self._waiting, None
+        if waiting is None:
             return
+        fraction, fields = waiting
         self._told = asyncio.get_running_loop().time()
         self._seq += 1
         answer = await self._functions.progress(
@@ -238,6 +290,7 @@ class Claim:
         )
         if answer.word == "stale":
             raise LeaseLost(self.command.request_id, answer.rest[0])
+        self.span.add_event("progress", {"sagastream.fraction": fraction})
 
     async def complete(self, outcome: Atomic) -> bool:
         """Write `completed` with the result, and the handler's own writes with it.
@@ -254,8 +307,12 @@ class Claim:
 
     async def fail(self, error_type: str, message: str) -> None:
         """Write `failed`; a lost lease is only logged, as nobody is left to tell."""
-        telemetry.fail(self.span, error_type, message)
+        self._failed(error_type, message)
         await self._end_as(failed_fields(self.ids, error_type, message))
+
+    def _failed(self, error_type: str, message: str) -> None:
+        self._error_type = error_type
+        telemetry.fail(self.span, error_type, message)
 
     async def cancel(self) -> None:
         """Write `cancelled`; a lost lease is only logged."""
@@ -273,35 +330,51 @@ class Claim:
 
         Of one that was closed this confirms that its handler has stopped.
         """
-        await self._functions.release(
-            self._record,
-            self._stream,
-            group=self._group,
-            entry_id=self.command.entry_id,
-            owner=self._owner,
-            token=self._token,
-        )
+        with self._settling("release"):
+            answer = await self._functions.release(
+                self._record,
+                self._stream,
+                group=self._group,
+                entry_id=self.command.entry_id,
+                owner=self._owner,
+                token=self._token,
+            )
+        # Whoever took this over has told of our span already.
+        self._is_told = answer.word == "told"
+
+    async def lose(self) -> None:
+        """Note that the request is another's, and say that this handler has stopped."""
+        metrics.lost(self._attributes)
+        self._failed("LeaseLost", "the request is no longer ours")
+        with contextlib.suppress(SagastreamError, RedisError):
+            await self.release()
+
+    def _settling(self, operation: str) -> contextlib.AbstractContextManager[Span]:
+        return telemetry.settling(operation, self._server, self.command.stream, self._about)
 
     async def _finish(self, fields: Mapping[str, str], writes: Sequence[Write] = ()) -> bool:
         if self._teller:
             self._teller.cancel()
         await self._tell()  # the last progress is never dropped
         self._finishing = True
-        answer = await self._functions.finish(
-            self._record,
-            self._stream,
-            fields,
-            group=self._group,
-            entry_id=self.command.entry_id,
-            token=self._token,
-            retention_ms=self._retention_ms,
-            writes=[write.flat(self._bus.key(write.key)) for write in writes],
-        )
-        if answer.word == "stale":
-            raise LeaseLost(self.command.request_id, answer.rest[0])
+        with self._settling("ack"):
+            answer = await self._functions.finish(
+                self._record,
+                self._stream,
+                fields,
+                group=self._group,
+                entry_id=self.command.entry_id,
+                token=self._token,
+                retention_ms=self._retention_ms,
+                writes=[write.flat(self._bus.key(write.key)) for write in writes],
+            )
+            if answer.word == "stale":
+                raise LeaseLost(self.command.request_id, answer.rest[0])
         if answer.word == "mismatch":
             self._finishing = False
+            self.span.add_event("retry", {"error.type": "WriteConflict"})
             return False
+        self.span.set_attribute("sagastream.status", fields["status"])
         logger.info("request %s", fields["status"], extra=self.ids)
         return True
 

@@ -36,6 +36,7 @@ from redis.exceptions import (
 
 from sagastream.errors import ServerRefused, ServerUnavailable, ServerUnsuitable
 from sagastream.functions import SOURCE
+from sagastream.telemetry import retried
 
 logger = logging.getLogger(__name__)
 
@@ -132,12 +133,14 @@ class Connection:
                 self.note_loss(error)
                 if loop.time() + delay >= give_up:
                     raise ServerUnavailable(self.address, str(error) or repr(error)) from error
+                retried(error)
                 await asyncio.sleep(delay)
             except ResponseError as error:
                 if _mends_itself(error):
                     self.note_loss(error)
                     if loop.time() + delay >= give_up:
                         raise ServerRefused(self.address, str(error)) from error
+                    retried(error)
                     await asyncio.sleep(delay)
                 elif "Function not found" in str(error):
                     await self.load_functions(patience_s=give_up - loop.time())

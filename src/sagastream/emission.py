@@ -66,7 +66,7 @@ async def emit(
         "reply_stream": reply_stream,
         "v": SCHEMA_VERSION,
     }
-    with telemetry.sending(stream, fields) as span:
+    with telemetry.sending(endpoint.server, stream, fields) as span:
         answer = await endpoint.functions.emit(
             key(f"request:{request_id}"),
             key(stream),

@@ -6,6 +6,7 @@ from sagastream.connection import Connection
 from sagastream.functions import Functions
 from sagastream.inbox import Inbox
 from sagastream.instance import Instance
+from sagastream.telemetry import Server, server_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,7 @@ class Endpoint:
     functions: Functions
     instance: Instance
     inbox: Inbox
+    server: Server
 
 
 def make_endpoint(
@@ -38,4 +40,5 @@ def make_endpoint(
         Functions(connection.call, reply_ttl_ms=round(retention_s * 1000)),
         instance,
         Inbox(connection, instance, prefix, max_bytes=max_payload, max_waiting=max_waiting),
+        server_of(url),
     )

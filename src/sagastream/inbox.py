@@ -177,6 +177,7 @@ async def until_terminal(
     request_id: str,
     timeout: float,
     give_up: float,
+    on_stage: Callable[[dict[str, Any]], None],
     on_progress: OnProgress | None,
 ) -> dict[str, Any]:
     """Wait for a request's terminal reply, and tell of every stage on the way.
@@ -202,6 +203,7 @@ async def until_terminal(
         if stage is None:
             continue
         last_stage = stage["status"]
+        on_stage(stage)
         if on_progress:
             told = on_progress(stage)
             if inspect.isawaitable(told):

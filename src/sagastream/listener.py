@@ -15,9 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any
 
-from opentelemetry import trace
 from redis.exceptions import RedisError, ResponseError
 
+from sagastream import metrics, telemetry
 from sagastream.bus import Bus
 from sagastream.claim import Claim, failed_fields
 from sagastream.connection import BLOCK_MS, LOST, backoff_delays, end, entries, is_group_gone
@@ -149,7 +149,8 @@ class CommandListener:
             try:
                 swept = await self._sweep(free)
                 for stream, entry_id, raw in swept or await self._deliveries(free):
-                    task = asyncio.create_task(self._handle(stream, entry_id, raw))
+                    again = bool(swept)
+                    task = asyncio.create_task(self._handle(stream, entry_id, raw, again=again))
                     self._running.add(task)
                     task.add_done_callback(self._finished)
                 delays = iter(backoff_delays())
@@ -220,7 +221,9 @@ class CommandListener:
 
     # -- handling ---------------------------------------------------------------
 
-    async def _handle(self, stream: str, entry_id: str, raw: Mapping[bytes, bytes]) -> None:
+    async def _handle(
+        self, stream: str, entry_id: str, raw: Mapping[bytes, bytes], *, again: bool
+    ) -> None:
         try:
             command = decode_command(
                 raw, stream=stream, entry_id=entry_id, max_bytes=self._bus.max_payload
@@ -237,6 +240,7 @@ class CommandListener:
             lease_s=self._lease_s,
             max_deliveries=self._max_deliveries,
             progress_interval_s=self._progress_interval_s,
+            again=again,
         )
         handler = self._handlers.get((stream, command.event_type))
         known: tuple[str, ...] = ()
@@ -251,7 +255,7 @@ class CommandListener:
         except InvalidMessage as error:
             await self._reject(stream, entry_id, raw, error)
             return
-        with trace.use_span(claim.span, end_on_exit=True, record_exception=False), claim.current():
+        with claim.current(handled=handler is not None):
             if handler is None:
                 await claim.fail(
                     "UnknownEventType",
@@ -295,8 +299,7 @@ class CommandListener:
             await self._ended_early(claim)
         except LeaseLost as error:
             logger.warning("%s", error, extra=claim.ids)
-            with contextlib.suppress(SagastreamError, RedisError):
-                await claim.release()
+            await claim.lose()
         except Exception as error:
             logger.info("handler failed", exc_info=error, extra=claim.ids)
             await claim.fail(type(error).__name__, str(error))
@@ -329,6 +332,7 @@ class CommandListener:
         task.uncancel()
         if claim.ending == "lost":
             logger.warning("lease lost; the handler was stopped", extra=claim.ids)
+            await claim.lose()
         elif claim.ending == "cancelled":
             await claim.cancel()
         else:
@@ -359,16 +363,21 @@ class CommandListener:
             reply = failed_fields(ids, "InvalidMessage", str(error))
         letter: list[bytes | str] = [part for pair in raw.items() for part in pair]
         letter += ["dead_reason", f"InvalidMessage: {error}", "dead_entry_id", entry_id]
-        await self._bus.endpoint().functions.reject(
-            self._bus.key(stream),
-            self._bus.key(f"{stream}:dead"),
-            self._bus.key(f"request:{ids['request_id']}"),
-            self._bus.key(ids["reply_stream"] or "replies:"),
-            group=self._group,
-            entry_id=entry_id,
-            letter=letter,
-            reply=reply,
-        )
+        endpoint = self._bus.endpoint()
+        about = ids | {"entry_id": entry_id, "group": self._group}
+        with telemetry.settling("reject", endpoint.server, stream, about):
+            await endpoint.functions.reject(
+                self._bus.key(stream),
+                self._bus.key(f"{stream}:dead"),
+                self._bus.key(f"request:{ids['request_id']}"),
+                self._bus.key(ids["reply_stream"] or "replies:"),
+                group=self._group,
+                entry_id=entry_id,
+                letter=letter,
+                reply=reply,
+            )
+        attributes = telemetry.attributes_of("reject", "settle", endpoint.server, stream, about)
+        metrics.died(attributes, "InvalidMessage")
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)

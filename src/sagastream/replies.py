@@ -59,18 +59,27 @@ async def read_until_terminal(
     backoff: BackoffConfig,
     look: Callable[[], Awaitable[dict[str, Any] | None]],
     check: Callable[[], Awaitable[None]],
+    on_stage: Callable[[dict[str, Any]], None],
     max_bytes: int,
 ) -> dict[str, Any]:
     """Read `stream` until the request's terminal reply is there, and return it.
 
     `stream` is a key; `look` reads the terminal reply from the request's record, and gives
-    None while there is none; `check` raises `DataLost` when the server has lost our data.
+    None while there is none; `check` raises `DataLost` when the server has lost our data;
+    `on_stage` is told of each stage.
 
     Raises:
         ReplyTimeout: Nothing terminal within `timeout` seconds.
     """
+
+    async def ended() -> dict[str, Any] | None:
+        found = await look()
+        if found:
+            on_stage(found)
+        return found
+
     await check()
-    reply = await look()
+    reply = await ended()
     if reply:
         return reply
     loop = asyncio.get_running_loop()
@@ -95,7 +104,7 @@ async def read_until_terminal(
             except LOST as error:
                 connection.note_loss(error)
                 await asyncio.sleep(next(losses))
-                reply = await look()
+                reply = await ended()
                 if reply:
                     return reply
                 continue
@@ -108,6 +117,7 @@ async def read_until_terminal(
             delay = delay if answer else min(delay * backoff.factor, backoff.max_delay)
             for stage in _stages_of(answer, request_id, correlation_id, max_bytes):
                 last_stage = stage["status"]
+                on_stage(stage)
                 logger.info(
                     "reply %s",
                     last_stage,
@@ -115,7 +125,7 @@ async def read_until_terminal(
                 )
                 if last_stage in TERMINAL_STAGES:
                     return stage
-        reply = await look()
+        reply = await ended()
         if reply:
             return reply
         raise ReplyTimeout(request_id, timeout, last_stage)

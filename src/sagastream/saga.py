@@ -19,7 +19,7 @@ from typing import Any
 from opentelemetry import context as otel_context
 from redis.exceptions import RedisError
 
-from sagastream import telemetry
+from sagastream import metrics, telemetry
 from sagastream.bus import Bus
 from sagastream.connection import end
 from sagastream.errors import (
@@ -144,13 +144,13 @@ class SagaRunner:
         """
         saga_id = saga_id or self.new_id()
         encode_payload(input, field="input", max_bytes=MAX_JOURNAL_BYTES)
-        with telemetry.root(f"saga {self.saga.name}", saga_id):
+        with telemetry.root(f"saga {self.saga.name}", saga_id) as carrier:
             journal = Journal(
                 saga_id=saga_id,
                 saga=self.saga.name,
                 correlation_id=correlation_id or str(uuid.uuid4()),
                 input=input,
-                trace=telemetry.carrier(),
+                trace=carrier,
                 started=time.time(),
             )
         if await self._store.put(journal, None, 0, due_s=None if self._dispatch else 0.0):
@@ -293,6 +293,9 @@ class SagaRunner:
 
         seen, moved = await self._store.change(await self._store.get(saga_id), move)
         if moved:
+            for entry in seen.journal.entries:
+                if entry.request_id in running:
+                    self._told(seen.journal, entry)
             # A step without compensation has nobody else who would stop it.
             for request_id in running:
                 await self._bus.cancel(request_id)
@@ -305,7 +308,10 @@ class SagaRunner:
         Raises:
             NoSuchSaga: There is no such saga.
         """
-        seen, _ = await self._store.change(await self._store.get(saga_id), resume)
+        seen, moved = await self._store.change(await self._store.get(saga_id), resume)
+        if moved:
+            with _within(seen.journal):
+                telemetry.step("resume", {"sagastream.saga_id": saga_id}, time.time(), {})
         await self._pass_on(seen.journal)
         return seen.journal
 
@@ -318,7 +324,9 @@ class SagaRunner:
         if entry is None or entry.attempt != what.attempt or entry.status != "intended":
             return seen, moved
         left_s = entry.started + what.step.timeout - time.time()
-        with _within(journal):
+        if moved:
+            logger.info("%s sent", entry.step, extra=_about(journal, entry))
+        with _within(journal), telemetry.belongs(**_about(journal, entry)):
             try:
                 reply = await self._bus.request_and_reply(
                     what.step.stream,
@@ -361,20 +369,22 @@ class SagaRunner:
             )
 
         seen, moved = await self._store.change(seen, move)
-        if moved and (error or seen.journal.status in ENDED):
-            logger.info(
-                "%s %s %s; saga %s",
-                entry.direction,
-                entry.step,
-                "failed" if error else "completed",
-                seen.journal.status,
-                extra={
-                    "saga_id": seen.journal.saga_id,
-                    "step": entry.step,
-                    "attempt": entry.attempt,
-                },
-            )
+        if moved:
+            ended = next(e for e in seen.journal.entries if e.request_id == entry.request_id)
+            self._told(seen.journal, ended)
         return seen, moved
+
+    def _told(self, journal: Journal, entry: Entry) -> None:
+        """Trace, count and log how a request ended."""
+        about = _about(journal, entry)
+        name = entry.step if entry.direction == "forward" else f"undo {entry.step}"
+        error_type = str(entry.error.get("error_type", ""))
+        with _within(journal):
+            attributes = {f"sagastream.{name}": value for name, value in about.items()}
+            telemetry.step(name, attributes, entry.started, entry.error)
+            logger.info("%s %s; saga %s", name, entry.status, journal.status, extra=about)
+        seconds = (entry.ended or entry.started) - entry.started
+        metrics.stepped(self.saga.name, entry.step, entry.direction, seconds, error_type)
 
     # -- who does the next one ------------------------------------------------------
 
@@ -460,6 +470,18 @@ def _within(journal: Journal) -> Iterator[None]:
         yield
     finally:
         otel_context.detach(token)
+
+
+def _about(journal: Journal, entry: Entry) -> dict[str, str | int]:
+    """What a request belongs to, for log lines and spans."""
+    return {
+        "saga_id": journal.saga_id,
+        "correlation_id": journal.correlation_id,
+        "request_id": entry.request_id,
+        "step": entry.step,
+        "direction": entry.direction,
+        "attempt": entry.attempt,
+    }
 
 
 def _event_type(what: Due) -> str:

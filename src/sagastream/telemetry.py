@@ -1,24 +1,63 @@
 """Spans and trace context over the stream, by the OpenTelemetry API alone.
 
-Names and attributes follow the messaging semantic conventions. Whoever sends writes
-`traceparent`, `tracestate` and `parent_span_id` into the entry; whoever receives makes
-its span a child of that and links to it. A malformed context starts a new trace.
+Names and attributes follow the messaging semantic conventions, version 1.44. Whoever sends
+writes `traceparent`, `tracestate` and `parent_span_id` into the entry; whoever receives makes
+its span a child of that and links to it. A malformed context starts a new trace. A command
+that is delivered again is linked alone, and hangs under its saga's root if it has one.
 """
 
 import contextlib
 import re
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
-from typing import Any
+from contextvars import ContextVar
+from types import MappingProxyType, TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+)
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-_TRACER = trace.get_tracer("sagastream")
+from sagastream import metrics
+
+SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
+SYSTEM = "redis"
+
+_TRACER = trace.get_tracer("sagastream", schema_url=SCHEMA_URL)
 _PROPAGATOR = TraceContextTextMapPropagator()
-_UNIQUE = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}")
+_ID = re.compile(r"(?<=:)[^:]*[0-9][^:]*")
+# The member of `tracestate` that names the span under which a whole saga hangs.
+_SAGA = "saga"
+_SPAN_ID = re.compile(r"[0-9a-f]{16}")
+
+Attributes = Mapping[str, str | int | float]
+Server = Mapping[str, str | int]
+
+# What the current code works for, as fields of a log line: ids, step, attempt.
+belonging: ContextVar[Mapping[str, str | int]] = ContextVar(
+    "sagastream_belonging", default=MappingProxyType({})
+)
+# The id that the next span is to get, for providers whose id generator asks for it: so the
+# span of a handler that was killed can be told by whoever takes its place.
+chosen_span_id: ContextVar[int] = ContextVar("sagastream_chosen_span_id", default=0)
+
+
+def server_of(url: str) -> Server:
+    """The attributes that name a server, from its URL."""
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        return {"server.address": parts.path}
+    return {"server.address": parts.hostname or "", "server.port": parts.port or 6379}
 
 
 def carrier() -> dict[str, str]:
@@ -39,45 +78,57 @@ def extract(fields: Mapping[str, Any]) -> Context:
     return _PROPAGATOR.extract({name: value for name, value in given.items() if value}, Context())
 
 
+def _origin(fields: Mapping[str, Any]) -> SpanContext:
+    return trace.get_current_span(extract(fields)).get_span_context()
+
+
 def trace_id() -> str:
     """The current trace's id as 32 hex digits, '' if untraced."""
     context = trace.get_current_span().get_span_context()
     return trace.format_trace_id(context.trace_id) if context.is_valid else ""
 
 
+def trace_id_of(fields: Mapping[str, Any]) -> str:
+    """The trace id in a carrier, '' if it has none."""
+    context = _origin(fields)
+    return trace.format_trace_id(context.trace_id) if context.is_valid else ""
+
+
 def template(stream: str) -> str:
-    """A stream's name with its ids taken out, so that span names stay few."""
-    return _UNIQUE.sub("{id}", stream)
+    """A stream's name with its ids taken out, so that names of spans and series stay few.
+
+    An id is what stands behind a colon and has a digit: `robots:r2:commands` is of
+    `robots:{id}:commands`.
+    """
+    return _ID.sub("{id}", stream)
 
 
-def _attributes(
-    operation: str,
-    stream: str,
-    fields: Mapping[str, Any],
-) -> dict[str, str]:
+def destination(stream: str) -> dict[str, str]:
+    """The attributes that name a stream on a span."""
     low = template(stream)
-    attributes = {
-        "messaging.system": "redis",
+    names = {"messaging.destination.name": stream}
+    return names if low == stream else names | {"messaging.destination.template": low}
+
+
+def attributes_of(
+    operation: str, kind: str, server: Server, stream: str, fields: Mapping[str, Any]
+) -> dict[str, str | int | float]:
+    """What every span of the stream has: the conventions' attributes, then our own."""
+    found: dict[str, Any] = {
+        "messaging.system": SYSTEM,
         "messaging.operation.name": operation,
-        "messaging.operation.type": operation,
-        "messaging.destination.name": stream,
-        "messaging.message.conversation_id": str(fields.get("correlation_id", "")),
-        "sagastream.request_id": str(fields.get("request_id", "")),
-        "sagastream.saga_id": str(fields.get("saga_id", "")),
-        "sagastream.event_type": str(fields.get("event_type", "")),
+        "messaging.operation.type": kind,
+        "messaging.message.conversation_id": fields.get("correlation_id", ""),
+        "messaging.message.id": fields.get("entry_id", ""),
+        "messaging.consumer.group.name": fields.get("group", ""),
+        **destination(stream),
+        **server,
     }
-    if low != stream:
-        attributes["messaging.destination.template"] = low
-    return {name: value for name, value in attributes.items() if value}
-
-
-@contextlib.contextmanager
-def _failing(span: Span) -> Iterator[Span]:
-    try:
-        yield span
-    except BaseException as error:
-        fail(span, type(error).__name__, str(error))
-        raise
+    found |= {
+        f"sagastream.{name}": fields.get(name) or belonging.get().get(name, "")
+        for name in ("request_id", "saga_id", "event_type", "step", "direction", "attempt")
+    }
+    return {name: value for name, value in found.items() if value != ""}
 
 
 def fail(span: Span, error_type: str, message: str) -> None:
@@ -86,70 +137,222 @@ def fail(span: Span, error_type: str, message: str) -> None:
     span.set_status(Status(StatusCode.ERROR, message))
 
 
+def retried(error: BaseException) -> None:
+    """Note on the current span that something is tried again."""
+    trace.get_current_span().add_event("retry", {"error.type": type(error).__name__})
+
+
 @contextlib.contextmanager
-def _client_span(
-    operation: str, kind: SpanKind, stream: str, fields: Mapping[str, Any]
+def _client_operation(
+    operation: str,
+    kind: str,
+    server: Server,
+    stream: str,
+    fields: Mapping[str, Any],
+    *,
+    span_kind: SpanKind = SpanKind.CLIENT,
 ) -> Iterator[Span]:
-    with (
-        _TRACER.start_as_current_span(
-            f"{operation} {template(stream)}",
-            kind=kind,
-            attributes=_attributes(operation, stream, fields),
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span,
-        _failing(span),
-    ):
-        yield span
-
-
-def sending(stream: str, fields: Mapping[str, Any]) -> AbstractContextManager[Span]:
-    """A `send` span around writing an entry; its context is what the entry carries."""
-    return _client_span("send", SpanKind.PRODUCER, stream, fields)
-
-
-def receiving(stream: str, fields: Mapping[str, Any]) -> AbstractContextManager[Span]:
-    """A `receive` span around the wait for a reply."""
-    return _client_span("receive", SpanKind.CLIENT, stream, fields)
-
-
-def received(span: Span, reply: Mapping[str, Any]) -> None:
-    """Link a `receive` span to the span that wrote the reply."""
-    origin = trace.get_current_span(extract(reply)).get_span_context()
-    if origin.is_valid:
-        span.add_link(origin, {"sagastream.status": str(reply.get("status", ""))})
-
-
-def processing(stream: str, fields: Mapping[str, Any], entry_id: str, group: str) -> Span:
-    """Start a `process` span for a delivered command: child of its sender, linked to it.
-
-    The caller ends it; one that is never ended is never exported.
-    """
-    context = extract(fields)
-    origin = trace.get_current_span(context).get_span_context()
-    attributes = _attributes("process", stream, fields) | {
-        "messaging.message.id": entry_id,
-        "messaging.consumer.group.name": group,
-    }
-    return _TRACER.start_span(
-        f"process {template(stream)}",
-        context=context,
-        kind=SpanKind.CONSUMER,
-        links=[Link(origin, {"messaging.message.id": entry_id})] if origin.is_valid else [],
+    attributes = attributes_of(operation, kind, server, stream, fields)
+    started, error_type = time.perf_counter(), ""
+    with _TRACER.start_as_current_span(
+        f"{operation} {template(stream)}",
+        kind=span_kind,
         attributes=attributes,
         record_exception=False,
         set_status_on_exception=False,
+    ) as span:
+        try:
+            yield span
+        except BaseException as error:
+            error_type = type(error).__name__
+            fail(span, error_type, str(error))
+            raise
+        finally:
+            metrics.operated(attributes, time.perf_counter() - started, error_type)
+            if kind == "send":
+                metrics.sent(attributes, error_type)
+
+
+def sending(
+    server: Server, stream: str, fields: Mapping[str, Any]
+) -> contextlib.AbstractContextManager[Span]:
+    """A `send` span around writing an entry; its context is what the entry carries."""
+    return _client_operation("send", "send", server, stream, fields, span_kind=SpanKind.PRODUCER)
+
+
+def settling(
+    operation: str, server: Server, stream: str, fields: Mapping[str, Any]
+) -> contextlib.AbstractContextManager[Span]:
+    """A span around what ends a delivery: `ack`, `release` (for the next) or `reject`."""
+    return _client_operation(operation, "settle", server, stream, fields)
+
+
+class Receiving:
+    """The wait for a request's replies. Its span is made when they have come, or it failed.
+
+    Args:
+        server: The server's attributes.
+        stream: The reply stream.
+        fields: The request's ids.
+    """
+
+    def __init__(self, server: Server, stream: str, fields: Mapping[str, Any]) -> None:
+        self._stream = stream
+        self._attributes = attributes_of("receive", "receive", server, stream, fields)
+        self._events: list[tuple[int, str, Attributes]] = []
+        self._origin = trace.INVALID_SPAN_CONTEXT
+
+    def __enter__(self) -> Self:
+        self._started_ns = time.time_ns()
+        return self
+
+    def stage(self, reply: Mapping[str, Any]) -> None:
+        """Note a stage that has come."""
+        self._events.append((time.time_ns(), str(reply.get("status", "")), _told(reply)))
+        self._origin = _origin(reply)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(error, Exception) or (error is None and self._events):
+            self._tell(type(error).__name__ if error else "", str(error or ""))
+
+    def _tell(self, error_type: str, message: str) -> None:
+        count = len(self._events)
+        span = _TRACER.start_span(
+            f"receive {template(self._stream)}",
+            kind=SpanKind.CLIENT,
+            attributes=self._attributes | {"messaging.batch.message_count": count},
+            links=[Link(self._origin)] if self._origin.is_valid else [],
+            start_time=self._started_ns,
+        )
+        for at_ns, name, told in self._events:
+            span.add_event(name, told, timestamp=at_ns)
+        if error_type:
+            fail(span, error_type, message)
+        ended_ns = time.time_ns()
+        span.end(ended_ns)
+        metrics.operated(self._attributes, (ended_ns - self._started_ns) / 1e9, error_type)
+        metrics.consumed(self._attributes, count, error_type)
+
+
+def _told(reply: Mapping[str, Any]) -> dict[str, str | int | float]:
+    payload = reply.get("payload")
+    fraction = payload.get("fraction") if isinstance(payload, Mapping) else None
+    known = isinstance(fraction, int | float)
+    return {"sagastream.fraction": float(fraction)} if known and fraction is not None else {}
+
+
+def _above(origin: SpanContext) -> Context:
+    """What a command that is delivered again hangs under: its saga's root, or nothing."""
+    above = origin.trace_state.get(_SAGA, "") if origin.is_valid else ""
+    if not above or not _SPAN_ID.fullmatch(above):
+        return Context()
+    root = SpanContext(
+        origin.trace_id, int(above, 16), True, origin.trace_flags, origin.trace_state
     )
+    return trace.set_span_in_context(NonRecordingSpan(root), Context())
+
+
+def processing(
+    server: Server,
+    stream: str,
+    fields: Mapping[str, Any],
+    *,
+    again: bool,
+    started_ns: int | None = None,
+) -> Span:
+    """Start a `process` span for a delivered command, linked to the span that sent it.
+
+    The caller ends it; one that is never ended is never exported.
+
+    Args:
+        server: The server's attributes.
+        stream: The command stream.
+        fields: The command's, with `entry_id` and `group`.
+        again: It was delivered before, so that the sender is no longer its parent.
+        started_ns: When it began; None for now.
+    """
+    origin = _origin(fields)
+    link = Link(origin, {"messaging.message.id": str(fields.get("entry_id", ""))})
+    span = _TRACER.start_span(
+        f"process {template(stream)}",
+        context=_above(origin) if again else extract(fields),
+        kind=SpanKind.CONSUMER,
+        links=[link] if origin.is_valid else [],
+        attributes=attributes_of("process", "process", server, stream, fields),
+        start_time=started_ns,
+        record_exception=False,
+        set_status_on_exception=False,
+    )
+    return span if span.get_span_context().is_valid else NonRecordingSpan(origin)
+
+
+def tell_of_lost(
+    server: Server, stream: str, fields: Mapping[str, Any], lost: str, message: str
+) -> None:
+    """Make the `process` span that a killed handler left behind, so that nothing is orphaned.
+
+    Args:
+        server: The server's attributes.
+        stream: The command stream.
+        fields: The command's, with `entry_id` and `group`.
+        lost: The lost claim's epoch, beginning in milliseconds, and `traceparent`.
+        message: What became of it.
+    """
+    epoch, began_ms, traceparent = lost.split(" ")
+    span_id = _origin({"traceparent": traceparent}).span_id
+    if span_id == _origin(fields).span_id:
+        return  # the lost handler made no spans: what it carried on is the sender's
+    token = chosen_span_id.set(span_id)
+    try:
+        again, began_ns = epoch != "1", int(began_ms) * 1_000_000
+        own = {**fields, "attempt": int(epoch)}
+        span = processing(server, stream, own, again=again, started_ns=began_ns)
+    finally:
+        chosen_span_id.reset(token)
+    fail(span, "HandlerLost", message)
+    span.end()
 
 
 @contextlib.contextmanager
-def root(name: str, saga_id: str) -> Iterator[Span]:
-    """The root span of a saga. It ends at once, so that it is seen while the saga runs."""
+def root(name: str, saga_id: str) -> Iterator[dict[str, str]]:
+    """The root span of a saga, and the carrier of all that is to hang under it.
+
+    It ends at once, so that it is seen while the saga runs.
+    """
     with _TRACER.start_as_current_span(name, attributes={"sagastream.saga_id": saga_id}) as span:
-        yield span
+        fields, context = carrier(), span.get_span_context()
+        if context.is_valid:
+            above, state = fields["parent_span_id"], context.trace_state
+            state = state.update(_SAGA, above) if _SAGA in state else state.add(_SAGA, above)
+            fields["tracestate"] = state.to_header()
+        yield fields
 
 
-def trace_id_of(fields: Mapping[str, Any]) -> str:
-    """The trace id in a carrier, '' if it has none."""
-    context = trace.get_current_span(extract(fields)).get_span_context()
-    return trace.format_trace_id(context.trace_id) if context.is_valid else ""
+def step(name: str, attributes: Attributes, started: float, error: Mapping[str, Any]) -> None:
+    """The span of a saga's step that has ended, from its intent on, under the current one.
+
+    Args:
+        name: Of the span.
+        attributes: Step, direction, attempt and the ids.
+        started: Seconds since the epoch.
+        error: `error_type` and `message`; empty if it completed.
+    """
+    span = _TRACER.start_span(name, attributes=attributes, start_time=round(started * 1e9))
+    if error:
+        fail(span, str(error.get("error_type", "")), str(error.get("message", "")))
+    span.end()
+
+
+@contextlib.contextmanager
+def belongs(**fields: str | int) -> Iterator[None]:
+    """Have log lines and spans say what the code in this context works for."""
+    token = belonging.set({**belonging.get(), **fields})
+    try:
+        yield
+    finally:
+        belonging.reset(token)

@@ -6,7 +6,7 @@ import math
 import time
 from typing import Any
 
-from app import fleet
+from app import fleet, gauges
 from app.config import get_settings
 from app.exploration.coordinator import Coordinator
 from app.exploration.driver import Leg, Pose
@@ -110,6 +110,7 @@ class _Telling:
         self.lost: dict[str, str] = dict(command.last_progress.get("lost", {}))
         self._progress = progress
         self._robots = robots
+        self._area = command.payload["area"]
         self._told = self._saved = -math.inf
         self._checkpoint: dict[str, Any] | None = command.last_progress.get("checkpoint")
         settings = get_settings()
@@ -153,6 +154,7 @@ class _Telling:
         detail = {"simulated_s": coordinator.time, "robots": robots, "lost": self.lost}
         if self._checkpoint:
             detail["checkpoint"] = self._checkpoint
+        gauges.explored(self._area, coordinator.fraction_known)
         await self._progress(coordinator.fraction_known, detail)
 
 

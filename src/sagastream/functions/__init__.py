@@ -202,7 +202,7 @@ class Functions:
     async def release(
         self, record: str, stream: str, *, group: str, entry_id: str, owner: str, token: str
     ) -> Answer:
-        """Give a claim back without an outcome: ok | stale, status."""
+        """Give a claim back without an outcome: ok | stale, status | told."""
         return await self._fcall("release", (record, stream), (group, entry_id, owner, token))
 
     async def cancel(

@@ -252,8 +252,18 @@ end
 -- A closed request's handler has ended: what waits for that may begin.
 local function confirm(key, record, token)
   if record.held_until and record.token == token then
-    redis.call('HDEL', key, 'held_until')
+    redis.call('HDEL', key, 'held_until', 'span')
   end
+end
+
+-- The span of a claim whose handler has not said how it ended, to be told of once.
+local function take_span(key, record)
+  if not record.span then
+    return ''
+  end
+  redis.call('HDEL', key, 'span')
+  redis.call('HSET', key, 'told', record.token)
+  return record.span
 end
 
 -- emit: record and entry are written together, so that a command whose answer was
@@ -335,9 +345,11 @@ end
 -- KEYS record, stream, dead stream. ARGV group, entry_id, owner, token, lease_ms, event_type,
 -- payload, correlation_id, saga_id, deadline, reply_ttl_ms, retention_ms, max_deliveries, n,
 -- n reply streams, fields of `start`...
--- Returns {'claimed', epoch, now, effect that it must have, last progress} | {'busy', owner,
--- ms left} | {'wait', ms left at most for a handler that is to end first} | {'done', status} |
--- {'conflict'}.
+-- A claim's span stays in the record until its handler has said how it ended: whoever comes
+-- after one that was killed is told of it (epoch, begin in ms, traceparent), and traces it.
+-- Returns {'claimed', epoch, now, effect that it must have, last progress, lost span or ''} |
+-- {'busy', owner, ms left} | {'wait', ms left at most for a handler that is to end first} |
+-- {'done', status, lost span or '', 'dead' if it is given up now} | {'conflict'}.
 local function begin(keys, args)
   local key, stream = keys[1], keys[2]
   local group, entry_id, owner, token, lease_ms = args[1], args[2], args[3], args[4], tonumber(args[5])
@@ -368,7 +380,7 @@ local function begin(keys, args)
     if cancel then
       local fields_of_cancel = completed_by(cjson.decode(cancel), record)
       conclude(key, record, 'cancelled', fields_of_cancel, reply_ttl_ms, retention_ms, group, entry_id)
-      return { 'done', 'cancelled' }
+      return { 'done', 'cancelled', '' }
     end
   elseif record.digest ~= digest_of(event_type, payload) then
     return { 'conflict' }
@@ -377,12 +389,13 @@ local function begin(keys, args)
     if TERMINAL[record.status] or record.entry_id ~= entry_id then
       -- A second entry of one request: the record's own entry answers for both.
       redis.call('XACK', stream, group, entry_id)
-      return { 'done', record.status }
+      local lost = record.entry_id == entry_id and held_ms({ after = key }, now) <= 0
+      return { 'done', record.status, lost and take_span(key, record) or '' }
     end
   end
 
   if record.token == token then
-    return { 'claimed', record.epoch, int(now), record.effect or '', record.progress or '' }
+    return { 'claimed', record.epoch, int(now), record.effect or '', record.progress or '', record.lost or '' }
   end
   local held = held_ms(record, now)
   if held > 0 then
@@ -408,12 +421,17 @@ local function begin(keys, args)
     redis.call('XADD', keys[3], '*', unpack(letter))
     local failed = as_stage(fields, 'failed', payload_text)
     conclude(key, record, 'failed', failed, reply_ttl_ms, retention_ms, group, entry_id)
-    return { 'done', 'failed' }
+    return { 'done', 'failed', take_span(key, record), 'dead' }
   end
+  local lost = take_span(key, record)
   redis.call('HSET', key, 'status', 'running', 'epoch', int(epoch), 'owner', owner, 'token', token,
-    'seq', '0', 'lease_until', int(now + lease_ms))
+    'seq', '0', 'lease_until', int(now + lease_ms), 'lost', lost)
+  local traceparent = value_of(fields, 'traceparent')
+  if traceparent ~= '' then
+    redis.call('HSET', key, 'span', int(epoch) .. ' ' .. int(now) .. ' ' .. traceparent)
+  end
   add_replies(record_of(key), reply_ttl_ms, stamp(fields, int(epoch)))
-  return { 'claimed', int(epoch), int(now), record.effect or '', record.progress or '' }
+  return { 'claimed', int(epoch), int(now), record.effect or '', record.progress or '', lost }
 end
 
 -- progress: numbered, so that a repeated one is written once; fenced by the token. The last
@@ -487,6 +505,7 @@ local function finish(keys, args)
     end
   end
   conclude(key, record, status, slice(args, 8 + 7 * count), reply_ttl_ms, retention_ms, group, entry_id)
+  redis.call('HDEL', key, 'span')
   return { 'ok' }
 end
 
@@ -520,16 +539,21 @@ end
 
 -- release: gives a claim back without an outcome, as at a shutdown; the next sweep takes it
 -- at once, and it does not count as a lost handler. For a closed request it confirms the end.
--- KEYS record, stream. ARGV group, entry_id, owner, token. Returns {'ok'} | {'stale', status}.
+-- KEYS record, stream. ARGV group, entry_id, owner, token. Returns {'ok'} | {'stale', status} |
+-- {'told'}: another one has the request, and has told of this claim's span.
 local function release(keys, args)
   local key, stream = keys[1], keys[2]
   local group, entry_id, owner, token = unpack(args, 1, 4)
   local record = record_of(key)
   confirm(key, record, token)
+  if record.told == token then
+    return { 'told' }
+  end
   if not owns(record, token) then
     return { 'stale', record.status or '' }
   end
   redis.call('HSET', key, 'lease_until', '0', 'token', '')
+  redis.call('HDEL', key, 'span')
   redis.call('HINCRBY', key, 'released', 1)
   redis.pcall('XCLAIM', stream, group, owner, 0, entry_id, 'IDLE', 86400000, 'JUSTID')
   return { 'ok' }

@@ -1,0 +1,126 @@
+"""Counts and durations of what goes over the streams, by the OpenTelemetry API alone.
+
+Names and units follow the messaging semantic conventions, version 1.44; what they have no
+name for begins with `sagastream.`. No attribute is an id: streams stand by their templates.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from opentelemetry import metrics
+
+_METER = metrics.get_meter("sagastream", schema_url="https://opentelemetry.io/schemas/1.44.0")
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+_MINUTES = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+# What a series may be told apart by.
+_KEPT = (
+    "messaging.system",
+    "messaging.operation.name",
+    "messaging.operation.type",
+    "messaging.consumer.group.name",
+    "server.address",
+    "server.port",
+)
+
+_OPERATION = _METER.create_histogram(
+    "messaging.client.operation.duration",
+    unit="s",
+    description="Duration of messaging operation initiated by a producer or consumer client.",
+    explicit_bucket_boundaries_advisory=_SECONDS,
+)
+_PROCESS = _METER.create_histogram(
+    "messaging.process.duration",
+    unit="s",
+    description="Duration of processing operation.",
+    explicit_bucket_boundaries_advisory=_SECONDS,
+)
+_SENT = _METER.create_counter(
+    "messaging.client.sent.messages",
+    unit="{message}",
+    description="Number of messages producer attempted to send to the broker.",
+)
+_CONSUMED = _METER.create_counter(
+    "messaging.client.consumed.messages",
+    unit="{message}",
+    description="Number of messages that were delivered to the application.",
+)
+_REDELIVERIES = _METER.create_counter(
+    "sagastream.redeliveries",
+    unit="{message}",
+    description="Commands that were taken over from a handler that was lost or stopped.",
+)
+_DEAD_LETTERS = _METER.create_counter(
+    "sagastream.dead_letters", unit="{message}", description="Commands that were given up."
+)
+_LEASE_LOSSES = _METER.create_counter(
+    "sagastream.lease.losses", unit="{lease}", description="Claims that handlers lost."
+)
+_STEP = _METER.create_histogram(
+    "sagastream.saga.step.duration",
+    unit="s",
+    description="From a step's intent to its end.",
+    explicit_bucket_boundaries_advisory=_MINUTES,
+)
+_COMPENSATIONS = _METER.create_counter(
+    "sagastream.saga.compensations",
+    unit="{compensation}",
+    description="Compensations of steps that have ended.",
+)
+
+
+def _few(attributes: Mapping[str, Any], **more: str) -> dict[str, str | int]:
+    """The attributes of a span that stay few, and others that are not empty."""
+    few = {name: attributes[name] for name in _KEPT if name in attributes}
+    low = attributes.get("messaging.destination.template")
+    if low:
+        few["messaging.destination.template"] = low
+    else:
+        few["messaging.destination.name"] = attributes["messaging.destination.name"]
+    return few | {name.replace("__", "."): value for name, value in more.items() if value}
+
+
+def operated(attributes: Mapping[str, Any], seconds: float, error_type: str) -> None:
+    """A client's operation on a stream has ended."""
+    _OPERATION.record(seconds, _few(attributes, error__type=error_type))
+
+
+def sent(attributes: Mapping[str, Any], error_type: str) -> None:
+    """A message was sent, or that was tried."""
+    _SENT.add(1, _few(attributes, error__type=error_type))
+
+
+def consumed(attributes: Mapping[str, Any], count: int, error_type: str = "") -> None:
+    """Messages were delivered."""
+    _CONSUMED.add(count, _few(attributes, error__type=error_type))
+
+
+def processed(
+    attributes: Mapping[str, Any], seconds: float, event_type: str, error_type: str
+) -> None:
+    """A handler has ended; `event_type` is one that is handled, or `_OTHER`."""
+    more = {"sagastream__event_type": event_type, "error__type": error_type}
+    _PROCESS.record(seconds, _few(attributes, **more))
+
+
+def redelivered(attributes: Mapping[str, Any]) -> None:
+    """A command has a new handler in place of one that is gone."""
+    _REDELIVERIES.add(1, _few(attributes))
+
+
+def died(attributes: Mapping[str, Any], error_type: str) -> None:
+    """A command has become a dead letter."""
+    _DEAD_LETTERS.add(1, _few(attributes, error__type=error_type))
+
+
+def lost(attributes: Mapping[str, Any]) -> None:
+    """A handler has lost its claim."""
+    _LEASE_LOSSES.add(1, _few(attributes))
+
+
+def stepped(saga: str, step: str, direction: str, seconds: float, error_type: str) -> None:
+    """A request of a saga has ended."""
+    few = {"sagastream.saga": saga, "sagastream.step": step}
+    few |= {"error.type": error_type} if error_type else {}
+    _STEP.record(seconds, few | {"sagastream.direction": direction})
+    if direction == "undo":
+        _COMPENSATIONS.add(1, few)

@@ -1,0 +1,73 @@
+"""Spans of Celery tasks when the worker stops right after them."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import redis
+
+from app.config import ROOT
+from sagastream.testing import EmbeddedServer
+from tests.collector import Collector
+from tests.integration.celery_spans import DONE
+from tests.integration.conftest import environment
+
+pytestmark = [pytest.mark.blocking, pytest.mark.timeout(180)]
+
+_SEND = "from tests.integration.celery_spans import spanned\nfor n in range(10): spanned.delay(n)"
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+@pytest.mark.parametrize(
+    "pool",
+    [
+        ("prefork", "--concurrency", "2"),
+        ("prefork", "--concurrency", "2", "--max-tasks-per-child", "1"),
+        ("threads", "--concurrency", "2"),
+        ("solo",),
+    ],
+    ids=["prefork", "prefork-one-task", "threads", "solo"],
+)
+def test_no_span_is_lost_at_a_stop(
+    tmp_path: Path, server_binary: str | None, pool: tuple[str, ...], protocol: str
+) -> None:
+    """Ten tasks, then SIGTERM within the second: all ten inner spans are at the collector."""
+    with (
+        Collector(tmp_path / "collector.log") as collector,
+        EmbeddedServer(binary=server_binary) as server,
+        redis.Redis.from_url(server.url) as client,
+    ):
+        env = environment(
+            REDIS_URL=server.url,
+            OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint(protocol),
+            OTEL_EXPORTER_OTLP_PROTOCOL=protocol,
+            OTEL_BSP_SCHEDULE_DELAY="60000",
+        )
+        subprocess.run([sys.executable, "-c", _SEND], cwd=ROOT, env=env, check=True)
+        with (tmp_path / "worker.log").open("wb") as log:
+            worker = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "celery", "--app", "tests.integration.celery_spans"),
+                    *("worker", "--without-gossip", "--without-mingle", "--pool", *pool),
+                ],
+                cwd=ROOT,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            give_up = time.monotonic() + 90
+            while client.llen(DONE) < 10 and time.monotonic() < give_up:
+                time.sleep(0.05)
+            worker.send_signal(signal.SIGTERM)
+            worker.wait(60)
+        finally:
+            worker.kill()
+            worker.wait()
+        inner = [span for span in collector.spans() if span.name == "inner"]
+    numbers = sorted(span.attributes["mission.number"] for span in inner)
+    assert numbers == list(range(10)), (tmp_path / "worker.log").read_text()

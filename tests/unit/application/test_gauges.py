@@ -1,0 +1,35 @@
+import asyncio
+
+from app.gauges import ServerGauges
+from sagastream import Bus
+from sagastream.connection import end
+
+STREAM = "gauge:commands"
+
+
+async def test_gauges_tell_depth_age_and_dead_letters(bus: Bus) -> None:
+    """Of three commands one was read a while ago and is not ended, one is dead."""
+    call, key = bus.endpoint().connection.call, bus.key
+    for number in range(3):
+        await call("XADD", key(STREAM), f"{1000 + number}-0", "n", number)
+    await call("XADD", key(f"{STREAM}:dead"), "*", "n", 0)
+    await call("XGROUP", "CREATE", key(STREAM), "sagastream", "0")
+    await call("XREADGROUP", "GROUP", "sagastream", "me", "COUNT", 1, "STREAMS", key(STREAM), ">")
+    await call("ZADD", key("sagas:mission:stuck"), 1, "m")
+    gauges = ServerGauges(bus, [STREAM], "mission")
+    watching = asyncio.create_task(gauges.watch())
+    while not gauges.found:
+        await asyncio.sleep(0.01)
+    await end(watching)
+    told = {
+        (name, *(one.attributes or {}).values()): one.value
+        for name, observations in gauges.found.items()
+        for one in observations
+    }
+    assert told[("sagastream.stream.depth", STREAM)] == 2
+    assert told[("sagastream.stream.pending", STREAM)] == 1
+    assert told[("sagastream.stream.pending.age", STREAM)] > 1_000_000
+    assert told[("sagastream.stream.dead_letters", STREAM)] == 1
+    assert told[("sagastream.sagas", "mission", "stuck")] == 1
+    assert told[("sagastream.sagas", "mission", "open")] == 0
+    await call("DEL", key(STREAM), key(f"{STREAM}:dead"), key("sagas:mission:stuck"))

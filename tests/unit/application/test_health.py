@@ -1,0 +1,143 @@
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.sdk.metrics import MeterProvider
+from prometheus_client.parser import text_string_to_metric_families
+
+from app.checks import ready
+from app.config import Settings, get_settings
+from app.health import PortTaken, Pulse, serve, watched
+from sagastream import Bus, Command, Progress, multi_stage_reply
+from sagastream.testing import EmbeddedServer
+from tests.collector import free_port
+from tests.conftest import listening
+
+STREAM = "probe:commands"
+
+
+@multi_stage_reply(stream=STREAM, event_type="probe:it")
+async def probe_it(_command: Command, _progress: Progress) -> None:
+    """Do nothing."""
+
+
+async def _get(port: int, path: str) -> tuple[int, bytes]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+    await writer.drain()
+    answer = await reader.read()
+    writer.close()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split()[1]), body
+
+
+async def _facts(port: int, path: str) -> tuple[int, dict[str, Any]]:
+    code, body = await _get(port, path)
+    return code, json.loads(body)
+
+
+@pytest.fixture
+def own_server() -> Iterator[EmbeddedServer]:
+    """A server that no other test uses, so that it may be frozen."""
+    with EmbeddedServer() as made:
+        yield made
+
+
+@pytest.fixture
+async def probed(own_server: EmbeddedServer) -> AsyncIterator[tuple[EmbeddedServer, Settings]]:
+    """A server that may be frozen, a listener of a stream on it, and probes of that."""
+    settings = Settings(redis_url=own_server.url, http_port=free_port())
+    async with (
+        Bus(own_server.url) as bus,
+        listening(bus, [probe_it]),
+        watched(settings, [STREAM]),
+    ):
+        while not await bus.endpoint().connection.call("EXISTS", f"listeners:{STREAM}"):
+            await asyncio.sleep(0.02)
+        yield own_server, settings
+
+
+async def test_a_frozen_server_is_told_within_3_s(probed: tuple[EmbeddedServer, Settings]) -> None:
+    """Ready turns 503 with the reason, and back; the process stays healthy all the while."""
+    server, settings = probed
+    port = settings.http_port
+    assert (await _facts(port, "/readyz")) == (200, {"status": "ok", "reasons": []})
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        frozen = time.monotonic()
+        code, facts = await _facts(port, "/readyz")
+        assert time.monotonic() - frozen < 3
+        assert code == 503
+        assert [reason["name"] for reason in facts["reasons"]] == ["server"]
+        assert (await _facts(port, "/healthz"))[0] == 200
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    assert (await _facts(port, "/readyz"))[0] == 200
+
+
+async def test_ready_says_which_stream_nobody_reads(
+    probed: tuple[EmbeddedServer, Settings],
+) -> None:
+    """Group and listener are two reasons, each with how to mend it."""
+    _, settings = probed
+    checks = await asyncio.to_thread(ready, settings, [STREAM, "other:commands"])
+    bad = [check for check in checks if not check.ok]
+    assert [check.name for check in bad] == ["group other:commands", "listener other:commands"]
+    assert all(check.mend for check in bad)
+
+
+@pytest.mark.blocking
+def test_a_loop_that_does_not_tick_is_unhealthy(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Health is about the process: 503 when its loop hangs, though the server answers."""
+    settings = Settings(redis_url=server.url, http_port=free_port())
+    pulse = Pulse()
+    probes = serve(settings, (), pulse)
+    try:
+        assert asyncio.run(_get(settings.http_port, "/healthz"))[0] == 200
+        monkeypatch.setattr(pulse, "_last", time.monotonic() - 60)
+        assert asyncio.run(_get(settings.http_port, "/healthz"))[0] == 503
+        assert asyncio.run(_get(settings.http_port, "/else"))[0] == 404
+    finally:
+        probes.shutdown()
+        probes.server_close()
+
+
+async def test_metrics_are_in_prometheus_words(probed: tuple[EmbeddedServer, Settings]) -> None:
+    """The page parses as what Prometheus reads, and has what was counted, by stream."""
+    provider = MeterProvider([PrometheusMetricReader()])
+    counter = provider.get_meter("test").create_counter("messaging.client.sent.messages")
+    counter.add(3, {"messaging.destination.name": STREAM})
+    try:
+        code, body = await _get(probed[1].http_port, "/metrics")
+    finally:
+        provider.shutdown()
+    assert code == 200
+    samples = [
+        (sample.name, sample.labels["messaging_destination_name"], sample.value)
+        for family in text_string_to_metric_families(body.decode())
+        for sample in family.samples
+        if "messaging_destination_name" in sample.labels
+    ]
+    assert samples == [("messaging_client_sent_messages_total", STREAM, 3)]
+
+
+async def test_a_taken_port_is_named(probed: tuple[EmbeddedServer, Settings]) -> None:
+    """The error says which port, and which variable chooses another."""
+    with pytest.raises(PortTaken, match=f":{probed[1].http_port} .*HTTP_PORT"):
+        async with watched(probed[1], [STREAM]):
+            pass
+
+
+async def test_without_a_port_nothing_listens(server: EmbeddedServer) -> None:
+    """Probes are there only when asked for."""
+    async with watched(Settings(redis_url=server.url), []) as pulse:
+        assert pulse.age_s >= 0
+    assert get_settings().http_port == 0

@@ -1,0 +1,140 @@
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+
+from app.config import Settings
+from app.logging_config import configure_logs
+from sagastream import Bus, Command, Progress, RequestFailed, multi_stage_reply
+from sagastream.saga import Compensation, Saga, SagaRunner, Step
+from sagastream.telemetry import belongs
+from tests.conftest import listening
+
+logger = logging.getLogger("test")
+
+
+@multi_stage_reply(stream="routing:commands", event_type="routing:plan")
+async def plan(_command: Command, _progress: Progress) -> None:
+    """Log a line from inside."""
+    logger.warning("planning")
+
+
+@multi_stage_reply(stream="routing:commands", event_type="routing:fail")
+async def fail(_command: Command, _progress: Progress) -> None:
+    """Fail."""
+    raise LookupError("no such thing")
+
+
+@pytest.fixture(autouse=True)
+def root_logger() -> Iterator[None]:
+    """The root logger as it was."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def _lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_a_line_says_what_it_belongs_to(capsys: pytest.CaptureFixture[str]) -> None:
+    """Trace, span, ids, step and attempt are on a line that names none of them."""
+    configure_logs(Settings(log_level="INFO"), "worker")
+    tracer = TracerProvider().get_tracer("test")
+    with (
+        tracer.start_as_current_span("x") as span,
+        belongs(saga_id="s", correlation_id="c", request_id="r", step="plan_route", attempt=2),
+    ):
+        logger.info("said %s", "so")
+    (line,) = _lines(capsys.readouterr().err)
+    context = span.get_span_context()
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {
+        "event": "said so",
+        "level": "info",
+        "logger": "test",
+        "service.name": "worker",
+        "saga_id": "s",
+        "correlation_id": "c",
+        "request_id": "r",
+        "step": "plan_route",
+        "attempt": 2,
+        "trace_id": trace.format_trace_id(context.trace_id),
+        "span_id": trace.format_span_id(context.span_id),
+    }
+
+
+async def test_a_handlers_line_has_its_step(bus: Bus, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a handler logs has the request's ids, its attempt, and the mission's step."""
+    configure_logs(Settings(), "worker")
+    async with listening(bus, [plan]):
+        await bus.request_and_reply(
+            "routing:commands", "routing:plan", {}, request_id="r", correlation_id="c"
+        )
+    (line,) = [line for line in _lines(capsys.readouterr().err) if line["event"] == "planning"]
+    assert (line["request_id"], line["correlation_id"], line["attempt"]) == ("r", "c", 1)
+    assert (line["step"], line["direction"]) == ("plan_route", "forward")
+
+
+async def test_a_saga_logs_one_line_a_transition(
+    bus: Bus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sent, started, ended: for the step and for its undoing; no poll is a line."""
+    configure_logs(Settings(log_level="INFO"), "worker")
+    step = Step(
+        "plan_route",
+        "routing:commands",
+        "routing:fail",
+        lambda given, _: given,
+        Compensation("routing:plan", lambda given, _: given),
+    )
+    runner = SagaRunner(bus, Saga("short", (step,)))
+    async with listening(bus, [plan, fail]):
+        saga_id = await runner.start({})
+        assert (await runner.run(saga_id)).status == "compensated"
+    lines = [line for line in _lines(capsys.readouterr().err) if line.get("saga_id") == saga_id]
+    said = [line["event"] for line in lines if line["logger"].startswith("sagastream")]
+    assert sorted(said) == sorted(
+        [
+            *("plan_route sent", "request started", "handler failed", "request failed"),
+            "plan_route failed; saga compensating",
+            *("plan_route sent", "request started", "request completed"),
+            "undo plan_route completed; saga compensated",
+        ]
+    )
+    assert all("step" in line and "attempt" in line for line in lines if "plan_route" in str(line))
+
+
+def test_a_collector_that_is_down_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """The exporter's complaint comes each second; other loggers may repeat themselves."""
+    configure_logs(Settings(), "worker")
+    for _ in range(3):
+        logging.getLogger("opentelemetry.exporter").error("not exported: %s", "refused")
+        logger.warning("again")
+    said = [line["event"] for line in _lines(capsys.readouterr().err)]
+    assert said.count("not exported: refused") == 1
+    assert said.count("again") == 3
+
+
+@pytest.mark.parametrize("password", ["s3cr3t", "p%40ss%2Fword"])
+def test_secrets_are_in_no_line(password: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither the server's password, as written or as meant, nor a header's value; nor in tracebacks."""
+    settings = Settings(
+        redis_url=f"redis://me:{password}@host:1/0",
+        otel_exporter_otlp_headers="authorization=Bearer%20abcdef,x-key=k3y",
+    )
+    configure_logs(settings, "worker")
+    error = RequestFailed({"payload": {"message": f"{settings.redis_url} p@ss/word k3y"}})
+    logger.error("cannot reach %s with Bearer abcdef", settings.redis_url, exc_info=error)
+    text = capsys.readouterr().err
+    assert "***" in text
+    for secret in (password, "Bearer abcdef", "k3y"):
+        assert secret not in text
+    if "%" in password:
+        assert "p@ss/word" not in text

@@ -1,0 +1,82 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.config import ROOT, Settings
+from app.span_files import spans_of
+
+pytestmark = pytest.mark.blocking
+
+_PROGRAM = """
+import os, sys
+from app.config import get_settings
+from app import telemetry
+from sagastream import telemetry as spans
+telemetry.start(get_settings(), sys.argv[1])
+with spans.root("saga mission", "m"):
+    for number in range(200):
+        with spans.sending({"server.address": "a"}, "x:commands", {"correlation_id": "c" * 3000}):
+            pass
+    try:
+        with spans.sending({"server.address": "a"}, "x:commands", {}):
+            raise LookupError("no such thing")
+    except LookupError:
+        pass
+    os._exit(9)
+"""
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes wrote into one file at once, before they ended without a word."""
+    path = tmp_path_factory.mktemp("spans") / "new" / "spans.jsonl"
+    env = Settings().environment() | {"TRACE_FILE": str(path)}
+    running = [
+        subprocess.Popen([sys.executable, "-c", _PROGRAM, name], cwd=ROOT, env=env)
+        for name in ("first", "second")
+    ]
+    assert [process.wait(60) for process in running] == [9, 9]
+    return path
+
+
+def test_what_ended_is_there_however_a_process_dies(written: Path) -> None:
+    """Every ended span of both is whole; the root had not ended."""
+    spans = list(spans_of(written))
+    assert len(spans) == 402
+    assert {span.service for span in spans} == {"first", "second"}
+    assert len({span.trace_id for span in spans}) == 2
+
+
+def test_a_span_is_read_as_it_was_made(written: Path) -> None:
+    """Name, kind, attributes and error come back."""
+    failed = [span for span in spans_of(written) if span.error]
+    assert len(failed) == 2
+    assert failed[0].error == "LookupError: no such thing"
+    assert (failed[0].name, failed[0].kind) == ("send x:commands", "producer")
+    assert failed[0].attributes["messaging.system"] == "redis"
+    assert failed[0].end >= failed[0].start > 1_600_000_000
+
+
+def test_half_a_line_is_passed_over(written: Path, tmp_path: Path) -> None:
+    """A file that was cut off is read as far as it goes."""
+    cut = tmp_path / "cut.jsonl"
+    cut.write_bytes(written.read_bytes()[:-100])
+    assert len(list(spans_of(cut))) == 401
+
+
+def test_a_folder_that_cannot_be_made_only_costs_the_file(tmp_path: Path) -> None:
+    """The process goes on, and says so once."""
+    (tmp_path / "file").write_text("")
+    env = Settings().environment() | {"TRACE_FILE": str(tmp_path / "file" / "spans.jsonl")}
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM, "x"],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 9
+    assert done.stderr.count("spans are not kept in") == 1

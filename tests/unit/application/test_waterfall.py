@@ -1,0 +1,157 @@
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from app.span_files import FileSpan
+from app.waterfall import draw, headline, story
+
+STEPS = ("one", "two")
+
+
+def span(name: str, kind: str, start: float, end: float, **more: Any) -> FileSpan:
+    """A span of the trace, `sagastream.` put before the names of its attributes."""
+    attributes = {f"sagastream.{key}": value for key, value in more.get("about", {}).items()}
+    return FileSpan(
+        name=name,
+        kind=kind,
+        trace_id="t",
+        span_id=more.get("id", name),
+        parent_id=more.get("parent", "root"),
+        start=start,
+        end=end,
+        error=more.get("error", ""),
+        attributes=attributes,
+        events=(),
+        links=(),
+        service=more.get("service", "listener"),
+        instance="host-7",
+    )
+
+
+ROOT = span("saga mission", "internal", 10.0, 10.0, parent="", about={"saga_id": "m"})
+
+
+def request(
+    step: str, start: float, end: float, *, undo: bool = False, error: str = "", wait: float = 0.5
+) -> list[FileSpan]:
+    """A step's own span, the one that sent its command and its handler's."""
+    request_id = f"{'undo ' if undo else ''}{step}"
+    about = {
+        "request_id": request_id,
+        "step": step,
+        "direction": "undo" if undo else "forward",
+        "attempt": 1,
+    }
+    sent = span(f"send {step}", "producer", start, start, id=f"s-{request_id}", about=about)
+    handled = span(
+        *(f"process {step}", "consumer", start + wait, end),
+        id=f"p-{request_id}",
+        parent=sent.span_id,
+        error=error,
+        about={"request_id": request_id, "attempt": 1},
+    )
+    whole = span(request_id, "internal", start, end, error=error, about=about)
+    return [sent, handled, whole]
+
+
+def drawn(spans: list[FileSpan]) -> str:
+    """What a terminal without colours shows."""
+    out = io.StringIO()
+    Console(file=out, width=150, no_color=True).print(draw(story(spans, STEPS), 150))
+    return out.getvalue()
+
+
+def test_a_mission_that_completed() -> None:
+    """Each step has its wait, its duration and who ran it; nothing failed."""
+    told = story([ROOT, *request("one", 10, 12), *request("two", 12, 15)], STEPS)
+    assert headline(told) == ["mission m completed, 5.0 s"]
+    rows = [(r.name, r.status, r.start, r.duration_s, r.waited_s, r.who) for r in told.rows]
+    assert rows == [
+        ("one", "done", 0.0, 2, 0.5, "listener 7"),
+        ("two", "done", 2.0, 3, 0.5, "listener 7"),
+    ]
+
+
+def test_what_failed_and_what_was_undone_stand_first() -> None:
+    """The three lines of the head name the error, and the undoing in its order."""
+    spans = [
+        *(ROOT, *request("one", 10, 12), *request("two", 12, 13, error="Boom: no floor")),
+        *request("two", 13, 14, undo=True),
+        *request("one", 14, 15, undo=True),
+    ]
+    assert headline(story(spans, STEPS)) == [
+        "mission m compensated, 5.0 s",
+        "  failed   two: Boom: no floor",
+        "  undone   two, one",
+    ]
+    lines = drawn(spans).splitlines()
+    assert [line.split()[:2] for line in lines[1:]] == [
+        *(["one", "done"], ["two", "FAILED"], ["<-", "undo"], ["<-", "undo"])
+    ]
+
+
+def test_a_compensation_that_failed_cannot_be_missed() -> None:
+    """It is in the head and in capitals in its line."""
+    spans = [ROOT, *request("one", 10, 11, error="Boom: x")]
+    spans += request("one", 11, 12, undo=True, error="Stuck: y")
+    assert story(spans, STEPS).status == "compensation FAILED"
+    assert "UNDO FAILED" in drawn(spans)
+
+
+def test_a_lost_handler_and_its_successor_have_lines() -> None:
+    """The first is LOST and waited for its command, the second for the first to be missed."""
+    spans = [ROOT, *request("one", 10, 20)]
+    about = {"request_id": "one", "attempt": 1}
+    lost = "HandlerLost: its handler was lost"
+    spans += [span("process one", "consumer", 10.2, 14, id="lost", error=lost, about=about)]
+    spans[2] = span(
+        "process one", "consumer", 14, 20, id="again", about={"request_id": "one", "attempt": 2}
+    )
+    rows = story(spans, STEPS).rows
+    assert [(r.kind, r.attempt, r.status, r.who) for r in rows] == [
+        ("step", 1, "done", "listener 7"),
+        ("attempt", 1, "LOST", ""),
+        ("attempt", 2, "done", "listener 7"),
+    ]
+    assert rows[1].waited_s == pytest.approx(0.2)
+
+
+def test_orders_of_one_kind_are_one_line() -> None:
+    """With how many there were, how many failed, and by what."""
+    spans = [ROOT, *request("one", 10, 20)]
+    for number in range(5):
+        start = 11 + number
+        sent = span("send robots", "producer", start, start, id=f"o{number}", parent="p-one")
+        error = "Stale: no" if number == 3 else ""
+        about = {"event_type": "robot:drive", "request_id": f"o{number}"}
+        spans += [
+            sent,
+            span(
+                *("process robots", "consumer", start + 0.25, start + 1),
+                parent=sent.span_id,
+                service="robots",
+                error=error,
+                about=about,
+            ),
+        ]
+    (orders,) = [row for row in story(spans, STEPS).rows if row.kind == "orders"]
+    assert (orders.name, orders.attempt, orders.status) == ("robot:drive", 5, "1 FAILED")
+    assert (orders.error, orders.who, orders.waited_s) == ("1 x Stale: no", "robots 7", 0.25)
+
+
+def test_a_step_that_runs_has_no_end() -> None:
+    """What was sent and has no span of its own yet is running, and so is the mission."""
+    told = story([ROOT, *request("one", 10, 12), *request("two", 12, 15)[:1]], STEPS)
+    assert told.status == "running"
+    assert [(row.name, row.status, row.duration_s) for row in told.rows][1] == (
+        *("two", "running", None),
+    )
+    assert "running" in drawn([ROOT, *request("one", 10, 12)[:2]])
+
+
+def test_spans_without_a_root_are_no_story() -> None:
+    """That is an error, not an empty picture."""
+    with pytest.raises(ValueError, match="no root"):
+        story(request("one", 10, 12), STEPS)

@@ -1,0 +1,230 @@
+import importlib.util
+import json
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.sdk.metrics import MeterProvider
+from prometheus_client import CollectorRegistry, generate_latest
+
+from app import gauges
+from app.config import ROOT
+from sagastream import metrics
+from tests.deploy_checks import (
+    DATASOURCES,
+    PROMETHEUS,
+    PROVIDERS,
+    TEMPO,
+    faults_of_compose,
+    faults_of_dashboard,
+    faults_of_keys,
+    faults_of_promql,
+    faults_of_targets,
+    faults_of_traceql,
+)
+
+DEPLOY = ROOT / "deploy"
+FILES = {
+    "tempo.yaml": TEMPO,
+    "prometheus.yml": PROMETHEUS,
+    "grafana/provisioning/datasources/datasources.yaml": DATASOURCES,
+    "grafana/provisioning/dashboards/dashboards.yaml": PROVIDERS,
+}
+
+pytestmark = pytest.mark.blocking
+
+
+def _load(name: str) -> Any:
+    return yaml.safe_load((DEPLOY / name).read_text())
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    """The script that writes the dashboards."""
+    path = ROOT / "scripts" / "dashboards.py"
+    spec = importlib.util.spec_from_file_location("dashboards", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def sources() -> list[str]:
+    """The data sources that are provisioned."""
+    listed = _load("grafana/provisioning/datasources/datasources.yaml")
+    return [source["uid"] for source in listed["datasources"]]
+
+
+@pytest.fixture(scope="module")
+def names() -> list[str]:
+    """The names that our instruments have on /metrics."""
+    registry = CollectorRegistry()
+    reader = PrometheusMetricReader(registry=registry)
+    meter = MeterProvider([reader]).get_meter("test")
+    found = set()
+    for module in (metrics, gauges):
+        for made in re.finditer(
+            r'_METER\.create_(\w+)\(\s*"([\w.]+)",\s*(?:unit="([^"]+)")?',
+            Path(str(module.__file__)).read_text(),
+        ):
+            found.add((made[1], made[2], made[3] or ""))
+    found |= {
+        ("gauge", name, unit)
+        for name, unit in re.findall(
+            r'\("(sagastream[\w.]+)", "([^"]+)"', Path(str(gauges.__file__)).read_text()
+        )
+    }
+    for kind, name, unit in found:
+        made_by = getattr(meter, f"create_{kind}")
+        instrument = made_by(name, unit=unit)
+        getattr(instrument, {"histogram": "record", "counter": "add", "gauge": "set"}[kind])(1)
+    text = generate_latest(registry).decode()
+    return sorted({re.split(r"[{ ]", line)[0] for line in text.splitlines() if line[0] != "#"})
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_keys_are_known(name: str) -> None:
+    """Every key of every file is one that its reader knows."""
+    assert list(faults_of_keys(_load(name), FILES[name])) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "fault"),
+    [
+        ("tempo.yaml", {"ingester": {"max_block_duration": "5m"}}, "ingester is not.*fatal in 3"),
+        ("tempo.yaml", {"compactor": {}}, "compactor is not.*fatal in 3"),
+        ("tempo.yaml", {"storage": {"trace": {"backnd": "local"}}}, "storage.trace.backnd is not"),
+        ("tempo.yaml", {"server": "3200"}, "server is no map"),
+        ("prometheus.yml", {"scrape_configs": [{"jobname": "x"}]}, r"\[\].jobname is not"),
+        (
+            "grafana/provisioning/datasources/datasources.yaml",
+            {"datasources": [{"jsonData": {"serviceMap": {"datasource": "x"}}}]},
+            "serviceMap.datasource is not",
+        ),
+        (
+            "grafana/provisioning/dashboards/dashboards.yaml",
+            {"providers": [{"option": {}}]},
+            "option is not",
+        ),
+    ],
+)
+def test_a_wrong_key_is_found(name: str, change: dict[str, Any], fault: str) -> None:
+    """A typo, a key of Tempo 2 and a value in a map's place are faults."""
+    found = list(faults_of_keys(_load(name) | change, FILES[name]))
+    assert any(re.search(fault, one) for one in found), found
+
+
+def test_compose_is_good() -> None:
+    """By the specification; with pinned images, health checks, and files that are there."""
+    assert list(faults_of_compose(DEPLOY / "compose.yaml")) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ("image: valkey/", "imaje: valkey/", "imaje"),
+        ("valkey/valkey:9.1.2", "valkey/valkey:latest", "not pinned"),
+        ("./tempo.yaml:", "./tmpo.yaml:", "./tmpo.yaml is not there"),
+        ("tempo:/var/tempo", "temp:/var/tempo", "volume temp is not declared"),
+        ("      prometheus: {condition", "      promtheus: {condition", "depends on promtheus"),
+        ('healthcheck: {test: ["CMD", "valkey-cli"', 'x-check: {test: ["CMD", "a"', "health"),
+    ],
+)
+def test_a_wrong_compose_file_is_found(tmp_path: Path, old: str, new: str, fault: str) -> None:
+    """Each seeded fault is named."""
+    text = (DEPLOY / "compose.yaml").read_text()
+    assert old in text
+    for name in ("tempo.yaml", "prometheus.yml"):
+        (tmp_path / name).write_text("")
+    for name in ("grafana/provisioning", "grafana/dashboards"):
+        (tmp_path / name).mkdir(parents=True)
+    path = tmp_path / "compose.yaml"
+    path.write_text(text)
+    assert list(faults_of_compose(path)) == []
+    path.write_text(text.replace(old, new, 1))
+    assert any(fault in found for found in faults_of_compose(path))
+
+
+def test_what_is_scraped_is_there() -> None:
+    """Prometheus asks services of the compose file, and a misspelt one is found."""
+    prometheus, compose = _load("prometheus.yml"), _load("compose.yaml")
+    assert list(faults_of_targets(prometheus, compose)) == []
+    prometheus["scrape_configs"][0]["static_configs"][0]["targets"].append("listner:8080")
+    assert list(faults_of_targets(prometheus, compose)) == [
+        "mission-control: listner:8080 is no service"
+    ]
+
+
+def test_dashboards_are_what_the_script_writes(script: ModuleType, tmp_path: Path) -> None:
+    """A dashboard that was changed by hand, or is one too many, is a difference."""
+    assert script.drift(DEPLOY / "grafana" / "dashboards") == []
+    for path in (DEPLOY / "grafana" / "dashboards").glob("*.json"):
+        (tmp_path / path.name).write_text(path.read_text())
+    (tmp_path / "streams.json").write_text((tmp_path / "streams.json").read_text() + " ")
+    (tmp_path / "other.json").write_text("{}")
+    assert script.drift(tmp_path) == ["other.json", "streams.json"]
+
+
+def test_dashboards_ask_for_what_there_is(
+    script: ModuleType, sources: list[str], names: list[str]
+) -> None:
+    """Every query parses, its metrics are made by us or Tempo, and its source is provisioned."""
+    for dashboard in script.dashboards().values():
+        assert list(faults_of_dashboard(dashboard, sources, names)) == []
+
+
+def test_a_dashboard_of_an_unknown_source_is_found(script: ModuleType, names: list[str]) -> None:
+    """Each panel of Prometheus is named when there is no Prometheus."""
+    streams = script.dashboards()["streams.json"]
+    assert len(list(faults_of_dashboard(streams, ["tempo"], names))) == len(streams["panels"])
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "sum(rate(sagastream_redeliveries_total[5m])",
+        "rate(sagastream_redeliveries_total)[5m",
+        "sum by (le) (rate(sagastream_redelivery_total[5m]))",
+        "max(mission_explored_ratio)",
+    ],
+)
+def test_a_bad_query_is_found(query: str, names: list[str]) -> None:
+    """What does not parse, and what nobody makes."""
+    assert list(faults_of_promql(query, names))
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["{ status = eror }", "{ name = 'x' }", "{ kind = consumer", "$trcae", "{ spam.x = 1 }"],
+)
+def test_a_bad_trace_query_is_found(query: str) -> None:
+    """A misspelt word, the wrong quotes, an open brace, an unknown variable or scope."""
+    assert list(faults_of_traceql(query, {"trace"}))
+
+
+def test_queries_of_data_sources_parse(names: list[str]) -> None:
+    """The link from a span to its metrics is a query, too."""
+    for source in _load("grafana/provisioning/datasources/datasources.yaml")["datasources"]:
+        for query in source["jsonData"].get("tracesToMetrics", {}).get("queries", ()):
+            assert list(faults_of_promql(query["query"], names)) == []
+
+
+def test_dashboards_are_json_that_grafana_takes(script: ModuleType) -> None:
+    """Ids of panels differ, none lies on another, and every dashboard has a name of its own."""
+    made = [json.loads(json.dumps(one)) for one in script.dashboards().values()]
+    assert len({dashboard["uid"] for dashboard in made}) == len(made)
+    for dashboard in made:
+        cells = [
+            (x, y)
+            for panel in dashboard["panels"]
+            for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
+            for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
+        ]
+        assert len(cells) == len(set(cells))
+        assert max(x for x, _ in cells) < 24
