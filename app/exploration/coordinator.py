@@ -5,7 +5,7 @@ A plain state machine without clock or I/O. Whoever runs a mission feeds it each
 common second. Legs may be observed in any order: they are taken in that of (time, slot).
 
 A frontier cell is given up only after robots stood before it and it stayed; no area ever is.
-What was given up is tried once more at the end.
+What was given up is tried again at the end, until that teaches nothing.
 """
 
 import math
@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -53,7 +54,7 @@ class State:
         legs: all that each robot has reported, as one leg by slot.
         lost: slots of the robots that take no more part.
         rounds: barriers so far.
-        retried: whether what was given up has been tried once more.
+        retried: cells known when what was given up was last tried again, None before.
         visits: (rows, cols) uint8, how often robots stood before a frontier cell that stayed.
         bumped: (rows, cols) bool, where a robot did not fit.
     """
@@ -61,7 +62,7 @@ class State:
     legs: tuple[Leg, ...]
     lost: tuple[int, ...]
     rounds: int
-    retried: bool
+    retried: int | None
     visits: NDArray[np.uint8]
     bumped: Mask
 
@@ -106,7 +107,7 @@ class Coordinator:
         self._known = Box(frame.rows, frame.cols, 0, 0)
         self._pending: dict[int, Leg] = {}
         self._weighed = -math.inf
-        self._retried = False
+        self._retried_at: int | None = None
 
     @classmethod
     def recover(
@@ -129,7 +130,7 @@ class Coordinator:
         """
         legs = [fresh.get(slot, leg) for slot, leg in enumerate(state.legs)]
         self = cls(frame, [leg.pose for leg in legs], settings, bearings=[0.0] * len(legs))
-        self.rounds, self._retried = state.rounds, state.retried
+        self.rounds, self._retried_at = state.rounds, state.retried
         self._visits, self._bumped = state.visits.copy(), state.bumped.copy()
         for slot, leg in enumerate(legs):
             self._robots[slot].bearing = None
@@ -146,7 +147,7 @@ class Coordinator:
             legs=tuple(self._whole_leg(robot) for robot in self._robots),
             lost=tuple(slot for slot, robot in enumerate(self._robots) if not robot.active),
             rounds=self.rounds,
-            retried=self._retried,
+            retried=self._retried_at,
             visits=self._visits.copy(),
             bumped=self._bumped.copy(),
         )
@@ -255,8 +256,7 @@ class Coordinator:
         self._count_visits(view)
         self._choose(view)
         team = self._team()
-        if all(robot.goal is None for robot in team) and not self._retried:
-            self._retried = True
+        if all(robot.goal is None for robot in team) and self._worth_retrying():
             np.minimum(self._visits, self.settings.visits - 1, out=self._visits)
             self._choose(view)
         if all(robot.goal is None for robot in team):
@@ -321,7 +321,16 @@ class Coordinator:
             ]
             if any(looked):
                 cells = cells[looked]
-            self._visits[cells[:, 0] + view.row0, cells[:, 1] + view.col0] += 1
+            stayed = np.zeros(view.border.shape, np.uint8)
+            stayed[cells[:, 0], cells[:, 1]] = 1
+            height, width = view.grid.shape
+            rows = slice(view.row0, view.row0 + height)
+            cols = slice(view.col0, view.col0 + width)
+            spread = round(self.settings.visit_spread_m / self.frame.resolution)
+            if spread:
+                around = np.ones((2 * spread + 1, 2 * spread + 1), np.uint8)
+                cv2.dilate(stayed, around, dst=stayed)
+            self._visits[rows, cols] += stayed
 
     def _clusters(self, mask: Mask) -> list[Frontier]:
         """Group frontier cells by this mission's settings."""
@@ -354,11 +363,22 @@ class Coordinator:
         if not frontiers:
             return
         seekers = [Seeker(robot.pose, robot.goal, robot.bearing) for robot in team]
-        goals = choose(seekers, frontiers, view, self.frame, self.settings, afar=self._retried)
+        goals = choose(
+            seekers, frontiers, view, self.frame, self.settings, afar=self._retried_at is not None
+        )
         for robot, goal in zip(team, goals, strict=True):
             robot.goal = goal
             robot.ended = False
             robot.bearing = None
+
+    def _worth_retrying(self) -> bool:
+        """Tell whether what was given up is tried again: once, and as long as that teaches much."""
+        box = self._known
+        known = int(np.count_nonzero(self._evidence[box.row0 : box.row1, box.col0 : box.col1]))
+        least = self.settings.retry_m2 / self.frame.resolution**2
+        worth = self._retried_at is None or known - self._retried_at >= least
+        self._retried_at = known
+        return worth
 
     def _team(self) -> list[_Robot]:
         """Return the robots that take part, by slot."""

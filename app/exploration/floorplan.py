@@ -29,7 +29,7 @@ class _Room:
         return self.right - self.left
 
 
-class _Sheet:
+class Sheet:
     """A grid to draw rectangles on, in metres from the building's lower left corner."""
 
     def __init__(self, width: float, height: float, resolution: float) -> None:
@@ -66,7 +66,7 @@ def draw_rooms(rooms: int, *, side: float = 3.0, resolution: float = 0.05) -> Fl
     Returns:
         A floor named `rooms`.
     """
-    sheet = _Sheet(rooms * side + (rooms + 1) * _WALL, side + 2 * _WALL, resolution)
+    sheet = Sheet(rooms * side + (rooms + 1) * _WALL, side + 2 * _WALL, resolution)
     for index in range(rooms):
         left = _WALL + index * (side + _WALL)
         sheet.clear(_Room(left, _WALL, left + side, _WALL + side))
@@ -91,7 +91,7 @@ def draw_office(
         A floor named `office`.
     """
     random = np.random.default_rng(seed)
-    sheet = _Sheet(width, height, resolution)
+    sheet = Sheet(width, height, resolution)
     low = round(height * float(random.uniform(0.42, 0.47)), 1)
     corridor = _Room(_WALL, low, width - _WALL, low + _CORRIDOR)
     sheet.clear(corridor)
@@ -149,7 +149,7 @@ def _along(random: np.random.Generator, low: float, high: float) -> float:
     return round(float(random.uniform(low, high)), 1)
 
 
-def _desks(sheet: _Sheet, random: np.random.Generator, room: _Room) -> None:
+def _desks(sheet: Sheet, random: np.random.Generator, room: _Room) -> None:
     """Furnish an office: a desk at the window, a chair, another desk or a cabinet at a side."""
     x = (room.left + room.right) / 2
     sheet.block(x, room.top - 0.4, 1.6, 0.8)
@@ -165,7 +165,7 @@ def _desks(sheet: _Sheet, random: np.random.Generator, room: _Room) -> None:
         sheet.block(wall + inward * 0.2, middle, 0.4, 1.8)
 
 
-def _meeting(sheet: _Sheet, room: _Room) -> None:
+def _meeting(sheet: Sheet, room: _Room) -> None:
     """Furnish a meeting room: a table with chairs on both sides and a screen's cabinet."""
     x, y = (room.left + room.right) / 2, (room.bottom + room.top) / 2 + 0.4
     sheet.block(x, y, 1.1, 2.6)
@@ -175,7 +175,7 @@ def _meeting(sheet: _Sheet, room: _Room) -> None:
     sheet.block(x, room.top - 0.2, 1.6, 0.4)
 
 
-def _kitchen(sheet: _Sheet, room: _Room) -> None:
+def _kitchen(sheet: Sheet, room: _Room) -> None:
     """Furnish a kitchen: a counter around the corner, a table with stools."""
     sheet.fill(room.left, room.bottom, room.right, room.bottom + 0.6, OCCUPIED)
     sheet.fill(room.left, room.bottom, room.left + 0.6, room.bottom + 2.2, OCCUPIED)
@@ -185,7 +185,7 @@ def _kitchen(sheet: _Sheet, room: _Room) -> None:
         sheet.block(x + across, y + up, 0.35, 0.35)
 
 
-def _islands(sheet: _Sheet, room: _Room) -> None:
+def _islands(sheet: Sheet, room: _Room) -> None:
     """Furnish an open-plan office: islands of four desks, desks at the window, two columns."""
     for share in (0.25, 0.75):
         x = room.left + share * room.width
@@ -199,7 +199,7 @@ def _islands(sheet: _Sheet, room: _Room) -> None:
     sheet.block(x, room.top - 1.2, 0.4, 0.4)
 
 
-def _lounge(sheet: _Sheet, random: np.random.Generator, room: _Room) -> None:
+def _lounge(sheet: Sheet, random: np.random.Generator, room: _Room) -> None:
     """Furnish a lounge: a sofa along the window, a low table, shelves, a plant."""
     x = (room.left + room.right) / 2
     sheet.block(x, room.bottom + 0.4, 2.2, 0.8)

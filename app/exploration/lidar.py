@@ -32,21 +32,6 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class LidarSpec:
-    """A lidar.
-
-    Attributes:
-        beams: beams of one turn.
-        max_range: metres; a beam that meets nothing within it returns infinity.
-        range_noise: standard deviation of a range, metres.
-    """
-
-    beams: int = 360
-    max_range: float = 8.0
-    range_noise: float = 0.01
-
-
-@dataclass(frozen=True, slots=True)
 class Box:
     """A half-open rectangle of cells: rows row0 to row1, columns col0 to col1."""
 

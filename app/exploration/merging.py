@@ -1,15 +1,17 @@
 """Several robots' evidence made one map.
 
 All layers lie in one frame, so cells add up. Layers of unknown relative pose are first brought
-into one frame; that registration goes before this sum.
+into one frame: `slam.consensus` finds where each lies, `place` moves it there.
 """
 
+import math
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
-from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, Grid
+from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, Grid, GridFrame
 from app.exploration.lidar import LogOdds
 
 
@@ -34,6 +36,38 @@ def merge(layers: Sequence[LogOdds]) -> Grid:
     for layer in layers:
         total += layer
     return occupancy(total)
+
+
+def place(
+    layer: LogOdds, frame: GridFrame, transform: npt.NDArray[np.float64], target: GridFrame
+) -> LogOdds:
+    """Move evidence into another frame; each cell takes the value of the nearest one.
+
+    Args:
+        layer: (rows, cols) int8 log-odds units.
+        frame: where it lies in its own frame.
+        transform: (3,) x, y, angle of that frame in the target's.
+        target: the grid to fill.
+
+    Returns:
+        (rows, cols) int8 of the target, 0 where the layer says nothing.
+    """
+    cos, sin = math.cos(transform[2]), math.sin(transform[2])
+    scale = target.resolution / frame.resolution
+    turn = scale * np.array([[cos, sin], [-sin, cos]])
+    # The centre of the target's cell (0, 0), seen from the layer's frame, in its cells.
+    x, y = target.centre(0, 0)
+    off = np.array([x - transform[0], y - transform[1]])
+    corner = np.array([[cos, sin], [-sin, cos]]) @ off
+    corner = (corner - [frame.origin_x, frame.origin_y]) / frame.resolution - 0.5
+    moved = cv2.warpAffine(
+        layer.view(np.uint8),
+        np.column_stack([turn, corner]),
+        (target.cols, target.rows),
+        flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
+        borderValue=0,
+    )
+    return np.ascontiguousarray(moved, np.uint8).view(np.int8)
 
 
 def occupancy(evidence: npt.NDArray[np.int8] | npt.NDArray[np.int16]) -> Grid:

@@ -10,9 +10,10 @@ import numpy as np
 
 from app.exploration.driver import Pose
 from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, FloorMap, Grid, Mask
-from app.exploration.lidar import LidarSpec, beam_angles, mark_visible
+from app.exploration.lidar import beam_angles, mark_visible
 from app.exploration.planning import UNREACHED, distance_field
 from app.exploration.robot import StartError, standing_room
+from app.exploration.sensor import LidarSpec
 
 _LATTICE_M = 0.4
 _BEAMS = 720

@@ -1,8 +1,8 @@
 """A simulated robot on a true floor, and where a team of them starts.
 
 The robot sees the floor through its lidar alone and keeps its own evidence grid; the floor is
-used for ranges and for collisions. Robots do not hinder each other. Its pose is known to it: a
-robot that estimates its pose would put the estimate into its scans and legs, here.
+used for ranges and for collisions. Robots do not hinder each other. Its pose is known to it;
+`slam.robot` is one whose pose is not.
 """
 
 import math
@@ -14,8 +14,9 @@ import numpy as np
 
 from app.exploration.driver import Leg, Patch, Point, Pose
 from app.exploration.grid import FREE, FloorMap, Mask
-from app.exploration.lidar import Box, LidarSpec, beam_angles, cast_rays, integrate
+from app.exploration.lidar import Box, beam_angles, integrate
 from app.exploration.planning import clear_length, clearance, distance_field, fits
+from app.exploration.sensor import LidarSpec, measure
 
 _START_SPACING = 0.6  # metres between robots at the start, so that bodies of 0.2 m stand apart
 _BACK_OFF = 1e-3  # cells short of a border, so that a robot never stands on one
@@ -208,9 +209,9 @@ class SimulatedRobot:
         # A turning head starts anywhere; with a fixed phase the same gaps would stay unseen.
         angles = beam_angles(lidar.beams, self._random.uniform(0.0, 2.0 * math.pi))
         at = (self._pose.x, self._pose.y)
-        ranges = cast_rays(self._blocked, self._frame, at, angles, reach=lidar.max_range)
-        noise = self._random.normal(0.0, lidar.range_noise, lidar.beams)
-        ranges = np.maximum(ranges + noise, 0.0)
+        ranges = measure(self._blocked, self._frame, at, angles, spec=lidar, random=self._random)
+        works = ~np.isnan(ranges)
+        angles, ranges = angles[works], ranges[works]
         box = integrate(self._evidence, self._frame, at, angles, ranges, reach=lidar.max_range)
         self._since_scan = 0.0
         if box is not None and self._changed is not None:

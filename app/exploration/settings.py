@@ -18,7 +18,9 @@ class Settings:
         frontier_longest_m: longer ones are halved for several robots.
         look_m: how close a robot goes to a frontier's cell.
         look_far_m: at the end, how far away it looks at what it cannot get near.
+        retry_m2: a last round that taught so much is followed by another.
         visits: so many visits that leave a frontier cell as it was give it up.
+        visit_spread_m: and so far around it, for maps that are drawn anew shift by a cell.
         gain: metres of way that a metre of frontier is worth.
         gain_longest_m: a longer frontier is worth no more.
         keep_m: metres of way that a robot's present goal is worth.
@@ -35,9 +37,11 @@ class Settings:
     frontier_least_m: float = 0.2
     frontier_longest_m: float = 4.0
     look_m: float = 0.5
-    look_far_m: float = 3.0
+    look_far_m: float = 6.0
+    retry_m2: float = 0.5
     visits: int = 2
-    gain: float = 0.5
+    visit_spread_m: float = 0.0
+    gain: float = 2.0
     gain_longest_m: float = 6.0
     keep_m: float = 4.0
     divide_m: float = 4.0

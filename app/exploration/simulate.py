@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from app.exploration.coordinator import Coordinator
 from app.exploration.driver import Point, Pose
 from app.exploration.grid import FloorMap, Grid
+from app.exploration.lidar import LogOdds
 from app.exploration.merging import merge
+from app.exploration.progress import Chronicle, Seconds
 from app.exploration.robot import RobotSpec, SimulatedRobot, start_poses
 from app.exploration.settings import DEFAULTS, Settings
 
@@ -17,6 +19,8 @@ class Outcome:
 
     Attributes:
         grid: (rows, cols) int8, the merged map.
+        layers: each robot's own evidence by slot, (rows, cols) int8 log-odds units.
+        first_known: (rows, cols) float32, the second at which the team first knew a cell.
         starts: where the robots started, by slot.
         paths: the points that each robot drove through, by slot.
         distances: metres driven, by slot.
@@ -26,6 +30,8 @@ class Outcome:
     """
 
     grid: Grid
+    layers: list[LogOdds]
+    first_known: Seconds
     starts: list[Pose]
     paths: list[list[Point]]
     distances: list[float]
@@ -58,16 +64,24 @@ def simulate(
     starts = start_poses(floor, robots, seed, radius=settings.radius)
     team = [SimulatedRobot(floor, slot=slot, seed=seed, spec=spec) for slot in range(robots)]
     coordinator = Coordinator(floor.frame, starts, settings)
+    chronicle = Chronicle(floor.frame)
     for slot, pose in enumerate(starts):
-        coordinator.observe(slot, team[slot].deploy(pose))
+        leg = team[slot].deploy(pose)
+        chronicle.note(leg)
+        coordinator.observe(slot, leg)
     while orders := coordinator.decide():
         for slot, order in orders.items():
             if order.until >= lost.get(slot, float("inf")):
                 coordinator.remove(slot)
             else:
-                coordinator.observe(slot, team[slot].drive(order.path, order.until))
+                leg = team[slot].drive(order.path, order.until)
+                chronicle.note(leg)
+                coordinator.observe(slot, leg)
+    layers = coordinator.layers()
     return Outcome(
-        grid=merge(coordinator.layers()),
+        grid=merge(layers),
+        layers=layers,
+        first_known=chronicle.first_known,
         starts=starts,
         paths=coordinator.paths,
         distances=coordinator.distances,

@@ -1,0 +1,215 @@
+"""The figures of exploration as tables and a plot, made of what the other programs measured.
+
+It reads the JSON lines of `exploration_known.py`, `exploration_slam.py` and `exploration_merging.py`
+from a folder and writes `figures.md`, `speed-up.png` and a few pictures. `scripts/
+exploration-benchmark.sh` runs everything in order.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import cv2
+import numpy as np
+
+from app.exploration.picture import save_picture
+
+Row = dict[str, Any]
+
+_RIGHT_M, _RIGHT_DEG = 0.5, 2.5
+_COLOURS = (
+    (178, 114, 0),
+    (0, 94, 213),
+    (115, 158, 0),
+    (167, 121, 204),
+    (0, 159, 230),
+    (120, 120, 120),
+)
+
+
+def rows_of(folder: Path, pattern: str) -> list[Row]:
+    """Read all JSON lines of the files that match."""
+    return [
+        json.loads(line)
+        for path in sorted(folder.glob(pattern))
+        for line in path.read_text().splitlines()
+    ]
+
+
+def kind(floor: str) -> str:
+    """Name the group that a floor is reported in."""
+    return (
+        floor.split("-", maxsplit=1)[0] if floor.rsplit("-", maxsplit=1)[-1].isdecimal() else floor
+    )
+
+
+def speed_ups(rows: Iterable[Row]) -> dict[str, dict[int, list[float]]]:
+    """T99 of one robot over that of the team, same floor and seed, by group and team size."""
+    alone = {(row["floor"], row["seed"]): row["t99"] for row in rows if row["robots"] == 1}
+    found: dict[str, dict[int, list[float]]] = {}
+    for row in rows:
+        base = alone.get((row["floor"], row["seed"]))
+        if base and row["t99"] > 0.0 and math.isfinite(base):
+            found.setdefault(kind(row["floor"]), {}).setdefault(row["robots"], []).append(
+                base / row["t99"]
+            )
+    return found
+
+
+def table(head: Sequence[str], lines: Iterable[Sequence[object]]) -> list[str]:
+    """Write a Markdown table."""
+    return [
+        "| " + " | ".join(head) + " |",
+        "|" + "---|" * len(head),
+        *("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines),
+        "",
+    ]
+
+
+def known_part(rows: list[Row]) -> list[str]:
+    """Completeness and speed with known poses."""
+    ups = speed_ups(rows)
+    lines = []
+    for group in sorted({kind(row["floor"]) for row in rows}):
+        for robots in sorted({row["robots"] for row in rows}):
+            own = [r for r in rows if kind(r["floor"]) == group and r["robots"] == robots]
+            if own:
+                up = ups.get(group, {}).get(robots)
+                cells = [f"{median(r[key] for r in own):.0f}" for key in ("t90", "t99", "makespan")]
+                shares = f"{median(r['overlap'] for r in own):.2f}"
+                way = f"{median(r['travelled'] for r in own):.0f}"
+                least = f"{min(r['coverage'] for r in own):.4f}"
+                gain = f"{median(up):.2f}" if up else "-"
+                lines.append([group, robots, len(own), least, *cells, gain, shares, way])
+    complete = sum(row["coverage"] >= 0.99 for row in rows)
+    left = sum(row["worth_left"] > 0 for row in rows)
+    head = ["floor", "robots", "missions", "least coverage", "T90 s", "T99 s", "makespan s"]
+    return [
+        "## Known poses",
+        "",
+        f"{complete} of {len(rows)} missions ended by themselves with coverage of at least 0.99;",
+        f"in {left} a frontier was left that hid 5 or more observable cells.",
+        "",
+        *table([*head, "speed-up to T99", "overlap", "way m"], lines),
+    ]
+
+
+def slam_part(rows: list[Row]) -> list[str]:
+    """Missions without known poses."""
+    good = sum(row["ate_m"] <= 0.10 and row["status"] == "completed" for row in rows)
+
+    def middle(name: str, own: list[Row]) -> str:
+        return f"{median(row[name] for row in own):.3f}"
+
+    names = ("ate_m", "free_iou", "occupied_f1", "agreement", "coverage")
+    lines = []
+    groups = sorted({kind(row["floor"]) for row in rows})
+    for group in [*groups, "all"]:
+        own = [row for row in rows if group in ("all", kind(row["floor"]))]
+        worst = f"{max(row['ate_m'] for row in own):.3f}"
+        pace = f"{median(row['pace_cpu'] for row in own):.0f}"
+        lines.append([group, len(own), *(middle(name, own) for name in names), worst, pace])
+    head = ["floor", "missions", "ATE m", "free IoU", "occupied F1", "agreement", "coverage"]
+    return [
+        "## Unknown poses, 4 robots",
+        "",
+        f"{good} of {len(rows)} missions ended with one map and an ATE of at most 0.10 m.",
+        "",
+        *table([*head, "worst ATE m", "simulated s a CPU s"], lines),
+    ]
+
+
+def merging_part(rows: list[Row]) -> list[str]:
+    """Registrations of pairs."""
+
+    def right(row: Row) -> bool:
+        return row.get("off_m", math.inf) < _RIGHT_M and row.get("off_deg", 180.0) < _RIGHT_DEG
+
+    def line(name: str, chosen: Callable[[Row], bool]) -> list[object]:
+        own = [row for row in rows if chosen(row)]
+        accepted = [row for row in own if row["accepted"]]
+        true = [row for row in accepted if right(row)]
+        return [name, len(own), len(true), len(accepted) - len(true)]
+
+    lines = [
+        line("overlap >= 0.3", lambda row: row["overlap"] >= 0.3),
+        line("overlap 0.1 to 0.3", lambda row: 0.1 <= row["overlap"] < 0.3),
+        line(
+            "same floor, no overlap", lambda row: row["overlap"] == 0 and "|" not in row["floors"]
+        ),
+        line("different floors", lambda row: "|" in row["floors"]),
+    ]
+    true = [row for row in rows if row["accepted"] and right(row)]
+    off_cm, off_deg = 100 * median(r["off_m"] for r in true), median(r["off_deg"] for r in true)
+    cpu = median(row["cpu_s"] for row in rows)
+    return [
+        "## Merging",
+        "",
+        *table(["pairs", "number", "merged right", "merged wrong"], lines),
+        f"Of those merged right the median is off {off_cm:.1f} cm and {off_deg:.2f} degrees;",
+        f"a pair takes {cpu:.2f} s of CPU in the median.",
+        "",
+    ]
+
+
+def plot(path: Path, ups: dict[str, dict[int, list[float]]]) -> None:
+    """Draw the median speed-up over team size, a line a group, and the ideal."""
+    size, left, low, step = 640, 70, 560, 60
+    sheet = np.full((size, size + 160, 3), 255, np.uint8)
+
+    def at(robots: float, gain: float) -> tuple[int, int]:
+        return round(left + step * robots), round(low - step * gain)
+
+    font = cv2.FONT_HERSHEY_SIMPLEX
+    for number in range(1, 9):
+        cv2.line(sheet, at(0, number), at(8, number), (225, 225, 225), 1)
+        cv2.putText(
+            sheet, str(number), (left - 25, at(0, number)[1] + 5), font, 0.5, (40, 40, 40), 1
+        )
+        cv2.putText(
+            sheet, str(number), (at(number, 0)[0] - 5, low + 22), font, 0.5, (40, 40, 40), 1
+        )
+    cv2.line(sheet, at(1, 1), at(8, 8), (160, 160, 160), 1, cv2.LINE_AA)
+    cv2.putText(sheet, "robots", at(3.5, -0.8), font, 0.55, (40, 40, 40), 1, cv2.LINE_AA)
+    cv2.putText(
+        sheet, "speed-up to T99, median", (left, 30), font, 0.55, (40, 40, 40), 1, cv2.LINE_AA
+    )
+    for index, (group, gains) in enumerate(sorted(ups.items())):
+        colour = _COLOURS[index % len(_COLOURS)]
+        points = [at(robots, median(values)) for robots, values in sorted(gains.items())]
+        line = np.array(points, np.int32).reshape(-1, 1, 2)
+        cv2.polylines(sheet, [line], False, colour, 2, cv2.LINE_AA)
+        y = 70 + 26 * index
+        cv2.line(sheet, (size - 30, y), (size, y), colour, 2, cv2.LINE_AA)
+        cv2.putText(sheet, group, (size + 8, y + 5), font, 0.45, (40, 40, 40), 1, cv2.LINE_AA)
+    save_picture(path, sheet)
+
+
+def main() -> None:
+    """Write the report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    known = rows_of(options.results, "known*.jsonl")
+    parts = [
+        "# Figures of exploration",
+        "",
+        "Written by `scripts/exploration-benchmark.sh`; what they mean: [README.md](README.md).",
+        "",
+        *known_part(known),
+        "![Speed-up over team size](speed-up.png)",
+        "",
+        *slam_part(rows_of(options.results, "slam*.jsonl")),
+        *merging_part(rows_of(options.results, "merging*.jsonl")),
+    ]
+    plot(options.out / "speed-up.png", speed_ups(known))
+    (options.out / "figures.md").write_text("\n".join(parts).rstrip() + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Missions with known poses: completeness, time to 90 and 99 %, overlap, makespan, way."""
+
+import argparse
+import json
+import multiprocessing
+import time
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+from exploration_floors import drawn_floors, real_floors
+
+from app.exploration.frontiers import cluster, frontier_cells
+from app.exploration.grid import UNKNOWN, FloorMap, Grid, Mask
+from app.exploration.progress import overlap, time_to
+from app.exploration.quality import accuracy, coverage, observable
+from app.exploration.simulate import simulate
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One mission's figures; times in simulated seconds but `wall_s`."""
+
+    floor: str
+    robots: int
+    seed: int
+    coverage: float
+    accuracy: float
+    t90: float
+    t99: float
+    makespan: float
+    overlap: float
+    travelled: float
+    rounds: int
+    frontiers_left: int
+    worth_left: int
+    wall_s: float
+    cpu_s: float
+
+
+@lru_cache(maxsize=1)
+def _floors(folder: Path) -> dict[str, FloorMap]:
+    return real_floors(folder) | drawn_floors()
+
+
+def worth_left(grid: Grid, seen: Mask) -> int:
+    """Count frontiers that hide something: 5 cells or more beside unknown observable ones."""
+    hidden = seen & (grid == UNKNOWN)
+    beside = cv2.dilate(hidden.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    return len(cluster(frontier_cells(grid) & beside, least=5, longest=10**6))
+
+
+def measure(job: tuple[Path, str, int, int]) -> Run:
+    """Run one mission and measure it."""
+    folder, name, robots, seed = job
+    floor = _floors(folder)[name]
+    began, cpu_began = time.perf_counter(), time.process_time()
+    outcome = simulate(floor, robots, seed)
+    wall, cpu = time.perf_counter() - began, time.process_time() - cpu_began
+    seen = observable(floor, outcome.starts[0])
+    return Run(
+        floor=name,
+        robots=robots,
+        seed=seed,
+        coverage=coverage(outcome.grid, floor, seen),
+        accuracy=accuracy(outcome.grid, floor),
+        t90=time_to(0.9, outcome.first_known, seen),
+        t99=time_to(0.99, outcome.first_known, seen),
+        makespan=outcome.seconds,
+        overlap=overlap(outcome.layers, seen),
+        travelled=sum(outcome.distances),
+        rounds=outcome.rounds,
+        frontiers_left=len(outcome.frontiers_left),
+        worth_left=worth_left(outcome.grid, seen),
+        wall_s=wall,
+        cpu_s=cpu,
+    )
+
+
+def main() -> None:
+    """Write one JSON line a mission."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--maps", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--robots", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--floors", nargs="*")
+    parser.add_argument("--processes", type=int, default=1)
+    options = parser.parse_args()
+    names = options.floors or list(_floors(options.maps))
+    jobs = [
+        (options.maps, name, robots, seed)
+        for seed in range(options.seeds)
+        for name in names
+        for robots in options.robots
+    ]
+    with options.out.open("w") as file, multiprocessing.Pool(options.processes) as pool:
+        for run in pool.imap_unordered(measure, jobs):
+            file.write(json.dumps(asdict(run)) + "\n")
+            file.flush()
+
+
+if __name__ == "__main__":
+    main()

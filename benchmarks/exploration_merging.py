@@ -1,0 +1,81 @@
+"""Registrations of pairs of maps with unknown relative pose: figures for each, right or wrong."""
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+from exploration_floors import real_floors
+from exploration_pairs import Pair, pairs_of
+
+from app.exploration.floorplan import draw_office
+from app.exploration.grid import FloorMap
+from app.exploration.landscapes import draw_cave, draw_hall
+from app.exploration.slam.registration import DEFAULT_GATE, register
+from app.exploration.slam.se2 import apply, wrap
+
+
+def floors_for(use: str, folder: Path) -> dict[str, FloorMap]:
+    """The floors for one use: the gate is fixed on other ones than it is tested on."""
+    real = real_floors(folder)
+    names, first = {"fix": (["depot"], 100), "test": (["warehouse", "willow-full"], 200)}[use]
+    floors = {name: real[name] for name in names if name in real}
+    for seed in range(first, first + 4):
+        floors[f"office-{seed}"] = draw_office(seed, width=30.0, height=16.0)
+        floors[f"hall-{seed}"] = draw_hall(seed)
+        floors[f"cave-{seed}"] = draw_cave(seed)
+    return floors
+
+
+def measure(pair: Pair) -> dict[str, object]:
+    """Register one pair."""
+    began, cpu_began = time.perf_counter(), time.process_time()
+    found = register(pair.grids[0], pair.frames[0], pair.grids[1], pair.frames[1])
+    row: dict[str, object] = {
+        "floors": pair.floors,
+        "overlap": pair.overlap,
+        "seconds": time.perf_counter() - began,
+        "cpu_s": time.process_time() - cpu_began,
+        "accepted": found is not None and DEFAULT_GATE.accepts(found),
+    }
+    if found is None:
+        return row
+    row |= {
+        "walls": found.walls,
+        "agreement": found.agreement,
+        "ground": found.overlap,
+        "lead": found.lead,
+        "grip": found.grip,
+    }
+    if pair.truth is not None:
+        known = np.argwhere(pair.grids[1] >= 0).mean(axis=0)
+        middle = np.array([pair.frames[1].centre(*known)])
+        off = apply(found.transform, middle) - apply(pair.truth, middle)
+        turn = wrap(float(found.transform[2] - pair.truth[2]))
+        row |= {"off_m": float(np.hypot(*off[0])), "off_deg": math.degrees(abs(turn))}
+    return row
+
+
+def main() -> None:
+    """Write one JSON line a pair."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("use", choices=["fix", "test"])
+    parser.add_argument("--maps", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--pairs", type=int, default=100, help="of each of four kinds")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    many = options.pairs
+    floors = floors_for(options.use, options.maps)
+    with options.out.open("w") as file:
+        for pair in pairs_of(
+            floors, options.seed, wide=many, narrow=many, apart=many, foreign=many
+        ):
+            file.write(json.dumps(measure(pair)) + "\n")
+            file.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""Pictures of two missions: eight robots with known poses, four without."""
+
+import argparse
+from pathlib import Path
+
+from exploration_floors import drawn_floors
+from exploration_slam import run
+
+from app.exploration.picture import draw, save_picture
+from app.exploration.simulate import simulate
+
+
+def main() -> None:
+    """Write the pictures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    floors = drawn_floors()
+    hall = floors["hall-1"]
+    known = simulate(hall, 8, 1)
+    title = "hall, 8 robots, known poses"
+    picture = draw(known.grid, hall.frame, known.paths, known.frontiers_left, title=title)
+    save_picture(options.out / "mission-known.png", picture)
+    mission = run(floors["cave-0"], 4, 1)
+    (party,) = mission.outcome.parties
+    tracks = []
+    for slot in party.slots:
+        poses = party.slam.poses[party.slam.of_robot(slot)]
+        tracks.append([(float(x), float(y)) for x, y, _ in poses])
+    title = "cave, 4 robots, unknown poses, in the frame of robot 0"
+    picture = draw(party.grid, party.frame, tracks, title=title)
+    save_picture(options.out / "mission-slam.png", picture)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Measures exploration on the maps of a folder, and writes docs/exploration/: exploration-benchmark.sh MAPS RESULTS
+# Hours on two cores. RESULTS keeps the raw figures, a JSON line each.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+maps=$1 results=$2
+scripts/setup.sh
+export PYTHONPATH=.:benchmarks
+python=.venv/bin/python
+mkdir -p "$results"
+$python benchmarks/exploration_cost.py --out "$results/cost.json"
+$python benchmarks/exploration_known.py --maps "$maps" --out "$results/known.jsonl" --processes 2
+$python benchmarks/exploration_slam.py --maps "$maps" --out "$results/slam.jsonl"
+for seed in 2 3 4 5; do
+  $python benchmarks/exploration_merging.py test --seed "$seed" --pairs 27 --maps "$maps" \
+    --out "$results/merging-$seed.jsonl"
+done
+$python benchmarks/exploration_log.py "$maps/malaga-telecom.log.gz" --out docs/exploration
+$python benchmarks/exploration_pictures.py --out docs/exploration
+$python benchmarks/exploration.py "$results" --out docs/exploration

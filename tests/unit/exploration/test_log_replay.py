@@ -1,0 +1,71 @@
+"""Recorded runs: read with suspicion, played as a robot."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.exploration.driver import Pose
+from app.exploration.grid import GridFrame
+from app.exploration.log_replay import LogError, LogReplay, read_carmen
+from app.exploration.slam.mapper import SlamMap
+
+LINE = "FLASER 3 1.0 81.9 2.0 9 9 9 0.5 0.25 0.1 1 host 1\n"
+
+
+def test_a_line_is_a_scan_and_where_the_wheels_were(tmp_path: Path) -> None:
+    """Beams spread over half a turn; a beam that met nothing has no place of return."""
+    path = tmp_path / "run.log.gz"
+    path.write_bytes(gzip.compress(("# a comment\n" + LINE).encode()))
+
+    (record,) = read_carmen(path)
+
+    assert record.odometry.tolist() == [0.5, 0.25, 0.1]
+    assert np.allclose(record.scan.angles, [-np.pi / 2, 0.0, np.pi / 2])
+    assert np.allclose(record.scan.points(), [[0.0, -1.0], [0.0, 2.0]], atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("ODOM 1 2 3\n", "no FLASER line"),
+        ("FLASER three 1 2 3\n", "line 1"),
+        ("FLASER 9 1.0 2.0 0 0 0 0 0 0 1 host 1\n", "line 1"),
+        (LINE + "FLASER 3 1.0 nan\n", "line 2"),
+    ],
+)
+def test_a_broken_log_is_refused(tmp_path: Path, text: str, fault: str) -> None:
+    """The error names the file, the line and the fault."""
+    path = tmp_path / "run.log"
+    path.write_text(text)
+
+    with pytest.raises(LogError, match=rf"run\.log.*{fault}"):
+        read_carmen(path)
+
+
+def test_a_cut_archive_is_refused(tmp_path: Path) -> None:
+    """Half a gzip file is an error of the log, not of the reader."""
+    path = tmp_path / "run.log.gz"
+    path.write_bytes(gzip.compress(LINE.encode() * 50)[:-20])
+
+    with pytest.raises(LogError, match="not gzip"):
+        read_carmen(path)
+
+
+def test_a_real_log_closes_its_loop(exploration_maps: Path | None) -> None:
+    """A log of a real robot, played as one, comes back to where it began to within centimetres."""
+    if exploration_maps is None:
+        pytest.skip("EXPLORATION_MAPS names no folder of maps")
+    slam = SlamMap()
+    robot = LogReplay(read_carmen(exploration_maps / "malaga-telecom.log.gz"))
+    robot.attach(slam, GridFrame(1600, 1600, 0.05, -40.0, -40.0))
+
+    robot.deploy(Pose(0.0, 0.0, 0.0))
+    leg = robot.drive((), 1000.0)
+
+    assert robot.over
+    assert leg.distance > 70.0
+    late = [edge for edge in slam.graph.edges if edge.end - edge.start > 100]
+    assert len(late) > 10
+    assert leg.patch.cells.any()

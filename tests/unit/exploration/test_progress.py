@@ -1,0 +1,45 @@
+"""When a team knew what, and how much it saw twice."""
+
+import numpy as np
+import pytest
+
+from app.exploration.driver import Leg, Patch, Pose
+from app.exploration.grid import GridFrame
+from app.exploration.progress import Chronicle, overlap, time_to
+
+ALL = np.ones((1, 10), np.bool_)
+
+
+def leg(time: float, col0: int, cells: int) -> Leg:
+    """A report of some cells of one row, all seen as free."""
+    patch = Patch(0, col0, np.full((1, cells), -17, np.int8))
+    return Leg(time, Pose(0, 0), 0.0, (), 0, arrived=False, blocked=False, patch=patch)
+
+
+def test_a_cell_counts_from_the_first_report_that_shows_it() -> None:
+    """A later report of the same cell, by whichever robot, changes nothing."""
+    chronicle = Chronicle(GridFrame(1, 10, 0.1))
+
+    chronicle.note(leg(3.0, 0, 5))
+    chronicle.note(leg(7.0, 4, 6))
+
+    assert chronicle.first_known.tolist() == [[3.0] * 5 + [7.0] * 5]
+
+
+def test_the_time_to_a_share_is_that_of_the_cell_that_completes_it() -> None:
+    """Half is known at 3 s, ninety percent only with the second report, all of it never."""
+    first_known = np.array([[3.0] * 5 + [7.0] * 4 + [np.inf]], np.float32)
+
+    assert time_to(0.5, first_known, ALL) == 3.0
+    assert time_to(0.9, first_known, ALL) == 7.0
+    assert time_to(1.0, first_known, ALL) == np.inf
+
+
+def test_overlap_is_what_was_seen_more_than_once() -> None:
+    """Two robots with half in common have an overlap of one half of all they saw."""
+    left, right = np.zeros((1, 10), np.int8), np.zeros((1, 10), np.int8)
+    left[0, :6] = -17
+    right[0, 2:8] = 24
+
+    assert overlap([left, right], ALL) == pytest.approx(4 / 8)
+    assert overlap([left], ALL) == 0.0

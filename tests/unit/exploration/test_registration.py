@@ -1,0 +1,122 @@
+"""Maps of unrelated frames: found when they fit, left apart when they do not."""
+
+import math
+
+import numpy as np
+import pytest
+
+from app.exploration.driver import Pose
+from app.exploration.floorplan import draw_office
+from app.exploration.grid import FREE, OCCUPIED, FloorMap, Grid, GridFrame
+from app.exploration.landscapes import draw_cave
+from app.exploration.merging import occupancy, place
+from app.exploration.planning import clearance
+from app.exploration.slam.body import SimulatedBody
+from app.exploration.slam.consensus import agree, relate
+from app.exploration.slam.keyframes import Keyframe, draw
+from app.exploration.slam.registration import Gate, register
+from app.exploration.slam.se2 import Transform, between, compose, inverse, wrap
+
+OFFICE = draw_office(41, width=16.0, height=12.0)
+CAVE = draw_cave(7, width=16.0, height=12.0)
+
+
+def seen(floor: FloorMap, left: float, right: float, at: Transform) -> tuple[Grid, GridFrame]:
+    """What scans from part of a floor show, between two shares of its width, in a frame at a pose."""
+    random = np.random.default_rng(2)
+    room = clearance(floor.grid != FREE, floor.frame.resolution) > 0.4
+    cells = np.argwhere(room)
+    inside = (cells[:, 1] >= left * floor.frame.cols) & (cells[:, 1] <= right * floor.frame.cols)
+    keyframes, poses = [], []
+    for row, col in random.permutation(cells[inside])[:16]:
+        x, y = floor.frame.centre(int(row), int(col))
+        body = SimulatedBody(floor, Pose(x, y, float(random.uniform(-3, 3))), random)
+        scan = body.scan()
+        keyframes.append(Keyframe(0, 0.0, scan, scan.points()))
+        poses.append(body.truth)
+    moved = between(at, np.array(poses))
+    low, high = moved[:, :2].min(axis=0) - 9.0, moved[:, :2].max(axis=0) + 9.0
+    cols, rows = (int(n) for n in np.ceil((high - low) / 0.05))
+    frame = GridFrame(rows, cols, 0.05, float(low[0]), float(low[1]))
+    evidence = np.zeros((rows, cols), np.int8)
+    draw(evidence, frame, keyframes, moved)
+    return occupancy(evidence), frame
+
+
+ONE, TWO = np.array([3.0, -2.0, 0.4]), np.array([-7.0, 5.0, -2.1])
+
+
+@pytest.mark.parametrize("floor", [OFFICE, CAVE], ids=["office", "cave"])
+def test_maps_with_common_ground_are_brought_together(floor: FloorMap) -> None:
+    """Two parts of a floor, each in a frame of its own, are placed to within 5 cm and half a degree."""
+    found = register(*seen(floor, 0.0, 0.6, ONE), *seen(floor, 0.3, 1.0, TWO))
+
+    assert found is not None
+    assert Gate().accepts(found)
+    middle = np.array([10.0, 8.0, 0.0])
+    off = between(
+        compose(found.transform, between(TWO, middle)),
+        compose(between(ONE, TWO), between(TWO, middle)),
+    )
+    assert math.hypot(off[0], off[1]) < 0.05
+    assert abs(off[2]) < math.radians(0.5)
+
+
+def test_maps_of_different_buildings_stay_apart() -> None:
+    """The best fit of an office and a cave does not pass the gate."""
+    found = register(*seen(OFFICE, 0.0, 0.6, ONE), *seen(CAVE, 0.0, 1.0, TWO))
+
+    assert found is not None
+    assert not Gate().accepts(found)
+
+
+def test_a_map_without_walls_fits_nothing() -> None:
+    """Open ground alone says nothing about where it is."""
+    ground, frame = np.full((40, 40), FREE, np.int8), GridFrame(40, 40, 0.05)
+
+    assert register(ground, frame, *seen(CAVE, 0.0, 1.0, TWO)) is None
+
+
+def test_only_those_that_belong_together_are_grouped() -> None:
+    """Of two parts of an office and a cave the office is made whole and the cave stays apart."""
+    maps = [seen(OFFICE, 0.0, 0.6, ONE), seen(CAVE, 0.0, 1.0, TWO), seen(OFFICE, 0.3, 1.0, TWO)]
+
+    groups = relate(maps)
+
+    assert [group.members for group in groups] == [(0, 2), (1,)]
+
+
+def test_one_wrong_link_among_many_is_left_out() -> None:
+    """A link that closes no triangle is dropped, though it has the most support."""
+    random = np.random.default_rng(4)
+    at = np.column_stack([random.uniform(-9, 9, (4, 2)), random.uniform(-3, 3, 4)])
+    links = {
+        (one, two): (between(at[one], at[two]), 10.0)
+        for one in range(4)
+        for two in range(one + 1, 4)
+    }
+    links[1, 3] = (np.array([4.0, 4.0, 1.0]), 99.0)
+
+    (group,) = agree(4, links)
+
+    assert group.members == (0, 1, 2, 3)
+    off = between(group.transforms, compose(inverse(at[0]), at))
+    assert np.abs(off).max() < 1e-3
+
+
+def test_evidence_is_moved_where_the_transform_says() -> None:
+    """A mark moved to another frame lies where the motion takes its centre."""
+    frame, target = GridFrame(40, 60, 0.05, -1.0, 0.5), GridFrame(200, 200, 0.05, -5.0, -5.0)
+    layer = np.zeros((40, 60), np.int8)
+    layer[10:13, 20:23] = -40
+    layer[30, 50] = 60
+    motion = np.array([1.5, -0.7, 0.8])
+
+    moved = place(layer, frame, motion, target)
+
+    x, y = frame.centre(11, 21)
+    there = compose(motion, np.array([x, y, 0.0]))
+    assert moved[target.cell(there[0], there[1])] == -40
+    assert np.count_nonzero(moved < 0) in range(7, 12)
+    assert wrap(there[2] - 0.8) == pytest.approx(0.0)
+    assert not (moved == OCCUPIED).any()
