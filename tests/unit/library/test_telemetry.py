@@ -235,7 +235,7 @@ async def test_a_good_context_from_elsewhere_is_joined(
 
 async def test_an_idle_listener_makes_no_span(bus: Bus, spans: InMemorySpanExporter) -> None:
     """Polling is not work: several empty reads, sweeps and announcements leave nothing."""
-    async with listening(bus, [say], lease_s=0.2):
+    async with listening(bus, [say], lease_s=1.0):
         consumers = ("XINFO", "CONSUMERS", bus.key(STREAM), "sagastream")
         sweeper = bus.key(f"sweeper:sagastream:{STREAM}")
         while not await bus.endpoint().connection.call("EXISTS", sweeper):
@@ -264,7 +264,7 @@ async def test_a_redelivery_is_linked_and_the_lost_claim_is_told(
 ) -> None:
     """The second claim links to the sender; what the first began is there, and is an error."""
     await _claimed_and_left(bus, "r")
-    async with listening(bus, [say], lease_s=0.2):
+    async with listening(bus, [say], lease_s=1.0):
         while not await bus.outcome("r"):
             await asyncio.sleep(0.02)
     send = _named(spans, f"send {STREAM}")
@@ -290,7 +290,7 @@ async def test_a_lost_handler_without_an_sdk_leaves_no_span(
     ((_, raw),) = await bus.endpoint().connection.call("XRANGE", bus.key(STREAM), "-", "+")
     sender = raw[b"traceparent"].decode().split("-")[2]
     await _begin(bus, "r", "{}", span_id=sender)
-    async with listening(bus, [say], lease_s=0.2):
+    async with listening(bus, [say], lease_s=1.0):
         while not await bus.outcome("r"):
             await asyncio.sleep(0.02)
     ids = [seen(span).span_id for span in spans.get_finished_spans()]
@@ -301,7 +301,7 @@ async def test_a_handler_that_comes_back_does_not_tell_its_span_again(
     bus: Bus, spans: InMemorySpanExporter
 ) -> None:
     """Whoever took over has told of it: one span id is exported by one process."""
-    async with listening(bus, [work], lease_s=0.3):
+    async with listening(bus, [work], lease_s=1.0):
         payload = '{"for":60}'
         entry_id = await bus.emit_command(
             STREAM, event_type="echo:work", payload={"for": 60}, request_id="r", correlation_id="c"
@@ -331,7 +331,7 @@ async def test_a_redelivered_step_hangs_under_its_sagas_root(
         await asyncio.sleep(0.01)
     journal = await runner.journal(saga_id)
     await _begin(bus, journal.entries[0].request_id, "{}", saga_id=saga_id)
-    async with listening(bus, [say], lease_s=0.2):
+    async with listening(bus, [say], lease_s=1.0):
         await running
     found = [seen(span) for span in spans.get_finished_spans()]
     assert faults_of_trace(found) == []
@@ -346,7 +346,7 @@ async def test_all_spans_and_series_pass_the_conventions(
 ) -> None:
     """Success, failure, timeout, dead letter, release and a takeover keep to version 1.44."""
     await _claimed_and_left(bus, "r")
-    async with listening(bus, [say, fail, work], lease_s=0.2, drain_s=0.01):
+    async with listening(bus, [say, fail, work], lease_s=1.0, drain_s=0.01):
         await bus.request_and_reply(STREAM, "echo:say", {})
         with pytest.raises(RequestFailed):
             await bus.request_and_reply(STREAM, "echo:fail", {})
