@@ -32,7 +32,7 @@ from app.orchestrator import Mission, MissionHandle, follow, report, run_saga
 from app.redis_utils import get_bus
 from app.saga import mission_runner, mission_saga
 from sagastream.journal import Journal, due
-from sagastream.saga import outcome_of
+from sagastream.saga_outcome import outcome_of
 
 SagaId = Annotated[str, typer.Argument(help="The mission, as `mission list` names it.")]
 

@@ -1,95 +1,24 @@
-"""A saga's declaration, its journal, and how the journal moves: values and pure functions.
+"""A saga's journal and how it moves: values and pure functions.
 
 What is due follows from the journal alone; nothing here waits, sends or reads a clock.
 """
 
 import json
 import uuid
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from sagastream.effects import Effect
+from sagastream.declaration import Saga, Step
 from sagastream.errors import SagaError
-from sagastream.message import check_name, encode_payload
+from sagastream.message import encode_payload
 
 JOURNAL_VERSION = 2
 MAX_JOURNAL_BYTES = 1024 * 1024
 
 Direction = Literal["forward", "undo"]
 SagaStatus = Literal["running", "compensating", "completed", "compensated", "stuck"]
-Results = Mapping[str, dict[str, Any]]
-MakePayload = Callable[[dict[str, Any], Results], dict[str, Any]]
 
 ENDED = frozenset({"completed", "compensated", "stuck"})
-
-
-@dataclass(frozen=True, slots=True)
-class Compensation:
-    """What undoes a step. It must be right to run it whether the step ran, half ran, or not.
-
-    Attributes:
-        event_type: On the step's stream.
-        payload: Made from the saga's input and the results of its steps.
-    """
-
-    event_type: str
-    payload: MakePayload
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One step of a saga.
-
-    Attributes:
-        name: Unique in the saga.
-        stream: The command stream.
-        event_type: What is asked for.
-        payload: Made from the saga's input and the results of earlier steps.
-        compensation: What undoes it; None for a step without effect.
-        timeout: Seconds to wait for its end before it counts as failed, and as in doubt.
-        retries: How often it is tried again before the saga turns round.
-        effect: The effect policy that its handler must declare; None for any.
-    """
-
-    name: str
-    stream: str
-    event_type: str
-    payload: MakePayload
-    compensation: Compensation | None = None
-    timeout: float = 30.0
-    retries: int = 0
-    effect: Effect | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Saga:
-    """A named sequence of steps.
-
-    Raises:
-        SagaError: No step, or two of one name.
-    """
-
-    name: str
-    steps: tuple[Step, ...]
-
-    def __post_init__(self) -> None:
-        check_name("saga", self.name)
-        names = [step.name for step in self.steps]
-        if not names or len(set(names)) != len(names):
-            raise SagaError(f"saga {self.name!r} needs steps with names of their own, not {names}")
-
-    def step(self, name: str) -> Step:
-        """The step of that name.
-
-        Raises:
-            SagaError: There is none.
-        """
-        for step in self.steps:
-            if step.name == name:
-                return step
-        known = ", ".join(step.name for step in self.steps)
-        raise SagaError(f"saga {self.name!r} has no step {name!r} (it has: {known})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,7 +237,7 @@ def _consequence(saga: Saga, journal: Journal, entry: Entry, max_attempts: int) 
     failures = journal.failures(entry.step, entry.direction)
     if entry.status == "failed" and entry.direction == "forward":
         if failures > saga.step(entry.step).retries:
-            journal = turn_back(journal, entry.error)
+            journal = _turn_back(journal, entry.error)
     elif entry.status == "failed" and failures >= max_attempts:
         return replace(journal, status="stuck")
     if due(saga, journal) is None:
@@ -317,7 +246,7 @@ def _consequence(saga: Saga, journal: Journal, entry: Entry, max_attempts: int) 
     return journal
 
 
-def turn_back(journal: Journal, error: dict[str, Any]) -> Journal:
+def _turn_back(journal: Journal, error: dict[str, Any]) -> Journal:
     """Start to compensate a running saga; nothing goes from here back to forward."""
     if journal.status != "running":
         return journal
@@ -328,7 +257,7 @@ def abandon(
     saga: Saga, journal: Journal, error: dict[str, Any], *, now: float, max_attempts: int
 ) -> Journal:
     """Turn a running saga back though nothing failed; what it is at has failed by that."""
-    turned = turn_back(journal, error)
+    turned = _turn_back(journal, error)
     for entry in journal.entries if turned is not journal else ():
         if entry.status == "intended":
             turned = conclude(

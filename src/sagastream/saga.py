@@ -1,8 +1,9 @@
 """`SagaRunner`: moves sagas on, one request at a time, by what their journals say.
 
-The declaration and the pure part stand in `journal.py`, the keeping in `saga_store.py`. Any
-number of runners may work on one saga: intents come before commands, requests have derived
-ids, and the journal moves by compare-and-set, so that they end up doing each thing once.
+The declaration stands in `declaration.py`, what follows from a journal in `journal.py`, one
+request of it in `saga_step.py`, the keeping in `saga_store.py`. Any number of runners may work
+on one saga: intents come before commands, requests have derived ids, and the journal moves by
+compare-and-set, so that they end up doing each thing once.
 """
 
 import asyncio
@@ -12,44 +13,21 @@ import random
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from opentelemetry import context as otel_context
 from redis.exceptions import RedisError
 
-from sagastream import metrics, telemetry
+from sagastream import telemetry
 from sagastream.bus import Bus
 from sagastream.connection import end
-from sagastream.errors import (
-    InvalidMessage,
-    NoSuchSaga,
-    ReplyTimeout,
-    RequestCancelled,
-    RequestConflict,
-    RequestFailed,
-    SagaError,
-    SagastreamError,
-)
+from sagastream.declaration import Compensation, Saga, Step
+from sagastream.errors import NoSuchSaga, SagaError, SagastreamError
 from sagastream.inbox import OnProgress
-from sagastream.journal import (
-    ENDED,
-    MAX_JOURNAL_BYTES,
-    Compensation,
-    Due,
-    Entry,
-    Journal,
-    Saga,
-    Step,
-    abandon,
-    closed_by,
-    conclude,
-    due,
-    intend,
-    resume,
-)
+from sagastream.journal import ENDED, MAX_JOURNAL_BYTES, Due, Journal, abandon, due, resume
 from sagastream.message import encode_payload
+from sagastream.saga_outcome import SagaOutcome, outcome_of
+from sagastream.saga_step import Stepper, within
 from sagastream.saga_store import SagaStore, Seen
 
 __all__ = ["Compensation", "Journal", "Saga", "SagaOutcome", "SagaRunner", "Step"]
@@ -58,34 +36,7 @@ logger = logging.getLogger(__name__)
 
 Dispatch = Callable[[str, str], Awaitable[None]]
 
-_FAILURES = (RequestFailed, RequestCancelled, ReplyTimeout, InvalidMessage, RequestConflict)
-_LEAST_WAIT_S = 0.5
 _MOST_AT_ONCE = 100
-
-
-@dataclass(frozen=True, slots=True)
-class SagaOutcome:
-    """How a saga ended.
-
-    Attributes:
-        saga_id: Its identity.
-        correlation_id: One for all its messages.
-        trace_id: 32 hex digits, '' if it was not traced.
-        status: `completed`, `compensated` or `stuck`.
-        entries: Its requests, forward and undo, in order.
-        results: The results of the completed steps, by name.
-        error: What turned it round: `error_type`, `message`, `trace_id`; {} if nothing did.
-        duration_s: From its start to its last end.
-    """
-
-    saga_id: str
-    correlation_id: str
-    trace_id: str
-    status: str
-    entries: tuple[Entry, ...]
-    results: dict[str, dict[str, Any]]
-    error: dict[str, Any]
-    duration_s: float
 
 
 class SagaRunner:
@@ -115,6 +66,7 @@ class SagaRunner:
         self._bus = bus
         self.saga = saga
         self._store = SagaStore(bus, saga.name, nudge_s=nudge_s)
+        self._stepper = Stepper(bus, saga, self._store, max_attempts=max_attempts)
         self._dispatch = dispatch
         self._max_attempts = max_attempts
         self._retry_s = retry_s
@@ -202,7 +154,7 @@ class SagaRunner:
         if self._wait_s(seen.journal, what) > 0:
             return seen
         async with self._at(seen.journal.saga_id):
-            seen, moved = await self._do(seen, what, on_progress)
+            seen, moved = await self._stepper.do(seen, what, on_progress)
         if moved:
             await self._pass_on(seen.journal)
         return seen
@@ -295,7 +247,7 @@ class SagaRunner:
         if moved:
             for entry in seen.journal.entries:
                 if entry.request_id in running:
-                    self._told(seen.journal, entry)
+                    self._stepper.tell(seen.journal, entry)
             # A step without compensation has nobody else who would stop it.
             for request_id in running:
                 await self._bus.cancel(request_id)
@@ -310,81 +262,10 @@ class SagaRunner:
         """
         seen, moved = await self._store.change(await self._store.get(saga_id), resume)
         if moved:
-            with _within(seen.journal):
+            with within(seen.journal):
                 telemetry.step("resume", {"sagastream.saga_id": saga_id}, time.time(), {})
         await self._pass_on(seen.journal)
         return seen.journal
-
-    # -- one step -----------------------------------------------------------------
-
-    async def _do(self, seen: Seen, what: Due, on_progress: OnProgress | None) -> tuple[Seen, bool]:
-        seen, moved = await self._store.change(seen, lambda now: self._intended(now, what))
-        journal = seen.journal
-        entry = journal.last(what.step.name, what.direction)
-        if entry is None or entry.attempt != what.attempt or entry.status != "intended":
-            return seen, moved
-        left_s = entry.started + what.step.timeout - time.time()
-        if moved:
-            logger.info("%s sent", entry.step, extra=_about(journal, entry))
-        with _within(journal), telemetry.belongs(**_about(journal, entry)):
-            try:
-                reply = await self._bus.request_and_reply(
-                    what.step.stream,
-                    _event_type(what),
-                    entry.payload,
-                    timeout=max(_LEAST_WAIT_S, left_s),
-                    on_progress=on_progress,
-                    request_id=entry.request_id,
-                    correlation_id=journal.correlation_id,
-                    saga_id=journal.saga_id,
-                    closes=closed_by(journal, entry),
-                    effect=what.step.effect if what.direction == "forward" else None,
-                )
-            except _FAILURES as failure:
-                return await self._conclude(seen, entry, error=_described(failure))
-        return await self._conclude(seen, entry, result=reply["payload"])
-
-    def _intended(self, journal: Journal, what: Due) -> Journal:
-        if due(self.saga, journal) != what:
-            return journal
-        return intend(self.saga, journal, what, now=time.time(), max_attempts=self._max_attempts)
-
-    async def _conclude(
-        self,
-        seen: Seen,
-        entry: Entry,
-        *,
-        result: dict[str, Any] | None = None,
-        error: dict[str, Any] | None = None,
-    ) -> tuple[Seen, bool]:
-        def move(journal: Journal) -> Journal:
-            return conclude(
-                self.saga,
-                journal,
-                entry.request_id,
-                now=time.time(),
-                result=result,
-                error=error,
-                max_attempts=self._max_attempts,
-            )
-
-        seen, moved = await self._store.change(seen, move)
-        if moved:
-            ended = next(e for e in seen.journal.entries if e.request_id == entry.request_id)
-            self._told(seen.journal, ended)
-        return seen, moved
-
-    def _told(self, journal: Journal, entry: Entry) -> None:
-        """Trace, count and log how a request ended."""
-        about = _about(journal, entry)
-        name = entry.step if entry.direction == "forward" else f"undo {entry.step}"
-        error_type = str(entry.error.get("error_type", ""))
-        with _within(journal):
-            attributes = {f"sagastream.{name}": value for name, value in about.items()}
-            telemetry.step(name, attributes, entry.started, entry.error)
-            logger.info("%s %s; saga %s", name, entry.status, journal.status, extra=about)
-        seconds = (entry.ended or entry.started) - entry.started
-        metrics.stepped(self.saga.name, entry.step, entry.direction, seconds, error_type)
 
     # -- who does the next one ------------------------------------------------------
 
@@ -398,7 +279,7 @@ class SagaRunner:
             if wait_s > 0:
                 await self._store.look_after([journal.saga_id], due_s=wait_s)
             else:
-                with _within(journal):
+                with within(journal):
                     await self._dispatch(journal.saga_id, what.step.name)
         except (SagastreamError, RedisError, OSError) as error:
             logger.warning(
@@ -445,63 +326,6 @@ class SagaRunner:
             with contextlib.suppress(SagastreamError, RedisError, OSError):
                 for first in range(0, len(ids), 1000):
                     await self._store.look_after(ids[first : first + 1000])
-
-
-def outcome_of(journal: Journal) -> SagaOutcome:
-    """How a saga ended, or where it stands."""
-    ends = [entry.ended for entry in journal.entries if entry.ended is not None]
-    return SagaOutcome(
-        saga_id=journal.saga_id,
-        correlation_id=journal.correlation_id,
-        trace_id=telemetry.trace_id_of(journal.trace),
-        status=journal.status,
-        entries=journal.entries,
-        results=journal.results(),
-        error=journal.error,
-        duration_s=max(ends, default=journal.started) - journal.started,
-    )
-
-
-@contextlib.contextmanager
-def _within(journal: Journal) -> Iterator[None]:
-    """Make the saga's root span the current one, wherever and whenever this runs."""
-    token = otel_context.attach(telemetry.extract(journal.trace))
-    try:
-        yield
-    finally:
-        otel_context.detach(token)
-
-
-def _about(journal: Journal, entry: Entry) -> dict[str, str | int]:
-    """What a request belongs to, for log lines and spans."""
-    return {
-        "saga_id": journal.saga_id,
-        "correlation_id": journal.correlation_id,
-        "request_id": entry.request_id,
-        "step": entry.step,
-        "direction": entry.direction,
-        "attempt": entry.attempt,
-    }
-
-
-def _event_type(what: Due) -> str:
-    if what.direction == "forward" or what.step.compensation is None:
-        return what.step.event_type
-    return what.step.compensation.event_type
-
-
-def _described(failure: Exception) -> dict[str, Any]:
-    if isinstance(failure, RequestFailed):
-        return {
-            "error_type": failure.error_type,
-            "message": failure.message,
-            "trace_id": failure.trace_id,
-        }
-    return {
-        "error_type": type(failure).__name__,
-        "message": str(failure),
-        "trace_id": telemetry.trace_id(),
-    }
 
 
 def _told_if_failed(task: "asyncio.Task[SagaOutcome]") -> None:

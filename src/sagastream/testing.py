@@ -128,7 +128,7 @@ class EmbeddedServer:
                 self.kill()
                 words = log.read_text(errors="replace")[-1000:]
                 raise RuntimeError(f"{self._binary} did not start: {words}")
-            time.sleep(0.01)
+            time.sleep(0.01)  # a starting server says nothing that could be waited for
         return self
 
     def stop(self) -> None:

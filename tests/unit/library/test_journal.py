@@ -7,13 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sagastream.declaration import Compensation, Saga, Step
 from sagastream.errors import SagaError
 from sagastream.journal import (
     ENDED,
-    Compensation,
     Journal,
-    Saga,
-    Step,
     abandon,
     closed_by,
     conclude,
@@ -47,21 +45,23 @@ def _journal() -> Journal:
     return Journal(saga_id="s1", saga="trip", correlation_id="c1", input={"who": "me"})
 
 
-def _drive(fails: Callable[[str, str, int], bool]) -> tuple[Journal, list[tuple[str, str]]]:
-    """Run a saga by its pure part alone; what was asked for, in order."""
-    journal = _journal()
+def _drive(
+    fails: Callable[[str, str, int], bool], *, saga: Saga = SAGA, journal: Journal | None = None
+) -> tuple[Journal, list[tuple[str, str]]]:
+    """Run a saga by its pure part alone, on from a journal; what was asked for, in order."""
+    journal = journal or _journal()
     asked: list[tuple[str, str]] = []
     for now in range(200):
-        what = due(SAGA, journal)
+        what = due(saga, journal)
         if what is None:
             return journal, asked
-        journal = intend(SAGA, journal, what, now=float(now), max_attempts=3)
+        journal = intend(saga, journal, what, now=float(now), max_attempts=3)
         entry = journal.last(what.step.name, what.direction)
         assert entry is not None
         asked.append((what.step.name, what.direction))
         failed = fails(what.step.name, what.direction, what.attempt)
         journal = conclude(
-            SAGA,
+            saga,
             journal,
             entry.request_id,
             now=float(now),
@@ -198,19 +198,7 @@ def test_a_payload_that_cannot_be_made_names_its_step() -> None:
 def test_a_step_is_retried_before_the_saga_turns_round() -> None:
     """A step with two retries is tried three times, each with an identity of its own."""
     saga = Saga("trip", (replace(_step("a"), retries=2), _step("b")))
-    journal = _journal()
-    for failed in (True, True, False, False):
-        what = due(saga, journal)
-        assert what is not None
-        journal = intend(saga, journal, what, now=0.0, max_attempts=3)
-        journal = conclude(
-            saga,
-            journal,
-            journal.entries[-1].request_id,
-            now=0.0,
-            error=_ERROR if failed else None,
-            max_attempts=3,
-        )
+    journal, _ = _drive(lambda step, _, attempt: step == "a" and attempt < 3, saga=saga)
     assert journal.status == "completed"
     assert [(e.step, e.attempt, e.status) for e in journal.entries] == [
         ("a", 1, "failed"),
@@ -224,20 +212,9 @@ def test_a_step_is_retried_before_the_saga_turns_round() -> None:
 def test_a_resumed_saga_tries_its_compensation_anew() -> None:
     """It has as many tries as the first time, and goes on where it stood."""
     stuck, _ = _drive(lambda step, direction, attempt: step == "c")
-    journal = resume(stuck)
-    assert resume(journal) == journal
-    for failed in (True, True, False, False):
-        what = due(SAGA, journal)
-        assert what is not None
-        journal = intend(SAGA, journal, what, now=0.0, max_attempts=3)
-        journal = conclude(
-            SAGA,
-            journal,
-            journal.entries[-1].request_id,
-            now=0.0,
-            error=_ERROR if failed else None,
-            max_attempts=3,
-        )
+    resumed = resume(stuck)
+    assert resume(resumed) == resumed
+    journal, _ = _drive(lambda step, _, attempt: step == "c" and attempt < 6, journal=resumed)
     assert journal.status == "compensated"
     undone = [(e.step, e.attempt) for e in journal.entries if e.direction == "undo"]
     assert undone == [("c", 1), ("c", 2), ("c", 3), ("c", 4), ("c", 5), ("c", 6), ("a", 1)]
@@ -246,18 +223,8 @@ def test_a_resumed_saga_tries_its_compensation_anew() -> None:
 def test_what_may_still_act_is_closed_by_what_comes_after_it() -> None:
     """An undo closes every forward request in doubt, and its own earlier attempts."""
     saga = Saga("trip", (replace(_step("a"), retries=1), _step("b"), _step("c")))
-    journal, fails = _journal(), {("a", "forward", 1), ("b", "forward", 1), ("b", "undo", 1)}
-    while (what := due(saga, journal)) is not None:
-        journal = intend(saga, journal, what, now=0.0, max_attempts=3)
-        failed = (what.step.name, what.direction, what.attempt) in fails
-        journal = conclude(
-            saga,
-            journal,
-            journal.entries[-1].request_id,
-            now=0.0,
-            error=_ERROR if failed else None,
-            max_attempts=3,
-        )
+    fails = {("a", "forward", 1), ("b", "forward", 1), ("b", "undo", 1)}
+    journal, _ = _drive(lambda *request: request in fails, saga=saga)
     ids = {e.request_id: (e.step, e.direction, e.attempt) for e in journal.entries}
     closes = [
         (ids[e.request_id], [ids[closed] for closed in closed_by(journal, e)])

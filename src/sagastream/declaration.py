@@ -1,0 +1,80 @@
+"""What a saga is to do: its steps and what undoes them, as plain values."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sagastream.effects import Effect
+from sagastream.errors import SagaError
+from sagastream.message import check_name
+
+Results = Mapping[str, dict[str, Any]]
+MakePayload = Callable[[dict[str, Any], Results], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Compensation:
+    """What undoes a step. It must be right to run it whether the step ran, half ran, or not.
+
+    Attributes:
+        event_type: On the step's stream.
+        payload: Made from the saga's input and the results of its steps.
+    """
+
+    event_type: str
+    payload: MakePayload
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a saga.
+
+    Attributes:
+        name: Unique in the saga.
+        stream: The command stream.
+        event_type: What is asked for.
+        payload: Made from the saga's input and the results of earlier steps.
+        compensation: What undoes it; None for a step without effect.
+        timeout: Seconds to wait for its end before it counts as failed, and as in doubt.
+        retries: How often it is tried again before the saga turns round.
+        effect: The effect policy that its handler must declare; None for any.
+    """
+
+    name: str
+    stream: str
+    event_type: str
+    payload: MakePayload
+    compensation: Compensation | None = None
+    timeout: float = 30.0
+    retries: int = 0
+    effect: Effect | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Saga:
+    """A named sequence of steps.
+
+    Raises:
+        SagaError: No step, or two of one name.
+    """
+
+    name: str
+    steps: tuple[Step, ...]
+
+    def __post_init__(self) -> None:
+        check_name("saga", self.name)
+        names = [step.name for step in self.steps]
+        if not names or len(set(names)) != len(names):
+            raise SagaError(f"saga {self.name!r} needs steps with names of their own, not {names}")
+
+    def step(self, name: str) -> Step:
+        """The step of that name.
+
+        Raises:
+            SagaError: There is none.
+        """
+        for step in self.steps:
+            if step.name == name:
+                return step
+        known = ", ".join(step.name for step in self.steps)
+        raise SagaError(f"saga {self.name!r} has no step {name!r} (it has: {known})")
