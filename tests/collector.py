@@ -3,7 +3,6 @@
 import re
 import socket
 import subprocess
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Self
 
 import rotel
 
+from tests.polling import comes_true
 from tests.semconv import SeenSeries, SeenSpan
 
 _BINARY = Path(rotel.__file__).parent / "rotel-agent"
@@ -69,16 +69,12 @@ class Collector:
         self._process.wait(10)
 
     def _until_open(self, port: int) -> None:
-        give_up = time.monotonic() + 20
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-            except OSError:
-                if time.monotonic() > give_up:
-                    raise
-                time.sleep(0.05)
-            else:
-                return
+        def is_open() -> bool:
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        if not comes_true(is_open, within_s=20):
+            raise TimeoutError(f"the collector does not open port {port}")
 
     def spans(self) -> list[SeenSpan]:
         """Every span so far."""

@@ -99,7 +99,7 @@ def run(
                 next_kill = now + dice.uniform(0.3, 1.5)
                 _strike(world, dice, chaos)
             world.supervise()
-            time.sleep(0.05)
+            time.sleep(0.05)  # the next round of this simulation; it ends with `seconds`
         _judge(world, chaos)
     return chaos
 

@@ -22,6 +22,7 @@ from sagastream.functions import LIBRARY
 from sagastream.testing import EmbeddedServer
 from tests.faults.invariants import look
 from tests.faults.roles import GAVE_UP, canceller, listener, requester, spawn
+from tests.polling import comes_true
 
 _PATIENCE_S = 60.0
 _MOST_POINTS = 400
@@ -105,12 +106,12 @@ class Stage:
         Raises:
             TimeoutError: They do not come.
         """
-        give_up = time.monotonic() + _PATIENCE_S
-        while not all(any(note.startswith(word) for note in self._notes()) for word in notes):
-            if time.monotonic() > give_up:
-                raise TimeoutError(f"{self._attack}: no {notes} in {self._notes()}")
-            time.sleep(0.01)
-            self._supervise()
+
+        def are_there() -> bool:
+            return all(any(note.startswith(word) for note in self._notes()) for word in notes)
+
+        if not comes_true(are_there, within_s=_PATIENCE_S, meanwhile=self._supervise):
+            raise TimeoutError(f"{self._attack}: no {notes} in {self._notes()}")
 
     def until_ended(self) -> bool:
         """Wait until the request has ended in its record.
@@ -119,12 +120,9 @@ class Stage:
             Whether it had at once: a server that is killed may take back what it has said, unless
             it brings each write to the disk first.
         """
-        give_up = time.monotonic() + _PATIENCE_S
         self._supervise()
         at_once = self._has_ended()
-        while not self._has_ended() and time.monotonic() < give_up:
-            time.sleep(0.01)
-            self._supervise()
+        comes_true(self._has_ended, within_s=_PATIENCE_S, meanwhile=self._supervise)
         return at_once
 
     def _has_ended(self) -> bool:

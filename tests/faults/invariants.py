@@ -1,7 +1,6 @@
 """What must hold for a request at its end, whatever died on the way, as counts of what does not."""
 
 import itertools
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from typing import Any
 import redis
 
 from sagastream.testing import EmbeddedServer
+from tests.polling import comes_true
 
 STREAM = "work:commands"
 GROUP = "sagastream"
@@ -110,9 +110,4 @@ def _judge_stages(seen: Verdict, stages: list[tuple[int, str]], status: str, str
 
 def _nothing_pending(client: "redis.Redis") -> bool:
     """Whether all deliveries are acked: a second one of the request soon is, by who met it."""
-    give_up = time.monotonic() + _ACK_S
-    while client.xpending(STREAM, GROUP)["pending"]:
-        if time.monotonic() > give_up:
-            return False
-        time.sleep(0.02)
-    return True
+    return comes_true(lambda: not client.xpending(STREAM, GROUP)["pending"], within_s=_ACK_S)

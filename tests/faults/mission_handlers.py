@@ -6,18 +6,9 @@ up: so does its compensation, for as many times as the key `failing` holds.
 
 from typing import Any
 
-from app.command_handlers.handlers import (
-    abort_exploration,
-    allocate_resources,
-    integrate_maps,
-    perform_exploration,
-    plan_route,
-    release_resources,
-    rollback_map,
-    start_mission,
-)
 from app.redis_utils import get_bus
 from sagastream import Command, Handler
+from sagastream.handlers import discover
 
 STEPS = ("resources:allocate", "routing:plan", "exploration:perform", "map:integrate")
 UNDO = {
@@ -51,20 +42,5 @@ def _wrapped(handler: Handler) -> Handler:
     return Handler(handler.stream, handler.event_type, handle, handler.effect)
 
 
-HANDLERS = [
-    _wrapped(handler)
-    for module in (
-        abort_exploration,
-        allocate_resources,
-        integrate_maps,
-        perform_exploration,
-        plan_route,
-        release_resources,
-        rollback_map,
-        start_mission,
-    )
-    for handler in vars(module).values()
-    if isinstance(handler, Handler)
-]
-for _number, _handler in enumerate(HANDLERS):
-    globals()[f"handler_{_number}"] = _handler
+for _number, _handler in enumerate(discover("app.command_handlers.handlers")):
+    globals()[f"handler_{_number}"] = _wrapped(_handler)

@@ -1,7 +1,6 @@
 """What must hold for a mission at its end, whatever died on the way."""
 
 import json
-import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ import redis
 
 from sagastream.journal import Journal, load
 from tests.faults.mission_handlers import STEPS, UNDO
+from tests.polling import comes_true
 
 _TERMINAL = {"completed", "failed", "cancelled"}
 _STREAMS = ("resources:commands", "routing:commands", "exploration:commands", "map:commands")
@@ -117,9 +117,8 @@ def _steps(journal: Journal) -> list[Any]:
 
 def wait_quiet(client: "redis.Redis") -> list[str]:
     """Wait until nothing is pending on the missions' streams; what still is."""
-    give_up = time.monotonic() + _QUIET_S
-    while True:
-        pending = [s for s in _STREAMS if client.xpending(s, "sagastream")["pending"]]
-        if not pending or time.monotonic() > give_up:
-            return pending
-        time.sleep(0.05)
+
+    def pending() -> list[str]:
+        return [s for s in _STREAMS if client.xpending(s, "sagastream")["pending"]]
+
+    return [] if comes_true(lambda: not pending(), within_s=_QUIET_S) else pending()

@@ -25,6 +25,7 @@ from sagastream.functions import LIBRARY
 from sagastream.testing import EmbeddedServer
 from tests.faults.mission_rules import Faults, journal_of, judge, wait_quiet
 from tests.faults.zygote import Spawned, Zygote
+from tests.polling import comes_true
 
 LEASE_S = 0.6
 PATIENCE_S = 60.0
@@ -188,11 +189,8 @@ class World:
         Raises:
             TimeoutError: It does not come to be.
         """
-        give_up = time.monotonic() + PATIENCE_S
-        while not is_so():
-            if time.monotonic() > give_up:
-                raise TimeoutError(otherwise)
-            time.sleep(0.02)
+        if not comes_true(is_so, within_s=PATIENCE_S):
+            raise TimeoutError(otherwise)
 
     def resume_later(self, process: Spawned, delay_s: float) -> None:
         """Let a stopped process go on after a while."""
@@ -285,15 +283,14 @@ class Attack:
             self._victim_is_known.set()
 
     def _until(self, is_so: Callable[[], bool], otherwise: str) -> None:
-        give_up = time.monotonic() + PATIENCE_S
-        while not is_so():
-            if time.monotonic() > give_up:
-                raise TimeoutError(f"{self._blow} at {self.struck}: {otherwise}")
-            time.sleep(0.02)
-            if self.was_hit:
-                if self._blow.victim == "server" and not self._world.store.is_running:
-                    self._world.store.start()
-                self._world.supervise()
+        if not comes_true(is_so, within_s=PATIENCE_S, meanwhile=self._mend):
+            raise TimeoutError(f"{self._blow} at {self.struck}: {otherwise}")
+
+    def _mend(self) -> None:
+        if self.was_hit:
+            if self._blow.victim == "server" and not self._world.store.is_running:
+                self._world.store.start()
+            self._world.supervise()
 
     def _plan(self, _number: int, command: tuple[bytes, ...]) -> Fault:
         self._count += self._counting.is_set()

@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from sagastream.testing import EmbeddedServer
 from tests.collector import Collector
 from tests.integration.celery_spans import DONE
 from tests.integration.conftest import environment
+from tests.polling import comes_true
 
 pytestmark = [pytest.mark.blocking, pytest.mark.timeout(180)]
 
@@ -60,9 +60,7 @@ def test_no_span_is_lost_at_a_stop(
                 stderr=log,
             )
         try:
-            give_up = time.monotonic() + 90
-            while client.llen(DONE) < 10 and time.monotonic() < give_up:
-                time.sleep(0.05)
+            assert comes_true(lambda: client.llen(DONE) >= 10, within_s=90)
             worker.send_signal(signal.SIGTERM)
             worker.wait(60)
         finally:

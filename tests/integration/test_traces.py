@@ -19,12 +19,14 @@ from app.span_files import spans_of
 from sagastream.testing import EmbeddedServer
 from tests.collector import Collector
 from tests.integration.conftest import Ended, environment, run
+from tests.polling import comes_true
 from tests.semconv import SeenSpan, faults_of_series, faults_of_span, faults_of_trace
 
 pytestmark = [pytest.mark.blocking, pytest.mark.timeout(500)]
 
 # A second until spans leave, and what a busy machine takes to send them.
 _HELD_BACK_S = 2.5
+_MOMENT_S = 120.0
 _STEPS = {"allocate_resources", "plan_route", "perform_exploration", "integrate_maps"}
 
 
@@ -58,17 +60,21 @@ def _end(env: dict[str, str], saga_id: str) -> Ended:
 def _kill_while_exploring(workers: Workers, collector: Collector, url: str, saga_id: str) -> float:
     """Kill listener and Celery worker when the collector knows of the exploration; start them anew."""
     with redis.Redis.from_url(url, decode_responses=True) as client:
-        while not any(
-            json.loads(fields["payload"]).get("checkpoint")
-            for _, fields in client.xrange(f"saga:{saga_id}:replies")
-        ):
-            time.sleep(0.02)
-    while not any(
-        span.name == "send exploration:commands"
-        and span.attributes.get("sagastream.saga_id") == saga_id
-        for span in collector.spans()
-    ):
-        time.sleep(0.1)
+        assert comes_true(
+            lambda: any(
+                json.loads(fields["payload"]).get("checkpoint")
+                for _, fields in client.xrange(f"saga:{saga_id}:replies")
+            ),
+            within_s=_MOMENT_S,
+        )
+    assert comes_true(
+        lambda: any(
+            span.name == "send exploration:commands"
+            and span.attributes.get("sagastream.saga_id") == saga_id
+            for span in collector.spans()
+        ),
+        within_s=_MOMENT_S,
+    )
     for name in ("listener-1", "celery"):
         workers._children[name].kill()
         workers._children[name].wait()
