@@ -118,19 +118,19 @@ CONTROLS = [
     ),
     Control(
         "5 no more than the free slots",
-        "listener.py",
+        "intake.py",
         "if free < len(streams):",
         "if False:",
         LISTENER,
     ),
     Control(
         "5 a frozen server lapses nobody",
-        "listener.py",
+        "intake.py",
         " or self._keeper.contact_s < self._lease_s",
         "",
         LEASES,
     ),
-    Control("5 dead listeners are swept", "listener.py", "swept or await", "await", LEASES),
+    Control("5 dead listeners are swept", "intake.py", "swept or await", "await", LEASES),
     Control("6 poison", LUA, "> max_deliveries then", "> 1000 then", UNIT),
     Control(
         "6 a release is no loss",

@@ -1,13 +1,12 @@
 """`CommandListener`: read commands, run their handlers, write every stage.
 
-It reads all its streams in one blocking call, never more than it has free slots, and
-routes by event type. Stopping drains: no new read begins, what was read is finished.
+It takes in never more than it has free slots, and routes by event type. Stopping drains: no
+new read begins, what was read is finished. The reading itself stands in `intake.py`.
 """
 
 import asyncio
 import contextlib
 import logging
-import random
 import signal
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,22 +19,18 @@ from redis.exceptions import RedisError, ResponseError
 from sagastream import metrics, telemetry
 from sagastream.bus import Bus
 from sagastream.claim import Claim, failed_fields
-from sagastream.connection import BLOCK_MS, LOST, backoff_delays, end, entries, is_group_gone
+from sagastream.connection import LOST, backoff_delays, end, is_group_gone
 from sagastream.errors import InvalidMessage, LeaseLost, SagastreamError, WriteConflict
 from sagastream.functions import Answer
 from sagastream.handlers import Handler, registry, run_handler
+from sagastream.intake import Intake
 from sagastream.lease import LeaseKeeper
 from sagastream.message import Command, check_name, decode_command, decode_fields
 
 logger = logging.getLogger(__name__)
 
 ANNOUNCE_TTL_S = 10.0
-FINISHED_KEPT = 10_000
-_SHORT_BLOCK_MS = 100
-_MOST_PAUSE_S = 0.05
 _MOST_RUNS = 100
-
-Delivery = tuple[str, str, Mapping[bytes, bytes]]
 
 
 class CommandListener:
@@ -89,9 +84,14 @@ class CommandListener:
             owner=self._owner,
             lease_s=lease_s,
         )
-        self._next_sweep = 0.0
-        self._pause_until = 0.0
-        self._turn = 0
+        self._intake = Intake(
+            bus,
+            self._streams,
+            group=group,
+            owner=self._owner,
+            lease_s=lease_s,
+            keeper=self._keeper,
+        )
         self._running: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self._freed = asyncio.Event()
@@ -110,8 +110,7 @@ class CommandListener:
                 the listener waits for a server that went away.
         """
         await self._bus.ping()
-        for stream in self._streams:
-            await self._make_group(stream)
+        await self._intake.make_groups()
         await self._announce(ANNOUNCE_TTL_S)
         self._keeper.start()
         announcing = asyncio.create_task(self._keep_announcing())
@@ -145,11 +144,9 @@ class CommandListener:
                 self._freed.clear()
                 await self._freed.wait()
                 continue
-            await asyncio.sleep(self._pause_until - asyncio.get_running_loop().time())
             try:
-                swept = await self._sweep(free)
-                for stream, entry_id, raw in swept or await self._deliveries(free):
-                    again = bool(swept)
+                deliveries, again = await self._intake.next(free)
+                for stream, entry_id, raw in deliveries:
                     task = asyncio.create_task(self._handle(stream, entry_id, raw, again=again))
                     self._running.add(task)
                     task.add_done_callback(self._finished)
@@ -163,61 +160,7 @@ class CommandListener:
                     logger.exception("commands cannot be read; trying again")
                 await asyncio.sleep(next(delays))
                 with contextlib.suppress(SagastreamError, RedisError):
-                    for stream in self._streams:
-                        await self._make_group(stream)
-
-    async def _deliveries(self, free: int) -> list[Delivery]:
-        """At most `free` new commands."""
-        streams, block_ms = self._streams, min(BLOCK_MS, round(self._lease_s * 200))
-        if free < len(streams):
-            # COUNT holds for each stream: reading them all could bring more than is free.
-            self._turn = (self._turn + free) % len(streams)
-            streams = (streams[self._turn :] + streams[: self._turn])[:free]
-            block_ms = _SHORT_BLOCK_MS
-        keys = {self._bus.key(stream): stream for stream in streams}
-        answer = await self._bus.endpoint().connection.block(
-            *("XREADGROUP", "GROUP", self._group, self._owner),
-            *("COUNT", free // len(streams), "BLOCK", block_ms),
-            *("STREAMS", *keys, *(">" for _ in keys)),
-        )
-        return [
-            (keys[key.decode()], entry_id.decode(), raw) for key, entry_id, raw in entries(answer)
-        ]
-
-    async def _sweep(self, free: int) -> list[Delivery]:
-        """At most `free` commands of listeners that are gone, now and then."""
-        loop = asyncio.get_running_loop()
-        if loop.time() < self._next_sweep or self._keeper.contact_s < self._lease_s:
-            return []
-        jitter = random.uniform(0.05, 0.2)  # noqa: S311 - jitter, not a secret
-        self._next_sweep = loop.time() + self._lease_s * jitter
-        taken: list[Delivery] = []
-        for stream in self._streams:
-            if len(taken) == free:
-                break
-            found = await self._bus.endpoint().functions.sweep(
-                self._bus.key(f"sweeper:{self._group}:{stream}"),
-                self._bus.key(stream),
-                owner=self._owner,
-                group=self._group,
-                lease_ms=round(self._lease_s * 1000),
-                count=free - len(taken),
-                keep=FINISHED_KEPT,
-            )
-            taken += [(stream, entry_id, raw) for entry_id, raw in found]
-        if len(taken) == free:
-            # There may be more: it waits for a free slot, and no longer.
-            self._next_sweep = 0.0
-        return taken
-
-    async def _make_group(self, stream: str) -> None:
-        try:
-            await self._bus.endpoint().connection.call(
-                "XGROUP", "CREATE", self._bus.key(stream), self._group, "0", "MKSTREAM"
-            )
-        except ResponseError as error:
-            if "BUSYGROUP" not in str(error):
-                raise
+                    await self._intake.make_groups()
 
     # -- handling ---------------------------------------------------------------
 
@@ -277,10 +220,7 @@ class CommandListener:
         """Leave a command to a listener that can handle it, if there is one."""
         fields = dict(raw)
         fields.setdefault(b"request_id", command.request_id.encode())
-        # Read nothing for a moment, or it comes straight back: those who can take it now. The
-        # jitter keeps two listeners from passing theirs to and fro in step.
-        pause_s = random.uniform(0.005, _MOST_PAUSE_S)  # noqa: S311 - jitter, not a secret
-        self._pause_until = asyncio.get_running_loop().time() + pause_s
+        self._intake.pause()
         return await self._bus.endpoint().functions.pass_on(
             self._bus.key(command.stream),
             self._announcements(command.stream),
