@@ -209,9 +209,9 @@ async def test_who_takes_an_exploration_over_goes_on_with_it(app_bus: Bus, area:
                 on_progress=note,
             )
         )
-        async with listening(app_bus, [perform_exploration], drain_s=0.01):
+        async with listening(app_bus, [perform_exploration], lease_s=1.0, drain_s=0.01):
             await stop.wait()
-        async with listening(app_bus, [perform_exploration]):
+        async with listening(app_bus, [perform_exploration], lease_s=1.0):
             reply = await asking
     epochs = {int(stage["epoch"]) for stage in stages}
     assert epochs == {1, 2}

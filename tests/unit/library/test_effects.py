@@ -46,8 +46,11 @@ async def test_atomic_writes_come_with_the_reply_and_race_safely(bus: Bus) -> No
     await _call(bus, "DEL", "accounts")
 
 
-async def test_a_mismatch_of_one_write_writes_none(bus: Bus) -> None:
+async def test_a_mismatch_of_one_write_writes_none(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All is checked before the first write; what never fits fails by name."""
+    monkeypatch.setattr("sagastream.listener._MOST_RUNS", 5)
 
     @multi_stage_reply(stream=STREAM, event_type="account:move", effect="atomic")
     async def move(_command: Command, _progress: Progress) -> Atomic:

@@ -349,10 +349,10 @@ async def test_a_handler_that_takes_over_sees_the_last_progress(bus: Bus) -> Non
 
     asking = asyncio.create_task(bus.request_and_reply(STREAM, "a:do", {}, request_id="r"))
     for runs in (1, 2):
-        async with listening(bus, [count], drain_s=0.05):
+        async with listening(bus, [count], lease_s=1.0, drain_s=0.05):
             while len(seen) < runs or not await _has_progress(bus, runs):
                 await asyncio.sleep(0.01)
-    async with listening(bus, [count]):
+    async with listening(bus, [count], lease_s=1.0):
         reply = await asking
     assert [step.get("done") for step in seen] == [None, 1, 2]
     assert reply["payload"] == {"done": 3}
