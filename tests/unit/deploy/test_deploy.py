@@ -1,6 +1,8 @@
 import importlib.util
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -118,6 +120,18 @@ def test_a_wrong_key_is_found(name: str, change: dict[str, Any], fault: str) -> 
     """A typo, a key of Tempo 2 and a value in a map's place are faults."""
     found = list(faults_of_keys(_load(name) | change, FILES[name]))
     assert any(re.search(fault, one) for one in found), found
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is Debian's `prometheus`")
+@pytest.mark.parametrize(("old", "new", "code"), [("", "", 0), ("scrape_interval", "scrape", 1)])
+def test_prometheus_takes_its_configuration(tmp_path: Path, old: str, new: str, code: int) -> None:
+    """Its own check says so, and refuses a misspelt key."""
+    path = tmp_path / "prometheus.yml"
+    path.write_text((DEPLOY / "prometheus.yml").read_text().replace(old, new))
+    checked = subprocess.run(
+        ["promtool", "check", "config", path], capture_output=True, check=False
+    )
+    assert checked.returncode == code, checked.stderr
 
 
 def test_compose_is_good() -> None:
