@@ -21,7 +21,7 @@ from sagastream.fault_proxy import Fault, FaultProxy
 from sagastream.functions import LIBRARY
 from sagastream.testing import EmbeddedServer
 from tests.faults.invariants import look
-from tests.faults.roles import GAVE_UP, canceller, listener, requester, spawn
+from tests.faults.roles import GAVE_UP, canceller, end, exit_code, listener, requester, spawn
 from tests.polling import comes_true
 
 _PATIENCE_S = 60.0
@@ -75,8 +75,7 @@ class Stage:
                 yield self
             finally:
                 for process, _, _ in self._processes.values():
-                    process.kill()
-                    process.join()
+                    end(process)
 
     @property
     def was_hit(self) -> bool:
@@ -97,8 +96,20 @@ class Stage:
     def kill(self, name: str) -> None:
         """End a role for good."""
         process, _, _ = self._processes.pop(name)
-        process.kill()
-        process.join()
+        end(process)
+
+    def wait_for(self, process: BaseProcess) -> None:
+        """Wait for the end of a process that is no role of this stage.
+
+        Raises:
+            TimeoutError: It lives on.
+        """
+
+        def has_ended() -> bool:
+            return exit_code(process) is not None
+
+        if not comes_true(has_ended, within_s=_PATIENCE_S, meanwhile=self._supervise):
+            raise TimeoutError(f"{self._attack}: a handler that was to die lives on")
 
     def until(self, *notes: str) -> None:
         """Wait until a note begins with each of these words.
@@ -134,12 +145,13 @@ class Stage:
             self.store.start()
             self._ready_at = time.monotonic()
         for name, (process, role, arguments) in self._processes.items():
-            if process.is_alive() or process.exitcode == 0:
+            code = exit_code(process)
+            if code is None or code == 0:
                 continue  # it is at work, or has done its part
             if name == self._killed:
                 self._killed = ""
-            elif process.exitcode not in self.ends:
-                raise AssertionError(f"{self._attack}: {name} ended with {process.exitcode}")
+            elif code not in self.ends:
+                raise AssertionError(f"{self._attack}: {name} ended with {code}")
             # Straight to the server: the attack takes place once.
             again = spawn(role, self.store.url, *arguments)
             self._processes[name] = (again, role, arguments)
@@ -206,10 +218,7 @@ def poison(stage: Stage) -> str:
     stage.ends.add(-signal.SIGKILL)
     stage.start("requester", requester, {"die": "oom"})
     for _ in range(_MAX_DELIVERIES):
-        process = spawn(listener, stage.store.url, max_deliveries=_MAX_DELIVERIES)
-        while process.is_alive():
-            process.join(0.01)
-            stage._supervise()
+        stage.wait_for(spawn(listener, stage.store.url, max_deliveries=_MAX_DELIVERIES))
     stage.start("listener", burying)
     stage.until("got")
     return "failed"

@@ -4,6 +4,7 @@ import asyncio
 import ctypes
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,9 @@ MAX_DELIVERIES = 5
 GAVE_UP = 75
 
 _CONTEXT = get_context("forkserver")
+# A start polls all the processes that there are, and a process must not be polled twice at once:
+# whoever is second reads no exit code.
+_POLLING = threading.Lock()
 _CONTEXT.set_forkserver_preload(["sagastream", "tests.faults.roles"])
 
 
@@ -47,8 +51,22 @@ def _giving_up() -> Iterator[None]:
 def spawn(role: Callable[..., None], *arguments: Any, **options: Any) -> BaseProcess:
     """Run a role in a process of its own."""
     process = _CONTEXT.Process(target=role, args=arguments, kwargs=options, daemon=True)
-    process.start()
+    with _POLLING:
+        process.start()
     return process
+
+
+def exit_code(process: BaseProcess) -> int | None:
+    """How a process ended, None while it lives."""
+    with _POLLING:
+        return process.exitcode
+
+
+def end(process: BaseProcess) -> None:
+    """Kill a process and wait for its end."""
+    with _POLLING:
+        process.kill()
+        process.join()
 
 
 async def _note(bus: Bus, what: str) -> None:
@@ -179,5 +197,4 @@ def listening(url: str, **options: Any) -> Iterator[BaseProcess]:
     try:
         yield process
     finally:
-        process.kill()
-        process.join()
+        end(process)
