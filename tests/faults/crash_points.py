@@ -54,10 +54,17 @@ class Stage:
     Attributes:
         struck: The command at which the attack took place.
         ends: The exit codes with which a role may end before its part is done.
+
+    Args:
+        store: The server.
+        attack: What is killed, and when.
+        forgets: Whether the server, when it is killed, may take back what it said last. Then a role
+            that had done its part does it again.
     """
 
-    def __init__(self, store: EmbeddedServer, attack: Attack) -> None:
+    def __init__(self, store: EmbeddedServer, attack: Attack, *, forgets: bool) -> None:
         self.store = store
+        self._forgets = forgets
         self._attack = attack
         self._hit = threading.Event()
         self._killed = ""
@@ -65,6 +72,7 @@ class Stage:
         self.ends = {GAVE_UP}
         self._hit_at = self._ready_at = self._back_at = 0.0
         self._processes: dict[str, tuple[BaseProcess, Callable[..., None], tuple[Any, ...]]] = {}
+        self._early: set[str] = set()
         self._proxy = FaultProxy(store.url, self._plan, on_fault=self._strike)
 
     @contextlib.contextmanager
@@ -124,6 +132,21 @@ class Stage:
         if not comes_true(are_there, within_s=_PATIENCE_S, meanwhile=self._supervise):
             raise TimeoutError(f"{self._attack}: no {notes} in {self._notes()}")
 
+    def until_running(self) -> None:
+        """Wait until a handler has the request.
+
+        Raises:
+            TimeoutError: None takes it.
+        """
+
+        def is_running() -> bool:
+            with look(self.store) as client, contextlib.suppress(redis.RedisError):
+                return client.hget("request:r", "status") == "running"
+            return False
+
+        if not comes_true(is_running, within_s=_PATIENCE_S, meanwhile=self._supervise):
+            raise TimeoutError(f"{self._attack}: nobody begins; {self._notes()}")
+
     def until_ended(self) -> bool:
         """Wait until the request has ended in its record.
 
@@ -144,13 +167,16 @@ class Stage:
         if self._hit.is_set() and self._attack.victim == "server" and not self._ready_at:
             self.store.start()
             self._ready_at = time.monotonic()
+            if self._forgets:
+                self._early = set(self._processes)
         for name, (process, role, arguments) in self._processes.items():
             code = exit_code(process)
-            if code is None or code == 0:
+            if code is None or (code == 0 and name not in self._early):
                 continue  # it is at work, or has done its part
+            self._early.discard(name)
             if name == self._killed:
                 self._killed = ""
-            elif code not in self.ends:
+            elif code not in {0, *self.ends}:
                 raise AssertionError(f"{self._attack}: {name} ended with {code}")
             # Straight to the server: the attack takes place once.
             again = spawn(role, self.store.url, *arguments)
@@ -193,9 +219,9 @@ def request(stage: Stage) -> str:
 
 def redelivery(stage: Stage) -> str:
     """A listener dies in its handler; the attacked one takes the request over."""
-    stage.start("first", listener)
-    stage.start("requester", requester, {"wait_first": 1})
-    stage.until("begun 1")
+    stage.start("first", stalling)
+    stage.start("requester", requester, {})
+    stage.until_running()
     stage.kill("first")
     stage.start("listener", listener)
     stage.until("got")
@@ -206,7 +232,7 @@ def cancel(stage: Stage) -> str:
     """A request that would run for ever is cancelled."""
     stage.start("listener", listener)
     stage.start("requester", requester, {"wait": 1})
-    stage.until("begun")
+    stage.until_running()
     stage.start("canceller", canceller)
     stage.until("cancel answered", "got")
     return "cancelled"
@@ -222,6 +248,11 @@ def poison(stage: Stage) -> str:
     stage.start("listener", burying)
     stage.until("got")
     return "failed"
+
+
+def stalling(url: str) -> None:
+    """A listener that does not come to an end."""
+    listener(url, stalls=True)
 
 
 def burying(url: str) -> None:

@@ -91,7 +91,13 @@ def _die(how: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL if how == "oom" else signal.SIGSTOP)
 
 
-def listener(url: str, *, lease_s: float = LEASE_S, max_deliveries: int = MAX_DELIVERIES) -> None:
+def listener(
+    url: str,
+    *,
+    lease_s: float = LEASE_S,
+    max_deliveries: int = MAX_DELIVERIES,
+    stalls: bool = False,
+) -> None:
     """A listener whose handler counts its effect, and writes down that it ran, and how."""
 
     async def listen() -> None:
@@ -106,7 +112,8 @@ def listener(url: str, *, lease_s: float = LEASE_S, max_deliveries: int = MAX_DE
                 if block_s := payload.get("block_s"):
                     time.sleep(block_s)  # noqa: ASYNC251 - a handler that blocks its loop
                 await asyncio.sleep(payload.get("wait_s", 0))
-                if payload.get("wait") or (payload.get("wait_first") and command.epoch == 1):
+                first = payload.get("wait_first") and command.epoch == 1
+                if stalls or first or payload.get("wait"):
                     await asyncio.Event().wait()
                 if how := payload.get("die"):
                     _die(how)

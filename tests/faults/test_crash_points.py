@@ -55,7 +55,8 @@ def test_a_kill_at_any_command_loses_and_doubles_nothing(
 
     def run(point: int) -> bool:
         with EmbeddedServer(aof=True, fsync=fsync or "everysec", binary=server_binary) as store:
-            stage = Stage(store, Attack(role, victim, fault, point))
+            attack = Attack(role, victim, fault, point)
+            stage = Stage(store, attack, forgets=fsync == "everysec")
             with stage.set_up():
                 status = story(stage)
                 if stage.was_hit:
