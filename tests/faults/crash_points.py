@@ -141,7 +141,7 @@ class Stage:
 
         def is_running() -> bool:
             with look(self.store) as client, contextlib.suppress(redis.RedisError):
-                return client.hget("request:r", "status") == "running"
+                return bool(client.hget("request:r", "status") == "running")
             return False
 
         if not comes_true(is_running, within_s=_PATIENCE_S, meanwhile=self._supervise):
