@@ -28,6 +28,7 @@ from sagastream import (
 from tests.faults.invariants import STREAM
 
 LEASE_S = 0.6
+SLOW_LEASE_S = 2.0
 WORKER_LEASE_S = 3.0
 MAX_DELIVERIES = 5
 GAVE_UP = 75
@@ -130,6 +131,11 @@ def listener(
         asyncio.run(listen())
 
 
+def slow_listener(url: str) -> None:
+    """A listener with leases that a process does not lose by starting slowly."""
+    listener(url, lease_s=SLOW_LEASE_S)
+
+
 def worker(url: str) -> None:
     """A listener for many small commands, each of which counts its ends."""
 
@@ -167,7 +173,7 @@ def requester(url: str, payload: dict[str, Any], request_id: str = "r") -> None:
         asyncio.run(ask())
 
 
-def deadline_requester(url: str, request_id: str, deadline_s: str) -> None:
+def deadline_requester(url: str, request_id: str, deadline_s: float) -> None:
     """Ask for what never ends, with a deadline."""
 
     async def ask() -> None:
@@ -179,7 +185,7 @@ def deadline_requester(url: str, request_id: str, deadline_s: str) -> None:
                 request_id=request_id,
                 correlation_id="c",
                 reply_stream=f"{request_id}:replies",
-                deadline_s=float(deadline_s),
+                deadline_s=deadline_s,
             )
 
     with _giving_up():

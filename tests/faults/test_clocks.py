@@ -15,7 +15,7 @@ from sagastream.testing import EmbeddedServer, die_with_parent
 from tests.faults.asking import ask, notes, until_listening
 from tests.faults.figures import Figures
 from tests.faults.invariants import STREAM, look
-from tests.faults.roles import LEASE_S
+from tests.faults.roles import SLOW_LEASE_S
 
 pytestmark = [pytest.mark.blocking, pytest.mark.timeout(120)]
 
@@ -25,11 +25,11 @@ _DEADLINE_S = 1.0
 
 
 @contextlib.contextmanager
-def _an_hour_off(hours: int, role: str, *arguments: str) -> Iterator[None]:
+def _an_hour_off(hours: int, role: str, *arguments: object) -> Iterator[None]:
     """A role in a process of its own whose wall clock is wrong."""
-    call = f"from tests.faults.roles import {role}; {role}(*__import__('sys').argv[1:])"
+    call = f"from tests.faults import roles; roles.{role}(*{arguments!r})"
     process = subprocess.Popen(
-        [sys.executable, "-c", call, *arguments],
+        [sys.executable, "-c", call],
         cwd=_ROOT,
         env=os.environ
         | {
@@ -56,14 +56,14 @@ async def test_clocks_that_are_wrong_change_nothing(
 ) -> None:
     """Leases and deadlines go by the server's time, whatever listeners and requesters believe."""
     with (
-        _an_hour_off(hours, "listener", store.url),
-        _an_hour_off(-hours, "listener", store.url),
+        _an_hour_off(hours, "slow_listener", store.url),
+        _an_hour_off(-hours, "slow_listener", store.url),
     ):
         await until_listening(store, 2)
-        with _an_hour_off(hours, "deadline_requester", store.url, "late", str(_DEADLINE_S)):
+        with _an_hour_off(hours, "deadline_requester", store.url, "late", _DEADLINE_S):
             async with Bus(store.url) as bus:
                 replies = await asyncio.gather(
-                    *(ask(bus, {"wait_s": 2 * LEASE_S}, f"r{n}") for n in range(4))
+                    *(ask(bus, {"wait_s": 2 * SLOW_LEASE_S}, f"r{n}") for n in range(4))
                 )
                 with pytest.raises(DeadlineExceeded):
                     await bus.read_replies("late:replies", "c", "late", 30)
@@ -75,7 +75,7 @@ async def test_clocks_that_are_wrong_change_nothing(
         ended = [fields for _, fields in client.xrange("request:late:stages")][-1]
     after_s = (int(ended["timestamp"]) - deadline) / 1000
     assert deadline
-    assert 0 <= after_s < 5 * LEASE_S, "early, or much too late"
+    assert 0 <= after_s < 2 * SLOW_LEASE_S, "early, or much too late"
     assert abs(int(command["timestamp"]) - deadline) < 60_000
     row = figures.row("clients' clocks an hour ahead, and behind")
     row.notes["deadline met after"] = f"{after_s:.2f} s"
