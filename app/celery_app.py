@@ -39,6 +39,8 @@ celery_app.conf.update(
     worker_cancel_long_running_tasks_on_connection_loss=False,
     worker_hijack_root_logger=False,
     worker_prefetch_multiplier=1,
+    # A child imports all that a mission needs: on a busy machine Celery's 4 s kill it for ever.
+    worker_proc_alive_timeout=60.0,
 )
 
 

@@ -30,6 +30,7 @@ from app.cli_base import (
     refuse_bad,
     settings_of_command,
 )
+from app.cli_replay import drawn
 from app.config import choose_settings, get_settings
 from app.display import MissionDisplay
 from app.exploration.map_files import MapError, load_map, save_map
@@ -163,7 +164,8 @@ async def _run(
                 stack.callback(keeping.cancel)
             display = stack.enter_context(MissionDisplay())
             handle = await run_saga(mission.robot_count, mission.area, seed=mission.seed)
-            outcome = await see_through(handle, display.show, timeout=timeout)
+            async with drawn(display, handle.saga_id):
+                outcome = await see_through(handle, display.show, timeout=timeout)
     return report(outcome, handle.input)
 
 

@@ -26,6 +26,7 @@ from app.cli_base import (
     refuse_bad,
     settings_of_command,
 )
+from app.cli_replay import drawn
 from app.config import get_settings
 from app.display import MissionDisplay
 from app.orchestrator import Mission, MissionHandle, follow, report, run_saga
@@ -231,7 +232,8 @@ def _see_end(saga_id: str, output: Output) -> None:
             journal = await mission_runner().journal(saga_id)
             with MissionDisplay() as display:
                 handle = MissionHandle(saga_id, journal.input)
-                return report(await follow(handle, display.show), journal.input)
+                async with drawn(display, saga_id):
+                    return report(await follow(handle, display.show), journal.input)
 
     finish(guarded(see(), f"it goes on; see it with: mission watch {saga_id}"), output)
 

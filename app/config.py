@@ -41,6 +41,10 @@ class Settings(BaseSettings):
         "robots:{robot}:commands",
         description="Commands to one robot; {robot} is its id.",
     )
+    recording_streams: str = Field(
+        "missions:{mission}:frames",
+        description="What a mission looked like; {mission} is its id.",
+    )
     handler_package: str = Field(
         "app.command_handlers.handlers",
         description="The package whose handlers the command listener runs.",
@@ -148,6 +152,10 @@ class Settings(BaseSettings):
     def robot_stream(self, robot: str) -> str:
         """The command stream of one robot."""
         return self.robot_streams.format(robot=robot)
+
+    def recording_stream(self, mission: str) -> str:
+        """The stream of one mission's frames."""
+        return self.recording_streams.format(mission=mission)
 
     def environment(self) -> dict[str, str]:
         """The environment for a child process that is to have these settings."""

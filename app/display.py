@@ -4,12 +4,16 @@ import sys
 import time
 from typing import Any, Self
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 
+from app.exploration.frames import Frame
+from app.exploration.grid import GridFrame
 from app.steps import STEPS, UNDO
+from app.terminal_map import draw_map
 
+_LEAST_MAP = 5  # lines
 _WORDS = {"start": "running", "progress": "running"}
 _COLOURS = {"running": "yellow", "completed": "green", "failed": "red", "cancelled": "red"}
 
@@ -22,6 +26,7 @@ class MissionDisplay:
         self._started = time.monotonic()
         self._rows: dict[tuple[str, str], tuple[str, str]] = {}
         self._robots: dict[str, dict[str, Any]] = {}
+        self._map: tuple[Frame, GridFrame] | None = None
         self._live = Live(
             console=self._console, refresh_per_second=8, get_renderable=self._draw, transient=False
         )
@@ -53,6 +58,10 @@ class MissionDisplay:
                 file=sys.stderr,
             )
 
+    def show_map(self, frame: Frame, grid: GridFrame) -> None:
+        """Take what the mission looks like now; drawn on a terminal only."""
+        self._map = (frame, grid)
+
     def _age(self) -> float:
         return time.monotonic() - self._started
 
@@ -70,7 +79,12 @@ class MissionDisplay:
             robots.add_row(
                 f"  {name}", f"at ({x:.1f}, {y:.1f}) m", f"{robot['driven_m']:.1f} m driven"
             )
-        return Group(f"[bold]mission[/] {self._age():.0f} s", steps, robots)
+        parts: list[RenderableType] = [f"[bold]mission[/] {self._age():.0f} s", steps, robots]
+        if self._map:
+            size = self._console.size
+            height = max(_LEAST_MAP, size.height - steps.row_count - robots.row_count - 3)
+            parts.append(draw_map(*self._map, width=size.width - 1, height=height))
+        return Group(*parts)
 
 
 def _detail(status: str, payload: dict[str, Any]) -> str:

@@ -15,10 +15,9 @@ from typing import Any
 from app import results
 from app.config import get_settings
 from app.exploration.map_files import find_map, load_map
-from app.redis_utils import get_bus
+from app.redis_utils import get_bus, read_stream
 from app.saga import mission_runner, mission_saga
 from sagastream import SagastreamError
-from sagastream.message import decode_reply
 from sagastream.saga import Journal, SagaOutcome
 
 MOST_ROBOTS = 64
@@ -88,20 +87,8 @@ class MissionHandle:
 
     async def stages(self) -> AsyncIterator[dict[str, Any]]:
         """Every stage of its steps as it comes, from the first; without end."""
-        bus = get_bus()
-        key, last = bus.key(f"saga:{self.saga_id}:replies"), b"0-0"
-        while True:
-            try:
-                answer = await bus.endpoint().connection.block(
-                    "XREAD", "COUNT", 100, "BLOCK", 500, "STREAMS", key, last
-                )
-            except (SagastreamError, OSError):
-                await asyncio.sleep(0.5)
-                continue
-            for _, entries in answer or []:
-                for entry_id, raw in entries:
-                    last = entry_id
-                    yield decode_reply(raw, max_bytes=get_settings().max_payload)
+        async for stage in read_stream(f"saga:{self.saga_id}:replies", follow=True):
+            yield stage
 
 
 async def run_saga(

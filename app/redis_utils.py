@@ -1,14 +1,19 @@
 """The library's calls bound to this application's settings, and storage for map parts."""
 
+import asyncio
 import hashlib
 import zlib
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from functools import lru_cache
 from typing import Any
 
 from app.config import Settings, get_settings
 from sagastream import BackoffConfig, Bus, SagastreamError
+from sagastream.connection import entries
 from sagastream.inbox import OnProgress
+from sagastream.message import decode_reply
+
+_BLOCK_MS = 500
 
 
 class BlobMissing(SagastreamError):
@@ -91,6 +96,40 @@ async def request_and_reply(
         on_progress=on_progress,
         **ids,
     )
+
+
+async def read_stream(stream: str, *, follow: bool) -> AsyncIterator[dict[str, Any]]:
+    """The entries of a stream of replies or events, from the first.
+
+    Args:
+        stream: Its name.
+        follow: Go on with what comes, without end, and wait for a server that is away.
+
+    Yields:
+        Each entry's fields, its `payload` decoded, with its `entry_id`.
+
+    Raises:
+        ServerUnavailable: The server did not answer, and nothing is followed.
+    """
+    key, last, connection = get_bus().key(stream), "0-0", get_bus().endpoint().connection
+    while True:
+        what = ("STREAMS", key, last)
+        try:
+            if follow:
+                answer = await connection.block("XREAD", "COUNT", 100, "BLOCK", _BLOCK_MS, *what)
+            else:
+                answer = await connection.call("XREAD", "COUNT", 100, *what)
+        except (SagastreamError, OSError):
+            if not follow:
+                raise
+            await asyncio.sleep(_BLOCK_MS / 1000)
+            continue
+        for _, entry_id, raw in entries(answer):
+            last = entry_id.decode()
+            reply = decode_reply(raw, max_bytes=get_settings().max_payload)
+            yield reply | {"entry_id": last}
+        if not answer and not follow:
+            return
 
 
 async def put_blob(data: bytes, *, ttl_s: int | None = None) -> str:

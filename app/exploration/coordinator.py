@@ -177,6 +177,13 @@ class Coordinator:
         return [robot.pose for robot in self._robots]
 
     @property
+    def goals(self) -> list[Point | None]:
+        """Where each robot is sent, metres, map frame, by slot; None where it waits."""
+        return [
+            self.frame.centre(*robot.goal.target) if robot.goal else None for robot in self._robots
+        ]
+
+    @property
     def paths(self) -> list[list[Point]]:
         """The points that each robot drove through, by slot."""
         return [list(robot.path) for robot in self._robots]

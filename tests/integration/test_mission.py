@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import redis
 
 from app.config import ROOT
+from app.exploration.frames import Player
 from app.exploration.map_files import load_map
 from sagastream.testing import EmbeddedServer
 from tests.integration.conftest import Ended, environment, run
@@ -123,6 +125,27 @@ def test_a_mission_explores_a_floor_through_the_whole_chain(running: dict[str, s
         assert entry["v"] == "1"
         assert int(entry["timestamp"]) > 0
     assert _holders(url) == {""}
+
+
+def test_the_recording_of_a_mission_ends_with_its_map(running: dict[str, str]) -> None:
+    """From the stream alone, frame after frame, and in no trace; `mission replay` shows it."""
+    ended = run(*_ORCHESTRATE, env=running)
+    entries = _entries(running["REDIS_URL"], f"missions:{ended.json['saga_id']}:frames")
+    assert {entry["traceparent"][-3:] for entry in entries} == {"-00"}
+    player = Player()
+    shown = [player.take(json.loads(entry["payload"])) for entry in entries]
+    frames = [frame for frame in shown if frame]
+    seconds = [frame.simulated_s for frame in frames]
+    assert seconds == sorted(seconds)
+    assert len(frames) >= 2
+    assert frames[0].fraction < frames[-1].fraction
+    written = load_map(Path(ended.json["artifacts"]["map_yaml"]))
+    assert np.array_equal(frames[-1].cells, written.grid)
+    assert player.grid == written.frame
+    replayed = run("app.cli", "replay", ended.json["saga_id"], env=running)
+    assert replayed.code == 0, replayed.err
+    assert "█" in replayed.out
+    assert f"{seconds[-1]:.0f} s simulated" in replayed.out
 
 
 def test_progress_tells_every_pose(running: dict[str, str]) -> None:

@@ -1,17 +1,21 @@
 """`map:integrate`: merge the robots' maps into one, measure it, and write it down."""
 
 import asyncio
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from app import results
 from app.config import get_settings
-from app.exploration.driver import Patch, Pose
-from app.exploration.grid import GridFrame
+from app.exploration.driver import Patch, Point, Pose
+from app.exploration.frames import Frame, Seen
+from app.exploration.grid import UNKNOWN, Grid, GridFrame
 from app.exploration.map_files import find_map, load_map
 from app.exploration.merging import merge
 from app.exploration.quality import accuracy, coverage, observable
+from app.recording import Recording
 from app.wire import receive_json, receive_patch
 from sagastream import Command, Progress, multi_stage_reply
 
@@ -32,8 +36,9 @@ async def integrate_maps(command: Command, progress: Progress) -> dict[str, Any]
     frontiers = await receive_json(mission["frontiers"])
     await progress(0.2, {"maps": len(patches)})
 
-    def integrate() -> dict[str, Any]:
-        frame = GridFrame.from_dict(mission["frame"])
+    frame = GridFrame.from_dict(mission["frame"])
+
+    def integrate() -> tuple[Grid, dict[str, Any]]:
         merged = merge([_layer(patch, frame) for patch in patches])
         floor = load_map(find_map(settings.map_dir, mission["area"]))
         start = Pose(*mission["starts"][0])
@@ -56,9 +61,28 @@ async def integrate_maps(command: Command, progress: Progress) -> dict[str, Any]
             title=f"{mission['area']}, {len(patches)} robots",
             report=report | {"mission": mission["mission"], "frontiers_left": len(frontiers)},
         )
-        return measured | {"artifacts": files}
+        return merged, measured | {"artifacts": files}
 
-    return await asyncio.to_thread(integrate)
+    merged, result = await asyncio.to_thread(integrate)
+    robots = [
+        Seen(name, _end_of(path), driven)
+        for name, path, driven in zip(mission["robots"], paths, mission["distances_m"], strict=True)
+    ]
+    last = Frame(
+        simulated_s=mission["simulated_s"],
+        fraction=float(np.mean(merged != UNKNOWN)),
+        robots=tuple(robots),
+        frontiers=tuple((x, y) for x, y in frontiers),
+        cells=merged,
+    )
+    await Recording(command, frame).add(last)
+    return result
+
+
+def _end_of(path: Sequence[Point]) -> Pose:
+    """Where a path ends, and in which direction it went last."""
+    (x0, y0), (x1, y1) = path[-2:] if len(path) > 1 else (path[-1], path[-1])
+    return Pose(x1, y1, math.atan2(y1 - y0, x1 - x0))
 
 
 def _layer(patch: Patch, frame: GridFrame) -> Any:

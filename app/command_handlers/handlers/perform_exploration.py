@@ -10,7 +10,9 @@ from app import fleet, gauges
 from app.config import get_settings
 from app.exploration.coordinator import Coordinator
 from app.exploration.driver import Leg, Pose
+from app.exploration.frames import Frame, Seen
 from app.exploration.grid import GridFrame
+from app.recording import Recording
 from app.redis_utils import BlobMissing
 from app.team import RobotLost, Team
 from app.wire import receive_leg, receive_state, send_json, send_patch, send_state
@@ -110,6 +112,7 @@ class _Telling:
         self.lost: dict[str, str] = dict(command.last_progress.get("lost", {}))
         self._progress = progress
         self._robots = robots
+        self._recording = Recording(command, GridFrame.from_dict(command.payload["frame"]))
         self._area = command.payload["area"]
         self._told = self._saved = -math.inf
         self._checkpoint: dict[str, Any] | None = command.last_progress.get("checkpoint")
@@ -156,6 +159,23 @@ class _Telling:
             detail["checkpoint"] = self._checkpoint
         gauges.explored(self._area, coordinator.fraction_known)
         await self._progress(coordinator.fraction_known, detail)
+        await self._recording.add(self._frame(coordinator))
+
+    def _frame(self, coordinator: Coordinator) -> Frame:
+        seen = zip(
+            *(self._robots, coordinator.poses, coordinator.distances, coordinator.goals),
+            strict=True,
+        )
+        return Frame(
+            simulated_s=coordinator.time,
+            fraction=coordinator.fraction_known,
+            robots=tuple(
+                Seen(name, pose, driven, goal, self.lost.get(name, ""))
+                for name, pose, driven, goal in seen
+            ),
+            frontiers=tuple(coordinator.frontiers_left),
+            cells=coordinator.team_grid(),
+        )
 
 
 def _flat(pose: Pose) -> list[float]:

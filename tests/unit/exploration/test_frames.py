@@ -1,0 +1,103 @@
+"""Frames of missions, taken apart and put together again."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from app.exploration.driver import Pose
+from app.exploration.frames import BadFrame, Frame, Player, Recorder, Seen
+from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, Grid, GridFrame
+
+_GRID = GridFrame(12, 17, 0.05)
+_VALUES = st.sampled_from([UNKNOWN, FREE, OCCUPIED])
+_CELLS = arrays.arrays(np.int8, (12, 17), elements=_VALUES)
+
+
+def _frame(cells: Grid, second: float = 1.0) -> Frame:
+    robots = (
+        Seen("r1", Pose(1.25, 2.5, 0.5), 3.5, goal=(4.0, 5.0)),
+        Seen("r2", Pose(0.0, 0.0, -1.0), 0.0, lost="it was not heard of"),
+    )
+    return Frame(second, 0.25, robots, ((1.5, 2.5),), cells)
+
+
+def _play(pieces: list[dict[str, Any]]) -> list[Frame]:
+    player = Player()
+    found = [player.take(json.loads(json.dumps(piece))) for piece in pieces]
+    return [frame for frame in found if frame]
+
+
+@given(st.lists(_CELLS, min_size=1, max_size=5))
+def test_what_is_recorded_is_played(shown: list[Grid]) -> None:
+    """Every frame comes back whole, whatever changed between them."""
+    recorder = Recorder(_GRID)
+    pieces = [
+        piece
+        for second, cells in enumerate(shown)
+        for piece in recorder.pieces(_frame(cells, float(second)))
+    ]
+    played = _play(pieces)
+    assert [frame.simulated_s for frame in played] == [float(n) for n in range(len(shown))]
+    for frame, cells in zip(played, shown, strict=True):
+        assert np.array_equal(frame.cells, cells)
+        assert (frame.robots, frame.frontiers) == (_frame(cells).robots, _frame(cells).frontiers)
+
+
+def test_only_what_changed_is_recorded() -> None:
+    """A cell that became known is a piece of one cell; nothing new is a piece without cells."""
+    recorder = Recorder(_GRID)
+    cells = np.full((12, 17), UNKNOWN, np.int8)
+    recorder.pieces(_frame(cells))
+    cells[3, 4] = FREE
+    (piece,) = recorder.pieces(_frame(cells))
+    assert piece["cells"]["shape"] == [1, 1]
+    (piece,) = recorder.pieces(_frame(cells))
+    assert "cells" not in piece
+
+
+def test_a_large_noisy_map_fits_into_messages() -> None:
+    """What is too large for one message comes in several, and is one frame."""
+    random = np.random.default_rng(1)
+    grid = GridFrame(900, 1100, 0.05)
+    cells = random.choice(np.array([UNKNOWN, FREE, OCCUPIED], np.int8), (900, 1100))
+    pieces = Recorder(grid).pieces(_frame(cells))
+    assert len(pieces) > 1
+    assert max(len(json.dumps(piece)) for piece in pieces) < 60_000
+    (frame,) = _play(pieces)
+    assert np.array_equal(frame.cells, cells)
+
+
+def test_a_new_recorder_begins_anew() -> None:
+    """What the handler before drew and the next does not know is gone."""
+    first = np.full((12, 17), FREE, np.int8)
+    second = np.full((12, 17), UNKNOWN, np.int8)
+    second[0, 0] = OCCUPIED
+    played = _play(
+        [*Recorder(_GRID).pieces(_frame(first)), *Recorder(_GRID).pieces(_frame(second))]
+    )
+    assert np.array_equal(played[0].cells, first)
+    assert np.array_equal(played[1].cells, second)
+
+
+def test_pieces_without_their_beginning_show_nothing() -> None:
+    """A stream whose first entries were trimmed is not drawn wrong."""
+    recorder = Recorder(_GRID)
+    cells = np.full((12, 17), FREE, np.int8)
+    recorder.pieces(_frame(cells))
+    assert _play(recorder.pieces(_frame(cells))) == []
+
+
+def test_cells_that_do_not_lie_in_the_grid_are_refused() -> None:
+    """A piece of another mission is an error, not a torn map."""
+    cells = np.full((12, 17), FREE, np.int8)
+    (piece,) = Recorder(_GRID).pieces(_frame(cells))
+    piece["cells"]["row0"] = 1
+    with pytest.raises(BadFrame, match="12 x 17 cells at"):
+        Player().take(piece)
+    with pytest.raises(BadFrame, match="cells are"):
+        Recorder(_GRID).pieces(_frame(np.zeros((3, 3), np.int8)))
