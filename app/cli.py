@@ -29,6 +29,7 @@ from app.cli_base import (
     leave,
     refuse_bad,
     settings_of_command,
+    teller,
 )
 from app.cli_replay import drawn
 from app.config import choose_settings, get_settings
@@ -88,7 +89,9 @@ def run(
         if not shared:
             choose_settings(redis_url=stack.enter_context(EmbeddedServer()).url)
         kinds = None if attach else KINDS
-        running = _run(mission, timeout, kinds, shared=shared, own_folders=bool(map or out))
+        running = _run(
+            *(mission, timeout, kinds, output), shared=shared, own_folders=bool(map or out)
+        )
         finish(guarded(running, _UNDONE), output)
 
 
@@ -105,7 +108,7 @@ def orchestrate_command(
     settings_of_command()
     mission = Mission(area, robots, seed)
     refuse_bad(mission)
-    finish(guarded(_run(mission, timeout, None, shared=True), _UNDONE), output)
+    finish(guarded(_run(mission, timeout, None, output, shared=True), _UNDONE), output)
 
 
 @app.command()
@@ -141,6 +144,7 @@ async def _run(
     mission: Mission,
     timeout: float | None,
     kinds: Collection[str] | None,
+    output: Output,
     *,
     shared: bool,
     own_folders: bool = False,
@@ -165,7 +169,7 @@ async def _run(
             display = stack.enter_context(MissionDisplay())
             handle = await run_saga(mission.robot_count, mission.area, seed=mission.seed)
             async with drawn(display, handle.saga_id):
-                outcome = await see_through(handle, display.show, timeout=timeout)
+                outcome = await see_through(handle, teller(output, display.show), timeout=timeout)
     return report(outcome, handle.input)
 
 

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -31,18 +31,20 @@ class Output(StrEnum):
 
     TEXT = "text"
     JSON = "json"
+    JSONL = "jsonl"
 
 
 Area = Annotated[str, typer.Option(help="The name of a map in MAP_DIR.")]
 Robots = Annotated[int, typer.Option(help="How many robots, 1 to 64.")]
 Seed = Annotated[int, typer.Option(help="Equal seeds give equal missions.")]
-Format = Annotated[Output, typer.Option("--output", "-o", help="text or json.")]
+Format = Annotated[
+    Output, typer.Option("--output", "-o", help="text, json, or jsonl: a line an item.")
+]
 
 app = typer.Typer(
     name="mission",
     help="Mission control for collaborative exploration.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -104,11 +106,32 @@ def leave(code: int, message: str) -> NoReturn:
     sys.exit(code)
 
 
+def as_json(result: Any, output: Output) -> bool:
+    """Print a result as JSON if that is asked for; whether it was. A list is a line an item."""
+    if output is Output.TEXT:
+        return False
+    one_by_one = output is Output.JSONL and isinstance(result, list)
+    for item in result if one_by_one else [result]:
+        print(json.dumps(item), flush=True)
+    return True
+
+
+def teller(
+    output: Output, show: Callable[[dict[str, Any]], None]
+) -> Callable[[dict[str, Any]], None]:
+    """What takes the stages of a mission: `show`, and with jsonl a line for each, too."""
+
+    def tell(stage: dict[str, Any]) -> None:
+        if output is Output.JSONL:
+            as_json(stage, output)
+        show(stage)
+
+    return tell
+
+
 def finish(ended: dict[str, Any], output: Output) -> NoReturn:
     """Print how a mission ended, and end with the code that says so."""
-    if output is Output.JSON:
-        print(json.dumps(ended))
-    else:
+    if not as_json(ended, output):
         _print_text(ended)
     sys.exit(EXIT[ended["status"]])
 

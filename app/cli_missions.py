@@ -3,8 +3,8 @@
 Watching and waiting may be given up at any time: the mission does not need it.
 """
 
-import json
 import time
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -20,11 +20,13 @@ from app.cli_base import (
     Robots,
     Seed,
     app,
+    as_json,
     finish,
     guarded,
     leave,
     refuse_bad,
     settings_of_command,
+    teller,
 )
 from app.cli_replay import drawn
 from app.config import get_settings
@@ -65,9 +67,7 @@ def start(
             return await run_saga(robots, area, seed=seed, saga_id=key)
 
     saga_id = guarded(begin(), "interrupted").saga_id
-    if output is Output.JSON:
-        print(json.dumps({"saga_id": saga_id}))
-    else:
+    if not as_json({"saga_id": saga_id}, output):
         print(f"mission {saga_id} is started; see it with: mission watch {saga_id}")
 
 
@@ -86,8 +86,7 @@ def list_missions(*, output: Format = Output.TEXT) -> None:
 
     journals: list[Journal] = list(reversed(guarded(ask(), "interrupted")))
     rows = [_row(journal) for journal in journals]
-    if output is Output.JSON:
-        print(json.dumps(rows))
+    if as_json(rows, output):
         return
     if not rows:
         print(f"no missions at {get_bus().address}")
@@ -109,10 +108,9 @@ def show(saga_id: SagaId, *, output: Format = Output.TEXT) -> None:
     """
     settings_of_command()
     journal = _journal(saga_id)
-    if output is Output.JSON:
-        print(json.dumps(_row(journal) | {"error": journal.error, "entries": _entries(journal)}))
-        return
     row = _row(journal)
+    if as_json(row | {"error": journal.error, "entries": _entries(journal)}, output):
+        return
     print(f"mission {saga_id} {row['status']}: {row['area']}, {row['robots']} robots")
     table = Table("step", "", "attempt", "status", "took", "request", "error")
     for entry in _entries(journal):
@@ -193,9 +191,7 @@ def show_fleet(*, output: Format = Output.TEXT) -> None:
             return await fleet.robots()
 
     robots = guarded(ask(), "interrupted")
-    if output is Output.JSON:
-        rows = [{name: getattr(robot, name) for name in robot.__slots__} for robot in robots]
-        print(json.dumps(rows))
+    if as_json([asdict(robot) for robot in robots], output):
         return
     if not robots:
         print(f"no robots at {get_bus().address}; start some with `mission workers`")
@@ -233,7 +229,7 @@ def _see_end(saga_id: str, output: Output) -> None:
             with MissionDisplay() as display:
                 handle = MissionHandle(saga_id, journal.input)
                 async with drawn(display, saga_id):
-                    return report(await follow(handle, display.show), journal.input)
+                    return report(await follow(handle, teller(output, display.show)), journal.input)
 
     finish(guarded(see(), f"it goes on; see it with: mission watch {saga_id}"), output)
 

@@ -1,7 +1,6 @@
 """`mission replay`, and the map that watching verbs draw: missions seen from their recordings alone."""
 
 import asyncio
-import json
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,7 +10,16 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from app.cli_base import EXIT_ERROR, Format, Output, app, guarded, leave, settings_of_command
+from app.cli_base import (
+    EXIT_ERROR,
+    Format,
+    Output,
+    app,
+    as_json,
+    guarded,
+    leave,
+    settings_of_command,
+)
 from app.display import MissionDisplay
 from app.recording import Shown, frames
 from app.redis_utils import get_bus
@@ -47,9 +55,7 @@ def replay(
     shown = guarded(play(), "stopped")
     if not shown:
         leave(EXIT_ERROR, f"nothing is recorded of mission {saga_id}; see: mission list")
-    if output is Output.JSON:
-        print(json.dumps({"saga_id": saga_id, "frames": [_row(seen) for seen in shown]}))
-    else:
+    if not as_json([_row(seen) for seen in shown], output):
         _, last, grid = shown[-1]
         if not console.is_terminal:
             print(draw_map(last, grid, width=100, height=50))

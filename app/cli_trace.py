@@ -3,7 +3,6 @@
 Neither needs a tracing backend: a trace is read from the files that missions leave behind.
 """
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -14,7 +13,7 @@ import typer
 from rich.console import Console
 
 from app import checks
-from app.cli_base import EXIT_ERROR, Format, Output, app, leave, settings_of_command
+from app.cli_base import EXIT_ERROR, Format, Output, app, as_json, leave, settings_of_command
 from app.config import Settings
 from app.saga import mission_saga
 from app.span_files import FileSpan, spans_of
@@ -38,8 +37,7 @@ def trace(
     """
     settings = settings_of_command()
     found = _story(mission, settings, file)
-    if output is Output.JSON:
-        print(json.dumps(asdict(found)))
+    if as_json(asdict(found), output):
         return
     print("\n".join(headline(found)))
     console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)
@@ -54,9 +52,7 @@ def doctor(*, output: Format = Output.TEXT) -> None:
     Exit codes: 0 all is well, 1 something is not. Example: mission doctor
     """
     found = checks.doctor(settings_of_command())
-    if output is Output.JSON:
-        print(json.dumps([asdict(check) for check in found]))
-    else:
+    if not as_json([asdict(check) for check in found], output):
         for check in found:
             print(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.detail}")
             if check.mend:

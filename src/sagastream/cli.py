@@ -4,7 +4,8 @@
     sagastream dead show STREAM ID       one of them, whole
     sagastream dead retry STREAM ID      its command again, as a new request
 
-`--url` says where the server is, `--namespace` which one. Exit codes: 0 done, 1 error, 2 usage.
+`--url` says where the server is, `--namespace` which one, `-o json` or `-o jsonl` that a program
+reads it. Exit codes: 0 done, 1 error, 2 usage.
 """
 
 import argparse
@@ -95,6 +96,12 @@ def _parser() -> argparse.ArgumentParser:
     for verb, what in (("list", "all"), ("show", "one, whole"), ("retry", "one, again")):
         command = verbs.add_parser(verb, help=what)
         command.add_argument("stream", help="the command stream, such as work:commands")
+        command.add_argument(
+            *("-o", "--output"),
+            choices=("text", "json", "jsonl"),
+            default="text",
+            help="jsonl: a line an item",
+        )
         if verb != "list":
             command.add_argument("id", help="the letter's id")
     return parser
@@ -108,7 +115,12 @@ def main(arguments: list[str] | None = None) -> int:
     except (SagastreamError, InvalidMessage) as error:
         print(f"sagastream: {error}", file=sys.stderr)
         return 1
-    if options.verb == "list":
+    if options.output == "jsonl" and options.verb == "list":
+        for letter in answer:
+            print(json.dumps(letter))
+    elif options.output != "text":
+        print(json.dumps(answer[0] if options.verb == "show" else answer))
+    elif options.verb == "list":
         for letter in answer:
             print(f"{letter['id']}  {letter.get('event_type', '?')}  {letter['dead_reason']}")
     elif options.verb == "show":

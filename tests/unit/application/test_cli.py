@@ -1,3 +1,4 @@
+import asyncio
 import json
 import os
 import re
@@ -7,12 +8,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from app import config
+from app import config, fleet
 from app.cli import app
+from app.cli_base import Output, teller
 from app.config import ROOT, get_settings
 from app.exploration.floorplan import draw_rooms
 from app.exploration.map_files import save_map
 from app.orchestrator import Mission
+from app.redis_utils import get_bus
 from sagastream.testing import EmbeddedServer
 
 pytestmark = pytest.mark.blocking
@@ -140,6 +143,36 @@ def test_an_empty_fleet_says_what_to_do(
     assert result.exit_code == 0
     assert "mission workers" in result.output
     assert json.loads(_run("fleet", "-o", "json").stdout) == []
+
+
+async def _check_in_two() -> None:
+    async with get_bus():
+        await fleet.check_in("r1")
+        await fleet.check_in("r2")
+
+
+def test_jsonl_is_a_line_an_item(
+    server: EmbeddedServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is many comes line by line, and is the same as in one piece."""
+    monkeypatch.setenv("REDIS_URL", server.url)
+    monkeypatch.setenv("NAMESPACE", namespace)
+    asyncio.run(_check_in_two())
+    lines = _run("fleet", "-o", "jsonl").stdout.splitlines()
+    robots = [json.loads(line) for line in lines]
+    assert [robot["name"] for robot in robots] == ["r1", "r2"]
+    assert json.loads(_run("fleet", "-o", "json").stdout) == robots
+
+
+def test_jsonl_has_every_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever watches reads the stages as they come; otherwise they are for the display alone."""
+    shown: list[dict[str, Any]] = []
+    stage = {"status": "start", "payload": {}}
+    teller(Output.JSON, shown.append)(stage)
+    assert capsys.readouterr().out == ""
+    teller(Output.JSONL, shown.append)(stage)
+    assert json.loads(capsys.readouterr().out) == stage
+    assert shown == [stage, stage]
 
 
 def test_a_namespace_with_braces_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,6 +172,10 @@ def test_dead_letters_are_listed_shown_and_sent_again(
 
     letter = asyncio.run(prepare())
     assert operate("list", STREAM) == (0, f"{letter}  work:do  HandlerLost: gone\n")
+    listed = json.loads(operate("list", STREAM, "-o", "jsonl")[1])
+    assert (listed["id"], listed["request_id"]) == (letter, "r")
+    assert json.loads(operate("list", STREAM, "-o", "json")[1]) == [listed]
+    assert json.loads(operate("show", STREAM, letter, "-o", "json")[1]) == listed
     code, shown = operate("show", STREAM, letter)
     assert (code, json.loads(shown)["payload"]) == (0, '{"a":1}')
     code, request_id = operate("retry", STREAM, letter)
