@@ -28,7 +28,7 @@ from tests.faults.zygote import Spawned, Zygote
 from tests.polling import comes_true
 
 LEASE_S = 0.6
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 _COMPOUND = {b"CLIENT", b"FCALL", b"FUNCTION", b"XGROUP"}
 
 
