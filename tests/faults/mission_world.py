@@ -96,7 +96,7 @@ class World:
             "handler_package": "tests.faults.mission_handlers",
             "lease_s": LEASE_S,
             "nudge_s": LEASE_S,
-            "robot_seen_s": 3 * LEASE_S,
+            "robot_seen_s": 6 * LEASE_S,
             "retry_s": 0.05,
             "progress_interval_s": 0.02,
             "checkpoint_s": 0.05,

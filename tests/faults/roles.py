@@ -28,7 +28,7 @@ from sagastream import (
 from tests.faults.invariants import STREAM
 
 LEASE_S = 0.6
-SLOW_LEASE_S = 2.0
+SLOW_LEASE_S = 5.0
 WORKER_LEASE_S = 3.0
 MAX_DELIVERIES = 5
 GAVE_UP = 75

@@ -63,7 +63,7 @@ async def test_clocks_that_are_wrong_change_nothing(
         with _an_hour_off(hours, "deadline_requester", store.url, "late", _DEADLINE_S):
             async with Bus(store.url) as bus:
                 replies = await asyncio.gather(
-                    *(ask(bus, {"wait_s": 2 * SLOW_LEASE_S}, f"r{n}") for n in range(4))
+                    *(ask(bus, {"wait_s": 1.3 * SLOW_LEASE_S}, f"r{n}") for n in range(4))
                 )
                 with pytest.raises(DeadlineExceeded):
                     await bus.read_replies("late:replies", "c", "late", 30)
@@ -75,7 +75,7 @@ async def test_clocks_that_are_wrong_change_nothing(
         ended = [fields for _, fields in client.xrange("request:late:stages")][-1]
     after_s = (int(ended["timestamp"]) - deadline) / 1000
     assert deadline
-    assert 0 <= after_s < 2 * SLOW_LEASE_S, "early, or much too late"
+    assert 0 <= after_s < SLOW_LEASE_S, "early, or much too late"
     assert abs(int(command["timestamp"]) - deadline) < 60_000
     row = figures.row("clients' clocks an hour ahead, and behind")
     row.notes["deadline met after"] = f"{after_s:.2f} s"
