@@ -14,6 +14,7 @@ import typer
 from app import (
     cli_missions,  # noqa: F401 - its verbs
     cli_trace,  # noqa: F401 - its verbs
+    cli_web,  # noqa: F401 - its verb
     telemetry,
 )
 from app.cli_base import (

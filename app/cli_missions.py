@@ -3,7 +3,6 @@
 Watching and waiting may be given up at any time: the mission does not need it.
 """
 
-import time
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -29,12 +28,12 @@ from app.cli_base import (
     teller,
 )
 from app.cli_replay import drawn
-from app.config import get_settings
 from app.display import MissionDisplay
 from app.orchestrator import Mission, MissionHandle, follow, report, run_saga
 from app.redis_utils import get_bus
-from app.saga import mission_runner, mission_saga
-from sagastream.journal import Journal, due
+from app.saga import mission_runner
+from app.summary import entries_of, row_of
+from sagastream.journal import Journal
 from sagastream.saga_outcome import outcome_of
 
 SagaId = Annotated[str, typer.Argument(help="The mission, as `mission list` names it.")]
@@ -85,7 +84,7 @@ def list_missions(*, output: Format = Output.TEXT) -> None:
             return await mission_runner().journals()
 
     journals: list[Journal] = list(reversed(guarded(ask(), "interrupted")))
-    rows = [_row(journal) for journal in journals]
+    rows = [row_of(journal) for journal in journals]
     if as_json(rows, output):
         return
     if not rows:
@@ -108,12 +107,12 @@ def show(saga_id: SagaId, *, output: Format = Output.TEXT) -> None:
     """
     settings_of_command()
     journal = _journal(saga_id)
-    row = _row(journal)
-    if as_json(row | {"error": journal.error, "entries": _entries(journal)}, output):
+    row = row_of(journal)
+    if as_json(row | {"error": journal.error, "entries": entries_of(journal)}, output):
         return
     print(f"mission {saga_id} {row['status']}: {row['area']}, {row['robots']} robots")
     table = Table("step", "", "attempt", "status", "took", "request", "error")
-    for entry in _entries(journal):
+    for entry in entries_of(journal):
         took = "-" if entry["duration_s"] is None else f"{entry['duration_s']:.1f} s"
         error = entry["error"].get("message", "")
         table.add_row(
@@ -232,34 +231,3 @@ def _see_end(saga_id: str, output: Output) -> None:
                     return report(await follow(handle, teller(output, display.show)), journal.input)
 
     finish(guarded(see(), f"it goes on; see it with: mission watch {saga_id}"), output)
-
-
-def _row(journal: Journal) -> dict[str, Any]:
-    what = due(mission_saga(get_settings()), journal)
-    at = f"{'undo ' if what.direction == 'undo' else ''}{what.step.name}" if what else ""
-    return {
-        "saga_id": journal.saga_id,
-        "status": journal.status,
-        "area": journal.input.get("area"),
-        "robots": journal.input.get("robot_count"),
-        "seed": journal.input.get("seed"),
-        "at": at,
-        "started": journal.started,
-        "age_s": round(time.time() - journal.started, 1),
-        "trace_id": outcome_of(journal).trace_id,
-    }
-
-
-def _entries(journal: Journal) -> list[dict[str, Any]]:
-    return [
-        {
-            "step": entry.step,
-            "direction": entry.direction,
-            "attempt": entry.attempt,
-            "status": entry.status,
-            "request_id": entry.request_id,
-            "duration_s": None if entry.ended is None else round(entry.ended - entry.started, 3),
-            "error": entry.error,
-        }
-        for entry in journal.entries
-    ]

@@ -90,6 +90,11 @@ class Settings(BaseSettings):
     log_level: str = Field("WARNING", description="DEBUG, INFO, WARNING or ERROR.")
     http_host: str = Field("127.0.0.1", description="Address of /healthz, /readyz, /metrics.")
     http_port: int = Field(0, ge=0, le=65535, description="Port of these; 0: they are not there.")
+    web_host: str = Field("127.0.0.1", description="Address of `mission serve`.")
+    web_port: int = Field(8080, ge=0, le=65535, description="Its port; 0: any that is free.")
+    web_token: str = Field("", description="What its callers must bear; needed beyond loopback.")
+    web_requests_per_s: float = Field(20.0, gt=0, description="Changes of one client a second.")
+    web_open_missions: int = Field(100, ge=1, description="Missions open at once, for `serve`.")
     trace_file: Path | None = Field(None, description="Where spans go as OTLP JSON; none: nowhere.")
     trace_dir: Path = Field(
         ROOT / "missions" / "traces", description="Where `mission run` keeps the spans of its runs."

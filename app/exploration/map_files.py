@@ -120,6 +120,11 @@ def save_map(yaml_path: Path, grid: Grid, frame: GridFrame) -> None:
     write_whole(yaml_path, text.encode())
 
 
+def known_maps(map_dir: Path) -> list[str]:
+    """The names of the maps in a folder, sorted; whether each is good is not looked at."""
+    return sorted(file.stem for file in map_dir.glob("*.yaml") if _AREA.fullmatch(file.stem))
+
+
 def find_map(map_dir: Path, area: str) -> Path:
     """Return the yaml file of a named area, which must lie within the folder.
 
@@ -133,7 +138,7 @@ def find_map(map_dir: Path, area: str) -> Path:
         )
     path = map_dir / f"{area}.yaml"
     if not path.is_file():
-        names = sorted(file.stem for file in map_dir.glob("*.yaml") if _AREA.fullmatch(file.stem))
+        names = known_maps(map_dir)
         more = ", ..." if len(names) > _NAMES_SHOWN else ""
         found = ", ".join(names[:_NAMES_SHOWN]) + more if names else "none"
         raise MapError(f"map {area!r}: no file {path.name} in {map_dir.name}/ (found: {found})")

@@ -125,6 +125,10 @@ class SagaRunner:
         """The journals of all sagas of this declaration that are kept, the oldest first."""
         return await self._store.journals()
 
+    async def count_open(self) -> int:
+        """How many sagas of this declaration have not ended."""
+        return await self._store.count_open()
+
     async def advance(
         self,
         saga_id: str,

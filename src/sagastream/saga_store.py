@@ -128,6 +128,10 @@ class SagaStore:
         """Take a saga whose journal is gone out of the open ones."""
         await self._call("ZREM", self._index("open"), saga_id)
 
+    async def count_open(self) -> int:
+        """How many sagas are open."""
+        return int(await self._call("ZCARD", self._index("open")))
+
     async def journals(self) -> list[Journal]:
         """Every saga whose journal is there, the oldest first."""
         sets = await asyncio.gather(

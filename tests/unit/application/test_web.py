@@ -1,0 +1,336 @@
+"""Missions over HTTP."""
+
+import json
+import re
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from typer.testing import CliRunner
+
+from app import fleet
+from app.cli import app as cli
+from app.config import choose_settings, get_settings
+from app.exploration.floorplan import draw_rooms
+from app.exploration.map_files import save_map
+from app.saga import mission_runner
+from app.web.api import make_app
+from app.web.guard import MOST_BODY, Buckets
+from sagastream import Bus
+
+pytestmark = pytest.mark.blocking
+
+_CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+_ROOM = {"area": "room", "robots": 2}
+
+
+@pytest.fixture(autouse=True)
+def area(app_bus: Bus, tmp_path: Path) -> None:
+    """A floor of one room."""
+    floor = draw_rooms(1)
+    save_map(tmp_path / "room.yaml", floor.grid, floor.frame)
+    choose_settings(map_dir=tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
+    """The spans of requests, in memory."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr("app.web.api._TRACER", provider.get_tracer("mission"))
+    yield exporter
+    provider.shutdown()
+
+
+def _client(**settings: Any) -> httpx.AsyncClient:
+    choose_settings(**settings)
+    app: FastAPI = make_app(get_settings())
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://mission.test")
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    """A caller of the API, by its usual settings."""
+    async with _client() as made:
+        yield made
+
+
+def _refused(answer: httpx.Response, status: int, title: str) -> str:
+    """The detail of a problem, whose form is checked."""
+    assert answer.headers["content-type"] == "application/problem+json"
+    body = answer.json()
+    assert set(body) == {"type", "title", "status", "detail", "trace_id"}
+    assert (answer.status_code, body["status"], body["title"]) == (status, status, title)
+    assert body["type"] == f"urn:mission:{title}"
+    assert re.fullmatch("[0-9a-f]{32}", body["trace_id"])
+    return str(body["detail"])
+
+
+async def test_a_mission_is_started_and_shown(
+    client: httpx.AsyncClient, sent: list[tuple[str, str]]
+) -> None:
+    """It is accepted at once, its first step is sent, and it says what remains to be done."""
+    started = await client.post("/api/missions", json=_ROOM | {"seed": 7})
+    assert started.status_code == 202
+    saga_id = started.json()["saga_id"]
+    assert started.headers["location"] == f"/api/missions/{saga_id}"
+    assert sent == [(saga_id, "allocate_resources")]
+    shown = (await client.get(started.headers["location"])).json()
+    about = {name: shown[name] for name in ("status", "area", "robots", "seed", "at", "entries")}
+    assert about == {
+        "status": "running",
+        "area": "room",
+        "robots": 2,
+        "seed": 7,
+        "at": "allocate_resources",
+        "entries": [],
+    }
+    assert shown["remaining"] == [
+        *("allocate_resources", "plan_route", "perform_exploration", "integrate_maps"),
+    ]
+
+
+async def test_a_request_is_a_new_trace_linked_to_its_callers(
+    client: httpx.AsyncClient, spans: InMemorySpanExporter
+) -> None:
+    """A caller does not decide what is recorded here, but is found from here."""
+    answer = await client.get("/api/missions/nobody", headers={"traceparent": _CALLER})
+    (span,) = spans.get_finished_spans()
+    assert span.name == "GET /api/missions/{saga_id}"
+    assert span.parent is None
+    assert f"{span.context.trace_id:032x}" == answer.json()["trace_id"] != _CALLER.split("-")[1]
+    assert [f"{link.context.trace_id:032x}" for link in span.links] == [_CALLER.split("-")[1]]
+
+
+async def test_a_key_is_the_missions_id(client: httpx.AsyncClient) -> None:
+    """Sent twice it is one mission; with another mission it is refused; it must be a name."""
+    key = {"idempotency-key": "monday-1"}
+    for _ in range(2):
+        started = await client.post("/api/missions", json=_ROOM, headers=key)
+        assert (started.status_code, started.json()) == (202, {"saga_id": "monday-1"})
+    other = await client.post("/api/missions", json=_ROOM | {"robots": 3}, headers=key)
+    assert "another input" in _refused(other, 409, "SagaError")
+    assert [row["saga_id"] for row in (await client.get("/api/missions")).json()] == ["monday-1"]
+    bad = await client.post("/api/missions", json=_ROOM, headers={"idempotency-key": "../x"})
+    assert "idempotency-key" in _refused(bad, 422, "InvalidRequest")
+
+
+@pytest.mark.parametrize(
+    ("body", "title", "detail"),
+    [
+        ({}, "InvalidRequest", "area: "),
+        ({"area": "nowhere"}, "MapError", "found: room"),
+        ({"area": "../room"}, "MapError", "a name is"),
+        (_ROOM | {"robots": 0}, "InvalidRequest", "robots: "),
+        (_ROOM | {"robots": 65}, "InvalidRequest", "robots: "),
+        (_ROOM | {"robots": "2"}, "InvalidRequest", "robots: "),
+        (_ROOM | {"seed": -1}, "InvalidRequest", "seed: "),
+        (_ROOM | {"speed": 1}, "InvalidRequest", "speed: "),
+        ([], "InvalidRequest", "body: "),
+    ],
+)
+async def test_what_cannot_be_a_mission_is_refused(
+    client: httpx.AsyncClient, body: Any, title: str, detail: str
+) -> None:
+    """The field is named, and no mission is there."""
+    assert detail in _refused(await client.post("/api/missions", json=body), 422, title)
+    assert (await client.get("/api/missions")).json() == []
+
+
+async def test_a_mission_is_cancelled_and_listed_by_its_status(client: httpx.AsyncClient) -> None:
+    """Its journal says why; one that has ended is left alone."""
+    for key in ("a", "b"):
+        await client.post("/api/missions", json=_ROOM, headers={"idempotency-key": key})
+    ended = await client.post("/api/missions/a/cancel", json={"reason": "it rains"})
+    assert ended.status_code == 202
+    assert ended.json()["status"] == "compensated"
+    assert ended.json()["error"]["message"] == "it rains"
+    assert ended.json()["remaining"] == []
+    again = await client.post("/api/missions/a/cancel", json={"reason": "still"})
+    assert again.json()["error"]["message"] == "it rains"
+    for status, ids in (("compensated", ["a"]), ("running", ["b"]), ("stuck", [])):
+        rows = (await client.get("/api/missions", params={"status": status})).json()
+        assert [row["saga_id"] for row in rows] == ids
+    resumed = await client.post("/api/missions/b/resume", json={})
+    assert resumed.json()["status"] == "running"
+
+
+@pytest.mark.parametrize("path", ["", "/events", "/cancel", "/resume"])
+async def test_an_unknown_mission_is_not_found(client: httpx.AsyncClient, path: str) -> None:
+    """Whatever is asked of it."""
+    url = f"/api/missions/nobody{path}"
+    post = path in {"/cancel", "/resume"}
+    answer = await (client.post(url, json={}) if post else client.get(url))
+    assert "nobody" in _refused(answer, 404, "NoSuchSaga")
+
+
+async def _events(
+    client: httpx.AsyncClient, saga_id: str, after: str | None = None
+) -> list[tuple[str, str, dict[str, Any]]]:
+    """Id, kind and data of each event until the mission's end."""
+    headers = {"last-event-id": after} if after else {}
+    answer = await client.get(f"/api/missions/{saga_id}/events", headers=headers)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    found = []
+    for block in answer.text.replace("\r\n", "\n").strip().split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.splitlines())
+        found.append((fields["id"], fields["event"], json.loads(fields["data"])))
+    return found
+
+
+async def test_events_are_taken_up_behind_the_last_one_seen(client: httpx.AsyncClient) -> None:
+    """Wherever a page lost its server: what it missed comes, and nothing twice."""
+    await client.post("/api/missions", json=_ROOM, headers={"idempotency-key": "m"})
+    await mission_runner().compensate("m", "enough")
+    told = await _events(client, "m")
+    assert [kind for _, kind, _ in told] == ["move", "move", "end"]
+    assert [data.get("status") for _, _, data in told] == ["running", "compensated", None]
+    for seen in range(len(told)):
+        assert await _events(client, "m", told[seen][0]) == (told[seen + 1 :] or told[-1:])
+
+
+async def test_events_of_all_streams_come_in_the_order_of_their_time(
+    client: httpx.AsyncClient, app_bus: Bus
+) -> None:
+    """Stages, moves and frames are one story."""
+    await client.post("/api/missions", json=_ROOM, headers={"idempotency-key": "m"})
+    for stream, step in ((get_settings().recording_stream("m"), 1), ("saga:m:replies", 2)):
+        for number in range(150):
+            await app_bus.endpoint().connection.call(
+                *("XADD", app_bus.key(stream), f"{1 + number}-{step}", "n", number),
+            )
+    await mission_runner().compensate("m", "enough")
+    told = await _events(client, "m")
+    assert [kind for _, kind, _ in told[-3:]] == ["move", "move", "end"]
+    numbers = {
+        kind: [data["n"] for _, what, data in told if what == kind] for kind in ("frame", "stage")
+    }
+    assert numbers["frame"] == numbers["stage"] == [str(number) for number in range(150)]
+    assert [kind for _, kind, _ in told[:4]] == ["frame", "stage", "frame", "stage"]
+
+
+async def test_an_id_that_is_none_of_an_event_is_refused(client: httpx.AsyncClient) -> None:
+    """Before the stream begins, so that the page is told."""
+    await client.post("/api/missions", json=_ROOM, headers={"idempotency-key": "m"})
+    answer = await client.get("/api/missions/m/events", headers={"last-event-id": "nonsense"})
+    assert "Last-Event-ID" in _refused(answer, 422, "InvalidMessage")
+
+
+async def test_the_fleet_and_the_areas_are_shown(client: httpx.AsyncClient) -> None:
+    """What one needs to know to start a mission."""
+    await fleet.check_in("r1")
+    (robot,) = (await client.get("/api/fleet")).json()
+    assert (robot["name"], robot["holder"], robot["present"]) == ("r1", "", True)
+    assert (await client.get("/api/areas")).json() == ["room"]
+
+
+async def test_without_the_token_nothing_is_told() -> None:
+    """A wrong one is as good as none; only whether the process lives is everybody's."""
+    async with _client(web_token="s3cret") as client:
+        for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "s3cret2"}):
+            answer = await client.get("/api/missions", headers=headers)
+            assert answer.headers["www-authenticate"] == "Bearer"
+            _refused(answer, 401, "Unauthorized")
+        good = {"authorization": "Bearer s3cret"}
+        assert (await client.get("/api/missions", headers=good)).status_code == 200
+        assert (await client.get("/healthz")).status_code == 200
+
+
+async def test_another_origin_is_refused(client: httpx.AsyncClient) -> None:
+    """A foreign page in the user's browser starts nothing; our own does."""
+    for origin, status in (("http://mission.test", 202), ("http://evil.test", 403), ("null", 403)):
+        answer = await client.post("/api/missions", json=_ROOM, headers={"origin": origin})
+        assert answer.status_code == status
+    assert len((await client.get("/api/missions")).json()) == 1
+
+
+async def test_only_json_of_a_decent_size_is_read(client: httpx.AsyncClient) -> None:
+    """Forms, and bodies that say or hide how large they are, are refused."""
+    form = await client.post("/api/missions", data={"area": "room"})
+    _refused(form, 415, "NotJson")
+    large = json.dumps(_ROOM | {"area": "x" * 10_000_000}).encode()
+    json_type = {"content-type": "application/json"}
+    _refused(await client.post("/api/missions", content=large, headers=json_type), 413, "TooLarge")
+
+    async def drip() -> AsyncIterator[bytes]:
+        for at in range(0, len(large), MOST_BODY // 2):
+            yield large[at : at + MOST_BODY // 2]
+
+    answer = await client.post("/api/missions", content=drip(), headers=json_type)
+    _refused(answer, 413, "TooLarge")
+
+
+async def test_one_client_may_ask_for_only_so_many_changes() -> None:
+    """Reading is free; what changes something has a limit."""
+    async with _client(web_requests_per_s=2.0) as client:
+        statuses = [
+            (await client.post("/api/missions/nobody/resume", json={})).status_code
+            for _ in range(20)
+        ]
+        assert statuses[:2] == [404, 404]
+        assert 429 in statuses
+        assert (await client.get("/api/missions")).status_code == 200
+
+
+def test_a_bucket_fills_again() -> None:
+    """As fast as it may be emptied, and for each client alone."""
+    clock = iter([0.0, 0.0, 0.0, 0.0, 0.4, 0.5]).__next__
+    buckets = Buckets(2.0, clock)
+    assert [buckets.take("a"), buckets.take("a"), buckets.take("a")] == [True, True, False]
+    assert buckets.take("b")
+    assert [buckets.take("a"), buckets.take("a")] == [False, True]
+
+
+async def test_no_more_missions_than_allowed_are_open() -> None:
+    """One more has to wait until one has ended."""
+    async with _client(web_open_missions=1) as client:
+        first = await client.post("/api/missions", json=_ROOM)
+        refused = await client.post("/api/missions", json=_ROOM)
+        assert "wait" in _refused(refused, 503, "TooManyMissions")
+        await mission_runner().compensate(first.json()["saga_id"], "enough")
+        assert (await client.post("/api/missions", json=_ROOM)).status_code == 202
+
+
+async def test_a_server_that_is_away_is_said(client: httpx.AsyncClient) -> None:
+    """It is not this program's fault, and may be over soon."""
+    choose_settings(redis_url="redis://127.0.0.1:1/0", patience_s=0.1)
+    _refused(await client.get("/api/missions"), 503, "ServerUnavailable")
+
+
+async def test_the_description_names_every_path(client: httpx.AsyncClient) -> None:
+    """With what may go wrong on it; no page from elsewhere is loaded to show it."""
+    described = (await client.get("/api/openapi.json")).json()
+    assert "/api/missions/{saga_id}/events" in described["paths"]
+    for path, verbs in described["paths"].items():
+        for verb in verbs.values():
+            assert "422" in verb["responses"], path
+    answer = await client.get("/docs")
+    _refused(answer, 404, "NotFound")
+    assert "default-src 'self'" in answer.headers["content-security-policy"]
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    """Settings of a new process."""
+    get_settings.cache_clear()
+    yield
+    get_settings.cache_clear()
+
+
+def test_beyond_this_machine_a_token_is_needed(
+    fresh: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without one the command ends before it listens."""
+    monkeypatch.setattr("app.cli_base.configure", lambda settings, service: None)
+    for host in ("0.0.0.0", "::", "10.0.0.1", "mission.example"):  # noqa: S104 - refused
+        result = CliRunner().invoke(cli, ["serve", "--host", host])
+        assert result.exit_code == 2
+        assert "WEB_TOKEN" in result.stderr
