@@ -112,11 +112,16 @@ class FaultProxy:
             server = await asyncio.start_unix_server(self._accept, path)
             self._ready.set()
             await self._stop.wait()
+            # Whoever was accepted just now has no transport to close yet, and gets one only of a
+            # server that is open: accept nobody, and let that happen first.
+            for listening in server.sockets:
+                self._loop.remove_reader(listening.fileno())
+            await asyncio.sleep(0)
             server.close()
-            tasks = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
             for writer in self._writers:
                 writer.transport.abort()
             await asyncio.sleep(0)  # a turn of the loop, in which the sockets are closed
@@ -127,6 +132,8 @@ class FaultProxy:
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # Kept from here on: a task that is cancelled before it begins closes nothing.
         self._writers.add(writer)
+        if self._stop.is_set():
+            return
         task = self._loop.create_task(self._connected(reader, writer))
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)

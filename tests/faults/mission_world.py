@@ -143,10 +143,11 @@ class World:
             names = self._robots[int(name.partition("-")[2])]
             self.running[name] = self._zygote.spawn("robots", settings=settings, names=names)
 
-    def supervise(self) -> None:
-        """Start again whatever has died."""
+    def supervise(self, *, but: str = "") -> None:
+        """Start again whatever has died, but for one."""
         for name in self.names():
-            if name not in self.running or not self.running[name].is_alive:
+            is_there = name in self.running and self.running[name].is_alive
+            if name != but and not is_there:
                 self.start(name)
 
     def is_ready(self) -> bool:
@@ -221,6 +222,7 @@ class Attack:
         self.recovery_s = 0.0
         self._world = world
         self._blow = blow
+        self._attacked = {"broker": "celery", "robots": "robots-0"}.get(blow.role, blow.role)
         self._victim: Spawned | None = None
         self._victim_is_known = threading.Event()
         self._counting = threading.Event()
@@ -245,7 +247,7 @@ class Attack:
         else:
             self._counting.set()
         world, role = self._world, self._blow.role
-        name = {"broker": "celery", "robots": "robots-0"}.get(role, role)
+        name = self._attacked
         with self._proxy:
             if role != "orchestrator":
                 world.running.pop(name).kill()
@@ -263,12 +265,15 @@ class Attack:
                 return world.has_ended(saga_id)
 
             self._until(is_over, f"mission {saga_id} does not end")
-            if self.was_hit:
-                self.recovery_s = time.monotonic() - self._hit_at
+            ended_at = time.monotonic()
             self._over.set()
             asking.kill()
             if role != "orchestrator":
                 world.running.pop(name).kill()
+        # The blow may have fallen just now.
+        if self.was_hit:
+            self.recovery_s = max(0.0, ended_at - self._hit_at)
+        self._mend()
         world.supervise()
 
     def _watch(self, saga_id: str) -> None:
@@ -287,14 +292,14 @@ class Attack:
             raise TimeoutError(f"{self._blow} at {self.struck}: {otherwise}")
 
     def _mend(self) -> None:
-        if self.was_hit:
-            if self._blow.victim == "server" and not self._world.store.is_running:
-                self._world.store.start()
-            self._world.supervise()
+        """Start again what has ended; who is under attack only after the blow."""
+        if self.was_hit and self._blow.victim == "server" and not self._world.store.is_running:
+            self._world.store.start()
+        self._world.supervise(but="" if self.was_hit else self._attacked)
 
     def _plan(self, _number: int, command: tuple[bytes, ...]) -> Fault:
         self._count += self._counting.is_set()
-        if self._count != self._blow.number or self.struck:
+        if self._count != self._blow.number or self.struck or self._over.is_set():
             return Fault.NONE
         words = [command[0], *command[1:2]] if command[0] in _COMPOUND else command[:1]
         self.struck = b" ".join(words).decode().replace(f"{LIBRARY}_", "")

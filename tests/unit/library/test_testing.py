@@ -1,13 +1,17 @@
+import gc
 import os
 import signal
+import socket
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import redis
 
 from sagastream import Bus, ServerUnavailable
+from sagastream.fault_proxy import FaultProxy
 from sagastream.testing import EmbeddedServer
 
 pytestmark = pytest.mark.blocking
@@ -100,3 +104,18 @@ async def test_calls_wait_for_a_server_that_comes_back(server_binary: str | None
                 "s:commands", event_type="s:do", payload={}, request_id="r"
             )
     assert first == again
+
+
+def test_a_proxy_leaves_no_socket_behind(server: EmbeddedServer) -> None:
+    """Also of clients that connect in the moment in which it ends."""
+    with warnings.catch_warnings(record=True) as left:
+        warnings.simplefilter("always", ResourceWarning)
+        for _ in range(30):
+            callers = [socket.socket(socket.AF_UNIX) for _ in range(20)]
+            with FaultProxy(server.url) as proxy:
+                for caller in callers:
+                    caller.connect(proxy.url.removeprefix("unix://"))
+            for caller in callers:
+                caller.close()
+        gc.collect()
+    assert [str(warning.message) for warning in left] == []
