@@ -3,6 +3,7 @@
 Frames are many and tell nothing that a trace does not, so that they are in none.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
@@ -38,7 +39,7 @@ class Recording:
             StageRefused: Another handler has the command now.
         """
         with _untraced():
-            for piece in self._recorder.pieces(frame):
+            for piece in await asyncio.to_thread(self._recorder.pieces, frame):
                 await emit_event(
                     self._stream,
                     event_type=self._command.event_type,

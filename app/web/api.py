@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from fastapi import Body, FastAPI, Header, Path, Query, Response
@@ -33,7 +32,6 @@ from app.web.models import (
     MissionDetail,
     Problem,
     Reason,
-    Robot,
     Started,
 )
 from sagastream import SagastreamError
@@ -181,9 +179,9 @@ async def _events(
     return EventSourceResponse(events(saga_id, cursor_of(last_event_id)))
 
 
-async def _fleet() -> list[Robot]:
+async def _fleet() -> list[fleet.Robot]:
     """The robots, their batteries, and who holds them."""
-    return [Robot(**asdict(robot)) for robot in await fleet.robots()]
+    return await fleet.robots()
 
 
 async def _areas() -> list[str]:

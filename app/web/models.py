@@ -69,18 +69,6 @@ class MissionDetail(Mission):
     remaining: list[str]
 
 
-class Robot(BaseModel):
-    """A robot of the fleet."""
-
-    name: str
-    battery: float
-    x: float
-    y: float
-    holder: str
-    since: float
-    present: bool
-
-
 class Problem(BaseModel):
     """What went wrong, as RFC 9457 has it."""
 

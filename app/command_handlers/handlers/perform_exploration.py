@@ -159,7 +159,7 @@ class _Telling:
             detail["checkpoint"] = self._checkpoint
         gauges.explored(self._area, coordinator.fraction_known)
         await self._progress(coordinator.fraction_known, detail)
-        await self._recording.add(self._frame(coordinator))
+        await self._recording.add(await asyncio.to_thread(self._frame, coordinator))
 
     def _frame(self, coordinator: Coordinator) -> Frame:
         seen = zip(
