@@ -24,6 +24,6 @@ def comes_true(
     while not is_so():
         if time.monotonic() > give_up:
             return False
-        time.sleep(0.01)
+        time.sleep(0.01)  # between two looks; it ends with `within_s`
         meanwhile()
     return True
