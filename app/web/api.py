@@ -1,6 +1,7 @@
 """The HTTP API: missions and the fleet as JSON, what happens to a mission as events."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
@@ -35,6 +36,7 @@ from app.web.models import (
     Started,
 )
 from sagastream import SagastreamError
+from sagastream.errors import NoSuchSaga
 from sagastream.journal import ENDED, Journal
 
 _TRACER = trace.get_tracer("mission")
@@ -148,11 +150,18 @@ async def _start(
 ) -> Started:
     """Start a mission; it ends whatever happens to this server."""
     most = get_settings().web_open_missions
-    if await mission_runner().count_open() >= most:
+    if await mission_runner().count_open() >= most and not await _is_known(idempotency_key):
         raise TooManyMissions(f"{most} missions are open; wait until one has ended")
     handle = await run_saga(asked.robots, asked.area, seed=asked.seed, saga_id=idempotency_key)
     response.headers["location"] = f"/api/missions/{handle.saga_id}"
     return Started(saga_id=handle.saga_id)
+
+
+async def _is_known(saga_id: str | None) -> bool:
+    """Whether there is such a mission already."""
+    with contextlib.suppress(NoSuchSaga):
+        return bool(saga_id and await mission_runner().journal(saga_id))
+    return False
 
 
 async def _show(saga_id: SagaId) -> MissionDetail:

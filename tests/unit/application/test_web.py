@@ -292,7 +292,10 @@ def test_a_bucket_fills_again() -> None:
 async def test_no_more_missions_than_allowed_are_open() -> None:
     """One more has to wait until one has ended."""
     async with _client(web_open_missions=1) as client:
-        first = await client.post("/api/missions", json=_ROOM)
+        key = {"idempotency-key": "only"}
+        first = await client.post("/api/missions", json=_ROOM, headers=key)
+        again = await client.post("/api/missions", json=_ROOM, headers=key)
+        assert (again.status_code, again.json()) == (202, first.json())
         refused = await client.post("/api/missions", json=_ROOM)
         assert "wait" in _refused(refused, 503, "TooManyMissions")
         await mission_runner().compensate(first.json()["saga_id"], "enough")
