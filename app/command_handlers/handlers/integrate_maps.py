@@ -1,24 +1,52 @@
 """`map:integrate`: merge the robots' maps into one, measure it, and write it down."""
 
 import asyncio
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from app import results
 from app.config import get_settings
-from app.exploration.driver import Patch, Pose
-from app.exploration.grid import GridFrame
+from app.exploration.driver import Patch, Point, Pose
+from app.exploration.frontiers import cluster, frontier_cells
+from app.exploration.grid import FloorMap, Grid, GridFrame
+from app.exploration.lidar import LogOdds
 from app.exploration.map_files import find_map, load_map
 from app.exploration.merging import merge
 from app.exploration.quality import accuracy, coverage, observable
 from app.wire import receive_json, receive_patch
 from sagastream import Command, Progress, multi_stage_reply
 
+_FRONTIER_M = 0.4  # what a map that errs a little shows for certain
+_UNHALVED = 10**9
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Merged:
+    """The map to write, and the same on the floor's grid, to be measured there.
+
+    `others` are maps that stayed apart, and `told` is what the reply says beside the figures.
+    """
+
+    grid: Grid
+    frame: GridFrame
+    measured: Grid
+    start: Pose
+    paths: list[list[Point]]
+    frontiers: list[Point]
+    others: list[tuple[Grid, GridFrame]]
+    told: dict[str, Any]
+
 
 @multi_stage_reply(stream=get_settings().map_stream, event_type="map:integrate")
 async def integrate_maps(command: Command, progress: Progress) -> dict[str, Any]:
     """Merge and write; the true floor is read here to measure the result, and only for that.
+
+    Maps of robots that know where they are add up. Others are registered with each other first;
+    those that do not fit for certain stay apart, and the mission is `partial`.
 
     Raises:
         BlobMissing: A robot's map is no longer stored.
@@ -34,12 +62,16 @@ async def integrate_maps(command: Command, progress: Progress) -> dict[str, Any]
 
     def integrate() -> dict[str, Any]:
         frame = GridFrame.from_dict(mission["frame"])
-        merged = merge([_layer(patch, frame) for patch in patches])
+        layers = [_layer(patch, frame) for patch in patches]
         floor = load_map(find_map(settings.map_dir, mission["area"]))
-        start = Pose(*mission["starts"][0])
+        if mission.get("known_poses", True):
+            grid, start = merge(layers), Pose(*mission["starts"][0])
+            merged = _Merged(grid, frame, grid, start, paths, frontiers, [], {"partial": False})
+        else:
+            merged = _registered(mission, layers, frame, floor, paths)
         measured = {
-            "coverage": coverage(merged, floor, observable(floor, start)),
-            "accuracy": accuracy(merged, floor),
+            "coverage": coverage(merged.measured, floor, observable(floor, merged.start)),
+            "accuracy": accuracy(merged.measured, floor),
         }
         report = measured | {
             name: mission[name]
@@ -49,19 +81,72 @@ async def integrate_maps(command: Command, progress: Progress) -> dict[str, Any]
         }
         files = results.write(
             place,
-            merged,
-            frame,
-            paths=paths,
-            frontiers=frontiers,
+            merged.grid,
+            merged.frame,
+            paths=merged.paths,
+            frontiers=merged.frontiers,
             title=f"{mission['area']}, {len(patches)} robots",
-            report=report | {"mission": mission["mission"], "frontiers_left": len(frontiers)},
+            report=report
+            | merged.told
+            | {"mission": mission["mission"], "frontiers_left": len(merged.frontiers)},
+            others=merged.others,
         )
-        return measured | {"artifacts": files}
+        return measured | merged.told | {"artifacts": files}
 
     return await asyncio.to_thread(integrate)
 
 
-def _layer(patch: Patch, frame: GridFrame) -> Any:
+def _registered(
+    mission: dict[str, Any],
+    layers: Sequence[LogOdds],
+    frame: GridFrame,
+    floor: FloorMap,
+    paths: Sequence[Sequence[Point]],
+) -> _Merged:
+    """Merge maps in frames of their own: the one that knows most is the mission's.
+
+    Its reply says who is in which map, and where each robot stands, in the frame of its map.
+    """
+    # A heavy import, its solver's, which missions with known poses do not need.
+    from app.exploration.slam.deployment import true_starts  # noqa: PLC0415
+    from app.exploration.slam.joint_map import joint_maps, on_floor  # noqa: PLC0415
+    from app.exploration.slam.se2 import apply, compose, of_pose  # noqa: PLC0415
+
+    names = mission["robots"]
+    joint = joint_maps(layers, frame)
+    poses = {}
+    for group in joint:
+        for slot, there in zip(group.members, group.transforms, strict=True):
+            x, y, heading = compose(there, np.array(mission["last_poses"][slot]))
+            poses[names[slot]] = [round(float(x), 3), round(float(y), 3), round(float(heading), 4)]
+    best = joint[0]
+    starts = true_starts(floor, len(names), mission["seed"])
+    start = starts[best.members[0]]
+    resolution = best.frame.resolution
+    left = cluster(
+        frontier_cells(best.grid), least=math.ceil(_FRONTIER_M / resolution), longest=_UNHALVED
+    )
+    return _Merged(
+        grid=best.grid,
+        frame=best.frame,
+        measured=on_floor(best, of_pose(start), floor.frame),
+        start=start,
+        paths=[
+            [(float(x), float(y)) for x, y in apply(there, np.array(paths[slot]))]
+            for slot, there in zip(best.members, best.transforms, strict=True)
+        ],
+        frontiers=[best.frame.centre(*(int(i) for i in piece.cells[0])) for piece in left],
+        others=[(other.grid, other.frame) for other in joint[1:]],
+        told={
+            "partial": len(joint) > 1,
+            "known_poses": False,
+            "parties": [[names[slot] for slot in group.members] for group in joint],
+            "poses": poses,
+        },
+    )
+
+
+def _layer(patch: Patch, frame: GridFrame) -> LogOdds:
     layer = np.zeros((frame.rows, frame.cols), np.int8)
     rows, cols = patch.cells.shape
     layer[patch.row0 : patch.row0 + rows, patch.col0 : patch.col0 + cols] = patch.cells
