@@ -118,11 +118,11 @@ class Gate:
         conflict: most metres of wall in the other's free ground, in one piece.
     """
 
-    walls: float = 5.0
+    walls: float = 10.0
     agreement: float = 0.95
     overlap: float = 8.0
     lead: float = 0.2
-    grip: float = 1.5
+    grip: float = 2.0
     conflict: float = 0.15
 
     def accepts(self, found: Registration) -> bool:
