@@ -116,6 +116,7 @@ class Gate:
         lead: least lead over the next other candidate.
         grip: least metres of wall in the weakest direction.
         conflict: most metres of wall in the other's free ground, in one piece.
+        moved: or so many a metre of common wall, for in a real building things move.
     """
 
     walls: float = 10.0
@@ -124,6 +125,7 @@ class Gate:
     lead: float = 0.2
     grip: float = 2.0
     conflict: float = 0.15
+    moved: float = 0.005
 
     def accepts(self, found: Registration) -> bool:
         """Tell whether maps may be merged so."""
@@ -133,7 +135,7 @@ class Gate:
             and found.overlap >= self.overlap
             and found.lead >= self.lead
             and found.grip >= self.grip
-            and found.conflict <= self.conflict
+            and found.conflict <= max(self.conflict, self.moved * found.walls)
         )
 
 
