@@ -21,6 +21,7 @@ from app.cli_base import (
     EXIT_USAGE,
     Area,
     Format,
+    KnownPoses,
     Output,
     Robots,
     Seed,
@@ -61,6 +62,7 @@ def run(
     ] = None,
     robots: Robots = 2,
     seed: Seed = 0,
+    known_poses: KnownPoses = True,
     out: Annotated[Path | None, typer.Option(help="Where results go.")] = None,
     timeout: Timeout = None,
     attach: Annotated[bool, typer.Option(help="Use workers that already run.")] = False,
@@ -85,7 +87,7 @@ def run(
             choose_settings(out_dir=out.resolve())
         if map:
             area = _use_map(map, stack)
-        mission = Mission(area or "office", robots, seed)
+        mission = Mission(area or "office", robots, seed, known_poses)
         refuse_bad(mission)
         if not shared:
             choose_settings(redis_url=stack.enter_context(EmbeddedServer()).url)
@@ -102,12 +104,13 @@ def orchestrate_command(
     area: Area,
     robots: Robots = 2,
     seed: Seed = 0,
+    known_poses: KnownPoses = True,
     timeout: Timeout = None,
     output: Format = Output.TEXT,
 ) -> None:
     """Run one mission on workers that already run."""
     settings_of_command()
-    mission = Mission(area, robots, seed)
+    mission = Mission(area, robots, seed, known_poses)
     refuse_bad(mission)
     finish(guarded(_run(mission, timeout, None, output, shared=True), _UNDONE), output)
 
@@ -168,7 +171,12 @@ async def _run(
                 keeping = asyncio.create_task(running.keep())
                 stack.callback(keeping.cancel)
             display = stack.enter_context(MissionDisplay())
-            handle = await run_saga(mission.robot_count, mission.area, seed=mission.seed)
+            handle = await run_saga(
+                mission.robot_count,
+                mission.area,
+                seed=mission.seed,
+                known_poses=mission.known_poses,
+            )
             async with drawn(display, handle.saga_id):
                 outcome = await see_through(handle, teller(output, display.show), timeout=timeout)
     return report(outcome, handle.input)

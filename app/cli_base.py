@@ -37,6 +37,13 @@ class Output(StrEnum):
 Area = Annotated[str, typer.Option(help="The name of a map in MAP_DIR.")]
 Robots = Annotated[int, typer.Option(help="How many robots, 1 to 64.")]
 Seed = Annotated[int, typer.Option(help="Equal seeds give equal missions.")]
+KnownPoses = Annotated[
+    bool,
+    typer.Option(
+        "--known-poses/--unknown-poses",
+        help="Whether robots know where they are, or each finds out in a map of its own.",
+    ),
+]
 Format = Annotated[
     Output, typer.Option("--output", "-o", help="text, json, or jsonl: a line an item.")
 ]
@@ -140,6 +147,8 @@ def _print_text(ended: dict[str, Any]) -> None:
     lines = [f"mission {ended['saga_id']} {ended['status']} in {ended['duration_s']:.1f} s"]
     if ended["status"] == "completed":
         figures = f"coverage {_percent(ended['coverage'])}, accuracy {_percent(ended['accuracy'])}"
+        if ended["partial"]:
+            figures += "; partial: some maps stayed apart"
         lines += [
             f"  {ended['area']}, {ended['robots']} robots: {figures}",
             f"  map      {ended['artifacts']['map_yaml']}",

@@ -15,6 +15,7 @@ from app.cli_base import (
     EXIT_ERROR,
     Area,
     Format,
+    KnownPoses,
     Output,
     Robots,
     Seed,
@@ -45,6 +46,7 @@ def start(
     area: Area,
     robots: Robots = 2,
     seed: Seed = 0,
+    known_poses: KnownPoses = True,
     key: Annotated[
         str | None,
         typer.Option(
@@ -58,12 +60,12 @@ def start(
     Example: mission start --area office --robots 3
     """
     settings_of_command()
-    mission = Mission(area, robots, seed)
+    mission = Mission(area, robots, seed, known_poses)
     refuse_bad(mission)
 
     async def begin() -> MissionHandle:
         async with get_bus():
-            return await run_saga(robots, area, seed=seed, saga_id=key)
+            return await run_saga(robots, area, seed=seed, saga_id=key, known_poses=known_poses)
 
     saga_id = guarded(begin(), "interrupted").saga_id
     if not as_json({"saga_id": saga_id}, output):

@@ -82,6 +82,7 @@ def _row(seen: Shown) -> dict[str, Any]:
             "pose": [robot.pose.x, robot.pose.y, robot.pose.heading],
             "driven_m": robot.driven_m,
             "lost": robot.lost,
+            "apart": robot.apart,
         }
         for robot in frame.robots
     ]

@@ -41,11 +41,13 @@ class Mission:
         area: The name of a map in `MAP_DIR`.
         robot_count: From 1 to 64.
         seed: Equal seeds give equal missions.
+        known_poses: Robots know where they are; otherwise each has its own map and frame.
     """
 
     area: str
     robot_count: int
     seed: int = 0
+    known_poses: bool = True
 
     def check(self) -> None:
         """Refuse what cannot be a mission, before anything is started.
@@ -92,7 +94,12 @@ class MissionHandle:
 
 
 async def run_saga(
-    robot_count: int, area: str, *, seed: int = 0, saga_id: str | None = None
+    robot_count: int,
+    area: str,
+    *,
+    seed: int = 0,
+    saga_id: str | None = None,
+    known_poses: bool = True,
 ) -> MissionHandle:
     """Start a mission.
 
@@ -101,6 +108,7 @@ async def run_saga(
         area: The name of a map in `MAP_DIR`.
         seed: Equal seeds give equal missions.
         saga_id: Its identity; starting the same again is the same mission. New if None.
+        known_poses: Robots know where they are; otherwise each has its own map and frame.
 
     Returns:
         At once, when the mission is written down.
@@ -112,13 +120,20 @@ async def run_saga(
         SagaError: The id belongs to a mission that was asked for otherwise.
         ServerUnavailable: The server did not answer.
     """
-    mission = Mission(area, robot_count, seed)
+    mission = Mission(area, robot_count, seed, known_poses)
     await asyncio.to_thread(mission.check)
     await get_bus().ping()
     runner = mission_runner()
     saga_id = saga_id or runner.new_id()
     results.folder(get_settings().out_dir, saga_id)  # its name must do for a folder
-    payload = {"area": area, "robot_count": robot_count, "seed": seed, "mission": saga_id}
+    payload: dict[str, Any] = {
+        "area": area,
+        "robot_count": robot_count,
+        "seed": seed,
+        "mission": saga_id,
+    }
+    if not known_poses:
+        payload["known_poses"] = False
     return MissionHandle(await runner.start(payload, saga_id=saga_id), payload)
 
 
@@ -189,6 +204,7 @@ def report(outcome: SagaOutcome, asked: dict[str, Any]) -> dict[str, Any]:
         "steps": [_step_report(step.name, outcome) for step in mission_saga(get_settings()).steps],
         "coverage": merged.get("coverage") if done else None,
         "accuracy": merged.get("accuracy") if done else None,
+        "partial": merged.get("partial", False) if done else None,
         "area": asked["area"],
         "robots": asked["robot_count"],
         "duration_s": round(outcome.duration_s, 3),

@@ -37,8 +37,11 @@ def write(
     frontiers: Sequence[Point],
     title: str,
     report: dict[str, Any],
+    others: Sequence[tuple[Grid, GridFrame]] = (),
 ) -> dict[str, str]:
     """Write map, picture and report into a new folder that appears whole.
+
+    Maps that stayed apart, `others`, become `map-2.yaml` and so on.
 
     Returns:
         The files: `map_yaml`, `map_pgm`, `picture`, `report`.
@@ -47,6 +50,8 @@ def write(
     discard(place)
     draft.mkdir(parents=True)
     save_map(draft / "map.yaml", grid, frame)
+    for number, (other, its_frame) in enumerate(others, 2):
+        save_map(draft / f"map-{number}.yaml", other, its_frame)
     save_picture(draft / "map.png", draw(grid, frame, paths, frontiers, title=title))
     text = json.dumps(report, indent=2, sort_keys=True) + "\n"
     (draft / "report.json").write_text(text, encoding="utf-8")

@@ -16,9 +16,9 @@ from typing import Any
 
 from app import fleet
 from app.config import get_settings
-from app.exploration.driver import Point, RobotDriver
+from app.exploration.driver import Leg, Point, Pose, RobotDriver
 from app.exploration.floorplan import draw_rooms
-from app.exploration.grid import FloorMap
+from app.exploration.grid import FloorMap, GridFrame
 from app.exploration.map_files import find_map, load_map
 from app.exploration.robot import SimulatedRobot, start_poses
 from app.exploration.simulate import simulate
@@ -81,6 +81,21 @@ def true_floor(area: str) -> FloorMap:
     """
     path = find_map(get_settings().map_dir, area)
     return _floor(path, path.stat().st_mtime)
+
+
+def _deployed(order: dict[str, Any]) -> tuple[RobotDriver, GridFrame, Leg]:
+    """Put a robot at its start; returns its frame, the floor's or one of its own, and first leg."""
+    floor = true_floor(order["area"])
+    slot, team, seed = order["slot"], order["team"], order["seed"]
+    driver: RobotDriver
+    if order.get("known_poses", True):
+        driver = SimulatedRobot(floor, slot=slot, seed=seed)
+        return driver, floor.frame, driver.deploy(start_poses(floor, team, seed)[slot])
+    # Its solver is a heavy import, which a robot that knows where it is does not need.
+    from app.exploration.slam.deployment import lone_robot, own_frame  # noqa: PLC0415
+
+    driver = lone_robot(floor, slot=slot, robots=team, seed=seed)
+    return driver, own_frame(floor), driver.deploy(Pose(0.0, 0.0))
 
 
 class RobotService:
@@ -149,13 +164,9 @@ class RobotService:
             MapError: There is no such area.
             StartError: The team cannot start there.
         """
-        floor = await asyncio.to_thread(true_floor, order["area"])
-        poses = await asyncio.to_thread(start_poses, floor, order["team"], order["seed"])
-        driver = SimulatedRobot(floor, slot=order["slot"], seed=order["seed"])
-        leg = await asyncio.to_thread(driver.deploy, poses[order["slot"]])
-        self._driver = driver
+        self._driver, frame, leg = await asyncio.to_thread(_deployed, order)
         self._path, self._driven = list(leg.path), 0.0
-        return {"frame": floor.frame.to_dict(), "leg": await send_leg(leg)}
+        return {"frame": frame.to_dict(), "leg": await send_leg(leg)}
 
     async def drive(self, order: dict[str, Any]) -> dict[str, Any]:
         """Follow a path until its end or the barrier."""

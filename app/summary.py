@@ -19,6 +19,7 @@ def row_of(journal: Journal) -> dict[str, Any]:
         "area": journal.input.get("area"),
         "robots": journal.input.get("robot_count"),
         "seed": journal.input.get("seed"),
+        "known_poses": journal.input.get("known_poses", True),
         "at": at,
         "started": journal.started,
         "age_s": round(time.time() - journal.started, 1),

@@ -49,14 +49,21 @@ class Team:
         self._mission = command.payload["mission"]
         self._command = command
 
-    async def deploy(self, area: str, seed: int) -> list[dict[str, Any]]:
-        """Put every robot at its start; their answers by slot.
+    async def deploy(
+        self, area: str, seed: int, *, known_poses: bool = True
+    ) -> list[dict[str, Any]]:
+        """Put every robot at its start, told of it or not; their answers by slot.
 
         Raises:
             RequestFailed: A robot cannot start there.
             RobotLost: A robot is gone.
         """
-        common = {"area": area, "team": len(self.robots), "seed": seed}
+        common = {
+            "area": area,
+            "team": len(self.robots),
+            "seed": seed,
+            "known_poses": known_poses,
+        }
         return await asyncio.gather(
             *(
                 self._ask(name, "robot:deploy", common | {"slot": slot})

@@ -43,9 +43,11 @@ def draw_map(frame: Frame, grid: GridFrame, *, width: int, height: int) -> Text:
     for x, y in frame.frontiers:
         put(x, y, "?", "dim")
     for robot, colour in zip(frame.robots, cycle(_COLOURS), strict=False):
-        if robot.goal and not robot.lost:
+        if robot.goal and not (robot.lost or robot.apart):
             put(*robot.goal, "o", colour)
     for robot, colour in zip(frame.robots, cycle(_COLOURS), strict=False):
+        if robot.apart:
+            continue
         eighth = round(robot.pose.heading / (math.pi / 4)) % 8
         sign = "!" if robot.lost else _ARROWS[eighth]
         put(robot.pose.x, robot.pose.y, sign, f"bold {colour}")

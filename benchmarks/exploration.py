@@ -87,12 +87,16 @@ def known_part(rows: list[Row]) -> list[str]:
                 lines.append([group, robots, len(own), least, *cells, gain, shares, way])
     complete = sum(row["coverage"] >= 0.99 for row in rows)
     left = sum(row["worth_left"] > 0 for row in rows)
+    asked = [row["hidden_left"] for row in rows if "hidden_left" in row]
+    patched = sum(count > 0 for count in asked)
+    patches = f"In {patched} of {len(asked)} a patch of 5 or more of those stayed unknown."
     head = ["floor", "robots", "missions", "least coverage", "T90 s", "T99 s", "makespan s"]
     return [
         "## Known poses",
         "",
         f"{complete} of {len(rows)} missions ended by themselves with coverage of at least 0.99;",
-        f"in {left} a frontier was left that hid 5 or more observable cells.",
+        f"in {left} of them 5 or more frontier cells were left beside some that can be observed.",
+        *([patches] if asked else []),
         "",
         *table([*head, "speed-up to T99", "overlap", "way m"], lines),
     ]

@@ -36,8 +36,12 @@ class Run:
     rounds: int
     frontiers_left: int
     worth_left: int
+    hidden_left: int
     wall_s: float
     cpu_s: float
+
+
+_HIDES = 5  # cells
 
 
 @lru_cache(maxsize=1)
@@ -46,10 +50,20 @@ def _floors(folder: Path) -> dict[str, FloorMap]:
 
 
 def worth_left(grid: Grid, seen: Mask) -> int:
-    """Count frontiers that hide something: 5 cells or more beside unknown observable ones."""
+    """Count frontiers of 5 cells or more beside unknown observable ones, be it a single one."""
     hidden = seen & (grid == UNKNOWN)
     beside = cv2.dilate(hidden.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
     return len(cluster(frontier_cells(grid) & beside, least=5, longest=10**6))
+
+
+def hidden_left(grid: Grid, seen: Mask) -> int:
+    """Count patches of 5 or more observable cells that stayed unknown behind a frontier."""
+    hidden = (seen & (grid == UNKNOWN)).astype(np.uint8)
+    _, labels, sizes, _ = cv2.connectedComponentsWithStats(hidden, connectivity=8)
+    frontier = frontier_cells(grid).astype(np.uint8)
+    beside = cv2.dilate(frontier, np.ones((3, 3), np.uint8)) > 0
+    behind = np.unique(labels[beside & (hidden > 0)])
+    return int(np.count_nonzero(sizes[behind, cv2.CC_STAT_AREA] >= _HIDES))
 
 
 def measure(job: tuple[Path, str, int, int]) -> Run:
@@ -74,6 +88,7 @@ def measure(job: tuple[Path, str, int, int]) -> Run:
         rounds=outcome.rounds,
         frontiers_left=len(outcome.frontiers_left),
         worth_left=worth_left(outcome.grid, seen),
+        hidden_left=hidden_left(outcome.grid, seen),
         wall_s=wall,
         cpu_s=cpu,
     )

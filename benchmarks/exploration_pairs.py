@@ -71,12 +71,11 @@ def tour(floor: FloorMap, random: np.random.Generator, way: float) -> list[tuple
 def explored(floor: FloorMap, random: np.random.Generator, way: float) -> Piece:
     """Scan along a tour."""
     points = tour(floor, random, way)
+    body = SimulatedBody(floor, Pose(*points[0]), random, radius=0.1)
     scans: list[Scan] = []
     poses = []
     for x, y in points:
-        body = SimulatedBody(
-            floor, Pose(x, y, float(random.uniform(-3.0, 3.0))), random, radius=0.1
-        )
+        body.truth = np.array([x, y, random.uniform(-3.0, 3.0)])
         scans.append(body.scan())
         poses.append(body.truth)
     keyframes = [Keyframe(0, 0.0, scan, scan.points()) for scan in scans]
@@ -127,6 +126,11 @@ def make_pair(names: str, one: Piece, two: Piece, floor: FloorMap, seed: list[in
     )
 
 
+def _kind(name: str) -> str:
+    """Return what a floor is, such as `office` for `office-3`."""
+    return name.partition("-")[0]
+
+
 def pairs_of(
     floors: dict[str, FloorMap], seed: int, *, wide: int, narrow: int, apart: int, foreign: int
 ) -> Iterator[Pair]:
@@ -138,7 +142,7 @@ def pairs_of(
         wide: pairs with an overlap of at least 0.3.
         narrow: pairs with an overlap of 0.1 to 0.3.
         apart: pairs of one floor without overlap.
-        foreign: pairs of different floors.
+        foreign: pairs of different floors, every other one of the same kind, such as two offices.
     """
     wanted = {"wide": wide, "narrow": narrow, "apart": apart}
     names = list(floors)
@@ -162,8 +166,10 @@ def pairs_of(
         if wanted.get(kind, 0) > 0:
             wanted[kind] -= 1
             yield make_pair(name, one, two, floor, [seed, count, 1])
-        other = names[(count + 1 + int(random.integers(len(names) - 1))) % len(names)]
-        if foreign > 0 and other in pieces and other != name:
+        kin = [other for other in pieces if other != name and _kind(other) == _kind(name)]
+        others = kin if count % 2 else [other for other in pieces if other != name]
+        if foreign > 0 and others:
+            other = others[int(random.integers(len(others)))]
             foreign -= 1
             yield make_pair(f"{name}|{other}", one, pieces[other], floor, [seed, count, 2])
         pieces[name] = two

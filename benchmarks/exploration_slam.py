@@ -14,8 +14,8 @@ from app.exploration.driver import Pose
 from app.exploration.grid import FloorMap, Grid
 from app.exploration.merging import occupancy
 from app.exploration.quality import coverage, observable
-from app.exploration.robot import start_poses
 from app.exploration.slam.body import SimulatedBody
+from app.exploration.slam.deployment import bodies_on, true_starts
 from app.exploration.slam.expedition import Expedition, explore
 from app.exploration.slam.keyframes import draw
 from app.exploration.slam.measures import alignment, fidelity, trajectory_error
@@ -56,12 +56,7 @@ class Mission:
 
 def run(floor: FloorMap, robots: int, seed: int) -> Mission:
     """Explore a floor with robots at unknown poses, in unknown directions."""
-    starts = start_poses(floor, robots, seed)
-    bodies = []
-    for slot, start in enumerate(starts):
-        random = np.random.default_rng([seed, slot, 6])
-        heading = float(random.uniform(-math.pi, math.pi))
-        bodies.append(SimulatedBody(floor, Pose(start.x, start.y, heading), random))
+    starts, bodies = true_starts(floor, robots, seed), bodies_on(floor, robots, seed)
     team = [SlamRobot(body, slot=slot) for slot, body in enumerate(bodies)]
     extent = math.hypot(floor.frame.rows, floor.frame.cols) * floor.frame.resolution
     began, cpu_began = time.perf_counter(), time.process_time()

@@ -79,6 +79,33 @@ def assign(costs: Costs) -> dict[int, int]:
     return {int(row): int(col) for row, col in zip(rows, cols, strict=True) if possible[row, col]}
 
 
+def discounted(costs: Costs, apart: Costs, *, most: float, reach: float) -> dict[int, int]:
+    """Choose columns for rows one after the other, each making what lies near it worth less.
+
+    The other way to assign: Burgard et al. 2005, algorithm 1. The pair of the least cost goes
+    first; then every frontier costs more by as much of `most` as it lies close to the chosen one,
+    as its new ground would be seen from there.
+
+    Args:
+        costs: (robots, frontiers) float64 metres, infinite where there is no way.
+        apart: (frontiers, frontiers) float64 metres between them.
+        most: metres by which a frontier is dearer when it lies where the chosen one does.
+        reach: metres from which on it is not.
+
+    Returns:
+        Row to column, rows in order; columns are distinct.
+    """
+    costs = costs.copy()
+    chosen: dict[int, int] = {}
+    while np.isfinite(costs).any():
+        row, col = (int(i) for i in np.unravel_index(int(np.argmin(costs)), costs.shape))
+        chosen[row] = col
+        costs += most * np.maximum(1.0 - apart[col] / reach, 0.0)
+        costs[row] = np.inf
+        costs[:, col] = np.inf
+    return dict(sorted(chosen.items()))
+
+
 @njit(cache=True, nogil=True)
 def _targets(  # noqa: PLR0917, compiled: no keyword crosses cheaply
     field: Field,

@@ -313,7 +313,7 @@ class Coordinator:
     def _count_visits(self, view: Survey) -> None:
         """Count against frontier cells that a robot was sent to and that are still there."""
         for robot in self._team():
-            if robot.goal is None or not robot.ended:
+            if robot.goal is None or robot.goal.helps or not robot.ended:
                 continue
             goal = robot.goal
             cells = goal.cells - np.array((view.row0, view.col0), np.int32)
@@ -359,17 +359,27 @@ class Coordinator:
             if robot.goal is not None and (
                 robot.ended or not stands(robot.goal, robot.pose, view, live, self.frame)
             ):
+                lost = lost or not robot.goal.helps
                 robot.goal = None
-                lost = True
-        idle = sum(robot.goal is None for robot in team)
+        idle = sum(robot.goal is None or robot.goal.helps for robot in team)
         patience = self.settings.idle_s if idle else self.settings.reassign_s
         if not lost and idle < len(team) and self.time - self._weighed < patience:
             return
         self._weighed = self.time
         frontiers = self._clusters(live)
         if not frontiers:
+            for robot in team:
+                if robot.goal is not None and robot.goal.helps:
+                    robot.goal = None
             return
-        seekers = [Seeker(robot.pose, robot.goal, robot.bearing) for robot in team]
+        seekers = [
+            Seeker(
+                robot.pose,
+                None if robot.goal is not None and robot.goal.helps else robot.goal,
+                robot.bearing,
+            )
+            for robot in team
+        ]
         goals = choose(
             seekers, frontiers, view, self.frame, self.settings, afar=self._retried_at is not None
         )
@@ -395,7 +405,7 @@ class Coordinator:
         """Return the second at which the first robot will be there, within bounds."""
         ways = []
         for robot in team:
-            if robot.goal is not None:
+            if robot.goal is not None and not robot.goal.helps:
                 stations = [(robot.pose.x, robot.pose.y), *robot.goal.path]
                 ways.append(sum(math.dist(start, end) for start, end in pairwise(stations)))
         soonest = min(ways) / self.settings.speed

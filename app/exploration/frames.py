@@ -34,6 +34,8 @@ class Seen:
         driven_m: How far it has driven, metres.
         goal: Where it is sent, metres, map frame; None if nowhere.
         lost: Why it takes no more part, '' if it does.
+        apart: It is in a map of its own that the shown one has nothing of yet: its pose and goal
+            lie there.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Seen:
     driven_m: float
     goal: Point | None = None
     lost: str = ""
+    apart: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,6 +134,7 @@ def _told(frame: Frame) -> dict[str, Any]:
                 "driven_m": round(robot.driven_m, 2),
                 "goal": robot.goal and _rounded(robot.goal),
                 "lost": robot.lost,
+                "apart": robot.apart,
             }
             for robot in frame.robots
         ],
@@ -200,4 +204,5 @@ def _seen(robot: Mapping[str, Any]) -> Seen:
         driven_m=robot["driven_m"],
         goal=(goal[0], goal[1]) if goal else None,
         lost=robot["lost"],
+        apart=robot.get("apart", False),
     )

@@ -5,12 +5,12 @@ Pure functions of a survey and of where the robots stand.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise, product
 
 import numpy as np
 
-from app.exploration.assignment import Costs, assign, targets
+from app.exploration.assignment import Costs, assign, discounted, targets
 from app.exploration.driver import Point, Pose
 from app.exploration.frontiers import Frontier
 from app.exploration.grid import GridFrame, Mask
@@ -29,6 +29,7 @@ from app.exploration.survey import Survey
 
 _ALIVE = 0.3  # a goal stands while this share of its frontier is still frontier
 _TARGETS_ACROSS = 5  # places to look from are tried this share of the look apart
+_TARGETS_M = 0.3  # or so many metres, for from afar it takes the right place to see through a gap
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,6 +42,7 @@ class Goal:
         path: waypoints not yet reached, metres, map frame.
         room: metres of room that the way keeps.
         look: metres from which the frontier is looked at.
+        helps: another robot looks at it; this one only stays close, for what shows up there.
     """
 
     cells: Cells
@@ -48,6 +50,7 @@ class Goal:
     path: tuple[Point, ...]
     room: float
     look: float
+    helps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,11 @@ def choose(
         A goal for each robot, None for one that has nothing to do.
     """
     rooms = [settings.radius + frame.resolution, settings.radius]
-    looks = [settings.look_m, settings.look_far_m] if afar else [settings.look_m]
+    looks = [settings.look_m]
+    if afar:
+        # Walls are drawn a cell thicker than they are; a body that does not fit will say so.
+        rooms.append(settings.radius - frame.resolution)
+        looks.append(settings.look_far_m)
     near = round(settings.near_m / frame.resolution * STRAIGHT)
     cells = [view.cell(frame, seeker.pose) for seeker in seekers]
     prospects = [
@@ -126,7 +133,14 @@ def choose(
         for cell in cells
     ]
     worth = _worth(seekers, frontiers, view, frame, settings)
-    chosen = assign(_metres(prospects, frame) - worth)
+    apart = _apart(frontiers, frame)
+
+    def chosen_of(costs: Costs) -> dict[int, int]:
+        if settings.discount_m > 0.0:
+            return discounted(costs, apart, most=settings.discount_m, reach=settings.discount_far_m)
+        return assign(costs)
+
+    chosen = chosen_of(_metres(prospects, frame) - worth)
     searched: set[int] = set()
     while idle := set(range(len(seekers))) - set(chosen) - searched:
         for index in sorted(idle):
@@ -134,7 +148,7 @@ def choose(
                 cells[index], frontiers, view, rooms=rooms, looks=looks, limit=UNREACHED
             )
         searched |= idle
-        chosen = assign(_metres(prospects, frame) - worth)
+        chosen = chosen_of(_metres(prospects, frame) - worth)
     goals: list[Goal | None] = [None] * len(seekers)
     for index, which in chosen.items():
         goals[index] = _goal(
@@ -145,7 +159,58 @@ def choose(
             view=view,
             frame=frame,
         )
+    helpers = [index for index, goal in enumerate(goals) if goal is None]
+    if chosen and helpers and settings.help_m > 0.0 and not afar:
+        crowd = np.bincount(list(chosen.values()), minlength=len(frontiers)).astype(np.float64)
+        taken = crowd > 0.0
+        metres = _metres(prospects, frame)
+        for index in helpers:
+            costs = np.where(taken, metres[index] + settings.help_m * crowd, np.inf)
+            if not np.isfinite(costs).any():
+                continue
+            which = int(np.argmin(costs))
+            crowd[which] += 1.0
+            goals[index] = _helping(
+                _goal(
+                    seekers[index].pose,
+                    prospects[index],
+                    frontiers[which],
+                    which=which,
+                    view=view,
+                    frame=frame,
+                ),
+                seekers[index].pose,
+                settings.help_back_m,
+            )
     return goals
+
+
+def _apart(frontiers: Sequence[Frontier], frame: GridFrame) -> Costs:
+    """Return metres between the middles of frontiers, (frontiers, frontiers) float64."""
+    middles = np.array([frontier.centroid for frontier in frontiers]) * frame.resolution
+    off = middles[:, None] - middles[None]
+    return np.asarray(np.hypot(off[..., 0], off[..., 1]), np.float64)
+
+
+def _helping(goal: Goal, pose: Pose, back: float) -> Goal:
+    """Make a goal one of staying close: its way ends some metres before its target."""
+    stations = [(pose.x, pose.y), *goal.path]
+    left = sum(math.dist(start, end) for start, end in pairwise(stations)) - back
+    path: list[Point] = []
+    for start, end in pairwise(stations):
+        length = math.dist(start, end)
+        if length >= left:
+            if left > 0.0:
+                share = left / length
+                x, y = (
+                    start[0] + share * (end[0] - start[0]),
+                    start[1] + share * (end[1] - start[1]),
+                )
+                path.append((x, y))
+            break
+        path.append(end)
+        left -= length
+    return replace(goal, path=tuple(path), helps=True)
 
 
 def _prospect(
@@ -169,7 +234,7 @@ def _prospect(
             view.grid,
             frontiers,
             reach=round(look / view.resolution),
-            stride=max(1, round(look / _TARGETS_ACROSS / view.resolution)),
+            stride=max(1, round(min(look / _TARGETS_ACROSS, _TARGETS_M) / view.resolution)),
         )
         if (costs < UNREACHED).any():
             break

@@ -19,6 +19,7 @@ from app.exploration.planning import clear_length, clearance, distance_field, fi
 from app.exploration.sensor import LidarSpec, measure
 
 _START_SPACING = 0.6  # metres between robots at the start, so that bodies of 0.2 m stand apart
+_TURNS_THERE = 3  # of the lidar where it was sent: beams 1 degree apart leave gaps
 _BACK_OFF = 1e-3  # cells short of a border, so that a robot never stands on one
 _NOTHING = Patch(0, 0, np.zeros((0, 0), np.int8))
 
@@ -156,7 +157,8 @@ class SimulatedRobot:
             reached += 1
         arrived = len(path) > 0 and reached == len(path)
         if arrived or blocked:
-            self._scan()
+            for _ in range(_TURNS_THERE):
+                self._scan()
         return self._report(points, driven, reached, arrived=arrived, blocked=blocked)
 
     def recall(self) -> Leg:

@@ -26,6 +26,12 @@ class Settings:
         keep_m: metres of way that a robot's present goal is worth.
         divide_m: metres of way that a first goal square to the robot's own direction costs.
         near_m: way that is searched before the whole map is.
+        discount_m: metres of way by which a frontier beside a chosen one is worth less, by
+            Burgard's assignment; 0 for the Hungarian one.
+        discount_far_m: metres from a chosen frontier at which nothing is worth less.
+        help_m: metres of way that a robot without a frontier goes further for one that fewer
+            robots are at; 0 to have it stand.
+        help_back_m: metres before the place to look from at which it stops.
     """
 
     radius: float = 0.2
@@ -37,8 +43,8 @@ class Settings:
     frontier_least_m: float = 0.2
     frontier_longest_m: float = 4.0
     look_m: float = 0.5
-    look_far_m: float = 6.0
-    retry_m2: float = 0.5
+    look_far_m: float = 7.5
+    retry_m2: float = 0.25
     visits: int = 2
     visit_spread_m: float = 0.0
     gain: float = 2.0
@@ -46,6 +52,10 @@ class Settings:
     keep_m: float = 4.0
     divide_m: float = 4.0
     near_m: float = 12.0
+    discount_m: float = 0.0
+    discount_far_m: float = 8.0
+    help_m: float = 3.0
+    help_back_m: float = 1.0
 
 
 DEFAULTS = Settings()

@@ -152,7 +152,13 @@ async def _start(
     most = get_settings().web_open_missions
     if await mission_runner().count_open() >= most and not await _is_known(idempotency_key):
         raise TooManyMissions(f"{most} missions are open; wait until one has ended")
-    handle = await run_saga(asked.robots, asked.area, seed=asked.seed, saga_id=idempotency_key)
+    handle = await run_saga(
+        asked.robots,
+        asked.area,
+        seed=asked.seed,
+        saga_id=idempotency_key,
+        known_poses=asked.known_poses,
+    )
     response.headers["location"] = f"/api/missions/{handle.saga_id}"
     return Started(saga_id=handle.saga_id)
 

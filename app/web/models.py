@@ -19,6 +19,9 @@ class MissionAsked(BaseModel):
     area: Area
     robots: Annotated[int, Field(ge=1, le=MOST_ROBOTS)] = 2
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    known_poses: Annotated[
+        bool, Field(description="Whether robots know where they are, or each finds out.")
+    ] = True
 
 
 class Reason(BaseModel):
@@ -43,6 +46,7 @@ class Mission(BaseModel):
     area: str | None
     robots: int | None
     seed: int | None
+    known_poses: bool
     at: str
     started: float
     age_s: float

@@ -13,6 +13,7 @@ import pytest
 
 from app.config import ROOT, Settings, choose_settings, get_settings
 from app.exploration.floorplan import draw_rooms
+from app.exploration.landscapes import draw_cave
 from app.exploration.map_files import save_map
 from app.processes import Workers
 from app.redis_utils import get_bus
@@ -55,10 +56,10 @@ def run(*arguments: str, env: Mapping[str, str], timeout: float = 100) -> Ended:
 
 @pytest.fixture(scope="session")
 def maps(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a floor of two rooms, and one of so many that it takes a while."""
+    """A folder with a floor of two rooms, one of so many that it takes a while, and a cave."""
     place = tmp_path_factory.mktemp("maps")
-    for name, rooms in (("rooms", 2), ("suite", 150)):
-        floor = draw_rooms(rooms)
+    cave = draw_cave(5, width=12.0, height=10.0)
+    for name, floor in (("rooms", draw_rooms(2)), ("suite", draw_rooms(150)), ("cave", cave)):
         save_map(place / f"{name}.yaml", floor.grid, floor.frame)
     return place
 

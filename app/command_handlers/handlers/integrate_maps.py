@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ from app import results
 from app.config import get_settings
 from app.exploration.driver import Patch, Point, Pose
 from app.exploration.frames import Frame, Seen
-from app.exploration.grid import UNKNOWN, Grid, GridFrame
+from app.exploration.frontiers import cluster, frontier_cells
+from app.exploration.grid import UNKNOWN, FloorMap, Grid, GridFrame
+from app.exploration.lidar import LogOdds
 from app.exploration.map_files import find_map, load_map
 from app.exploration.merging import merge
 from app.exploration.quality import accuracy, coverage, observable
@@ -19,10 +22,36 @@ from app.recording import Recording
 from app.wire import receive_json, receive_patch
 from sagastream import Command, Progress, multi_stage_reply
 
+_FRONTIER_M = 0.4  # what a map that errs a little shows for certain
+_UNHALVED = 10**9
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Merged:
+    """The map to write, and the same on the floor's grid, to be measured there.
+
+    `poses` are the robots', each in its map; `apart` says whose map is another one. `others` are
+    maps that stayed apart, and `told` is what the reply says beside the figures.
+    """
+
+    grid: Grid
+    frame: GridFrame
+    measured: Grid
+    start: Pose
+    poses: list[Pose]
+    apart: list[bool]
+    paths: list[list[Point]]
+    frontiers: list[Point]
+    others: list[tuple[Grid, GridFrame]]
+    told: dict[str, Any]
+
 
 @multi_stage_reply(stream=get_settings().map_stream, event_type="map:integrate")
 async def integrate_maps(command: Command, progress: Progress) -> dict[str, Any]:
     """Merge and write; the true floor is read here to measure the result, and only for that.
+
+    Maps of robots that know where they are add up. Others are registered with each other first;
+    those that do not fit for certain stay apart, and the mission is `partial`.
 
     Raises:
         BlobMissing: A robot's map is no longer stored.
@@ -36,15 +65,22 @@ async def integrate_maps(command: Command, progress: Progress) -> dict[str, Any]
     frontiers = await receive_json(mission["frontiers"])
     await progress(0.2, {"maps": len(patches)})
 
-    frame = GridFrame.from_dict(mission["frame"])
-
-    def integrate() -> tuple[Grid, dict[str, Any]]:
-        merged = merge([_layer(patch, frame) for patch in patches])
+    def integrate() -> tuple[_Merged, dict[str, Any]]:
+        frame = GridFrame.from_dict(mission["frame"])
+        layers = [_layer(patch, frame) for patch in patches]
         floor = load_map(find_map(settings.map_dir, mission["area"]))
-        start = Pose(*mission["starts"][0])
+        if mission.get("known_poses", True):
+            grid, start = merge(layers), Pose(*mission["starts"][0])
+            poses, apart = [_end_of(path) for path in paths], [False] * len(paths)
+            merged = _Merged(
+                *(grid, frame, grid, start, poses, apart),
+                *(paths, frontiers, [], {"partial": False}),
+            )
+        else:
+            merged = _registered(mission, layers, frame, floor, paths)
         measured = {
-            "coverage": coverage(merged, floor, observable(floor, start)),
-            "accuracy": accuracy(merged, floor),
+            "coverage": coverage(merged.measured, floor, observable(floor, merged.start)),
+            "accuracy": accuracy(merged.measured, floor),
         }
         report = measured | {
             name: mission[name]
@@ -54,28 +90,28 @@ async def integrate_maps(command: Command, progress: Progress) -> dict[str, Any]
         }
         files = results.write(
             place,
-            merged,
-            frame,
-            paths=paths,
-            frontiers=frontiers,
+            merged.grid,
+            merged.frame,
+            paths=merged.paths,
+            frontiers=merged.frontiers,
             title=f"{mission['area']}, {len(patches)} robots",
-            report=report | {"mission": mission["mission"], "frontiers_left": len(frontiers)},
+            report=report
+            | merged.told
+            | {"mission": mission["mission"], "frontiers_left": len(merged.frontiers)},
+            others=merged.others,
         )
-        return merged, measured | {"artifacts": files}
+        return merged, measured | merged.told | {"artifacts": files}
 
     merged, result = await asyncio.to_thread(integrate)
-    robots = [
-        Seen(name, _end_of(path), driven)
-        for name, path, driven in zip(mission["robots"], paths, mission["distances_m"], strict=True)
-    ]
+    seen = zip(mission["robots"], merged.poses, mission["distances_m"], merged.apart, strict=True)
     last = Frame(
         simulated_s=mission["simulated_s"],
-        fraction=float(np.mean(merged != UNKNOWN)),
-        robots=tuple(robots),
-        frontiers=tuple((x, y) for x, y in frontiers),
-        cells=merged,
+        fraction=float(np.mean(merged.grid != UNKNOWN)),
+        robots=tuple(Seen(name, pose, m, apart=apart) for name, pose, m, apart in seen),
+        frontiers=tuple((x, y) for x, y in merged.frontiers),
+        cells=merged.grid,
     )
-    await Recording(command, frame).add(last)
+    await Recording(command, merged.frame).add(last)
     return result
 
 
@@ -85,7 +121,61 @@ def _end_of(path: Sequence[Point]) -> Pose:
     return Pose(x1, y1, math.atan2(y1 - y0, x1 - x0))
 
 
-def _layer(patch: Patch, frame: GridFrame) -> Any:
+def _registered(
+    mission: dict[str, Any],
+    layers: Sequence[LogOdds],
+    frame: GridFrame,
+    floor: FloorMap,
+    paths: Sequence[Sequence[Point]],
+) -> _Merged:
+    """Merge maps in frames of their own: the one that knows most is the mission's.
+
+    Its reply says who is in which map, and where each robot stands, in the frame of its map.
+    """
+    # A heavy import, its solver's, which missions with known poses do not need.
+    from app.exploration.slam.deployment import true_starts  # noqa: PLC0415
+    from app.exploration.slam.joint_map import joint_maps, on_floor  # noqa: PLC0415
+    from app.exploration.slam.se2 import IDENTITY, apply, compose, of_pose, to_pose  # noqa: PLC0415
+
+    names = mission["robots"]
+    joint = joint_maps(layers, frame)
+    poses = [to_pose(IDENTITY)] * len(names)
+    for group in joint:
+        for slot, there in zip(group.members, group.transforms, strict=True):
+            poses[slot] = to_pose(compose(there, np.array(mission["last_poses"][slot])))
+    best = joint[0]
+    starts = true_starts(floor, len(names), mission["seed"])
+    start = starts[best.members[0]]
+    resolution = best.frame.resolution
+    left = cluster(
+        frontier_cells(best.grid), least=math.ceil(_FRONTIER_M / resolution), longest=_UNHALVED
+    )
+    return _Merged(
+        grid=best.grid,
+        frame=best.frame,
+        measured=on_floor(best, of_pose(start), floor.frame),
+        start=start,
+        poses=poses,
+        apart=[slot not in best.members for slot in range(len(names))],
+        paths=[
+            [(float(x), float(y)) for x, y in apply(there, np.array(paths[slot]))]
+            for slot, there in zip(best.members, best.transforms, strict=True)
+        ],
+        frontiers=[best.frame.centre(*(int(i) for i in piece.cells[0])) for piece in left],
+        others=[(other.grid, other.frame) for other in joint[1:]],
+        told={
+            "partial": len(joint) > 1,
+            "known_poses": False,
+            "parties": [[names[slot] for slot in group.members] for group in joint],
+            "poses": {
+                name: [round(pose.x, 3), round(pose.y, 3), round(pose.heading, 4)]
+                for name, pose in zip(names, poses, strict=True)
+            },
+        },
+    )
+
+
+def _layer(patch: Patch, frame: GridFrame) -> LogOdds:
     layer = np.zeros((frame.rows, frame.cols), np.int8)
     rows, cols = patch.cells.shape
     layer[patch.row0 : patch.row0 + rows, patch.col0 : patch.col0 + cols] = patch.cells

@@ -12,6 +12,7 @@ from app.exploration.coordinator import Coordinator
 from app.exploration.driver import Leg, Pose
 from app.exploration.frames import Frame, Seen
 from app.exploration.grid import GridFrame
+from app.exploration.slam.parties import Parties
 from app.recording import Recording
 from app.redis_utils import BlobMissing
 from app.team import RobotLost, Team
@@ -19,6 +20,9 @@ from app.wire import receive_leg, receive_state, send_json, send_patch, send_sta
 from sagastream import Atomic, Command, Progress, SagastreamError, multi_stage_reply
 
 logger = logging.getLogger(__name__)
+
+Mind = Coordinator | Parties
+"""Who decides: for robots that know where they are, or that each have a frame of their own."""
 
 
 class TooFewLeft(SagastreamError):
@@ -66,6 +70,14 @@ async def perform_exploration(command: Command, progress: Progress) -> Atomic:
         "paths": await send_json(coordinator.paths),
         "frontiers": await send_json(coordinator.frontiers_left),
         "starts": [_flat(Pose(*leg["pose"])) for leg in mission["deployed"]],
+        **(
+            {
+                "known_poses": False,
+                "last_poses": [[leg.pose.x, leg.pose.y, leg.pose.heading] for leg in legs],
+            }
+            if isinstance(coordinator, Parties)
+            else {}
+        ),
         "distances_m": [round(distance, 3) for distance in coordinator.distances],
         "simulated_s": coordinator.time,
         "rounds": coordinator.rounds,
@@ -73,19 +85,21 @@ async def perform_exploration(command: Command, progress: Progress) -> Atomic:
     return Atomic(result, writes)
 
 
-async def _deployed(mission: dict[str, Any]) -> Coordinator:
+async def _deployed(mission: dict[str, Any]) -> Mind:
     legs = [await receive_leg(leg) for leg in mission["deployed"]]
-    coordinator = Coordinator(
-        GridFrame.from_dict(mission["frame"]),
-        [leg.pose for leg in legs],
-        bearings=mission["bearings"],
-    )
+    frame = GridFrame.from_dict(mission["frame"])
+    coordinator: Mind
+    if mission.get("known_poses", True):
+        poses = [leg.pose for leg in legs]
+        coordinator = Coordinator(frame, poses, bearings=mission["bearings"])
+    else:
+        coordinator = Parties(frame, len(legs))
     for slot, leg in enumerate(legs):
         coordinator.observe(slot, leg)
     return coordinator
 
 
-async def _recovered(command: Command, team: Team, told: "_Telling") -> Coordinator:
+async def _recovered(command: Command, team: Team, told: "_Telling") -> Mind:
     """What the handler before knew, brought up to date by the robots themselves."""
     mission = command.payload
     coordinator = await _deployed(mission)
@@ -98,7 +112,11 @@ async def _recovered(command: Command, team: Team, told: "_Telling") -> Coordina
             logger.warning("the checkpoint is gone: %s", error)
     reports = await team.report()
     fresh = {slot: leg for slot, leg in reports.items() if isinstance(leg, Leg)}
-    coordinator = Coordinator.recover(GridFrame.from_dict(mission["frame"]), state, fresh)
+    frame = GridFrame.from_dict(mission["frame"])
+    if mission.get("known_poses", True):
+        coordinator = Coordinator.recover(frame, state, fresh)
+    else:
+        coordinator = Parties.recover(frame, state, fresh)
     for slot, leg in reports.items():
         if isinstance(leg, RobotLost):
             told.lose(coordinator, slot, leg)
@@ -119,7 +137,7 @@ class _Telling:
         settings = get_settings()
         self._least = max(1, math.ceil(settings.quorum * len(robots)))
 
-    def lose(self, coordinator: Coordinator, slot: int, loss: RobotLost) -> None:
+    def lose(self, coordinator: Mind, slot: int, loss: RobotLost) -> None:
         """Take a robot out.
 
         Raises:
@@ -135,7 +153,7 @@ class _Telling:
                 f"{loss} (see QUORUM)"
             )
 
-    async def maybe(self, coordinator: Coordinator) -> None:
+    async def maybe(self, coordinator: Mind) -> None:
         """Tell, if it was not told a moment ago."""
         settings = get_settings()
         if time.monotonic() - self._told < settings.progress_interval_s:
@@ -145,7 +163,7 @@ class _Telling:
             self._checkpoint = await send_state(coordinator.state())
         await self.now(coordinator)
 
-    async def now(self, coordinator: Coordinator) -> None:
+    async def now(self, coordinator: Mind) -> None:
         """Tell how far the mission is."""
         self._told = time.monotonic()
         robots = {
@@ -161,17 +179,22 @@ class _Telling:
         await self._progress(coordinator.fraction_known, detail)
         await self._recording.add(await asyncio.to_thread(self._frame, coordinator))
 
-    def _frame(self, coordinator: Coordinator) -> Frame:
-        seen = zip(
-            *(self._robots, coordinator.poses, coordinator.distances, coordinator.goals),
-            strict=True,
-        )
+    def _frame(self, coordinator: Mind) -> Frame:
+        apart = coordinator.apart if isinstance(coordinator, Parties) else ()
+        poses, goals, driven = coordinator.poses, coordinator.goals, coordinator.distances
         return Frame(
             simulated_s=coordinator.time,
             fraction=coordinator.fraction_known,
             robots=tuple(
-                Seen(name, pose, driven, goal, self.lost.get(name, ""))
-                for name, pose, driven, goal in seen
+                Seen(
+                    name,
+                    poses[slot],
+                    driven[slot],
+                    goals[slot],
+                    self.lost.get(name, ""),
+                    slot in apart,
+                )
+                for slot, name in enumerate(self._robots)
             ),
             frontiers=tuple(coordinator.frontiers_left),
             cells=coordinator.team_grid(),

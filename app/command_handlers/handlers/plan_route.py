@@ -7,6 +7,7 @@ from app.config import get_settings
 from app.exploration.assignment import divide
 from app.exploration.coordinator import Coordinator
 from app.exploration.grid import GridFrame
+from app.exploration.slam.parties import Parties
 from app.team import Team
 from app.wire import receive_leg
 from sagastream import Command, Progress, multi_stage_reply
@@ -22,13 +23,19 @@ async def plan_route(command: Command, progress: Progress) -> dict[str, Any]:
     """
     mission = command.payload
     team = Team(command)
-    answers = await team.deploy(mission["area"], mission["seed"])
+    known_poses = mission.get("known_poses", True)
+    answers = await team.deploy(mission["area"], mission["seed"], known_poses=known_poses)
     await progress(0.5, {"deployed": len(answers)})
     legs = [await receive_leg(answer["leg"]) for answer in answers]
-    poses = [leg.pose for leg in legs]
-    bearings = divide(poses)
     frame = answers[0]["frame"]
-    coordinator = Coordinator(GridFrame.from_dict(frame), poses, bearings=bearings)
+    bearings: list[float] = []
+    coordinator: Coordinator | Parties
+    if known_poses:
+        poses = [leg.pose for leg in legs]
+        bearings = divide(poses)
+        coordinator = Coordinator(GridFrame.from_dict(frame), poses, bearings=bearings)
+    else:
+        coordinator = Parties(GridFrame.from_dict(frame), len(legs))
     for slot, leg in enumerate(legs):
         coordinator.observe(slot, leg)
     orders = await asyncio.to_thread(coordinator.decide)
@@ -36,7 +43,8 @@ async def plan_route(command: Command, progress: Progress) -> dict[str, Any]:
         "robots": mission["robots"],
         "frame": frame,
         "deployed": [answer["leg"] for answer in answers],
-        "bearings": list(bearings),
+        "bearings": bearings,
+        **({} if known_poses else {"known_poses": False}),
         "goals": {
             mission["robots"][slot]: list(order.path[-1])
             for slot, order in orders.items()

@@ -8,7 +8,8 @@ from app.config import get_settings
 from app.orchestrator import Mission, run_saga
 from sagastream import Command, InvalidMessage, Progress, multi_stage_reply
 
-_FIELDS = {"area", "robot_count", "seed", "idempotency_key"}
+_KINDS = {str: "text", int: "a whole number", bool: "true or false"}
+_FIELDS = {"area", "robot_count", "seed", "known_poses", "idempotency_key"}
 
 
 @multi_stage_reply(stream=get_settings().mission_stream, event_type="mission:start")
@@ -30,6 +31,7 @@ async def start_mission(command: Command, _progress: Progress) -> dict[str, Any]
         _typed(asked, "area", str),
         _typed(asked, "robot_count", int),
         _typed({"seed": 0} | asked, "seed", int),
+        _typed({"known_poses": True} | asked, "known_poses", bool),
     )
     key = _typed({"idempotency_key": command.request_id} | asked, "idempotency_key", str)
     await asyncio.to_thread(mission.check)
@@ -37,6 +39,7 @@ async def start_mission(command: Command, _progress: Progress) -> dict[str, Any]
         mission.robot_count,
         mission.area,
         seed=mission.seed,
+        known_poses=mission.known_poses,
         saga_id=str(uuid.uuid5(uuid.NAMESPACE_URL, f"mission/{key}")),
     )
     return {"saga_id": handle.saga_id}
@@ -44,6 +47,6 @@ async def start_mission(command: Command, _progress: Progress) -> dict[str, Any]
 
 def _typed(asked: dict[str, Any], name: str, kind: type) -> Any:
     value = asked.get(name)
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise InvalidMessage(name, f"must be {'text' if kind is str else 'a whole number'}")
+    if not isinstance(value, kind) or isinstance(value, bool) is not (kind is bool):
+        raise InvalidMessage(name, f"must be {_KINDS[kind]}")
     return value

@@ -7,7 +7,7 @@ all from then on. Maps that never met stay apart, and the outcome says so.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations
 
 from app.exploration.coordinator import Coordinator
@@ -15,29 +15,10 @@ from app.exploration.driver import Order, Pose
 from app.exploration.grid import Grid, GridFrame
 from app.exploration.settings import Settings
 from app.exploration.slam.mapper import SlamMap
-from app.exploration.slam.registration import Gate, register
+from app.exploration.slam.meeting import MEETING, SETTINGS, MeetingSpec
+from app.exploration.slam.registration import register
 from app.exploration.slam.robot import SlamRobot
 from app.exploration.slam.se2 import IDENTITY, to_pose
-
-SETTINGS = Settings(radius=0.22, frontier_least_m=0.4, visit_spread_m=0.15)
-"""How robots explore whose maps err a little: some room for that, and no chase after slivers."""
-
-
-@dataclass(frozen=True, slots=True)
-class MeetingSpec:
-    """When maps are registered with each other.
-
-    Attributes:
-        first_s: mission seconds before the first attempt.
-        every_s: mission seconds between attempts.
-        growth: a pair is tried again when both together know so many times more than last time.
-        gate: what a registration must show.
-    """
-
-    first_s: float = 12.0
-    every_s: float = 8.0
-    growth: float = 1.25
-    gate: Gate = field(default_factory=Gate)
 
 
 class Party:
@@ -131,7 +112,7 @@ def explore(
     extent_m: float,
     resolution: float = 0.05,
     settings: Settings = SETTINGS,
-    meeting: MeetingSpec = MeetingSpec(),
+    meeting: MeetingSpec = MEETING,
 ) -> Expedition:
     """Explore until no robot finds anything to do.
 

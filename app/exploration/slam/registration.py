@@ -1,34 +1,27 @@
 """Bringing two maps of unrelated frames together, or finding that they do not fit.
 
-Candidates come from turning the second map step by step and correlating free and occupied cells
-with the first by FFT, each is climbed to its best fit on two likelihood fields, and the one that
-the walls of both maps support best is returned with the figures that a gate needs: a candidate is
-judged where both maps know the ground (Birk and Carpin, "Merging Occupancy Grid Maps From Multiple
-Robots", Proc. IEEE 2006, call this the acceptance indicator), walls alone, for open ground
-agrees with any open ground.
+Each candidate is climbed to its best fit on two likelihood fields, and the one that the walls of
+both maps support best is returned with the figures that a gate needs: it is judged where both
+maps know the ground (Birk and Carpin, "Merging Occupancy Grid Maps From Multiple Robots", Proc.
+IEEE 2006, call this the acceptance indicator), by walls alone, for open ground agrees with any
+open ground; and by the longest wall of one that stands in the midst of the other's free ground,
+for a building's twin differs in few places, but clearly there.
 """
 
 import math
 from dataclasses import dataclass
-from typing import cast
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from numba import njit
-from scipy import fft
 
-from app.exploration.grid import FREE, OCCUPIED, Grid, GridFrame, Mask
+from app.exploration.grid import Grid, GridFrame, Mask
+from app.exploration.slam.candidates import by_correlation, by_features
 from app.exploration.slam.matching import SIGMA, likelihood_field, nearby, refine
 from app.exploration.slam.se2 import Points, Transform, apply, inverse, wrap
+from app.exploration.slam.sheets import Sheet, in_cells, sheet
 
-_TURNS = 120
-_COARSE = 0.2  # metres a cell of the correlation, if the maps are not too large for it
-_LARGEST = 288  # cells of the correlation to a side, at most
-_BLOCKED = 0.5  # what a wall on free ground costs, in walls that fit
-_OPEN = 0.01  # what free ground on free ground is worth, likewise
-_INNER = 0.3  # metres from every wall at which ground is free beyond doubt
-_PEAKS = 2  # an angle
 _CLOSE = 40  # candidates that are looked at closely
 _SAME_M = 0.75
 _SAME_RAD = math.radians(5.0)
@@ -36,9 +29,9 @@ _WIDE = 0.2  # metres, the sigma of the first climb
 _FEWEST = 30  # points that a last climb needs
 _CLIMBERS = 1200  # points that climb
 _HIT = 0.12  # metres from a wall within which another is the same
-_FACING = 0.15  # metres over which it is felt to which side of a wall the ground is free
 _MISS = 0.25  # metres from every wall from which a wall on free ground contradicts
 _BLAME = 4.0  # hits that a contradiction outweighs
+_DEEP = 0.15  # metres of free ground around a place at which a wall would have been seen
 
 Floats = npt.NDArray[np.float64]
 
@@ -54,6 +47,7 @@ class Registration:
         overlap: square metres that are free in both.
         lead: how far the next other candidate stays behind, 0 to 1 of this one's support.
         grip: metres of wall that hold the pose in its weakest direction.
+        conflict: metres of the longest wall of one that stands in the other's free ground.
     """
 
     transform: Transform
@@ -62,19 +56,7 @@ class Registration:
     overlap: float
     lead: float
     grip: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Sheet:
-    """A map made ready: walls and where they face, free ground, distance to walls, slope to free."""
-
-    frame: GridFrame
-    walls: Points
-    facing: Points
-    ground: Points
-    free: Mask
-    away: npt.NDArray[np.float32]
-    slope: npt.NDArray[np.float32]
+    conflict: float
 
 
 def register(
@@ -91,14 +73,14 @@ def register(
     Returns:
         The best fit, right or wrong, see `Gate`; None where a map shows no wall.
     """
-    one, two = _sheet(first, first_frame), _sheet(second, second_frame)
+    one, two = sheet(first, first_frame), sheet(second, second_frame)
     if one is None or two is None:
         return None
     walls = two.walls[:: max(1, len(two.walls) // _CLIMBERS)]
     wide = likelihood_field(one.walls, one.walls, margin=1.0, sigma=_WIDE)
     sharp = likelihood_field(one.walls, one.walls, margin=1.0)
     found: list[tuple[float, Transform]] = []
-    for guess in _candidates(one, two):
+    for guess in (*by_correlation(one, two, most=_CLOSE), *by_features(one, two)):
         near = nearby(wide, walls, guess, reach=6, turns=np.radians(np.linspace(-2.0, 2.0, 9)))
         pose = refine(sharp, walls, refine(wide, walls, near).pose).pose
         hits, misses = _support(one, two, pose)
@@ -116,6 +98,7 @@ def register(
         overlap=_overlap(one, two, pose),
         lead=1.0 - max(others[0], 0.0) / max(support, 1e-9) if others and support > 0 else 1.0,
         grip=grip,
+        conflict=max(_conflict(one, two, pose), _conflict(two, one, inverse(pose))),
     )
 
 
@@ -132,13 +115,17 @@ class Gate:
         overlap: least square metres of common ground.
         lead: least lead over the next other candidate.
         grip: least metres of wall in the weakest direction.
+        conflict: most metres of wall in the other's free ground, in one piece.
+        moved: or so many a metre of common wall, for in a real building things move.
     """
 
-    walls: float = 8.0
+    walls: float = 10.0
     agreement: float = 0.95
     overlap: float = 8.0
     lead: float = 0.2
     grip: float = 2.0
+    conflict: float = 0.15
+    moved: float = 0.005
 
     def accepts(self, found: Registration) -> bool:
         """Tell whether maps may be merged so."""
@@ -148,110 +135,11 @@ class Gate:
             and found.overlap >= self.overlap
             and found.lead >= self.lead
             and found.grip >= self.grip
+            and found.conflict <= max(self.conflict, self.moved * found.walls)
         )
 
 
 DEFAULT_GATE = Gate()
-
-
-def _sheet(grid: Grid, frame: GridFrame) -> _Sheet | None:
-    """Cut a map to what is known, and measure what is needed of it."""
-    known = grid >= 0
-    if not (grid == OCCUPIED).any():
-        return None
-    rows, cols = np.flatnonzero(known.any(axis=1)), np.flatnonzero(known.any(axis=0))
-    grid = grid[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
-    resolution = frame.resolution
-    cut = GridFrame(
-        grid.shape[0],
-        grid.shape[1],
-        resolution,
-        frame.origin_x + int(cols[0]) * resolution,
-        frame.origin_y + int(rows[0]) * resolution,
-    )
-    free, occupied = grid == FREE, grid == OCCUPIED
-    # A wall counts where it borders free ground: a return that strayed behind it says nothing.
-    beside = cv2.dilate(free.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-    away = cv2.distanceTransform(
-        (~occupied).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
-    ) * np.float32(resolution)
-    step = max(1, round(_COARSE / resolution / 2))
-    thin = np.zeros_like(free)
-    thin[::step, ::step] = True
-    soft = cv2.GaussianBlur(free.astype(np.float32), (0, 0), _FACING / resolution)
-    slope = np.dstack([cv2.Sobel(soft, cv2.CV_32F, 1, 0), cv2.Sobel(soft, cv2.CV_32F, 0, 1)])
-    walls = occupied & beside
-    return _Sheet(
-        cut,
-        _points(cut, walls),
-        slope[walls].astype(np.float64),
-        _points(cut, free & thin & (away > _INNER)),
-        free,
-        np.ascontiguousarray(away, np.float32),
-        np.ascontiguousarray(slope),
-    )
-
-
-def _points(frame: GridFrame, mask: Mask) -> Points:
-    """Return the centres of cells, (n, 2) metres."""
-    rows, cols = np.nonzero(mask)
-    return np.column_stack(
-        [
-            frame.origin_x + (cols + 0.5) * frame.resolution,
-            frame.origin_y + (rows + 0.5) * frame.resolution,
-        ]
-    )
-
-
-def _candidates(one: _Sheet, two: _Sheet) -> list[Transform]:
-    """Return the most promising poses of the second map, best first."""
-    middle = (two.walls.min(axis=0) + two.walls.max(axis=0)) / 2.0
-    walls, ground = two.walls - middle, two.ground - middle
-    radius = max(float(np.hypot(*part.T).max(initial=0.0)) for part in (walls, ground))
-    low = np.minimum(one.walls.min(axis=0), one.ground.min(axis=0, initial=np.inf))
-    high = np.maximum(one.walls.max(axis=0), one.ground.max(axis=0, initial=-np.inf))
-    cell = max(_COARSE, (float((high - low).max()) + 2.0 * radius) / _LARGEST)
-    side = 2 * math.ceil(radius / cell) + 1
-    shape = [fft.next_fast_len(int(n) + side, real=True) for n in np.ceil((high - low) / cell)][
-        ::-1
-    ]
-    walls_one = cv2.GaussianBlur(_image((one.walls - low) / cell, shape), (0, 0), 1.0) * 4.0
-    ground_one = _image((one.ground - low) / cell, shape)
-    for_walls = fft.rfft2(walls_one - _BLOCKED * ground_one)
-    for_ground = fft.rfft2(_OPEN * ground_one - _BLOCKED * walls_one)
-    found: list[tuple[float, Transform]] = []
-    for angle in np.arange(_TURNS) * (2.0 * math.pi / _TURNS):
-        turn = np.array([0.0, 0.0, angle])
-        shift = np.full(2, radius)
-        turned_walls = fft.rfft2(_image((apply(turn, walls) + shift) / cell, shape))
-        turned_ground = fft.rfft2(_image((apply(turn, ground) + shift) / cell, shape))
-        fit = fft.irfft2(
-            for_walls * np.conj(turned_walls) + for_ground * np.conj(turned_ground), s=shape
-        )
-        for _ in range(_PEAKS):
-            row, col = np.unravel_index(int(np.argmax(fit)), fit.shape)
-            place = np.array([_signed(int(col), shape[1], side), _signed(int(row), shape[0], side)])
-            moved = low + place * cell + shift - apply(turn, middle[None])[0]
-            found.append((float(fit[row, col]), np.array([*moved, wrap(angle)])))
-            reach = math.ceil(_SAME_M / cell)
-            fit[
-                max(row - reach, 0) : row + reach + 1, max(col - reach, 0) : col + reach + 1
-            ] = -np.inf
-    found.sort(key=lambda pair: -pair[0])
-    return [pose for _, pose in found[:_CLOSE]]
-
-
-def _signed(index: int, size: int, side: int) -> int:
-    """Return the shift that an index of a circular correlation stands for."""
-    return index - size if index >= size - side else index
-
-
-def _image(points: Points, shape: list[int]) -> npt.NDArray[np.float32]:
-    """Raster points, given in cells: one where there are any."""
-    image = np.zeros(shape, np.float32)
-    at = points.astype(np.int32)
-    image[at[:, 1], at[:, 0]] = 1.0
-    return image
 
 
 def _same(pose: Transform, other: Transform, middle: Points) -> bool:
@@ -260,19 +148,19 @@ def _same(pose: Transform, other: Transform, middle: Points) -> bool:
     return float(np.hypot(*off[0])) < _SAME_M and abs(wrap(pose[2] - other[2])) < _SAME_RAD
 
 
-def _judge(here: _Sheet, there: _Sheet, motion: Transform, near: float) -> npt.NDArray[np.int8]:
+def _judge(here: Sheet, there: Sheet, motion: Transform, near: float) -> npt.NDArray[np.int8]:
     """Tell of each wall point of one map, moved into another, what that one says of it."""
     return _verdicts(
         here.away,
         here.free,
         here.slope,
-        _in_cells(here.frame, apply(motion, there.walls)),
+        in_cells(here.frame, apply(motion, there.walls)),
         apply(np.array([0.0, 0.0, motion[2]]), there.facing),
         near,
     )
 
 
-def _support(one: _Sheet, two: _Sheet, pose: Transform) -> tuple[float, float]:
+def _support(one: Sheet, two: Sheet, pose: Transform) -> tuple[float, float]:
     """Return metres of wall that agree and metres that contradict, the mean of both ways."""
     hits = misses = 0.0
     for here, there, motion in ((one, two, pose), (two, one, inverse(pose))):
@@ -282,7 +170,21 @@ def _support(one: _Sheet, two: _Sheet, pose: Transform) -> tuple[float, float]:
     return hits, misses
 
 
-def _polish(one: _Sheet, two: _Sheet, pose: Transform) -> tuple[Transform, float]:
+def _conflict(here: Sheet, there: Sheet, motion: Transform) -> float:
+    """Return metres of the longest connected wall of one map amid the other's free ground."""
+    wrong = np.flatnonzero(_judge(here, there, motion, _HIT) < 0)
+    at = np.floor(in_cells(here.frame, apply(motion, there.walls[wrong]))).astype(np.int64)
+    wrong = wrong[here.depth[at[:, 1], at[:, 0]] >= _DEEP]
+    if not wrong.size:
+        return 0.0
+    cells = np.floor(in_cells(there.frame, there.walls[wrong])).astype(np.int64)
+    mask = np.zeros((there.frame.rows, there.frame.cols), np.uint8)
+    mask[cells[:, 1], cells[:, 0]] = 1
+    _, labels = cv2.connectedComponents(cv2.dilate(mask, np.ones((3, 3), np.uint8)))
+    return float(np.bincount(labels[mask > 0]).max()) * there.frame.resolution
+
+
+def _polish(one: Sheet, two: Sheet, pose: Transform) -> tuple[Transform, float]:
     """Climb once more with the walls that both maps saw from the same side.
 
     A thin wall seen from both sides would pull the maps together by its thickness.
@@ -304,14 +206,9 @@ def _polish(one: _Sheet, two: _Sheet, pose: Transform) -> tuple[Transform, float
     return pose, grip
 
 
-def _in_cells(frame: GridFrame, points: Points) -> Points:
-    """Return points as continuous column and row."""
-    return cast("Points", (points - np.array([frame.origin_x, frame.origin_y])) / frame.resolution)
-
-
-def _overlap(one: _Sheet, two: _Sheet, pose: Transform) -> float:
+def _overlap(one: Sheet, two: Sheet, pose: Transform) -> float:
     """Return the square metres that are free in both."""
-    at = np.floor(_in_cells(one.frame, apply(pose, two.ground))).astype(np.int64)
+    at = np.floor(in_cells(one.frame, apply(pose, two.ground))).astype(np.int64)
     inside = (at >= 0).all(axis=1) & (at < [one.frame.cols, one.frame.rows]).all(axis=1)
     common = int(np.count_nonzero(one.free[at[inside, 1], at[inside, 0]]))
     known = np.count_nonzero(two.free) * two.frame.resolution**2

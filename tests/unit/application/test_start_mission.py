@@ -40,6 +40,17 @@ async def test_a_command_starts_a_mission(app_bus: Bus, sent: list[tuple[str, st
     assert sent == [(saga_id, "allocate_resources")]
 
 
+async def test_a_mission_may_be_one_of_unknown_poses(
+    app_bus: Bus, sent: list[tuple[str, str]]
+) -> None:
+    """What the command says of poses is in the mission's input."""
+    async with listening(app_bus, [start_mission]):
+        saga_id = await _start(area="room", robot_count=2, known_poses=False)
+    journal = await mission_runner().journal(saga_id)
+    assert journal.input["known_poses"] is False
+    assert sent == [(saga_id, "allocate_resources")]
+
+
 async def test_one_key_is_one_mission(app_bus: Bus, sent: list[tuple[str, str]]) -> None:
     """Asked twice it is started once; another mission under the same key is an error."""
     async with listening(app_bus, [start_mission]):
@@ -59,6 +70,10 @@ async def test_one_key_is_one_mission(app_bus: Bus, sent: list[tuple[str, str]])
         ({"area": "room", "robot_count": True}, "robot_count: must be a whole number"),
         ({"area": "room", "robot_count": 0}, "robots: must be from 1 to 64"),
         ({"area": "room", "robot_count": 1, "seed": "x"}, "seed: must be a whole number"),
+        (
+            {"area": "room", "robot_count": 1, "known_poses": 1},
+            "known_poses: must be true or false",
+        ),
         ({"area": "room", "robot_count": 1, "robots": 1}, "robots: is not a field"),
         ({"area": "nowhere", "robot_count": 1}, "nowhere"),
     ],

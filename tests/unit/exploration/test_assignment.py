@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from app.exploration.assignment import Costs, assign, divide, targets
+from app.exploration.assignment import Costs, assign, discounted, divide, targets
 from app.exploration.driver import Pose
 from app.exploration.frontiers import Frontier
 from app.exploration.grid import FREE, OCCUPIED, UNKNOWN
@@ -39,6 +39,15 @@ def test_the_choice_serves_most_robots_at_least_cost(costs: Costs) -> None:
 
     assert len(set(chosen.values())) == len(chosen)
     assert (-len(chosen), sum(costs[pair] for pair in chosen.items())) == pytest.approx(best)
+
+
+def test_what_lies_beside_a_chosen_frontier_is_worth_less() -> None:
+    """The second robot goes to the frontier far away, though one beside the first's is nearer."""
+    costs = np.array([[1.0, 3.0, 6.0], [2.0, 3.0, 6.0], [math.inf, math.inf, math.inf]])
+    apart = np.array([[0.0, 1.0, 9.0], [1.0, 0.0, 9.0], [9.0, 9.0, 0.0]])
+
+    assert discounted(costs, apart, most=8.0, reach=8.0) == {0: 0, 1: 2}
+    assert discounted(costs, apart, most=1.0, reach=8.0) == {0: 0, 1: 1}
 
 
 def test_a_team_that_stands_together_parts_in_different_directions() -> None:

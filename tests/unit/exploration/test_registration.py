@@ -70,6 +70,22 @@ def test_maps_of_different_buildings_stay_apart() -> None:
     assert not Gate().accepts(found)
 
 
+def test_a_twin_that_differs_in_one_place_stays_apart() -> None:
+    """Nearly all walls agree, but something stands where the other map shows open ground."""
+    grid = OFFICE.grid.copy()
+    room = clearance(grid != FREE, 0.05)
+    row, col = np.unravel_index(int(np.argmax(room)), grid.shape)
+    grid[row - 7 : row + 8, col - 7 : col + 8] = OCCUPIED
+    twin = FloorMap("twin", grid, OFFICE.frame)
+
+    found = register(*seen(OFFICE, 0.0, 1.0, ONE), *seen(twin, 0.0, 1.0, TWO))
+
+    assert found is not None
+    assert found.agreement > 0.9
+    assert found.conflict > 0.3
+    assert not Gate().accepts(found)
+
+
 def test_a_map_without_walls_fits_nothing() -> None:
     """Open ground alone says nothing about where it is."""
     ground, frame = np.full((40, 40), FREE, np.int8), GridFrame(40, 40, 0.05)
