@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import sys
 import tempfile
 import threading
 from collections.abc import Collection
@@ -14,7 +15,6 @@ import typer
 from app import (
     cli_missions,  # noqa: F401 - its verbs
     cli_trace,  # noqa: F401 - its verbs
-    cli_web,  # noqa: F401 - its verb
     telemetry,
 )
 from app.cli_base import (
@@ -34,6 +34,7 @@ from app.cli_base import (
     teller,
 )
 from app.cli_replay import drawn
+from app.cli_web import page_of
 from app.config import choose_settings, get_settings
 from app.display import MissionDisplay
 from app.exploration.map_files import MapError, load_map, save_map
@@ -66,6 +67,10 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Where results go.")] = None,
     timeout: Timeout = None,
     attach: Annotated[bool, typer.Option(help="Use workers that already run.")] = False,
+    page: Annotated[
+        bool | None,
+        typer.Option(help="Serve the mission's page while it runs; on a terminal, unless told."),
+    ] = None,
     output: Format = Output.TEXT,
 ) -> None:
     """Run one mission: start what it needs, watch it, and stop it all at the end.
@@ -93,7 +98,10 @@ def run(
             choose_settings(redis_url=stack.enter_context(EmbeddedServer()).url)
         kinds = None if attach else KINDS
         running = _run(
-            *(mission, timeout, kinds, output), shared=shared, own_folders=bool(map or out)
+            *(mission, timeout, kinds, output),
+            shared=shared,
+            own_folders=bool(map or out),
+            page=sys.stderr.isatty() if page is None else page,
         )
         finish(guarded(running, _UNDONE), output)
 
@@ -152,6 +160,7 @@ async def _run(
     *,
     shared: bool,
     own_folders: bool = False,
+    page: bool = False,
 ) -> dict[str, Any]:
     settings = get_settings()
     async with get_bus() as bus:
@@ -177,6 +186,8 @@ async def _run(
                 seed=mission.seed,
                 known_poses=mission.known_poses,
             )
+            if page:
+                stack.enter_context(page_of(handle.saga_id, settings))
             async with drawn(display, handle.saga_id):
                 outcome = await see_through(handle, teller(output, display.show), timeout=timeout)
     return report(outcome, handle.input)

@@ -4,7 +4,6 @@ Neither needs a tracing backend: a trace is read from the files that missions le
 """
 
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -16,8 +15,7 @@ from app import checks
 from app.cli_base import EXIT_ERROR, Format, Output, app, as_json, leave, settings_of_command
 from app.config import Settings
 from app.saga import mission_saga
-from app.span_files import FileSpan, spans_of
-from app.waterfall import Story, draw, headline, story
+from app.waterfall import Story, draw, find_story, headline, trace_files
 
 _WIDTH = 150
 
@@ -64,32 +62,16 @@ def doctor(*, output: Format = Output.TEXT) -> None:
 
 def _story(mission: str, settings: Settings, file: Path | None) -> Story:
     names = [step.name for step in mission_saga(settings).steps]
-    for path in [file] if file else _files(settings):
-        try:
-            spans = list(spans_of(path))
-        except OSError as error:
-            leave(EXIT_ERROR, f"{path} cannot be read: {error.strerror}")
-        trace_id = _trace_id(spans, mission)
-        if trace_id:
-            return story([span for span in spans if span.trace_id == trace_id], names)
+    files = [file] if file else trace_files(settings.trace_file, settings.trace_dir)
+    try:
+        found = find_story(mission, files, names)
+    except OSError as error:
+        leave(EXIT_ERROR, f"{error.filename} cannot be read: {error.strerror}")
+    if found:
+        return found
     where = file or settings.trace_file or settings.trace_dir
     return leave(
         EXIT_ERROR,
         f"no spans of mission {mission} in {where}; `mission run` keeps those of its own workers, "
         "others keep theirs where TRACE_FILE says",
     )
-
-
-def _files(settings: Settings) -> Iterator[Path]:
-    """The files that may have it, the newest first."""
-    if settings.trace_file and settings.trace_file.exists():
-        yield settings.trace_file
-    yield from sorted(settings.trace_dir.glob("*.jsonl"), reverse=True)
-
-
-def _trace_id(spans: list[FileSpan], mission: str) -> str:
-    for span in spans:
-        is_root = span.name.startswith("saga ")
-        if is_root and mission in {span.attributes.get("sagastream.saga_id"), span.trace_id}:
-            return span.trace_id
-    return ""

@@ -1,16 +1,20 @@
-"""`mission serve`: missions over HTTP, beside workers that run."""
+"""`mission serve`: the pages and the API, beside workers that run; `mission run` has them, too."""
 
 import asyncio
 import ipaddress
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
-import uvicorn
 
 from app.cli_base import EXIT_USAGE, app, guarded, leave, settings_of_command
-from app.config import choose_settings
+from app.config import ROOT, Settings, choose_settings
 from app.redis_utils import get_bus
-from app.web.api import make_app
+from sagastream.testing import die_with_parent
 
 
 @app.command()
@@ -23,6 +27,11 @@ def serve(
 
     Example: REDIS_URL=redis://127.0.0.1:6379/0 mission serve --port 8080
     """
+    # Heavy imports, which no other verb needs.
+    import uvicorn  # noqa: PLC0415
+
+    from app.web.api import make_app  # noqa: PLC0415
+
     settings_of_command()
     given = {"web_host": host, "web_port": port}
     settings = choose_settings(
@@ -53,6 +62,31 @@ def serve(
             raise
 
     guarded(answer(), "stopped")
+
+
+@contextmanager
+def page_of(saga_id: str, settings: Settings) -> Iterator[None]:
+    """Serve the pages on a free port for as long as a mission is watched, and say where."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    own = {"WEB_HOST": "127.0.0.1", "WEB_PORT": str(port), "WEB_TOKEN": ""}
+    server = subprocess.Popen(
+        [sys.executable, "-m", "app.cli", "serve"],
+        cwd=ROOT,
+        env=settings.environment() | own,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=die_with_parent,  # noqa: PLW1509 - only calls prctl
+    )
+    print(f"http://127.0.0.1:{port}/missions/{saga_id}", file=sys.stderr)
+    try:
+        yield
+    finally:
+        server.terminate()
+        server.wait()
 
 
 def _is_loopback(host: str) -> bool:

@@ -94,6 +94,7 @@ class Settings(BaseSettings):
     web_port: int = Field(8080, ge=0, le=65535, description="Its port; 0: any that is free.")
     web_token: str = Field("", description="What its callers must bear; needed beyond loopback.")
     web_requests_per_s: float = Field(20.0, gt=0, description="Changes of one client a second.")
+    grafana_url: str = Field("", description="Grafana, for links to traces; none: no links.")
     web_open_missions: int = Field(100, ge=1, description="Missions open at once, for `serve`.")
     trace_file: Path | None = Field(None, description="Where spans go as OTLP JSON; none: nowhere.")
     trace_dir: Path = Field(

@@ -160,18 +160,21 @@ async def reserve(mission: str, wanted: int) -> tuple[list[str], tuple[Write, ..
 
 
 async def release(
-    mission: str, driven: Mapping[str, float] | None = None
+    mission: str, driven: Mapping[str, float] | None = None, *, only: str = ""
 ) -> tuple[list[str], tuple[Write, ...]]:
-    """Set free all robots that a mission holds.
+    """Set free the robots that a mission holds.
 
     Args:
         mission: Who held them.
         driven: Metres that each drove, by name.
+        only: The one robot to set free, '' for all.
 
     Returns:
         Their names, and the writes that set them free, for an `atomic` handler to return.
     """
-    mine = [robot for robot in await robots() if robot.holder == mission]
+    mine = [
+        robot for robot in await robots() if robot.holder == mission and only in {"", robot.name}
+    ]
     per_metre = get_settings().battery_per_metre
     freed = [
         replace(

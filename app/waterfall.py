@@ -5,14 +5,15 @@ many, so that those of one kind stand in one line.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from rich.table import Table
 from rich.text import Text
 
-from app.span_files import FileSpan
+from app.span_files import FileSpan, spans_of
 
 Kind = Literal["step", "undo", "attempt", "orders"]
 
@@ -103,6 +104,35 @@ def story(spans: Sequence[FileSpan], steps: Sequence[str]) -> Story:
         request = requests[str(span.attributes["sagastream.request_id"])]
         rows += _of_request(span, request, spans, root.start, has_ended=span in ends)
     return _told(root, rows, steps)
+
+
+def find_story(mission: str, files: Iterable[Path], steps: Sequence[str]) -> Story | None:
+    """What the first of some files that has a mission's root span tells of it; None if none has.
+
+    Args:
+        mission: Its id, or its trace's.
+        files: Of OTLP JSON.
+        steps: The names of all its steps, in order.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
+    for path in files:
+        spans = list(spans_of(path))
+        for span in spans:
+            if _is_root(span) and mission in {
+                span.attributes["sagastream.saga_id"],
+                span.trace_id,
+            }:
+                return story([one for one in spans if one.trace_id == span.trace_id], steps)
+    return None
+
+
+def trace_files(file: Path | None, place: Path) -> Iterator[Path]:
+    """The file that spans go to now, if there is one, then those of a folder, the newest first."""
+    if file and file.exists():
+        yield file
+    yield from sorted(place.glob("*.jsonl"), reverse=True)
 
 
 def _is_root(span: FileSpan) -> bool:

@@ -21,8 +21,7 @@ from app.exploration.assignment import divide
 from app.exploration.driver import Leg, Order, Patch, Point, Pose
 from app.exploration.frontiers import Frontier, cluster
 from app.exploration.goals import Goal, Seeker, choose, stands
-from app.exploration.grid import Grid, GridFrame, Mask
-from app.exploration.lidar import Box, LogOdds
+from app.exploration.grid import Box, Grid, GridFrame, LogOdds, Mask
 from app.exploration.merging import occupancy
 from app.exploration.planning import clear_length
 from app.exploration.settings import DEFAULTS, Settings

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from app.exploration.lidar import LogOdds
+from app.exploration.grid import LogOdds
 
 Point = tuple[float, float]
 """(x, y) in metres, map frame."""

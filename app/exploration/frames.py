@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 
 from app.exploration.driver import Point, Pose
@@ -18,6 +19,7 @@ from app.exploration.grid import UNKNOWN, Grid, GridFrame
 
 _MOST_CELLS = 1 << 18  # of one piece: even noise stays below the limit of a message
 _MOST_BYTES = 36_000  # of one piece's cells, compressed
+_THINNED_M = 0.05  # how far a drawn path may lie beside the driven one
 
 
 class BadFrame(ValueError):
@@ -34,6 +36,8 @@ class Seen:
         driven_m: How far it has driven, metres.
         goal: Where it is sent, metres, map frame; None if nowhere.
         lost: Why it takes no more part, '' if it does.
+        path: The points that it has driven through, metres, map frame; those since the frame
+            before, where it was put together from pieces.
         apart: It is in a map of its own that the shown one has nothing of yet: its pose and goal
             lie there.
     """
@@ -43,6 +47,7 @@ class Seen:
     driven_m: float
     goal: Point | None = None
     lost: str = ""
+    path: Sequence[Point] = ()
     apart: bool = False
 
 
@@ -75,24 +80,64 @@ class Recorder:
     def __init__(self, frame: GridFrame) -> None:
         self._frame = frame
         self._cells = np.full((frame.rows, frame.cols), UNKNOWN, np.int8)
-        self._is_new = True
+        self._drawn: dict[str, int] = {}
+        self._apart: set[str] | None = None
 
     def pieces(self, frame: Frame) -> list[dict[str, Any]]:
         """What changed since the last frame, as JSON values; all but the last hold cells alone.
+
+        When other robots are in the shown map than before, all is told anew: it may be another map.
 
         Raises:
             BadFrame: The cells are not those of the mission's grid.
         """
         if frame.cells.shape != self._cells.shape:
             raise BadFrame(f"cells are {frame.cells.shape}, not {self._cells.shape}")
+        apart = {robot.name for robot in frame.robots if robot.apart}
+        is_new = apart != self._apart
+        if is_new:
+            self._apart = apart
+            self._cells = np.full_like(frame.cells, UNKNOWN)
+            self._drawn.clear()
         parts: list[dict[str, Any]] = [{"cells": cells} for cells in self._changes(frame.cells)]
         self._cells = frame.cells.copy()
         last = parts[-1] if parts else {}
-        parts = [*parts[:-1], last | _told(frame)]
-        if self._is_new:
+        parts = [*parts[:-1], last | self._told(frame)]
+        if is_new:
             parts[0]["grid"] = self._frame.to_dict()
-            self._is_new = False
         return parts
+
+    def _told(self, frame: Frame) -> dict[str, Any]:
+        return {
+            "simulated_s": frame.simulated_s,
+            "fraction": round(frame.fraction, 4),
+            "robots": [
+                {
+                    "name": robot.name,
+                    "pose": [
+                        round(robot.pose.x, 3),
+                        round(robot.pose.y, 3),
+                        round(robot.pose.heading, 4),
+                    ],
+                    "driven_m": round(robot.driven_m, 2),
+                    "goal": robot.goal and _rounded(robot.goal),
+                    "lost": robot.lost,
+                    "path": self._new_path(robot),
+                    "apart": robot.apart,
+                }
+                for robot in frame.robots
+            ],
+            "frontiers": [_rounded(point) for point in frame.frontiers],
+        }
+
+    def _new_path(self, robot: Seen) -> list[list[float]]:
+        """Where a robot drove since the last frame, from where it was then."""
+        drawn, self._drawn[robot.name] = self._drawn.get(robot.name, 0), len(robot.path)
+        if robot.apart or len(robot.path) == drawn:
+            return []
+        points = np.array(robot.path[max(drawn - 1, 0) :], np.float32)
+        thinned = cv2.approxPolyDP(points[:, None], _THINNED_M, closed=False)
+        return [_rounded((float(x), float(y))) for x, y in thinned[:, 0]]
 
     def _changes(self, cells: Grid) -> Iterator[dict[str, Any]]:
         """The changed part of the grid, in bands that each fit into a message."""
@@ -117,29 +162,6 @@ def _bands(cells: Grid, row0: int, col0: int) -> Iterator[dict[str, Any]]:
     else:
         yield from _bands(cells[:, : cols // 2], row0, col0)
         yield from _bands(cells[:, cols // 2 :], row0, col0 + cols // 2)
-
-
-def _told(frame: Frame) -> dict[str, Any]:
-    return {
-        "simulated_s": frame.simulated_s,
-        "fraction": round(frame.fraction, 4),
-        "robots": [
-            {
-                "name": robot.name,
-                "pose": [
-                    round(robot.pose.x, 3),
-                    round(robot.pose.y, 3),
-                    round(robot.pose.heading, 4),
-                ],
-                "driven_m": round(robot.driven_m, 2),
-                "goal": robot.goal and _rounded(robot.goal),
-                "lost": robot.lost,
-                "apart": robot.apart,
-            }
-            for robot in frame.robots
-        ],
-        "frontiers": [_rounded(point) for point in frame.frontiers],
-    }
 
 
 def _rounded(point: Point) -> list[float]:
@@ -204,5 +226,7 @@ def _seen(robot: Mapping[str, Any]) -> Seen:
         driven_m=robot["driven_m"],
         goal=(goal[0], goal[1]) if goal else None,
         lost=robot["lost"],
+        # What was recorded before there were these has none.
+        path=[(x, y) for x, y in robot.get("path", ())],
         apart=robot.get("apart", False),
     )

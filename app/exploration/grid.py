@@ -23,6 +23,9 @@ Grid = npt.NDArray[np.int8]
 Mask = npt.NDArray[np.bool_]
 """A set of cells, (rows, cols) bool."""
 
+LogOdds = npt.NDArray[np.int8]
+"""Evidence, (rows, cols) int8: units of 0.05, above 0 occupied, below 0 free, 0 never seen."""
+
 
 @dataclass(frozen=True, slots=True)
 class GridFrame:
@@ -75,6 +78,25 @@ class GridFrame:
             TypeError: a field is missing or unknown.
         """
         return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A half-open rectangle of cells: rows row0 to row1, columns col0 to col1."""
+
+    row0: int
+    col0: int
+    row1: int
+    col1: int
+
+    def union(self, other: "Box") -> "Box":
+        """Return the smallest box that holds both."""
+        return Box(
+            min(self.row0, other.row0),
+            min(self.col0, other.col0),
+            max(self.row1, other.row1),
+            max(self.col1, other.col1),
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

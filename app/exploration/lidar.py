@@ -6,13 +6,12 @@ Fox, "Probabilistic Robotics", ch. 9) in fixed point, so that equal scans give e
 """
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from app.exploration.grid import GridFrame, Mask
+from app.exploration.grid import Box, GridFrame, LogOdds, Mask
 
 LOG_ODDS_PER_UNIT = 0.05
 """Natural log-odds of one unit of the int8 evidence grid."""
@@ -25,29 +24,7 @@ CLAMP_UNITS = 80
 
 _TOUCH = 1e-9  # cells; a ray that has no longer way in a cell only touches its corner
 
-LogOdds = npt.NDArray[np.int8]
-"""Evidence, (rows, cols) int8: units of 0.05, above 0 occupied, below 0 free, 0 never seen."""
-
 Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Box:
-    """A half-open rectangle of cells: rows row0 to row1, columns col0 to col1."""
-
-    row0: int
-    col0: int
-    row1: int
-    col1: int
-
-    def union(self, other: "Box") -> "Box":
-        """Return the smallest box that holds both."""
-        return Box(
-            min(self.row0, other.row0),
-            min(self.col0, other.col0),
-            max(self.row1, other.row1),
-            max(self.col1, other.col1),
-        )
 
 
 def beam_angles(beams: int, phase: float = 0.0) -> Floats:

@@ -11,8 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, Grid, GridFrame
-from app.exploration.lidar import LogOdds
+from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, Grid, GridFrame, LogOdds
 
 
 def merge(layers: Sequence[LogOdds]) -> Grid:

@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.exploration.driver import Leg
-from app.exploration.grid import GridFrame, Mask
-from app.exploration.lidar import LogOdds
+from app.exploration.grid import GridFrame, LogOdds, Mask
 
 Seconds = npt.NDArray[np.float32]
 """(rows, cols) float32, the mission second at which a cell became known, infinite if never."""

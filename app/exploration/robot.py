@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 
 from app.exploration.driver import Leg, Patch, Point, Pose
-from app.exploration.grid import FREE, FloorMap, Mask
-from app.exploration.lidar import Box, beam_angles, integrate
+from app.exploration.grid import FREE, Box, FloorMap, Mask
+from app.exploration.lidar import beam_angles, integrate
 from app.exploration.planning import clear_length, clearance, distance_field, fits
 from app.exploration.sensor import LidarSpec, measure
 

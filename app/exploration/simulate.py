@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from app.exploration.coordinator import Coordinator
 from app.exploration.driver import Point, Pose
-from app.exploration.grid import FloorMap, Grid
-from app.exploration.lidar import LogOdds
+from app.exploration.grid import FloorMap, Grid, LogOdds
 from app.exploration.merging import merge
 from app.exploration.progress import Chronicle, Seconds
 from app.exploration.robot import RobotSpec, SimulatedRobot, start_poses

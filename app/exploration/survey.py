@@ -8,8 +8,7 @@ import numpy.typing as npt
 
 from app.exploration.driver import Pose
 from app.exploration.frontiers import frontier_cells
-from app.exploration.grid import FREE, OCCUPIED, Grid, GridFrame, Mask
-from app.exploration.lidar import Box
+from app.exploration.grid import FREE, OCCUPIED, Box, Grid, GridFrame, Mask
 from app.exploration.merging import occupancy
 from app.exploration.planning import Cell, Clearance, clearance, fits
 

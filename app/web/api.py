@@ -1,4 +1,4 @@
-"""The HTTP API: missions and the fleet as JSON, what happens to a mission as events."""
+"""The HTTP API: missions and the fleet as JSON, what happens to a mission as events; and the pages."""
 
 import asyncio
 import contextlib
@@ -6,25 +6,27 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
 
-from fastapi import Body, FastAPI, Header, Path, Query, Response
+from fastapi import Body, FastAPI, Header, Path, Query, Request, Response
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.propagate import extract
 from opentelemetry.trace import Link, SpanKind, get_current_span
 from sse_starlette import EventSourceResponse
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import fleet
 from app.config import Settings, get_settings
 from app.exploration.map_files import known_maps
 from app.orchestrator import run_saga
-from app.redis_utils import get_bus
+from app.redis_utils import get_bus, request_and_reply
 from app.saga import mission_runner, mission_saga
 from app.summary import entries_of, row_of
-from app.web import problems
+from app.web import pages, problems
 from app.web.events import cursor_of, events
-from app.web.guard import Guard
+from app.web.guard import COOKIE, Guard, same, session_of
 from app.web.models import (
     Entry,
     Key,
@@ -33,8 +35,12 @@ from app.web.models import (
     MissionDetail,
     Problem,
     Reason,
+    Release,
+    Released,
     Started,
+    Token,
 )
+from app.web.progress import with_progress
 from sagastream import SagastreamError
 from sagastream.errors import NoSuchSaga
 from sagastream.journal import ENDED, Journal
@@ -119,9 +125,14 @@ def make_app(settings: Settings) -> FastAPI:
     app.get("/api/missions/{saga_id}")(_show)
     app.post("/api/missions/{saga_id}/cancel", status_code=202)(_cancel)
     app.post("/api/missions/{saga_id}/resume", status_code=202)(_resume)
+    app.post("/api/missions/{saga_id}/compensate", status_code=202)(_compensate)
     app.get("/api/missions/{saga_id}/events", response_class=EventSourceResponse)(_events)
     app.get("/api/fleet")(_fleet)
+    app.post("/api/fleet/{robot}/release")(_release)
     app.get("/api/areas")(_areas)
+    app.post("/api/session", status_code=200)(_session)
+    app.include_router(pages.router)
+    app.mount("/static", StaticFiles(directory=pages.HERE / "static"))
     return app
 
 
@@ -136,9 +147,12 @@ async def _list(
     ] = None,
 ) -> list[Mission]:
     """The missions that are kept, the newest first."""
-    journals = await mission_runner().journals()
-    rows = [row_of(journal) for journal in reversed(journals)]
-    return [Mission(**row) for row in rows if status in {None, row["status"]}]
+    journals = [
+        journal
+        for journal in reversed(await mission_runner().journals())
+        if status in {None, journal.status}
+    ]
+    return [Mission(**row) for row in await with_progress(journals)]
 
 
 async def _start(
@@ -185,18 +199,55 @@ async def _resume(saga_id: SagaId) -> MissionDetail:
     return _detail(await mission_runner().resume(saga_id))
 
 
+async def _compensate(saga_id: SagaId) -> MissionDetail:
+    """Have a mission undone whatever it is at; what keeps failing is tried anew."""
+    journal = await mission_runner().compensate(saga_id, "compensated by hand")
+    if journal.status not in {"completed", "compensated"}:
+        journal = await mission_runner().resume(saga_id)
+    return _detail(journal)
+
+
 async def _events(
     saga_id: SagaId,
     last_event_id: Annotated[str | None, Header(max_length=200)] = None,
+    after: Annotated[
+        str | None, Query(max_length=200, description="The same, for those who cannot send it.")
+    ] = None,
 ) -> EventSourceResponse:
     """All that happens to a mission as server-sent events: `stage`, `move`, `frame`, then `end`."""
     await mission_runner().journal(saga_id)
-    return EventSourceResponse(events(saga_id, cursor_of(last_event_id)))
+    return EventSourceResponse(events(saga_id, cursor_of(last_event_id or after)))
 
 
 async def _fleet() -> list[fleet.Robot]:
     """The robots, their batteries, and who holds them."""
     return await fleet.robots()
+
+
+async def _release(robot: Annotated[Key, Path()], asked: Release) -> Released:
+    """Take a robot from the mission that holds it; it is free for others at once."""
+    reply = await request_and_reply(
+        get_settings().resources_stream,
+        "resources:release",
+        {"mission": asked.mission, "robot": robot, "reason": asked.reason},
+        timeout=get_settings().reply_timeout_s,
+    )
+    return Released(released=reply["payload"]["released"])
+
+
+async def _session(asked: Token, request: Request, response: Response) -> dict[str, str]:
+    """Let a browser in that says the token once."""
+    token = get_settings().web_token
+    if token and not same(asked.token, token):
+        raise HTTPException(401, "that is not the token")
+    response.set_cookie(
+        COOKIE,
+        session_of(token),
+        httponly=True,
+        samesite="strict",
+        secure=request.url.scheme == "https",
+    )
+    return {"status": "ok"}
 
 
 async def _areas() -> list[str]:

@@ -3,6 +3,7 @@
 Pure ASGI, so that streams of events pass through it unbuffered.
 """
 
+import hashlib
 import hmac
 import time
 from collections import OrderedDict
@@ -11,6 +12,8 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.requests import cookie_parser
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.web.problems import problem
@@ -19,7 +22,9 @@ MOST_BODY = 64 * 1024
 _WORDS = f"a body may have {MOST_BODY} bytes"
 _MOST_CLIENTS = 10_000
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-_OPEN = frozenset({"/healthz"})
+_OPEN = frozenset({"/healthz", "/login", "/api/session"})
+_OPEN_FOLDER = "/static/"
+COOKIE = "session"
 _HEADERS = (
     (
         b"content-security-policy",
@@ -29,6 +34,16 @@ _HEADERS = (
     (b"referrer-policy", b"same-origin"),
     (b"cache-control", b"no-store"),
 )
+
+
+def session_of(token: str) -> str:
+    """What a browser bears in place of the token, so that the token lies in no browser."""
+    return hmac.new(token.encode(), b"session", hashlib.sha256).hexdigest()
+
+
+def same(one: str, other: str) -> bool:
+    """Whether two secrets are the same, in a time that says nothing of them."""
+    return hmac.compare_digest(one.encode(), other.encode())
 
 
 class Buckets:
@@ -83,7 +98,7 @@ class Guard:
         headers = Headers(scope=scope)
         refused = self._refused(scope, headers)
         if refused:
-            await problem(*refused)(scope, receive, send_safely)
+            await refused(scope, receive, send_safely)
             return
         taken = 0
 
@@ -97,11 +112,22 @@ class Guard:
 
         await self._app(scope, receive_little, send_safely)
 
-    def _refused(self, scope: Scope, headers: Headers) -> tuple[int, str, str] | None:
-        if self._token and scope["path"] not in _OPEN:
-            borne = headers.get("authorization", "").removeprefix("Bearer ")
-            if not hmac.compare_digest(borne.encode(), self._token.encode()):
-                return 401, "Unauthorized", "send the token as: Authorization: Bearer TOKEN"
+    def _refused(self, scope: Scope, headers: Headers) -> Response | None:
+        if not self._is_let_in(scope["path"], headers):
+            if scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
+                return RedirectResponse("/login", 303)
+            return problem(401, "Unauthorized", "send the token as: Authorization: Bearer TOKEN")
+        change = self._refused_change(scope, headers)
+        return problem(*change) if change else None
+
+    def _is_let_in(self, path: str, headers: Headers) -> bool:
+        if not self._token or path in _OPEN or path.startswith(_OPEN_FOLDER):
+            return True
+        borne = headers.get("authorization", "").removeprefix("Bearer ")
+        cookie = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
+        return same(borne, self._token) or same(cookie, session_of(self._token))
+
+    def _refused_change(self, scope: Scope, headers: Headers) -> tuple[int, str, str] | None:
         if scope["method"] in _SAFE:
             return None
         origin = headers.get("origin")

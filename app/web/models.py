@@ -32,6 +32,29 @@ class Reason(BaseModel):
     reason: Annotated[str, Field(min_length=1, max_length=500)] = "cancelled by hand"
 
 
+class Release(BaseModel):
+    """Why a robot is taken from the mission that holds it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    mission: Key
+    reason: Annotated[str, Field(min_length=1, max_length=500)]
+
+
+class Released(BaseModel):
+    """The robots that were set free; none, if the mission did not hold it any more."""
+
+    released: list[str]
+
+
+class Token(BaseModel):
+    """What a browser is asked for once."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    token: Annotated[str, Field(max_length=4096)]
+
+
 class Started(BaseModel):
     """A mission that was started, now or before."""
 
@@ -51,6 +74,10 @@ class Mission(BaseModel):
     started: float
     age_s: float
     trace_id: str
+    known: Annotated[
+        float | None, Field(description="Share of the area's cells; when done, the coverage.")
+    ] = None
+    driven_m: Annotated[float | None, Field(description="Metres, of all robots together.")] = None
 
 
 class Entry(BaseModel):

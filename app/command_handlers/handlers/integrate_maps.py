@@ -13,8 +13,7 @@ from app.config import get_settings
 from app.exploration.driver import Patch, Point, Pose
 from app.exploration.frames import Frame, Seen
 from app.exploration.frontiers import cluster, frontier_cells
-from app.exploration.grid import UNKNOWN, FloorMap, Grid, GridFrame
-from app.exploration.lidar import LogOdds
+from app.exploration.grid import UNKNOWN, FloorMap, Grid, GridFrame, LogOdds
 from app.exploration.map_files import find_map, load_map
 from app.exploration.merging import merge
 from app.exploration.quality import accuracy, coverage, observable
@@ -30,16 +29,14 @@ _UNHALVED = 10**9
 class _Merged:
     """The map to write, and the same on the floor's grid, to be measured there.
 
-    `poses` are the robots', each in its map; `apart` says whose map is another one. `others` are
-    maps that stayed apart, and `told` is what the reply says beside the figures.
+    `team` is where each robot ended. `others` are maps that stayed apart, and `told` is what the reply says beside the figures.
     """
 
     grid: Grid
     frame: GridFrame
     measured: Grid
     start: Pose
-    poses: list[Pose]
-    apart: list[bool]
+    team: list[Seen]
     paths: list[list[Point]]
     frontiers: list[Point]
     others: list[tuple[Grid, GridFrame]]
@@ -71,10 +68,10 @@ async def integrate_maps(command: Command, progress: Progress) -> dict[str, Any]
         floor = load_map(find_map(settings.map_dir, mission["area"]))
         if mission.get("known_poses", True):
             grid, start = merge(layers), Pose(*mission["starts"][0])
-            poses, apart = [_end_of(path) for path in paths], [False] * len(paths)
+            driven = zip(mission["robots"], paths, mission["distances_m"], strict=True)
+            team = [Seen(name, _end_of(path), m, path=path) for name, path, m in driven]
             merged = _Merged(
-                *(grid, frame, grid, start, poses, apart),
-                *(paths, frontiers, [], {"partial": False}),
+                grid, frame, grid, start, team, paths, frontiers, [], {"partial": False}
             )
         else:
             merged = _registered(mission, layers, frame, floor, paths)
@@ -103,11 +100,10 @@ async def integrate_maps(command: Command, progress: Progress) -> dict[str, Any]
         return merged, measured | merged.told | {"artifacts": files}
 
     merged, result = await asyncio.to_thread(integrate)
-    seen = zip(mission["robots"], merged.poses, mission["distances_m"], merged.apart, strict=True)
     last = Frame(
         simulated_s=mission["simulated_s"],
         fraction=float(np.mean(merged.grid != UNKNOWN)),
-        robots=tuple(Seen(name, pose, m, apart=apart) for name, pose, m, apart in seen),
+        robots=tuple(merged.team),
         frontiers=tuple((x, y) for x, y in merged.frontiers),
         cells=merged.grid,
     )
@@ -144,6 +140,10 @@ def _registered(
         for slot, there in zip(group.members, group.transforms, strict=True):
             poses[slot] = to_pose(compose(there, np.array(mission["last_poses"][slot])))
     best = joint[0]
+    tracks = {
+        slot: [(float(x), float(y)) for x, y in apply(there, np.array(paths[slot]))]
+        for slot, there in zip(best.members, best.transforms, strict=True)
+    }
     starts = true_starts(floor, len(names), mission["seed"])
     start = starts[best.members[0]]
     resolution = best.frame.resolution
@@ -155,12 +155,17 @@ def _registered(
         frame=best.frame,
         measured=on_floor(best, of_pose(start), floor.frame),
         start=start,
-        poses=poses,
-        apart=[slot not in best.members for slot in range(len(names))],
-        paths=[
-            [(float(x), float(y)) for x, y in apply(there, np.array(paths[slot]))]
-            for slot, there in zip(best.members, best.transforms, strict=True)
+        team=[
+            Seen(
+                name,
+                poses[slot],
+                mission["distances_m"][slot],
+                path=tracks.get(slot, []),
+                apart=slot not in tracks,
+            )
+            for slot, name in enumerate(names)
         ],
+        paths=list(tracks.values()),
         frontiers=[best.frame.centre(*(int(i) for i in piece.cells[0])) for piece in left],
         others=[(other.grid, other.frame) for other in joint[1:]],
         told={

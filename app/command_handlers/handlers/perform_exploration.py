@@ -180,7 +180,10 @@ class _Telling:
         await self._recording.add(await asyncio.to_thread(self._frame, coordinator))
 
     def _frame(self, coordinator: Mind) -> Frame:
-        apart = coordinator.apart if isinstance(coordinator, Parties) else ()
+        if isinstance(coordinator, Parties):
+            apart, paths = coordinator.apart, coordinator.team_paths
+        else:
+            apart, paths = [], coordinator.paths
         poses, goals, driven = coordinator.poses, coordinator.goals, coordinator.distances
         return Frame(
             simulated_s=coordinator.time,
@@ -192,6 +195,7 @@ class _Telling:
                     driven[slot],
                     goals[slot],
                     self.lost.get(name, ""),
+                    paths[slot],
                     slot in apart,
                 )
                 for slot, name in enumerate(self._robots)

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from app.exploration.driver import Patch
-from app.exploration.grid import GridFrame
-from app.exploration.lidar import Box, LogOdds
+from app.exploration.grid import Box, GridFrame, LogOdds
 from app.exploration.slam.keyframes import Keyframe, draw
 from app.exploration.slam.se2 import Transform
 

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, Grid, GridFrame
-from app.exploration.lidar import LogOdds
+from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, Grid, GridFrame, LogOdds
 from app.exploration.merging import occupancy, place
 from app.exploration.slam.consensus import Group, relate
 from app.exploration.slam.registration import DEFAULT_GATE, Gate

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from app.exploration.grid import GridFrame
-from app.exploration.lidar import Box, LogOdds, integrate
+from app.exploration.grid import Box, GridFrame, LogOdds
+from app.exploration.lidar import integrate
 from app.exploration.slam.se2 import Points, Transform
 
 

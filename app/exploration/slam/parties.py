@@ -16,8 +16,7 @@ import numpy as np
 
 from app.exploration.coordinator import Coordinator, State
 from app.exploration.driver import Leg, Order, Patch, Point, Pose
-from app.exploration.grid import Grid, GridFrame
-from app.exploration.lidar import Box, LogOdds
+from app.exploration.grid import Box, Grid, GridFrame, LogOdds
 from app.exploration.merging import place
 from app.exploration.settings import Settings
 from app.exploration.slam.meeting import MEETING, SETTINGS, MeetingSpec
@@ -204,6 +203,15 @@ class Parties:
     def paths(self) -> list[list[Point]]:
         """The points that each robot drove through, by slot, in its own frame."""
         return [list(robot.path) for robot in self._robots]
+
+    @property
+    def team_paths(self) -> list[list[Point]]:
+        """The same, each in its party's frame."""
+        found: dict[int, list[Point]] = {}
+        for party in self._parties:
+            for slot, there in zip(party.slots, party.places, strict=True):
+                found[slot] = list(_points(there, self._robots[slot].path))
+        return [found[slot] for slot in range(len(self._robots))]
 
     @property
     def distances(self) -> list[float]:

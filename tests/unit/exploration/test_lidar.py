@@ -7,13 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.exploration.grid import GridFrame, Mask
+from app.exploration.grid import Box, GridFrame, LogOdds, Mask
 from app.exploration.lidar import (
     CLAMP_UNITS,
     HIT_UNITS,
     MISS_UNITS,
-    Box,
-    LogOdds,
     beam_angles,
     cast_rays,
     integrate,

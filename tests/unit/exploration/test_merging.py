@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from app.exploration.grid import FREE, OCCUPIED, UNKNOWN
-from app.exploration.lidar import CLAMP_UNITS, LogOdds
+from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, LogOdds
+from app.exploration.lidar import CLAMP_UNITS
 from app.exploration.merging import merge
 
 layers = arrays(np.int8, (4, 5), elements=st.integers(-CLAMP_UNITS, CLAMP_UNITS))

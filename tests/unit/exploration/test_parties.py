@@ -7,9 +7,8 @@ import pytest
 
 from app.exploration.coordinator import State
 from app.exploration.driver import Leg, Patch, Pose
-from app.exploration.grid import FloorMap
+from app.exploration.grid import FloorMap, LogOdds
 from app.exploration.landscapes import draw_cave
-from app.exploration.lidar import LogOdds
 from app.exploration.quality import accuracy, coverage, observable
 from app.exploration.slam.body import SimulatedBody
 from app.exploration.slam.deployment import bodies_on, lone_robot, own_frame, true_starts

@@ -3,8 +3,7 @@
 import numpy as np
 
 from app.exploration.driver import Pose
-from app.exploration.grid import FREE, UNKNOWN, GridFrame
-from app.exploration.lidar import Box
+from app.exploration.grid import FREE, UNKNOWN, Box, GridFrame
 from app.exploration.survey import Survey, survey
 
 FRAME = GridFrame(rows=100, cols=120, resolution=0.1, origin_x=-3.0, origin_y=5.0)

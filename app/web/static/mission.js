@@ -1,0 +1,256 @@
+// One mission, live or replayed, from one stream of events: its frames, its stages, its journal's moves.
+
+import { COLOURS, MapView } from "./map.js";
+import { seconds } from "./page.js";
+import { Player } from "./player.js";
+
+const LOG_ROWS = 500, AGAIN_MS = 1000, CATCH_UP_S = 0.4;
+const get = (id) => document.getElementById(id);
+const saga = get("mission").dataset.saga;
+const player = new Player(), view = new MapView(get("map"));
+const page = { live: true, playing: false, clock: 0, over: false, last: "", seen: 0, frames: 0 };
+const stages = new Map();   // request id -> {names, fraction}
+const heard = new Map();    // robot -> ms of the last frame in which it had driven further
+let source = null, trailed = -1;
+
+// ---- events -------------------------------------------------------------------------------------
+
+const kinds = {
+  frame(fields) {
+    player.take(fields.payload, milliseconds(fields));
+    const frame = player.frames.at(-1);
+    if (!frame || player.frames.length === page.frames) return;
+    page.frames = player.frames.length;
+    get("time").max = player.end;
+    for (const robot of frame.robots) {
+      const before = heard.get(robot.name);
+      if (!before || before.driven !== robot.driven_m || before.lost !== robot.lost) {
+        heard.set(robot.name, { ms: frame.ms, driven: robot.driven_m, lost: robot.lost });
+      }
+    }
+  },
+  stage(fields) {
+    const known = stages.get(fields.request_id) ?? { names: new Map(), fraction: null };
+    known.names.set(fields.status, (known.names.get(fields.status) ?? 0) + 1);
+    if (fields.status === "progress") known.fraction = fields.payload?.fraction ?? known.fraction;
+    stages.set(fields.request_id, known);
+    chips(fields.request_id);
+    log("stage", fields);
+  },
+  move(fields) {
+    log("move", fields);
+    moved();
+  },
+};
+
+function milliseconds(fields) { return Number(fields.entry_id.split("-")[0]); }
+
+function take(event) {
+  // An id is how far each stream was read: one that comes again says nothing new.
+  if (event.lastEventId === page.last) return;
+  page.last = event.lastEventId;
+  page.seen += 1;
+  get("mission").dataset.seen = page.seen;
+  kinds[event.type](JSON.parse(event.data));
+}
+
+function connect() {
+  const after = page.last ? `?after=${encodeURIComponent(page.last)}` : "";
+  source = new EventSource(`/api/missions/${saga}/events${after}`);
+  for (const kind of Object.keys(kinds)) source.addEventListener(kind, take);
+  source.addEventListener("end", () => { source.close(); source = null; page.over = true; news("the mission has ended"); moved(); });
+  source.addEventListener("open", () => { if (page.away) news("connected again"); page.away = false; });
+  source.addEventListener("error", () => {
+    if (!page.away) news("the page's server does not answer; waiting for it");
+    page.away = true;
+    source?.close();
+    source = null;
+    setTimeout(resume, AGAIN_MS);
+  });
+}
+
+// A page that nobody looks at holds no connection: browsers have six for all pages of a server.
+function resume() { if (!source && !page.over && !document.hidden) connect(); }
+
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden) resume();
+  else { source?.close(); source = null; }
+});
+document.addEventListener("changed", () => { page.over = false; moved(); resume(); });
+
+let refreshing = 0;
+function moved() {
+  clearTimeout(refreshing);
+  refreshing = setTimeout(() => {
+    get("steps").dispatchEvent(new Event("moved"));
+    for (const id of ["trace", "deliveries"]) if (get(id).open) refresh(id);
+  }, 100);
+}
+function refresh(id) { get(id).querySelector("[hx-get]").dispatchEvent(new Event("refresh")); }
+for (const id of ["trace", "deliveries"]) get(id).addEventListener("toggle", () => { if (get(id).open) refresh(id); });
+
+function news(text) { get("news").textContent = text; }
+
+// ---- steps and entries --------------------------------------------------------------------------
+
+function chips(request) {
+  const place = document.querySelector(`[data-request="${CSS.escape(request)}"] .stages`);
+  const known = stages.get(request);
+  if (!place || !known) return;
+  place.replaceChildren(...[...known.names].map(([name, count]) => {
+    const chip = document.createElement("span");
+    chip.className = "chip";
+    chip.textContent = name === "progress" && known.fraction !== null
+      ? `progress ${Math.floor(known.fraction * 100)} % (${count})` : count > 1 ? `${name} (${count})` : name;
+    return chip;
+  }));
+}
+
+document.addEventListener("htmx:after:swap", () => { for (const request of stages.keys()) chips(request); then(); });
+
+// Where a replay stands in the steps: those that began later are faint.
+function then() {
+  const frame = player.frames[player.at];
+  const ms = page.live || !frame || player.at === player.frames.length - 1 ? Infinity : frame.ms;
+  for (const step of document.querySelectorAll("[data-from]")) step.classList.toggle("is-later", Number(step.dataset.from) * 1000 > ms);
+}
+
+function log(kind, fields) {
+  const body = get("log").tBodies[0], row = body.insertRow(0);
+  const { payload, entry_id: id, request_id: request = "", status = "", event_type: what = "", ...rest } = fields;
+  const texts = [new Date(milliseconds(fields)).toLocaleTimeString(), id, what || kind, status, request.slice(0, 8)];
+  for (const text of texts) row.insertCell().textContent = text;
+  row.cells[4].title = request;
+  const details = document.createElement("details"), summary = document.createElement("summary"), all = document.createElement("pre");
+  const told = JSON.stringify(payload ?? rest);
+  summary.textContent = told.length > 60 ? `${told.slice(0, 60)}…` : told;
+  all.textContent = JSON.stringify(fields, null, 1);
+  details.append(summary, all);
+  row.insertCell().append(details);
+  if (body.rows.length > LOG_ROWS) {
+    body.deleteRow(-1);
+    get("more").textContent = `The newest ${LOG_ROWS}; all of them: XRANGE saga:${saga}:replies - +`;
+  }
+}
+
+// ---- the map ------------------------------------------------------------------------------------
+
+function between(path, from, to, share) {
+  const points = path?.length ? path : [from, to];
+  let whole = 0;
+  const lengths = points.slice(1).map(([x, y], i) => { const d = Math.hypot(x - points[i][0], y - points[i][1]); whole += d; return d; });
+  let left = whole * share;
+  for (let i = 0; i < lengths.length; i += 1) {
+    if (left <= lengths[i] && lengths[i] > 0) {
+      const [[x0, y0], [x1, y1]] = [points[i], points[i + 1]], part = left / lengths[i];
+      return [x0 + (x1 - x0) * part, y0 + (y1 - y0) * part, Math.atan2(y1 - y0, x1 - x0)];
+    }
+    left -= lengths[i];
+  }
+  return to;
+}
+
+function robotsAt(index) {
+  const frame = player.frames[index], next = player.frames[index + 1];
+  if (!next || next.s <= frame.s || next.fresh) return frame.robots;
+  const share = Math.min(1, Math.max(0, (page.clock - frame.s) / (next.s - frame.s)));
+  return frame.robots.map((robot, slot) => {
+    const then = next.robots[slot];
+    if (!then || then.apart || robot.apart || then.lost) return robot;
+    return { ...robot, pose: between(then.path, robot.pose, then.pose, share) };
+  });
+}
+
+function trails(index, anew) {
+  if (anew || index < trailed) { view.clearTrails(); trailed = -1; }
+  if (trailed < 0) {
+    trailed = index;
+    while (trailed > 0 && !player.frames[trailed].fresh) trailed -= 1;
+    trailed -= 1;
+  }
+  for (let i = trailed + 1; i <= index; i += 1) {
+    const before = player.frames[i - 1];
+    if (player.frames[i].fresh) view.clearTrails();
+    player.frames[i].robots.forEach((robot, slot) => {
+      const straight = before && !player.frames[i].fresh ? [before.robots[slot].pose, robot.pose] : [];
+      if (!robot.apart) view.trail(robot.path?.length ? robot.path : robot.path ? [] : straight, slot);
+    });
+  }
+  trailed = index;
+}
+
+let tabled = 0;
+function table(frame, robots) {
+  const now = performance.now();
+  if (now - tabled < 250) return;
+  tabled = now;
+  const body = get("team").tBodies[0];
+  robots.forEach((robot, slot) => {
+    const row = body.rows[slot] ?? body.insertRow();
+    if (row.cells.length === 0) {
+      const name = document.createElement("th"), mark = document.createElement("span");
+      name.scope = "row";
+      mark.className = "mark";
+      mark.style.borderColor = COLOURS[slot % COLOURS.length];
+      mark.textContent = slot + 1;
+      name.append(mark, robot.name);
+      row.append(name);
+      for (let i = 0; i < 4; i += 1) row.insertCell();
+      row.cells[2].className = row.cells[4].className = "number";
+    }
+    const state = robot.lost ? `✗ lost: ${robot.lost}` : robot.apart ? "in a map of its own" : page.over ? "✓ done" : robot.goal ? "▶ on its way" : "waits";
+    const age = Math.max(0, (page.over || !page.live ? player.frames.at(-1).ms : Date.now()) - (heard.get(robot.name)?.ms ?? 0)) / 1000;
+    const texts = [state, `${robot.driven_m.toFixed(1)} m`,
+      robot.goal && !robot.lost ? `${robot.goal[0].toFixed(1)}, ${robot.goal[1].toFixed(1)}` : "–", `${seconds(age)} ago`];
+    texts.forEach((text, i) => { row.cells[i + 1].textContent = text; });
+  });
+  get("at").textContent = `${seconds(page.clock)} of ${seconds(player.end)}`;
+  get("time").setAttribute("aria-valuetext", get("at").textContent);
+  get("map").setAttribute("aria-label",
+    `Map after ${seconds(frame.s)}: ${robots.length} robots, ${frame.frontiers.length} frontiers left, ${Math.round(frame.fraction * 100)} % of the cells known`);
+  then();
+}
+
+let before = performance.now(), drawing = false;
+async function draw(now) {
+  const passed = (now - before) / 1000;
+  before = now;
+  if (player.frames.length && !drawing) {
+    drawing = true;
+    try {
+      if (page.live) page.clock += (player.end - page.clock) * Math.min(1, passed / CATCH_UP_S);
+      else if (page.playing) page.clock = Math.min(player.end, page.clock + passed * Number(get("speed").value));
+      if (page.live && player.end - page.clock < 0.05) page.clock = player.end;
+      if (page.playing && page.clock >= player.end) play(false);
+      const index = player.indexAt(page.clock);
+      if (index !== player.at) view.cells(player, await player.show(index));
+      view.repaint(player);
+      const frame = player.frames[index], robots = robotsAt(index);
+      if (index !== trailed || view.redrawn) { trails(index, view.redrawn); view.redrawn = false; }
+      view.robots(robots, frame.frontiers, player.cells, index < player.frames.length - 1 || !page.over);
+      table(frame, robots);
+      if (page.live || page.playing) get("time").value = page.clock;
+      get("map").dataset.frame = index;
+      get("map").dataset.frames = player.frames.length;
+    } finally { drawing = false; }
+  }
+  requestAnimationFrame(draw);
+}
+
+function play(on) {
+  page.playing = on;
+  get("play").textContent = on ? "Pause" : "Play";
+  get("play").setAttribute("aria-pressed", String(on));
+}
+function live(on) { page.live = on; get("live").setAttribute("aria-pressed", String(on)); }
+
+get("play").addEventListener("click", () => {
+  if (!page.playing && page.clock >= player.end) page.clock = 0;
+  live(false);
+  play(!page.playing);
+});
+get("live").addEventListener("click", () => { play(false); live(true); });
+get("time").addEventListener("input", () => { live(false); play(false); page.clock = Number(get("time").value); });
+
+resume();
+requestAnimationFrame(draw);

@@ -1,0 +1,94 @@
+// What every page needs: clocks that tick, things to copy, questions to confirm, forms for the API.
+
+export function seconds(s) {
+  if (s < 10) return `${s.toFixed(1)} s`;
+  const whole = Math.round(s), minutes = Math.floor(whole / 60) % 60, hours = Math.floor(whole / 3600);
+  const two = (n) => String(n).padStart(2, "0");
+  if (hours) return `${hours} h ${two(minutes)} min`;
+  return minutes ? `${minutes} min ${two(whole % 60)} s` : `${whole} s`;
+}
+
+function tick() {
+  const now = Date.now() / 1000;
+  for (const one of document.querySelectorAll(".took[data-started]:not([data-ended])")) {
+    one.textContent = seconds(Math.max(0, now - Number(one.dataset.started)));
+  }
+}
+setInterval(tick, 1000);
+
+function fill(dialog, values) {
+  for (const one of dialog.querySelectorAll("[data-fill]")) {
+    const value = values[one.dataset.fill] ?? "";
+    if ("value" in one) one.value = value;
+    else one.textContent = value;
+  }
+  for (const form of dialog.querySelectorAll("form")) form.given = { ...values };
+}
+
+async function copy(button) {
+  try {
+    await navigator.clipboard.writeText(button.dataset.copy);
+    button.textContent = "copied";
+  } catch {
+    button.textContent = "select it";  // a page that is not of this machine, without TLS
+  }
+  setTimeout(() => { button.textContent = "copy"; }, 1500);
+}
+
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (!button) return;
+  if (button.dataset.copy) copy(button);
+  if (button.dataset.ask) {
+    const dialog = document.getElementById(button.dataset.ask);
+    fill(dialog, button.dataset);
+    dialog.showModal();
+  }
+  if ("close" in button.dataset) button.closest("dialog").close();
+});
+
+const named = (path, values) => path.replace(/\{(\w+)\}/g, (_, name) => encodeURIComponent(values[name]));
+
+function valuesOf(form) {
+  const values = {};
+  for (const field of form.elements) {
+    if (!field.name) continue;
+    if (field.type === "number") values[field.name] = Number(field.value);
+    else if (field.type === "checkbox") values[field.name] = field.checked;
+    else values[field.name] = field.value;
+  }
+  return values;
+}
+
+async function send(form) {
+  const headers = { "content-type": "application/json" };
+  if (form.dataset.key) headers["idempotency-key"] = form.dataset.key;
+  const path = named(form.dataset.api, form.given ?? {});
+  const answer = await fetch(path, { method: "POST", headers, body: JSON.stringify(valuesOf(form)) });
+  const body = await answer.json().catch(() => ({}));
+  if (!answer.ok) {
+    const trace = body.trace_id ? ` (trace ${body.trace_id})` : "";
+    throw new Error(`${body.detail ?? answer.statusText}${trace}`);
+  }
+  return body;
+}
+
+document.addEventListener("submit", async (event) => {
+  const form = event.target;
+  if (!form.dataset.api) return;
+  event.preventDefault();
+  const problem = form.querySelector(".problem"), button = form.querySelector("[type=submit]");
+  problem.hidden = true;
+  button.disabled = true;
+  try {
+    const body = await send(form);
+    form.closest("dialog")?.close();
+    if (form.dataset.then) location.assign(named(form.dataset.then, body));
+    else document.dispatchEvent(new CustomEvent("changed"));
+  } catch (error) {
+    problem.textContent = error.message;
+    problem.hidden = false;
+  } finally {
+    button.disabled = false;
+  }
+});
