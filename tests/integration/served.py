@@ -1,0 +1,122 @@
+"""A page's server as a process of its own, and pages of it in a browser."""
+
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Self
+
+import httpx
+import numpy as np
+from playwright.sync_api import ConsoleMessage, Page
+
+from app.config import ROOT
+from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, Grid
+from sagastream.testing import die_with_parent
+from tests.polling import comes_true
+
+_COLOURS = {UNKNOWN: (0xD6, 0xDA, 0xDE), FREE: (0xFF, 0xFF, 0xFF), OCCUPIED: (0x2D, 0x32, 0x3C)}
+_CELLS = """() => {
+  const floor = document.getElementById("floor"), told = document.getElementById("map").dataset;
+  const [scale, left, top] = [told.scale, told.left, told.top].map(Number);
+  const [rows, cols] = [told.rows, told.cols].map(Number);
+  const {data, width, height} = floor.getContext("2d").getImageData(0, 0, floor.width, floor.height);
+  const seen = [];
+  for (let row = 0; row < rows; row += 1) for (let col = 0; col < cols; col += 1) {
+    const x = Math.floor(left + (col + 0.5) * scale), y = Math.floor(top + (rows - row - 0.5) * scale);
+    if (x < 0 || y < 0 || x >= width || y >= height) continue;
+    const i = (y * width + x) * 4;
+    seen.push([row, col, data[i], data[i + 1], data[i + 2]]);
+  }
+  return seen;
+}"""
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+class Served:
+    """`mission serve` as a child process.
+
+    Args:
+        env: Its environment.
+        settings: What is set beside it.
+    """
+
+    def __init__(self, env: Mapping[str, str], **settings: str) -> None:
+        self.port = free_port()
+        self._env = dict(env) | {"WEB_PORT": str(self.port)} | settings
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        self._process = process = subprocess.Popen(
+            [sys.executable, "-m", "app.cli", "serve"],
+            cwd=ROOT,
+            env=self._env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - only calls prctl
+        )
+        assert comes_true(lambda: process.poll() is not None or self._answers(), within_s=60)
+        assert process.poll() is None
+
+    def kill(self) -> None:
+        """Kill it with SIGKILL."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def _answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/healthz", timeout=1).is_success
+        except httpx.HTTPError:
+            return False
+
+
+class Watched:
+    """A page of a browser whose errors are kept.
+
+    Args:
+        page: The page.
+    """
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.errors: list[str] = []
+        page.on("console", self._take)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def _take(self, message: ConsoleMessage) -> None:
+        if message.type in {"error", "warning"}:
+            self.errors.append(message.text)
+
+    def shown(self, shape: tuple[int, int]) -> Grid:
+        """What the map's canvas has in the middle of each cell; UNKNOWN where it shows none."""
+        grid = np.full(shape, UNKNOWN, np.int8)
+        values = {colour: value for value, colour in _COLOURS.items()}
+        for row, col, *colour in self.page.evaluate(_CELLS):
+            grid[row, col] = values[tuple(colour)]
+        return grid
+
+    def frames(self) -> tuple[int, int]:
+        """Which frame is drawn, and how many there are."""
+        told = self.page.locator("#map")
+        at, of = (told.get_attribute(f"data-{name}") for name in ("frame", "frames"))
+        return (int(at or 0), int(of or 0))

@@ -1,0 +1,341 @@
+"""The pages in a browser, on missions that really run."""
+
+import json
+import shutil
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import redis
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from app.exploration.map_files import load_map
+from tests.integration.served import Served, Watched
+from tests.polling import comes_true
+
+_CHROMIUM = shutil.which("chromium")
+_RECORDINGS = Path(__file__).parents[1] / "recordings"
+_STEPS = ("allocate_resources", "plan_route", "perform_exploration", "integrate_maps")
+_END_MS = 60_000
+_SEEN = """
+window.seen = [];
+const Source = window.EventSource;
+window.EventSource = class extends Source {
+  constructor(...given) {
+    super(...given);
+    for (const kind of ["stage", "move", "frame"]) {
+      this.addEventListener(kind, (event) => {
+        window.seen.push([kind, JSON.parse(event.data).entry_id]);
+      });
+    }
+  }
+};
+"""
+
+pytestmark = pytest.mark.skipif(
+    _CHROMIUM is None, reason="no chromium: apt-get install chromium fonts-dejavu-core"
+)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A browser."""
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=_CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def served(running: dict[str, str]) -> Iterator[Served]:
+    """The pages' server, beside workers that run."""
+    with Served(running, WEB_REQUESTS_PER_S="10000") as server:
+        yield server
+
+
+@pytest.fixture
+def watched(browser: Browser) -> Iterator[Watched]:
+    """A page that makes no error; the test ends with a look at that."""
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    made = Watched(context.new_page())
+    yield made
+    context.close()
+    # The look at the pixels is the test's own.
+    assert [error for error in made.errors if not error.startswith("Canvas2D")] == []
+
+
+def _start(served: Served, area: str, **options: Any) -> str:
+    key = options.pop("key", str(uuid.uuid4()))
+    asked = {"area": area, "robots": 2} | options
+    headers = {"idempotency-key": key}
+    answer = httpx.post(f"{served.url}/api/missions", json=asked, headers=headers)
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["saga_id"])
+
+
+def _status(served: Served, saga_id: str) -> str:
+    return str(httpx.get(f"{served.url}/api/missions/{saga_id}").json()["status"])
+
+
+def _ends(served: Served, saga_id: str, status: str) -> None:
+    assert comes_true(lambda: _status(served, saga_id) == status, within_s=60)
+
+
+def _sees_all(watched: Watched) -> bool:
+    at, of = watched.frames()
+    return of > 0 and at == of - 1
+
+
+def _has_map(watched: Watched, picture: Path) -> bool:
+    """Whether the canvas has, cell by cell, what a map's file has."""
+    grid = load_map(picture).grid
+    return bool(np.array_equal(watched.shown((grid.shape[0], grid.shape[1])), grid))
+
+
+def test_a_mission_is_started_and_watched_to_its_end(
+    served: Served, watched: Watched, running: dict[str, str]
+) -> None:
+    """From the form to the finished map, whose every cell is on the canvas."""
+    page = watched.page
+    page.goto(served.url)
+    start = page.locator("details", has_text="Start a mission")
+    if start.get_attribute("open") is None:
+        start.locator("summary").click()
+    page.get_by_label("Area").select_option("rooms")
+    page.get_by_label("Robots", exact=True).fill("2")
+    page.get_by_label("Seed").fill("5")
+    page.get_by_role("button", name="Start").click()
+    page.wait_for_url("**/missions/*")
+    saga_id = page.url.rpartition("/")[2]
+    expect(page.locator("#steps h2 .badge")).to_have_text("✓ completed", timeout=_END_MS)
+    assert [text.strip() for text in page.locator(".step strong").all_inner_texts()] == [*_STEPS]
+    expect(page.locator(".step .badge")).to_have_text(["✓ done"] * 4)
+    expect(page.locator(".lane")).to_have_count(0)
+    for chips in page.locator(".stages").all_inner_texts():
+        assert chips.startswith("start")
+        assert chips.endswith("completed")
+    assert comes_true(
+        lambda: _sees_all(watched), within_s=20, meanwhile=lambda: page.wait_for_timeout(50)
+    )
+    assert _has_map(watched, Path(running["OUT_DIR"]) / saga_id / "map.yaml")
+    assert page.locator("#team tbody tr").count() == 2
+    picture = page.get_by_role("link", name="map.png").get_attribute("href")
+    assert httpx.get(f"{served.url}{picture}").content.startswith(b"\x89PNG")
+
+
+def test_a_mission_that_fails_and_gets_stuck_is_mended_and_resumed(
+    served: Served, watched: Watched, running: dict[str, str]
+) -> None:
+    """The failed step, the lane in reverse, what keeps failing; after Resume all is undone."""
+    page, key = watched.page, f"stuck-{uuid.uuid4().hex[:8]}"
+    obstacle = Path(running["OUT_DIR"]) / key
+    obstacle.parent.mkdir(parents=True, exist_ok=True)
+    obstacle.write_text("in the way of this mission's results")
+    _start(served, "rooms", key=key)
+    page.goto(f"{served.url}/missions/{key}")
+    expect(page.locator("#steps h2 .badge")).to_have_text("⚠ stuck", timeout=_END_MS)
+    forward = page.locator("#steps > ol .badge")
+    expect(forward).to_have_text(["✓ done", "✓ done", "✓ done", "✗ failed"])
+    expect(page.locator("#steps > .error").first).to_contain_text("NotADirectoryError")
+    lane = page.locator(".lane .step")
+    expect(lane.locator("strong")).to_have_text(
+        ["integrate_maps", "perform_exploration", "allocate_resources"]
+    )
+    expect(lane.locator(".badge")).to_have_text(["⚠ undo failed", "· not begun", "· not begun"])
+    obstacle.unlink()
+    page.get_by_role("button", name="Resume…").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("gets new tries")
+    dialog.get_by_role("button", name="Resume this mission").click()
+    expect(page.locator("#steps h2 .badge")).to_have_text("↩ compensated", timeout=_END_MS)
+    expect(lane.locator(".badge")).to_have_text(["↩ undone"] * 3)
+
+
+def test_cancel_says_what_it_will_do_and_does_it(served: Served, watched: Watched) -> None:
+    """The confirmation names what is undone, in that order; then it is undone."""
+    page = watched.page
+    saga_id = _start(served, "suite")
+    page.goto(f"{served.url}/missions/{saga_id}")
+    running = page.locator(".step", has_text="perform_exploration").locator(".badge")
+    expect(running).to_have_text("▶ running", timeout=_END_MS)
+    page.locator("#deliveries > summary").click()
+    expect(page.locator("#deliveries")).to_contain_text("exploration:commands")
+    page.get_by_role("button", name="Cancel…").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("perform_exploration, then allocate_resources")
+    dialog.get_by_label("Reason").fill("seen enough")
+    dialog.get_by_role("button", name="Cancel this mission").click()
+    expect(page.locator("#steps h2 .badge")).to_have_text("↩ compensated", timeout=_END_MS)
+    expect(page.locator("#steps > .error").first).to_contain_text("seen enough")
+    expect(page.locator(".lane .badge")).to_have_text(["↩ undone"] * 2)
+
+
+def test_every_event_comes_once_though_the_pages_server_is_killed(
+    served: Served, running: dict[str, str], browser: Browser
+) -> None:
+    """SIGKILL in mid-mission, and a new server: no gap, no double, in the order of each stream."""
+    context = browser.new_context()
+    context.add_init_script(_SEEN)
+    page = context.new_page()
+    with Served(running) as mine:
+        saga_id = _start(mine, "suite")
+        page.goto(f"{mine.url}/missions/{saga_id}")
+        for _ in range(2):
+            before = len(_seen(page))
+            assert comes_true(
+                lambda before=before: len(_seen(page)) >= before + 5,  # type: ignore[misc]
+                within_s=30,
+                meanwhile=lambda: page.wait_for_timeout(20),
+            )
+            mine.kill()
+            mine.start()
+        httpx.post(f"{mine.url}/api/missions/{saga_id}/cancel", json={"reason": "seen enough"})
+        _ends(mine, saga_id, "compensated")
+        told = _written(running["REDIS_URL"], saga_id)
+        assert comes_true(
+            lambda: len(_seen(page)) >= sum(len(ids) for ids in told.values()),
+            within_s=30,
+            meanwhile=lambda: page.wait_for_timeout(50),
+        )
+        seen = _seen(page)
+    context.close()
+    for kind, ids in told.items():
+        assert [entry for name, entry in seen if name == kind] == ids
+
+
+def _seen(page: Page) -> list[tuple[str, str]]:
+    return [(kind, entry) for kind, entry in page.evaluate("() => window.seen")]
+
+
+def _written(url: str, saga_id: str) -> dict[str, list[str]]:
+    streams = {
+        "stage": f"saga:{saga_id}:replies",
+        "move": f"saga:{saga_id}:journal",
+        "frame": f"missions:{saga_id}:frames",
+    }
+    with redis.Redis.from_url(url, decode_responses=True) as client:
+        return {kind: [entry for entry, _ in client.xrange(name)] for kind, name in streams.items()}
+
+
+def test_a_mission_recorded_by_an_earlier_commit_is_replayed(
+    served: Served, running: dict[str, str], watched: Watched
+) -> None:
+    """The slider goes through it; its last frame is the map that it left behind."""
+    told = json.loads((_RECORDINGS / "v1-rooms.json").read_text())
+    with redis.Redis.from_url(running["REDIS_URL"]) as client:
+        for name, fields in told["hashes"].items():
+            client.hset(name, mapping=fields)
+        for name, entries in told["streams"].items():
+            for entry_id, fields in entries:
+                client.xadd(name, fields, id=entry_id)
+    page = watched.page
+    page.goto(f"{served.url}/missions/{told['saga_id']}")
+    picture = _RECORDINGS / "v1-rooms.yaml"
+    assert comes_true(
+        lambda: _sees_all(watched), within_s=20, meanwhile=lambda: page.wait_for_timeout(50)
+    )
+    assert _has_map(watched, picture)
+    slider = page.get_by_label("Mission time")
+    slider.focus()
+    slider.press("Home")
+    assert comes_true(
+        lambda: watched.frames()[0] == 0, within_s=5, meanwhile=lambda: page.wait_for_timeout(20)
+    )
+    assert not _has_map(watched, picture)
+    page.get_by_label("Speed").select_option("100")
+    page.get_by_role("button", name="Play").click()
+    assert comes_true(
+        lambda: _sees_all(watched), within_s=20, meanwhile=lambda: page.wait_for_timeout(50)
+    )
+    assert _has_map(watched, picture)
+
+
+def test_a_robot_is_released_by_hand(
+    served: Served, running: dict[str, str], watched: Watched
+) -> None:
+    """Who held it is named before; afterwards it is free, and the mission goes on without it."""
+    page = watched.page
+    saga_id = _start(served, "suite")
+    page.goto(f"{served.url}/fleet")
+    row = page.locator("tr", has_text=saga_id).first
+    expect(row).to_be_visible(timeout=_END_MS)
+    name = row.locator("th").inner_text()
+    page.get_by_role("button", name=f"Release {name}").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text(saga_id)
+    dialog.get_by_label("Reason").fill("its wheel is stuck")
+    dialog.get_by_role("button", name="Release", exact=True).click()
+    expect(page.locator(f"#robot-{name} td").nth(2)).to_have_text("free", timeout=10_000)
+    assert _status(served, saga_id) == "running"
+    httpx.post(f"{served.url}/api/missions/{saga_id}/cancel", json={})
+    _ends(served, saga_id, "compensated")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1440])
+def test_every_page_is_accessible(
+    served: Served, watched: Watched, scheme: Any, width: int
+) -> None:
+    """axe-core finds nothing on any page, light or dark, narrow or wide."""
+    page = watched.page
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 800})
+    done, failed = _start(served, "rooms"), _start(served, "rooms", robots=60)
+    _ends(served, done, "completed")
+    _ends(served, failed, "compensated")
+    for path in (
+        "/",
+        "/?status=stuck",
+        f"/missions/{done}",
+        f"/missions/{failed}",
+        "/fleet",
+        "/login",
+    ):
+        page.goto(served.url + path)
+        for summary in page.locator("main details.card > summary").all():
+            if summary.locator("..").get_attribute("open") is None:
+                summary.click()
+        page.wait_for_load_state("networkidle") if "missions/" not in path else None
+        found = Axe().run(page)
+        assert found.violations_count == 0, f"{path}: {found.generate_report()}"
+        wide = page.evaluate("() => document.documentElement.scrollWidth")
+        assert wide <= width, path
+
+
+def test_the_browser_is_asked_for_the_token_once(running: dict[str, str], watched: Watched) -> None:
+    """Without it there is only the question; a wrong one is refused, the right one lets in."""
+    page = watched.page
+    with Served(running, WEB_TOKEN="correct horse") as mine:
+        page.goto(f"{mine.url}/fleet")
+        assert page.url == f"{mine.url}/login"
+        page.get_by_label("The token").fill("wrong")
+        page.get_by_role("button", name="Go on").click()
+        expect(page.get_by_role("alert")).to_contain_text("that is not the token")
+        page.get_by_label("The token").fill("correct horse")
+        page.get_by_role("button", name="Go on").click()
+        expect(page.get_by_role("heading", name="Missions")).to_be_visible()
+        (cookie,) = page.context.cookies()
+        assert cookie["httpOnly"]
+        assert cookie["sameSite"] == "Strict"
+        assert "correct horse" not in cookie["value"]
+    # The browser itself says that the wrong one was refused.
+    watched.errors[:] = [error for error in watched.errors if "401" not in error]
+
+
+def test_ten_thousand_requests_do_a_mission_no_harm(running: dict[str, str]) -> None:
+    """Most are refused with 429, none with a 5xx, and the mission that runs is completed."""
+    with Served(running) as mine, httpx.Client() as client, ThreadPoolExecutor(8) as threads:
+        saga_id = _start(mine, "rooms")
+
+        def ask(_: int) -> int:
+            asked = {"area": "nowhere", "robots": 1}
+            return client.post(f"{mine.url}/api/missions", json=asked).status_code
+
+        assert set(threads.map(ask, range(10_000))) == {422, 429}
+        _ends(mine, saga_id, "completed")
