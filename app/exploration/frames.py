@@ -227,6 +227,6 @@ def _seen(robot: Mapping[str, Any]) -> Seen:
         goal=(goal[0], goal[1]) if goal else None,
         lost=robot["lost"],
         # What was recorded before there were these has none.
-        path=[(x, y) for x, y in robot.get("path", ())],
+        path=tuple((x, y) for x, y in robot.get("path", ())),
         apart=robot.get("apart", False),
     )

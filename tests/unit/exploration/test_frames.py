@@ -101,3 +101,32 @@ def test_cells_that_do_not_lie_in_the_grid_are_refused() -> None:
         Player().take(piece)
     with pytest.raises(BadFrame, match="cells are"):
         Recorder(_GRID).pieces(_frame(np.zeros((3, 3), np.int8)))
+
+
+def test_a_path_is_recorded_once() -> None:
+    """Each frame has what was driven since the one before, from where that ended, and no more."""
+    cells = np.full((12, 17), FREE, np.int8)
+    recorder, way = Recorder(_GRID), [(0.0, 0.0), (1.0, 0.0), (2.0, 0.0), (2.0, 3.0)]
+    pieces = []
+    for points in (2, 4, 4):
+        robot = Seen("r1", Pose(0, 0, 0), 0.0, path=way[:points])
+        pieces += recorder.pieces(Frame(1.0, 0.5, (robot,), (), cells))
+    told = [list(frame.robots[0].path) for frame in _play(pieces)]
+    assert told == [[(0.0, 0.0), (1.0, 0.0)], [(1.0, 0.0), (2.0, 0.0), (2.0, 3.0)], []]
+
+
+def test_when_other_robots_share_the_map_all_is_told_anew() -> None:
+    """The shown map may be another one: its cells and its paths begin from nothing."""
+    recorder, player = Recorder(_GRID), Player()
+    first = np.full((12, 17), FREE, np.int8)
+    second = np.full((12, 17), UNKNOWN, np.int8)
+    way = [(0.0, 0.0), (1.0, 0.0)]
+    for cells, apart in ((first, True), (second, False)):
+        robot = Seen("r1", Pose(0, 0, 0), 0.0, path=way, apart=apart)
+        (piece,) = recorder.pieces(Frame(1.0, 0.5, (robot,), (), cells))
+        assert "grid" in piece
+        frame = player.take(piece)
+        assert frame is not None
+        assert np.array_equal(frame.cells, cells)
+        assert frame.robots[0].apart is apart
+        assert list(frame.robots[0].path) == ([] if apart else way)
