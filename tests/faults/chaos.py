@@ -8,6 +8,7 @@ mission did not end right.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -108,8 +109,11 @@ def _strike(world: World, dice: random.Random, chaos: Chaos) -> None:
     """Kill a process, or stop it for longer than a lease."""
     name = dice.choice(["celery", "celery", "listener", "listener", *world.names()])
     process = world.running[name]
+    if not process.is_alive:  # it ended by itself; its supervisor has not looked yet
+        return
     if dice.random() < 0.3:
-        os.kill(process.pid, signal.SIGSTOP)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGSTOP)
         world.resume_later(process, dice.uniform(2.5, 4.0))
         chaos.stops += 1
     else:
