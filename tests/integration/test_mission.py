@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import redis
@@ -21,6 +22,7 @@ from app.exploration.frames import Player
 from app.exploration.map_files import load_map
 from sagastream.testing import EmbeddedServer
 from tests.integration.conftest import Ended, environment, run
+from tests.polling import comes_true
 
 pytestmark = pytest.mark.blocking
 
@@ -301,6 +303,30 @@ def test_an_interrupted_mission_is_undone(own_server: EmbeddedServer, tmp_path: 
     assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
     assert _holders(own_server.url) == {""}
     assert not (tmp_path / "out").exists()
+
+
+def test_the_page_of_a_mission_is_there_as_long_as_it_runs(
+    own_server: EmbeddedServer, maps: Path, tmp_path: Path
+) -> None:
+    """Its address is printed; with the mission the page's server goes, too."""
+    env = environment(REDIS_URL=own_server.url)
+    process = _mission(
+        *("--map", str(maps / "suite.yaml"), "--out", str(tmp_path), "--page"), env=env
+    )
+    assert process.stderr is not None
+    address = next(line.strip() for line in process.stderr if line.startswith("http://"))
+
+    def is_there() -> bool:
+        try:
+            return "Compensation" not in httpx.get(address).raise_for_status().text
+        except httpx.HTTPError:
+            return False
+
+    assert comes_true(is_there, within_s=60)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert not is_there()
 
 
 def test_a_mission_that_takes_too_long_is_undone(

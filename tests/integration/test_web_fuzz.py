@@ -1,0 +1,27 @@
+"""The HTTP API under requests that its own description allows, and many that it does not."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.integration.served import Served
+
+
+def test_no_request_makes_the_server_fail(running: dict[str, str], tmp_path: Path) -> None:
+    """Schemathesis finds no 5xx, no answer that the description does not have, no crash."""
+    with Served(running, WEB_REQUESTS_PER_S="100000") as served:
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "schemathesis.cli", "run"),
+                *(f"{served.url}/api/openapi.json", "--phases", "examples,coverage,fuzzing"),
+                *("--checks", "not_a_server_error,response_schema_conformance"),
+                *("--max-examples", "30", "--seed", "1", "--request-timeout", "20", "--no-color"),
+            ],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=110,
+        )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert "12 selected" in done.stdout
