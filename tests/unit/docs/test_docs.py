@@ -1,4 +1,5 @@
 import importlib.util
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,7 +9,9 @@ from types import ModuleType
 
 import pytest
 
+import sagastream.saga
 from app.config import ROOT, Settings
+from sagastream import message
 from sagastream.testing import EmbeddedServer
 from tests.docs_blocks import (
     Block,
@@ -195,6 +198,25 @@ def test_the_reference_is_what_the_script_writes(reference: ModuleType, tmp_path
     for name in reference.written():
         (tmp_path / name).write_text((place / name).read_text().replace("`", "'"))
     assert reference.drift(tmp_path) == sorted(reference.written())
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    """What can be imported from the library's public modules is described."""
+    text = (ROOT / "docs" / "reference" / "api.md").read_text()
+    described = {line.rpartition(".")[2] for line in re.findall(r"^::: (\S+)$", text, re.MULTILINE)}
+    public = {*sagastream.__all__, *sagastream.saga.__all__, "EmbeddedServer", "running"}
+    assert public - described == set()
+
+
+def test_the_entry_is_described() -> None:
+    """Every field of a command and a reply, every stage, and the limits as they are."""
+    text = (ROOT / "docs" / "reference" / "entry.md").read_text()
+    words = set(re.findall(r"`(\w+)`", text))
+    assert message._COMMAND_FIELDS | {"status", "epoch"} <= words
+    assert words >= message.STAGES
+    limits = (message.MAX_PAYLOAD_BYTES, message.MAX_DEPTH, message.MAX_NAME_LENGTH)
+    for limit in (*limits, 3 * message.MAX_INT_DIGITS):
+        assert re.search(rf"\b{limit:,}\b", text), limit
 
 
 def test_the_reference_has_all(reference: ModuleType) -> None:
