@@ -2,19 +2,23 @@
 """Writes docs/reference/configuration.md and cli.md from the code; with --check, says whether they differ."""
 
 import argparse
+import contextlib
+import io
+import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import typer
 from pydantic_core import PydanticUndefined
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from app.cli import app, orchestrator_app
-from app.config import Settings
+from app.config import ROOT, Settings
 from sagastream import cli
 
 PLACE = ROOT / "docs" / "reference"
@@ -59,7 +63,7 @@ This page is written by `scripts/reference.py` from the programs themselves.
 
 def _default(value: Any) -> str:
     if value in {None, "", PydanticUndefined}:
-        return "–"
+        return "none"
     if isinstance(value, Path):
         value = value.relative_to(ROOT)
     return f"`{value}`"
@@ -105,39 +109,27 @@ def _mission() -> Iterator[str]:
     yield from _verb("python -m app.orchestrator", typer.main.get_command(orchestrator_app))
 
 
-def _children(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str, Any]]:
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            helps = {choice.dest: choice.help for choice in action._choices_actions}
-            for name, child in action.choices.items():
-                yield name, str(helps[name]), child
+def _help(arguments: list[str]) -> str:
+    said = io.StringIO()
+    folded = mock.patch.dict(os.environ, COLUMNS="100")  # argparse folds its lines by it
+    with folded, contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        cli.main([*arguments, "--help"])
+    return said.getvalue()
 
 
-def _sagastream() -> Iterator[str]:
-    parser = cli._parser()
-    yield f"## sagastream\n\n{parser.description}\n\n"
-    yield "| option | | default |\n|---|---|---|\n"
-    yield from _arguments(parser)
-    for name, _, group in _children(parser):
-        for verb, what, child in _children(group):
-            yield f"\n### `sagastream {name} {verb}`\n\n{what[0].upper()}{what[1:]}.\n\n"
-            yield "| option | | default |\n|---|---|---|\n"
-            yield from _arguments(child)
-
-
-def _arguments(parser: argparse.ArgumentParser) -> Iterator[str]:
-    for action in parser._actions:
-        if action.help and action.dest != "help":
-            names = action.option_strings or [action.dest.upper()]
-            default = _default(action.default) if action.option_strings else "required"
-            chosen = f"{', '.join(action.choices)}; " if action.choices else ""
-            names_shown = ", ".join(f"`{name}`" for name in names)
-            yield f"| {names_shown} | {chosen}{action.help} | {default} |\n"
+def _sagastream(arguments: list[str]) -> Iterator[str]:
+    """The help of a command, and that of the verbs that it has."""
+    text = _help(arguments)
+    title = " ".join(["sagastream", *arguments])
+    yield f"\n### `{title}`\n\n```plain\n{text}```\n"
+    for verbs in re.findall(r"\{([\w,]+)\} \.\.\.", text):
+        for verb in verbs.split(","):
+            yield from _sagastream([*arguments, verb])
 
 
 def written() -> dict[str, str]:
     """Every page by the name of its file."""
-    commands = "".join([_CLI, *_mission(), *_sagastream()])
+    commands = "".join([_CLI, *_mission(), "## sagastream\n", *_sagastream([])])
     return {"configuration.md": configuration(), "cli.md": commands}
 
 

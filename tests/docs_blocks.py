@@ -145,7 +145,7 @@ def _compared(blocks: Sequence[Block], number: int, said: str) -> Iterator[str]:
 
 
 def _environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in {"REDIS_URL"}}
+    kept = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
     return kept | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
 
 

@@ -172,8 +172,12 @@ async def test_the_error_of_a_listener_ends_the_body() -> None:
 
 async def test_the_error_of_a_body_is_the_body_s(bus: Bus) -> None:
     """What a test raises comes out as it is, not in a group, and the listener is stopped."""
-    with pytest.raises(LookupError, match="mine"):
+
+    async def body() -> None:
         async with running(CommandListener(bus, [say])):
             await bus.request_and_reply("echo:commands", "echo:say", {}, timeout=10)
             raise LookupError("mine")
+
+    with pytest.raises(LookupError, match="mine"):
+        await body()
     assert not await bus.endpoint().connection.call("EXISTS", bus.key("listeners:echo:commands"))
