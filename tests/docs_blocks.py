@@ -154,7 +154,8 @@ def make_checkout(place: Path) -> None:
 
     It is the one that the tests run in; the script itself is run, and finds nothing to do.
     """
-    for name in ("scripts", "src", "app", "maps", "pyproject.toml", "requirements.lock"):
+    folders = ("app", "docs", "maps", "scripts", "src")
+    for name in (*folders, "mkdocs.yml", "pyproject.toml", "requirements.lock"):
         (place / name).symlink_to(ROOT / name)
     venv.create(place / ".venv", symlinks=True)
     (packages,) = (place / ".venv" / "lib").glob("python*/site-packages")
