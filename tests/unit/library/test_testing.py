@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import gc
 import os
 import signal
@@ -140,8 +141,11 @@ async def test_a_listener_runs_for_as_long_as_the_context(bus: Bus) -> None:
         await bus.request_and_reply("echo:commands", "echo:say", {}, request_id="r", timeout=10)
 
 
-async def test_what_runs_is_finished_when_the_context_ends(bus: Bus) -> None:
-    """The end of the body stops the listener, not the handler."""
+@pytest.mark.parametrize("error", [None, LookupError("the body's own")])
+async def test_what_runs_is_finished_when_the_context_ends(
+    bus: Bus, error: LookupError | None
+) -> None:
+    """The end of the body, a bad one too, stops the listener, not the handler; its error is raised."""
     begun, may_end = asyncio.Event(), asyncio.Event()
 
     @multi_stage_reply(stream="echo:commands", event_type="echo:say")
@@ -149,10 +153,18 @@ async def test_what_runs_is_finished_when_the_context_ends(bus: Bus) -> None:
         begun.set()
         await may_end.wait()
 
-    async with running(CommandListener(bus, [late])):
-        await bus.emit_command("echo:commands", event_type="echo:say", payload={}, request_id="r")
-        await begun.wait()
-        asyncio.get_running_loop().call_later(0.05, may_end.set)
+    async def body() -> None:
+        async with running(CommandListener(bus, [late])):
+            await bus.emit_command(
+                "echo:commands", event_type="echo:say", payload={}, request_id="r"
+            )
+            await begun.wait()
+            asyncio.get_running_loop().call_later(0.05, may_end.set)
+            if error:
+                raise error
+
+    with pytest.raises(LookupError, match="own") if error else contextlib.nullcontext():
+        await body()
     reply = await bus.outcome("r")
     assert reply is not None
     assert reply["status"] == "completed"
@@ -168,16 +180,3 @@ async def test_the_error_of_a_listener_ends_the_body() -> None:
     assert task is not None
     assert task.cancelling() == 0
     await bus.close()
-
-
-async def test_the_error_of_a_body_is_the_body_s(bus: Bus) -> None:
-    """What a test raises comes out as it is, not in a group, and the listener is stopped."""
-
-    async def body() -> None:
-        async with running(CommandListener(bus, [say])):
-            await bus.request_and_reply("echo:commands", "echo:say", {}, timeout=10)
-            raise LookupError("mine")
-
-    with pytest.raises(LookupError, match="mine"):
-        await body()
-    assert not await bus.endpoint().connection.call("EXISTS", bus.key("listeners:echo:commands"))
