@@ -1,5 +1,6 @@
 """Missions over HTTP."""
 
+import hashlib
 import json
 import re
 from collections.abc import AsyncIterator, Iterator
@@ -19,10 +20,13 @@ from app.cli import app as cli
 from app.config import choose_settings, get_settings
 from app.exploration.floorplan import draw_rooms
 from app.exploration.map_files import save_map
-from app.saga import mission_runner
+from app.saga import mission_runner, mission_saga
+from app.web import pages
 from app.web.api import make_app
 from app.web.guard import MOST_BODY, Buckets
 from sagastream import Bus
+from sagastream.journal import due, intend
+from sagastream.saga_store import SagaStore
 
 pytestmark = pytest.mark.blocking
 
@@ -222,6 +226,86 @@ async def test_an_id_that_is_none_of_an_event_is_refused(client: httpx.AsyncClie
     await client.post("/api/missions", json=_ROOM, headers={"idempotency-key": "m"})
     answer = await client.get("/api/missions/m/events", headers={"last-event-id": "nonsense"})
     assert "Last-Event-ID" in _refused(answer, 422, "InvalidMessage")
+
+
+async def test_events_are_taken_up_by_who_cannot_send_headers(client: httpx.AsyncClient) -> None:
+    """What a query says does the same; the header, which a browser sends anew, goes before it."""
+    await client.post("/api/missions", json=_ROOM, headers={"idempotency-key": "m"})
+    await mission_runner().compensate("m", "enough")
+    told = await _events(client, "m")
+    path, first = "/api/missions/m/events", {"after": told[0][0]}
+    assert (await client.get(path, params=first)).text.count("event: move") == 1
+    header = {"last-event-id": told[1][0]}
+    assert "event: move" not in (await client.get(path, params=first, headers=header)).text
+    refused = await client.get(path, params={"after": "yesterday"})
+    assert "Last-Event-ID" in _refused(refused, 422, "InvalidMessage")
+
+
+async def test_a_mission_is_compensated_whatever_it_is_at(client: httpx.AsyncClient) -> None:
+    """A running one turns round; one that is undone already stays as it is."""
+    await client.post("/api/missions", json=_ROOM, headers={"idempotency-key": "m"})
+    for _ in range(2):
+        answer = await client.post("/api/missions/m/compensate", json={})
+        assert answer.status_code == 202
+        assert answer.json()["status"] == "compensated"
+        assert answer.json()["error"]["message"] == "compensated by hand"
+
+
+async def test_what_is_told_of_progress_is_listed(client: httpx.AsyncClient, app_bus: Bus) -> None:
+    """The last stage that has figures says how much is known and how far was driven."""
+    await client.post("/api/missions", json=_ROOM, headers={"idempotency-key": "m"})
+    saga, journal = mission_saga(get_settings()), await mission_runner().journal("m")
+    what = due(saga, journal)
+    assert what is not None
+    store = SagaStore(app_bus, saga.name, nudge_s=1.0)
+    begun = intend(saga, journal, what, now=1.0, max_attempts=5)
+    await store.change(await store.get("m"), lambda _: begun)
+    robots = {"r1": {"driven_m": 2.5}, "r2": {"driven_m": 4.0}}
+    for payload in ({"fraction": 0.25, "robots": robots}, {"maps": 2}):
+        await app_bus.endpoint().connection.call(
+            *("XADD", app_bus.key("saga:m:replies"), "*", "payload", json.dumps(payload)),
+        )
+    (row,) = (await client.get("/api/missions")).json()
+    assert (row["known"], row["driven_m"]) == (0.25, 6.5)
+
+
+async def test_a_browser_is_let_in_by_what_it_was_given_for_the_token() -> None:
+    """A wrong token gives nothing; the cookie is not the token, and opens what the token opens."""
+    async with _client(web_token="correct horse") as client:
+        page = {"accept": "text/html"}
+        assert (await client.get("/", headers=page)).headers["location"] == "/login"
+        assert (await client.get("/login", headers=page)).status_code == 200
+        assert (await client.get("/static/style.css")).status_code == 200
+        wrong = await client.post("/api/session", json={"token": "wrong"})
+        _refused(wrong, 401, "Unauthorized")
+        assert not client.cookies
+        given = await client.post("/api/session", json={"token": "correct horse"})
+        assert "correct horse" not in given.headers["set-cookie"]
+        assert (await client.get("/", headers=page)).status_code == 200
+        client.cookies.set("session", "0" * 64)
+        assert (await client.get("/", headers=page)).status_code == 303
+
+
+async def test_an_error_is_a_page_for_who_looks_at_pages(client: httpx.AsyncClient) -> None:
+    """A browser that follows a dead link sees what is wrong; a program gets a problem."""
+    shown = await client.get("/missions/nobody", headers={"accept": "text/html"})
+    assert shown.status_code == 404
+    assert "NoSuchSaga" in shown.text
+    assert "All missions" in shown.text
+    _refused(await client.get("/missions/nobody"), 404, "NoSuchSaga")
+    for name in ("map.png", "journal.json", "..%2Fmap.png"):
+        assert (await client.get(f"/missions/m/files/{name}")).status_code == 404
+
+
+def test_what_is_vendored_is_what_its_manifest_says() -> None:
+    """Byte by byte, with a licence; nothing lies there that the manifest does not name."""
+    place = pages.HERE / "static" / "vendor"
+    manifest = json.loads((place / "manifest.json").read_text())
+    for name, about in manifest.items():
+        assert hashlib.sha256((place / name).read_bytes()).hexdigest() == about["sha256"]
+        assert (place / about["licence_file"]).read_text()
+    named = {*manifest, *(about["licence_file"] for about in manifest.values()), "manifest.json"}
+    assert {path.name for path in place.iterdir()} == named
 
 
 async def test_the_fleet_and_the_areas_are_shown(client: httpx.AsyncClient) -> None:
