@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli_base import EXIT_USAGE, app, guarded, leave, settings_of_command
+from app.cli_base import EXIT_ERROR, EXIT_USAGE, app, guarded, leave, settings_of_command
 from app.config import ROOT, Settings, choose_settings
 from app.redis_utils import get_bus
 from sagastream.testing import die_with_parent
@@ -43,17 +43,28 @@ def serve(
         )
     config = uvicorn.Config(
         make_app(settings),
-        host=settings.web_host,
-        port=settings.web_port,
         log_config=None,
         server_header=False,
         timeout_graceful_shutdown=2,
     )
 
+    try:
+        listening = socket.create_server(
+            (settings.web_host, settings.web_port), family=_family(settings.web_host)
+        )
+    except OSError as error:
+        leave(
+            EXIT_ERROR,
+            f"WEB_HOST, WEB_PORT: cannot listen on {settings.web_host} port {settings.web_port}: {error.strerror}",
+        )
+
     async def answer() -> None:
         await get_bus().ping()
         server = uvicorn.Server(config)
-        serving = asyncio.create_task(server.serve())
+        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        print(
+            f"http://{settings.web_host}:{listening.getsockname()[1]}/; Ctrl-C stops it", flush=True
+        )
         try:
             await asyncio.shield(serving)
         except asyncio.CancelledError:
@@ -87,6 +98,10 @@ def page_of(saga_id: str, settings: Settings) -> Iterator[None]:
     finally:
         server.terminate()
         server.wait()
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def _is_loopback(host: str) -> bool:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -421,3 +422,16 @@ def test_beyond_this_machine_a_token_is_needed(
         result = CliRunner().invoke(cli, ["serve", "--host", host])
         assert result.exit_code == 2
         assert "WEB_TOKEN" in result.stderr
+
+
+def test_a_port_that_is_taken_is_said(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line that names what to change, not a traceback."""
+    monkeypatch.setattr("app.cli_base.configure", lambda settings, service: None)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = CliRunner().invoke(cli, ["serve", "--port", str(port)])
+    assert result.exit_code == 1
+    assert result.stderr.startswith(
+        f"mission: WEB_HOST, WEB_PORT: cannot listen on 127.0.0.1 port {port}: Address already"
+    )
+    assert result.stderr.count("\n") == 1
