@@ -134,11 +134,17 @@ class Bus:
 
         Raises:
             ServerUnavailable: It does not answer.
-            ServerUnsuitable: It refuses us, cannot hold functions, or may evict keys.
+            ServerUnsuitable: It refuses us, cannot hold functions, may evict keys, or is of a
+                cluster while there is no namespace.
         """
         connection = self.endpoint().connection
-        memory = await connection.call("INFO", "memory", patience_s=min(self._patience_s, 2.0))
-        policy = str(memory.get("maxmemory_policy", "noeviction"))
+        about = await connection.call("INFO", patience_s=min(self._patience_s, 2.0))
+        if about.get("cluster_enabled") and not self._prefix:
+            raise ServerUnsuitable(
+                f"{self.address} is of a cluster, where the keys of a request would lie apart; "
+                "give a namespace"
+            )
+        policy = str(about.get("maxmemory_policy", "noeviction"))
         if policy != "noeviction":
             raise ServerUnsuitable(
                 f"{self.address} may evict requests that run (maxmemory-policy {policy}); "

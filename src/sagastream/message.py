@@ -18,7 +18,7 @@ from sagastream.errors import InvalidMessage
 SCHEMA_VERSION = "1"
 MAX_PAYLOAD_BYTES = 64 * 1024
 MAX_DEPTH = 32
-MAX_INT_DIGITS = 4000
+MAX_INT_BITS = 12_000
 MAX_NAME_LENGTH = 256
 
 TERMINAL_STAGES = frozenset({"completed", "failed", "cancelled"})
@@ -159,8 +159,8 @@ def _check_value(value: Any, path: str, depth: int) -> None:
         if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
             raise InvalidMessage(path, "has a lone surrogate, which is no text")
     elif isinstance(value, int):
-        if value.bit_length() > MAX_INT_DIGITS * 3:
-            raise InvalidMessage(path, f"has more than {MAX_INT_DIGITS} digits")
+        if value.bit_length() > MAX_INT_BITS:
+            raise InvalidMessage(path, f"has more than {MAX_INT_BITS} bits")
     elif isinstance(value, float):
         if not math.isfinite(value):
             raise InvalidMessage(path, f"is {value}, which is not JSON")

@@ -213,7 +213,7 @@ def test_the_entry_is_described() -> None:
     assert message._COMMAND_FIELDS | {"status", "epoch"} <= words
     assert words >= message.STAGES
     limits = (message.MAX_PAYLOAD_BYTES, message.MAX_DEPTH, message.MAX_NAME_LENGTH)
-    for limit in (*limits, 3 * message.MAX_INT_DIGITS):
+    for limit in (*limits, message.MAX_INT_BITS):
         assert re.search(rf"\b{limit:,}\b", text), limit
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from sagastream import (
     multi_stage_reply,
 )
 from sagastream.cli import main
-from sagastream.testing import EmbeddedServer
+from sagastream.testing import EmbeddedServer, bundled_binary
 from tests.conftest import listening
 
 STREAM = "work:commands"
@@ -115,6 +116,24 @@ async def test_a_server_that_may_evict_is_refused(server_binary: str | None) -> 
             with pytest.raises(ServerUnsuitable, match="CONFIG SET maxmemory-policy noeviction"):
                 await bus.ping()
             await call("CONFIG", "SET", "maxmemory-policy", "noeviction")
+            await bus.ping()
+
+
+@pytest.mark.blocking
+async def test_a_cluster_is_refused_without_a_namespace(
+    server_binary: str | None, tmp_path: Path
+) -> None:
+    """The keys of a request would lie on several of its servers; with a namespace they do not."""
+    program = tmp_path / "server"
+    program.write_text(
+        f'#!/bin/sh\nexec {server_binary or bundled_binary()} "$@" --cluster-enabled yes\n'
+    )
+    program.chmod(0o755)
+    with EmbeddedServer(binary=str(program)) as server:
+        async with Bus(server.url) as bus:
+            with pytest.raises(ServerUnsuitable, match="give a namespace"):
+                await bus.ping()
+        async with Bus(server.url, namespace="mine") as bus:
             await bus.ping()
 
 
