@@ -19,6 +19,8 @@ from app.exploration.grid import UNKNOWN, Grid, GridFrame
 
 _MOST_CELLS = 1 << 18  # of one piece: even noise stays below the limit of a message
 _MOST_BYTES = 36_000  # of one piece's cells, compressed
+_MOST_POINTS = 1500  # of one piece's paths
+_SMALL = 24_000  # characters of cells that leave room for all else in one piece
 _THINNED_M = 0.05  # how far a drawn path may lie beside the driven one
 
 
@@ -84,7 +86,7 @@ class Recorder:
         self._apart: set[str] | None = None
 
     def pieces(self, frame: Frame) -> list[dict[str, Any]]:
-        """What changed since the last frame, as JSON values; all but the last hold cells alone.
+        """What changed since the last frame, as JSON values; all but the last hold cells or paths.
 
         When other robots are in the shown map than before, all is told anew: it may be another map.
 
@@ -101,34 +103,22 @@ class Recorder:
             self._drawn.clear()
         parts: list[dict[str, Any]] = [{"cells": cells} for cells in self._changes(frame.cells)]
         self._cells = frame.cells.copy()
-        last = parts[-1] if parts else {}
-        parts = [*parts[:-1], last | self._told(frame)]
+        told = _told(frame) | {"paths": {}}
+        if len(parts) == 1 and len(parts[0]["cells"]["data"]) <= _SMALL:
+            told |= parts.pop()
+        paths = {robot.name: path for robot in frame.robots if (path := self._new_path(robot))}
+        if sum(map(len, paths.values())) <= _MOST_POINTS:
+            told["paths"] = paths
+        else:
+            parts += [
+                {"paths": {name: path[first : first + _MOST_POINTS]}}
+                for name, path in paths.items()
+                for first in range(0, len(path), _MOST_POINTS)
+            ]
+        parts.append(told)
         if is_new:
             parts[0]["grid"] = self._frame.to_dict()
         return parts
-
-    def _told(self, frame: Frame) -> dict[str, Any]:
-        return {
-            "simulated_s": frame.simulated_s,
-            "fraction": round(frame.fraction, 4),
-            "robots": [
-                {
-                    "name": robot.name,
-                    "pose": [
-                        round(robot.pose.x, 3),
-                        round(robot.pose.y, 3),
-                        round(robot.pose.heading, 4),
-                    ],
-                    "driven_m": round(robot.driven_m, 2),
-                    "goal": robot.goal and _rounded(robot.goal),
-                    "lost": robot.lost,
-                    "path": self._new_path(robot),
-                    "apart": robot.apart,
-                }
-                for robot in frame.robots
-            ],
-            "frontiers": [_rounded(point) for point in frame.frontiers],
-        }
 
     def _new_path(self, robot: Seen) -> list[list[float]]:
         """Where a robot drove since the last frame, from where it was then."""
@@ -164,6 +154,29 @@ def _bands(cells: Grid, row0: int, col0: int) -> Iterator[dict[str, Any]]:
         yield from _bands(cells[:, cols // 2 :], row0, col0 + cols // 2)
 
 
+def _told(frame: Frame) -> dict[str, Any]:
+    return {
+        "simulated_s": frame.simulated_s,
+        "fraction": round(frame.fraction, 4),
+        "robots": [
+            {
+                "name": robot.name,
+                "pose": [
+                    round(robot.pose.x, 3),
+                    round(robot.pose.y, 3),
+                    round(robot.pose.heading, 4),
+                ],
+                "driven_m": round(robot.driven_m, 2),
+                "goal": robot.goal and _rounded(robot.goal),
+                "lost": robot.lost,
+                "apart": robot.apart,
+            }
+            for robot in frame.robots
+        ],
+        "frontiers": [_rounded(point) for point in frame.frontiers],
+    }
+
+
 def _rounded(point: Point) -> list[float]:
     return [round(point[0], 2), round(point[1], 2)]
 
@@ -178,6 +191,7 @@ class Player:
     def __init__(self) -> None:
         self.grid: GridFrame | None = None
         self._cells: Grid = np.zeros((0, 0), np.int8)
+        self._paths: dict[str, list[Point]] = {}
 
     def take(self, piece: Mapping[str, Any]) -> Frame | None:
         """Lay a piece over what was there.
@@ -196,12 +210,15 @@ class Player:
             return None
         if cells := piece.get("cells"):
             self._lay(cells)
+        for name, points in piece.get("paths", {}).items():
+            self._paths.setdefault(name, []).extend((x, y) for x, y in points)
         if "simulated_s" not in piece:
             return None
+        paths, self._paths = self._paths, {}
         return Frame(
             simulated_s=piece["simulated_s"],
             fraction=piece["fraction"],
-            robots=tuple(_seen(robot) for robot in piece["robots"]),
+            robots=tuple(_seen(robot, paths.get(robot["name"], [])) for robot in piece["robots"]),
             frontiers=tuple((x, y) for x, y in piece["frontiers"]),
             cells=self._cells,
         )
@@ -218,7 +235,7 @@ class Player:
         place[:] = np.frombuffer(data, np.int8).reshape(rows, cols)
 
 
-def _seen(robot: Mapping[str, Any]) -> Seen:
+def _seen(robot: Mapping[str, Any], path: Sequence[Point]) -> Seen:
     goal: Sequence[float] | None = robot["goal"]
     return Seen(
         name=robot["name"],
@@ -226,7 +243,7 @@ def _seen(robot: Mapping[str, Any]) -> Seen:
         driven_m=robot["driven_m"],
         goal=(goal[0], goal[1]) if goal else None,
         lost=robot["lost"],
-        # What was recorded before there were these has none.
-        path=tuple((x, y) for x, y in robot.get("path", ())),
+        path=tuple(path),
+        # What was recorded before there was this has none.
         apart=robot.get("apart", False),
     )

@@ -15,19 +15,25 @@ export class Player {
   cells = null;      // Int8Array, row by row from the lowest y: -1, 0, 100
   #told = null;      // the grid of what is taken
   #pieces = [];      // of the frame that is being taken
+  #paths = {};       // likewise
   #fresh = false;
   #kept = new Map();
 
   // A piece; ms is when it was written. A frame is there once its last piece is.
   take(piece, ms) {
-    if (piece.grid) { this.#told = piece.grid; this.#fresh = true; this.#pieces = []; }
+    if (piece.grid) { this.#told = piece.grid; this.#fresh = true; this.#pieces = []; this.#paths = {}; }
     if (!this.#told) return;
     if (piece.cells) this.#pieces.push(piece.cells);
+    for (const [name, points] of Object.entries(piece.paths ?? {})) (this.#paths[name] ??= []).push(...points);
     if (!("simulated_s" in piece)) return;
+    const paths = this.#paths;
+    this.#paths = {};
     const last = this.frames.at(-1);
     this.frames.push({
       s: Math.max(piece.simulated_s, last?.s ?? 0),
-      ms, fraction: piece.fraction, robots: piece.robots, frontiers: piece.frontiers,
+      ms, fraction: piece.fraction, frontiers: piece.frontiers,
+      // What was recorded before paths were has none.
+      robots: piece.robots.map((robot) => ({ ...robot, path: piece.paths && (paths[robot.name] ?? []) })),
       grid: this.#told, pieces: this.#pieces, fresh: this.#fresh,
     });
     this.#pieces = [];

@@ -115,6 +115,24 @@ def test_a_path_is_recorded_once() -> None:
     assert told == [[(0.0, 0.0), (1.0, 0.0)], [(1.0, 0.0), (2.0, 0.0), (2.0, 3.0)], []]
 
 
+def test_a_long_way_over_a_noisy_map_fits_into_messages() -> None:
+    """Twenty robots' whole ways, as one who takes over tells them, come in several pieces."""
+    random = np.random.default_rng(1)
+    grid = GridFrame(900, 1100, 0.05)
+    cells = random.choice(np.array([UNKNOWN, FREE, OCCUPIED], np.int8), (900, 1100))
+    ways = [
+        [(round(x, 2), round(y, 2)) for x, y in random.uniform(0, 40, (4000, 2))] for _ in range(20)
+    ]
+    robots = tuple(Seen(f"robot-{n}", Pose(0, 0, 0), 0.0, path=way) for n, way in enumerate(ways))
+    pieces = Recorder(grid).pieces(Frame(1.0, 0.5, robots, (), cells))
+    assert max(len(json.dumps(piece)) for piece in pieces) < 60_000
+    (frame,) = _play(pieces)
+    assert np.array_equal(frame.cells, cells)
+    for robot, way in zip(frame.robots, ways, strict=True):
+        assert (robot.path[0], robot.path[-1]) == (way[0], way[-1])
+        assert len(robot.path) > 3900  # some points lie between their neighbours
+
+
 def test_when_other_robots_share_the_map_all_is_told_anew() -> None:
     """The shown map may be another one: its cells and its paths begin from nothing."""
     recorder, player = Recorder(_GRID), Player()
