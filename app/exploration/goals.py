@@ -4,8 +4,11 @@ Pure functions of a survey and of where the robots stand.
 """
 
 import math
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise, product
 
 import numpy as np
@@ -128,10 +131,14 @@ def choose(
         looks.append(settings.look_far_m)
     near = round(settings.near_m / frame.resolution * STRAIGHT)
     cells = [view.cell(frame, seeker.pose) for seeker in seekers]
-    prospects = [
-        _prospect(cell, frontiers, view, rooms=rooms[:1], looks=looks[:1], limit=near)
-        for cell in cells
-    ]
+    prospects = list(
+        _threads().map(
+            lambda cell: _prospect(
+                cell, frontiers, view, rooms=rooms[:1], looks=looks[:1], limit=near
+            ),
+            cells,
+        )
+    )
     worth = _worth(seekers, frontiers, view, frame, settings)
     apart = _apart(frontiers, frame)
 
@@ -143,10 +150,15 @@ def choose(
     chosen = chosen_of(_metres(prospects, frame) - worth)
     searched: set[int] = set()
     while idle := set(range(len(seekers))) - set(chosen) - searched:
-        for index in sorted(idle):
-            prospects[index] = _prospect(
+        order = sorted(idle)
+        found = _threads().map(
+            lambda index: _prospect(
                 cells[index], frontiers, view, rooms=rooms, looks=looks, limit=UNREACHED
-            )
+            ),
+            order,
+        )
+        for index, prospect in zip(order, found, strict=True):
+            prospects[index] = prospect
         searched |= idle
         chosen = chosen_of(_metres(prospects, frame) - worth)
     goals: list[Goal | None] = [None] * len(seekers)
@@ -211,6 +223,12 @@ def _helping(goal: Goal, pose: Pose, back: float) -> Goal:
         path.append(end)
         left -= length
     return replace(goal, path=tuple(path), helps=True)
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """As many as there are cores: ways are found without the interpreter's lock."""
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="ways")
 
 
 def _prospect(
