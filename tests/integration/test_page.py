@@ -277,8 +277,7 @@ def test_a_robot_is_released_by_hand(
     _ends(served, saga_id, "compensated")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1440])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1440), ("dark", 360)])
 def test_every_page_is_accessible(
     served: Served, watched: Watched, scheme: Any, width: int
 ) -> None:
