@@ -323,12 +323,16 @@ def test_the_browser_is_asked_for_the_token_once(running: dict[str, str], watche
         assert cookie["httpOnly"]
         assert cookie["sameSite"] == "Strict"
         assert "correct horse" not in cookie["value"]
+        page.goto("about:blank")
     # The browser itself says that the wrong one was refused.
     watched.errors[:] = [error for error in watched.errors if "401" not in error]
 
 
-def test_ten_thousand_requests_do_a_mission_no_harm(running: dict[str, str]) -> None:
+def test_a_flood_of_requests_does_a_mission_no_harm(
+    running: dict[str, str], request: pytest.FixtureRequest
+) -> None:
     """Most are refused with 429, none with a 5xx, and the mission that runs is completed."""
+    requests = 10_000 if request.config.getoption("--long") else 1500
     with Served(running) as mine, httpx.Client() as client, ThreadPoolExecutor(8) as threads:
         saga_id = _start(mine, "rooms")
 
@@ -336,5 +340,5 @@ def test_ten_thousand_requests_do_a_mission_no_harm(running: dict[str, str]) -> 
             asked = {"area": "nowhere", "robots": 1}
             return client.post(f"{mine.url}/api/missions", json=asked).status_code
 
-        assert set(threads.map(ask, range(10_000))) == {422, 429}
+        assert set(threads.map(ask, range(requests))) == {422, 429}
         _ends(mine, saga_id, "completed")
