@@ -4,10 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.integration.served import Served
 
 
-def test_no_request_makes_the_server_fail(running: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.timeout(1100)
+def test_no_request_makes_the_server_fail(
+    running: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """Schemathesis finds no 5xx, no answer that the description does not have, no crash."""
     with Served(running, WEB_REQUESTS_PER_S="100000") as served:
         done = subprocess.run(
@@ -15,13 +20,21 @@ def test_no_request_makes_the_server_fail(running: dict[str, str], tmp_path: Pat
                 *(sys.executable, "-m", "schemathesis.cli", "run"),
                 *(f"{served.url}/api/openapi.json", "--phases", "examples,coverage,fuzzing"),
                 *("--checks", "not_a_server_error,response_schema_conformance"),
-                *("--max-examples", "30", "--seed", "1", "--request-timeout", "20", "--no-color"),
+                *(
+                    "--max-examples",
+                    examples,
+                    "--seed",
+                    "1",
+                    "--request-timeout",
+                    "20",
+                    "--no-color",
+                ),
             ],
             cwd=tmp_path,
             capture_output=True,
             text=True,
             check=False,
-            timeout=110,
+            timeout=1000,
         )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert "12 selected" in done.stdout
