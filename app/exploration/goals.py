@@ -231,6 +231,10 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="ways")
 
 
+# Threads do not live on in a forked child: it makes its own.
+os.register_at_fork(after_in_child=_threads.cache_clear)
+
+
 def _prospect(
     cell: Cell,
     frontiers: Sequence[Frontier],
