@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import multiprocessing
 from dataclasses import replace
 from itertools import pairwise
 
@@ -331,3 +332,16 @@ def test_what_a_lost_robot_saw_survives_its_coordinator() -> None:
     assert list(successor.decide()) == [0]
     assert np.array_equal(successor.layers()[1], seen)
     assert np.any(seen)
+
+
+def test_a_forked_process_plans_too() -> None:
+    """Its parent has planned before, with threads that the child has not."""
+    Mission(2).step()
+    child = multiprocessing.get_context("fork").Process(target=lambda: Mission(2).step())
+    child.start()
+    child.join(20)
+    try:
+        assert child.exitcode == 0
+    finally:
+        child.kill()
+        child.join()
