@@ -40,7 +40,7 @@ from app.web.models import (
     Started,
     Token,
 )
-from app.web.progress import with_progress
+from app.web.progress import missions_in
 from sagastream import SagastreamError
 from sagastream.errors import NoSuchSaga
 from sagastream.journal import ENDED, Journal
@@ -147,12 +147,7 @@ async def _list(
     ] = None,
 ) -> list[Mission]:
     """The missions that are kept, the newest first."""
-    journals = [
-        journal
-        for journal in reversed(await mission_runner().journals())
-        if status in {None, journal.status}
-    ]
-    return [Mission(**row) for row in await with_progress(journals)]
+    return [Mission(**row) for row in await missions_in(status or "")]
 
 
 async def _start(

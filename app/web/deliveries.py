@@ -8,7 +8,7 @@ from app.redis_utils import get_bus
 from app.saga import mission_saga
 from sagastream.journal import Journal
 
-_FIELDS = ("status", "owner", "epoch", "lease_until", "emitted", "stream")
+_FIELDS = ("status", "owner", "epoch", "lease_until", "stream")
 _LETTERS = 1000  # of a stream are looked through, the newest first
 
 

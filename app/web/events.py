@@ -51,10 +51,13 @@ async def events(saga_id: str, after: list[str]) -> AsyncIterator[ServerSentEven
         `stage`, `move` and `frame` with the fields of their entries, and at last `end`.
     """
     read = dict(zip(_streams(saga_id), after, strict=True))
+    over, answer = False, None
     while True:
         try:
             # What the journal says before a read that finds nothing holds for all that was read.
-            over = (await mission_runner().journal(saga_id)).status in ENDED
+            # While there is something to read, it is not asked: whoever looks costs a mission little.
+            if not answer:
+                over = (await mission_runner().journal(saga_id)).status in ENDED
             answer = (
                 await get_bus()
                 .endpoint()

@@ -27,7 +27,7 @@ from app.summary import row_of
 from app.waterfall import find_story, trace_files
 from app.web.deliveries import deliveries_of
 from app.web.models import Key
-from app.web.progress import with_progress
+from app.web.progress import missions_in
 from app.web.timeline import timeline_of
 
 HERE = Path(__file__).resolve().parent
@@ -62,7 +62,7 @@ async def missions(request: Request, status: Annotated[str, Query(max_length=20)
     areas = await asyncio.to_thread(known_maps, get_settings().map_dir)
     return _page(
         *(request, "missions.html"),
-        missions=await _rows(status),
+        missions=await missions_in(status),
         status=status,
         areas=areas,
         most=MOST_ROBOTS,
@@ -75,7 +75,7 @@ async def mission_rows(
     request: Request, status: Annotated[str, Query(max_length=20)] = ""
 ) -> Response:
     """The rows of the missions."""
-    return _page(request, "_missions.html", missions=await _rows(status), status=status)
+    return _page(request, "_missions.html", missions=await missions_in(status), status=status)
 
 
 @router.get("/missions/{saga_id}")
@@ -138,15 +138,6 @@ def _page(request: Request, template: str, **values: Any) -> Response:
     return templates.TemplateResponse(request, template, values)
 
 
-async def _rows(status: str) -> list[dict[str, Any]]:
-    journals = [
-        journal
-        for journal in reversed(await mission_runner().journals())
-        if status in {"", journal.status}
-    ]
-    return await with_progress(journals)
-
-
 async def _mission(saga_id: str) -> dict[str, Any]:
     journal = await mission_runner().journal(saga_id)
     settings = get_settings()
@@ -180,7 +171,6 @@ async def _robots() -> list[dict[str, Any]]:
             "battery": robot.charge(now, settings),
             "present": robot.present,
             "holder": robot.holder,
-            "since": robot.since,
             "since_s": now - robot.since,
         }
         for robot in await fleet.robots()

@@ -2,10 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
 from typing import Any
 
 from app.redis_utils import get_bus
+from app.saga import mission_runner
 from app.summary import row_of
 from sagastream.connection import entries
 from sagastream.journal import Journal
@@ -14,13 +14,21 @@ from sagastream.message import decode_fields
 _LAST = 20  # stages that are looked through for one with figures
 
 
-async def with_progress(journals: Sequence[Journal]) -> list[dict[str, Any]]:
-    """Missions in a line, with how much is known and how far was driven.
+async def missions_in(status: str) -> list[dict[str, Any]]:
+    """Missions in a line, the newest first, with how much is known and how far was driven.
+
+    Args:
+        status: Those that are in this state; '' for all.
 
     Returns:
         The rows of `row_of` with `known` (share of the area's cells, 0 to 1) and `driven_m`
         (metres, of all robots together), each None as long as nothing was told.
     """
+    journals = [
+        journal
+        for journal in reversed(await mission_runner().journals())
+        if status in {"", journal.status}
+    ]
     return await asyncio.gather(*(_row(journal) for journal in journals))
 
 

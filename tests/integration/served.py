@@ -1,6 +1,5 @@
 """A page's server as a process of its own, and pages of it in a browser."""
 
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from playwright.sync_api import ConsoleMessage, Page
 from app.config import ROOT
 from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, Grid
 from sagastream.testing import die_with_parent
+from tests.collector import free_port
 from tests.polling import comes_true
 
 _COLOURS = {UNKNOWN: (0xD6, 0xDA, 0xDE), FREE: (0xFF, 0xFF, 0xFF), OCCUPIED: (0x2D, 0x32, 0x3C)}
@@ -30,13 +30,6 @@ _CELLS = """() => {
   }
   return seen;
 }"""
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 class Served:

@@ -8,7 +8,7 @@ const LOG_ROWS = 500, AGAIN_MS = 1000, CATCH_UP_S = 0.4;
 const get = (id) => document.getElementById(id);
 const saga = get("mission").dataset.saga;
 const player = new Player(), view = new MapView(get("map"));
-const page = { live: true, playing: false, clock: 0, over: false, last: "", seen: 0, frames: 0 };
+const page = { live: true, playing: false, clock: 0, over: false, last: "", frames: 0 };
 const stages = new Map();   // request id -> {names, fraction}
 const heard = new Map();    // robot -> ms of the last frame in which it had driven further
 let source = null, trailed = -1;
@@ -49,8 +49,6 @@ function take(event) {
   // An id is how far each stream was read: one that comes again says nothing new.
   if (event.lastEventId === page.last) return;
   page.last = event.lastEventId;
-  page.seen += 1;
-  get("mission").dataset.seen = page.seen;
   kinds[event.type](JSON.parse(event.data));
 }
 

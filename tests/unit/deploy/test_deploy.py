@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import re
 import shutil
@@ -28,6 +27,7 @@ from tests.deploy_checks import (
     faults_of_targets,
     faults_of_traceql,
 )
+from tests.scripts import script as load_script
 
 DEPLOY = ROOT / "deploy"
 FILES = {
@@ -47,13 +47,7 @@ def _load(name: str) -> Any:
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
     """The script that writes the dashboards."""
-    path = ROOT / "scripts" / "dashboards.py"
-    spec = importlib.util.spec_from_file_location("dashboards", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("dashboards")
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,3 @@
-import importlib.util
 import re
 import subprocess
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from tests.docs_blocks import (
     pages,
     run_python,
 )
+from tests.scripts import script as load_script
 
 pytestmark = pytest.mark.blocking
 
@@ -49,13 +49,7 @@ def own_server() -> Iterator[EmbeddedServer]:
 @pytest.fixture(scope="module")
 def reference() -> ModuleType:
     """The script that writes the reference."""
-    path = ROOT / "scripts" / "reference.py"
-    spec = importlib.util.spec_from_file_location("reference", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("reference")
 
 
 def _page(text: str) -> list[Block]:
