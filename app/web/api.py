@@ -25,7 +25,7 @@ from app.redis_utils import get_bus, request_and_reply
 from app.saga import mission_runner, mission_saga
 from app.summary import entries_of, row_of
 from app.web import pages, problems
-from app.web.events import cursor_of, events
+from app.web.events import Events, cursor_of
 from app.web.guard import COOKIE, Guard, same, session_of
 from app.web.models import (
     Entry,
@@ -117,6 +117,7 @@ def make_app(settings: Settings) -> FastAPI:
             Middleware(Guard, token=settings.web_token, per_s=settings.web_requests_per_s),
         ],
     )
+    app.state.events = Events()
     for kind, handler in {**problems.HANDLERS, TooManyMissions: problems.of_overload}.items():
         app.add_exception_handler(kind, handler)
     app.get("/healthz")(_alive)
@@ -203,6 +204,7 @@ async def _compensate(saga_id: SagaId) -> MissionDetail:
 
 
 async def _events(
+    request: Request,
     saga_id: SagaId,
     last_event_id: Annotated[str | None, Header(max_length=200)] = None,
     after: Annotated[
@@ -211,7 +213,9 @@ async def _events(
 ) -> EventSourceResponse:
     """All that happens to a mission as server-sent events: `stage`, `move`, `frame`, then `end`."""
     await mission_runner().journal(saga_id)
-    return EventSourceResponse(events(saga_id, cursor_of(last_event_id or after)))
+    return EventSourceResponse(
+        request.app.state.events.of(saga_id, cursor_of(last_event_id or after))
+    )
 
 
 async def _fleet() -> list[fleet.Robot]:

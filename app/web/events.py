@@ -10,6 +10,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from sse_starlette import ServerSentEvent
@@ -18,7 +19,7 @@ from app.config import get_settings
 from app.redis_utils import get_bus
 from app.saga import mission_runner
 from sagastream import InvalidMessage, SagastreamError
-from sagastream.connection import entries
+from sagastream.connection import LOST, entries
 from sagastream.journal import ENDED
 from sagastream.message import decode_fields
 
@@ -27,6 +28,9 @@ _BLOCK_MS = 500
 _MOST = 100
 _CURSOR = re.compile(r"(\d{1,20}-\d{1,20})(?:,(\d{1,20}-\d{1,20})){2}")
 _BEGINNING = "0-0,0-0,0-0"
+
+# A mission, and how far each of its streams was read.
+_Place = tuple[str, tuple[str, ...]]
 
 
 def cursor_of(event_id: str | None) -> list[str]:
@@ -40,40 +44,78 @@ def cursor_of(event_id: str | None) -> list[str]:
     return (event_id or _BEGINNING).split(",")
 
 
-async def events(saga_id: str, after: list[str]) -> AsyncIterator[ServerSentEvent]:
-    """What happens to a mission, in order, until it has ended.
+class Events:
+    """What happens to missions, for any number of readers.
 
-    Args:
-        saga_id: The mission.
-        after: How far its streams have been seen.
-
-    Yields:
-        `stage`, `move` and `frame` with the fields of their entries, and at last `end`.
+    Readers that are equally far share what is read and made of it: many who look at one mission
+    cost the server and this process little more than one.
     """
+
+    def __init__(self) -> None:
+        self._reads: dict[_Place, asyncio.Task[_Batch]] = {}
+
+    async def of(self, saga_id: str, after: list[str]) -> AsyncIterator[bytes]:
+        """What happens to a mission, in order, until it has ended.
+
+        Args:
+            saga_id: The mission.
+            after: How far its streams have been seen.
+
+        Yields:
+            Server-sent events: `stage`, `move` and `frame` with the fields of their entries, and
+            at last `end`.
+        """
+        read, is_over = tuple(after), False
+        while not is_over:
+            try:
+                batch = await self._shared(saga_id, read)
+            except (*LOST, SagastreamError):
+                await asyncio.sleep(_BLOCK_MS / 1000)
+                continue
+            for event in batch.events:
+                yield event
+            read, is_over = batch.read, batch.is_over
+
+    async def _shared(self, saga_id: str, read: tuple[str, ...]) -> "_Batch":
+        place = (saga_id, read)
+        if place not in self._reads:
+            self._reads[place] = asyncio.create_task(_next(saga_id, read))
+            self._reads[place].add_done_callback(lambda done: self._end(place, done))
+        return await asyncio.shield(self._reads[place])
+
+    def _end(self, place: "_Place", done: "asyncio.Task[_Batch]") -> None:
+        del self._reads[place]
+        if not done.cancelled():
+            done.exception()  # whoever still waits is told of it; nobody may be left
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Events, how far the streams were read with them, and whether they were the last ones."""
+
+    events: list[bytes]
+    read: tuple[str, ...]
+    is_over: bool
+
+
+async def _next(saga_id: str, after: tuple[str, ...]) -> _Batch:
     read = dict(zip(_streams(saga_id), after, strict=True))
-    over, answer = False, None
-    while True:
-        try:
-            # What the journal says before a read that finds nothing holds for all that was read.
-            # While there is something to read, it is not asked: whoever looks costs a mission little.
-            if not answer:
-                over = (await mission_runner().journal(saga_id)).status in ENDED
-            answer = (
-                await get_bus()
-                .endpoint()
-                .connection.block(
-                    *("XREAD", "COUNT", _MOST, "BLOCK", 1 if over else _BLOCK_MS),
-                    *("STREAMS", *read, *read.values()),
-                )
-            )
-        except (SagastreamError, OSError):
-            await asyncio.sleep(_BLOCK_MS / 1000)
-            continue
-        for event in _in_order(answer, read):
-            yield event
-        if over and not answer:
-            yield ServerSentEvent(event="end", data="{}", id=",".join(read.values()))
-            return
+    call = ("XREAD", "COUNT", _MOST)
+    streams = ("STREAMS", *read, *read.values())
+    connection = get_bus().endpoint().connection
+    answer = await connection.call(*call, *streams)
+    is_over = False
+    if not answer:
+        # What the journal says before a read that finds nothing holds for all that was read.
+        is_over = (await mission_runner().journal(saga_id)).status in ENDED
+        wait = () if is_over else ("BLOCK", _BLOCK_MS)
+        read_again = connection.call if is_over else connection.block
+        answer = await read_again(*call, *wait, *streams)
+    events = [event.encode() for event in _in_order(answer, read)]
+    if is_over and not answer:
+        end = ServerSentEvent(event="end", data="{}", id=",".join(after))
+        return _Batch([end.encode()], after, is_over=True)
+    return _Batch(events, tuple(read.values()), is_over=False)
 
 
 def _streams(saga_id: str) -> list[str]:

@@ -8,7 +8,7 @@ const LOG_ROWS = 500, AGAIN_MS = 1000, CATCH_UP_S = 0.4;
 const get = (id) => document.getElementById(id);
 const saga = get("mission").dataset.saga;
 const player = new Player(), view = new MapView(get("map"));
-const page = { live: true, playing: false, clock: 0, over: false, last: "", frames: 0 };
+const page = { live: true, playing: false, clock: 0, over: false, last: "", frames: 0, catchUp: 0 };
 const stages = new Map();   // request id -> {names, fraction}
 const heard = new Map();    // robot -> ms of the last frame in which it had driven further
 let source = null, trailed = -1;
@@ -21,6 +21,7 @@ const kinds = {
     const frame = player.frames.at(-1);
     if (!frame || player.frames.length === page.frames) return;
     page.frames = player.frames.length;
+    page.catchUp = (player.end - page.clock) / CATCH_UP_S;
     get("time").max = player.end;
     for (const robot of frame.robots) {
       const before = heard.get(robot.name);
@@ -200,7 +201,7 @@ function table(frame, robots) {
     const age = Math.max(0, (page.over || !page.live ? player.frames.at(-1).ms : Date.now()) - (heard.get(robot.name)?.ms ?? 0)) / 1000;
     const texts = [state, `${robot.driven_m.toFixed(1)} m`,
       robot.goal && !robot.lost ? `${robot.goal[0].toFixed(1)}, ${robot.goal[1].toFixed(1)}` : "–", `${seconds(age)} ago`];
-    texts.forEach((text, i) => { row.cells[i + 1].textContent = text; });
+    texts.forEach((text, i) => { if (row.cells[i + 1].textContent !== text) row.cells[i + 1].textContent = text; });
   });
   get("at").textContent = `${seconds(page.clock)} of ${seconds(player.end)}`;
   get("time").setAttribute("aria-valuetext", get("at").textContent);
@@ -209,27 +210,31 @@ function table(frame, robots) {
   then();
 }
 
-let before = performance.now(), drawing = false;
+// What has not changed is not drawn again: a page that is left open costs its machine little.
+let before = performance.now(), drawing = false, drawn = {};
 async function draw(now) {
   const passed = (now - before) / 1000;
   before = now;
   if (player.frames.length && !drawing) {
     drawing = true;
     try {
-      if (page.live) page.clock += (player.end - page.clock) * Math.min(1, passed / CATCH_UP_S);
+      if (page.live) page.clock = Math.min(player.end, page.clock + passed * page.catchUp);
       else if (page.playing) page.clock = Math.min(player.end, page.clock + passed * Number(get("speed").value));
-      if (page.live && player.end - page.clock < 0.05) page.clock = player.end;
       if (page.playing && page.clock >= player.end) play(false);
       const index = player.indexAt(page.clock);
       if (index !== player.at) view.cells(player, await player.show(index));
       view.repaint(player);
-      const frame = player.frames[index], robots = robotsAt(index);
-      if (index !== trailed || view.redrawn) { trails(index, view.redrawn); view.redrawn = false; }
-      view.robots(robots, frame.frontiers, player.cells, index < player.frames.length - 1 || !page.over);
+      const frame = player.frames[index], robots = robotsAt(index), moving = index < player.frames.length - 1 || !page.over;
+      if (view.redrawn || page.clock !== drawn.clock || index !== drawn.index || moving !== drawn.moving) {
+        if (index !== trailed || view.redrawn) trails(index, view.redrawn);
+        view.redrawn = false;
+        drawn = { clock: page.clock, index, moving };
+        view.robots(robots, frame.frontiers, player.cells, moving);
+        if (page.live || page.playing) get("time").value = page.clock;
+        get("map").dataset.frame = index;
+        get("map").dataset.frames = player.frames.length;
+      }
       table(frame, robots);
-      if (page.live || page.playing) get("time").value = page.clock;
-      get("map").dataset.frame = index;
-      get("map").dataset.frames = player.frames.length;
     } finally { drawing = false; }
   }
   requestAnimationFrame(draw);
@@ -240,7 +245,7 @@ function play(on) {
   get("play").textContent = on ? "Pause" : "Play";
   get("play").setAttribute("aria-pressed", String(on));
 }
-function live(on) { page.live = on; get("live").setAttribute("aria-pressed", String(on)); }
+function live(on) { page.live = on; page.catchUp = (player.end - page.clock) / CATCH_UP_S; get("live").setAttribute("aria-pressed", String(on)); }
 
 get("play").addEventListener("click", () => {
   if (!page.playing && page.clock >= player.end) page.clock = 0;
