@@ -1,5 +1,6 @@
 """Missions over HTTP."""
 
+import asyncio
 import hashlib
 import json
 import re
@@ -220,6 +221,26 @@ async def test_events_of_all_streams_come_in_the_order_of_their_time(
     }
     assert numbers["frame"] == numbers["stage"] == [str(number) for number in range(150)]
     assert [kind for _, kind, _ in told[:4]] == ["frame", "stage", "frame", "stage"]
+
+
+async def test_readers_that_are_equally_far_cost_one_read(
+    client: httpx.AsyncClient, app_bus: Bus
+) -> None:
+    """Ten who look at a mission ask the server as often as one does, and see the same."""
+    await client.post("/api/missions", json=_ROOM, headers={"idempotency-key": "m"})
+    await mission_runner().compensate("m", "enough")
+
+    async def reads() -> int:
+        told = await app_bus.endpoint().connection.call("INFO", "commandstats")
+        return int(told.get("cmdstat_xread", {"calls": 0})["calls"])
+
+    costs = []
+    for readers in (1, 10):
+        before = await reads()
+        told = await asyncio.gather(*(_events(client, "m") for _ in range(readers)))
+        costs.append(await reads() - before)
+        assert all(each == told[0] for each in told)
+    assert costs[1] <= costs[0] + 1
 
 
 async def test_an_id_that_is_none_of_an_event_is_refused(client: httpx.AsyncClient) -> None:
