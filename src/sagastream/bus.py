@@ -17,7 +17,7 @@ from typing import Any, Literal, Self, Unpack
 from sagastream import telemetry
 from sagastream.connection import redact
 from sagastream.effects import Effect
-from sagastream.emission import Emission, emit, reply_names
+from sagastream.emission import Emission, emit, reply_names, stage_fields
 from sagastream.endpoint import Endpoint, make_endpoint
 from sagastream.errors import (
     ReplyTimeout,
@@ -212,9 +212,9 @@ class Bus:
     ) -> tuple[str, dict[str, Any] | None]:
         return await emit(self.endpoint(), self.key, stream, self.max_payload, options)
 
-    def reply_streams(self, request_id: str, reply_stream: str, saga_id: str) -> list[str]:
-        """The keys that a request's replies go to: its own log, the requester's, the saga's."""
-        return [self.key(name) for name in reply_names(request_id, reply_stream, saga_id)]
+    def reply_streams(self, reply_stream: str, saga_id: str) -> list[str]:
+        """The keys that a request's replies go to: the requester's stream, and the saga's."""
+        return [self.key(name) for name in reply_names(reply_stream, saga_id)]
 
     async def emit_event(
         self,
@@ -415,7 +415,9 @@ class Bus:
     ) -> AsyncIterator[dict[str, Any]]:
         """Every stage of a request, from the first that is kept, until the terminal one.
 
-        Anyone may follow, at any time while the record is kept, also before the command.
+        Anyone may follow, at any time while the record is kept, also before the command. Stages
+        are kept from the first that follows or the first progress on; of those before there is
+        the last `start`.
 
         Args:
             request_id: The request.
@@ -424,9 +426,14 @@ class Bus:
         Yields:
             Each stage as a dict of its fields, with its `entry_id`.
         """
-        stream = self.key(f"request:{check_name('request_id', request_id)}:stages")
-        connection = self.endpoint().connection
-        async for stage in follow_stages(connection, stream, after, max_bytes=self.max_payload):
+        record = self.key(f"request:{check_name('request_id', request_id)}")
+        start = stage_fields({"request_id": request_id}, "start", "{}")
+        endpoint = self.endpoint()
+        stages = follow_stages(
+            endpoint.connection, record, after, max_bytes=self.max_payload,
+            keep=lambda: endpoint.functions.follow(record, start),
+        )
+        async for stage in stages:
             yield stage
 
     async def cancel(self, request_id: str) -> str:
@@ -441,18 +448,10 @@ class Bus:
             InvalidMessage: That is no request id.
             ServerUnavailable: The server did not answer.
         """
-        fields = {
-            "correlation_id": "",
-            "request_id": check_name("request_id", request_id),
-            "saga_id": "",
-            "event_type": "",
-            "status": "cancelled",
-            "payload": "{}",
-            "v": SCHEMA_VERSION,
-        }
+        check_name("request_id", request_id)
         answer = await self.endpoint().functions.cancel(
             self.key(f"request:{request_id}"),
-            fields | telemetry.carrier(),
+            stage_fields({"request_id": request_id}, "cancelled", "{}"),
             retention_ms=round(self.retention_s * 1000),
             doorbells=self.key("listener:"),
         )

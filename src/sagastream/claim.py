@@ -6,6 +6,7 @@ no longer the current one.
 
 import asyncio
 import contextlib
+import json
 import logging
 import time
 import uuid
@@ -20,11 +21,12 @@ from redis.exceptions import RedisError
 from sagastream import metrics, telemetry
 from sagastream.bus import Bus, claim_token
 from sagastream.effects import Atomic, Write
+from sagastream.emission import stage_fields
 from sagastream.errors import InvalidMessage, LeaseLost, SagastreamError
 from sagastream.functions import Answer
 from sagastream.handlers import progress_payload
 from sagastream.lease import Held, LeaseKeeper
-from sagastream.message import SCHEMA_VERSION, Command, decode_payload, encode_payload
+from sagastream.message import Command, decode_payload, encode_payload
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +43,7 @@ class Claim:
     Args:
         bus: Where the request is.
         command: The command, as delivered.
-        payload: Its payload, as it stands in the entry.
+        raw: Its entry.
         group: The consumer group that it was delivered to.
         owner: The listener.
         lease_s: How long the claim lasts without renewal, in seconds.
@@ -59,7 +61,7 @@ class Claim:
         self,
         bus: Bus,
         command: Command,
-        payload: str,
+        raw: Mapping[bytes, bytes],
         *,
         group: str,
         owner: str,
@@ -93,7 +95,7 @@ class Claim:
         self._is_told = False
         self._bus = bus
         self._functions = bus.endpoint().functions
-        self._payload = payload
+        self._raw = raw
         self._group = group
         self._owner = owner
         self._lease_ms = round(lease_s * 1000)
@@ -147,6 +149,8 @@ class Claim:
             start = self._fields("start", "{}")
         while True:
             answer = await self._ask(start)
+            if answer.word == "gone":
+                answer = await self._ask(start, _as_json(self._raw))
             if answer.word != "wait":
                 break
             # What this takes the place of is being stopped.
@@ -182,7 +186,7 @@ class Claim:
     def _decoded(self, progress: str) -> dict[str, Any]:
         return decode_payload(progress, max_bytes=self._bus.max_payload) if progress else {}
 
-    async def _ask(self, start: Mapping[str, str]) -> Answer:
+    async def _ask(self, start: Mapping[str, str], entry: str = "") -> Answer:
         command = self.command
         return await self._functions.begin(
             self._record,
@@ -195,15 +199,11 @@ class Claim:
             lease_ms=self._lease_ms,
             retention_ms=self._retention_ms,
             max_deliveries=self._max_deliveries,
-            event_type=command.event_type,
-            payload=self._payload,
-            correlation_id=command.correlation_id,
-            saga_id=command.saga_id,
-            deadline="" if command.deadline is None else str(command.deadline),
             reply_streams=self._bus.reply_streams(
-                command.request_id, command.reply_stream, command.saga_id
+                command.reply_stream, command.saga_id
             ),
             start=start,
+            entry=entry,
         )
 
     @contextlib.contextmanager
@@ -379,7 +379,11 @@ class Claim:
         return True
 
     def _fields(self, status: str, payload: str) -> dict[str, str]:
-        return _reply_fields(self.ids, status, payload)
+        return stage_fields(self.ids, status, payload)
+
+
+def _as_json(raw: Mapping[bytes, bytes]) -> str:
+    return json.dumps([part.decode() for pair in raw.items() for part in pair])
 
 
 def failed_fields(ids: Mapping[str, str], error_type: str, message: str) -> dict[str, str]:
@@ -388,16 +392,4 @@ def failed_fields(ids: Mapping[str, str], error_type: str, message: str) -> dict
     payload = encode_payload(
         {"error_type": error_type, "message": safe, "trace_id": telemetry.trace_id()}
     )
-    return _reply_fields(ids, "failed", payload)
-
-
-def _reply_fields(ids: Mapping[str, str], status: str, payload: str) -> dict[str, str]:
-    return {
-        "correlation_id": ids["correlation_id"],
-        "request_id": ids["request_id"],
-        "saga_id": ids["saga_id"],
-        "event_type": ids.get("event_type", ""),
-        "status": status,
-        "payload": payload,
-        "v": SCHEMA_VERSION,
-    } | telemetry.carrier()
+    return stage_fields(ids, "failed", payload)

@@ -72,7 +72,7 @@ async def emit(
             key(stream),
             endpoint.instance.key,
             fields | telemetry.carrier(),
-            reply_streams=[key(name) for name in reply_names(request_id, reply_stream, saga_id)],
+            reply_streams=[key(name) for name in reply_names(reply_stream, saga_id)],
             deadline_ms=as_milliseconds("deadline_s", emission.get("deadline_s")),
             maxlen=check_count("maxlen", emission.get("maxlen")),
             ttl_ms=as_milliseconds("ttl", emission.get("ttl")),
@@ -91,11 +91,20 @@ async def emit(
         return entry_id, decode_stored(reply)
 
 
-def reply_names(request_id: str, reply_stream: str, saga_id: str) -> list[str]:
-    """Where a request's replies go: its own log, the requester's stream, the saga's."""
-    names = [
-        f"request:{request_id}:stages",
-        reply_stream,
-        f"saga:{saga_id}:replies" if saga_id else "",
-    ]
+def reply_names(reply_stream: str, saga_id: str) -> list[str]:
+    """Where a request's replies go: the requester's stream, and the saga's."""
+    names = [reply_stream, f"saga:{saga_id}:replies" if saga_id else ""]
     return [name for name in names if name]
+
+
+def stage_fields(ids: Mapping[str, str], status: str, payload: str) -> dict[str, str]:
+    """The fields of a stage; the server adds epoch and time."""
+    return {
+        "correlation_id": ids.get("correlation_id", ""),
+        "request_id": ids["request_id"],
+        "saga_id": ids.get("saga_id", ""),
+        "event_type": ids.get("event_type", ""),
+        "status": status,
+        "payload": payload,
+        "v": SCHEMA_VERSION,
+    } | telemetry.carrier()

@@ -177,7 +177,7 @@ class CommandListener:
         claim = Claim(
             self._bus,
             command,
-            raw[b"payload"].decode(),
+            raw,
             group=self._group,
             owner=self._owner,
             lease_s=self._lease_s,

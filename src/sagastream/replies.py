@@ -151,14 +151,20 @@ def _stages_of(
 
 
 async def follow_stages(
-    connection: Connection, stream: str, after: str | None, *, max_bytes: int
+    connection: Connection,
+    record: str,
+    after: str | None,
+    *,
+    max_bytes: int,
+    keep: Callable[[], Awaitable[Any]],
 ) -> AsyncIterator[dict[str, Any]]:
-    """The stages in a request's own log, until the terminal one."""
+    """The stages in a request's own log, until the terminal one; `keep` has it kept."""
     last, losses = (after or "0-0").encode(), iter(backoff_delays())
     while True:
+        await keep()
         try:
             answer = await connection.block(
-                "XREAD", "COUNT", 100, "BLOCK", BLOCK_MS, "STREAMS", stream, last
+                "XREAD", "COUNT", 100, "BLOCK", BLOCK_MS, "STREAMS", f"{record}:stages", last
             )
         except LOST as error:
             connection.note_loss(error)

@@ -70,9 +70,9 @@ async def test_clocks_that_are_wrong_change_nothing(
     assert [reply["payload"] for reply in replies] == [{"epoch": 1}] * 4
     assert notes(store).count("done 1") == 4
     with look(store) as client:
-        deadline = int(client.hget("request:late", "deadline") or 0)
         ((_, command),) = client.xrange(STREAM, count=1)
-        ended = [fields for _, fields in client.xrange("request:late:stages")][-1]
+        deadline = int(command["deadline"])
+        ended = [fields for _, fields in client.xrange("late:replies")][-1]
     after_s = (int(ended["timestamp"]) - deadline) / 1000
     assert deadline
     assert 0 <= after_s < SLOW_LEASE_S, "early, or much too late"

@@ -52,13 +52,14 @@ class Server:
         return {"request_id": "r", "status": status, "payload": "{}", "correlation_id": "c"}
 
     def emit(self, payload: str) -> str:
-        fields = {"event_type": "work:do", "payload": payload, "correlation_id": "c"}
+        fields = {"correlation_id": "c", "request_id": "r", "saga_id": ""}
+        fields |= {"event_type": "work:do", "payload": payload}
         word = self._word(
             self._functions.emit(
                 _RECORD,
                 _STREAM,
                 "sagastream:instance",
-                fields | {"saga_id": "", "request_id": "r"},
+                fields,
                 reply_streams=[_REPLIES],
                 deadline_ms=None,
                 maxlen=None,
@@ -69,7 +70,7 @@ class Server:
             self.entry_id = entries[0][0].decode()
         return word
 
-    def begin(self, token: str, payload: str, *, lapses: bool) -> str:
+    def begin(self, token: str, *, lapses: bool) -> str:
         return self._word(
             self._functions.begin(
                 _RECORD,
@@ -82,11 +83,6 @@ class Server:
                 lease_ms=0 if lapses else _FOR_EVER_MS,
                 retention_ms=_FOR_EVER_MS,
                 max_deliveries=_MAX_DELIVERIES,
-                event_type="work:do",
-                payload=payload,
-                correlation_id="c",
-                saga_id="",
-                deadline="",
                 reply_streams=[_REPLIES],
                 start=self._fields("start"),
             )
@@ -171,7 +167,7 @@ class Agreement(RuleBasedStateMachine):
     def begin(self, token: str, lapses: bool) -> None:
         if self.model.entries:
             assert self.model.payload is not None
-            word = self.server.begin(token, self.model.payload, lapses=lapses)
+            word = self.server.begin(token, lapses=lapses)
             assert word == self.model.begin(token, lapses=lapses)
 
     @rule(token=_TOKENS, seq=st.integers(1, 4))

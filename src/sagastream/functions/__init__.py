@@ -73,16 +73,13 @@ class Functions:
     ) -> Answer:
         """Write record and entry: new | known | conflict, entry id, status, reply, counter.
 
-        `closes` are records with their request ids, which end in the same step.
+        `fields` begin as those of `Emission` do. `closes` are records with their request ids,
+        which end in the same step.
         """
         return await self._fcall(
             "emit",
             (record, stream, instance),
             (
-                fields["event_type"],
-                fields["payload"],
-                fields["correlation_id"],
-                fields["saga_id"],
                 _optional(deadline_ms),
                 _optional(maxlen),
                 _optional(ttl_ms),
@@ -110,18 +107,15 @@ class Functions:
         lease_ms: int,
         retention_ms: int,
         max_deliveries: int,
-        event_type: str,
-        payload: str,
-        correlation_id: str,
-        saga_id: str,
-        deadline: str,
         reply_streams: Sequence[str],
         start: Mapping[str, str],
+        entry: str = "",
     ) -> Answer:
-        """Claim a request: claimed | busy | wait | done | conflict, with what each tells.
+        """Claim a request: claimed | busy | wait | done | conflict | gone, with what each tells.
 
         claimed: epoch, now, effect that the handler must declare, last progress; busy: owner,
-        ms left; wait: ms left at most; done: status.
+        ms left; wait: ms left at most; done: status; gone: give the `entry`, as JSON of fields
+        and values in turn, as the server has neither record nor entry.
         """
         return await self._fcall(
             "begin",
@@ -132,14 +126,10 @@ class Functions:
                 owner,
                 token,
                 str(lease_ms),
-                event_type,
-                payload,
-                correlation_id,
-                saga_id,
-                deadline,
                 self._reply_ttl_ms,
                 str(retention_ms),
                 str(max_deliveries),
+                entry,
                 str(len(reply_streams)),
                 *reply_streams,
                 *_flat(start),
@@ -164,6 +154,10 @@ class Functions:
             (token, str(seq), self._reply_ttl_ms, *_flat(fields)),
             patience_s=math.inf,
         )
+
+    async def follow(self, record: str, start: Mapping[str, str]) -> Answer:
+        """Have a request keep a log of its stages: ok."""
+        return await self._fcall("follow", (record,), (self._reply_ttl_ms, *_flat(start)))
 
     async def finish(
         self,

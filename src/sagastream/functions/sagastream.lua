@@ -28,14 +28,13 @@ local function require_type(key, wanted)
 end
 
 local function slice(list, first, last)
-  local out = {}
-  for i = first, last or #list do
-    out[#out + 1] = list[i]
-  end
-  return out
+  return { unpack(list, first, last or #list) }
 end
 
 local function lines(text)
+  if text and text ~= '' and not string.find(text, '\n', 1, true) then
+    return { text }
+  end
   local out = {}
   for line in string.gmatch(text or '', '[^\n]+') do
     out[#out + 1] = line
@@ -52,6 +51,16 @@ local function contains(list, wanted)
   return false
 end
 
+-- Some fields of a hash; what is not there is nil.
+local function fields_of(key, names)
+  local found = redis.call('HMGET', key, unpack(names))
+  local record = {}
+  for i = 1, #names do
+    record[names[i]] = found[i] or nil
+  end
+  return record
+end
+
 local function record_of(key)
   local flat = redis.call('HGETALL', key)
   local record = {}
@@ -63,6 +72,10 @@ end
 
 local function digest_of(event_type, payload)
   return redis.sha1hex(event_type .. '\n' .. payload)
+end
+
+local function is_log(stream)
+  return string.sub(stream, -7) == ':stages'
 end
 
 local function add_entry(stream, fields, maxlen, ttl_ms)
@@ -85,27 +98,32 @@ local function add_reply(stream, ttl_ms, fields)
   return id
 end
 
-local function add_replies(record, ttl_ms, fields)
-  for _, stream in ipairs(lines(record.reply_streams)) do
-    add_reply(stream, ttl_ms, fields)
-    if string.sub(stream, -7) == ':stages' then
-      -- The request's own log is kept with its record, and is not for ever.
-      redis.call('XTRIM', stream, 'MAXLEN', '~', STAGES_KEPT)
-    end
-  end
-end
-
 local function require_reply_streams(record)
   for _, stream in ipairs(lines(record.reply_streams)) do
     require_type(stream, 'stream')
   end
 end
 
-local function stamp(fields, epoch)
-  fields[#fields + 1] = 'epoch'
-  fields[#fields + 1] = tostring(epoch)
-  fields[#fields + 1] = 'timestamp'
-  fields[#fields + 1] = int(now_ms())
+-- Tells a stage wherever the request is followed. Whoever calls this does so before any
+-- other write: one stream of the wrong type refuses it all, several are looked at first.
+local function add_replies(record, ttl_ms, fields)
+  local streams = lines(record.reply_streams)
+  if #streams > 1 then
+    require_reply_streams(record)
+  end
+  for _, stream in ipairs(streams) do
+    add_reply(stream, ttl_ms, fields)
+    if is_log(stream) then
+      -- The request's own log is kept with its record, and is not for ever.
+      redis.call('XTRIM', stream, 'MAXLEN', '~', STAGES_KEPT)
+    end
+  end
+end
+
+local function stamp(fields, epoch, now)
+  local count = #fields
+  fields[count + 1], fields[count + 2] = 'epoch', tostring(epoch)
+  fields[count + 3], fields[count + 4] = 'timestamp', int(now)
   return fields
 end
 
@@ -150,11 +168,11 @@ end
 -- The one place where a request ends: outcome, terminal reply, ack if it was delivered,
 -- and from here on a lone request's record expires; a saga's does when its saga ends.
 local function conclude(key, record, status, fields, reply_ttl_ms, retention_ms, group, entry_id)
-  stamp(fields, record.epoch)
+  stamp(fields, record.epoch, now_ms())
+  add_replies(record, reply_ttl_ms, fields)
   redis.call('HSET', key, 'status', status, 'reply', cjson.encode(fields))
   redis.call('HDEL', key, 'lease_until', 'entry')
   redis.call('ZREM', record.stream .. ':open', key)
-  add_replies(record, reply_ttl_ms, fields)
   if group then
     redis.call('XACK', record.stream, group, entry_id)
   end
@@ -186,23 +204,40 @@ end
 
 -- A stream's open requests stand in a sorted set beside it, oldest first, and the entry in
 -- the record, so that commands whose stream was lost can be put back.
-local function new_record(key, stream, entry_id, fields, event_type, payload, correlation_id, saga_id, deadline, reply_streams)
-  local now = int(now_ms())
-  redis.call('HSET', key,
+local function new_record(key, stream, entry_id, fields, about, reply_streams, now)
+  now = int(now)
+  local record = {
     'stream', stream,
     'entry_id', entry_id,
     'entry', cjson.encode(fields),
-    'event_type', event_type,
-    'digest', digest_of(event_type, payload),
-    'correlation_id', correlation_id,
-    'saga_id', saga_id,
-    'deadline', deadline,
+    'event_type', about.event_type,
+    'digest', about.digest,
+    'correlation_id', about.correlation_id,
+    'saga_id', about.saga_id,
     'status', 'pending',
     'epoch', '0',
-    'seq', '0',
     'emitted', now,
-    'reply_streams', table.concat(reply_streams, '\n'))
+    'reply_streams', table.concat(reply_streams, '\n'),
+    'effect', about.effect,
+    'after', about.after,
+  }
+  redis.call('HSET', key, unpack(record))
   redis.call('ZADD', stream .. ':open', now, key)
+end
+
+-- A request keeps a log of its own stages only when somebody follows it or it tells of progress:
+-- from here on, beginning with the stages that the record knows. `fields` are those of a `start`.
+local function open_log(key, record, log, fields, ttl_ms)
+  local streams = lines(record.reply_streams)
+  streams[#streams + 1] = log
+  record.reply_streams, record.followed = table.concat(streams, '\n'), '1'
+  if record.began then
+    add_reply(log, ttl_ms, stamp(fields, record.epoch, tonumber(record.began)))
+  end
+  if record.reply then
+    add_reply(log, ttl_ms, cjson.decode(record.reply))
+  end
+  redis.call('HSET', key, 'followed', '1', 'reply_streams', record.reply_streams)
 end
 
 -- The fields of a `cancelled` reply for a request that is closed by a command with these.
@@ -258,7 +293,7 @@ end
 
 -- The span of a claim whose handler has not said how it ended, to be told of once.
 local function take_span(key, record)
-  if not record.span then
+  if not record.span or record.span == '' then
     return ''
   end
   redis.call('HDEL', key, 'span')
@@ -269,24 +304,26 @@ end
 -- emit: record and entry are written together, so that a command whose answer was
 -- lost on the way can be emitted again and is in the stream once. What it closes is ended
 -- in the same step.
--- KEYS record, stream, instance. ARGV event_type, payload, correlation_id, saga_id,
--- deadline_ms ('' or from now), maxlen, ttl_ms, reply_ttl_ms, effect ('' or what the handler
--- must declare), prefix of doorbells, n, n reply streams, m, m closed records each with its
--- request id, fields...
+-- KEYS record, stream, instance. ARGV deadline_ms ('' or from now), maxlen, ttl_ms,
+-- reply_ttl_ms, effect ('' or what the handler must declare), prefix of doorbells, n, n reply
+-- streams, m, m closed records each with its request id, fields: correlation_id, request_id,
+-- saga_id, event_type, payload in this order, then others...
 -- Returns {'new' | 'known' | 'conflict', entry_id, status, reply as JSON or '', counter}.
 -- The counter grows with every command, so that older data put back are noticed.
 local function emit(keys, args)
-  local key, stream = keys[1], keys[2]
-  local event_type, payload, correlation_id, saga_id = args[1], args[2], args[3], args[4]
-  local deadline, maxlen, ttl_ms, reply_ttl_ms = unpack(args, 5, 8)
-  local effect, doorbells, count = args[9], args[10], tonumber(args[11])
-  local reply_streams = slice(args, 12, 11 + count)
-  local closing = tonumber(args[12 + count])
-  local closed = slice(args, 13 + count, 12 + count + 2 * closing)
-  local fields = slice(args, 13 + count + 2 * closing)
-  require_type(key, 'hash')
+  local key, stream, instance = keys[1], keys[2], keys[3]
+  local deadline, maxlen, ttl_ms, reply_ttl_ms, effect, doorbells = unpack(args, 1, 6)
+  local count = tonumber(args[7])
+  local reply_streams = slice(args, 8, 7 + count)
+  local closing = tonumber(args[8 + count])
+  local closed = slice(args, 9 + count, 8 + count + 2 * closing)
+  local fields = slice(args, 9 + count + 2 * closing)
+  local about = {
+    correlation_id = fields[2], saga_id = fields[6], event_type = fields[8],
+    digest = digest_of(fields[8], fields[10]), effect = effect, after = '',
+  }
   require_type(stream, 'stream')
-  require_type(keys[3], 'hash')
+  require_type(instance, 'hash')
   for _, reply_stream in ipairs(reply_streams) do
     require_type(reply_stream, 'stream')
   end
@@ -295,28 +332,32 @@ local function emit(keys, args)
     require_reply_streams(record_of(closed[i]))
   end
 
-  local record = record_of(key)
+  local now = now_ms()
+  local record = fields_of(key, { 'digest', 'cancel', 'followed' })
+  if record.followed and not record.digest then
+    -- Somebody follows already, and what had been kept for that only is now a record.
+    redis.call('PERSIST', key)
+    reply_streams[#reply_streams + 1] = key .. ':stages'
+  end
   if not record.digest and record.cancel then
     -- The cancel came first: the request is over before it began, and nothing is sent.
-    new_record(key, stream, '0-0', fields, event_type, payload, correlation_id, saga_id, '', reply_streams)
+    new_record(key, stream, '0-0', fields, about, reply_streams, now)
     record = record_of(key)
     local fields_of_cancel = completed_by(cjson.decode(record.cancel), record)
     conclude(key, record, 'cancelled', fields_of_cancel, reply_ttl_ms, reply_ttl_ms)
-    record = record_of(key)
   end
   if record.digest then
-    if record.digest ~= digest_of(event_type, payload) or record.stream ~= stream then
+    record = record_of(key)
+    if record.digest ~= about.digest or record.stream ~= stream then
       return { 'conflict', record.entry_id, record.status, '', '0' }
     end
     join_request(key, record, reply_streams, reply_ttl_ms)
     return { 'known', record.entry_id, record.status, record.reply or '', '0' }
   end
 
-  local now = now_ms()
   if deadline ~= '' then
-    deadline = int(now + tonumber(deadline))
     fields[#fields + 1] = 'deadline'
-    fields[#fields + 1] = deadline
+    fields[#fields + 1] = int(now + tonumber(deadline))
   end
   fields[#fields + 1] = 'timestamp'
   fields[#fields + 1] = int(now)
@@ -326,76 +367,87 @@ local function emit(keys, args)
       after[#after + 1] = closed[i]
     end
   end
+  about.after = table.concat(after, '\n')
   local entry_id = add_entry(stream, fields, maxlen, ttl_ms)
-  new_record(key, stream, entry_id, fields, event_type, payload, correlation_id, saga_id, deadline, reply_streams)
-  if #after > 0 then
-    redis.call('HSET', key, 'after', table.concat(after, '\n'))
-  end
-  if effect ~= '' then
-    redis.call('HSET', key, 'effect', effect)
-  end
-  return { 'new', entry_id, 'pending', '', int(redis.call('HINCRBY', keys[3], 'emitted', 1)) }
+  new_record(key, stream, entry_id, fields, about, reply_streams, now)
+  return { 'new', entry_id, 'pending', '', int(redis.call('HINCRBY', instance, 'emitted', 1)) }
 end
+
+-- What of a record decides whether a claim is granted, and what is told of it.
+local OF_BEGIN = { 'digest', 'entry_id', 'stream', 'status', 'epoch', 'token', 'owner', 'lease_until',
+  'released', 'saga_id', 'reply_streams', 'effect', 'after', 'progress', 'lost', 'span', 'cancel', 'reply',
+  'followed' }
 
 -- begin: a claim with a token. It raises the epoch, so that whoever held the request
 -- before can write no more; asked again with the same token it answers the same, so
 -- that a lost answer costs nothing. An entry that nobody emitted gets its record here.
 -- A request that has killed its handlers too often ends here, as a dead letter and one
 -- failed reply; a release that was announced, as at a shutdown, is not held against it.
--- KEYS record, stream, dead stream. ARGV group, entry_id, owner, token, lease_ms, event_type,
--- payload, correlation_id, saga_id, deadline, reply_ttl_ms, retention_ms, max_deliveries, n,
--- n reply streams, fields of `start`...
+-- KEYS record, stream, dead stream. ARGV group, entry_id, owner, token, lease_ms,
+-- reply_ttl_ms, retention_ms, max_deliveries, the entry as JSON or '', n, n reply streams,
+-- fields of `start`...
 -- A claim's span stays in the record until its handler has said how it ended: whoever comes
 -- after one that was killed is told of it (epoch, begin in ms, traceparent), and traces it.
 -- Returns {'claimed', epoch, now, effect that it must have, last progress, lost span or ''} |
 -- {'busy', owner, ms left} | {'wait', ms left at most for a handler that is to end first} |
--- {'done', status, lost span or '', 'dead' if it is given up now} | {'conflict'}.
+-- {'done', status, lost span or '', 'dead' if it is given up now} | {'conflict'} | {'gone'}:
+-- ask again with the entry, of which nothing is known here any more.
 local function begin(keys, args)
   local key, stream = keys[1], keys[2]
-  local group, entry_id, owner, token, lease_ms = args[1], args[2], args[3], args[4], tonumber(args[5])
-  local event_type, payload, correlation_id, saga_id, deadline = args[6], args[7], args[8], args[9], args[10]
-  local reply_ttl_ms, retention_ms, max_deliveries = args[11], args[12], tonumber(args[13])
-  local count = tonumber(args[14])
-  local reply_streams = slice(args, 15, 14 + count)
-  local fields = slice(args, 15 + count)
-  require_type(key, 'hash')
-  require_type(keys[3], 'stream')
-  for _, reply_stream in ipairs(reply_streams) do
-    require_type(reply_stream, 'stream')
-  end
-  local record = record_of(key)
-  require_reply_streams(record)
-
+  local group, entry_id, owner, token, lease_ms, reply_ttl_ms, retention_ms = unpack(args, 1, 7)
+  local count = tonumber(args[10])
+  local fields = slice(args, 11 + count)
   local now = now_ms()
-  if not record.digest then
-    local cancel = record.cancel
+  local record = fields_of(key, OF_BEGIN)
+  if record.entry_id ~= entry_id then
+    -- Nobody emitted it, or it is a second entry of its request.
+    local reply_streams = slice(args, 11, 10 + count)
+    for _, reply_stream in ipairs(reply_streams) do
+      require_type(reply_stream, 'stream')
+    end
     local entry = redis.call('XRANGE', stream, entry_id, entry_id)[1]
-    entry = entry and entry[2] or { 'event_type', event_type, 'payload', payload }
+    entry = entry and entry[2] or args[9] ~= '' and cjson.decode(args[9])
+    if not entry then
+      return { 'gone' }
+    end
+    local about = {
+      correlation_id = value_of(fields, 'correlation_id'), saga_id = value_of(fields, 'saga_id'),
+      event_type = value_of(entry, 'event_type'), effect = '', after = '',
+      digest = digest_of(value_of(entry, 'event_type'), value_of(entry, 'payload')),
+    }
+    if record.digest then
+      if record.digest ~= about.digest then
+        return { 'conflict' }
+      end
+      join_request(key, record, reply_streams, reply_ttl_ms)
+      -- The record's own entry answers for both.
+      redis.call('XACK', stream, group, entry_id)
+      return { 'done', record.status, '' }
+    end
     if value_of(entry, 'request_id') == '' then
       entry[#entry + 1] = 'request_id'
       entry[#entry + 1] = value_of(fields, 'request_id')
     end
-    new_record(key, stream, entry_id, entry, event_type, payload, correlation_id, saga_id, deadline, reply_streams)
-    record = record_of(key)
+    if record.followed then
+      redis.call('PERSIST', key)
+      reply_streams[#reply_streams + 1] = key .. ':stages'
+    end
+    local cancel = record.cancel
+    new_record(key, stream, entry_id, entry, about, reply_streams, now)
+    record = fields_of(key, OF_BEGIN)
     if cancel then
-      local fields_of_cancel = completed_by(cjson.decode(cancel), record)
+      local fields_of_cancel = completed_by(cjson.decode(cancel), about)
       conclude(key, record, 'cancelled', fields_of_cancel, reply_ttl_ms, retention_ms, group, entry_id)
       return { 'done', 'cancelled', '' }
     end
-  elseif record.digest ~= digest_of(event_type, payload) then
-    return { 'conflict' }
-  else
-    join_request(key, record, reply_streams, reply_ttl_ms)
-    if TERMINAL[record.status] or record.entry_id ~= entry_id then
-      -- A second entry of one request: the record's own entry answers for both.
-      redis.call('XACK', stream, group, entry_id)
-      local lost = record.entry_id == entry_id and held_ms({ after = key }, now) <= 0
-      return { 'done', record.status, lost and take_span(key, record) or '' }
-    end
+  elseif TERMINAL[record.status] then
+    redis.call('XACK', stream, group, entry_id)
+    local lost = held_ms({ after = key }, now) <= 0
+    return { 'done', record.status, lost and take_span(key, record) or '' }
   end
 
   if record.token == token then
-    return { 'claimed', record.epoch, int(now), record.effect or '', record.progress or '', record.lost or '' }
+    return { 'claimed', record.epoch, int(now), record.effect, record.progress or '', record.lost or '' }
   end
   local held = held_ms(record, now)
   if held > 0 then
@@ -406,7 +458,9 @@ local function begin(keys, args)
     return { 'busy', record.owner, int(left) }
   end
   local epoch = tonumber(record.epoch) + 1
-  if epoch - tonumber(record.released or '0') > max_deliveries then
+  if epoch - tonumber(record.released or '0') > tonumber(args[8]) then
+    require_type(keys[3], 'stream')
+    require_reply_streams(record)
     local traceparent = value_of(fields, 'traceparent')
     local reason = 'its handler was lost ' .. int(epoch - 1) .. ' times, the last one at ' .. (record.owner or '?')
     local payload_text = cjson.encode({
@@ -423,15 +477,13 @@ local function begin(keys, args)
     conclude(key, record, 'failed', failed, reply_ttl_ms, retention_ms, group, entry_id)
     return { 'done', 'failed', take_span(key, record), 'dead' }
   end
+  local traceparent = value_of(fields, 'traceparent')
+  local span = traceparent == '' and '' or int(epoch) .. ' ' .. int(now) .. ' ' .. traceparent
+  add_replies(record, reply_ttl_ms, stamp(fields, int(epoch), now))
   local lost = take_span(key, record)
   redis.call('HSET', key, 'status', 'running', 'epoch', int(epoch), 'owner', owner, 'token', token,
-    'seq', '0', 'lease_until', int(now + lease_ms), 'lost', lost)
-  local traceparent = value_of(fields, 'traceparent')
-  if traceparent ~= '' then
-    redis.call('HSET', key, 'span', int(epoch) .. ' ' .. int(now) .. ' ' .. traceparent)
-  end
-  add_replies(record_of(key), reply_ttl_ms, stamp(fields, int(epoch)))
-  return { 'claimed', int(epoch), int(now), record.effect or '', record.progress or '', lost }
+    'seq', '0', 'lease_until', int(now + lease_ms), 'began', int(now), 'lost', lost, 'span', span)
+  return { 'claimed', int(epoch), int(now), record.effect, record.progress or '', lost }
 end
 
 -- progress: numbered, so that a repeated one is written once; fenced by the token. The last
@@ -440,18 +492,41 @@ end
 -- Returns {'ok'} | {'stale', status, epoch}.
 local function progress(keys, args)
   local key, token, seq, reply_ttl_ms = keys[1], args[1], tonumber(args[2]), args[3]
-  local record = record_of(key)
+  local record = fields_of(key, { 'token', 'status', 'epoch', 'seq', 'reply_streams', 'followed', 'began' })
   if not owns(record, token) then
     return { 'stale', record.status or '', record.epoch or '' }
   end
-  require_reply_streams(record)
   if seq > tonumber(record.seq) then
+    require_reply_streams(record)
     local fields = slice(args, 4)
+    if not record.followed then
+      require_type(key .. ':stages', 'stream')
+      open_log(key, record, key .. ':stages', as_stage(fields, 'start', '{}'), reply_ttl_ms)
+    end
     redis.call('HSET', key, 'seq', int(seq), 'progress', value_of(fields, 'payload'))
-    add_replies(record, reply_ttl_ms, stamp(fields, record.epoch))
+    add_replies(record, reply_ttl_ms, stamp(fields, record.epoch, now_ms()))
   end
   return { 'ok' }
 end
+
+-- follow: the request keeps a log of its stages from here on, also one that has not come yet.
+-- KEYS record. ARGV reply_ttl_ms, fields of `start`...
+local function follow(keys, args)
+  local key, reply_ttl_ms = keys[1], args[1]
+  local log = key .. ':stages'
+  require_type(key, 'hash')
+  require_type(log, 'stream')
+  local record = record_of(key)
+  if not record.digest then
+    redis.call('HSET', key, 'followed', '1')
+    redis.call('PEXPIRE', key, reply_ttl_ms)
+  elseif not record.followed then
+    open_log(key, record, log, completed_by(slice(args, 2), record), reply_ttl_ms)
+  end
+  return { 'ok' }
+end
+
+local OF_FINISH = { 'token', 'status', 'epoch', 'stream', 'saga_id', 'reply_streams', 'held_until' }
 
 -- finish: result, terminal reply and ack together: there is no ack without a reply,
 -- and the first outcome stays. A lone request's record expires from here on; a saga's
@@ -464,7 +539,7 @@ end
 local function finish(keys, args)
   local key, stream = keys[1], keys[2]
   local group, entry_id, token, status, retention_ms, reply_ttl_ms = unpack(args, 1, 6)
-  local record = record_of(key)
+  local record = fields_of(key, OF_FINISH)
   confirm(key, record, token)
   if record.token == token and record.status == status then
     return { 'ok' }
@@ -696,10 +771,10 @@ local function reject(keys, args)
     return { 'done' }
   end
   local tell = #fields > 0 and redis.call('TYPE', reply_stream).ok
-  tell = (tell == 'none' or tell == 'stream') and redis.call('EXISTS', key) == 0
+  tell = (tell == 'none' or tell == 'stream') and redis.call('HEXISTS', key, 'digest') == 0
   redis.call('XADD', dead, '*', unpack(letter))
   if tell then
-    add_reply(reply_stream, reply_ttl_ms, stamp(fields, '0'))
+    add_reply(reply_stream, reply_ttl_ms, stamp(fields, '0', now_ms()))
   end
   redis.call('XACK', stream, group, entry_id)
   return { 'ok' }
@@ -878,6 +953,7 @@ end
 register('emit', emit)
 register('begin', begin)
 register('progress', progress)
+register('follow', follow)
 register('finish', finish)
 register('event', event)
 register('release', release, { 'allow-oom' })

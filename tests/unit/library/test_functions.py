@@ -12,6 +12,7 @@ from sagastream.message import encode_payload
 from sagastream.testing import EmbeddedServer
 
 GROUP = "g"
+_PLAIN = ("event_type", "work:do", "payload", "{}")
 
 
 class Requests:
@@ -28,11 +29,11 @@ class Requests:
             self.stream,
             self.bus.key("sagastream:instance"),
             {
+                "correlation_id": "c1",
+                "request_id": "r1",
+                "saga_id": "",
                 "event_type": "work:do",
                 "payload": encode_payload(payload),
-                "correlation_id": "c1",
-                "saga_id": "",
-                "request_id": "r1",
             },
             reply_streams=[self.replies] if replies is None else replies,
             deadline_ms=None,
@@ -41,7 +42,7 @@ class Requests:
         )
 
     async def begin(
-        self, entry_id: str, *, token: str, lease_ms: int = 10_000, payload: str = "{}"
+        self, entry_id: str, *, token: str, lease_ms: int = 10_000, entry: str = ""
     ) -> Answer:
         return await self.functions.begin(
             self.record,
@@ -54,13 +55,9 @@ class Requests:
             lease_ms=lease_ms,
             retention_ms=60_000,
             max_deliveries=3,
-            event_type="work:do",
-            payload=payload,
-            correlation_id="c1",
-            saga_id="",
-            deadline="",
             reply_streams=[self.replies],
             start={"request_id": "r1", "status": "start", "payload": "{}"},
+            entry=entry,
         )
 
     async def finish(self, entry_id: str, *, token: str, status: str = "completed") -> Answer:
@@ -266,7 +263,7 @@ async def test_a_requester_that_comes_after_the_end_gets_the_reply(requests: Req
 
 async def test_a_plain_entry_gets_its_record_at_begin(requests: Requests) -> None:
     """Another language may XADD; its request is fenced like any other."""
-    entry = (await requests.call("XADD", requests.stream, "*", "payload", "{}")).decode()
+    entry = (await requests.call("XADD", requests.stream, "*", *_PLAIN)).decode()
     assert (await requests.begin(entry, token="a")).word == "claimed"
     assert (await requests.begin(entry, token="b")).word == "busy"
 
@@ -275,7 +272,7 @@ async def test_a_second_entry_of_a_request_is_acked_and_not_run(requests: Reques
     """Twice in the stream is still one request."""
     await requests.emit({})
     first = await requests.deliver()
-    await requests.call("XADD", requests.stream, "*", "payload", "{}")
+    await requests.call("XADD", requests.stream, "*", *_PLAIN)
     second = await requests.deliver()
     await requests.begin(first, token="a")
     assert (await requests.begin(second, token="b")).word == "done"

@@ -296,11 +296,6 @@ async def test_what_closes_a_dead_handlers_request_waits_for_its_lease(bus: Bus)
         lease_ms=lease_ms,
         retention_ms=60_000,
         max_deliveries=5,
-        event_type="a:do",
-        payload="{}",
-        correlation_id="c",
-        saga_id="",
-        deadline="",
         reply_streams=[],
         start={"request_id": "do", "status": "start", "payload": "{}"},
     )

@@ -75,7 +75,7 @@ class _ChosenIds(RandomIdGenerator):
 
 
 async def _begin(
-    bus: Bus, request_id: str, payload: str, *, saga_id: str = "", span_id: str = _LOST
+    bus: Bus, request_id: str, *, saga_id: str = "", span_id: str = _LOST
 ) -> None:
     """Claim a command as a listener does that is killed right after."""
     key = bus.key
@@ -92,10 +92,10 @@ async def _begin(
         "payload": "{}",
         "traceparent": "-".join((*carried[:2], span_id, carried[3])),
     }
-    await _claim(bus, entry_id.decode(), start, payload)
+    await _claim(bus, entry_id.decode(), start)
 
 
-async def _claim(bus: Bus, entry_id: str, start: dict[str, str], payload: str) -> str:
+async def _claim(bus: Bus, entry_id: str, start: dict[str, str]) -> str:
     """Begin a request; what the claim before it left behind."""
     answer = await bus.endpoint().functions.begin(
         bus.key(f"request:{start['request_id']}"),
@@ -108,11 +108,6 @@ async def _claim(bus: Bus, entry_id: str, start: dict[str, str], payload: str) -
         lease_ms=100,
         retention_ms=60_000,
         max_deliveries=5,
-        event_type=start.get("event_type", "echo:say"),
-        payload=payload,
-        correlation_id=start["correlation_id"],
-        saga_id=start["saga_id"],
-        deadline="",
         reply_streams=[],
         start=start,
     )
@@ -122,7 +117,7 @@ async def _claim(bus: Bus, entry_id: str, start: dict[str, str], payload: str) -
 
 async def _claimed_and_left(bus: Bus, request_id: str) -> None:
     await bus.emit_command(STREAM, event_type="echo:say", payload={}, request_id=request_id)
-    await _begin(bus, request_id, "{}")
+    await _begin(bus, request_id)
 
 
 @pytest.fixture
@@ -287,7 +282,7 @@ async def test_a_lost_handler_without_an_sdk_leaves_no_span(
     await bus.emit_command(STREAM, event_type="echo:say", payload={}, request_id="r")
     ((_, raw),) = await bus.endpoint().connection.call("XRANGE", bus.key(STREAM), "-", "+")
     sender = raw[b"traceparent"].decode().split("-")[2]
-    await _begin(bus, "r", "{}", span_id=sender)
+    await _begin(bus, "r", span_id=sender)
     async with listening(bus, [say], lease_s=1.0):
         while not await bus.outcome("r"):
             await asyncio.sleep(0.02)
@@ -300,7 +295,6 @@ async def test_a_handler_that_comes_back_does_not_tell_its_span_again(
 ) -> None:
     """Whoever took over has told of it: one span id is exported by one process."""
     async with listening(bus, [work], lease_s=1.0):
-        payload = '{"for":60}'
         entry_id = await bus.emit_command(
             STREAM, event_type="echo:work", payload={"for": 60}, request_id="r", correlation_id="c"
         )
@@ -309,7 +303,7 @@ async def test_a_handler_that_comes_back_does_not_tell_its_span_again(
             await asyncio.sleep(0.01)
         await call("HSET", record, "lease_until", "0")
         start = {"request_id": "r", "correlation_id": "c", "saga_id": "", "status": "start"}
-        lost = await _claim(bus, entry_id, start | {"event_type": "echo:work"}, payload)
+        lost = await _claim(bus, entry_id, start | {"event_type": "echo:work"})
         while f"release {STREAM}" not in {span.name for span in spans.get_finished_spans()}:
             await asyncio.sleep(0.01)
     release = _named(spans, f"release {STREAM}")
@@ -328,7 +322,7 @@ async def test_a_redelivered_step_hangs_under_its_sagas_root(
     while not await bus.endpoint().connection.call("XLEN", bus.key(STREAM)):
         await asyncio.sleep(0.01)
     journal = await runner.journal(saga_id)
-    await _begin(bus, journal.entries[0].request_id, "{}", saga_id=saga_id)
+    await _begin(bus, journal.entries[0].request_id, saga_id=saga_id)
     async with listening(bus, [say], lease_s=1.0):
         await running
     found = [seen(span) for span in spans.get_finished_spans()]
