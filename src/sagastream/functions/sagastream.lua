@@ -78,14 +78,15 @@ local function is_log(stream)
   return string.sub(stream, -7) == ':stages'
 end
 
+-- The new entry's id, or what was wrong as a table.
 local function add_entry(stream, fields, maxlen, ttl_ms)
   local entry_id
   if maxlen == '' then
-    entry_id = redis.call('XADD', stream, '*', unpack(fields))
+    entry_id = redis.pcall('XADD', stream, '*', unpack(fields))
   else
-    entry_id = redis.call('XADD', stream, 'MAXLEN', '~', maxlen, '*', unpack(fields))
+    entry_id = redis.pcall('XADD', stream, 'MAXLEN', '~', maxlen, '*', unpack(fields))
   end
-  if ttl_ms ~= '' then
+  if ttl_ms ~= '' and type(entry_id) == 'string' then
     redis.call('PEXPIRE', stream, ttl_ms)
   end
   return entry_id
@@ -165,17 +166,19 @@ local function as_stage(fields, status, payload)
   return out
 end
 
--- The one place where a request ends: outcome, terminal reply, ack if it was delivered,
--- and from here on a lone request's record expires; a saga's does when its saga ends.
+-- The one place where a request ends: outcome, terminal reply, ack by the handler that it was
+-- delivered to, which tells of its span itself, and from here on a lone request's record expires; a saga's does when its saga ends.
 local function conclude(key, record, status, fields, reply_ttl_ms, retention_ms, group, entry_id)
   stamp(fields, record.epoch, now_ms())
   add_replies(record, reply_ttl_ms, fields)
   redis.call('HSET', key, 'status', status, 'reply', cjson.encode(fields))
-  redis.call('HDEL', key, 'lease_until', 'entry')
-  redis.call('ZREM', record.stream .. ':open', key)
   if group then
-    redis.call('XACK', record.stream, group, entry_id)
+    redis.call('HDEL', key, 'lease_until', 'entry', 'span')
+    redis.pcall('XACK', record.stream, group, entry_id)
+  else
+    redis.call('HDEL', key, 'lease_until', 'entry')
   end
+  redis.call('ZREM', record.stream .. ':open', key)
   if record.saga_id == '' then
     redis.call('PEXPIRE', key, retention_ms)
   end
@@ -218,10 +221,17 @@ local function new_record(key, stream, entry_id, fields, about, reply_streams, n
     'epoch', '0',
     'emitted', now,
     'reply_streams', table.concat(reply_streams, '\n'),
-    'effect', about.effect,
-    'after', about.after,
   }
+  for _, name in ipairs({ 'effect', 'after' }) do
+    if about[name] ~= '' then
+      record[#record + 1], record[#record + 2] = name, about[name]
+    end
+  end
   redis.call('HSET', key, unpack(record))
+  if about.followed then
+    -- What had been kept for whoever follows only is now a record.
+    redis.call('PERSIST', key)
+  end
   redis.call('ZADD', stream .. ':open', now, key)
 end
 
@@ -322,12 +332,12 @@ local function emit(keys, args)
     correlation_id = fields[2], saga_id = fields[6], event_type = fields[8],
     digest = digest_of(fields[8], fields[10]), effect = effect, after = '',
   }
-  require_type(stream, 'stream')
-  require_type(instance, 'hash')
   for _, reply_stream in ipairs(reply_streams) do
     require_type(reply_stream, 'stream')
   end
   for i = 1, #closed, 2 do
+    require_type(stream, 'stream')
+    require_type(instance, 'hash')
     require_type(closed[i], 'hash')
     require_reply_streams(record_of(closed[i]))
   end
@@ -335,9 +345,7 @@ local function emit(keys, args)
   local now = now_ms()
   local record = fields_of(key, { 'digest', 'cancel', 'followed' })
   if record.followed and not record.digest then
-    -- Somebody follows already, and what had been kept for that only is now a record.
-    redis.call('PERSIST', key)
-    reply_streams[#reply_streams + 1] = key .. ':stages'
+    about.followed, reply_streams[#reply_streams + 1] = true, key .. ':stages'
   end
   if not record.digest and record.cancel then
     -- The cancel came first: the request is over before it began, and nothing is sent.
@@ -368,15 +376,18 @@ local function emit(keys, args)
     end
   end
   about.after = table.concat(after, '\n')
+  local counter = redis.call('HINCRBY', instance, 'emitted', 1)
   local entry_id = add_entry(stream, fields, maxlen, ttl_ms)
+  if type(entry_id) == 'table' then
+    redis.call('HINCRBY', instance, 'emitted', -1)
+    error(entry_id)
+  end
   new_record(key, stream, entry_id, fields, about, reply_streams, now)
-  return { 'new', entry_id, 'pending', '', int(redis.call('HINCRBY', instance, 'emitted', 1)) }
+  return { 'new', entry_id, 'pending', '', int(counter) }
 end
 
--- What of a record decides whether a claim is granted, and what is told of it.
-local OF_BEGIN = { 'digest', 'entry_id', 'stream', 'status', 'epoch', 'token', 'owner', 'lease_until',
-  'released', 'saga_id', 'reply_streams', 'effect', 'after', 'progress', 'lost', 'span', 'cancel', 'reply',
-  'followed' }
+-- What of a record decides a first claim; the others look at all of it.
+local OF_FIRST_CLAIM = { 'entry_id', 'status', 'epoch', 'reply_streams', 'effect', 'after' }
 
 -- begin: a claim with a token. It raises the epoch, so that whoever held the request
 -- before can write no more; asked again with the same token it answers the same, so
@@ -398,7 +409,10 @@ local function begin(keys, args)
   local count = tonumber(args[10])
   local fields = slice(args, 11 + count)
   local now = now_ms()
-  local record = fields_of(key, OF_BEGIN)
+  local record = fields_of(key, OF_FIRST_CLAIM)
+  if record.status ~= 'pending' or record.entry_id ~= entry_id then
+    record = record_of(key)
+  end
   if record.entry_id ~= entry_id then
     -- Nobody emitted it, or it is a second entry of its request.
     local reply_streams = slice(args, 11, 10 + count)
@@ -429,12 +443,11 @@ local function begin(keys, args)
       entry[#entry + 1] = value_of(fields, 'request_id')
     end
     if record.followed then
-      redis.call('PERSIST', key)
-      reply_streams[#reply_streams + 1] = key .. ':stages'
+      about.followed, reply_streams[#reply_streams + 1] = true, key .. ':stages'
     end
     local cancel = record.cancel
     new_record(key, stream, entry_id, entry, about, reply_streams, now)
-    record = fields_of(key, OF_BEGIN)
+    record = record_of(key)
     if cancel then
       local fields_of_cancel = completed_by(cjson.decode(cancel), about)
       conclude(key, record, 'cancelled', fields_of_cancel, reply_ttl_ms, retention_ms, group, entry_id)
@@ -447,7 +460,7 @@ local function begin(keys, args)
   end
 
   if record.token == token then
-    return { 'claimed', record.epoch, int(now), record.effect, record.progress or '', record.lost or '' }
+    return { 'claimed', record.epoch, int(now), record.effect or '', record.progress or '', record.lost or '' }
   end
   local held = held_ms(record, now)
   if held > 0 then
@@ -473,17 +486,24 @@ local function begin(keys, args)
     letter[#letter + 1] = 'dead_entry_id'
     letter[#letter + 1] = entry_id
     redis.call('XADD', keys[3], '*', unpack(letter))
-    local failed = as_stage(fields, 'failed', payload_text)
+    local failed, lost = as_stage(fields, 'failed', payload_text), take_span(key, record)
     conclude(key, record, 'failed', failed, reply_ttl_ms, retention_ms, group, entry_id)
-    return { 'done', 'failed', take_span(key, record), 'dead' }
+    return { 'done', 'failed', lost, 'dead' }
   end
   local traceparent = value_of(fields, 'traceparent')
   local span = traceparent == '' and '' or int(epoch) .. ' ' .. int(now) .. ' ' .. traceparent
   add_replies(record, reply_ttl_ms, stamp(fields, int(epoch), now))
   local lost = take_span(key, record)
-  redis.call('HSET', key, 'status', 'running', 'epoch', int(epoch), 'owner', owner, 'token', token,
-    'seq', '0', 'lease_until', int(now + lease_ms), 'began', int(now), 'lost', lost, 'span', span)
-  return { 'claimed', int(epoch), int(now), record.effect, record.progress or '', lost }
+  local claimed = { 'status', 'running', 'epoch', int(epoch), 'owner', owner, 'token', token,
+    'seq', '0', 'lease_until', int(now + lease_ms), 'began', int(now) }
+  if lost ~= (record.lost or '') then
+    claimed[15], claimed[16] = 'lost', lost
+  end
+  if span ~= '' then
+    claimed[#claimed + 1], claimed[#claimed + 2] = 'span', span
+  end
+  redis.call('HSET', key, unpack(claimed))
+  return { 'claimed', int(epoch), int(now), record.effect or '', record.progress or '', lost }
 end
 
 -- progress: numbered, so that a repeated one is written once; fenced by the token. The last
@@ -526,7 +546,7 @@ local function follow(keys, args)
   return { 'ok' }
 end
 
-local OF_FINISH = { 'token', 'status', 'epoch', 'stream', 'saga_id', 'reply_streams', 'held_until' }
+local OF_FINISH = { 'token', 'status', 'epoch', 'saga_id', 'reply_streams', 'held_until' }
 
 -- finish: result, terminal reply and ack together: there is no ack without a reply,
 -- and the first outcome stays. A lone request's record expires from here on; a saga's
@@ -540,6 +560,7 @@ local function finish(keys, args)
   local key, stream = keys[1], keys[2]
   local group, entry_id, token, status, retention_ms, reply_ttl_ms = unpack(args, 1, 6)
   local record = fields_of(key, OF_FINISH)
+  record.stream = stream
   confirm(key, record, token)
   if record.token == token and record.status == status then
     return { 'ok' }
@@ -547,10 +568,10 @@ local function finish(keys, args)
   if not owns(record, token) then
     return { 'stale', record.status or '', record.epoch or '' }
   end
-  require_reply_streams(record)
-  require_type(stream, 'stream')
-
   local count = tonumber(args[7])
+  if count > 0 then
+    require_reply_streams(record)
+  end
   for i = 0, count - 1 do
     local at = 8 + 7 * i
     local target, is_field, field, is_expected, expected = unpack(args, at, at + 4)
@@ -580,7 +601,6 @@ local function finish(keys, args)
     end
   end
   conclude(key, record, status, slice(args, 8 + 7 * count), reply_ttl_ms, retention_ms, group, entry_id)
-  redis.call('HDEL', key, 'span')
   return { 'ok' }
 end
 
