@@ -8,14 +8,12 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Iterable, Iterator
+import ssl
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
-import redis.asyncio as redis
-from opentelemetry.context import attach, detach, set_value
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+import redis
 from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
@@ -23,7 +21,6 @@ from redis.exceptions import (
     MasterDownError,
     OutOfMemoryError,
     ReadOnlyError,
-    RedisError,
     ResponseError,
     TryAgainError,
 )
@@ -37,19 +34,19 @@ from redis.exceptions import (
 from sagastream.errors import ServerRefused, ServerUnavailable, ServerUnsuitable
 from sagastream.functions import SOURCE
 from sagastream.telemetry import retried
+from sagastream.wire import Wire, connect, pack, settings_of
 
 logger = logging.getLogger(__name__)
 
 BLOCK_MS = 2000
-SOCKET_TIMEOUT_S = 5.0
-CONNECT_TIMEOUT_S = 2.0
 LOST = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, OSError)
-_BATCH = 256
+# How many commands may be on their way at once; more wait here.
+_WINDOW = 1024
 # Full memory or disk, a replica, a cluster in between: it may be over in a moment.
 _MENDS_ITSELF = (OutOfMemoryError, ReadOnlyError, ClusterDownError, MasterDownError, TryAgainError)
 _MENDS_ITSELF_WORDS = ("MISCONF", "BUSY ", "NOREPLICAS", "UNBLOCKED force unblock")
-# The name by which OpenTelemetry's instrumentations know that a span is not wanted.
-_SUPPRESS = "suppress_instrumentation"
+# How redis-py makes values of answers: no more than `INFO` as a mapping, and the like.
+_CALLBACKS: dict[str, Callable[[Any], Any]] = redis.Redis(protocol=2).response_callbacks
 
 
 def redact(url: str) -> str:
@@ -59,19 +56,6 @@ def redact(url: str) -> str:
     if parts.port:
         host = f"{host}:{parts.port}"
     return urlunsplit((parts.scheme, host, parts.path, "", ""))
-
-
-def make_client(url: str) -> "redis.Redis":
-    """A client that never repeats a command by itself."""
-    return redis.Redis.from_url(
-        url,
-        socket_timeout=SOCKET_TIMEOUT_S,
-        socket_connect_timeout=CONNECT_TIMEOUT_S,
-        retry=Retry(NoBackoff(), 0),
-        retry_on_error=[],
-        driver_info=None,  # redis-py would read package metadata from disk for each connection
-        **({} if url.startswith("unix") else {"socket_keepalive": True}),
-    )
 
 
 def backoff_delays(first: float = 0.05, limit: float = 0.5) -> Iterable[float]:
@@ -85,16 +69,6 @@ def backoff_delays(first: float = 0.05, limit: float = 0.5) -> Iterable[float]:
         delay = min(delay * 2, limit)
 
 
-@contextlib.contextmanager
-def untraced() -> Iterator[None]:
-    """Keep instrumentations quiet: an idle blocking read is not worth a root span."""
-    token = attach(set_value(_SUPPRESS, value=True))
-    try:
-        yield
-    finally:
-        detach(token)
-
-
 class Connection:
     """The commands of one process and loop.
 
@@ -105,11 +79,15 @@ class Connection:
 
     def __init__(self, url: str, *, patience_s: float) -> None:
         self.address = redact(url)
-        self._client = make_client(url)
-        self._blocking = make_client(url)
+        self._settings = settings_of(url)
         self._patience_s = patience_s
-        self._queue: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
-        self._flusher: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._queue: list[tuple[bytes, asyncio.Future[Any]]] = []
+        self._is_due = False
+        self._wire: Wire | None = None
+        self._idle: list[Wire] = []
+        self._returning: asyncio.Task[Any] | None = None
+        self._opening: set[asyncio.Task[Any]] = set()
         self._lost = False
 
     async def call(self, *args: Any, patience_s: float | None = None) -> Any:
@@ -121,34 +99,38 @@ class Connection:
             ServerUnsuitable: The server refuses the connection or has no functions.
             redis.exceptions.ResponseError: The server refused the command.
         """
-        patience = self._patience_s if patience_s is None else patience_s
-        loop = asyncio.get_running_loop()
-        give_up = loop.time() + patience
+        try:
+            answer = await self._send(args)
+        except (*LOST, ResponseError, AuthenticationError) as error:
+            patience = self._patience_s if patience_s is None else patience_s
+            answer = await self._call_again(args, error, patience)
+        if self._lost:
+            self.note_return()
+        if args[0] == "FCALL":
+            return answer
+        made = _CALLBACKS.get(args[0]) or _CALLBACKS.get(" ".join(map(str, args[:2])))
+        return made(answer) if made else answer
+
+    async def _call_again(self, args: tuple[Any, ...], error: BaseException, patience: float) -> Any:
+        give_up = self._loop.time() + patience
         for delay in backoff_delays():
-            try:
-                answer = await self._send(args)
-            except AuthenticationError as error:
+            if isinstance(error, AuthenticationError | ssl.SSLCertVerificationError):
                 raise ServerUnsuitable(f"{self.address} refuses us: {error}") from error
-            except LOST as error:
+            if isinstance(error, LOST) or _mends_itself(error):
                 self.note_loss(error)
-                if loop.time() + delay >= give_up:
-                    raise ServerUnavailable(self.address, str(error) or repr(error)) from error
+                if self._loop.time() + delay >= give_up:
+                    kind = ServerUnavailable if isinstance(error, LOST) else ServerRefused
+                    raise kind(self.address, str(error) or repr(error)) from error
                 retried(error)
                 await asyncio.sleep(delay)
-            except ResponseError as error:
-                if _mends_itself(error):
-                    self.note_loss(error)
-                    if loop.time() + delay >= give_up:
-                        raise ServerRefused(self.address, str(error)) from error
-                    retried(error)
-                    await asyncio.sleep(delay)
-                elif "Function not found" in str(error):
-                    await self.load_functions(patience_s=give_up - loop.time())
-                else:
-                    raise
+            elif "Function not found" in str(error):
+                await self.load_functions(patience_s=give_up - self._loop.time())
             else:
-                self.note_return()
-                return answer
+                raise error
+            try:
+                return await self._send(args)
+            except (*LOST, ResponseError, AuthenticationError) as another:
+                error = another
         raise AssertionError("backoff_delays never ends")
 
     async def load_functions(self, *, patience_s: float | None = None) -> None:
@@ -171,20 +153,25 @@ class Connection:
 
     async def block(self, *args: Any) -> Any:
         """Send a blocking read on a connection apart; it is not repeated."""
-        task = asyncio.current_task()
-        asked_to_end = task.cancelling() if task else 0
+        while self._idle and not self._idle[-1].is_open:
+            self._idle.pop()
+        wire = self._idle.pop() if self._idle else await self._opened()
         try:
-            with untraced():
-                answer = await self._blocking.execute_command(*args)  # type: ignore[no-untyped-call]
+            answer = await wire.ask(*args)
         except ResponseError as error:
             if _mends_itself(error):
                 raise RedisConnectionError(str(error)) from error
             raise
+        except asyncio.CancelledError:
+            # Its answer may still come, and would be taken for another's.
+            wire.abort(RedisConnectionError("cancelled"))
+            await asyncio.shield(wire.close())
+            raise
         finally:
-            # See `end`: a swallowed cancellation must not turn into a lost connection.
-            if task and task.cancelling() > asked_to_end:
-                raise asyncio.CancelledError
-        self.note_return()
+            if wire.is_open:
+                self._idle.append(wire)
+        if self._lost:
+            self.note_return()
         return answer
 
     def note_loss(self, error: BaseException) -> None:
@@ -201,51 +188,84 @@ class Connection:
 
     async def close(self) -> None:
         """Send what is queued, then close the sockets."""
-        if self._flusher:
-            await asyncio.wait([self._flusher])
-        with contextlib.suppress(RedisError, OSError):
-            await self._client.aclose()
-        with contextlib.suppress(RedisError, OSError):
-            await self._blocking.aclose()
+        while self._queue or self._opening or (self._wire and self._wire.waiting):
+            waiting = {future for _, future in self._queue} | self._opening
+            waiting |= set(self._wire.waiting) if self._wire else set()
+            await asyncio.wait(waiting)
+        wires, self._wire, self._idle = [self._wire, *self._idle], None, []
+        for wire in wires:
+            if wire:
+                await wire.close()
 
-    async def _send(self, args: tuple[Any, ...]) -> Any:
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._queue.append((args, future))
-        if self._flusher is None or self._flusher.done():
-            self._flusher = asyncio.create_task(self._flush(), name="sagastream-flush")
-        return await future
+    def _send(self, args: tuple[Any, ...]) -> "asyncio.Future[Any]":
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._queue.append((pack(args), future))
+        if self._wire and not self._wire.waiting:
+            self._flush()  # nobody is on the way whom it could go with
+        elif not self._is_due:
+            self._is_due = True
+            self._loop.call_soon(self._flush)
+        return future
 
-    async def _flush(self) -> None:
-        while self._queue:
-            batch, self._queue = self._queue[:_BATCH], self._queue[_BATCH:]
-            pipeline = self._client.pipeline(transaction=False)
-            for args, _ in batch:
-                pipeline.execute_command(*args)
-            answers: list[Any]
-            try:
-                with untraced():
-                    answers = await pipeline.execute(raise_on_error=False)
-            except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for it
-                answers = [error] * len(batch)
-            for (_, future), answer in zip(batch, answers, strict=True):
-                if future.done():
-                    continue
-                if isinstance(answer, Exception):
-                    future.set_exception(answer)
-                else:
-                    future.set_result(answer)
+    def _flush(self) -> None:
+        self._is_due = False
+        if not self._queue:
+            return
+        wire = self._wire
+        if wire is None or not wire.is_open:
+            if self._returning is None:
+                self._returning = self._start(self._open())
+            return
+        room = _WINDOW - len(wire.waiting)
+        batch, self._queue = self._queue[:room], self._queue[room:]
+        if batch:
+            wire.send(b"".join([data for data, _ in batch]), [future for _, future in batch])
+
+    async def _open(self) -> None:
+        try:
+            self._wire = await connect(self._settings)
+        except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for it
+            self._returning = None
+            queue, self._queue = self._queue, []
+            for _, future in queue:
+                if not future.done():
+                    future.set_exception(error)
+        else:
+            self._returning = None
+            self._wire.on_room = self._flush
+            self._flush()
+
+    async def _opened(self) -> Wire:
+        """A connection for a blocking read; one for a caller that is cancelled is kept."""
+        opening = self._start(connect(self._settings))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(self._keep)
+            raise
+
+    def _keep(self, opening: "asyncio.Task[Wire]") -> None:
+        if not opening.cancelled() and not opening.exception():
+            self._idle.append(opening.result())
+
+    def _start(self, opening: Any) -> "asyncio.Task[Any]":
+        # A connection that is being made outlives who asked for it, and is closed with us.
+        task = asyncio.create_task(opening, name="sagastream-connect")
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+        return task
 
 
 async def end(*tasks: "asyncio.Task[Any]") -> None:
-    """Cancel tasks until they are done: redis-py swallows a cancellation while it connects."""
+    """Cancel tasks, and wait until they are done."""
     left = {task for task in tasks if not task.done()}
-    while left:
-        for task in left:
-            task.cancel()
-        _, left = await asyncio.wait(left, timeout=0.05)
+    for task in left:
+        task.cancel()
+    if left:
+        await asyncio.wait(left)
 
 
-def _mends_itself(error: ResponseError) -> bool:
+def _mends_itself(error: BaseException) -> bool:
     return isinstance(error, _MENDS_ITSELF) or str(error).startswith(_MENDS_ITSELF_WORDS)
 
 
@@ -257,5 +277,6 @@ def is_group_gone(error: ResponseError) -> bool:
 def entries(answer: Any) -> Iterator[tuple[bytes, bytes, dict[bytes, bytes]]]:
     """Walk through the answer of a stream read: stream, entry id, fields."""
     for stream, items in cast("list[Any]", answer or []):
-        for entry_id, fields in items:
+        for entry_id, flat in items:
+            fields = flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
             yield stream, entry_id, fields

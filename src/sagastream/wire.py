@@ -1,0 +1,211 @@
+"""One connection to the server: bytes out, answers in, in the order in which they were asked for.
+
+What a command means, and whether it is sent again, is `connection.py`'s. Addresses, TLS and
+credentials are read from URLs by redis-py, answers are parsed by hiredis.
+"""
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import hiredis
+from redis.asyncio import Connection as Settings
+from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+    TryAgainError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+ANSWER_TIMEOUT_S = 5.0
+_CONNECT_TIMEOUT_S = 2.0
+_CLOSE_TIMEOUT_S = 1.0
+# Errors that mean something to us, by the word that they begin with.
+_ERRORS: dict[str, type[Exception]] = {
+    "NOAUTH": AuthenticationError,
+    "WRONGPASS": AuthenticationError,
+    "NOPERM": NoPermissionError,
+    "LOADING": BusyLoadingError,
+    "OOM": OutOfMemoryError,
+    "READONLY": ReadOnlyError,
+    "CLUSTERDOWN": ClusterDownError,
+    "MASTERDOWN": MasterDownError,
+    "TRYAGAIN": TryAgainError,
+}
+
+pack: Callable[[Sequence[Any]], bytes] = hiredis.pack_command
+
+
+def _error_of(text: str) -> Exception:
+    word = text.partition(" ")[0]
+    if word == "ERR" and "AUTH" in text and "without any password" in text:
+        return AuthenticationError(text)
+    return _ERRORS.get(word, ResponseError)(text.removeprefix("ERR "))
+
+
+class Wire(asyncio.Protocol):
+    """A connected socket, and who waits for the next answers on it.
+
+    Attributes:
+        waiting: Those whose answers have not come, oldest first.
+        on_room: Called when answers have come.
+        gone: Done when the connection is closed, by whichever side.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: deque[asyncio.Future[Any]] = deque()
+        self.on_room: Callable[[], None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self.gone: asyncio.Future[None] = self._loop.create_future()
+        self._transport: asyncio.Transport | None = None
+        self._reader = hiredis.Reader(replyError=_error_of)
+        self._heard = 0.0
+        self._alarm: asyncio.TimerHandle | None = None
+        self._broken: BaseException | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something can be sent."""
+        return self._transport is not None and self._broken is None
+
+    def send(self, data: bytes, waiting: Sequence["asyncio.Future[Any]"]) -> None:
+        """Write packed commands, whose answers go to these futures."""
+        assert self._transport is not None
+        if not self.waiting:
+            self._heard = self._loop.time()
+        if self._alarm is None:
+            self._alarm = self._loop.call_later(ANSWER_TIMEOUT_S, self._check)
+        self.waiting.extend(waiting)
+        self._transport.write(data)
+
+    async def ask(self, *args: Any) -> Any:
+        """Send one command and wait for its answer."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self.send(pack(args), (future,))
+        return await future
+
+    def abort(self, error: BaseException) -> None:
+        """Close at once; who waits gets the error."""
+        if self._broken is None:
+            self._broken = error
+            if self._transport:
+                self._transport.abort()
+            self._fail(error)
+
+    async def close(self) -> None:
+        """Close, and wait until the socket is."""
+        self.abort(RedisConnectionError("closed"))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await asyncio.shield(self.gone)
+
+    # -- what the loop calls ----------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket is there."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Hand out the answers that are whole."""
+        reader, waiting = self._reader, self.waiting
+        self._heard = self._loop.time()
+        try:
+            reader.feed(data)
+            answer = reader.gets()
+            while answer is not False:
+                future = waiting.popleft()
+                if not future.done():
+                    if isinstance(answer, Exception):
+                        future.set_exception(answer)
+                    else:
+                        future.set_result(answer)
+                answer = reader.gets()
+        except (hiredis.HiredisError, IndexError) as error:
+            self.abort(RedisConnectionError(f"that is no answer: {error!r}"))
+            return
+        if self.on_room:
+            self.on_room()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is closed."""
+        error = exc or self._broken or RedisConnectionError("the server closed the connection")
+        self._broken = self._broken or error
+        if self._alarm:
+            self._alarm.cancel()
+        self._fail(error)
+        if not self.gone.done():
+            self.gone.set_result(None)
+
+    def _fail(self, error: BaseException) -> None:
+        while self.waiting:
+            future = self.waiting.popleft()
+            if not future.done():
+                future.set_exception(error)
+
+    def _check(self) -> None:
+        self._alarm = None
+        if not self.waiting or self._broken:
+            return
+        left_s = self._heard + ANSWER_TIMEOUT_S - self._loop.time()
+        if left_s <= 0:
+            self.abort(RedisTimeoutError(f"no answer for {ANSWER_TIMEOUT_S:.0f} s"))
+        else:
+            self._alarm = self._loop.call_later(left_s, self._check)
+
+
+def settings_of(url: str) -> Settings:
+    """What a URL says, as a connection of redis-py's that is never connected."""
+    return ConnectionPool.from_url(url, driver_info=None).make_connection()  # type: ignore[no-any-return]
+
+
+async def connect(settings: Settings) -> Wire:
+    """Open a connection, with credentials and database as the URL has them.
+
+    Raises:
+        OSError: The server cannot be reached.
+        redis.exceptions.TimeoutError: It does not answer.
+        redis.exceptions.AuthenticationError: It refuses us.
+    """
+    try:
+        async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+            wire = await _open(settings)
+            try:
+                await _introduce(wire, settings)
+            except BaseException:
+                await wire.close()
+                raise
+    except TimeoutError:
+        raise RedisTimeoutError("no connection in time") from None
+    return wire
+
+
+async def _open(settings: Settings) -> Wire:
+    loop = asyncio.get_running_loop()
+    if isinstance(settings, UnixDomainSocketConnection):
+        _, wire = await loop.create_unix_connection(Wire, settings.path)
+        return wire
+    tls = settings.ssl_context.get() if isinstance(settings, SSLConnection) else None
+    transport, wire = await loop.create_connection(Wire, settings.host, settings.port, ssl=tls)
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    return wire
+
+
+async def _introduce(wire: Wire, settings: Settings) -> None:
+    if settings.password:
+        user = (settings.username,) if settings.username else ()
+        await wire.ask("AUTH", *user, settings.password)
+    if settings.db:
+        await wire.ask("SELECT", settings.db)
