@@ -54,9 +54,9 @@ def _traced(saga_id: str, step: str) -> Iterator[None]:
     server = telemetry.server_of(get_settings().redis_url)
     again = bool(request and (request.delivery_info or {}).get("redelivered"))
     span = telemetry.processing(server, TASKS, carried | about, again=again)
-    attributes = telemetry.attributes_of("process", "process", server, TASKS, about)
+    series = telemetry.processing_at(server, TASKS, about).series
     started, error_type = time.perf_counter(), ""
-    metrics.consumed(attributes, 1)
+    metrics.consumed(series, 1)
     try:
         with (
             use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False),
@@ -69,7 +69,7 @@ def _traced(saga_id: str, step: str) -> Iterator[None]:
                 telemetry.fail(span, error_type, str(error))
                 raise
     finally:
-        metrics.processed(attributes, time.perf_counter() - started, step, error_type)
+        metrics.processed(series, time.perf_counter() - started, step, error_type)
 
 
 @celery_app.task(name="allocate_resources")

@@ -7,7 +7,6 @@ streams only carry it.
 
 import asyncio
 import os
-import uuid
 import weakref
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextvars import ContextVar
@@ -33,6 +32,7 @@ from sagastream.message import (
     check_name,
     check_seconds,
     encode_payload,
+    new_id,
 )
 from sagastream.outcome import completed_or_raise, decode_stored
 from sagastream.replies import BackoffConfig, follow_stages, read_until_terminal
@@ -197,9 +197,9 @@ class Bus:
             stream,
             event_type=event_type,
             payload=payload,
-            correlation_id=correlation_id or str(uuid.uuid4()),
+            correlation_id=correlation_id or new_id(),
             saga_id=saga_id or "",
-            request_id=request_id or str(uuid.uuid4()),
+            request_id=request_id or new_id(),
             reply_stream=reply_stream or "",
             deadline_s=deadline_s,
             maxlen=maxlen,
@@ -373,42 +373,47 @@ class Bus:
             ServerUnavailable: The server did not answer.
         """
         check_seconds("timeout", timeout)
-        request_id = request_id or str(uuid.uuid4())
-        correlation_id = correlation_id or str(uuid.uuid4())
-        give_up = asyncio.get_running_loop().time() + timeout
+        request_id = request_id or new_id()
+        correlation_id = correlation_id or new_id()
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + timeout
         endpoint = self.endpoint()
         inbox = endpoint.inbox
-        wait = self._when_full == "wait"
-        async with inbox.place(give_up, wait=wait):
-            with inbox.waiting_for(request_id) as mail:
-                _, reply = await self._emit(
-                    stream,
-                    event_type=event_type,
-                    payload=payload,
-                    correlation_id=correlation_id,
-                    saga_id=saga_id or "",
-                    request_id=request_id,
-                    reply_stream=inbox.name,
-                    closes=closes,
-                    effect=effect,
-                )
-                ids = {"correlation_id": correlation_id, "request_id": request_id}
-                with telemetry.Receiving(endpoint.server, inbox.name, ids) as receiving:
-                    if reply:
-                        receiving.stage(reply)
-                    try:
-                        reply = reply or await until_terminal(
-                            mail,
-                            lambda: self.outcome(request_id),
-                            request_id=request_id,
-                            timeout=timeout,
-                            give_up=give_up,
-                            on_stage=receiving.stage,
-                            on_progress=on_progress,
-                        )
-                    except ReplyTimeout as silence:
-                        raise await named(endpoint.connection, self._prefix, silence) from None
-                return completed_or_raise(reply)
+        await inbox.take_place(give_up, wait=self._when_full == "wait")
+        mail = inbox.wait_for(request_id)
+        alarm = loop.call_at(give_up, mail.put, TimeoutError())
+        try:
+            _, reply = await self._emit(
+                stream,
+                event_type=event_type,
+                payload=payload,
+                correlation_id=correlation_id,
+                saga_id=saga_id or "",
+                request_id=request_id,
+                reply_stream=inbox.name,
+                closes=closes,
+                effect=effect,
+            )
+            ids = {"correlation_id": correlation_id, "request_id": request_id}
+            with telemetry.Receiving(endpoint.server, inbox.name, ids) as receiving:
+                if reply:
+                    receiving.stage(reply)
+                try:
+                    reply = reply or await until_terminal(
+                        mail,
+                        lambda: self.outcome(request_id),
+                        request_id=request_id,
+                        timeout=timeout,
+                        on_stage=receiving.stage,
+                        on_progress=on_progress,
+                    )
+                except ReplyTimeout as silence:
+                    raise await named(endpoint.connection, self._prefix, silence) from None
+            return completed_or_raise(reply)
+        finally:
+            alarm.cancel()
+            inbox.wait_no_more(request_id, mail)
+            inbox.leave_place()
 
     async def follow(
         self, request_id: str, after: str | None = None
@@ -430,7 +435,10 @@ class Bus:
         start = stage_fields({"request_id": request_id}, "start", "{}")
         endpoint = self.endpoint()
         stages = follow_stages(
-            endpoint.connection, record, after, max_bytes=self.max_payload,
+            endpoint.connection,
+            record,
+            after,
+            max_bytes=self.max_payload,
             keep=lambda: endpoint.functions.follow(record, start),
         )
         async for stage in stages:

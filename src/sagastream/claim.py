@@ -9,10 +9,8 @@ import contextlib
 import json
 import logging
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import Any, Literal
 
 from opentelemetry.trace import Span, use_span
@@ -26,7 +24,7 @@ from sagastream.errors import InvalidMessage, LeaseLost, SagastreamError
 from sagastream.functions import Answer
 from sagastream.handlers import progress_payload
 from sagastream.lease import Held, LeaseKeeper
-from sagastream.message import Command, decode_payload, encode_payload
+from sagastream.message import Command, decode_payload, encode_payload, new_id
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +89,7 @@ class Claim:
         self.span: Span = telemetry.processing(
             self._server, command.stream, self._about, again=again
         )
+        self._series = telemetry.processing_at(self._server, command.stream, self._about).series
         self._error_type = ""
         self._is_told = False
         self._bus = bus
@@ -101,7 +100,7 @@ class Claim:
         self._lease_ms = round(lease_s * 1000)
         self._max_deliveries = max_deliveries
         self._progress_interval_s = progress_interval_s
-        self._token = str(uuid.uuid4())
+        self._token = new_id()
         self._seq = 0
         self._waiting: tuple[float, dict[str, str]] | None = None
         self._told = -progress_interval_s
@@ -128,15 +127,9 @@ class Claim:
         finally:
             claim_token.reset(token)
             seconds = time.perf_counter() - started
-            metrics.processed(self._attributes, seconds, event_type, self._error_type)
+            metrics.processed(self._series, seconds, event_type, self._error_type)
             if not self._is_told:
                 self.span.end()
-
-    @cached_property
-    def _attributes(self) -> Mapping[str, Any]:
-        return telemetry.attributes_of(
-            "process", "process", self._server, self.command.stream, self._about
-        )
 
     async def begin(self) -> bool:
         """Take the request and write `start`; False if it is another's, or has ended.
@@ -167,9 +160,9 @@ class Claim:
         self._tell_of_lost(lost)
         self.span.set_attribute("sagastream.attempt", self.command.epoch)
         self.span.add_event("start")
-        metrics.consumed(self._attributes, 1)
+        metrics.consumed(self._series, 1)
         if self.command.epoch > 1:
-            metrics.redelivered(self._attributes)
+            metrics.redelivered(self._series)
         logger.info("request started", extra=self.ids | {"attempt": self.command.epoch})
         if command.deadline is not None:
             self._left_s = (command.deadline - int(now)) / 1000
@@ -181,7 +174,7 @@ class Claim:
             why = "its handler was lost" + ("; it is given up" if word == "dead" else "")
             telemetry.tell_of_lost(self._server, stream, self._about, lost, why)
         if word == "dead":
-            metrics.died(self._attributes, "HandlerLost")
+            metrics.died(self._series, "HandlerLost")
 
     def _decoded(self, progress: str) -> dict[str, Any]:
         return decode_payload(progress, max_bytes=self._bus.max_payload) if progress else {}
@@ -199,9 +192,7 @@ class Claim:
             lease_ms=self._lease_ms,
             retention_ms=self._retention_ms,
             max_deliveries=self._max_deliveries,
-            reply_streams=self._bus.reply_streams(
-                command.reply_stream, command.saga_id
-            ),
+            reply_streams=self._bus.reply_streams(command.reply_stream, command.saga_id),
             start=start,
             entry=entry,
         )
@@ -344,7 +335,7 @@ class Claim:
 
     async def lose(self) -> None:
         """Note that the request is another's, and say that this handler has stopped."""
-        metrics.lost(self._attributes)
+        metrics.lost(self._series)
         self._failed("LeaseLost", "the request is no longer ours")
         with contextlib.suppress(SagastreamError, RedisError):
             await self.release()

@@ -5,7 +5,6 @@ connection is only what answers alike when repeated; the caller says how long to
 """
 
 import asyncio
-import contextlib
 import logging
 import random
 import ssl
@@ -111,7 +110,9 @@ class Connection:
         made = _CALLBACKS.get(args[0]) or _CALLBACKS.get(" ".join(map(str, args[:2])))
         return made(answer) if made else answer
 
-    async def _call_again(self, args: tuple[Any, ...], error: BaseException, patience: float) -> Any:
+    async def _call_again(
+        self, args: tuple[Any, ...], error: BaseException, patience: float
+    ) -> Any:
         give_up = self._loop.time() + patience
         for delay in backoff_delays():
             if isinstance(error, AuthenticationError | ssl.SSLCertVerificationError):
@@ -278,5 +279,7 @@ def entries(answer: Any) -> Iterator[tuple[bytes, bytes, dict[bytes, bytes]]]:
     """Walk through the answer of a stream read: stream, entry id, fields."""
     for stream, items in cast("list[Any]", answer or []):
         for entry_id, flat in items:
-            fields = flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
+            fields = (
+                flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
+            )
             yield stream, entry_id, fields

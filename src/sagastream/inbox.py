@@ -8,8 +8,8 @@ import contextlib
 import inspect
 import logging
 import uuid
-from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -25,10 +25,34 @@ _TRIM_EVERY = 256
 _BLOCK_MS = 1000
 _CHECK_S = 0.5
 
-# What a waiter finds in its queue: a reply, None when it should look into the record, or
-# that the record is gone.
-Mail = asyncio.Queue[dict[str, Any] | DataLost | None]
+# What a waiter finds: a reply, None when it should look into the record, that the record is
+# gone, or that its time is up.
+Letter = dict[str, Any] | DataLost | TimeoutError | None
 OnProgress = Callable[[dict[str, Any]], Any]
+
+
+class Mail:
+    """What has come for one waiter."""
+
+    __slots__ = ("_future", "_letters", "_loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._letters: deque[Letter] = deque()
+        self._future: asyncio.Future[None] | None = None
+
+    def put(self, letter: Letter) -> None:
+        """Add a letter, and wake the waiter."""
+        self._letters.append(letter)
+        if self._future and not self._future.done():
+            self._future.set_result(None)
+
+    async def get(self) -> Letter:
+        """The oldest letter."""
+        while not self._letters:
+            self._future = self._loop.create_future()
+            await self._future
+        return self._letters.popleft()
 
 
 class Inbox:
@@ -59,23 +83,23 @@ class Inbox:
         self._next_check = 0.0
         self._max_waiting = max_waiting
         self._places = asyncio.Semaphore(max_waiting)
+        self._loop = asyncio.get_running_loop()
 
-    @contextlib.contextmanager
-    def waiting_for(self, request_id: str) -> Iterator[Mail]:
-        """A queue that gets every reply to one request from now on."""
-        mail: Mail = asyncio.Queue()
+    def wait_for(self, request_id: str) -> Mail:
+        """What gets every reply to one request from now on, until `wait_no_more`."""
+        mail = Mail(self._loop)
         self._waiting[request_id].append(mail)
         self._start()
-        try:
-            yield mail
-        finally:
-            self._waiting[request_id].remove(mail)
-            if not self._waiting[request_id]:
-                del self._waiting[request_id]
+        return mail
 
-    @contextlib.asynccontextmanager
-    async def place(self, give_up: float, *, wait: bool) -> AsyncIterator[None]:
-        """One of the places for waiting requests.
+    def wait_no_more(self, request_id: str, mail: Mail) -> None:
+        """Forget a waiter."""
+        self._waiting[request_id].remove(mail)
+        if not self._waiting[request_id]:
+            del self._waiting[request_id]
+
+    async def take_place(self, give_up: float, *, wait: bool) -> None:
+        """Take one of the places for waiting requests; `leave_place` gives it back.
 
         Args:
             give_up: The loop's time at which the waiting for a place ends.
@@ -84,17 +108,20 @@ class Inbox:
         Raises:
             Overloaded: There is none.
         """
-        if not wait and self._places.locked():
+        if not self._places.locked():
+            await self._places.acquire()
+            return
+        if not wait:
             raise Overloaded(self._max_waiting)
         try:
             async with asyncio.timeout_at(give_up):
                 await self._places.acquire()
         except TimeoutError:
             raise Overloaded(self._max_waiting) from None
-        try:
-            yield
-        finally:
-            self._places.release()
+
+    def leave_place(self) -> None:
+        """Give a place back."""
+        self._places.release()
 
     def _start(self) -> None:
         """Start the reader, once."""
@@ -147,7 +174,7 @@ class Inbox:
             logger.error("%s", lost)  # noqa: TRY400 - the message says it all
             for queues in self._waiting.values():
                 for mail in queues:
-                    mail.put_nowait(lost)
+                    mail.put(lost)
         except (SagastreamError, RedisError) as error:
             logger.debug("data not checked: %s", error)
 
@@ -155,7 +182,7 @@ class Inbox:
         # What was written while we were away may be lost with the stream, never with the record.
         for queues in self._waiting.values():
             for mail in queues:
-                mail.put_nowait(None)
+                mail.put(None)
 
     def _deliver(self, raw: Mapping[bytes, bytes]) -> None:
         queues = self._waiting.get(raw.get(b"request_id", b"").decode(errors="replace"))
@@ -167,7 +194,7 @@ class Inbox:
             logger.warning("inbox %s: a reply that is none: %s", self.key, error)
             return
         for mail in queues:
-            mail.put_nowait(reply)
+            mail.put(reply)
 
 
 async def until_terminal(
@@ -176,7 +203,6 @@ async def until_terminal(
     *,
     request_id: str,
     timeout: float,
-    give_up: float,
     on_stage: Callable[[dict[str, Any]], None],
     on_progress: OnProgress | None,
 ) -> dict[str, Any]:
@@ -185,22 +211,18 @@ async def until_terminal(
     `look` reads the terminal reply from the record, and gives None while there is none.
 
     Raises:
-        ReplyTimeout: It is not there when the loop's time is `give_up`.
+        ReplyTimeout: It is not there when the mail says that time is up.
         DataLost: The server came back without our data.
     """
     last_stage = None
     while True:
-        try:
-            async with asyncio.timeout_at(give_up):
-                stage = await mail.get()
-        except TimeoutError:
-            stage = await look()
-            if stage is None:
-                raise ReplyTimeout(request_id, timeout, last_stage) from None
-        if isinstance(stage, DataLost):
-            raise stage
-        stage = stage or await look()
+        letter = await mail.get()
+        if isinstance(letter, DataLost):
+            raise letter
+        stage = letter if isinstance(letter, dict) else await look()
         if stage is None:
+            if isinstance(letter, TimeoutError):
+                raise ReplyTimeout(request_id, timeout, last_stage)
             continue
         last_stage = stage["status"]
         on_stage(stage)

@@ -316,8 +316,8 @@ class CommandListener:
                 letter=letter,
                 reply=reply,
             )
-        attributes = telemetry.attributes_of("reject", "settle", endpoint.server, stream, about)
-        metrics.died(attributes, "InvalidMessage")
+        at = telemetry.place("reject", "settle", endpoint.server, stream, self._group)
+        metrics.died(at.series, "InvalidMessage")
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)

@@ -12,6 +12,7 @@ from opentelemetry import metrics
 _METER = metrics.get_meter("sagastream", schema_url="https://opentelemetry.io/schemas/1.44.0")
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 _MINUTES = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+Series = Mapping[str, str | int]
 # What a series may be told apart by.
 _KEPT = (
     "messaging.system",
@@ -68,53 +69,53 @@ _COMPENSATIONS = _METER.create_counter(
 )
 
 
-def _few(attributes: Mapping[str, Any], **more: str) -> dict[str, str | int]:
-    """The attributes of a span that stay few, and others that are not empty."""
+def series_of(attributes: Mapping[str, Any]) -> Series:
+    """The attributes of a span that stay few."""
     few = {name: attributes[name] for name in _KEPT if name in attributes}
     low = attributes.get("messaging.destination.template")
     if low:
-        few["messaging.destination.template"] = low
-    else:
-        few["messaging.destination.name"] = attributes["messaging.destination.name"]
-    return few | {name.replace("__", "."): value for name, value in more.items() if value}
+        return few | {"messaging.destination.template": low}
+    return few | {"messaging.destination.name": attributes["messaging.destination.name"]}
 
 
-def operated(attributes: Mapping[str, Any], seconds: float, error_type: str) -> None:
+def _with(series: Series, error_type: str) -> Series:
+    return {**series, "error.type": error_type} if error_type else series
+
+
+def operated(series: Series, seconds: float, error_type: str) -> None:
     """A client's operation on a stream has ended."""
-    _OPERATION.record(seconds, _few(attributes, error__type=error_type))
+    _OPERATION.record(seconds, _with(series, error_type))
 
 
-def sent(attributes: Mapping[str, Any], error_type: str) -> None:
+def sent(series: Series, error_type: str) -> None:
     """A message was sent, or that was tried."""
-    _SENT.add(1, _few(attributes, error__type=error_type))
+    _SENT.add(1, _with(series, error_type))
 
 
-def consumed(attributes: Mapping[str, Any], count: int, error_type: str = "") -> None:
+def consumed(series: Series, count: int, error_type: str = "") -> None:
     """Messages were delivered."""
-    _CONSUMED.add(count, _few(attributes, error__type=error_type))
+    _CONSUMED.add(count, _with(series, error_type))
 
 
-def processed(
-    attributes: Mapping[str, Any], seconds: float, event_type: str, error_type: str
-) -> None:
+def processed(series: Series, seconds: float, event_type: str, error_type: str) -> None:
     """A handler has ended; `event_type` is one that is handled, or `_OTHER`."""
-    more = {"sagastream__event_type": event_type, "error__type": error_type}
-    _PROCESS.record(seconds, _few(attributes, **more))
+    told = _with(series, error_type)
+    _PROCESS.record(seconds, {**told, "sagastream.event_type": event_type})
 
 
-def redelivered(attributes: Mapping[str, Any]) -> None:
+def redelivered(series: Series) -> None:
     """A command has a new handler in place of one that is gone."""
-    _REDELIVERIES.add(1, _few(attributes))
+    _REDELIVERIES.add(1, series)
 
 
-def died(attributes: Mapping[str, Any], error_type: str) -> None:
+def died(series: Series, error_type: str) -> None:
     """A command has become a dead letter."""
-    _DEAD_LETTERS.add(1, _few(attributes, error__type=error_type))
+    _DEAD_LETTERS.add(1, _with(series, error_type))
 
 
-def lost(attributes: Mapping[str, Any]) -> None:
+def lost(series: Series) -> None:
     """A handler has lost its claim."""
-    _LEASE_LOSSES.add(1, _few(attributes))
+    _LEASE_LOSSES.add(1, series)
 
 
 def stepped(saga: str, step: str, direction: str, seconds: float, error_type: str) -> None:

@@ -11,12 +11,14 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 from opentelemetry import trace
-from opentelemetry.context import Context
+from opentelemetry.context import Context, attach, detach
 from opentelemetry.trace import (
     Link,
     NonRecordingSpan,
@@ -41,7 +43,17 @@ _SAGA = "saga"
 _SPAN_ID = re.compile(r"[0-9a-f]{16}")
 
 Attributes = Mapping[str, str | int | float]
-Server = Mapping[str, str | int]
+# The attributes that name a server.
+Server = tuple[tuple[str, str | int], ...]
+# What of a message a span tells, by the field that has it.
+_OF_MESSAGE = (
+    ("messaging.message.conversation_id", "correlation_id"),
+    ("messaging.message.id", "entry_id"),
+)
+_OWN = tuple(
+    (f"sagastream.{name}", name)
+    for name in ("request_id", "saga_id", "event_type", "step", "direction", "attempt")
+)
 
 # What the current code works for, as fields of a log line: ids, step, attempt.
 belonging: ContextVar[Mapping[str, str | int]] = ContextVar(
@@ -56,29 +68,35 @@ def server_of(url: str) -> Server:
     """The attributes that name a server, from its URL."""
     parts = urlsplit(url)
     if parts.scheme == "unix":
-        return {"server.address": parts.path}
-    return {"server.address": parts.hostname or "", "server.port": parts.port or 6379}
+        return (("server.address", parts.path),)
+    return (("server.address", parts.hostname or ""), ("server.port", parts.port or 6379))
 
 
 def carrier() -> dict[str, str]:
     """The current trace context as the three fields of an entry; empty text if untraced."""
+    context = trace.get_current_span().get_span_context()
+    if not context.is_valid:
+        return {"traceparent": "", "tracestate": "", "parent_span_id": ""}
     fields: dict[str, str] = {}
     _PROPAGATOR.inject(fields)
-    context = trace.get_current_span().get_span_context()
     return {
         "traceparent": fields.get("traceparent", ""),
         "tracestate": fields.get("tracestate", ""),
-        "parent_span_id": trace.format_span_id(context.span_id) if context.is_valid else "",
+        "parent_span_id": trace.format_span_id(context.span_id),
     }
 
 
 def extract(fields: Mapping[str, Any]) -> Context:
     """The context that an entry carries; an empty one if it is missing or malformed."""
+    if not fields.get("traceparent"):
+        return Context()
     given = {name: str(fields.get(name) or "") for name in ("traceparent", "tracestate")}
     return _PROPAGATOR.extract({name: value for name, value in given.items() if value}, Context())
 
 
 def _origin(fields: Mapping[str, Any]) -> SpanContext:
+    if not fields.get("traceparent"):
+        return trace.INVALID_SPAN_CONTEXT
     return trace.get_current_span(extract(fields)).get_span_context()
 
 
@@ -110,25 +128,49 @@ def destination(stream: str) -> dict[str, str]:
     return names if low == stream else names | {"messaging.destination.template": low}
 
 
-def attributes_of(
-    operation: str, kind: str, server: Server, stream: str, fields: Mapping[str, Any]
-) -> dict[str, str | int | float]:
-    """What every span of the stream has: the conventions' attributes, then our own."""
-    found: dict[str, Any] = {
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An operation on a stream: what all of its spans, and of its series, have in common.
+
+    Attributes:
+        name: Of the spans.
+        attributes: Of the spans, by the conventions.
+        series: Those of them that stay few.
+    """
+
+    name: str
+    attributes: Attributes
+    series: metrics.Series
+
+
+@lru_cache(maxsize=1024)
+def place(operation: str, kind: str, server: Server, stream: str, group: str = "") -> Place:
+    """The place of an operation of a kind, by the conventions' names for both."""
+    common: dict[str, str | int | float] = {
         "messaging.system": SYSTEM,
         "messaging.operation.name": operation,
         "messaging.operation.type": kind,
-        "messaging.message.conversation_id": fields.get("correlation_id", ""),
-        "messaging.message.id": fields.get("entry_id", ""),
-        "messaging.consumer.group.name": fields.get("group", ""),
-        **destination(stream),
-        **server,
     }
-    found |= {
-        f"sagastream.{name}": fields.get(name) or belonging.get().get(name, "")
-        for name in ("request_id", "saga_id", "event_type", "step", "direction", "attempt")
-    }
-    return {name: value for name, value in found.items() if value != ""}
+    if group:
+        common["messaging.consumer.group.name"] = group
+    common |= {name: value for name, value in server if value != ""}
+    common |= destination(stream)
+    return Place(f"{operation} {template(stream)}", common, metrics.series_of(common))
+
+
+def attributes_of(place: Place, fields: Mapping[str, Any]) -> dict[str, str | int | float]:
+    """What a span tells: of its place, of the message, and whom the current code works for."""
+    found = dict(place.attributes)
+    for name, field in _OF_MESSAGE:
+        value = fields.get(field)
+        if value:
+            found[name] = value
+    working_for = belonging.get()
+    for name, field in _OWN:
+        value = fields.get(field) or working_for.get(field)
+        if value:
+            found[name] = value
+    return found
 
 
 def fail(span: Span, error_type: str, message: str) -> None:
@@ -142,49 +184,55 @@ def retried(error: BaseException) -> None:
     trace.get_current_span().add_event("retry", {"error.type": type(error).__name__})
 
 
-@contextlib.contextmanager
-def _client_operation(
-    operation: str,
-    kind: str,
-    server: Server,
-    stream: str,
-    fields: Mapping[str, Any],
-    *,
-    span_kind: SpanKind = SpanKind.CLIENT,
-) -> Iterator[Span]:
-    attributes = attributes_of(operation, kind, server, stream, fields)
-    started, error_type = time.perf_counter(), ""
-    with _TRACER.start_as_current_span(
-        f"{operation} {template(stream)}",
-        kind=span_kind,
-        attributes=attributes,
-        record_exception=False,
-        set_status_on_exception=False,
-    ) as span:
-        try:
-            yield span
-        except BaseException as error:
-            error_type = type(error).__name__
-            fail(span, error_type, str(error))
-            raise
-        finally:
-            metrics.operated(attributes, time.perf_counter() - started, error_type)
-            if kind == "send":
-                metrics.sent(attributes, error_type)
+class _Operation:
+    """A span around what is asked of the server, and the metrics of it."""
+
+    def __init__(self, place: Place, fields: Mapping[str, Any], kind: SpanKind) -> None:
+        self._place = place
+        self._fields = fields
+        self._kind = kind
+
+    def __enter__(self) -> Span:
+        self._started = time.perf_counter()
+        self._span = _TRACER.start_span(
+            self._place.name,
+            kind=self._kind,
+            attributes=attributes_of(self._place, self._fields),
+            record_exception=False,
+            set_status_on_exception=False,
+        )
+        self._token = attach(trace.set_span_in_context(self._span))
+        return self._span
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        detach(self._token)
+        error_type = kind.__name__ if kind else ""
+        if error:
+            fail(self._span, error_type, str(error))
+        self._span.end()
+        metrics.operated(self._place.series, time.perf_counter() - self._started, error_type)
+        if self._kind is SpanKind.PRODUCER:
+            metrics.sent(self._place.series, error_type)
 
 
 def sending(
     server: Server, stream: str, fields: Mapping[str, Any]
 ) -> contextlib.AbstractContextManager[Span]:
     """A `send` span around writing an entry; its context is what the entry carries."""
-    return _client_operation("send", "send", server, stream, fields, span_kind=SpanKind.PRODUCER)
+    return _Operation(place("send", "send", server, stream), fields, SpanKind.PRODUCER)
 
 
 def settling(
     operation: str, server: Server, stream: str, fields: Mapping[str, Any]
 ) -> contextlib.AbstractContextManager[Span]:
     """A span around what ends a delivery: `ack`, `release` (for the next) or `reject`."""
-    return _client_operation(operation, "settle", server, stream, fields)
+    group = fields.get("group", "")
+    return _Operation(place(operation, "settle", server, stream, group), fields, SpanKind.CLIENT)
 
 
 class Receiving:
@@ -197,10 +245,9 @@ class Receiving:
     """
 
     def __init__(self, server: Server, stream: str, fields: Mapping[str, Any]) -> None:
-        self._stream = stream
-        self._attributes = attributes_of("receive", "receive", server, stream, fields)
-        self._events: list[tuple[int, str, Attributes]] = []
-        self._origin = trace.INVALID_SPAN_CONTEXT
+        self._place = place("receive", "receive", server, stream)
+        self._fields = fields
+        self._events: list[tuple[int, Mapping[str, Any]]] = []
 
     def __enter__(self) -> Self:
         self._started_ns = time.time_ns()
@@ -208,8 +255,7 @@ class Receiving:
 
     def stage(self, reply: Mapping[str, Any]) -> None:
         """Note a stage that has come."""
-        self._events.append((time.time_ns(), str(reply.get("status", "")), _told(reply)))
-        self._origin = _origin(reply)
+        self._events.append((time.time_ns(), reply))
 
     def __exit__(
         self,
@@ -222,21 +268,25 @@ class Receiving:
 
     def _tell(self, error_type: str, message: str) -> None:
         count = len(self._events)
+        origin = _origin(self._events[-1][1]) if count else trace.INVALID_SPAN_CONTEXT
+        attributes = attributes_of(self._place, self._fields)
         span = _TRACER.start_span(
-            f"receive {template(self._stream)}",
+            self._place.name,
             kind=SpanKind.CLIENT,
-            attributes=self._attributes | {"messaging.batch.message_count": count},
-            links=[Link(self._origin)] if self._origin.is_valid else [],
+            attributes=attributes | {"messaging.batch.message_count": count},
+            links=[Link(origin)] if origin.is_valid else [],
             start_time=self._started_ns,
         )
-        for at_ns, name, told in self._events:
-            span.add_event(name, told, timestamp=at_ns)
+        if span.is_recording():
+            for at_ns, reply in self._events:
+                span.add_event(str(reply.get("status", "")), _told(reply), timestamp=at_ns)
         if error_type:
             fail(span, error_type, message)
         ended_ns = time.time_ns()
         span.end(ended_ns)
-        metrics.operated(self._attributes, (ended_ns - self._started_ns) / 1e9, error_type)
-        metrics.consumed(self._attributes, count, error_type)
+        series = self._place.series
+        metrics.operated(series, (ended_ns - self._started_ns) / 1e9, error_type)
+        metrics.consumed(series, count, error_type)
 
 
 def _told(reply: Mapping[str, Any]) -> dict[str, str | int | float]:
@@ -255,6 +305,11 @@ def _above(origin: SpanContext) -> Context:
         origin.trace_id, int(above, 16), True, origin.trace_flags, origin.trace_state
     )
     return trace.set_span_in_context(NonRecordingSpan(root), Context())
+
+
+def processing_at(server: Server, stream: str, fields: Mapping[str, Any]) -> Place:
+    """The place of `processing`."""
+    return place("process", "process", server, stream, fields.get("group", ""))
 
 
 def processing(
@@ -277,13 +332,16 @@ def processing(
         started_ns: When it began; None for now.
     """
     origin = _origin(fields)
-    link = Link(origin, {"messaging.message.id": str(fields.get("entry_id", ""))})
+    links = []
+    if origin.is_valid:
+        links = [Link(origin, {"messaging.message.id": str(fields.get("entry_id", ""))})]
+    where = processing_at(server, stream, fields)
     span = _TRACER.start_span(
-        f"process {template(stream)}",
+        where.name,
         context=_above(origin) if again else extract(fields),
         kind=SpanKind.CONSUMER,
-        links=[link] if origin.is_valid else [],
-        attributes=attributes_of("process", "process", server, stream, fields),
+        links=links,
+        attributes=attributes_of(where, fields),
         start_time=started_ns,
         record_exception=False,
         set_status_on_exception=False,

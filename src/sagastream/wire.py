@@ -9,7 +9,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import hiredis
 from redis.asyncio import Connection as Settings
@@ -45,7 +45,7 @@ _ERRORS: dict[str, type[Exception]] = {
     "TRYAGAIN": TryAgainError,
 }
 
-pack: Callable[[Sequence[Any]], bytes] = hiredis.pack_command
+pack = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)
 
 
 def _error_of(text: str) -> Exception:
@@ -168,7 +168,7 @@ class Wire(asyncio.Protocol):
 
 def settings_of(url: str) -> Settings:
     """What a URL says, as a connection of redis-py's that is never connected."""
-    return ConnectionPool.from_url(url, driver_info=None).make_connection()  # type: ignore[no-any-return]
+    return ConnectionPool.from_url(url, driver_info=None).make_connection()  # type: ignore[no-any-return,no-untyped-call]
 
 
 async def connect(settings: Settings) -> Wire:

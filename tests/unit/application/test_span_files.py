@@ -17,10 +17,10 @@ from sagastream import telemetry as spans
 telemetry.start(get_settings(), sys.argv[1])
 with spans.root("saga mission", "m"):
     for number in range(200):
-        with spans.sending({"server.address": "a"}, "x:commands", {"correlation_id": "c" * 3000}):
+        with spans.sending(spans.server_of("redis://a"), "x:commands", {"correlation_id": "c" * 3000}):
             pass
     try:
-        with spans.sending({"server.address": "a"}, "x:commands", {}):
+        with spans.sending(spans.server_of("redis://a"), "x:commands", {}):
             raise LookupError("no such thing")
     except LookupError:
         pass

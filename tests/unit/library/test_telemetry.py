@@ -74,9 +74,7 @@ class _ChosenIds(RandomIdGenerator):
         return telemetry.chosen_span_id.get() or super().generate_span_id()
 
 
-async def _begin(
-    bus: Bus, request_id: str, *, saga_id: str = "", span_id: str = _LOST
-) -> None:
+async def _begin(bus: Bus, request_id: str, *, saga_id: str = "", span_id: str = _LOST) -> None:
     """Claim a command as a listener does that is killed right after."""
     key = bus.key
     call = bus.endpoint().connection.call
