@@ -9,11 +9,13 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
-from opentelemetry.trace import Span, use_span
+from opentelemetry.context import attach, detach
+from opentelemetry.trace import Span, set_span_in_context
 from redis.exceptions import RedisError
 
 from sagastream import metrics, telemetry
@@ -85,7 +87,8 @@ class Claim:
             "entry_id": command.entry_id,
             "group": group,
         }
-        self._server = bus.endpoint().server
+        endpoint = bus.endpoint()
+        self._server = endpoint.server
         self.span: Span = telemetry.processing(
             self._server, command.stream, self._about, again=again
         )
@@ -93,7 +96,7 @@ class Claim:
         self._error_type = ""
         self._is_told = False
         self._bus = bus
-        self._functions = bus.endpoint().functions
+        self._functions = endpoint.functions
         self._raw = raw
         self._group = group
         self._owner = owner
@@ -102,6 +105,7 @@ class Claim:
         self._progress_interval_s = progress_interval_s
         self._token = new_id()
         self._seq = 0
+        self._alarm: asyncio.TimerHandle | None = None
         self._waiting: tuple[float, dict[str, str]] | None = None
         self._told = -progress_interval_s
         self._teller: asyncio.Task[None] | None = None
@@ -109,27 +113,30 @@ class Claim:
         self._record = bus.key(f"request:{command.request_id}")
         self._stream = bus.key(command.stream)
 
-    @contextlib.contextmanager
-    def current(self, *, handled: bool) -> Iterator[None]:
+    def enter(self, *, handled: bool) -> None:
         """Let `emit_event` know that this claim's stages may be written here, and trace it.
 
-        `handled` tells whether its event type is one that somebody handles.
+        `handled` tells whether its event type is one that somebody handles. `leave` ends it.
         """
-        event_type = self.command.event_type if handled else "_OTHER"
-        token, started = claim_token.set(self._token), time.perf_counter()
+        self._counts_as = self.command.event_type if handled else "_OTHER"
         about = {name: value for name, value in self.ids.items() if value}
-        try:
-            with (
-                use_span(self.span, record_exception=False, set_status_on_exception=False),
-                telemetry.belongs(**about, attempt=self.command.epoch),
-            ):
-                yield
-        finally:
-            claim_token.reset(token)
-            seconds = time.perf_counter() - started
-            metrics.processed(self._series, seconds, event_type, self._error_type)
-            if not self._is_told:
-                self.span.end()
+        self._tokens = (
+            claim_token.set(self._token),
+            attach(set_span_in_context(self.span)),
+            telemetry.belonging.set({**about, "attempt": self.command.epoch}),
+        )
+        self._started = time.perf_counter()
+
+    def leave(self) -> None:
+        """End what `enter` began."""
+        token, context, belonging = self._tokens
+        telemetry.belonging.reset(belonging)
+        detach(context)
+        claim_token.reset(token)
+        seconds = time.perf_counter() - self._started
+        metrics.processed(self._series, seconds, self._counts_as, self._error_type)
+        if not self._is_told:
+            self.span.end()
 
     async def begin(self) -> bool:
         """Take the request and write `start`; False if it is another's, or has ended.
@@ -138,8 +145,7 @@ class Claim:
             InvalidMessage: The request id is known with another payload.
         """
         command = self.command
-        with use_span(self.span, end_on_exit=False, record_exception=False):
-            start = self._fields("start", "{}")
+        start = stage_fields(self.ids, "start", "{}", self.span)
         while True:
             answer = await self._ask(start)
             if answer.word == "gone":
@@ -197,46 +203,40 @@ class Claim:
             entry=entry,
         )
 
-    @contextlib.contextmanager
-    def kept(self, keeper: LeaseKeeper) -> Iterator[None]:
+    def keep(self, keeper: LeaseKeeper) -> None:
         """Renew the lease, and cancel the current task when it has to end early.
 
         `ending` then says why. A deadline that has passed already ends it before it runs.
+        `let_go` ends it.
         """
-        loop = asyncio.get_running_loop()
-        task = asyncio.current_task()
-
-        def end(why: Ending) -> None:
-            if why == "lost" and self._finishing:
-                return  # its own end may be what the renewal met: the answer to that tells
-            if self.ending is None and task is not None:
-                self.ending = why
-                task.cancel()
-
-        def from_thread(why: Ending) -> None:
-            # The loop may be closed by now, with nobody left to tell.
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(end, why)
-
-        keeper.keep(
-            Held(
-                self._record,
-                self._stream,
-                self.command.entry_id,
-                self._token,
-                on_lost=lambda: from_thread("lost"),
-                on_cancel=lambda: from_thread("cancelled"),
-            )
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        held = Held(
+            *(self._record, self._stream, self.command.entry_id, self._token),
+            on_lost=partial(self._end_from_thread, "lost"),
+            on_cancel=partial(self._end_from_thread, "cancelled"),
         )
-        alarm = None
+        keeper.keep(held)
         if self._left_s is not None:
-            alarm = loop.call_later(max(0.0, self._left_s), end, "deadline")
-        try:
-            yield
-        finally:
-            if alarm:
-                alarm.cancel()
-            keeper.drop(self._token)
+            self._alarm = self._loop.call_later(max(0.0, self._left_s), self._end, "deadline")
+
+    def let_go(self, keeper: LeaseKeeper) -> None:
+        """Renew the lease no longer, and do not cancel the task any more."""
+        if self._alarm:
+            self._alarm.cancel()
+        keeper.drop(self._token)
+
+    def _end_from_thread(self, why: Ending) -> None:
+        # The loop may be closed by now, with nobody left to tell.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._end, why)
+
+    def _end(self, why: Ending) -> None:
+        if why == "lost" and self._finishing:
+            return  # its own end may be what the renewal met: the answer to that tells
+        if self.ending is None and self._task is not None and not self._task.done():
+            self.ending = why
+            self._task.cancel()
 
     @property
     def expired(self) -> bool:

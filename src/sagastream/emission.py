@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
+from opentelemetry.trace import Span
+
 from sagastream import telemetry
 from sagastream.effects import Effect
 from sagastream.endpoint import Endpoint
@@ -97,8 +99,10 @@ def reply_names(reply_stream: str, saga_id: str) -> list[str]:
     return [name for name in names if name]
 
 
-def stage_fields(ids: Mapping[str, str], status: str, payload: str) -> dict[str, str]:
-    """The fields of a stage; the server adds epoch and time."""
+def stage_fields(
+    ids: Mapping[str, str], status: str, payload: str, span: Span | None = None
+) -> dict[str, str]:
+    """The fields of a stage, told under a span, or the current one; the server adds epoch and time."""
     return {
         "correlation_id": ids.get("correlation_id", ""),
         "request_id": ids["request_id"],
@@ -107,4 +111,5 @@ def stage_fields(ids: Mapping[str, str], status: str, payload: str) -> dict[str,
         "status": status,
         "payload": payload,
         "v": SCHEMA_VERSION,
-    } | telemetry.carrier()
+        **telemetry.carrier(span),
+    }

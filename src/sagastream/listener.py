@@ -198,7 +198,8 @@ class CommandListener:
         except InvalidMessage as error:
             await self._reject(stream, entry_id, raw, error)
             return
-        with claim.current(handled=handler is not None):
+        claim.enter(handled=handler is not None)
+        try:
             if handler is None:
                 await claim.fail(
                     "UnknownEventType",
@@ -215,6 +216,8 @@ class CommandListener:
                 await claim.fail("DeadlineExceeded", "the deadline had passed before it began")
             else:
                 await self._run(handler, claim)
+        finally:
+            claim.leave()
 
     async def _pass_on(self, command: Command, raw: Mapping[bytes, bytes]) -> Answer:
         """Leave a command to a listener that can handle it, if there is one."""
@@ -233,8 +236,11 @@ class CommandListener:
 
     async def _run(self, handler: Handler, claim: Claim) -> None:
         try:
-            with claim.kept(self._keeper):
+            claim.keep(self._keeper)
+            try:
                 await self._until_written(handler, claim)
+            finally:
+                claim.let_go(self._keeper)
         except asyncio.CancelledError:
             await self._ended_early(claim)
         except LeaseLost as error:
@@ -246,9 +252,8 @@ class CommandListener:
 
     async def _until_written(self, handler: Handler, claim: Claim) -> None:
         """Run a handler; again if what an atomic one read has changed meanwhile."""
-        for _, delay in zip(
-            range(_MOST_RUNS), backoff_delays(first=0.005, limit=0.2), strict=False
-        ):
+        delays = iter(backoff_delays(first=0.005, limit=0.2))
+        for _ in range(_MOST_RUNS):
             outcome = await run_handler(
                 handler,
                 claim.command,
@@ -258,7 +263,7 @@ class CommandListener:
             )
             if await claim.complete(outcome):
                 return
-            await asyncio.sleep(delay)
+            await asyncio.sleep(next(delays))
         raise WriteConflict(_MOST_RUNS)
 
     async def _ended_early(self, claim: Claim) -> None:

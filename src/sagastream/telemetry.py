@@ -72,13 +72,14 @@ def server_of(url: str) -> Server:
     return (("server.address", parts.hostname or ""), ("server.port", parts.port or 6379))
 
 
-def carrier() -> dict[str, str]:
-    """The current trace context as the three fields of an entry; empty text if untraced."""
-    context = trace.get_current_span().get_span_context()
+def carrier(span: Span | None = None) -> dict[str, str]:
+    """A span's context, or the current one's, as three fields of an entry; empty if untraced."""
+    span = span or trace.get_current_span()
+    context = span.get_span_context()
     if not context.is_valid:
         return {"traceparent": "", "tracestate": "", "parent_span_id": ""}
     fields: dict[str, str] = {}
-    _PROPAGATOR.inject(fields)
+    _PROPAGATOR.inject(fields, trace.set_span_in_context(span))
     return {
         "traceparent": fields.get("traceparent", ""),
         "tracestate": fields.get("tracestate", ""),

@@ -9,6 +9,7 @@ import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import chain
 from typing import Any, Literal
 
 _TEMPLATE = files(__package__).joinpath("sagastream.lua").read_text(encoding="utf-8")
@@ -27,7 +28,7 @@ class Answer:
 
 
 def _flat(fields: Mapping[str, str]) -> list[str]:
-    return [part for pair in fields.items() for part in pair]
+    return list(chain.from_iterable(fields.items()))
 
 
 class Functions:
