@@ -87,12 +87,11 @@ class ServerGauges:
             low = where.get("messaging.destination.template", stream)
             there = await call("EXISTS", key(stream))
             for group in await call("XINFO", "GROUPS", key(stream)) if there else ():
-                facts = _facts(group)
-                if facts["name"] != GROUP.encode():
+                if group["name"] != GROUP.encode():
                     continue
                 labels = {"messaging__destination__name": low}
-                note("sagastream.stream.depth", float(facts["lag"] or 0), **labels)
-                note("sagastream.stream.pending", float(facts["pending"]), **labels)
+                note("sagastream.stream.depth", float(group["lag"] or 0), **labels)
+                note("sagastream.stream.pending", float(group["pending"]), **labels)
                 oldest = (await call("XPENDING", key(stream), GROUP))["min"]
                 age = time.time() - int(oldest.split(b"-")[0]) / 1000 if oldest else 0.0
                 note("sagastream.stream.pending.age", max(0.0, age), **labels)
@@ -103,9 +102,3 @@ class ServerGauges:
             labels = {"sagastream__saga": self._saga, "sagastream__saga__state": state}
             note("sagastream.sagas", float(count), **labels)
         return found
-
-
-def _facts(group: Any) -> dict[str, Any]:
-    """An item of XINFO GROUPS, whichever protocol brought it."""
-    pairs = group.items() if isinstance(group, dict) else zip(group[::2], group[1::2], strict=True)
-    return {name.decode() if isinstance(name, bytes) else name: value for name, value in pairs}

@@ -8,7 +8,7 @@ import contextlib
 import inspect
 import logging
 import uuid
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -38,7 +38,7 @@ class Mail:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._letters: deque[Letter] = deque()
+        self._letters: list[Letter] = []
         self._future: asyncio.Future[None] | None = None
 
     def put(self, letter: Letter) -> None:
@@ -52,7 +52,7 @@ class Mail:
         while not self._letters:
             self._future = self._loop.create_future()
             await self._future
-        return self._letters.popleft()
+        return self._letters.pop(0)
 
 
 class Inbox:

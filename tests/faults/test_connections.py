@@ -50,7 +50,7 @@ async def test_an_answer_that_never_comes_is_asked_for_again(
     is_long: bool,
 ) -> None:
     """A connection that hangs is given up after its timeout; the request is still one entry."""
-    monkeypatch.setattr("sagastream.connection.SOCKET_TIMEOUT_S", 1.2)
+    monkeypatch.setattr("sagastream.wire.ANSWER_TIMEOUT_S", 1.2)
     hung: set[bytes] = set()
 
     def plan(_number: int, command: Any) -> Fault:
