@@ -48,13 +48,23 @@ CONTROLS = [
     Control(
         "1 same id, other payload",
         LUA,
-        "if record.digest ~= digest_of(event_type, payload) or record.stream ~= stream then",
+        "if record.digest ~= about.digest or record.stream ~= stream then",
         "if false then",
         UNIT,
     ),
-    Control("2 emit is idempotent", LUA, "  if record.digest then", "  if false then", UNIT),
     Control(
-        "2 late reply stream gets the reply", LUA, "  if record.reply then", "  if false then", UNIT
+        "2 emit is idempotent",
+        LUA,
+        "  if record.digest then\n    record = record_of(key)",
+        "  if false then\n    record = record_of(key)",
+        UNIT,
+    ),
+    Control(
+        "2 late reply stream gets the reply",
+        LUA,
+        "  if record.reply then\n    for",
+        "  if false then\n    for",
+        UNIT,
     ),
     Control(
         "3 writes are fenced",
@@ -97,8 +107,8 @@ CONTROLS = [
     Control(
         "4 no ack without a reply",
         LUA,
-        "  add_replies(record, reply_ttl_ms, fields)\n  if group then",
-        "  if group then",
+        "  add_replies(record, reply_ttl_ms, fields)\n  redis.call('HSET', key, 'status'",
+        "  redis.call('HSET', key, 'status'",
         UNIT,
     ),
     Control(
@@ -131,12 +141,12 @@ CONTROLS = [
         LEASES,
     ),
     Control("5 dead listeners are swept", "intake.py", "swept or await", "await", LEASES),
-    Control("6 poison", LUA, "> max_deliveries then", "> 1000 then", UNIT),
+    Control("6 poison", LUA, "> tonumber(args[8]) then", "> 1000 then", UNIT),
     Control(
         "6 a release is no loss",
         LUA,
-        "epoch - tonumber(record.released or '0') > max_deliveries",
-        "epoch > max_deliveries",
+        "epoch - tonumber(record.released or '0') > tonumber(args[8])",
+        "epoch > tonumber(args[8])",
         UNIT,
     ),
     Control(
@@ -183,8 +193,8 @@ CONTROLS = [
     Control(
         "11 a deadline ends what runs",
         "claim.py",
-        "if self._left_s is not None:\n            alarm",
-        "if False:\n            alarm",
+        "if self._left_s is not None:\n            self._alarm",
+        "if False:\n            self._alarm",
         LEASES,
     ),
     Control(
@@ -197,8 +207,8 @@ CONTROLS = [
     Control(
         "12 lost answers are asked for again",
         "connection.py",
-        "except LOST",
-        "except ()",
+        "except (*LOST, ResponseError, AuthenticationError)",
+        "except (ResponseError, AuthenticationError)",
         CONNECTIONS,
     ),
     Control("2 lost commands are put back", LUA, "  put_back(stream, PUT_BACK)", "", DELIVERY),
@@ -226,8 +236,8 @@ CONTROLS = [
     Control(
         "12 a server that takes no writes is waited for",
         "connection.py",
-        "                if _mends_itself(error):",
-        "                if False:",
+        "if isinstance(error, LOST) or _mends_itself(error):",
+        "if isinstance(error, LOST):",
         NO_WRITES,
     ),
     Control(
