@@ -198,7 +198,7 @@ async def test_groups_of_dead_readers_are_swept(app_bus: Bus) -> None:
     await asyncio.sleep(0.02)
     await functions.join(stream, group="reader-new", stale_ms=10, prefix="reader-")
     groups = await app_bus.endpoint().connection.call("XINFO", "GROUPS", stream)
-    assert {group[b"name"].decode() for group in groups} == {"reader-new", "somebody-else"}
+    assert {group["name"].decode() for group in groups} == {"reader-new", "somebody-else"}
 
 
 async def test_a_reader_whose_stream_is_deleted_goes_on(app_bus: Bus) -> None:
