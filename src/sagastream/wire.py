@@ -85,9 +85,13 @@ class Wire(asyncio.Protocol):
         assert self._transport is not None
         if not self.waiting:
             self._heard = self._loop.time()
+        self.waiting.extend(waiting)
+        if self._broken:
+            # It was closed before whoever asked for it had its turn.
+            self._fail(self._broken)
+            return
         if self._alarm is None:
             self._alarm = self._loop.call_later(ANSWER_TIMEOUT_S, self._check)
-        self.waiting.extend(waiting)
         self._transport.write(data)
 
     async def ask(self, *args: Any) -> Any:
@@ -157,7 +161,7 @@ class Wire(asyncio.Protocol):
 
     def _check(self) -> None:
         self._alarm = None
-        if not self.waiting or self._broken:
+        if not self.waiting:
             return
         left_s = self._heard + ANSWER_TIMEOUT_S - self._loop.time()
         if left_s <= 0:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import trustme
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from sagastream import Bus, ServerUnavailable
 from sagastream.errors import ServerUnsuitable
@@ -140,3 +141,22 @@ async def test_a_connection_for_a_caller_that_is_gone_is_kept(
     await asyncio.sleep(0)
     assert await connection.block("TIME")
     assert len(made) == 1
+
+
+async def test_a_connection_that_is_closed_at_once_is_a_lost_one(tmp_path: Path) -> None:
+    """Whoever is accepted and thrown out again, as by a proxy without its server, does not wait."""
+    path = str(tmp_path / "s")
+
+    class Bouncer(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            transport.close()
+
+    server = await asyncio.get_running_loop().create_unix_server(Bouncer, path)
+    try:
+        wire = await connect(settings_of(f"unix://{path}"))
+        await wire.gone
+        with pytest.raises(RedisConnectionError, match="closed"):
+            await asyncio.wait_for(wire.ask("PING"), 10)
+    finally:
+        server.close()
+        await server.wait_closed()
