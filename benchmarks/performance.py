@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from performance_arena import Contest, NoServer, Valkey, server_of
+from performance_arena import Contest
 from performance_check import differences
 from performance_machine import machine
 from performance_matrix import CHECKED, RUNS, Run
@@ -29,6 +29,7 @@ from performance_peers import PEERS, ROOT
 from performance_plots import draw_plots
 from performance_report import write_table
 from performance_sagas import saga_ms
+from performance_server import NoServer, Valkey, server_of
 
 from tests.collector import Collector
 

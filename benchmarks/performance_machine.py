@@ -5,7 +5,7 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
-from performance_arena import Valkey
+from performance_server import Valkey
 
 
 def machine() -> dict[str, str]:

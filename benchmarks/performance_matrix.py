@@ -4,7 +4,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from performance_arena import Valkey
+from performance_server import Valkey
 from performance_loads import fill_backlog, fill_sagas
 from performance_peers import COALESCED, NAIVE, PEERS, SAGASTREAM, Peer
 

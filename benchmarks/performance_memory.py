@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from performance_arena import Valkey
+from performance_server import Valkey
 
 from sagastream import Bus
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from statistics import median
 from typing import Any
 
-from performance_arena import Valkey
+from performance_server import Valkey
 from performance_peers import ROOT
 
 from sagastream import Bus, CommandListener, Handler
