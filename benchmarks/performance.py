@@ -11,6 +11,7 @@ ratios are ratios of medians. Other options make a run shorter, for who works on
 import argparse
 import asyncio
 import contextlib
+import dataclasses
 import json
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Self
 
 from performance_arena import Contest
 from performance_check import differences
@@ -52,7 +53,7 @@ class Passes:
         self.missing: dict[str, str] = {}
         self.commands: dict[str, dict[str, dict[str, float]]] = {}
 
-    def __enter__(self) -> "Passes":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *what: object) -> None:
@@ -86,18 +87,15 @@ class Passes:
             env = _traced(stack) if run.traced else {}
             contest = stack.enter_context(Contest(run.peer, server, workers=run.workers, env=env))
             for load in run.loads:
-                told = contest.under(
-                    seconds=self._seconds,
-                    in_flight=load.in_flight,
-                    work=load.work,
-                    payload_bytes=load.payload_bytes,
-                )
+                asked = dataclasses.asdict(load)
+                contest.under(seconds=self._seconds / 4, **asked)  # warm
+                told = contest.under(seconds=self._seconds, **asked)
                 self._found[f"{run.name}/{load.name}"].append(told)
-            if run.name not in self.commands and run.peer.name == run.name:
-                if isinstance(server, Valkey):
-                    self.commands[run.name] = {
-                        str(count): contest.commands(in_flight=count) for count in (1, 64)
-                    }
+            alone = run.peer.name == run.name
+            if alone and run.name not in self.commands and isinstance(server, Valkey):
+                self.commands[run.name] = {
+                    str(count): contest.commands(in_flight=count) for count in (1, 64)
+                }
 
     def _server(self, run: Run) -> Valkey | None:
         """The server of a run that is filled before the first pass, None if it needs none."""

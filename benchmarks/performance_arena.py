@@ -6,17 +6,19 @@ What a load costs each process is read from the kernel.
 import contextlib
 import json
 import os
+import select
 import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Self
 
 from performance_peers import ROOT, Peer
 from performance_server import Nats, Valkey, monitored, start, stop
 
+_PATIENCE_S = 60.0
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _BLOCKING = frozenset({"XREAD", "XREADGROUP", "BLPOP", "BRPOP", "BLMOVE", "BRPOPLPUSH"})
 
@@ -43,9 +45,9 @@ class Contest:
         own = {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"} if not peer.pins else {"PYTHONPATH": ""}
         self._env = dict(os.environ) | own | (env or {})
 
-    def __enter__(self) -> "Contest":
+    def __enter__(self) -> Self:
         peer, url = self._peer, self._server.url
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed on exit
+        self._log = tempfile.TemporaryFile()
         self._workers = [
             start(peer.command("worker", url), env=self._env, stdout=self._log, stderr=self._log)
             for _ in range(self._count)
@@ -59,8 +61,6 @@ class Contest:
         )
         try:
             self._answer()
-            self.under(seconds=0.3)  # warm
-            self.under(seconds=0.3, in_flight=64)
         except BaseException:
             self.__exit__()
             raise
@@ -104,7 +104,7 @@ class Contest:
             "cpu_us": {
                 who: 1e6 * (_cpu_s(own) - before[who]) / len(took) for who, own in pids.items()
             },
-            "deciles_us": [took[min(len(took) - 1, len(took) * n // 200)] for n in range(201)],
+            "quantiles_us": [took[min(len(took) - 1, len(took) * n // 200)] for n in range(201)],
         }
 
     def commands(self, *, in_flight: int = 1) -> dict[str, float]:
@@ -120,11 +120,11 @@ class Contest:
 
     def _answer(self) -> Any:
         assert self._requester.stdout is not None
-        line = self._requester.stdout.readline()
-        if not line:
+        ready, _, _ = select.select([self._requester.stdout], [], [], _PATIENCE_S)
+        if not ready or not (line := self._requester.stdout.readline()):
             self._log.seek(0)
             words = self._log.read().decode(errors="replace")[-3000:]
-            raise RuntimeError(f"{self._peer.name} ended: {words}")
+            raise RuntimeError(f"{self._peer.name} gives no figures: {words}")
         return json.loads(line)
 
 

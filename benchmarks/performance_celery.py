@@ -1,7 +1,7 @@
 """A saga of four empty steps whose steps Celery spreads, with the application's Celery and loop.
 
-    celery --app performance_celery worker      does the steps
-    performance_celery.py SECONDS               prints the milliseconds of the median saga
+`celery --app performance_celery worker` does the steps; `performance_celery.py SECONDS` prints
+the milliseconds of the median saga.
 """
 
 import asyncio

@@ -4,9 +4,9 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from performance_server import Valkey
 from performance_loads import fill_backlog, fill_sagas
 from performance_peers import COALESCED, NAIVE, PEERS, SAGASTREAM, Peer
+from performance_server import Valkey
 
 LARGE_BYTES = 64 * 1024 - 256
 """Just under the limit of a payload."""

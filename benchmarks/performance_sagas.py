@@ -14,15 +14,16 @@ from contextlib import contextmanager
 from statistics import median
 from typing import Any
 
-from performance_server import Valkey
 from performance_peers import ROOT
+from performance_server import Valkey, start, stop
 
 from sagastream import Bus, CommandListener, Handler
 from sagastream.saga import Saga, SagaRunner, Step
-from sagastream.testing import die_with_parent
 
 STREAM = "steps:commands"
-SAGA = Saga("empty", tuple(Step(f"s{n}", STREAM, f"s{n}:do", lambda data, _: data) for n in range(4)))
+SAGA = Saga(
+    "empty", tuple(Step(f"s{n}", STREAM, f"s{n}:do", lambda data, _: data) for n in range(4))
+)
 _READY_S = 60.0
 
 
@@ -68,19 +69,11 @@ def _environment(url: str) -> dict[str, str]:
 @contextmanager
 def _beside(url: str, *command: str) -> Iterator[None]:
     """A process of ours for as long as the context lasts."""
-    process = subprocess.Popen(
-        [sys.executable, *command],
-        env=_environment(url),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        preexec_fn=die_with_parent,
-    )
+    process = start([sys.executable, *command], env=_environment(url))
     try:
         yield
     finally:
-        process.kill()
-        process.wait()
+        stop(process)
 
 
 async def _serve_steps(url: str) -> None:

@@ -14,14 +14,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import redis
 from performance_peers import Peer
 
 from sagastream.testing import EmbeddedServer, die_with_parent
 
-_SENT = re.compile(r'\+\S+ \[\d+ (?!lua\])\S+\] (.*)')
+_SENT = re.compile(r"\+\S+ \[\d+ (?!lua\])\S+\] (.*)")
 _PART = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 
@@ -44,7 +44,7 @@ class Valkey:
         self._server = EmbeddedServer(port=self.port)
         self.url = f"redis://127.0.0.1:{self.port}/0"
 
-    def __enter__(self) -> "Valkey":
+    def __enter__(self) -> Self:
         self._server.__enter__()
         self.pid = self._server.pid
         return self
@@ -67,7 +67,7 @@ class Nats:
         self._command = ["nats-server", "-a", "127.0.0.1", "-p", str(port), "-js"]
         self._command += ["-sd", str(self._directory), "-l", str(self._directory / "log")]
 
-    def __enter__(self) -> "Nats":
+    def __enter__(self) -> Self:
         if shutil.which("nats-server") is None:
             raise NoServer("no nats-server on the path; Debian has it as package nats-server")
         self._process = start(self._command)
@@ -131,7 +131,11 @@ def _unescaped(text: str) -> bytes:
 def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
     """Start a process that dies with this one; silent where nothing else is asked for."""
     quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
-    return subprocess.Popen(command, **quiet | options, preexec_fn=die_with_parent)
+    return subprocess.Popen(
+        command,
+        **quiet | options,
+        preexec_fn=die_with_parent,  # noqa: PLW1509 - only calls prctl
+    )
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

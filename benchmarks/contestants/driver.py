@@ -9,8 +9,10 @@ import argparse
 import asyncio
 import gc
 import json
+import os
 import sys
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -58,12 +60,17 @@ def burn(seconds: float = 0.001) -> None:
 
 async def serve_loads(asking: AbstractAsyncContextManager[Ask]) -> None:
     """Answer loads with what it took, from the first answered request on."""
-    async with asking as ask:
-        await _until_answered(ask)
-        tell(ready=True)
-        lines = loads()
-        while (load := await asyncio.to_thread(next, lines, None)) is not None:
-            tell(**await _under(load, ask))
+    try:
+        async with asking as ask:
+            await _until_answered(ask)
+            tell(ready=True)
+            lines = loads()
+            while (load := await asyncio.to_thread(next, lines, None)) is not None:
+                tell(**await _under(load, ask))
+    except BaseException:  # noqa: BLE001 - told of, and the end
+        # At once: the thread that reads standard input, or a peer's, would keep the process.
+        traceback.print_exc()
+        os._exit(1)
 
 
 async def _until_answered(ask: Ask) -> None:

@@ -18,6 +18,8 @@ from redis.exceptions import ResponseError
 
 COMMANDS, GROUP = "commands", "workers"
 AT_ONCE, BLOCK_MS = 64, 1000
+# The default of 100 is an error for who has more in flight.
+CONNECTIONS = 1000
 
 
 class Tick:
@@ -72,7 +74,7 @@ class Direct:
 
 async def work(url: str, how: type[Tick | Direct]) -> None:
     """Read commands, run each in a task, answer and acknowledge."""
-    client = redis.asyncio.from_url(url)
+    client = redis.asyncio.from_url(url, max_connections=CONNECTIONS)
     send, tasks = how(client), set()
     with contextlib.suppress(ResponseError):
         await client.xgroup_create(COMMANDS, GROUP, "0", mkstream=True)
@@ -82,9 +84,7 @@ async def work(url: str, how: type[Tick | Direct]) -> None:
         if fields[b"work"] == b"burn":
             driver.burn()
         answer = ("request_id", fields[b"request_id"], "payload", json.dumps(payload))
-        await send(
-            ("XADD", fields[b"reply_to"], "*", *answer), ("XACK", COMMANDS, GROUP, entry_id)
-        )
+        await send(("XADD", fields[b"reply_to"], "*", *answer), ("XACK", COMMANDS, GROUP, entry_id))
 
     while True:
         found = await client.xreadgroup(
@@ -100,7 +100,7 @@ async def work(url: str, how: type[Tick | Direct]) -> None:
 @contextlib.asynccontextmanager
 async def asking(url: str, how: type[Tick | Direct]) -> AsyncIterator[driver.Ask]:
     """A reply stream with one reader, and the futures of those who wait."""
-    client = redis.asyncio.from_url(url)
+    client = redis.asyncio.from_url(url, max_connections=CONNECTIONS)
     send, inbox = how(client), f"replies:{uuid.uuid4()}"
     waiting: dict[str, asyncio.Future[Any]] = {}
 
