@@ -20,7 +20,8 @@ from performance_server import Nats, Valkey, monitored, start, stop
 
 _PATIENCE_S = 60.0
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
-_BLOCKING = frozenset({"XREAD", "XREADGROUP", "BLPOP", "BRPOP", "BLMOVE", "BRPOPLPUSH"})
+# What all requests of a process share: blocking reads, and what comes by the clock.
+_SHARED = frozenset({"XREAD", "XREADGROUP", "BLPOP", "BRPOP", "FCALL renew", "FCALL announce"})
 
 
 class Contest:
@@ -104,7 +105,7 @@ class Contest:
             "cpu_us": {
                 who: 1e6 * (_cpu_s(own) - before[who]) / len(took) for who, own in pids.items()
             },
-            "quantiles_us": [took[min(len(took) - 1, len(took) * n // 200)] for n in range(201)],
+            **({"quantiles_us": _quantiles(took)} if in_flight == 1 else {}),
         }
 
     def commands(self, *, in_flight: int = 1) -> dict[str, float]:
@@ -115,7 +116,7 @@ class Contest:
         return {
             name: count / asked
             for name, count in sorted(Counter(sent.name for sent in seen).items())
-            if name not in _BLOCKING and count / asked >= 0.05
+            if name not in _SHARED and count / asked >= 0.05
         }
 
     def _answer(self) -> Any:
@@ -126,6 +127,11 @@ class Contest:
             words = self._log.read().decode(errors="replace")[-3000:]
             raise RuntimeError(f"{self._peer.name} gives no figures: {words}")
         return json.loads(line)
+
+
+def _quantiles(took: list[int]) -> list[int]:
+    """The least, each hundredth, and the most of sorted values."""
+    return [took[min(len(took) - 1, len(took) * n // 100)] for n in range(101)]
 
 
 def _cpu_s(pids: list[int]) -> float:

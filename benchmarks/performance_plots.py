@@ -71,7 +71,7 @@ def _latency(path: Path, figures: dict[str, Any]) -> None:
         if told:
             spread = told["quantiles_us"]
             last = len(spread) - 1
-            lines[peer.name] = [(us, 100 * n / last) for n, us in enumerate(spread)][: last - 1]
+            lines[peer.name] = [(us, 100 * n / last) for n, us in enumerate(spread)][:last]
     every = [us for points in lines.values() for us, _ in points]
     x = Axis("microseconds, one request in flight", _decades(min(every), max(every)), log=True)
     y = Axis("% of requests answered within", range(0, 101, 10))
@@ -79,15 +79,15 @@ def _latency(path: Path, figures: dict[str, Any]) -> None:
 
 
 def _in_flight(path: Path, figures: dict[str, Any]) -> None:
-    """Requests a second over how many wait at once; a point alone where only that was measured."""
+    """Requests a second over how many wait at once."""
     lines = {}
     for peer in PEERS:
         told = {n: figures.get(f"{peer.name}/echo/{n}") for n in CURVE}
         points = [(n, one["per_s"]) for n, one in told.items() if one]
         if points:
             lines[peer.name] = points
-    most = max(rate for points in lines.values() for _, rate in points)
-    y = Axis("requests a second", _steps(most))
+    rates = [rate for points in lines.values() for _, rate in points]
+    y = Axis("requests a second", _decades(min(rates), max(rates)), log=True)
     _plot(path, Axis("requests in flight", CURVE, log=True), y, lines)
 
 
@@ -145,7 +145,7 @@ def _plot(
         colour = _COLOURS[index % len(_COLOURS)]
         places = [at(*point) for point in points]
         way = np.array(places, np.int32).reshape(-1, 1, 2)
-        cv2.polylines(sheet, [way], False, colour, 2, cv2.LINE_AA)
+        cv2.polylines(sheet, [way], False, colour, 2 if index else 4, cv2.LINE_AA)
         for place in places if marked else ():
             cv2.circle(sheet, place, 4, colour, -1, cv2.LINE_AA)
         ends.append((name, colour))

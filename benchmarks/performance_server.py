@@ -94,8 +94,10 @@ class Sent:
 
     @property
     def name(self) -> str:
-        """What it is called."""
-        return self.words[0].decode().upper()
+        """What it is called; a function by its own name, without its library's."""
+        name = self.words[0].decode().upper()
+        function = self.words[1].decode().rpartition("_")[2] if name == "FCALL" else ""
+        return f"{name} {function}".rstrip()
 
 
 @contextlib.contextmanager
