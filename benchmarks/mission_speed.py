@@ -23,11 +23,18 @@ from typing import Any
 import redis
 from performance_machine import machine
 from performance_peers import ROOT, Peer
+from performance_server import start
 
 from sagastream.testing import EmbeddedServer
 
 _PROFILER = Peer("py-spy", "", ("py-spy==0.4.3",))
 _WITHIN_S = 600.0
+
+# Threads that wait are no work, and the profiler cannot always tell.
+_WAITING = (
+    *("EpollSelector.select", "select (selectors", "Condition.wait", "_worker (concurrent"),
+    *("read_from_socket", "wait (threading", "Popen._try_wait", "poll (", "_wait_for_tstate"),
+)
 
 # What a sample is counted as: the first of these that its innermost frames name.
 _PARTS = (
@@ -59,15 +66,8 @@ def _mission(map_file: Path, robots: int, seed: int, before: Sequence[str] = ())
         command += ["--robots", str(robots), "--seed", str(seed), "--out", out, "-o", "json"]
         env = dict(os.environ) | {"REDIS_URL": server.url, "TRACE_DIR": f"{out}/traces"}
         began = time.time()
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=env | {"FLEET_SIZE": str(robots)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
+        env |= {"FLEET_SIZE": str(robots)}
+        process = start(command, cwd=ROOT, env=env, stdout=subprocess.PIPE)
         with redis.Redis.from_url(server.url) as client:
             told, moved_at = _watch(client, process, began)
         words, _ = process.communicate(timeout=_WITHIN_S)
@@ -87,7 +87,7 @@ def _mission(map_file: Path, robots: int, seed: int, before: Sequence[str] = ())
 
 
 def _watch(
-    client: redis.Redis, process: subprocess.Popen[str], began: float
+    client: redis.Redis, process: subprocess.Popen[bytes], began: float
 ) -> tuple[float, float]:
     """The last simulated second, and when the first metre was told of."""
     simulated_s, moved_at, last = 0.0, 0.0, "0"
@@ -118,7 +118,8 @@ def _shares(samples: Path) -> dict[str, float]:
     counts: Counter[str] = Counter()
     for line in samples.read_text().splitlines():
         stack, _, count = line.rpartition(" ")
-        counts[_part(stack)] += int(count)
+        if not any(place in stack.rpartition(";")[2] for place in _WAITING):
+            counts[_part(stack)] += int(count)
     every = sum(counts.values())
     return {part: round(count / every, 3) for part, count in counts.most_common()}
 
