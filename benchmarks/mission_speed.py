@@ -71,7 +71,8 @@ def _mission(map_file: Path, robots: int, seed: int, before: Sequence[str] = ())
         with redis.Redis.from_url(server.url) as client:
             told, moved_at = _watch(client, process, began)
         words, _ = process.communicate(timeout=_WITHIN_S)
-    report = json.loads(words)
+    # The profiler talks before and behind.
+    report, _ = json.JSONDecoder().raw_decode(words.decode()[words.index(b"{") :])
     step = next(step for step in report["steps"] if step["name"] == "perform_exploration")
     figures = {
         "status": report["status"],
@@ -129,7 +130,8 @@ def _part(stack: str) -> str:
         return "starting: imports"
     if "numba/" in stack:
         return "starting: compiling"
-    for frame in reversed(stack.split(";")):
+    frames = [frame for frame in stack.split(";") if not frame.startswith("process ")]
+    for frame in reversed(frames):
         for part, places in _PARTS:
             if any(place in frame for place in places):
                 return part

@@ -67,6 +67,7 @@ class Passes:
                 self._run(run)
             except NoServer as error:
                 self.missing[run.name] = str(error)
+                _say(f"{run.name}: {error}")
                 continue
             for load in run.loads:
                 told = self._found[f"{run.name}/{load.name}"][-1]
