@@ -18,7 +18,7 @@ async def work(url: str) -> None:
     broker = RedisBroker(url, logger=None, max_connections=1000)
     source = StreamSub(STREAM, group="workers", consumer="worker", last_id=">", max_records=64)
 
-    @broker.subscriber(stream=source, max_workers=1)
+    @broker.subscriber(stream=source)
     async def echo(payload: dict[str, Any]) -> dict[str, Any]:
         return payload
 
