@@ -32,8 +32,8 @@ _WITHIN_S = 600.0
 
 # Threads that wait are no work, and the profiler cannot always tell.
 _WAITING = (
-    *("EpollSelector.select", "select (selectors", "Condition.wait", "_worker (concurrent"),
-    *("read_from_socket", "wait (threading", "Popen._try_wait", "poll (", "_wait_for_tstate"),
+    *("EpollSelector.select", "selectors.py", "Condition.wait", "Event.wait", "_wait_for_tstate"),
+    *("_worker (", "read_from_socket", "Popen._try_wait"),
 )
 
 # What a sample is counted as: the first of these that its innermost frames name.
@@ -126,7 +126,7 @@ def _shares(samples: Path) -> dict[str, float]:
 
 
 def _part(stack: str) -> str:
-    if "importlib" in stack or "<frozen" in stack:
+    if "<frozen importlib" in stack:
         return "starting: imports"
     if "numba/" in stack:
         return "starting: compiling"
