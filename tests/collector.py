@@ -31,10 +31,12 @@ class Collector:
 
     Args:
         log: Where it prints what it gets.
+        detailed: Whether it prints every span and point; a collector that is not asked is cheap.
     """
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, *, detailed: bool = True) -> None:
         self._log = log
+        self._printing = ["--debug-log", "traces", "--debug-log", "metrics"] if detailed else []
         self._ports = {"http/protobuf": free_port(), "grpc": free_port()}
 
     def endpoint(self, protocol: str) -> str:
@@ -46,7 +48,7 @@ class Collector:
             self._process = subprocess.Popen(
                 [
                     *(str(_BINARY), "start", "--exporter", "blackhole"),
-                    *("--debug-log", "traces", "--debug-log", "metrics"),
+                    *self._printing,
                     *("--debug-log-verbosity", "detailed"),
                     *("--otlp-http-endpoint", f"127.0.0.1:{self._ports['http/protobuf']}"),
                     *("--otlp-grpc-endpoint", f"127.0.0.1:{self._ports['grpc']}"),

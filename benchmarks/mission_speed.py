@@ -1,0 +1,171 @@
+#!/usr/bin/env python3
+"""How fast a mission is: simulated seconds a second, when the first robot moves, what takes the time.
+
+    PYTHONPATH=src:.:benchmarks .venv/bin/python benchmarks/mission_speed.py --map FLOOR.yaml [--robots 4] [--runs 3]
+
+Runs `mission run` as from the terminal, on a server that this program watches meanwhile, and once
+more under py-spy, which looks 100 times a second at what each process does. Prints one JSON object.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import redis
+from performance_machine import machine
+from performance_peers import ROOT, Peer
+from performance_server import start
+
+from sagastream.testing import EmbeddedServer
+
+_PROFILER = Peer("py-spy", "", ("py-spy==0.4.3",))
+_WITHIN_S = 600.0
+
+# Threads that wait are no work, and the profiler cannot always tell.
+_WAITING = (
+    *("EpollSelector.select", "selectors.py", "Condition.wait", "Event.wait", "_wait_for_tstate"),
+    *("_worker (", "read_from_socket", "Popen._try_wait"),
+)
+
+# What a sample is counted as: the first of these that its innermost frames name.
+_PARTS = (
+    ("ray casting", ("exploration/lidar.py", "exploration/sensor.py")),
+    (
+        "planning",
+        tuple(
+            f"exploration/{name}.py"
+            for name in ("planning", "frontiers", "goals", "assignment", "survey", "coordinator")
+        ),
+    ),
+    ("driving", ("exploration/robot.py", "exploration/odometry.py")),
+    ("merging, pictures, recording", ("app/exploration/", "app/recording.py")),
+    ("telemetry", ("opentelemetry/", "sagastream/telemetry.py", "sagastream/metrics.py")),
+    (
+        "messages",
+        (
+            *("sagastream/", "redis/", "app/wire.py", "app/team.py", "app/fleet.py"),
+            *("kombu/", "celery/", "asyncio/", "selectors.py", "app/progress"),
+        ),
+    ),
+)
+
+
+def _mission(map_file: Path, robots: int, seed: int, before: Sequence[str] = ()) -> dict[str, Any]:
+    """Run one mission; when the first robot was ordered to drive, and was told to have driven."""
+    with EmbeddedServer() as server, tempfile.TemporaryDirectory() as out:
+        command = [*before, sys.executable, "-m", "app.cli", "run", "--map", str(map_file)]
+        command += ["--robots", str(robots), "--seed", str(seed), "--out", out, "-o", "json"]
+        env = dict(os.environ) | {"REDIS_URL": server.url, "TRACE_DIR": f"{out}/traces"}
+        began = time.time()
+        env |= {"FLEET_SIZE": str(robots)}
+        process = start(command, cwd=ROOT, env=env, stdout=subprocess.PIPE)
+        with redis.Redis.from_url(server.url) as client:
+            told, moved_at = _watch(client, process, began)
+        words, _ = process.communicate(timeout=_WITHIN_S)
+    # The profiler talks before and behind.
+    report, _ = json.JSONDecoder().raw_decode(words.decode()[words.index(b"{") :])
+    step = next(step for step in report["steps"] if step["name"] == "perform_exploration")
+    figures = {
+        "status": report["status"],
+        "coverage": report["coverage"],
+        "simulated_s": round(told, 1),
+        "command_s": round(time.time() - began, 2),
+        "first_move_s": round(moved_at, 2),
+        "mission_pace": round(told / report["duration_s"], 1),
+        "exploration_pace": round(told / step["duration_s"], 1),
+    }
+    sys.stderr.write(f"{figures}\n")
+    return figures
+
+
+def _watch(
+    client: redis.Redis, process: subprocess.Popen[bytes], began: float
+) -> tuple[float, float]:
+    """The last simulated second, and when the first metre was told of."""
+    simulated_s, moved_at, last = 0.0, 0.0, "0"
+    stream = ""
+    while process.poll() is None:
+        if not stream:
+            found = [key.decode() for key in client.scan_iter("saga:*:replies", count=1000)]
+            stream = found[0] if found else ""
+            time.sleep(0.02)
+            continue
+        for _, entries in client.xread({stream: last}, block=200) or ():
+            for entry_id, fields in entries:
+                last = entry_id
+                told = json.loads(fields[b"payload"])
+                simulated_s = max(simulated_s, told.get("simulated_s", 0.0))
+                if not moved_at and any(robot.get("driven_m") for robot in _robots(told)):
+                    moved_at = int(fields[b"timestamp"]) / 1000 - began
+    return simulated_s, moved_at
+
+
+def _robots(told: dict[str, Any]) -> list[dict[str, Any]]:
+    robots = told.get("robots")
+    return list(robots.values()) if isinstance(robots, dict) else []
+
+
+def _shares(samples: Path) -> dict[str, float]:
+    """The share of each part in all samples of all processes, from the start of the mission."""
+    counts: Counter[str] = Counter()
+    for line in samples.read_text().splitlines():
+        stack, _, count = line.rpartition(" ")
+        if not any(place in stack.rpartition(";")[2] for place in _WAITING):
+            counts[_part(stack)] += int(count)
+    every = sum(counts.values())
+    return {part: round(count / every, 3) for part, count in counts.most_common()}
+
+
+def _part(stack: str) -> str:
+    if "<frozen importlib" in stack:
+        return "starting: imports"
+    if "numba/" in stack:
+        return "starting: compiling"
+    frames = [frame for frame in stack.split(";") if not frame.startswith("process ")]
+    for frame in reversed(frames):
+        for part, places in _PARTS:
+            if any(place in frame for place in places):
+                return part
+    return "other"
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--map", type=Path, required=True)
+    parser.add_argument("--robots", type=int, default=4)
+    parser.add_argument("--runs", type=int, default=3)
+    asked = parser.parse_args()
+    _PROFILER.make_environment()
+    runs = [_mission(asked.map, asked.robots, seed) for seed in range(asked.runs)]
+    with tempfile.TemporaryDirectory() as place:
+        samples = Path(place) / "samples.txt"
+        profiler = str(_PROFILER.python.parent / "py-spy")
+        record = [profiler, "record", "--subprocesses", "--format", "raw", "--full-filenames"]
+        _mission(asked.map, asked.robots, 0, [*record, "--output", str(samples), "--"])
+        shares = _shares(samples)
+    told = {
+        "machine": machine(),
+        "map": asked.map.stem,
+        "robots": asked.robots,
+        "runs": runs,
+        "median": {
+            name: round(median(run[name] for run in runs), 2)
+            for name in ("first_move_s", "mission_pace", "exploration_pace", "command_s")
+        },
+        "shares": shares,
+    }
+    sys.stdout.write(json.dumps(told, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""A saga of four empty steps whose steps Celery spreads, with the application's Celery and loop.
+
+`celery --app performance_celery worker` does the steps; `performance_celery.py SECONDS` prints
+the milliseconds of the median saga.
+"""
+
+import asyncio
+import sys
+
+from performance_sagas import SAGA, time_sagas
+
+from app.celery_app import celery_app
+from app.redis_utils import get_bus
+from app.tasks import run_in_loop
+from sagastream.saga import SagaRunner
+
+app = celery_app
+
+
+@celery_app.task(name="benchmark_step")
+def step(saga_id: str, name: str) -> None:
+    """Move a saga on through a step."""
+    run_in_loop(_runner().advance(saga_id, name))
+
+
+async def _dispatch(saga_id: str, name: str) -> None:
+    await asyncio.to_thread(step.apply_async, (saga_id, name))
+
+
+def _runner() -> SagaRunner:
+    return SagaRunner(get_bus(), SAGA, dispatch=_dispatch)
+
+
+async def _measure(seconds: float) -> float:
+    async with get_bus():
+        return await time_sagas(_runner(), seconds)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{asyncio.run(_measure(float(sys.argv[1])))}\n")
