@@ -19,8 +19,8 @@ from scipy.spatial import cKDTree
 
 from app.exploration.grid import Grid, GridFrame, Mask
 from app.exploration.slam.candidates import by_correlation, by_features
-from app.exploration.slam.matching import SIGMA, LikelihoodField, likelihood_field, nearby, refine
-from app.exploration.slam.se2 import Points, Transform, apply, compose, inverse, wrap
+from app.exploration.slam.matching import SIGMA, likelihood_field, nearby, refine
+from app.exploration.slam.se2 import Points, Transform, apply, inverse, wrap
 from app.exploration.slam.sheets import Sheet, in_cells, sheet
 
 _CLOSE = 40  # candidates that are looked at closely
@@ -29,35 +29,14 @@ _SAME_RAD = math.radians(5.0)
 _WIDE = 0.2  # metres, the sigma of the first climb
 _FEWEST = 30  # points that a last climb needs
 _CLIMBERS = 1200  # points that climb
-_STEPS = 6  # cells that are looked at to each side of a guess
-_TURNS = np.radians(np.linspace(-2.0, 2.0, 9))
 _HIT = 0.12  # metres from a wall within which another is the same
-_LOOSE = 0.4  # metres likewise, when most of the walls are not common and have pulled it off
 _MISS = 0.25  # metres from every wall from which a wall on free ground contradicts
 _BLAME = 4.0  # hits that a contradiction outweighs
-_STANDS = 10.0  # hits that a metre of the longest wall in the other's free ground outweighs
-_PLACES = 16  # different ones, of the most support, that are judged in full
 _PIECE = 1.0  # metres to a side of the squares that walls are cut into
 _ENOUGH = 8  # points of a piece whose mean means something
 _DEEP = 0.15  # metres of free ground around a place at which a wall would have been seen
 
 Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Fit:
-    """A candidate at its best: metres of wall that agree, contradict, hold and stand in the way."""
-
-    pose: Transform
-    hits: float
-    misses: float
-    grip: float
-    conflict: float
-
-    @property
-    def worth(self) -> float:
-        """What speaks for it less what speaks against it, metres of wall."""
-        return self.hits - _BLAME * self.misses - _STANDS * self.conflict
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,28 +86,24 @@ def register(
     sharp = likelihood_field(one.walls, one.walls, margin=1.0)
     found: list[tuple[float, Transform]] = []
     for guess in (*by_correlation(one, two, most=_CLOSE), *by_features(one, two)):
-        pose = _climb(wide, sharp, walls, guess)
+        near = nearby(wide, walls, guess, reach=6, turns=np.radians(np.linspace(-2.0, 2.0, 9)))
+        pose = refine(sharp, walls, refine(wide, walls, near).pose).pose
         hits, misses = _support(one, two, pose)
         found.append((hits - _BLAME * misses, pose))
     found.sort(key=lambda pair: -pair[0])
+    support, pose = found[0]
     middle = two.walls.mean(axis=0, keepdims=True)
-    places: list[Transform] = []
-    for _, pose in found:
-        if len(places) < _PLACES and not any(_same(pose, other, middle) for other in places):
-            places.append(pose)
-    fits = [_fit(one, two, pose) for pose in places]
-    fits.sort(key=lambda fit: -fit.worth)
-    best = fits[0]
-    others = [fit.worth for fit in fits if not _same(best.pose, fit.pose, middle)]
-    hits, misses, pose = best.hits, best.misses, best.pose
+    others = [value for value, other in found if not _same(pose, other, middle)]
+    pose, grip = _polish(one, two, pose)
+    hits, misses = _support(one, two, pose)
     return Registration(
         transform=pose,
         walls=hits,
         agreement=hits / max(hits + misses, 1e-9),
         overlap=_overlap(one, two, pose),
-        lead=1.0 - max(others[0], 0.0) / best.worth if others and best.worth > 0.0 else 1.0,
-        grip=best.grip,
-        conflict=best.conflict,
+        lead=1.0 - max(others[0], 0.0) / max(support, 1e-9) if others and support > 0 else 1.0,
+        grip=grip,
+        conflict=max(_conflict(one, two, pose), _conflict(two, one, inverse(pose))),
         warp=_warp(one, two, pose),
     )
 
@@ -176,21 +151,6 @@ class Gate:
 
 
 DEFAULT_GATE = Gate()
-
-
-def _climb(
-    wide: LikelihoodField, sharp: LikelihoodField, points: Points, guess: Transform
-) -> Transform:
-    """Look around a guess, then climb on a wide field and on a sharp one.
-
-    All turns are about the points' middle: the map's origin may lie far from what is compared,
-    where a small turn would be a large shift.
-    """
-    middle = np.array([*points.mean(axis=0), 0.0])
-    points = points - middle[:2]
-    pose = nearby(wide, points, compose(guess, middle), reach=_STEPS, turns=_TURNS)
-    pose = refine(sharp, points, refine(wide, points, pose).pose).pose
-    return compose(pose, inverse(middle))
 
 
 def _same(pose: Transform, other: Transform, middle: Points) -> bool:
@@ -247,14 +207,6 @@ def _warp(one: Sheet, two: Sheet, pose: Transform) -> float:
     return math.sqrt(total / weight) if weight else math.inf
 
 
-def _fit(one: Sheet, two: Sheet, pose: Transform) -> _Fit:
-    """Climb to where the walls that both maps show agree best, and judge that place."""
-    pose, grip = _polish(one, two, pose)
-    hits, misses = _support(one, two, pose)
-    conflict = max(_conflict(one, two, pose), _conflict(two, one, inverse(pose)))
-    return _Fit(pose, hits, misses, grip, conflict)
-
-
 def _conflict(here: Sheet, there: Sheet, motion: Transform) -> float:
     """Return metres of the longest connected wall of one map amid the other's free ground."""
     wrong = np.flatnonzero(_judge(here, there, motion, _HIT) < 0)
@@ -278,14 +230,12 @@ def _polish(one: Sheet, two: Sheet, pose: Transform) -> tuple[Transform, float]:
         The pose, and metres of common wall across the direction with the fewest of them.
     """
     grip = 0.0
-    for near in (_LOOSE, _MISS, _HIT):
+    for near in (_MISS, _HIT):
         theirs = two.walls[_judge(one, two, pose, near) > 0]
         ours = one.walls[_judge(two, one, inverse(pose), near) > 0]
         if min(len(theirs), len(ours)) < _FEWEST:
             break
         field = likelihood_field(ours, apply(pose, theirs), margin=0.5)
-        if near == _LOOSE:
-            pose = _climb(field, field, theirs, pose)
         match = refine(field, theirs, pose)
         pose = match.pose
         across = np.linalg.eigvalsh(match.information[:2, :2])[0] * SIGMA**2

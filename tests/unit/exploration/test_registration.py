@@ -88,20 +88,6 @@ def test_a_twin_that_differs_in_one_place_stays_apart() -> None:
     assert not Gate().accepts(found)
 
 
-def test_where_a_map_has_its_origin_makes_no_difference() -> None:
-    """A frame whose origin lies far from the walls is placed as exactly as one that begins there."""
-    grid, frame = seen(OFFICE, 0.3, 1.0, TWO)
-    far = GridFrame(frame.rows, frame.cols, 0.05, frame.origin_x + 80.0, frame.origin_y - 60.0)
-
-    near = register(*seen(OFFICE, 0.0, 0.6, ONE), grid, frame)
-    found = register(*seen(OFFICE, 0.0, 0.6, ONE), grid, far)
-
-    assert near is not None
-    assert found is not None
-    moved = compose(found.transform, np.array([80.0, -60.0, 0.0]))
-    assert np.abs(between(near.transform, moved)).max() < 0.01
-
-
 def test_a_twin_that_is_a_little_larger_lies_beside_its_walls() -> None:
     """Walls within 12 cm count as common, yet all of a piece lie to one side of the other's."""
     grid, frame = seen(OFFICE, 0.0, 0.6, ONE)
