@@ -14,7 +14,7 @@ from exploration_floors import drawn_floors, real_floors
 
 from app.exploration.frontiers import cluster, frontier_cells
 from app.exploration.grid import UNKNOWN, FloorMap, Grid, Mask
-from app.exploration.progress import overlap, time_to
+from app.exploration.progress import time_to
 from app.exploration.quality import accuracy, coverage, observable
 from app.exploration.simulate import simulate
 
@@ -32,6 +32,8 @@ class Run:
     t99: float
     makespan: float
     overlap: float
+    overlap_t99: float
+    scattered: bool
     travelled: float
     rounds: int
     frontiers_left: int
@@ -66,24 +68,28 @@ def hidden_left(grid: Grid, seen: Mask) -> int:
     return int(np.count_nonzero(sizes[behind, cv2.CC_STAT_AREA] >= _HIDES))
 
 
-def measure(job: tuple[Path, str, int, int]) -> Run:
+def measure(job: tuple[Path, str, int, int, bool]) -> Run:
     """Run one mission and measure it."""
-    folder, name, robots, seed = job
+    folder, name, robots, seed, scattered = job
     floor = _floors(folder)[name]
     began, cpu_began = time.perf_counter(), time.process_time()
-    outcome = simulate(floor, robots, seed)
+    outcome = simulate(floor, robots, seed, scattered=scattered)
     wall, cpu = time.perf_counter() - began, time.process_time() - cpu_began
     seen = observable(floor, outcome.starts[0])
+    chronicle = outcome.chronicle
+    t99 = time_to(0.99, chronicle.first_known, seen)
     return Run(
         floor=name,
         robots=robots,
         seed=seed,
         coverage=coverage(outcome.grid, floor, seen),
         accuracy=accuracy(outcome.grid, floor),
-        t90=time_to(0.9, outcome.first_known, seen),
-        t99=time_to(0.99, outcome.first_known, seen),
+        t90=time_to(0.9, chronicle.first_known, seen),
+        t99=t99,
         makespan=outcome.seconds,
-        overlap=overlap(outcome.layers, seen),
+        overlap=chronicle.overlap(seen),
+        overlap_t99=chronicle.overlap(seen, until=t99),
+        scattered=scattered,
         travelled=sum(outcome.distances),
         rounds=outcome.rounds,
         frontiers_left=len(outcome.frontiers_left),
@@ -102,11 +108,12 @@ def main() -> None:
     parser.add_argument("--robots", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--floors", nargs="*")
+    parser.add_argument("--scattered", action="store_true", help="robots do not start together")
     parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
     names = options.floors or list(_floors(options.maps))
     jobs = [
-        (options.maps, name, robots, seed)
+        (options.maps, name, robots, seed, options.scattered)
         for seed in range(options.seeds)
         for name in names
         for robots in options.robots

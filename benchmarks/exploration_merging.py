@@ -57,6 +57,7 @@ def measure(pair: Pair) -> dict[str, object]:
         "lead": found.lead,
         "grip": found.grip,
         "conflict": found.conflict,
+        "warp": found.warp,
     }
     if pair.truth is not None:
         known = np.argwhere(pair.grids[1] >= 0).mean(axis=0)

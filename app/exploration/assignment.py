@@ -1,8 +1,8 @@
 """Who goes where: targets in front of frontiers, their cost, and one joint choice.
 
-The choice is the Hungarian method (Kuhn 1955; Crouse 2016, as in SciPy) on metres of way less
-what a frontier promises; the promise follows Burgard et al., "Coordinated Multi-Robot
-Exploration" (IEEE T-RO 2005).
+The choice is that of Burgard et al., "Coordinated Multi-Robot Exploration" (IEEE T-RO 2005), on
+metres of way less what a frontier promises: a chosen frontier makes those in its sight promise
+less. The Hungarian method (Kuhn 1955; Crouse 2016, as in SciPy) is the other.
 """
 
 import math
@@ -63,9 +63,9 @@ def targets(
 
 
 def assign(costs: Costs) -> dict[int, int]:
-    """Choose distinct columns for rows at the least total; impossible pairs are left out.
+    """Choose distinct columns for rows at the least total, the Hungarian way.
 
-    As many rows as can be get a column: an impossible pair is dearer than all possible ones.
+    Impossible pairs are left out. As many rows as can be get a column: an impossible pair is dearer than all possible ones.
 
     Returns:
         Row to column, rows in order.
@@ -80,15 +80,15 @@ def assign(costs: Costs) -> dict[int, int]:
 
 
 def discounted(costs: Costs, apart: Costs, *, most: float, reach: float) -> dict[int, int]:
-    """Choose columns for rows one after the other, each making what lies near it worth less.
+    """Choose columns for rows one after the other, each making what it sees nearby worth less.
 
-    The other way to assign: Burgard et al. 2005, algorithm 1. The pair of the least cost goes
+    Burgard et al. 2005, algorithm 1. The pair of the least cost goes
     first; then every frontier costs more by as much of `most` as it lies close to the chosen one,
     as its new ground would be seen from there.
 
     Args:
         costs: (robots, frontiers) float64 metres, infinite where there is no way.
-        apart: (frontiers, frontiers) float64 metres between them.
+        apart: (frontiers, frontiers) float64 metres between them, infinite out of sight.
         most: metres by which a frontier is dearer when it lies where the chosen one does.
         reach: metres from which on it is not.
 

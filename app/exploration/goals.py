@@ -25,6 +25,7 @@ from app.exploration.planning import (
     Field,
     clear_length,
     distance_field,
+    in_sight,
     path_to,
 )
 from app.exploration.settings import Settings
@@ -140,7 +141,7 @@ def choose(
         )
     )
     worth = _worth(seekers, frontiers, view, frame, settings)
-    apart = _apart(frontiers, frame)
+    apart = _apart(frontiers, view)
 
     def chosen_of(costs: Costs) -> dict[int, int]:
         if settings.discount_m > 0.0:
@@ -197,11 +198,22 @@ def choose(
     return goals
 
 
-def _apart(frontiers: Sequence[Frontier], frame: GridFrame) -> Costs:
-    """Return metres between the middles of frontiers, (frontiers, frontiers) float64."""
-    middles = np.array([frontier.centroid for frontier in frontiers]) * frame.resolution
-    off = middles[:, None] - middles[None]
-    return np.asarray(np.hypot(off[..., 0], off[..., 1]), np.float64)
+def _apart(frontiers: Sequence[Frontier], view: Survey) -> Costs:
+    """Return metres between frontiers, infinite where a wall hides one from the other.
+
+    They are those between the middle cells, (frontiers, frontiers) float64.
+    """
+    middles = np.array([_middle(frontier) for frontier in frontiers]) + 0.5
+    off = (middles[:, None] - middles[None]) * view.resolution
+    metres = np.hypot(off[..., 0], off[..., 1])
+    return np.where(in_sight(view.open_air, middles), metres, np.inf)
+
+
+def _middle(frontier: Frontier) -> Cells:
+    """Return the frontier's cell that lies nearest to its centroid."""
+    off = frontier.cells - np.array(frontier.centroid)
+    middle: Cells = frontier.cells[int(np.argmin((off * off).sum(axis=1)))]
+    return middle
 
 
 def _helping(goal: Goal, pose: Pose, back: float) -> Goal:

@@ -103,6 +103,25 @@ def clear_length(passable: Mask, start: tuple[float, float], end: tuple[float, f
 
 
 @njit(cache=True, nogil=True)
+def in_sight(open_air: Mask, places: npt.NDArray[np.float64]) -> Mask:
+    """Tell which places see which, (n, n) bool.
+
+    Args:
+        open_air: (rows, cols) bool, cells that sight passes.
+        places: (n, 2) float64, continuous rows and columns.
+    """
+    many = places.shape[0]
+    sees = np.ones((many, many), np.bool_)
+    for one in range(many):
+        for two in range(one):
+            way = _clear_length(
+                open_air, places[one, 0], places[one, 1], places[two, 0], places[two, 1]
+            )
+            sees[one, two] = sees[two, one] = way == np.inf
+    return sees
+
+
+@njit(cache=True, nogil=True)
 def _distance_field(ground: npt.NDArray[np.uint8], width: int, start: int, limit: int) -> Field:
     """Spread from one cell over flat ground with an impassable rim, rows of a given width.
 

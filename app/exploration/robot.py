@@ -50,16 +50,21 @@ def standing_room(floor: FloorMap, radius: float) -> Mask:
     return fits(clearance(floor.grid != FREE, floor.frame.resolution), radius)
 
 
-def start_poses(floor: FloorMap, robots: int, seed: int, *, radius: float = 0.2) -> list[Pose]:
+def start_poses(
+    floor: FloorMap, robots: int, seed: int, *, radius: float = 0.2, scattered: bool = False
+) -> list[Pose]:
     """Choose where a team starts: together, around one entry point, each able to reach the others.
 
     The entry lies in the largest part of the floor that a disc can move in; the seed chooses it.
+    A scattered team stands wherever the mission before has left it: each robot at a place of that
+    part that the seed chooses, all places being equally likely. The first is the entry either way.
 
     Args:
         floor: the true floor.
         robots: how many.
         seed: equal seeds give equal poses.
         radius: of a robot, metres.
+        scattered: each robot at a place of its own instead of all together.
 
     Returns:
         One pose a robot, by slot.
@@ -75,9 +80,13 @@ def start_poses(floor: FloorMap, robots: int, seed: int, *, radius: float = 0.2)
         raise StartError(f"map {floor.name!r}: no place where a disc of {radius:g} m fits")
     largest = 1 + int(np.argmax(np.bincount(labels.ravel(), minlength=count)[1:]))
     places = np.argwhere(labels == largest)
-    entry = places[np.random.default_rng(seed).integers(len(places))]
-    ways = distance_field(labels == largest, (int(entry[0]), int(entry[1])))
-    near = places[np.argsort(ways[places[:, 0], places[:, 1]], kind="stable")]
+    random = np.random.default_rng(seed)
+    entry = places[random.integers(len(places))]
+    if scattered:
+        near = np.vstack([entry[None], random.permutation(places)])
+    else:
+        ways = distance_field(labels == largest, (int(entry[0]), int(entry[1])))
+        near = places[np.argsort(ways[places[:, 0], places[:, 1]], kind="stable")]
     spacing = _START_SPACING / floor.frame.resolution
     chosen = near[:0]
     while len(chosen) < robots and len(near) > 0:

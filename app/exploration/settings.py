@@ -28,7 +28,8 @@ class Settings:
         near_m: way that is searched before the whole map is.
         discount_m: metres of way by which a frontier beside a chosen one is worth less, by
             Burgard's assignment; 0 for the Hungarian one.
-        discount_far_m: metres from a chosen frontier at which nothing is worth less.
+        discount_far_m: metres from a chosen frontier at which nothing is worth less: how far a
+            robot sees.
         help_m: metres of way that a robot without a frontier goes further for one that fewer
             robots are at; 0 to have it stand.
         help_back_m: metres before the place to look from at which it stops.
@@ -52,7 +53,7 @@ class Settings:
     keep_m: float = 4.0
     divide_m: float = 4.0
     near_m: float = 12.0
-    discount_m: float = 0.0
+    discount_m: float = 8.0
     discount_far_m: float = 8.0
     help_m: float = 3.0
     help_back_m: float = 1.0

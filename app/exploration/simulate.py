@@ -7,7 +7,7 @@ from app.exploration.coordinator import Coordinator
 from app.exploration.driver import Point, Pose
 from app.exploration.grid import FloorMap, Grid, LogOdds
 from app.exploration.merging import merge
-from app.exploration.progress import Chronicle, Seconds
+from app.exploration.progress import Chronicle
 from app.exploration.robot import RobotSpec, SimulatedRobot, start_poses
 from app.exploration.settings import DEFAULTS, Settings
 
@@ -19,7 +19,7 @@ class Outcome:
     Attributes:
         grid: (rows, cols) int8, the merged map.
         layers: each robot's own evidence by slot, (rows, cols) int8 log-odds units.
-        first_known: (rows, cols) float32, the second at which the team first knew a cell.
+        chronicle: when each robot first knew a cell.
         starts: where the robots started, by slot.
         paths: the points that each robot drove through, by slot.
         distances: metres driven, by slot.
@@ -30,7 +30,7 @@ class Outcome:
 
     grid: Grid
     layers: list[LogOdds]
-    first_known: Seconds
+    chronicle: Chronicle
     starts: list[Pose]
     paths: list[list[Point]]
     distances: list[float]
@@ -45,6 +45,7 @@ def simulate(
     seed: int,
     *,
     settings: Settings = DEFAULTS,
+    scattered: bool = False,
     lost: Mapping[int, float] = {},
 ) -> Outcome:
     """Explore a floor to the end.
@@ -54,19 +55,20 @@ def simulate(
         robots: how many.
         seed: equal seeds give equal outcomes.
         settings: how to explore.
+        scattered: robots start wherever they happen to stand, not together.
         lost: the mission second from which a slot's robot takes no more part.
 
     Raises:
         StartError: the floor has no room for the robots.
     """
     spec = RobotSpec(radius=settings.radius, speed=settings.speed)
-    starts = start_poses(floor, robots, seed, radius=settings.radius)
+    starts = start_poses(floor, robots, seed, radius=settings.radius, scattered=scattered)
     team = [SimulatedRobot(floor, slot=slot, seed=seed, spec=spec) for slot in range(robots)]
     coordinator = Coordinator(floor.frame, starts, settings)
-    chronicle = Chronicle(floor.frame)
+    chronicle = Chronicle(floor.frame, robots)
     for slot, pose in enumerate(starts):
         leg = team[slot].deploy(pose)
-        chronicle.note(leg)
+        chronicle.note(slot, leg)
         coordinator.observe(slot, leg)
     while orders := coordinator.decide():
         for slot, order in orders.items():
@@ -74,13 +76,13 @@ def simulate(
                 coordinator.remove(slot)
             else:
                 leg = team[slot].drive(order.path, order.until)
-                chronicle.note(leg)
+                chronicle.note(slot, leg)
                 coordinator.observe(slot, leg)
     layers = coordinator.layers()
     return Outcome(
         grid=merge(layers),
         layers=layers,
-        first_known=chronicle.first_known,
+        chronicle=chronicle,
         starts=starts,
         paths=coordinator.paths,
         distances=coordinator.distances,

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from numba import njit
+from scipy.spatial import cKDTree
 
 from app.exploration.grid import Grid, GridFrame, Mask
 from app.exploration.slam.candidates import by_correlation, by_features
@@ -31,6 +32,8 @@ _CLIMBERS = 1200  # points that climb
 _HIT = 0.12  # metres from a wall within which another is the same
 _MISS = 0.25  # metres from every wall from which a wall on free ground contradicts
 _BLAME = 4.0  # hits that a contradiction outweighs
+_PIECE = 1.0  # metres to a side of the squares that walls are cut into
+_ENOUGH = 8  # points of a piece whose mean means something
 _DEEP = 0.15  # metres of free ground around a place at which a wall would have been seen
 
 Floats = npt.NDArray[np.float64]
@@ -48,6 +51,7 @@ class Registration:
         lead: how far the next other candidate stays behind, 0 to 1 of this one's support.
         grip: metres of wall that hold the pose in its weakest direction.
         conflict: metres of the longest wall of one that stands in the other's free ground.
+        warp: metres by which pieces of common wall lie beside each other, RMS.
     """
 
     transform: Transform
@@ -57,6 +61,7 @@ class Registration:
     lead: float
     grip: float
     conflict: float
+    warp: float
 
 
 def register(
@@ -99,6 +104,7 @@ def register(
         lead=1.0 - max(others[0], 0.0) / max(support, 1e-9) if others and support > 0 else 1.0,
         grip=grip,
         conflict=max(_conflict(one, two, pose), _conflict(two, one, inverse(pose))),
+        warp=_warp(one, two, pose),
     )
 
 
@@ -115,6 +121,8 @@ class Gate:
         overlap: least square metres of common ground.
         lead: least lead over the next other candidate.
         grip: least metres of wall in the weakest direction.
+        warp: most metres by which pieces of common wall lie beside each other, unless there are
+        sure: so many metres of it; the maps themselves may be off by that much in large.
         conflict: most metres of wall in the other's free ground, in one piece.
         moved: or so many a metre of common wall, for in a real building things move.
     """
@@ -124,6 +132,8 @@ class Gate:
     overlap: float = 8.0
     lead: float = 0.2
     grip: float = 2.0
+    warp: float = 0.032
+    sure: float = 20.0
     conflict: float = 0.15
     moved: float = 0.005
 
@@ -135,6 +145,7 @@ class Gate:
             and found.overlap >= self.overlap
             and found.lead >= self.lead
             and found.grip >= self.grip
+            and (found.warp <= self.warp or found.walls >= self.sure)
             and found.conflict <= max(self.conflict, self.moved * found.walls)
         )
 
@@ -168,6 +179,32 @@ def _support(one: Sheet, two: Sheet, pose: Transform) -> tuple[float, float]:
         hits += 0.5 * there.frame.resolution * int(np.count_nonzero(verdicts > 0))
         misses += 0.5 * there.frame.resolution * int(np.count_nonzero(verdicts < 0))
     return hits, misses
+
+
+def _warp(one: Sheet, two: Sheet, pose: Transform) -> float:
+    """Return by how many metres pieces of common wall lie beside each other, RMS.
+
+    The noise of single points cancels in the mean of a piece, all walls of one face in a square
+    metre; what stays tells a room from another that is drawn alike but a little larger.
+    """
+    total = weight = 0.0
+    for here, there, motion in ((one, two, pose), (two, one, inverse(pose))):
+        common = _judge(here, there, motion, _MISS) > 0
+        if not common.any():
+            continue
+        walls = apply(motion, there.walls[common])
+        facing = apply(np.array([0.0, 0.0, motion[2]]), there.facing[common])
+        facing /= np.maximum(np.linalg.norm(facing, axis=1, keepdims=True), 1e-9)
+        nearest = here.walls[cKDTree(here.walls).query(walls)[1]]
+        beside = ((nearest - walls) * facing).sum(axis=1)
+        quadrant = np.floor(np.arctan2(facing[:, 1], facing[:, 0]) / (math.pi / 2.0))
+        pieces = np.column_stack([np.floor(walls / _PIECE), quadrant])
+        _, piece, size = np.unique(pieces, axis=0, return_inverse=True, return_counts=True)
+        mean = np.bincount(piece.ravel(), beside) / size
+        enough = size >= _ENOUGH
+        total += float((size * mean * mean)[enough].sum())
+        weight += float(size[enough].sum())
+    return math.sqrt(total / weight) if weight else math.inf
 
 
 def _conflict(here: Sheet, there: Sheet, motion: Transform) -> float:

@@ -5,7 +5,7 @@ import pytest
 
 from app.exploration.driver import Leg, Patch, Pose
 from app.exploration.grid import GridFrame
-from app.exploration.progress import Chronicle, overlap, time_to
+from app.exploration.progress import Chronicle, time_to
 
 ALL = np.ones((1, 10), np.bool_)
 
@@ -18,10 +18,10 @@ def leg(time: float, col0: int, cells: int) -> Leg:
 
 def test_a_cell_counts_from_the_first_report_that_shows_it() -> None:
     """A later report of the same cell, by whichever robot, changes nothing."""
-    chronicle = Chronicle(GridFrame(1, 10, 0.1))
+    chronicle = Chronicle(GridFrame(1, 10, 0.1), 2)
 
-    chronicle.note(leg(3.0, 0, 5))
-    chronicle.note(leg(7.0, 4, 6))
+    chronicle.note(0, leg(3.0, 0, 5))
+    chronicle.note(1, leg(7.0, 4, 6))
 
     assert chronicle.first_known.tolist() == [[3.0] * 5 + [7.0] * 5]
 
@@ -37,9 +37,23 @@ def test_the_time_to_a_share_is_that_of_the_cell_that_completes_it() -> None:
 
 def test_overlap_is_what_was_seen_more_than_once() -> None:
     """Two robots with half in common have an overlap of one half of all they saw."""
-    left, right = np.zeros((1, 10), np.int8), np.zeros((1, 10), np.int8)
-    left[0, :6] = -17
-    right[0, 2:8] = 24
+    team, alone = Chronicle(GridFrame(1, 10, 0.1), 2), Chronicle(GridFrame(1, 10, 0.1), 1)
 
-    assert overlap([left, right], ALL) == pytest.approx(4 / 8)
-    assert overlap([left], ALL) == 0.0
+    team.note(0, leg(1.0, 0, 6))
+    team.note(1, leg(2.0, 2, 6))
+    alone.note(0, leg(1.0, 0, 6))
+
+    assert team.overlap(ALL) == pytest.approx(4 / 8)
+    assert alone.overlap(ALL) == 0.0
+
+
+def test_overlap_can_be_asked_for_at_a_moment_of_the_mission() -> None:
+    """What a robot sees again after that moment does not count, what it saw in it does."""
+    chronicle = Chronicle(GridFrame(1, 10, 0.1), 2)
+
+    chronicle.note(0, leg(1.0, 0, 5))
+    chronicle.note(1, leg(2.0, 4, 6))
+    chronicle.note(1, leg(9.0, 0, 10))
+
+    assert chronicle.overlap(ALL, until=2.0) == pytest.approx(1 / 10)
+    assert chronicle.overlap(ALL) == pytest.approx(5 / 10)

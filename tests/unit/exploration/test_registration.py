@@ -1,7 +1,9 @@
 """Maps of unrelated frames: found when they fit, left apart when they do not."""
 
 import math
+from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -84,6 +86,30 @@ def test_a_twin_that_differs_in_one_place_stays_apart() -> None:
     assert found.agreement > 0.9
     assert found.conflict > 0.3
     assert not Gate().accepts(found)
+
+
+def test_a_twin_that_is_a_little_larger_lies_beside_its_walls() -> None:
+    """Walls within 12 cm count as common, yet all of a piece lie to one side of the other's."""
+    grid, frame = seen(OFFICE, 0.0, 0.6, ONE)
+    rows, cols = round(grid.shape[0] * 1.02), round(grid.shape[1] * 1.02)
+    larger = np.asarray(cv2.resize(grid, (cols, rows), interpolation=cv2.INTER_NEAREST), np.int8)
+
+    itself = register(grid, frame, *seen(OFFICE, 0.0, 0.6, TWO))
+    twin = register(grid, frame, larger, GridFrame(rows, cols, 0.05))
+
+    assert itself is not None
+    assert twin is not None
+    assert itself.warp < Gate().warp < twin.warp
+
+
+def test_a_short_common_wall_must_lie_close() -> None:
+    """What lies beside the other is believed only of long walls, of maps that are off in large."""
+    found = register(*seen(OFFICE, 0.0, 0.6, ONE), *seen(OFFICE, 0.3, 1.0, TWO))
+
+    assert found is not None
+    assert Gate().accepts(replace(found, walls=12.0, warp=0.02))
+    assert not Gate().accepts(replace(found, walls=12.0, warp=0.04))
+    assert Gate().accepts(replace(found, walls=25.0, warp=0.04))
 
 
 def test_a_map_without_walls_fits_nothing() -> None:

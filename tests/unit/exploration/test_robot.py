@@ -191,6 +191,23 @@ def test_a_team_starts_together_in_reach_of_each_other(robots: int) -> None:
         assert SimulatedRobot(floor, slot=slot, seed=0).deploy(pose).pose == pose
 
 
+def test_a_scattered_team_starts_all_over_the_floor() -> None:
+    """Places are drawn by the seed, each fits, and the first robot's is where a team would start."""
+    floor = draw_office(3)
+
+    poses = start_poses(floor, 8, seed=11, scattered=True)
+
+    places = np.array([(pose.x, pose.y) for pose in poses])
+    gaps = np.hypot(*(places[:, None] - places[None]).transpose(2, 0, 1))
+    assert gaps.max() > 8.0
+    assert (gaps[~np.eye(8, dtype=np.bool_)] >= 0.59).all()
+    assert poses[0] == start_poses(floor, 8, seed=11)[0]
+    assert poses == start_poses(floor, 8, seed=11, scattered=True)
+    assert poses != start_poses(floor, 8, seed=12, scattered=True)
+    for slot, pose in enumerate(poses):
+        assert SimulatedRobot(floor, slot=slot, seed=0).deploy(pose).pose == pose
+
+
 def test_the_seed_chooses_the_entry() -> None:
     """Equal seeds start alike and others elsewhere."""
     starts = [start_poses(ROOMS, 1, seed=seed)[0] for seed in (1, 1, 2)]
