@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from app.config import Settings, get_settings
+from app.config import get_settings
 from sagastream import BackoffConfig, Bus, SagastreamError
 from sagastream.connection import entries
 from sagastream.inbox import OnProgress
@@ -29,17 +29,27 @@ class BlobMissing(SagastreamError):
 
 def get_bus() -> Bus:
     """This process's bus."""
-    return _bus_of(get_settings())
+    settings = get_settings()
+    return _bus_of(
+        settings.redis_url,
+        settings.namespace,
+        settings.max_payload,
+        settings.retention_s,
+        settings.patience_s,
+    )
 
 
 @lru_cache
-def _bus_of(settings: Settings) -> Bus:
+def _bus_of(
+    url: str, namespace: str, max_payload: int, retention_s: float, patience_s: float
+) -> Bus:
+    # Of what it needs alone: settings that differ in something else share their connections.
     return Bus(
-        settings.redis_url,
-        namespace=settings.namespace,
-        max_payload=settings.max_payload,
-        retention_s=settings.retention_s,
-        patience_s=settings.patience_s,
+        url,
+        namespace=namespace,
+        max_payload=max_payload,
+        retention_s=retention_s,
+        patience_s=patience_s,
     )
 
 
