@@ -13,7 +13,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -31,6 +31,18 @@ def arguments(*flags: str) -> argparse.Namespace:
     for flag in flags:
         parser.add_argument(flag, action="store_true")
     return parser.parse_args()
+
+
+def main(
+    work: Callable[[str], Coroutine[Any, Any, None]],
+    asking: Callable[[str], AbstractAsyncContextManager[Ask]],
+) -> None:
+    """Be the role that the arguments name, of a contestant without flags of its own."""
+    chosen = arguments()
+    if chosen.role == "worker":
+        asyncio.run(work(chosen.url))
+    else:
+        asyncio.run(serve_loads(asking(chosen.url)))
 
 
 def payload_of(load: dict[str, Any]) -> dict[str, Any]:

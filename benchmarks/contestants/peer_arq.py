@@ -1,6 +1,5 @@
 """arq: the worker and whoever waits for a result look every millisecond."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
@@ -47,8 +46,4 @@ async def asking(url: str) -> AsyncIterator[driver.Ask]:
 
 
 if __name__ == "__main__":
-    chosen = driver.arguments()
-    if chosen.role == "worker":
-        asyncio.run(work(chosen.url))
-    else:
-        asyncio.run(driver.serve_loads(asking(chosen.url)))
+    driver.main(work, asking)

@@ -1,6 +1,5 @@
 """docket (pydocket): `add` and `get_result`."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -39,8 +38,4 @@ async def asking(url: str) -> AsyncIterator[driver.Ask]:
 
 
 if __name__ == "__main__":
-    chosen = driver.arguments()
-    if chosen.role == "worker":
-        asyncio.run(work(chosen.url))
-    else:
-        asyncio.run(driver.serve_loads(asking(chosen.url)))
+    driver.main(work, asking)

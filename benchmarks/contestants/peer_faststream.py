@@ -1,6 +1,5 @@
 """FastStream: `broker.request` on a stream with a consumer group."""
 
-import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
@@ -38,8 +37,4 @@ async def asking(url: str) -> AsyncIterator[driver.Ask]:
 
 
 if __name__ == "__main__":
-    chosen = driver.arguments()
-    if chosen.role == "worker":
-        asyncio.run(work(chosen.url))
-    else:
-        asyncio.run(driver.serve_loads(asking(chosen.url)))
+    driver.main(work, asking)

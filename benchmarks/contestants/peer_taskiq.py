@@ -1,6 +1,5 @@
 """taskiq on Redis Streams with a Redis result backend, asked for the result every 0.5 ms."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
@@ -46,8 +45,4 @@ async def asking(url: str) -> AsyncIterator[driver.Ask]:
 
 
 if __name__ == "__main__":
-    chosen = driver.arguments()
-    if chosen.role == "worker":
-        asyncio.run(work(chosen.url))
-    else:
-        asyncio.run(driver.serve_loads(asking(chosen.url)))
+    driver.main(work, asking)

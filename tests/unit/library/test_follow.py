@@ -25,8 +25,8 @@ STREAM = "work:commands"
 
 @multi_stage_reply(stream=STREAM, event_type="work:do")
 async def work(command: Command, progress: Progress) -> dict[str, Any]:
-    """Report three times, and fail if asked to."""
-    for step in (1, 2, 3):
+    """Report three times, or not at all, and fail if asked to."""
+    for step in () if command.payload.get("silent") else (1, 2, 3):
         await progress(step / 4, {"step": step})
     if command.payload.get("fail"):
         raise RuntimeError("as asked")
@@ -52,6 +52,21 @@ async def test_who_comes_later_sees_every_stage(bus: Bus) -> None:
         *("start", "progress", "progress", "progress", "completed")
     ]
     assert [s["payload"]["step"] for s in stages if s["status"] == "progress"] == [1, 2, 3]
+
+
+async def test_who_comes_after_the_end_of_a_silent_request_sees_its_start_and_end(bus: Bus) -> None:
+    """A request that told of no progress has no log; it is made for who follows, from the record."""
+    async with listening(bus, [work]):
+        reply = await _ask(bus, silent=True)
+    log = bus.key("request:r:stages")
+    assert not await bus.endpoint().connection.call("EXISTS", log)
+    start, end = await _followed(bus)
+    assert (start["status"], end["status"]) == ("start", "completed")
+    assert (start["epoch"], start["correlation_id"]) == ("1", reply["correlation_id"])
+    assert {name: end[name] for name in reply} == reply
+    assert [stage["entry_id"] for stage in await _followed(bus)] == [
+        *(start["entry_id"], end["entry_id"])
+    ]
 
 
 async def test_who_lost_the_thread_goes_on_behind_the_last_stage(bus: Bus) -> None:
