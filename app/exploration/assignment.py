@@ -65,7 +65,8 @@ def targets(
 def assign(costs: Costs) -> dict[int, int]:
     """Choose distinct columns for rows at the least total, the Hungarian way.
 
-    Impossible pairs are left out. As many rows as can be get a column: an impossible pair is dearer than all possible ones.
+    Impossible pairs are left out. As many rows as can be get a column: an impossible pair is
+    dearer than all possible ones.
 
     Returns:
         Row to column, rows in order.

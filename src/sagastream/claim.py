@@ -123,7 +123,9 @@ class Claim:
         self._tokens = (
             claim_token.set(self._token),
             attach(set_span_in_context(self.span)),
-            telemetry.belonging.set({**about, "attempt": self.command.epoch}),
+            telemetry.belonging.set(
+                {**telemetry.belonging.get(), **about, "attempt": self.command.epoch}
+            ),
         )
         self._started = time.perf_counter()
 

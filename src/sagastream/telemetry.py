@@ -168,8 +168,8 @@ def attributes_of(place: Place, fields: Mapping[str, Any]) -> dict[str, str | in
             found[name] = value
     working_for = belonging.get()
     for name, field in _OWN:
-        value = fields.get(field) or working_for.get(field)
-        if value:
+        value = fields.get(field) or working_for.get(field, "")
+        if value != "":
             found[name] = value
     return found
 

@@ -74,10 +74,6 @@ local function digest_of(event_type, payload)
   return redis.sha1hex(event_type .. '\n' .. payload)
 end
 
-local function is_log(stream)
-  return string.sub(stream, -7) == ':stages'
-end
-
 -- The new entry's id, or what was wrong as a table.
 local function add_entry(stream, fields, maxlen, ttl_ms)
   local entry_id
@@ -114,7 +110,7 @@ local function add_replies(record, ttl_ms, fields)
   end
   for _, stream in ipairs(streams) do
     add_reply(stream, ttl_ms, fields)
-    if is_log(stream) then
+    if string.sub(stream, -7) == ':stages' then
       -- The request's own log is kept with its record, and is not for ever.
       redis.call('XTRIM', stream, 'MAXLEN', '~', STAGES_KEPT)
     end
@@ -167,7 +163,8 @@ local function as_stage(fields, status, payload)
 end
 
 -- The one place where a request ends: outcome, terminal reply, ack by the handler that it was
--- delivered to, which tells of its span itself, and from here on a lone request's record expires; a saga's does when its saga ends.
+-- delivered to, which tells of its span itself, and from here on a lone request's record
+-- expires; a saga's does when its saga ends.
 local function conclude(key, record, status, fields, reply_ttl_ms, retention_ms, group, entry_id)
   stamp(fields, record.epoch, now_ms())
   add_replies(record, reply_ttl_ms, fields)
