@@ -62,7 +62,7 @@ CONTROLS = [
     Control(
         "2 late reply stream gets the reply",
         LUA,
-        "  if record.reply then\n    for",
+        "  if TERMINAL[record.status] then\n    for",
         "  if false then\n    for",
         UNIT,
     ),
@@ -95,7 +95,11 @@ CONTROLS = [
         UNIT,
     ),
     Control(
-        "3 progress is numbered", LUA, "if seq > tonumber(record.seq) then", "if true then", UNIT
+        "3 progress is numbered",
+        LUA,
+        "if tonumber(seq) > tonumber(record.seq or '0') then",
+        "if true then",
+        UNIT,
     ),
     Control(
         "3 stages are their holder's alone",
@@ -107,8 +111,8 @@ CONTROLS = [
     Control(
         "4 no ack without a reply",
         LUA,
-        "  add_replies(record, reply_ttl_ms, fields)\n  redis.call('HSET', key, 'status'",
-        "  redis.call('HSET', key, 'status'",
+        "  add_replies(record, reply_ttl_ms, stage_of(record, status, payload, trace, now), true)\n",
+        "",
         UNIT,
     ),
     Control(
@@ -141,12 +145,12 @@ CONTROLS = [
         LEASES,
     ),
     Control("5 dead listeners are swept", "intake.py", "swept or await", "await", LEASES),
-    Control("6 poison", LUA, "> tonumber(args[8]) then", "> 1000 then", UNIT),
+    Control("6 poison", LUA, "> tonumber(max_deliveries) then", "> 1000 then", UNIT),
     Control(
         "6 a release is no loss",
         LUA,
-        "epoch - tonumber(record.released or '0') > tonumber(args[8])",
-        "epoch > tonumber(args[8])",
+        "claims + 1 - tonumber(record.released or '0') > tonumber(max_deliveries)",
+        "claims + 1 > tonumber(max_deliveries)",
         UNIT,
     ),
     Control(
@@ -159,7 +163,7 @@ CONTROLS = [
     Control(
         "7 nothing live expires",
         LUA,
-        "  redis.call('ZADD', stream .. ':open', now, key)",
+        "  append(opened, stream .. ':open', int(now_ms()), key)",
         "  redis.call('PEXPIRE', key, 60000)",
         UNIT,
     ),
@@ -177,7 +181,7 @@ CONTROLS = [
     Control(
         "9 an undo closes what it undoes",
         LUA,
-        "if close(closed[i], fields_of_reply(fields, closed[i + 1]), doorbells, reply_ttl_ms) then",
+        "if close(other, trace, doorbells, reply_ttl_ms) then",
         "if false then",
         SAGA,
     ),
@@ -253,7 +257,7 @@ CONTROLS = [
     Control(
         "9 what was closed before it came is refused",
         LUA,
-        """    redis.call('HSET', key, 'cancel', cjson.encode(fields))
+        """    redis.call('HSET', key, 'cancel', cjson.encode(trace))
     redis.call('PEXPIRE', key, reply_ttl_ms)
 """,
         "",
@@ -265,6 +269,20 @@ CONTROLS = [
         "if record.held_until and record.token == token then",
         "if false then",
         SAGA,
+    ),
+    Control(
+        "3 one that is refused stops no other",
+        LUA,
+        "      answer = { 'error', type(answer) == 'table' and answer.err or tostring(answer) }",
+        "      error(answer, 0)",
+        UNIT,
+    ),
+    Control(
+        "2 who wants the end alone gets it",
+        LUA,
+        "  if is_end then\n    for",
+        "  if false then\n    for",
+        UNIT,
     ),
     Control("12 older data are noticed", "instance.py", "if counter < highest:", "if False:", LOAD),
 ]

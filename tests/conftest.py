@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from pydantic_settings import BaseSettings
 
 from sagastream import Bus, CommandListener, Handler
+from sagastream.message import TERMINAL_STAGES
 from sagastream.testing import EmbeddedServer
 
 # How long an example takes says nothing here: machines differ, and tests share them.
@@ -68,7 +69,8 @@ async def _no_key_leaks(bus: Bus) -> None:
         record = key.startswith(bus.key("request:")) and not key.endswith(":stages")
         # A saga's records, and its journal, get their end when it ends.
         live = record and (
-            not await call("HEXISTS", key, "reply") or await call("HGET", key, "saga_id")
+            (await call("HGET", key, "status") or b"").decode() not in TERMINAL_STAGES
+            or await call("HGET", key, "saga_id")
         )
         journal = key.startswith(bus.key("saga:")) and not key.endswith(":replies")
         if (

@@ -16,7 +16,7 @@ from typing import Any, Literal, Self, Unpack
 from sagastream import telemetry
 from sagastream.connection import redact
 from sagastream.effects import Effect
-from sagastream.emission import Emission, emit, reply_names, stage_fields
+from sagastream.emission import Emission, emit, reply_names
 from sagastream.endpoint import Endpoint, make_endpoint
 from sagastream.errors import (
     ReplyTimeout,
@@ -34,12 +34,22 @@ from sagastream.message import (
     encode_payload,
     new_id,
 )
-from sagastream.outcome import completed_or_raise, decode_stored
+from sagastream.outcome import REPLY_FIELDS, completed_or_raise, decode_record
 from sagastream.replies import BackoffConfig, follow_stages, read_until_terminal
 from sagastream.silence import named
 
 # The claim under which the current handler runs, so that it may write its own stages.
 claim_token: ContextVar[str] = ContextVar("sagastream_claim_token", default="")
+
+# How often this process and its parents have forked, as asking for its id each time is slow.
+_forks = [0]
+
+
+def _count_fork() -> None:
+    _forks[0] += 1
+
+
+os.register_at_fork(after_in_child=_count_fork)
 
 
 class Bus:
@@ -74,7 +84,7 @@ class Bus:
         self._patience_s = patience_s
         self._max_waiting = max_waiting
         self._when_full = when_full
-        self._pid = os.getpid()
+        self._forks = _forks[0]
         self._endpoints: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Endpoint] = (
             weakref.WeakKeyDictionary()
         )
@@ -104,10 +114,10 @@ class Bus:
 
     def endpoint(self) -> Endpoint:
         """The connections of this process and loop, made now if there are none."""
-        if self._pid != os.getpid():
+        if self._forks != _forks[0]:
             # Sockets that came over a fork belong to the parent: leave them alone.
             self._endpoints = weakref.WeakKeyDictionary()
-            self._pid = os.getpid()
+            self._forks = _forks[0]
         loop = asyncio.get_running_loop()
         endpoint = self._endpoints.get(loop)
         if endpoint is None:
@@ -125,7 +135,7 @@ class Bus:
     async def close(self) -> None:
         """Close what this process and loop has open. The bus can be used again after it."""
         endpoint = self._endpoints.pop(asyncio.get_running_loop(), None)
-        if endpoint and self._pid == os.getpid():
+        if endpoint and self._forks == _forks[0]:
             await endpoint.inbox.close()
             await endpoint.connection.close()
 
@@ -194,6 +204,7 @@ class Bus:
             ServerUnavailable: The server did not answer.
         """
         entry_id, _ = await self._emit(
+            self.endpoint(),
             stream,
             event_type=event_type,
             payload=payload,
@@ -208,9 +219,9 @@ class Bus:
         return entry_id
 
     async def _emit(
-        self, stream: str, **options: Unpack[Emission]
-    ) -> tuple[str, dict[str, Any] | None]:
-        return await emit(self.endpoint(), self.key, stream, self.max_payload, options)
+        self, endpoint: Endpoint, stream: str, **options: Unpack[Emission]
+    ) -> tuple[str, bool]:
+        return await emit(endpoint, self.key, stream, self.max_payload, options)
 
     def reply_streams(self, reply_stream: str, saga_id: str) -> list[str]:
         """The keys that a request's replies go to: the requester's stream, and the saga's."""
@@ -383,7 +394,8 @@ class Bus:
         mail = inbox.wait_for(request_id)
         alarm = loop.call_at(give_up, mail.put, TimeoutError())
         try:
-            _, reply = await self._emit(
+            _, is_new = await self._emit(
+                endpoint,
                 stream,
                 event_type=event_type,
                 payload=payload,
@@ -391,15 +403,16 @@ class Bus:
                 saga_id=saga_id or "",
                 request_id=request_id,
                 reply_stream=inbox.name,
+                only_end=on_progress is None,
                 closes=closes,
                 effect=effect,
             )
             ids = {"correlation_id": correlation_id, "request_id": request_id}
             with telemetry.Receiving(endpoint.server, inbox.name, ids) as receiving:
-                if reply:
-                    receiving.stage(reply)
+                if not is_new:
+                    mail.put(None)  # it may have ended already
                 try:
-                    reply = reply or await until_terminal(
+                    reply = await until_terminal(
                         mail,
                         lambda: self.outcome(request_id),
                         request_id=request_id,
@@ -432,14 +445,14 @@ class Bus:
             Each stage as a dict of its fields, with its `entry_id`.
         """
         record = self.key(f"request:{check_name('request_id', request_id)}")
-        start = stage_fields({"request_id": request_id}, "start", "{}")
+        trace = telemetry.trace_of()
         endpoint = self.endpoint()
         stages = follow_stages(
             endpoint.connection,
             record,
             after,
             max_bytes=self.max_payload,
-            keep=lambda: endpoint.functions.follow(record, start),
+            keep=lambda: endpoint.functions.follow(record, trace),
         )
         async for stage in stages:
             yield stage
@@ -459,15 +472,15 @@ class Bus:
         check_name("request_id", request_id)
         answer = await self.endpoint().functions.cancel(
             self.key(f"request:{request_id}"),
-            stage_fields({"request_id": request_id}, "cancelled", "{}"),
             retention_ms=round(self.retention_s * 1000),
             doorbells=self.key("listener:"),
+            trace=telemetry.trace_of(),
         )
         return answer.word
 
     async def outcome(self, request_id: str) -> dict[str, Any] | None:
         """The terminal reply in a request's record, None while there is none."""
         stored = await self.endpoint().connection.call(
-            "HGET", self.key(f"request:{request_id}"), "reply"
+            "HMGET", self.key(f"request:{request_id}"), *REPLY_FIELDS
         )
-        return decode_stored(stored.decode() if stored else "")
+        return decode_record(stored)

@@ -6,12 +6,9 @@ no longer the current one.
 
 import asyncio
 import contextlib
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import partial
 from typing import Any, Literal
 
 from opentelemetry.context import attach, detach
@@ -21,12 +18,11 @@ from redis.exceptions import RedisError
 from sagastream import metrics, telemetry
 from sagastream.bus import Bus, claim_token
 from sagastream.effects import Atomic, Write
-from sagastream.emission import stage_fields
 from sagastream.errors import InvalidMessage, LeaseLost, SagastreamError
 from sagastream.functions import Answer
 from sagastream.handlers import progress_payload
-from sagastream.lease import Held, LeaseKeeper
-from sagastream.message import Command, decode_payload, encode_payload, new_id
+from sagastream.lease import LeaseKeeper
+from sagastream.message import Command, decode_fields, decode_payload, encode_payload, new_id
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +51,10 @@ class Claim:
         command: The command, with the epoch once it is claimed.
         ending: Why the handler has been told to stop, None if it has not.
         effect: The policy that whoever asked wants the handler to declare, '' for any.
+        record: The key of the request's record.
+        stream: The key of the command stream.
+        entry_id: The command's entry.
+        token: Of this claim alone.
     """
 
     def __init__(
@@ -103,15 +103,16 @@ class Claim:
         self._lease_ms = round(lease_s * 1000)
         self._max_deliveries = max_deliveries
         self._progress_interval_s = progress_interval_s
-        self._token = new_id()
+        self.token = new_id()
         self._seq = 0
         self._alarm: asyncio.TimerHandle | None = None
-        self._waiting: tuple[float, dict[str, str]] | None = None
+        self._waiting: tuple[float, str, telemetry.Trace] | None = None
         self._told = -progress_interval_s
         self._teller: asyncio.Task[None] | None = None
         self._retention_ms = round(bus.retention_s * 1000)
-        self._record = bus.key(f"request:{command.request_id}")
-        self._stream = bus.key(command.stream)
+        self.record = bus.key(f"request:{command.request_id}")
+        self.stream = bus.key(command.stream)
+        self.entry_id = command.entry_id
 
     def enter(self, *, handled: bool) -> None:
         """Let `emit_event` know that this claim's stages may be written here, and trace it.
@@ -121,7 +122,7 @@ class Claim:
         self._counts_as = self.command.event_type if handled else "_OTHER"
         about = {name: value for name, value in self.ids.items() if value}
         self._tokens = (
-            claim_token.set(self._token),
+            claim_token.set(self.token),
             attach(set_span_in_context(self.span)),
             telemetry.belonging.set(
                 {**telemetry.belonging.get(), **about, "attempt": self.command.epoch}
@@ -147,11 +148,13 @@ class Claim:
             InvalidMessage: The request id is known with another payload.
         """
         command = self.command
-        start = stage_fields(self.ids, "start", "{}", self.span)
+        self._trace = telemetry.trace_of(self.span)
         while True:
-            answer = await self._ask(start)
-            if answer.word == "gone":
-                answer = await self._ask(start, _as_json(self._raw))
+            answer = await self._ask()
+            if answer.word == "unknown":
+                answer = await self._adopt()
+                if answer.word == "adopted":
+                    continue
             if answer.word != "wait":
                 break
             # What this takes the place of is being stopped.
@@ -164,7 +167,9 @@ class Claim:
             logger.info("not begun: %s %s", answer.word, answer.rest[0], extra=self.ids)
             return False
         epoch, now, self.effect, last, lost = answer.rest
-        self.command = replace(command, epoch=int(epoch), last_progress=self._decoded(last))
+        # Nobody else has seen it yet; a copy of it would cost as much as all of the rest here.
+        object.__setattr__(command, "epoch", int(epoch))
+        object.__setattr__(command, "last_progress", self._decoded(last))
         self._tell_of_lost(lost)
         self.span.set_attribute("sagastream.attempt", self.command.epoch)
         self.span.add_event("start")
@@ -187,22 +192,31 @@ class Claim:
     def _decoded(self, progress: str) -> dict[str, Any]:
         return decode_payload(progress, max_bytes=self._bus.max_payload) if progress else {}
 
-    async def _ask(self, start: Mapping[str, str], entry: str = "") -> Answer:
-        command = self.command
-        return await self._functions.begin(
-            self._record,
-            self._stream,
-            self._bus.key(f"{command.stream}:dead"),
+    def _ask(self) -> "asyncio.Future[Answer]":
+        return self._functions.begin(
+            self.record,
+            self.stream,
             group=self._group,
-            entry_id=command.entry_id,
+            entry_id=self.entry_id,
             owner=self._owner,
-            token=self._token,
+            token=self.token,
             lease_ms=self._lease_ms,
             retention_ms=self._retention_ms,
             max_deliveries=self._max_deliveries,
+            trace=self._trace,
+        )
+
+    async def _adopt(self) -> Answer:
+        command = self.command
+        ids = {"request_id": command.request_id, "correlation_id": command.correlation_id}
+        return await self._functions.adopt(
+            self.record,
+            self.stream,
+            decode_fields(self._raw) | ids,
+            group=self._group,
+            entry_id=command.entry_id,
+            retention_ms=self._retention_ms,
             reply_streams=self._bus.reply_streams(command.reply_stream, command.saga_id),
-            start=start,
-            entry=entry,
         )
 
     def keep(self, keeper: LeaseKeeper) -> None:
@@ -213,12 +227,7 @@ class Claim:
         """
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
-        held = Held(
-            *(self._record, self._stream, self.command.entry_id, self._token),
-            on_lost=partial(self._end_from_thread, "lost"),
-            on_cancel=partial(self._end_from_thread, "cancelled"),
-        )
-        keeper.keep(held)
+        keeper.keep(self)
         if self._left_s is not None:
             self._alarm = self._loop.call_later(max(0.0, self._left_s), self._end, "deadline")
 
@@ -226,7 +235,15 @@ class Claim:
         """Renew the lease no longer, and do not cancel the task any more."""
         if self._alarm:
             self._alarm.cancel()
-        keeper.drop(self._token)
+        keeper.drop(self.token)
+
+    def on_lost(self) -> None:
+        """The keeper's word, from its thread: the lease is lost."""
+        self._end_from_thread("lost")
+
+    def on_cancel(self) -> None:
+        """The keeper's word, from its thread: somebody cancelled the request."""
+        self._end_from_thread("cancelled")
 
     def _end_from_thread(self, why: Ending) -> None:
         # The loop may be closed by now, with nobody left to tell.
@@ -257,7 +274,7 @@ class Claim:
         )
         if self.ending == "lost":
             raise LeaseLost(self.command.request_id, "another's")
-        self._waiting = (fraction, self._fields("progress", payload))
+        self._waiting = (fraction, payload, telemetry.trace_of())
         due_s = self._told + self._progress_interval_s - asyncio.get_running_loop().time()
         if due_s <= 0:
             await self._tell()
@@ -275,11 +292,11 @@ class Claim:
         waiting, self._waiting = self._waiting, None
         if waiting is None:
             return
-        fraction, fields = waiting
+        fraction, payload, trace = waiting
         self._told = asyncio.get_running_loop().time()
         self._seq += 1
         answer = await self._functions.progress(
-            self._record, fields, token=self._token, seq=self._seq
+            self.record, self.stream, payload, token=self.token, seq=self._seq, trace=trace
         )
         if answer.word == "stale":
             raise LeaseLost(self.command.request_id, answer.rest[0])
@@ -296,12 +313,12 @@ class Claim:
             LeaseLost: The request is no longer ours.
         """
         payload = encode_payload(outcome.result, field="result", max_bytes=self._bus.max_payload)
-        return await self._finish(self._fields("completed", payload), outcome.writes)
+        return await self._finish("completed", payload, outcome.writes)
 
     async def fail(self, error_type: str, message: str) -> None:
         """Write `failed`; a lost lease is only logged, as nobody is left to tell."""
         self._failed(error_type, message)
-        await self._end_as(failed_fields(self.ids, error_type, message))
+        await self._end_as("failed", failure(error_type, message))
 
     def _failed(self, error_type: str, message: str) -> None:
         self._error_type = error_type
@@ -309,11 +326,11 @@ class Claim:
 
     async def cancel(self) -> None:
         """Write `cancelled`; a lost lease is only logged."""
-        await self._end_as(self._fields("cancelled", "{}"))
+        await self._end_as("cancelled", "{}")
 
-    async def _end_as(self, fields: Mapping[str, str]) -> None:
+    async def _end_as(self, status: str, payload: str) -> None:
         try:
-            await self._finish(fields)
+            await self._finish(status, payload)
         except LeaseLost as error:
             logger.warning("%s", error, extra=self.ids)
             await self.release()
@@ -325,12 +342,12 @@ class Claim:
         """
         with self._settling("release"):
             answer = await self._functions.release(
-                self._record,
-                self._stream,
+                self.record,
+                self.stream,
                 group=self._group,
-                entry_id=self.command.entry_id,
+                entry_id=self.entry_id,
                 owner=self._owner,
-                token=self._token,
+                token=self.token,
             )
         # Whoever took this over has told of our span already.
         self._is_told = answer.word == "told"
@@ -345,20 +362,22 @@ class Claim:
     def _settling(self, operation: str) -> contextlib.AbstractContextManager[Span]:
         return telemetry.settling(operation, self._server, self.command.stream, self._about)
 
-    async def _finish(self, fields: Mapping[str, str], writes: Sequence[Write] = ()) -> bool:
+    async def _finish(self, status: str, payload: str, writes: Sequence[Write] = ()) -> bool:
         if self._teller:
             self._teller.cancel()
         await self._tell()  # the last progress is never dropped
         self._finishing = True
         with self._settling("ack"):
             answer = await self._functions.finish(
-                self._record,
-                self._stream,
-                fields,
+                self.record,
+                self.stream,
+                status,
+                payload,
                 group=self._group,
-                entry_id=self.command.entry_id,
-                token=self._token,
+                entry_id=self.entry_id,
+                token=self.token,
                 retention_ms=self._retention_ms,
+                trace=self._trace,
                 writes=[write.flat(self._bus.key(write.key)) for write in writes],
             )
             if answer.word == "stale":
@@ -367,22 +386,14 @@ class Claim:
             self._finishing = False
             self.span.add_event("retry", {"error.type": "WriteConflict"})
             return False
-        self.span.set_attribute("sagastream.status", fields["status"])
-        logger.info("request %s", fields["status"], extra=self.ids)
+        self.span.set_attribute("sagastream.status", status)
+        logger.info("request %s", status, extra=self.ids)
         return True
 
-    def _fields(self, status: str, payload: str) -> dict[str, str]:
-        return stage_fields(self.ids, status, payload)
 
-
-def _as_json(raw: Mapping[bytes, bytes]) -> str:
-    return json.dumps([part.decode() for pair in raw.items() for part in pair])
-
-
-def failed_fields(ids: Mapping[str, str], error_type: str, message: str) -> dict[str, str]:
-    """The fields of a `failed` reply."""
+def failure(error_type: str, message: str) -> str:
+    """The payload of a `failed` reply."""
     safe = message[:_MESSAGE_LIMIT].encode(errors="replace").decode()
-    payload = encode_payload(
+    return encode_payload(
         {"error_type": error_type, "message": safe, "trace_id": telemetry.trace_id()}
     )
-    return stage_fields(ids, "failed", payload)

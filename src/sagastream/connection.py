@@ -5,10 +5,12 @@ connection is only what answers alike when repeated; the caller says how long to
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import ssl
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
@@ -33,7 +35,7 @@ from redis.exceptions import (
 from sagastream.errors import ServerRefused, ServerUnavailable, ServerUnsuitable
 from sagastream.functions import SOURCE
 from sagastream.telemetry import retried
-from sagastream.wire import Wire, connect, pack, settings_of
+from sagastream.wire import Receive, Wire, connect, pack, settings_of, settle
 
 logger = logging.getLogger(__name__)
 
@@ -81,12 +83,13 @@ class Connection:
         self._settings = settings_of(url)
         self._patience_s = patience_s
         self._loop = asyncio.get_running_loop()
-        self._queue: list[tuple[bytes, asyncio.Future[Any]]] = []
+        self._queue: list[tuple[bytes, Receive]] = []
         self._is_due = False
         self._wire: Wire | None = None
         self._idle: list[Wire] = []
         self._returning: asyncio.Task[Any] | None = None
         self._opening: set[asyncio.Task[Any]] = set()
+        self._repeating: set[asyncio.Task[Any]] = set()
         self._lost = False
 
     async def call(self, *args: Any, patience_s: float | None = None) -> Any:
@@ -101,8 +104,7 @@ class Connection:
         try:
             answer = await self._send(args)
         except (*LOST, ResponseError, AuthenticationError) as error:
-            patience = self._patience_s if patience_s is None else patience_s
-            answer = await self._call_again(args, error, patience)
+            answer = await self._call_again(args, error, patience_s, _note_retry)
         if self._lost:
             self.note_return()
         if args[0] == "FCALL":
@@ -110,10 +112,59 @@ class Connection:
         made = _CALLBACKS.get(args[0]) or _CALLBACKS.get(" ".join(map(str, args[:2])))
         return made(answer) if made else answer
 
+    def post(
+        self,
+        args: tuple[Any, ...],
+        receive: Receive,
+        *,
+        patience_s: float | None,
+        on_retry: Callable[[BaseException], bool],
+    ) -> None:
+        """Send a command at once that answers alike when it is sent again, and do not wait for it.
+
+        Args:
+            args: The command.
+            receive: Gets its answer, or what `call` would raise.
+            patience_s: As for `call`.
+            on_retry: Told what it is sent again for; says whether anybody still waits.
+        """
+        self._queue.append(
+            (pack(args), partial(self._received, args, receive, patience_s, on_retry))
+        )
+        self._flush()
+
+    def _received(
+        self,
+        args: tuple[Any, ...],
+        receive: Receive,
+        patience_s: float | None,
+        on_retry: Callable[[BaseException], bool],
+        answer: Any,
+    ) -> None:
+        if isinstance(answer, Exception):
+            again = asyncio.create_task(self._call_again(args, answer, patience_s, on_retry))
+            self._repeating.add(again)
+            again.add_done_callback(partial(self._repeated, receive))
+            return
+        if self._lost:
+            self.note_return()
+        receive(answer)
+
+    def _repeated(self, receive: Receive, again: "asyncio.Task[Any]") -> None:
+        self._repeating.discard(again)
+        if again.cancelled():
+            receive(RedisConnectionError("closed"))
+        else:
+            receive(again.exception() or again.result())
+
     async def _call_again(
-        self, args: tuple[Any, ...], error: BaseException, patience: float
+        self,
+        args: tuple[Any, ...],
+        error: BaseException,
+        patience_s: float | None,
+        on_retry: Callable[[BaseException], bool],
     ) -> Any:
-        give_up = self._loop.time() + patience
+        give_up = self._loop.time() + (self._patience_s if patience_s is None else patience_s)
         for delay in backoff_delays():
             if isinstance(error, AuthenticationError | ssl.SSLCertVerificationError):
                 raise ServerUnsuitable(f"{self.address} refuses us: {error}") from error
@@ -122,7 +173,8 @@ class Connection:
                 if self._loop.time() + delay >= give_up:
                     kind = ServerUnavailable if isinstance(error, LOST) else ServerRefused
                     raise kind(self.address, str(error) or repr(error)) from error
-                retried(error)
+                if not on_retry(error):
+                    raise error
                 await asyncio.sleep(delay)
             elif "Function not found" in str(error):
                 await self.load_functions(patience_s=give_up - self._loop.time())
@@ -189,20 +241,28 @@ class Connection:
 
     async def close(self) -> None:
         """Send what is queued, then close the sockets."""
-        while self._queue or self._opening or (self._wire and self._wire.waiting):
-            waiting = {future for _, future in self._queue} | self._opening
-            waiting |= set(self._wire.waiting) if self._wire else set()
-            await asyncio.wait(waiting)
+        await end(*self._repeating)
+        while self._opening:
+            await asyncio.wait(self._opening)
+        if self._wire and self._wire.is_open:
+            # Its answer comes behind those of whatever was sent before.
+            with contextlib.suppress(*LOST, ResponseError):
+                await self._send(("PING",))
         wires, self._wire, self._idle = [self._wire, *self._idle], None, []
         for wire in wires:
             if wire:
                 await wire.close()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether it is open, and nothing is on its way."""
+        return self._wire is not None and not self._wire.waiting and not self._queue
+
     def _send(self, args: tuple[Any, ...]) -> "asyncio.Future[Any]":
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._queue.append((pack(args), future))
+        self._queue.append((pack(args), partial(settle, future)))
         if self._wire and not self._wire.waiting:
-            self._flush()  # nobody is on the way whom it could go with
+            self._flush()  # nothing is on its way that it could go with
         elif not self._is_due:
             self._is_due = True
             self._loop.call_soon(self._flush)
@@ -220,7 +280,7 @@ class Connection:
         room = _WINDOW - len(wire.waiting)
         batch, self._queue = self._queue[:room], self._queue[room:]
         if batch:
-            wire.send(b"".join([data for data, _ in batch]), [future for _, future in batch])
+            wire.send(b"".join([data for data, _ in batch]), [receive for _, receive in batch])
 
     async def _open(self) -> None:
         try:
@@ -228,9 +288,8 @@ class Connection:
         except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for it
             self._returning = None
             queue, self._queue = self._queue, []
-            for _, future in queue:
-                if not future.done():
-                    future.set_exception(error)
+            for _, receive in queue:
+                receive(error)
         else:
             self._returning = None
             self._wire.on_room = self._flush
@@ -264,6 +323,11 @@ async def end(*tasks: "asyncio.Task[Any]") -> None:
         task.cancel()
     if left:
         await asyncio.wait(left)
+
+
+def _note_retry(error: BaseException) -> bool:
+    retried(error)
+    return True
 
 
 def _mends_itself(error: BaseException) -> bool:

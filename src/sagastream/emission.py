@@ -3,8 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
-from opentelemetry.trace import Span
-
 from sagastream import telemetry
 from sagastream.effects import Effect
 from sagastream.endpoint import Endpoint
@@ -16,11 +14,14 @@ from sagastream.message import (
     check_name,
     encode_payload,
 )
-from sagastream.outcome import decode_stored
 
 
 class Emission(TypedDict):
-    """What a command is, beside its stream; as `Bus.request_and_reply` describes it."""
+    """What a command is, beside its stream; as `Bus.request_and_reply` describes it.
+
+    With `only_end` its reply stream gets the terminal stage alone, unless a trace is recorded,
+    which tells of each.
+    """
 
     event_type: str
     payload: Mapping[str, Any]
@@ -33,6 +34,7 @@ class Emission(TypedDict):
     ttl: NotRequired[float | None]
     closes: NotRequired[Sequence[str]]
     effect: NotRequired[Effect | None]
+    only_end: NotRequired[bool]
 
 
 async def emit(
@@ -41,8 +43,8 @@ async def emit(
     stream: str,
     max_payload: int,
     emission: Emission,
-) -> tuple[str, dict[str, Any] | None]:
-    """Write a command and its record; its entry's id, and its terminal reply if it has one.
+) -> tuple[str, bool]:
+    """Write a command and its record; its entry's id, and whether the request is new.
 
     Args:
         endpoint: The server.
@@ -59,38 +61,43 @@ async def emit(
     request_id = check_name("request_id", emission["request_id"])
     reply_stream = check_name("reply_stream", emission["reply_stream"], required=False)
     saga_id = check_name("saga_id", emission["saga_id"], required=False)
-    fields = {
-        "correlation_id": check_name("correlation_id", emission["correlation_id"]),
+    correlation_id = check_name("correlation_id", emission["correlation_id"])
+    event_type = check_name("event_type", emission["event_type"])
+    payload = encode_payload(emission["payload"], max_bytes=max_payload)
+    about = {
+        "correlation_id": correlation_id,
         "request_id": request_id,
         "saga_id": saga_id,
-        "event_type": check_name("event_type", emission["event_type"]),
-        "payload": encode_payload(emission["payload"], max_bytes=max_payload),
-        "reply_stream": reply_stream,
-        "v": SCHEMA_VERSION,
+        "event_type": event_type,
     }
-    with telemetry.sending(endpoint.server, stream, fields) as span:
+    entry = (correlation_id, request_id, saga_id, event_type, payload, reply_stream)
+    with telemetry.sending(endpoint.server, stream, about) as span:
+        told, ends = reply_names(reply_stream, saga_id), []
+        if emission.get("only_end") and not span.is_recording():
+            told, ends = reply_names("", saga_id), [reply_stream]
         answer = await endpoint.functions.emit(
             key(f"request:{request_id}"),
             key(stream),
             endpoint.instance.key,
-            fields | telemetry.carrier(),
-            reply_streams=[key(name) for name in reply_names(reply_stream, saga_id)],
+            (*entry, SCHEMA_VERSION, *telemetry.trace_of(span)),
+            reply_streams=[key(name) for name in told],
+            end_streams=[key(name) for name in ends],
             deadline_ms=as_milliseconds("deadline_s", emission.get("deadline_s")),
             maxlen=check_count("maxlen", emission.get("maxlen")),
             ttl_ms=as_milliseconds("ttl", emission.get("ttl")),
             effect=emission.get("effect") or "",
             closes=[
-                (key(f"request:{check_name('closes', closed)}"), closed)
+                key(f"request:{check_name('closes', closed)}")
                 for closed in emission.get("closes", ())
             ],
             doorbells=key("listener:"),
         )
         if answer.word == "conflict":
             raise RequestConflict(request_id, stream)
-        entry_id, _, reply, counter = answer.rest
+        entry_id, counter = answer.rest
         endpoint.instance.counted(int(counter))
         span.set_attribute("messaging.message.id", entry_id)
-        return entry_id, decode_stored(reply)
+        return entry_id, answer.word == "new"
 
 
 def reply_names(reply_stream: str, saga_id: str) -> list[str]:
@@ -99,10 +106,8 @@ def reply_names(reply_stream: str, saga_id: str) -> list[str]:
     return [name for name in names if name]
 
 
-def stage_fields(
-    ids: Mapping[str, str], status: str, payload: str, span: Span | None = None
-) -> dict[str, str]:
-    """The fields of a stage, told under a span, or the current one; the server adds epoch and time."""
+def stage_fields(ids: Mapping[str, str], status: str, payload: str) -> dict[str, str]:
+    """The fields of a stage, told under the current span; the server adds epoch and time."""
     return {
         "correlation_id": ids.get("correlation_id", ""),
         "request_id": ids["request_id"],
@@ -111,5 +116,5 @@ def stage_fields(
         "status": status,
         "payload": payload,
         "v": SCHEMA_VERSION,
-        **telemetry.carrier(span),
+        **telemetry.carrier(),
     }

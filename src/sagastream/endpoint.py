@@ -37,7 +37,7 @@ def make_endpoint(
     instance = Instance(connection, f"{prefix}sagastream:instance")
     return Endpoint(
         connection,
-        Functions(connection.call, reply_ttl_ms=round(retention_s * 1000)),
+        Functions(connection, reply_ttl_ms=round(retention_s * 1000)),
         instance,
         Inbox(connection, instance, prefix, max_bytes=max_payload, max_waiting=max_waiting),
         server_of(url),

@@ -51,22 +51,24 @@ Reconcile = Callable[[Command], Awaitable[dict[str, Any] | None]]
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """A function that handles one event type of one stream; calling it calls the function."""
+    """A function that handles one event type of one stream; calling it calls the function.
+
+    `is_async` tells whether it runs in the loop; a plain one runs in a thread.
+    """
 
     stream: str
     event_type: str
     function: Callable[..., Any] = field(compare=False)
     effect: Effect = "idempotent"
     reconcile: Reconcile | None = field(default=None, compare=False)
+    is_async: bool = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_async", inspect.iscoroutinefunction(self.function))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function as it is."""
         return self.function(*args, **kwargs)
-
-    @property
-    def is_async(self) -> bool:
-        """Whether the function runs in the loop; a plain one runs in a thread."""
-        return inspect.iscoroutinefunction(self.function)
 
     @property
     def place(self) -> str:

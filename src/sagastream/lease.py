@@ -9,9 +9,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import redis
 from redis.backoff import NoBackoff
@@ -23,8 +21,7 @@ from sagastream.functions import LIBRARY, SOURCE
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(Protocol):
     """A claim to keep.
 
     Attributes:
@@ -32,16 +29,18 @@ class Held:
         stream: The key of its stream.
         entry_id: Its entry.
         token: The claim's.
-        on_lost: Called once when the server no longer grants the lease.
-        on_cancel: Called, perhaps often, when the request is to be cancelled.
     """
 
     record: str
     stream: str
     entry_id: str
     token: str
-    on_lost: Callable[[], None]
-    on_cancel: Callable[[], None]
+
+    def on_lost(self) -> None:
+        """Called once, from the thread, when the server no longer grants the lease."""
+
+    def on_cancel(self) -> None:
+        """Called from the thread, perhaps often, when the request is to be cancelled."""
 
 
 class LeaseKeeper:
@@ -62,7 +61,6 @@ class LeaseKeeper:
         self._owner = owner
         self._lease_s = lease_s
         self._held: dict[str, Held] = {}
-        self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._contact_since = self._answered = time.monotonic()
@@ -88,13 +86,11 @@ class LeaseKeeper:
 
     def keep(self, held: Held) -> None:
         """Renew a claim from now on."""
-        with self._lock:
-            self._held[held.token] = held
+        self._held[held.token] = held
 
     def drop(self, token: str) -> None:
         """Renew a claim no longer."""
-        with self._lock:
-            self._held.pop(token, None)
+        self._held.pop(token, None)
 
     def _run(self) -> None:
         client = redis.Redis.from_url(
@@ -122,8 +118,7 @@ class LeaseKeeper:
                     self._stopping.wait(min(0.1, self._lease_s / 10))
 
     def _renew(self, client: "redis.Redis") -> None:
-        with self._lock:
-            held = list(self._held.values())
+        held = list(self._held.values())  # in one step: no other thread comes between
         keys = [part for claim in held for part in (claim.record, claim.stream)]
         claims = [part for claim in held for part in (claim.token, claim.entry_id)]
         call: tuple[Any, ...] = (

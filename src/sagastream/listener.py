@@ -18,8 +18,9 @@ from redis.exceptions import RedisError, ResponseError
 
 from sagastream import metrics, telemetry
 from sagastream.bus import Bus
-from sagastream.claim import Claim, failed_fields
+from sagastream.claim import Claim, failure
 from sagastream.connection import LOST, backoff_delays, end, is_group_gone
+from sagastream.emission import stage_fields
 from sagastream.errors import InvalidMessage, LeaseLost, SagastreamError, WriteConflict
 from sagastream.functions import Answer
 from sagastream.handlers import Handler, registry, run_handler
@@ -252,8 +253,8 @@ class CommandListener:
 
     async def _until_written(self, handler: Handler, claim: Claim) -> None:
         """Run a handler; again if what an atomic one read has changed meanwhile."""
-        delays = iter(backoff_delays(first=0.005, limit=0.2))
-        for _ in range(_MOST_RUNS):
+        delays = backoff_delays(first=0.005, limit=0.2)
+        for _, delay_s in zip(range(_MOST_RUNS), delays, strict=False):
             outcome = await run_handler(
                 handler,
                 claim.command,
@@ -263,7 +264,7 @@ class CommandListener:
             )
             if await claim.complete(outcome):
                 return
-            await asyncio.sleep(next(delays))
+            await asyncio.sleep(delay_s)
         raise WriteConflict(_MOST_RUNS)
 
     async def _ended_early(self, claim: Claim) -> None:
@@ -305,7 +306,7 @@ class CommandListener:
                 value = decode_fields({b"": raw[name.encode()]})[""]
                 ids[name] = check_name(name, value)
         if ids["request_id"] and ids["reply_stream"]:
-            reply = failed_fields(ids, "InvalidMessage", str(error))
+            reply = stage_fields(ids, "failed", failure("InvalidMessage", str(error)))
         letter: list[bytes | str] = [part for pair in raw.items() for part in pair]
         letter += ["dead_reason", f"InvalidMessage: {error}", "dead_entry_id", entry_id]
         endpoint = self._bus.endpoint()

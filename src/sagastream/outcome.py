@@ -1,15 +1,31 @@
 """The end of a request: how it is stored, and what it means to whoever asked."""
 
-import json
+from collections.abc import Sequence
 from typing import Any
 
 from sagastream.errors import DeadlineExceeded, HandlerLost, RequestCancelled, RequestFailed
-from sagastream.message import decode_payload
+from sagastream.message import SCHEMA_VERSION, TERMINAL_STAGES, decode_payload
 
 _FAILURES: dict[Any, type[RequestFailed]] = {
     "HandlerLost": HandlerLost,
     "DeadlineExceeded": DeadlineExceeded,
 }
+
+# The fields of a reply, in their order. A record has those of the terminal one from the end on.
+REPLY_FIELDS = (
+    "correlation_id",
+    "request_id",
+    "saga_id",
+    "event_type",
+    "status",
+    "payload",
+    "v",
+    "traceparent",
+    "tracestate",
+    "parent_span_id",
+    "epoch",
+    "timestamp",
+)
 
 
 def completed_or_raise(reply: dict[str, Any]) -> dict[str, Any]:
@@ -21,11 +37,14 @@ def completed_or_raise(reply: dict[str, Any]) -> dict[str, Any]:
     return reply
 
 
-def decode_stored(stored: str) -> dict[str, Any] | None:
-    """The terminal reply of a record, None while there is none."""
-    if not stored:
+def decode_record(stored: Sequence[bytes | None]) -> dict[str, Any] | None:
+    """The terminal reply in a record, from the values of `REPLY_FIELDS`; None while there is none."""
+    reply: dict[str, Any] = {
+        name: value.decode() if value else ""
+        for name, value in zip(REPLY_FIELDS, stored, strict=True)
+    }
+    if reply["status"] not in TERMINAL_STAGES:
         return None
-    flat = json.loads(stored)
-    reply: dict[str, Any] = dict(zip(flat[::2], flat[1::2], strict=True))
-    reply["payload"] = decode_payload(reply["payload"], max_bytes=len(stored))
+    reply["v"] = SCHEMA_VERSION
+    reply["payload"] = decode_payload(reply["payload"], max_bytes=len(reply["payload"].encode()))
     return reply

@@ -5,7 +5,7 @@ from redis.exceptions import RedisError
 from sagastream.connection import Connection
 from sagastream.errors import NoHandlers, ReplyTimeout, SagastreamError
 
-_FIELDS = ("status", "owner", "epoch", "lease_until", "emitted", "stream", "event_type")
+_FIELDS = ("status", "owner", "epoch", "lease_until", "timestamp", "stream", "event_type", "seq")
 
 
 async def named(connection: Connection, prefix: str, silence: ReplyTimeout) -> ReplyTimeout:
@@ -22,12 +22,13 @@ async def named(connection: Connection, prefix: str, silence: ReplyTimeout) -> R
         now_ms = int((await connection.call("TIME"))[0]) * 1000
         if stored[5] is None:
             return ReplyTimeout(*told, "the server has no record of it")
-        status, owner, epoch, lease_until, emitted, stream, event_type = (
+        status, owner, epoch, lease_until, emitted, stream, event_type, seq = (
             value.decode() if value else "" for value in stored
         )
         age = f"emitted {(now_ms - int(emitted)) / 1000:.0f} s ago"
         if status == "running":
             left_ms = int(lease_until or "0") - now_ms
+            told = (*told[:2], told[2] or ("progress" if seq not in {"", "0"} else "start"))
             lease = "current" if left_ms > 0 else f"lapsed {-left_ms / 1000:.0f} s ago"
             return ReplyTimeout(
                 *told, f"{age}, held by {owner} in epoch {epoch}, its lease {lease}"

@@ -43,6 +43,10 @@ _SAGA = "saga"
 _SPAN_ID = re.compile(r"[0-9a-f]{16}")
 
 Attributes = Mapping[str, str | int | float]
+# The values of traceparent, tracestate and parent_span_id; empty if untraced.
+Trace = tuple[str, str, str]
+_CARRIER = ("traceparent", "tracestate", "parent_span_id")
+_UNTRACED: Trace = ("", "", "")
 # The attributes that name a server.
 Server = tuple[tuple[str, str | int], ...]
 # What of a message a span tells, by the field that has it.
@@ -72,19 +76,23 @@ def server_of(url: str) -> Server:
     return (("server.address", parts.hostname or ""), ("server.port", parts.port or 6379))
 
 
-def carrier(span: Span | None = None) -> dict[str, str]:
-    """A span's context, or the current one's, as three fields of an entry; empty if untraced."""
-    span = span or trace.get_current_span()
-    context = span.get_span_context()
+def trace_of(span: Span | None = None) -> Trace:
+    """A span's context, or the current one's, as an entry carries it."""
+    context = (span or trace.get_current_span()).get_span_context()
     if not context.is_valid:
-        return {"traceparent": "", "tracestate": "", "parent_span_id": ""}
-    fields: dict[str, str] = {}
-    _PROPAGATOR.inject(fields, trace.set_span_in_context(span))
-    return {
-        "traceparent": fields.get("traceparent", ""),
-        "tracestate": fields.get("tracestate", ""),
-        "parent_span_id": trace.format_span_id(context.span_id),
-    }
+        return _UNTRACED
+    span_id = trace.format_span_id(context.span_id)
+    flags = f"{context.trace_flags:02x}"
+    return (
+        f"00-{trace.format_trace_id(context.trace_id)}-{span_id}-{flags}",
+        context.trace_state.to_header() if context.trace_state else "",
+        span_id,
+    )
+
+
+def carrier(span: Span | None = None) -> dict[str, str]:
+    """The same as fields of an entry."""
+    return dict(zip(_CARRIER, trace_of(span), strict=True))
 
 
 def extract(fields: Mapping[str, Any]) -> Context:
@@ -159,9 +167,11 @@ def place(operation: str, kind: str, server: Server, stream: str, group: str = "
     return Place(f"{operation} {template(stream)}", common, metrics.series_of(common))
 
 
-def attributes_of(place: Place, fields: Mapping[str, Any]) -> dict[str, str | int | float]:
-    """What a span tells: of its place, of the message, and whom the current code works for."""
-    found = dict(place.attributes)
+def _tell_of(span: Span, fields: Mapping[str, Any]) -> None:
+    """Have a span tell of the message, and whom the current code works for; if anybody listens."""
+    if not span.is_recording():
+        return
+    found: dict[str, str | int | float] = {}
     for name, field in _OF_MESSAGE:
         value = fields.get(field)
         if value:
@@ -171,7 +181,7 @@ def attributes_of(place: Place, fields: Mapping[str, Any]) -> dict[str, str | in
         value = fields.get(field) or working_for.get(field, "")
         if value != "":
             found[name] = value
-    return found
+    span.set_attributes(found)
 
 
 def fail(span: Span, error_type: str, message: str) -> None:
@@ -188,6 +198,8 @@ def retried(error: BaseException) -> None:
 class _Operation:
     """A span around what is asked of the server, and the metrics of it."""
 
+    __slots__ = ("_fields", "_kind", "_place", "_span", "_started", "_token")
+
     def __init__(self, place: Place, fields: Mapping[str, Any], kind: SpanKind) -> None:
         self._place = place
         self._fields = fields
@@ -198,10 +210,11 @@ class _Operation:
         self._span = _TRACER.start_span(
             self._place.name,
             kind=self._kind,
-            attributes=attributes_of(self._place, self._fields),
+            attributes=self._place.attributes,
             record_exception=False,
             set_status_on_exception=False,
         )
+        _tell_of(self._span, self._fields)
         self._token = attach(trace.set_span_in_context(self._span))
         return self._span
 
@@ -245,6 +258,8 @@ class Receiving:
         fields: The request's ids.
     """
 
+    __slots__ = ("_events", "_fields", "_place", "_started_ns")
+
     def __init__(self, server: Server, stream: str, fields: Mapping[str, Any]) -> None:
         self._place = place("receive", "receive", server, stream)
         self._fields = fields
@@ -270,15 +285,16 @@ class Receiving:
     def _tell(self, error_type: str, message: str) -> None:
         count = len(self._events)
         origin = _origin(self._events[-1][1]) if count else trace.INVALID_SPAN_CONTEXT
-        attributes = attributes_of(self._place, self._fields)
         span = _TRACER.start_span(
             self._place.name,
             kind=SpanKind.CLIENT,
-            attributes=attributes | {"messaging.batch.message_count": count},
+            attributes=self._place.attributes,
             links=[Link(origin)] if origin.is_valid else [],
             start_time=self._started_ns,
         )
+        _tell_of(span, self._fields)
         if span.is_recording():
+            span.set_attribute("messaging.batch.message_count", count)
             for at_ns, reply in self._events:
                 span.add_event(str(reply.get("status", "")), _told(reply), timestamp=at_ns)
         if error_type:
@@ -342,11 +358,12 @@ def processing(
         context=_above(origin) if again else extract(fields),
         kind=SpanKind.CONSUMER,
         links=links,
-        attributes=attributes_of(where, fields),
+        attributes=where.attributes,
         start_time=started_ns,
         record_exception=False,
         set_status_on_exception=False,
     )
+    _tell_of(span, fields)
     return span if span.get_span_context().is_valid else NonRecordingSpan(origin)
 
 

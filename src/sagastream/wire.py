@@ -9,6 +9,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, cast
 
 import hiredis
@@ -45,14 +46,28 @@ _ERRORS: dict[str, type[Exception]] = {
     "TRYAGAIN": TryAgainError,
 }
 
+# Gets an answer, or the exception that came instead.
+Receive = Callable[[Any], None]
+
 pack = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)
 
 
-def _error_of(text: str) -> Exception:
+def error_of(text: str) -> Exception:
+    """The exception for an error as the server words it."""
     word = text.partition(" ")[0]
     if word == "ERR" and "AUTH" in text and "without any password" in text:
         return AuthenticationError(text)
     return _ERRORS.get(word, ResponseError)(text.removeprefix("ERR "))
+
+
+def settle(future: "asyncio.Future[Any]", answer: Any) -> None:
+    """Give a future the answer that came, or the exception."""
+    if future.done():
+        return
+    if isinstance(answer, BaseException):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)
 
 
 class Wire(asyncio.Protocol):
@@ -65,12 +80,12 @@ class Wire(asyncio.Protocol):
     """
 
     def __init__(self) -> None:
-        self.waiting: deque[asyncio.Future[Any]] = deque()
+        self.waiting: deque[Receive] = deque()
         self.on_room: Callable[[], None] | None = None
         self._loop = asyncio.get_running_loop()
         self.gone: asyncio.Future[None] = self._loop.create_future()
         self._transport: asyncio.Transport | None = None
-        self._reader = hiredis.Reader(replyError=_error_of)
+        self._reader = hiredis.Reader(replyError=error_of)
         self._heard = 0.0
         self._alarm: asyncio.TimerHandle | None = None
         self._broken: BaseException | None = None
@@ -80,8 +95,8 @@ class Wire(asyncio.Protocol):
         """Whether something can be sent."""
         return self._transport is not None and self._broken is None
 
-    def send(self, data: bytes, waiting: Sequence["asyncio.Future[Any]"]) -> None:
-        """Write packed commands, whose answers go to these futures."""
+    def send(self, data: bytes, waiting: Sequence[Receive]) -> None:
+        """Write packed commands, whose answers go to these."""
         assert self._transport is not None
         if not self.waiting:
             self._heard = self._loop.time()
@@ -97,7 +112,7 @@ class Wire(asyncio.Protocol):
     async def ask(self, *args: Any) -> Any:
         """Send one command and wait for its answer."""
         future: asyncio.Future[Any] = self._loop.create_future()
-        self.send(pack(args), (future,))
+        self.send(pack(args), (partial(settle, future),))
         return await future
 
     def abort(self, error: BaseException) -> None:
@@ -130,12 +145,7 @@ class Wire(asyncio.Protocol):
             reader.feed(data)
             answer = reader.gets()
             while answer is not False:
-                future = waiting.popleft()
-                if not future.done():
-                    if isinstance(answer, Exception):
-                        future.set_exception(answer)
-                    else:
-                        future.set_result(answer)
+                waiting.popleft()(answer)
                 answer = reader.gets()
         except (hiredis.HiredisError, IndexError) as error:
             self.abort(RedisConnectionError(f"that is no answer: {error!r}"))
@@ -155,9 +165,7 @@ class Wire(asyncio.Protocol):
 
     def _fail(self, error: BaseException) -> None:
         while self.waiting:
-            future = self.waiting.popleft()
-            if not future.done():
-                future.set_exception(error)
+            self.waiting.popleft()(error)
 
     def _check(self) -> None:
         self._alarm = None

@@ -19,6 +19,7 @@ import redis
 
 from sagastream.fault_proxy import Fault, FaultProxy
 from sagastream.functions import LIBRARY
+from sagastream.message import TERMINAL_STAGES
 from sagastream.testing import EmbeddedServer
 from tests.faults.invariants import look
 from tests.faults.roles import GAVE_UP, canceller, end, exit_code, listener, requester, spawn
@@ -161,7 +162,7 @@ class Stage:
 
     def _has_ended(self) -> bool:
         with look(self.store) as client:
-            return bool(client.hexists("request:r", "reply"))
+            return client.hget("request:r", "status") in TERMINAL_STAGES
 
     def _supervise(self) -> None:
         if self._hit.is_set() and self._attack.victim == "server" and not self._ready_at:

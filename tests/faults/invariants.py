@@ -77,7 +77,8 @@ def _judge(seen: Verdict, client: Any, request_id: str, status: str) -> None:
     if status == "completed" and not effects:
         seen.lose(f"{request_id}: its effect was not done")
     own = f"request:{request_id}:stages"
-    for stream in record["reply_streams"].split("\n"):
+    streams = record["reply_streams"], record.get("end_streams", "")
+    for stream in "\n".join(filter(None, streams)).split("\n"):
         stages = [
             (int(fields["epoch"]), fields["status"])
             for _, fields in client.xrange(stream)

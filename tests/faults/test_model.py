@@ -1,7 +1,8 @@
 """The server's functions against the pure model; and the model against disorder."""
 
+import asyncio
 import random
-from collections.abc import Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -21,6 +22,23 @@ _TOKENS = st.sampled_from(["a", "b", "c", "d", "e"])
 _FOR_EVER_MS = 10**9
 _GROUP, _STREAM, _RECORD, _REPLIES = "g", "work:commands", "request:r", "replies:me"
 _MAX_DELIVERIES = 3
+_UNTRACED = ("", "", "")
+_LOOP = asyncio.new_event_loop()
+
+
+class _Direct:
+    """A caller whose answers are there at once."""
+
+    is_idle = True
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    async def call(self, *args: Any, **_options: Any) -> Any:
+        return self._client.execute_command(*args)
+
+    def post(self, args: tuple[Any, ...], receive: Callable[[Any], None], **_options: Any) -> None:
+        receive(self._client.execute_command(*args))
 
 
 class Server:
@@ -32,38 +50,26 @@ class Server:
         client.function_load(SOURCE, replace=True)
         client.xgroup_create(_STREAM, _GROUP, "0", mkstream=True)
 
-        async def call(*args: Any, **_options: float) -> Any:
-            return client.execute_command(*args)
-
-        self._functions = Functions(call, reply_ttl_ms=_FOR_EVER_MS)
+        self._functions = Functions(_Direct(client), reply_ttl_ms=_FOR_EVER_MS)
         self.entry_id = "0-0"
 
     @staticmethod
-    def _word(coroutine: Coroutine[Any, Any, Answer]) -> str:
-        """Run a coroutine that never waits."""
-        try:
-            coroutine.send(None)
-        except StopIteration as done:
-            return str(done.value.word)
-        raise AssertionError("it waits")
+    def _word(call: Callable[[], Awaitable[Answer]]) -> str:
+        """What a function says."""
 
-    @staticmethod
-    def _fields(status: str) -> dict[str, str]:
-        return {"request_id": "r", "status": status, "payload": "{}", "correlation_id": "c"}
+        async def said() -> str:
+            return (await call()).word
+
+        return _LOOP.run_until_complete(said())
 
     def emit(self, payload: str) -> str:
-        fields = {"correlation_id": "c", "request_id": "r", "saga_id": ""}
-        fields |= {"event_type": "work:do", "payload": payload}
         word = self._word(
-            self._functions.emit(
+            lambda: self._functions.emit(
                 _RECORD,
                 _STREAM,
                 "sagastream:instance",
-                fields,
+                ("c", "r", "", "work:do", payload, "", "1", *_UNTRACED),
                 reply_streams=[_REPLIES],
-                deadline_ms=None,
-                maxlen=None,
-                ttl_ms=None,
             )
         )
         for _, entries in self._client.xreadgroup(_GROUP, "c", {_STREAM: ">"}):
@@ -72,10 +78,9 @@ class Server:
 
     def begin(self, token: str, *, lapses: bool) -> str:
         return self._word(
-            self._functions.begin(
+            lambda: self._functions.begin(
                 _RECORD,
                 _STREAM,
-                f"{_STREAM}:dead",
                 group=_GROUP,
                 entry_id=self.entry_id,
                 owner=f"owner-{token}",
@@ -83,25 +88,29 @@ class Server:
                 lease_ms=0 if lapses else _FOR_EVER_MS,
                 retention_ms=_FOR_EVER_MS,
                 max_deliveries=_MAX_DELIVERIES,
-                reply_streams=[_REPLIES],
-                start=self._fields("start"),
+                trace=_UNTRACED,
             )
         )
 
     def progress(self, token: str, seq: int) -> str:
-        fields = self._fields("progress")
-        return self._word(self._functions.progress(_RECORD, fields, token=token, seq=seq))
+        return self._word(
+            lambda: self._functions.progress(
+                _RECORD, _STREAM, "{}", token=token, seq=seq, trace=_UNTRACED
+            )
+        )
 
     def finish(self, token: str, status: str) -> str:
         return self._word(
-            self._functions.finish(
+            lambda: self._functions.finish(
                 _RECORD,
                 _STREAM,
-                self._fields(status),
+                status,
+                "{}",
                 group=_GROUP,
                 entry_id=self.entry_id,
                 token=token,
                 retention_ms=_FOR_EVER_MS,
+                trace=_UNTRACED,
             )
         )
 
@@ -114,7 +123,7 @@ class Server:
 
     def release(self, token: str) -> str:
         return self._word(
-            self._functions.release(
+            lambda: self._functions.release(
                 _RECORD,
                 _STREAM,
                 group=_GROUP,
@@ -126,11 +135,8 @@ class Server:
 
     def cancel(self) -> str:
         return self._word(
-            self._functions.cancel(
-                _RECORD,
-                self._fields("cancelled"),
-                retention_ms=_FOR_EVER_MS,
-                doorbells="listener:",
+            lambda: self._functions.cancel(
+                _RECORD, retention_ms=_FOR_EVER_MS, doorbells="listener:", trace=_UNTRACED
             )
         )
 

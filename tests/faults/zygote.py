@@ -108,8 +108,11 @@ def _remove_fence() -> None:
     for check, instead in (
         ("return record.token == token and not TERMINAL[record.status]", "return record.digest"),
         ("if record.status == 'running' and left > 0 then", "if false then"),
-        ("if TERMINAL[record.status] or record.entry_id ~= entry_id then", "if false then"),
-        ("  if record.digest then", "  if false then"),
+        ("  if TERMINAL[record.status] then\n    ack(", "  if false then\n    ack("),
+        (
+            "  if record.digest then\n    record = record_of",
+            "  if false then\n    record = record_of",
+        ),
     ):
         assert source.count(check) == 1, check
         source = source.replace(check, instead)

@@ -4,19 +4,53 @@ The Lua stands in `sagastream.lua`. Library and functions carry a digest of thei
 in their names, so that two releases share a server and none runs the other's code.
 """
 
+import asyncio
 import hashlib
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import Context, copy_context
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
+
+from sagastream.message import SCHEMA_VERSION
+from sagastream.telemetry import Trace, retried
+from sagastream.wire import error_of
 
 _TEMPLATE = files(__package__).joinpath("sagastream.lua").read_text(encoding="utf-8")
 LIBRARY = "sagastream_" + hashlib.sha256(_TEMPLATE.encode()).hexdigest()[:12]
-SOURCE = _TEMPLATE.replace("@LIBRARY@", LIBRARY)
+SOURCE = _TEMPLATE.replace("@LIBRARY@", LIBRARY).replace("@SCHEMA@", SCHEMA_VERSION)
+_LIBRARY_PREFIX = f"{LIBRARY}_"
 
-Call = Callable[..., Awaitable[Any]]
+# So many calls of a function go in one command at most: the server is at the first ones
+# while the next are still being made.
+_MOST_TOGETHER = 16
+
+
+class Caller(Protocol):
+    """Sends commands, loads the library where it is missing, and repeats what was lost.
+
+    That is right as each function answers alike when it is called again.
+    """
+
+    async def call(self, *args: Any, patience_s: float | None = None) -> Any:
+        """Send a command and wait for its answer."""
+
+    def post(
+        self,
+        args: tuple[Any, ...],
+        receive: Callable[[Any], None],
+        *,
+        patience_s: float | None,
+        on_retry: Callable[[BaseException], bool],
+    ) -> None:
+        """Send a command; `receive` gets its answer, or the exception that came instead."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is on its way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,79 +61,153 @@ class Answer:
     rest: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One request's part of a command that many share."""
+
+    keys: tuple[str, str]
+    args: Sequence[str | bytes]
+    answer: "asyncio.Future[Answer]"
+    context: Context
+
+
 def _flat(fields: Mapping[str, str]) -> list[str]:
     return list(chain.from_iterable(fields.items()))
+
+
+def _answer_of(parts: Sequence[Any]) -> Answer:
+    word, *rest = [part.decode() if isinstance(part, bytes) else str(part) for part in parts]
+    return Answer(word, tuple(rest))
 
 
 class Functions:
     """Typed calls of the library's functions.
 
+    Those of `emit`, `begin`, `progress` and `finish` that are made in one tick of the loop go
+    to the server as one command; each has an answer of its own.
+
     Args:
-        call: Sends one `FCALL name numkeys keys… args…` and returns its answer; it loads
-            the library where it is missing and may repeat the call, as each function
-            answers alike when repeated.
+        caller: The connection.
         reply_ttl_ms: How long a reply stream lives after its last entry.
     """
 
-    def __init__(self, call: Call, *, reply_ttl_ms: int) -> None:
-        self._call = call
+    def __init__(self, caller: Caller, *, reply_ttl_ms: int) -> None:
+        self._caller = caller
         self._reply_ttl_ms = str(reply_ttl_ms)
+        self._due: dict[tuple[str, ...], list[_Call]] = {}
 
-    async def _fcall(
+    async def _fcall(self, name: str, keys: Sequence[str], args: Sequence[str | bytes]) -> Answer:
+        return _answer_of(
+            await self._caller.call("FCALL", _LIBRARY_PREFIX + name, len(keys), *keys, *args)
+        )
+
+    def _together(
         self,
         name: str,
-        keys: Sequence[str],
+        shared: tuple[str, ...],
+        keys: tuple[str, str],
         args: Sequence[str | bytes],
-        **options: float,
-    ) -> Answer:
-        call = ("FCALL", f"{LIBRARY}_{name}", len(keys), *keys, *args)
-        answer = await self._call(*call, **options)
-        word, *rest = [part.decode() if isinstance(part, bytes) else str(part) for part in answer]
-        return Answer(word, tuple(rest))
+        patience_s: float | None = None,
+    ) -> "asyncio.Future[Answer]":
+        """Call a function for one request, with whoever calls it in this tick."""
+        loop = asyncio.get_running_loop()
+        call = _Call(keys, args, loop.create_future(), copy_context())
+        place = (name, *shared)
+        due = self._due.get(place)
+        if due is None:
+            due = self._due[place] = []
+            if not self._caller.is_idle:
+                loop.call_soon(self._go, place, due, patience_s)
+        due.append(call)
+        if len(due) >= _MOST_TOGETHER or self._caller.is_idle:
+            self._go(place, due, patience_s)
+        return call.answer
 
-    async def emit(
+    def _go(self, place: tuple[str, ...], due: list[_Call], patience_s: float | None) -> None:
+        if self._due.get(place) is not due:
+            return  # these are gone already
+        del self._due[place]
+        name, *shared = place
+        command: list[Any] = ["FCALL", _LIBRARY_PREFIX + name, 2 * len(due)]
+        for call in due:
+            command += call.keys
+        command += shared
+        for call in due:
+            command.append(len(call.args))
+            command += call.args
+        self._caller.post(
+            tuple(command),
+            partial(_hand_out, due),
+            patience_s=patience_s,
+            on_retry=partial(_note_retry, due),
+        )
+
+    def emit(
         self,
         record: str,
         stream: str,
         instance: str,
+        entry: Sequence[str],
+        *,
+        reply_streams: Iterable[str],
+        end_streams: Iterable[str] = (),
+        deadline_ms: int | None = None,
+        maxlen: int | None = None,
+        ttl_ms: int | None = None,
+        effect: str = "",
+        closes: Sequence[str] = (),
+        doorbells: str = "",
+    ) -> "asyncio.Future[Answer]":
+        """Write record and entry: new | known | conflict, entry id, counter.
+
+        `entry` are the values of correlation_id, request_id, saga_id, event_type, payload,
+        reply_stream, v, traceparent, tracestate and parent_span_id. `reply_streams` get every
+        stage, `end_streams` the terminal one alone. `closes` are records of requests that end
+        in the same step.
+        """
+        args = [*entry, "\n".join(reply_streams), "\n".join(end_streams)]
+        if deadline_ms is not None:
+            args += ("deadline_ms", str(deadline_ms))
+        if maxlen is not None:
+            args += ("maxlen", str(maxlen))
+        if ttl_ms is not None:
+            args += ("ttl_ms", str(ttl_ms))
+        if effect:
+            args += ("effect", effect)
+        for closed in closes:
+            args += ("closes", closed)
+        shared = (self._reply_ttl_ms, doorbells, instance)
+        return self._together("emit", shared, (record, stream), args)
+
+    async def adopt(
+        self,
+        record: str,
+        stream: str,
         fields: Mapping[str, str],
         *,
-        reply_streams: Sequence[str],
-        deadline_ms: int | None,
-        maxlen: int | None,
-        ttl_ms: int | None,
-        effect: str = "",
-        closes: Sequence[tuple[str, str]] = (),
-        doorbells: str = "",
+        group: str,
+        entry_id: str,
+        retention_ms: int,
+        reply_streams: Iterable[str],
     ) -> Answer:
-        """Write record and entry: new | known | conflict, entry id, status, reply, counter.
-
-        `fields` begin as those of `Emission` do. `closes` are records with their request ids,
-        which end in the same step.
-        """
+        """Give an entry that nobody emitted its record: adopted | done, status | conflict."""
         return await self._fcall(
-            "emit",
-            (record, stream, instance),
+            "adopt",
+            (record, stream),
             (
-                _optional(deadline_ms),
-                _optional(maxlen),
-                _optional(ttl_ms),
+                group,
+                entry_id,
                 self._reply_ttl_ms,
-                effect,
-                doorbells,
-                str(len(reply_streams)),
-                *reply_streams,
-                str(len(closes)),
-                *(part for closed in closes for part in closed),
+                str(retention_ms),
+                "\n".join(reply_streams),
                 *_flat(fields),
             ),
         )
 
-    async def begin(
+    def begin(
         self,
         record: str,
         stream: str,
-        dead: str,
         *,
         group: str,
         entry_id: str,
@@ -108,91 +216,59 @@ class Functions:
         lease_ms: int,
         retention_ms: int,
         max_deliveries: int,
-        reply_streams: Sequence[str],
-        start: Mapping[str, str],
-        entry: str = "",
-    ) -> Answer:
-        """Claim a request: claimed | busy | wait | done | conflict | gone, with what each tells.
+        trace: Trace,
+    ) -> "asyncio.Future[Answer]":
+        """Claim a request: claimed | busy | wait | done | unknown, with what each tells.
 
-        claimed: epoch, now, effect that the handler must declare, last progress; busy: owner,
-        ms left; wait: ms left at most; done: status; gone: give the `entry`, as JSON of fields
-        and values in turn, as the server has neither record nor entry.
+        claimed: epoch, now, effect that the handler must declare, last progress, lost span;
+        busy: owner, ms left; wait: ms left at most; done: status, lost span, whether it is dead
+        now; unknown: the entry has to be adopted first.
         """
-        return await self._fcall(
-            "begin",
-            (record, stream, dead),
-            (
-                group,
-                entry_id,
-                owner,
-                token,
-                str(lease_ms),
-                self._reply_ttl_ms,
-                str(retention_ms),
-                str(max_deliveries),
-                entry,
-                str(len(reply_streams)),
-                *reply_streams,
-                *_flat(start),
-            ),
+        shared = (group, owner, str(lease_ms), self._reply_ttl_ms, str(retention_ms))
+        return self._together(
+            "begin", (*shared, str(max_deliveries)), (record, stream), (entry_id, token, *trace)
         )
 
-    async def progress(
-        self,
-        record: str,
-        fields: Mapping[str, str],
-        *,
-        token: str,
-        seq: int,
-    ) -> Answer:
+    def progress(
+        self, record: str, stream: str, payload: str, *, token: str, seq: int, trace: Trace
+    ) -> "asyncio.Future[Answer]":
         """Write a numbered progress stage: ok | stale, status, epoch.
 
         Like `finish` it waits for a server that is away: a handler does not fail for that.
         """
-        return await self._fcall(
-            "progress",
-            (record,),
-            (token, str(seq), self._reply_ttl_ms, *_flat(fields)),
-            patience_s=math.inf,
+        args = (token, str(seq), payload, *trace)
+        return self._together(
+            "progress", (self._reply_ttl_ms,), (record, stream), args, patience_s=math.inf
         )
 
-    async def follow(self, record: str, start: Mapping[str, str]) -> Answer:
+    async def follow(self, record: str, trace: Trace) -> Answer:
         """Have a request keep a log of its stages: ok."""
-        return await self._fcall("follow", (record,), (self._reply_ttl_ms, *_flat(start)))
+        return await self._fcall("follow", (record,), (self._reply_ttl_ms, *trace))
 
-    async def finish(
+    def finish(
         self,
         record: str,
         stream: str,
-        fields: Mapping[str, str],
+        status: str,
+        payload: str,
         *,
         group: str,
         entry_id: str,
         token: str,
         retention_ms: int,
+        trace: Trace,
         writes: Sequence[Sequence[str]] = (),
-    ) -> Answer:
+    ) -> "asyncio.Future[Answer]":
         """Store the outcome, reply and ack: ok | stale, status, epoch | mismatch, key.
 
         It waits for a server that is away for as long as it takes: work that is done is not
         given up, and another claim is refused or wins meanwhile.
         """
-        return await self._fcall(
-            "finish",
-            (record, stream),
-            (
-                group,
-                entry_id,
-                token,
-                fields["status"],
-                str(retention_ms),
-                self._reply_ttl_ms,
-                str(len(writes)),
-                *(part for write in writes for part in write),
-                *_flat(fields),
-            ),
-            patience_s=math.inf,
-        )
+        args = [entry_id, token, status, payload, *trace]
+        for write in writes:
+            args += write
+        shared = (group, str(retention_ms), self._reply_ttl_ms)
+        return self._together("finish", shared, (record, stream), args, patience_s=math.inf)
 
     async def release(
         self, record: str, stream: str, *, group: str, entry_id: str, owner: str, token: str
@@ -201,13 +277,13 @@ class Functions:
         return await self._fcall("release", (record, stream), (group, entry_id, owner, token))
 
     async def cancel(
-        self, record: str, fields: Mapping[str, str], *, retention_ms: int, doorbells: str
+        self, record: str, *, retention_ms: int, doorbells: str, trace: Trace
     ) -> Answer:
         """End a request, or ask its handler to: cancelled | cancelling | how it ended."""
         return await self._fcall(
             "cancel",
             (record,),
-            (self._reply_ttl_ms, str(retention_ms), doorbells, *_flat(fields)),
+            (self._reply_ttl_ms, str(retention_ms), doorbells, *trace),
         )
 
     async def sweep(
@@ -222,7 +298,7 @@ class Functions:
         keep: int,
     ) -> list[tuple[str, dict[bytes, bytes]]]:
         """Take over entries that nobody renewed for a lease, at most `count`; trim behind `keep`."""
-        answer = await self._call(
+        answer = await self._caller.call(
             *("FCALL", f"{LIBRARY}_sweep", 2, sweeper, stream, owner, group, lease_ms, count, keep)
         )
         return [
@@ -341,3 +417,25 @@ class Functions:
 
 def _optional(value: int | None) -> str:
     return "" if value is None else str(value)
+
+
+def _hand_out(calls: list[_Call], answers: Any) -> None:
+    if isinstance(answers, BaseException):
+        for call in calls:
+            if not call.answer.done():
+                call.answer.set_exception(answers)
+        return
+    for call, parts in zip(calls, answers, strict=True):
+        if call.answer.done():
+            continue
+        answer = _answer_of(parts)
+        if answer.word == "error":
+            call.answer.set_exception(error_of(answer.rest[0]))
+        else:
+            call.answer.set_result(answer)
+
+
+def _note_retry(calls: list[_Call], error: BaseException) -> bool:
+    for call in calls:
+        call.context.run(retried, error)
+    return not all(call.answer.done() for call in calls)

@@ -1,27 +1,81 @@
 #!lua name=@LIBRARY@
 
 -- The transitions of a request, each one function, so that each is done whole or
--- not at all. A request's record is a hash; streams only carry what it says.
--- Every function checks all that it needs before its first write: a refusal
+-- not at all. A request's record is a hash; streams only carry what it says. Its payload,
+-- trace and timestamp are the command's until it ends, and the terminal reply's from then on.
+-- Every transition checks all that it needs before its first write: a refusal
 -- changes nothing. Times are the server's, in milliseconds.
 
 local TERMINAL = { completed = true, failed = true, cancelled = true }
 local STAGE = { start = true, progress = true, completed = true, failed = true, cancelled = true }
+-- The fields of a command's entry, in their order.
+local OF_COMMAND = { 'correlation_id', 'request_id', 'saga_id', 'event_type', 'payload', 'reply_stream',
+  'v', 'traceparent', 'tracestate', 'parent_span_id', 'deadline', 'timestamp' }
+local VERSION = '@SCHEMA@'
 
 local STAGES_KEPT = 1000
 local PUT_BACK = 100
 
+-- What holds for one call only: its time, the types it has looked at, and what its requests
+-- have in common, which is written once, at its end.
+local clock, typed, expiring, opened, ended, acked, counted
+
 local function now_ms()
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
+  if not clock then
+    local time = redis.call('TIME')
+    clock = time[1] * 1000 + math.floor(time[2] / 1000)
+  end
+  return clock
 end
 
 local function int(number)
   return string.format('%d', number)
 end
 
+local function append(lists, key, ...)
+  local list = lists[key]
+  if not list then
+    lists[key] = { ... }
+    return
+  end
+  for i = 1, select('#', ...) do
+    list[#list + 1] = (select(i, ...))
+  end
+end
+
+local function settle()
+  for stream, ttl_ms in pairs(expiring) do
+    -- A stream that expired and is made again has no TTL, so every write sets it.
+    redis.call('PEXPIRE', stream, ttl_ms)
+  end
+  for key, members in pairs(opened) do
+    redis.call('ZADD', key, unpack(members))
+  end
+  for key, members in pairs(ended) do
+    redis.call('ZREM', key, unpack(members))
+  end
+  for stream, group_and_ids in pairs(acked) do
+    redis.pcall('XACK', stream, unpack(group_and_ids))
+  end
+  for instance, count in pairs(counted) do
+    redis.call('HINCRBY', instance, 'emitted', count)
+  end
+end
+
+local function ack(stream, group, entry_id)
+  if acked[stream] then
+    append(acked, stream, entry_id)
+  else
+    acked[stream] = { group, entry_id }
+  end
+end
+
 local function require_type(key, wanted)
-  local found = redis.call('TYPE', key).ok
+  local found = typed[key]
+  if not found then
+    found = redis.call('TYPE', key).ok
+    typed[key] = found
+  end
   if found ~= 'none' and found ~= wanted then
     error({ err = 'WRONGTYPE ' .. key .. ' is a ' .. found .. ', expected a ' .. wanted })
   end
@@ -77,34 +131,71 @@ end
 -- The new entry's id, or what was wrong as a table.
 local function add_entry(stream, fields, maxlen, ttl_ms)
   local entry_id
-  if maxlen == '' then
-    entry_id = redis.pcall('XADD', stream, '*', unpack(fields))
-  else
+  if maxlen then
     entry_id = redis.pcall('XADD', stream, 'MAXLEN', '~', maxlen, '*', unpack(fields))
+  else
+    entry_id = redis.pcall('XADD', stream, '*', unpack(fields))
   end
-  if ttl_ms ~= '' and type(entry_id) == 'string' then
+  if ttl_ms and type(entry_id) == 'string' then
     redis.call('PEXPIRE', stream, ttl_ms)
   end
   return entry_id
 end
 
--- A stream that expired and is made again has no TTL, so every write sets it.
+-- The entry of a request's command, as its record has it.
+local function command_of(record)
+  local fields = {}
+  for _, name in ipairs(OF_COMMAND) do
+    if record[name] then
+      fields[#fields + 1], fields[#fields + 2] = name, record[name]
+    end
+  end
+  return fields
+end
+
+-- The entry of a stage. `trace` is traceparent, tracestate and parent span id of who tells it.
+local function stage_of(record, status, payload, trace, at)
+  return {
+    'correlation_id', record.correlation_id, 'request_id', record.request_id,
+    'saga_id', record.saga_id or '', 'event_type', record.event_type,
+    'status', status, 'payload', payload, 'v', VERSION,
+    'traceparent', trace[1], 'tracestate', trace[2], 'parent_span_id', trace[3],
+    'epoch', record.epoch, 'timestamp', at,
+  }
+end
+
+-- The terminal reply of a request that has ended.
+local function end_of(record)
+  local trace = { record.traceparent or '', record.tracestate or '', record.parent_span_id or '' }
+  return stage_of(record, record.status, record.payload, trace, record.timestamp)
+end
+
 local function add_reply(stream, ttl_ms, fields)
-  local id = redis.call('XADD', stream, '*', unpack(fields))
-  redis.call('PEXPIRE', stream, ttl_ms)
-  return id
+  redis.call('XADD', stream, '*', unpack(fields))
+  expiring[stream] = ttl_ms
+end
+
+-- Where a stage is told: `reply_streams` get every one, `end_streams` the terminal one alone.
+local function streams_of(record, is_end)
+  local streams = lines(record.reply_streams)
+  if is_end then
+    for _, stream in ipairs(lines(record.end_streams)) do
+      streams[#streams + 1] = stream
+    end
+  end
+  return streams
 end
 
 local function require_reply_streams(record)
-  for _, stream in ipairs(lines(record.reply_streams)) do
+  for _, stream in ipairs(streams_of(record, true)) do
     require_type(stream, 'stream')
   end
 end
 
 -- Tells a stage wherever the request is followed. Whoever calls this does so before any
 -- other write: one stream of the wrong type refuses it all, several are looked at first.
-local function add_replies(record, ttl_ms, fields)
-  local streams = lines(record.reply_streams)
+local function add_replies(record, ttl_ms, fields, is_end)
+  local streams = streams_of(record, is_end)
   if #streams > 1 then
     require_reply_streams(record)
   end
@@ -115,13 +206,6 @@ local function add_replies(record, ttl_ms, fields)
       redis.call('XTRIM', stream, 'MAXLEN', '~', STAGES_KEPT)
     end
   end
-end
-
-local function stamp(fields, epoch, now)
-  local count = #fields
-  fields[count + 1], fields[count + 2] = 'epoch', tostring(epoch)
-  fields[count + 3], fields[count + 4] = 'timestamp', int(now)
-  return fields
 end
 
 local function owns(record, token)
@@ -137,91 +221,84 @@ local function value_of(fields, name)
   return ''
 end
 
--- The fields of a cancel, completed by what the record knows of its request.
-local function completed_by(fields, record)
-  for i = 1, #fields, 2 do
-    if fields[i] == 'correlation_id' or fields[i] == 'saga_id' or fields[i] == 'event_type' then
-      fields[i + 1] = record[fields[i]]
-    end
-  end
-  return fields
-end
-
--- The fields of a stage, made into those of another stage of the same request.
-local function as_stage(fields, status, payload)
-  local out = {}
-  for i = 1, #fields, 2 do
-    local value = fields[i + 1]
-    if fields[i] == 'status' then
-      value = status
-    elseif fields[i] == 'payload' then
-      value = payload
-    end
-    out[i], out[i + 1] = fields[i], value
-  end
-  return out
-end
+-- What of a record `conclude` needs.
+local OF_CONCLUSION = { 'token', 'status', 'epoch', 'reply_streams', 'end_streams', 'held_until',
+  'traceparent', 'correlation_id', 'request_id', 'saga_id', 'event_type' }
 
 -- The one place where a request ends: outcome, terminal reply, ack by the handler that it was
 -- delivered to, which tells of its span itself, and from here on a lone request's record
 -- expires; a saga's does when its saga ends.
-local function conclude(key, record, status, fields, reply_ttl_ms, retention_ms, group, entry_id)
-  stamp(fields, record.epoch, now_ms())
-  add_replies(record, reply_ttl_ms, fields)
-  redis.call('HSET', key, 'status', status, 'reply', cjson.encode(fields))
-  if group then
-    redis.call('HDEL', key, 'lease_until', 'entry', 'span')
-    redis.pcall('XACK', record.stream, group, entry_id)
-  else
-    redis.call('HDEL', key, 'lease_until', 'entry')
+local function conclude(key, record, stream, status, payload, trace, reply_ttl_ms, retention_ms, group, entry_id)
+  local now = int(now_ms())
+  add_replies(record, reply_ttl_ms, stage_of(record, status, payload, trace, now), true)
+  redis.call('HSET', key, 'status', status, 'payload', payload, 'timestamp', now)
+  if trace[1] ~= '' or record.traceparent then
+    redis.call('HSET', key, 'traceparent', trace[1], 'tracestate', trace[2], 'parent_span_id', trace[3])
   end
-  redis.call('ZREM', record.stream .. ':open', key)
-  if record.saga_id == '' then
+  if group then
+    if trace[1] ~= '' then
+      redis.call('HDEL', key, 'span')
+    end
+    ack(stream, group, entry_id)
+  end
+  append(ended, stream .. ':open', key)
+  if (record.saga_id or '') == '' then
     redis.call('PEXPIRE', key, retention_ms)
   end
 end
 
 -- Adds reply streams to a known request, and gives a late one the reply that is there.
-local function join_request(key, record, streams, ttl_ms)
-  local known = lines(record.reply_streams)
-  local added = {}
-  for _, stream in ipairs(streams) do
-    if not contains(known, stream) then
-      known[#known + 1] = stream
-      added[#added + 1] = stream
+local function join_request(key, record, about, ttl_ms)
+  local told, ends, late = lines(record.reply_streams), lines(record.end_streams), {}
+  for _, stream in ipairs(lines(about.reply_streams)) do
+    if not contains(told, stream) then
+      told[#told + 1], late[#late + 1] = stream, stream
     end
   end
-  if #added == 0 then
+  for _, stream in ipairs(lines(about.end_streams)) do
+    if not contains(told, stream) and not contains(ends, stream) then
+      ends[#ends + 1], late[#late + 1] = stream, stream
+    end
+  end
+  if #late == 0 then
     return
   end
-  redis.call('HSET', key, 'reply_streams', table.concat(known, '\n'))
-  if record.reply then
-    for _, stream in ipairs(added) do
-      add_reply(stream, ttl_ms, cjson.decode(record.reply))
+  local only_ends = {}
+  for _, stream in ipairs(ends) do
+    if not contains(told, stream) then
+      only_ends[#only_ends + 1] = stream
+    end
+  end
+  redis.call('HSET', key, 'reply_streams', table.concat(told, '\n'), 'end_streams', table.concat(only_ends, '\n'))
+  if TERMINAL[record.status] then
+    for _, stream in ipairs(late) do
+      add_reply(stream, ttl_ms, end_of(record))
     end
   end
 end
 
--- A stream's open requests stand in a sorted set beside it, oldest first, and the entry in
--- the record, so that commands whose stream was lost can be put back.
-local function new_record(key, stream, entry_id, fields, about, reply_streams, now)
-  now = int(now)
+-- A stream's open requests stand in a sorted set beside it, oldest first, so that commands
+-- whose stream was lost can be put back.
+local function new_record(key, stream, entry_id, fields, about)
   local record = {
     'stream', stream,
     'entry_id', entry_id,
-    'entry', cjson.encode(fields),
-    'event_type', about.event_type,
     'digest', about.digest,
-    'correlation_id', about.correlation_id,
-    'saga_id', about.saga_id,
     'status', 'pending',
     'epoch', '0',
-    'emitted', now,
-    'reply_streams', table.concat(reply_streams, '\n'),
+    'reply_streams', about.reply_streams,
   }
-  for _, name in ipairs({ 'effect', 'after' }) do
-    if about[name] ~= '' then
-      record[#record + 1], record[#record + 2] = name, about[name]
+  local count = #record
+  for _, name in ipairs({ 'end_streams', 'effect', 'after' }) do
+    if about[name] and about[name] ~= '' then
+      record[count + 1], record[count + 2] = name, about[name]
+      count = count + 2
+    end
+  end
+  for i = 1, #fields, 2 do
+    if fields[i + 1] ~= '' then
+      record[count + 1], record[count + 2] = fields[i], fields[i + 1]
+      count = count + 2
     end
   end
   redis.call('HSET', key, unpack(record))
@@ -229,42 +306,35 @@ local function new_record(key, stream, entry_id, fields, about, reply_streams, n
     -- What had been kept for whoever follows only is now a record.
     redis.call('PERSIST', key)
   end
-  redis.call('ZADD', stream .. ':open', now, key)
+  append(opened, stream .. ':open', int(now_ms()), key)
+end
+
+-- The reply streams of a request that is followed before it has come: its own log is one.
+local function with_log(key, reply_streams)
+  return reply_streams .. (reply_streams == '' and '' or '\n') .. key .. ':stages'
 end
 
 -- A request keeps a log of its own stages only when somebody follows it or it tells of progress:
--- from here on, beginning with the stages that the record knows. `fields` are those of a `start`.
-local function open_log(key, record, log, fields, ttl_ms)
-  local streams = lines(record.reply_streams)
-  streams[#streams + 1] = log
-  record.reply_streams, record.followed = table.concat(streams, '\n'), '1'
+-- from here on, beginning with the stages that the record knows.
+local function open_log(key, record, trace, ttl_ms)
+  local log = key .. ':stages'
+  record.reply_streams, record.followed = with_log(key, record.reply_streams), '1'
   if record.began then
-    add_reply(log, ttl_ms, stamp(fields, record.epoch, tonumber(record.began)))
+    add_reply(log, ttl_ms, stage_of(record, 'start', '{}', trace, record.began))
   end
-  if record.reply then
-    add_reply(log, ttl_ms, cjson.decode(record.reply))
+  if TERMINAL[record.status] then
+    add_reply(log, ttl_ms, end_of(record))
   end
   redis.call('HSET', key, 'followed', '1', 'reply_streams', record.reply_streams)
-end
-
--- The fields of a `cancelled` reply for a request that is closed by a command with these.
-local function fields_of_reply(fields, request_id)
-  local out = { 'request_id', request_id, 'correlation_id', '', 'saga_id', '', 'event_type', '',
-    'status', 'cancelled', 'payload', '{}', 'v', value_of(fields, 'v') }
-  for _, name in ipairs({ 'traceparent', 'tracestate', 'parent_span_id' }) do
-    out[#out + 1] = name
-    out[#out + 1] = value_of(fields, name)
-  end
-  return out
 end
 
 -- Ends a request that another one takes the place of, in one step with that one's coming:
 -- whoever runs it can write no more, and one that has not come yet never begins. Returns
 -- whether a handler may still be at it; `held_until` then tells for how long.
-local function close(key, fields, doorbells, reply_ttl_ms)
+local function close(key, trace, doorbells, reply_ttl_ms)
   local record = record_of(key)
   if not record.digest then
-    redis.call('HSET', key, 'cancel', cjson.encode(fields))
+    redis.call('HSET', key, 'cancel', cjson.encode(trace))
     redis.call('PEXPIRE', key, reply_ttl_ms)
     return false
   end
@@ -272,7 +342,7 @@ local function close(key, fields, doorbells, reply_ttl_ms)
     local owner, held_until = record.status == 'running' and record.owner, record.lease_until
     record.epoch = int(tonumber(record.epoch) + 1)
     redis.call('HSET', key, 'epoch', record.epoch)
-    conclude(key, record, 'cancelled', completed_by(fields, record), reply_ttl_ms, reply_ttl_ms)
+    conclude(key, record, record.stream, 'cancelled', '{}', trace, reply_ttl_ms, reply_ttl_ms)
     if owner then
       redis.call('HSET', key, 'held_until', held_until)
       redis.call('RPUSH', doorbells .. owner, '1')
@@ -283,9 +353,9 @@ local function close(key, fields, doorbells, reply_ttl_ms)
 end
 
 -- How long the handlers of requests that were closed for this one may still be at it.
-local function held_ms(record, now)
+local function held_ms(after, now)
   local left = 0
-  for _, key in ipairs(lines(record.after)) do
+  for _, key in ipairs(lines(after)) do
     left = math.max(left, tonumber(redis.call('HGET', key, 'held_until') or '0') - now)
   end
   return left
@@ -308,158 +378,201 @@ local function take_span(key, record)
   return record.span
 end
 
+-- Many requests make the same transition in one call. Each is done whole or not at all, and
+-- one that is refused does not touch the others: its answer is {'error', why}.
+-- KEYS record and stream of each. ARGV what holds for all, then for each request how many
+-- arguments of its own follow, and these. Returns an answer for each.
+local function each(transition, shared)
+  return function(keys, args)
+    local answers, at = {}, shared + 1
+    for i = 1, #keys, 2 do
+      local last = at + tonumber(args[at])
+      local done, answer = pcall(transition, keys[i], keys[i + 1], args, slice(args, at + 1, last))
+      if not done then
+        answer = { 'error', type(answer) == 'table' and answer.err or tostring(answer) }
+      end
+      answers[#answers + 1] = answer
+      at = last + 1
+    end
+    return answers
+  end
+end
+
 -- emit: record and entry are written together, so that a command whose answer was
 -- lost on the way can be emitted again and is in the stream once. What it closes is ended
 -- in the same step.
--- KEYS record, stream, instance. ARGV deadline_ms ('' or from now), maxlen, ttl_ms,
--- reply_ttl_ms, effect ('' or what the handler must declare), prefix of doorbells, n, n reply
--- streams, m, m closed records each with its request id, fields: correlation_id, request_id,
--- saga_id, event_type, payload in this order, then others...
--- Returns {'new' | 'known' | 'conflict', entry_id, status, reply as JSON or '', counter}.
+-- Shared: reply_ttl_ms, prefix of doorbells, instance. Own: the fields of the entry from
+-- correlation_id to parent_span_id, the keys of the reply streams a line each, of those that
+-- get the end alone, then names and values: `deadline_ms` from now, `maxlen`, `ttl_ms`, `effect` that the handler must declare,
+-- `closes` a record, as often as need be.
+-- Returns {'new' | 'known' | 'conflict', entry_id, counter}.
 -- The counter grows with every command, so that older data put back are noticed.
-local function emit(keys, args)
-  local key, stream, instance = keys[1], keys[2], keys[3]
-  local deadline, maxlen, ttl_ms, reply_ttl_ms, effect, doorbells = unpack(args, 1, 6)
-  local count = tonumber(args[7])
-  local reply_streams = slice(args, 8, 7 + count)
-  local closing = tonumber(args[8 + count])
-  local closed = slice(args, 9 + count, 8 + count + 2 * closing)
-  local fields = slice(args, 9 + count + 2 * closing)
+local function emit(key, stream, shared, own)
+  local reply_ttl_ms, doorbells, instance = shared[1], shared[2], shared[3]
+  local trace, options, closed = { own[8], own[9], own[10] }, {}, {}
+  for i = 13, #own, 2 do
+    if own[i] == 'closes' then
+      closed[#closed + 1] = own[i + 1]
+    else
+      options[own[i]] = own[i + 1]
+    end
+  end
   local about = {
-    correlation_id = fields[2], saga_id = fields[6], event_type = fields[8],
-    digest = digest_of(fields[8], fields[10]), effect = effect, after = '',
+    digest = digest_of(own[4], own[5]), reply_streams = own[11], end_streams = own[12],
+    effect = options.effect,
   }
-  for _, reply_stream in ipairs(reply_streams) do
-    require_type(reply_stream, 'stream')
-  end
-  for i = 1, #closed, 2 do
+  require_reply_streams(about)
+  if #closed > 0 then
     require_type(stream, 'stream')
-    require_type(instance, 'hash')
-    require_type(closed[i], 'hash')
-    require_reply_streams(record_of(closed[i]))
   end
+  for _, other in ipairs(closed) do
+    require_type(other, 'hash')
+    require_reply_streams(record_of(other))
+  end
+  local counter = tonumber(redis.call('HGET', instance, 'emitted') or '0') + (counted[instance] or 0) + 1
 
-  local now = now_ms()
   local record = fields_of(key, { 'digest', 'cancel', 'followed' })
+  local now = now_ms()
+  local fields = {}
+  for i = 1, 10 do
+    fields[2 * i - 1], fields[2 * i] = OF_COMMAND[i], own[i]
+  end
+  if options.deadline_ms then
+    fields[21], fields[22] = 'deadline', int(now + tonumber(options.deadline_ms))
+  end
+  fields[#fields + 1] = 'timestamp'
+  fields[#fields + 1] = int(now)
   if record.followed and not record.digest then
-    about.followed, reply_streams[#reply_streams + 1] = true, key .. ':stages'
+    about.followed, about.reply_streams = true, with_log(key, about.reply_streams)
   end
   if not record.digest and record.cancel then
     -- The cancel came first: the request is over before it began, and nothing is sent.
-    new_record(key, stream, '0-0', fields, about, reply_streams, now)
+    new_record(key, stream, '0-0', fields, about)
+    local cancel = cjson.decode(record.cancel)
     record = record_of(key)
-    local fields_of_cancel = completed_by(cjson.decode(record.cancel), record)
-    conclude(key, record, 'cancelled', fields_of_cancel, reply_ttl_ms, reply_ttl_ms)
+    conclude(key, record, stream, 'cancelled', '{}', cancel, reply_ttl_ms, reply_ttl_ms)
   end
   if record.digest then
     record = record_of(key)
     if record.digest ~= about.digest or record.stream ~= stream then
-      return { 'conflict', record.entry_id, record.status, '', '0' }
+      return { 'conflict', record.entry_id, '0' }
     end
-    join_request(key, record, reply_streams, reply_ttl_ms)
-    return { 'known', record.entry_id, record.status, record.reply or '', '0' }
+    join_request(key, record, about, reply_ttl_ms)
+    return { 'known', record.entry_id, '0' }
   end
 
-  if deadline ~= '' then
-    fields[#fields + 1] = 'deadline'
-    fields[#fields + 1] = int(now + tonumber(deadline))
-  end
-  fields[#fields + 1] = 'timestamp'
-  fields[#fields + 1] = int(now)
   local after = {}
-  for i = 1, #closed, 2 do
-    if close(closed[i], fields_of_reply(fields, closed[i + 1]), doorbells, reply_ttl_ms) then
-      after[#after + 1] = closed[i]
+  for _, other in ipairs(closed) do
+    if close(other, trace, doorbells, reply_ttl_ms) then
+      after[#after + 1] = other
     end
   end
   about.after = table.concat(after, '\n')
-  local counter = redis.call('HINCRBY', instance, 'emitted', 1)
-  local entry_id = add_entry(stream, fields, maxlen, ttl_ms)
+  local entry_id = add_entry(stream, fields, options.maxlen, options.ttl_ms)
   if type(entry_id) == 'table' then
-    redis.call('HINCRBY', instance, 'emitted', -1)
     error(entry_id)
   end
-  new_record(key, stream, entry_id, fields, about, reply_streams, now)
-  return { 'new', entry_id, 'pending', '', int(counter) }
+  counted[instance] = (counted[instance] or 0) + 1
+  new_record(key, stream, entry_id, fields, about)
+  return { 'new', entry_id, int(counter) }
+end
+
+-- adopt: gives an entry that nobody emitted here its record, or finds out that it is a second
+-- one of its request, for whose end the record's own entry answers.
+-- KEYS record, stream. ARGV group, entry_id, reply_ttl_ms, retention_ms, the keys of the reply
+-- streams a line each, fields of the entry, with a request_id and a correlation_id...
+-- Returns {'adopted'} | {'done', status, ''} | {'conflict'}.
+local function adopt(keys, args)
+  local key, stream = keys[1], keys[2]
+  local group, entry_id, reply_ttl_ms, retention_ms, reply_streams = unpack(args, 1, 5)
+  local fields = slice(args, 6)
+  local about = {
+    digest = digest_of(value_of(fields, 'event_type'), value_of(fields, 'payload')),
+    reply_streams = reply_streams,
+  }
+  require_reply_streams(about)
+  local record = record_of(key)
+  if record.digest then
+    if record.digest ~= about.digest then
+      return { 'conflict' }
+    end
+    if record.entry_id == entry_id then
+      return { 'adopted' }
+    end
+    join_request(key, record, about, reply_ttl_ms)
+    ack(stream, group, entry_id)
+    return { 'done', record.status, '' }
+  end
+  if record.followed then
+    about.followed, about.reply_streams = true, with_log(key, reply_streams)
+  end
+  if value_of(fields, 'timestamp') == '' then
+    fields[#fields + 1], fields[#fields + 2] = 'timestamp', int(now_ms())
+  end
+  new_record(key, stream, entry_id, fields, about)
+  if record.cancel then
+    local cancel = cjson.decode(record.cancel)
+    conclude(key, record_of(key), stream, 'cancelled', '{}', cancel, reply_ttl_ms, retention_ms, group, entry_id)
+    return { 'done', 'cancelled', '' }
+  end
+  return { 'adopted' }
 end
 
 -- What of a record decides a first claim; the others look at all of it.
-local OF_FIRST_CLAIM = { 'entry_id', 'status', 'epoch', 'reply_streams', 'effect', 'after' }
+local OF_FIRST_CLAIM = { 'entry_id', 'status', 'epoch', 'reply_streams', 'effect', 'after',
+  'correlation_id', 'request_id', 'saga_id', 'event_type' }
+
+-- A request that has killed its handlers too often ends as a dead letter and one failed reply.
+local function give_up(key, record, stream, entry_id, trace, group, reply_ttl_ms, retention_ms)
+  local dead = stream .. ':dead'
+  require_type(dead, 'stream')
+  require_reply_streams(record)
+  local lost = 'its handler was lost ' .. record.epoch .. ' times, the last one at ' .. (record.owner or '?')
+  local payload = cjson.encode({
+    error_type = 'HandlerLost', message = lost, trace_id = string.sub(trace[1], 4, 35),
+  })
+  local letter = command_of(record)
+  letter[#letter + 1], letter[#letter + 2] = 'dead_reason', 'HandlerLost: ' .. lost
+  letter[#letter + 1], letter[#letter + 2] = 'dead_entry_id', entry_id
+  redis.call('XADD', dead, '*', unpack(letter))
+  local span = take_span(key, record)
+  conclude(key, record, stream, 'failed', payload, trace, reply_ttl_ms, retention_ms, group, entry_id)
+  return { 'done', 'failed', span, 'dead' }
+end
 
 -- begin: a claim with a token. It raises the epoch, so that whoever held the request
 -- before can write no more; asked again with the same token it answers the same, so
--- that a lost answer costs nothing. An entry that nobody emitted gets its record here.
--- A request that has killed its handlers too often ends here, as a dead letter and one
--- failed reply; a release that was announced, as at a shutdown, is not held against it.
--- KEYS record, stream, dead stream. ARGV group, entry_id, owner, token, lease_ms,
--- reply_ttl_ms, retention_ms, max_deliveries, the entry as JSON or '', n, n reply streams,
--- fields of `start`...
+-- that a lost answer costs nothing. A release that was announced, as at a shutdown, is not
+-- held against a request as one that has killed its handler.
+-- Shared: group, owner, lease_ms, reply_ttl_ms, retention_ms, max_deliveries. Own: entry_id,
+-- token, traceparent, tracestate, parent span id.
 -- A claim's span stays in the record until its handler has said how it ended: whoever comes
 -- after one that was killed is told of it (epoch, begin in ms, traceparent), and traces it.
 -- Returns {'claimed', epoch, now, effect that it must have, last progress, lost span or ''} |
 -- {'busy', owner, ms left} | {'wait', ms left at most for a handler that is to end first} |
--- {'done', status, lost span or '', 'dead' if it is given up now} | {'conflict'} | {'gone'}:
--- ask again with the entry, of which nothing is known here any more.
-local function begin(keys, args)
-  local key, stream = keys[1], keys[2]
-  local group, entry_id, owner, token, lease_ms, reply_ttl_ms, retention_ms = unpack(args, 1, 7)
-  local count = tonumber(args[10])
-  local fields = slice(args, 11 + count)
+-- {'done', status, lost span or '', 'dead' if it is given up now} | {'unknown'}: this is not
+-- the entry of a record, adopt it.
+local function begin(key, stream, shared, own)
+  local group, owner, lease_ms, reply_ttl_ms, retention_ms, max_deliveries = unpack(shared, 1, 6)
+  local entry_id, token, trace = own[1], own[2], { own[3], own[4], own[5] }
   local now = now_ms()
   local record = fields_of(key, OF_FIRST_CLAIM)
-  if record.status ~= 'pending' or record.entry_id ~= entry_id then
+  if record.entry_id ~= entry_id then
+    return { 'unknown' }
+  end
+  if record.status ~= 'pending' then
     record = record_of(key)
   end
-  if record.entry_id ~= entry_id then
-    -- Nobody emitted it, or it is a second entry of its request.
-    local reply_streams = slice(args, 11, 10 + count)
-    for _, reply_stream in ipairs(reply_streams) do
-      require_type(reply_stream, 'stream')
-    end
-    local entry = redis.call('XRANGE', stream, entry_id, entry_id)[1]
-    entry = entry and entry[2] or args[9] ~= '' and cjson.decode(args[9])
-    if not entry then
-      return { 'gone' }
-    end
-    local about = {
-      correlation_id = value_of(fields, 'correlation_id'), saga_id = value_of(fields, 'saga_id'),
-      event_type = value_of(entry, 'event_type'), effect = '', after = '',
-      digest = digest_of(value_of(entry, 'event_type'), value_of(entry, 'payload')),
-    }
-    if record.digest then
-      if record.digest ~= about.digest then
-        return { 'conflict' }
-      end
-      join_request(key, record, reply_streams, reply_ttl_ms)
-      -- The record's own entry answers for both.
-      redis.call('XACK', stream, group, entry_id)
-      return { 'done', record.status, '' }
-    end
-    if value_of(entry, 'request_id') == '' then
-      entry[#entry + 1] = 'request_id'
-      entry[#entry + 1] = value_of(fields, 'request_id')
-    end
-    if record.followed then
-      about.followed, reply_streams[#reply_streams + 1] = true, key .. ':stages'
-    end
-    local cancel = record.cancel
-    new_record(key, stream, entry_id, entry, about, reply_streams, now)
-    record = record_of(key)
-    if cancel then
-      local fields_of_cancel = completed_by(cjson.decode(cancel), about)
-      conclude(key, record, 'cancelled', fields_of_cancel, reply_ttl_ms, retention_ms, group, entry_id)
-      return { 'done', 'cancelled', '' }
-    end
-  elseif TERMINAL[record.status] then
-    redis.call('XACK', stream, group, entry_id)
-    local lost = held_ms({ after = key }, now) <= 0
+  if TERMINAL[record.status] then
+    ack(stream, group, entry_id)
+    local lost = held_ms(key, now) <= 0
     return { 'done', record.status, lost and take_span(key, record) or '' }
   end
 
   if record.token == token then
     return { 'claimed', record.epoch, int(now), record.effect or '', record.progress or '', record.lost or '' }
   end
-  local held = held_ms(record, now)
+  local held = held_ms(record.after, now)
   if held > 0 then
     return { 'wait', int(held) }
   end
@@ -467,97 +580,81 @@ local function begin(keys, args)
   if record.status == 'running' and left > 0 then
     return { 'busy', record.owner, int(left) }
   end
-  local epoch = tonumber(record.epoch) + 1
-  if epoch - tonumber(record.released or '0') > tonumber(args[8]) then
-    require_type(keys[3], 'stream')
-    require_reply_streams(record)
-    local traceparent = value_of(fields, 'traceparent')
-    local reason = 'its handler was lost ' .. int(epoch - 1) .. ' times, the last one at ' .. (record.owner or '?')
-    local payload_text = cjson.encode({
-      error_type = 'HandlerLost', message = reason, trace_id = string.sub(traceparent, 4, 35),
-    })
-    local entry = redis.call('XRANGE', stream, entry_id, entry_id)
-    local letter = entry[1] and entry[1][2] or { 'request_id', value_of(fields, 'request_id') }
-    letter[#letter + 1] = 'dead_reason'
-    letter[#letter + 1] = 'HandlerLost: ' .. reason
-    letter[#letter + 1] = 'dead_entry_id'
-    letter[#letter + 1] = entry_id
-    redis.call('XADD', keys[3], '*', unpack(letter))
-    local failed, lost = as_stage(fields, 'failed', payload_text), take_span(key, record)
-    conclude(key, record, 'failed', failed, reply_ttl_ms, retention_ms, group, entry_id)
-    return { 'done', 'failed', lost, 'dead' }
+  local claims = tonumber(record.epoch)
+  if claims + 1 - tonumber(record.released or '0') > tonumber(max_deliveries) then
+    return give_up(key, record, stream, entry_id, trace, group, reply_ttl_ms, retention_ms)
   end
-  local traceparent = value_of(fields, 'traceparent')
-  local span = traceparent == '' and '' or int(epoch) .. ' ' .. int(now) .. ' ' .. traceparent
-  add_replies(record, reply_ttl_ms, stamp(fields, int(epoch), now))
+  local at = int(now)
+  record.epoch = int(claims + 1)
+  add_replies(record, reply_ttl_ms, stage_of(record, 'start', '{}', trace, at))
   local lost = take_span(key, record)
-  local claimed = { 'status', 'running', 'epoch', int(epoch), 'owner', owner, 'token', token,
-    'seq', '0', 'lease_until', int(now + lease_ms), 'began', int(now) }
-  if lost ~= (record.lost or '') then
-    claimed[15], claimed[16] = 'lost', lost
+  local claimed = { 'status', 'running', 'epoch', record.epoch, 'owner', owner, 'token', token,
+    'lease_until', int(now + lease_ms), 'began', at }
+  if claims > 0 then
+    claimed[#claimed + 1], claimed[#claimed + 2] = 'seq', '0'
   end
-  if span ~= '' then
-    claimed[#claimed + 1], claimed[#claimed + 2] = 'span', span
+  if lost ~= (record.lost or '') then
+    claimed[#claimed + 1], claimed[#claimed + 2] = 'lost', lost
+  end
+  if trace[1] ~= '' then
+    claimed[#claimed + 1], claimed[#claimed + 2] = 'span', record.epoch .. ' ' .. at .. ' ' .. trace[1]
   end
   redis.call('HSET', key, unpack(claimed))
-  return { 'claimed', int(epoch), int(now), record.effect or '', record.progress or '', lost }
+  return { 'claimed', record.epoch, at, record.effect or '', record.progress or '', lost }
 end
+
+local OF_PROGRESS = { 'token', 'status', 'epoch', 'seq', 'reply_streams', 'followed', 'began',
+  'correlation_id', 'request_id', 'saga_id', 'event_type' }
 
 -- progress: numbered, so that a repeated one is written once; fenced by the token. The last
 -- one stays in the record, for whoever takes the request over to go on from.
--- KEYS record. ARGV token, seq, reply_ttl_ms, fields...
+-- Shared: reply_ttl_ms. Own: token, seq, payload, traceparent, tracestate, parent span id.
 -- Returns {'ok'} | {'stale', status, epoch}.
-local function progress(keys, args)
-  local key, token, seq, reply_ttl_ms = keys[1], args[1], tonumber(args[2]), args[3]
-  local record = fields_of(key, { 'token', 'status', 'epoch', 'seq', 'reply_streams', 'followed', 'began' })
+local function progress(key, _, shared, own)
+  local reply_ttl_ms, token, seq, payload, trace = shared[1], own[1], own[2], own[3], slice(own, 4)
+  local record = fields_of(key, OF_PROGRESS)
   if not owns(record, token) then
     return { 'stale', record.status or '', record.epoch or '' }
   end
-  if seq > tonumber(record.seq) then
+  if tonumber(seq) > tonumber(record.seq or '0') then
     require_reply_streams(record)
-    local fields = slice(args, 4)
     if not record.followed then
       require_type(key .. ':stages', 'stream')
-      open_log(key, record, key .. ':stages', as_stage(fields, 'start', '{}'), reply_ttl_ms)
+      open_log(key, record, trace, reply_ttl_ms)
     end
-    redis.call('HSET', key, 'seq', int(seq), 'progress', value_of(fields, 'payload'))
-    add_replies(record, reply_ttl_ms, stamp(fields, record.epoch, now_ms()))
+    redis.call('HSET', key, 'seq', seq, 'progress', payload)
+    add_replies(record, reply_ttl_ms, stage_of(record, 'progress', payload, trace, int(now_ms())))
   end
   return { 'ok' }
 end
 
 -- follow: the request keeps a log of its stages from here on, also one that has not come yet.
--- KEYS record. ARGV reply_ttl_ms, fields of `start`...
+-- KEYS record. ARGV reply_ttl_ms, traceparent, tracestate, parent span id.
 local function follow(keys, args)
   local key, reply_ttl_ms = keys[1], args[1]
-  local log = key .. ':stages'
   require_type(key, 'hash')
-  require_type(log, 'stream')
+  require_type(key .. ':stages', 'stream')
   local record = record_of(key)
   if not record.digest then
     redis.call('HSET', key, 'followed', '1')
     redis.call('PEXPIRE', key, reply_ttl_ms)
   elseif not record.followed then
-    open_log(key, record, log, completed_by(slice(args, 2), record), reply_ttl_ms)
+    open_log(key, record, slice(args, 2), reply_ttl_ms)
   end
   return { 'ok' }
 end
 
-local OF_FINISH = { 'token', 'status', 'epoch', 'saga_id', 'reply_streams', 'held_until' }
-
 -- finish: result, terminal reply and ack together: there is no ack without a reply,
--- and the first outcome stays. A lone request's record expires from here on; a saga's
--- when its saga ends.
+-- and the first outcome stays.
 -- A handler's own writes are done here too, if all is still as it read it: otherwise
 -- nothing is written and nothing ends.
--- KEYS record, stream. ARGV group, entry_id, token, status, retention_ms, reply_ttl_ms, n,
--- n writes (key, then field, expected and value, each with a flag before it), fields...
+-- Shared: group, retention_ms, reply_ttl_ms. Own: entry_id, token, status, payload,
+-- traceparent, tracestate, parent span id, then seven for each write: key, then field,
+-- expected and value, each with a flag before it.
 -- Returns {'ok'} | {'stale', status, epoch} | {'mismatch', key}.
-local function finish(keys, args)
-  local key, stream = keys[1], keys[2]
-  local group, entry_id, token, status, retention_ms, reply_ttl_ms = unpack(args, 1, 6)
-  local record = fields_of(key, OF_FINISH)
-  record.stream = stream
+local function finish(key, stream, shared, own)
+  local entry_id, token, status, payload = own[1], own[2], own[3], own[4]
+  local record = fields_of(key, OF_CONCLUSION)
   confirm(key, record, token)
   if record.token == token and record.status == status then
     return { 'ok' }
@@ -565,13 +662,11 @@ local function finish(keys, args)
   if not owns(record, token) then
     return { 'stale', record.status or '', record.epoch or '' }
   end
-  local count = tonumber(args[7])
-  if count > 0 then
+  if #own > 7 then
     require_reply_streams(record)
   end
-  for i = 0, count - 1 do
-    local at = 8 + 7 * i
-    local target, is_field, field, is_expected, expected = unpack(args, at, at + 4)
+  for at = 8, #own, 7 do
+    local target, is_field, field, is_expected, expected = unpack(own, at, at + 4)
     require_type(target, is_field == '1' and 'hash' or 'string')
     local found
     if is_field == '1' then
@@ -583,10 +678,9 @@ local function finish(keys, args)
       return { 'mismatch', target }
     end
   end
-  for i = 0, count - 1 do
-    local at = 8 + 7 * i
-    local target, is_field, field = unpack(args, at, at + 2)
-    local is_value, value = args[at + 5], args[at + 6]
+  for at = 8, #own, 7 do
+    local target, is_field, field = unpack(own, at, at + 2)
+    local is_value, value = own[at + 5], own[at + 6]
     if is_field == '1' and is_value == '1' then
       redis.call('HSET', target, field, value)
     elseif is_field == '1' then
@@ -597,7 +691,8 @@ local function finish(keys, args)
       redis.call('DEL', target)
     end
   end
-  conclude(key, record, status, slice(args, 8 + 7 * count), reply_ttl_ms, retention_ms, group, entry_id)
+  local trace = { own[5], own[6], own[7] }
+  conclude(key, record, stream, status, payload, trace, shared[3], shared[2], shared[1], entry_id)
   return { 'ok' }
 end
 
@@ -653,30 +748,28 @@ end
 
 -- cancel: ends a request that has not begun, asks the handler of one that has, and is
 -- remembered for one that has not come yet.
--- KEYS record. ARGV reply_ttl_ms, retention_ms, prefix of doorbells, fields of `cancelled`...
--- Returns {'cancelled' | 'cancelling' | how it ended}.
+-- KEYS record. ARGV reply_ttl_ms, retention_ms, prefix of doorbells, traceparent, tracestate,
+-- parent span id. Returns {'cancelled' | 'cancelling' | how it ended}.
 local function cancel(keys, args)
-  local key, reply_ttl_ms, retention_ms = keys[1], args[1], args[2]
-  local fields = slice(args, 4)
+  local key, reply_ttl_ms, retention_ms, trace = keys[1], args[1], args[2], slice(args, 4)
   require_type(key, 'hash')
   local record = record_of(key)
   require_reply_streams(record)
   local doorbell = args[3] .. (record.owner or '')
   require_type(doorbell, 'list')
   if not record.digest then
-    redis.call('HSET', key, 'cancel', cjson.encode(fields))
+    redis.call('HSET', key, 'cancel', cjson.encode(trace))
     redis.call('PEXPIRE', key, retention_ms)
     return { 'cancelled' }
   end
   if TERMINAL[record.status] then
     return { record.status }
   end
-  fields = completed_by(fields, record)
   if record.status == 'pending' then
-    conclude(key, record, 'cancelled', fields, reply_ttl_ms, retention_ms)
+    conclude(key, record, record.stream, 'cancelled', '{}', trace, reply_ttl_ms, retention_ms)
     return { 'cancelled' }
   end
-  redis.call('HSET', key, 'cancel', cjson.encode(fields))
+  redis.call('HSET', key, 'cancel', cjson.encode(trace))
   -- Whoever renews the lease waits at this bell, and need not wait for the next renewal.
   redis.call('RPUSH', doorbell, '1')
   redis.call('PEXPIRE', doorbell, 60000)
@@ -711,14 +804,14 @@ local function put_back(stream, most)
     if not open then
       return
     end
-    local found = redis.call('HMGET', open, 'entry_id', 'entry')
-    if not found[2] then
+    local record = record_of(open)
+    if not record.digest or TERMINAL[record.status] then
       redis.call('ZREM', stream .. ':open', open)
     else
-      if #redis.call('XRANGE', stream, found[1], found[1]) > 0 then
+      if #redis.call('XRANGE', stream, record.entry_id, record.entry_id) > 0 then
         return
       end
-      redis.call('HSET', open, 'entry_id', redis.call('XADD', stream, '*', unpack(cjson.decode(found[2]))))
+      redis.call('HSET', open, 'entry_id', redis.call('XADD', stream, '*', unpack(command_of(record))))
       redis.call('ZADD', stream .. ':open', int(now_ms()), open)
     end
   end
@@ -761,7 +854,8 @@ end
 -- Returns {'ok', entry_id} | {'refused', status, owner}.
 local function event(keys, args)
   local stream, key = keys[1], keys[2]
-  local status, token, maxlen, ttl_ms = unpack(args, 1, 4)
+  local status, token = args[1], args[2]
+  local maxlen, ttl_ms = args[3] ~= '' and args[3], args[4] ~= '' and args[4]
   require_type(stream, 'stream')
   local record = record_of(key)
   if record.digest and STAGE[status] and (TERMINAL[status] or not owns(record, token)) then
@@ -791,7 +885,10 @@ local function reject(keys, args)
   tell = (tell == 'none' or tell == 'stream') and redis.call('HEXISTS', key, 'digest') == 0
   redis.call('XADD', dead, '*', unpack(letter))
   if tell then
-    add_reply(reply_stream, reply_ttl_ms, stamp(fields, '0', now_ms()))
+    local count = #fields
+    fields[count + 1], fields[count + 2] = 'epoch', '0'
+    fields[count + 3], fields[count + 4] = 'timestamp', int(now_ms())
+    add_reply(reply_stream, reply_ttl_ms, fields)
   end
   redis.call('XACK', stream, group, entry_id)
   return { 'ok' }
@@ -964,14 +1061,24 @@ local function leave(keys, args)
 end
 
 local function register(name, callback, flags)
-  redis.register_function({ function_name = '@LIBRARY@_' .. name, callback = callback, flags = flags or {} })
+  local function call(keys, args)
+    clock, typed, expiring, opened, ended, acked, counted = nil, {}, {}, {}, {}, {}, {}
+    local done, answer = pcall(callback, keys, args)
+    settle()
+    if not done then
+      error(answer, 0)
+    end
+    return answer
+  end
+  redis.register_function({ function_name = '@LIBRARY@_' .. name, callback = call, flags = flags or {} })
 end
 
-register('emit', emit)
-register('begin', begin)
-register('progress', progress)
+register('emit', each(emit, 3))
+register('adopt', adopt)
+register('begin', each(begin, 6))
+register('progress', each(progress, 1))
 register('follow', follow)
-register('finish', finish)
+register('finish', each(finish, 3))
 register('event', event)
 register('release', release, { 'allow-oom' })
 register('sweep', sweep, { 'allow-oom' })

@@ -1,5 +1,6 @@
 """The fences: what the server refuses, and what it answers alike."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from sagastream.message import encode_payload
 from sagastream.testing import EmbeddedServer
 
 GROUP = "g"
+UNTRACED = ("", "", "")
 _PLAIN = ("event_type", "work:do", "payload", "{}")
 
 
@@ -28,26 +30,14 @@ class Requests:
             self.record,
             self.stream,
             self.bus.key("sagastream:instance"),
-            {
-                "correlation_id": "c1",
-                "request_id": "r1",
-                "saga_id": "",
-                "event_type": "work:do",
-                "payload": encode_payload(payload),
-            },
+            ("c1", "r1", "", "work:do", encode_payload(payload), "", "1", *UNTRACED),
             reply_streams=[self.replies] if replies is None else replies,
-            deadline_ms=None,
-            maxlen=None,
-            ttl_ms=None,
         )
 
-    async def begin(
-        self, entry_id: str, *, token: str, lease_ms: int = 10_000, entry: str = ""
-    ) -> Answer:
+    async def begin(self, entry_id: str, *, token: str, lease_ms: int = 10_000) -> Answer:
         return await self.functions.begin(
             self.record,
             self.stream,
-            self.bus.key("work:commands:dead"),
             group=GROUP,
             entry_id=entry_id,
             owner=f"owner-{token}",
@@ -55,25 +45,38 @@ class Requests:
             lease_ms=lease_ms,
             retention_ms=60_000,
             max_deliveries=3,
+            trace=UNTRACED,
+        )
+
+    async def adopt(self, entry_id: str) -> Answer:
+        ids = {"correlation_id": "c1", "request_id": "r1"}
+        return await self.functions.adopt(
+            self.record,
+            self.stream,
+            dict(zip(_PLAIN[::2], _PLAIN[1::2], strict=True)) | ids,
+            group=GROUP,
+            entry_id=entry_id,
+            retention_ms=60_000,
             reply_streams=[self.replies],
-            start={"request_id": "r1", "status": "start", "payload": "{}"},
-            entry=entry,
         )
 
     async def finish(self, entry_id: str, *, token: str, status: str = "completed") -> Answer:
         return await self.functions.finish(
             self.record,
             self.stream,
-            {"request_id": "r1", "status": status, "payload": f'{{"by":"{token}"}}'},
+            status,
+            f'{{"by":"{token}"}}',
             group=GROUP,
             entry_id=entry_id,
             token=token,
             retention_ms=60_000,
+            trace=UNTRACED,
         )
 
     async def progress(self, *, token: str, seq: int) -> Answer:
-        fields = {"request_id": "r1", "status": "progress", "payload": f'{{"n":{seq}}}'}
-        return await self.functions.progress(self.record, fields, token=token, seq=seq)
+        return await self.functions.progress(
+            self.record, self.stream, f'{{"n":{seq}}}', token=token, seq=seq, trace=UNTRACED
+        )
 
     async def stages(self, stream: str | None = None) -> list[str]:
         entries = await self.call("XRANGE", stream or self.replies, "-", "+")
@@ -256,14 +259,83 @@ async def test_a_requester_that_comes_after_the_end_gets_the_reply(requests: Req
     await requests.begin(entry, token="a")
     await requests.finish(entry, token="a")
     late = requests.bus.key("replies:late")
-    answer = await requests.emit({}, replies=[late])
-    assert answer.rest[1] == "completed"
+    assert (await requests.emit({}, replies=[late])).word == "known"
     assert await requests.stages(late) == ["completed"]
 
 
-async def test_a_plain_entry_gets_its_record_at_begin(requests: Requests) -> None:
+async def test_many_go_together_and_one_that_is_refused_stops_no_other(requests: Requests) -> None:
+    """Calls of one tick are one command; a wrong key fails the one request that it is of."""
+    call, key = requests.call, requests.bus.key
+    await call("SET", key("replies:wrong"), "x")
+    await call("PING")
+    before = (await call("INFO", "commandstats"))["cmdstat_fcall"]["calls"]
+
+    def emit(number: int, replies: str) -> "asyncio.Future[Answer]":
+        return requests.functions.emit(
+            key(f"request:r{number}"),
+            requests.stream,
+            key("sagastream:instance"),
+            ("c1", f"r{number}", "", "work:do", "{}", "", "1", *UNTRACED),
+            reply_streams=[key(replies)],
+        )
+
+    on_the_way = asyncio.create_task(call("PING"))
+    await asyncio.sleep(0)
+    sent = [emit(n, "replies:wrong" if n == 1 else "replies:me") for n in range(3)]
+    answers = await asyncio.gather(*sent, return_exceptions=True)
+    await on_the_way
+    after = (await call("INFO", "commandstats"))["cmdstat_fcall"]["calls"]
+    assert after - before == 1
+    assert [getattr(answer, "word", type(answer)) for answer in answers] == [
+        "new",
+        ResponseError,
+        "new",
+    ]
+    assert await call("XLEN", requests.stream) == 2
+    assert await call("EXISTS", key("request:r1")) == 0
+    await call("DEL", key("replies:wrong"))
+
+
+async def test_who_wants_the_end_alone_is_sent_the_end_alone(requests: Requests) -> None:
+    """A stream of ends gets no `start`; one that joins as both gets every stage from then on."""
+    own, other = requests.bus.key("replies:end"), requests.bus.key("replies:other")
+
+    async def emit(replies: list[str], ends: list[str]) -> None:
+        await requests.functions.emit(
+            requests.record,
+            requests.stream,
+            requests.bus.key("sagastream:instance"),
+            ("c1", "r1", "", "work:do", "{}", "", "1", *UNTRACED),
+            reply_streams=replies,
+            end_streams=ends,
+        )
+
+    await emit([], [own, other])
+    await emit([other], [])
+    entry = await requests.deliver()
+    await requests.begin(entry, token="a")
+    await requests.finish(entry, token="a")
+    assert await requests.stages(own) == ["completed"]
+    assert await requests.stages(other) == ["start", "completed"]
+
+
+async def test_a_cancelled_entry_that_is_adopted_never_begins(requests: Requests) -> None:
+    """The cancel came before the plain entry did: adopting it ends it, and acks it."""
+    await requests.functions.cancel(
+        requests.record, retention_ms=60_000, doorbells="listener:", trace=UNTRACED
+    )
+    await requests.call("XADD", requests.stream, "*", *_PLAIN)
+    entry = await requests.deliver()
+    assert (await requests.adopt(entry)).word == "done"
+    assert await requests.stages() == ["cancelled"]
+    assert await requests.pending() == 0
+
+
+async def test_a_plain_entry_is_adopted(requests: Requests) -> None:
     """Another language may XADD; its request is fenced like any other."""
     entry = (await requests.call("XADD", requests.stream, "*", *_PLAIN)).decode()
+    assert (await requests.begin(entry, token="a")).word == "unknown"
+    assert (await requests.adopt(entry)).word == "adopted"
     assert (await requests.begin(entry, token="a")).word == "claimed"
     assert (await requests.begin(entry, token="b")).word == "busy"
 
@@ -275,7 +347,8 @@ async def test_a_second_entry_of_a_request_is_acked_and_not_run(requests: Reques
     await requests.call("XADD", requests.stream, "*", *_PLAIN)
     second = await requests.deliver()
     await requests.begin(first, token="a")
-    assert (await requests.begin(second, token="b")).word == "done"
+    assert (await requests.begin(second, token="b")).word == "unknown"
+    assert (await requests.adopt(second)).word == "done"
     assert await requests.pending() == 1
 
 

@@ -116,7 +116,7 @@ async def test_the_same_request_runs_once_and_answers_both(bus: Bus) -> None:
             return asyncio.create_task(asked)
 
         first, second = ask(bus), ask(other)
-        while len(await bus_call(bus, "HGET", "request:r", "reply_streams")) < 80:
+        while len(await bus_call(bus, "HGET", "request:r", "end_streams")) < 80:
             await asyncio.sleep(0.01)
         go.set()
         replies = await asyncio.gather(first, second)

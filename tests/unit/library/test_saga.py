@@ -290,14 +290,13 @@ async def test_what_closes_a_dead_handlers_request_waits_for_its_lease(bus: Bus)
     claim: dict[str, Any] = {"group": "sagastream", "entry_id": entry, "token": "dead-token"}
     lease_ms = 600
     answer = await functions.begin(
-        *(bus.key("request:do"), bus.key(STREAM), bus.key(f"{STREAM}:dead")),
+        *(bus.key("request:do"), bus.key(STREAM)),
         **claim,
         owner="dead",
         lease_ms=lease_ms,
         retention_ms=60_000,
         max_deliveries=5,
-        reply_streams=[],
-        start={"request_id": "do", "status": "start", "payload": "{}"},
+        trace=("", "", ""),
     )
     assert answer.word == "claimed"
     recorder = Recorder()
@@ -307,9 +306,9 @@ async def test_what_closes_a_dead_handlers_request_waits_for_its_lease(bus: Bus)
         await bus.request_and_reply(STREAM, "a:undo", {}, request_id="undo", closes=["do"])
     assert clock() - began > lease_ms / 1000 * 0.8
     late = await functions.finish(
-        *(bus.key("request:do"), bus.key(STREAM)),
-        {"status": "completed", "payload": "{}", "request_id": "do"},
+        *(bus.key("request:do"), bus.key(STREAM), "completed", "{}"),
         **claim,
+        trace=("", "", ""),
         retention_ms=60_000,
     )
     assert late.word == "stale"

@@ -74,7 +74,7 @@ class _ChosenIds(RandomIdGenerator):
         return telemetry.chosen_span_id.get() or super().generate_span_id()
 
 
-async def _begin(bus: Bus, request_id: str, *, saga_id: str = "", span_id: str = _LOST) -> None:
+async def _begin(bus: Bus, request_id: str, *, span_id: str = _LOST) -> None:
     """Claim a command as a listener does that is killed right after."""
     key = bus.key
     call = bus.endpoint().connection.call
@@ -82,23 +82,15 @@ async def _begin(bus: Bus, request_id: str, *, saga_id: str = "", span_id: str =
     read = ("XREADGROUP", "GROUP", "sagastream", "dead", "COUNT", 1, "STREAMS", key(STREAM), ">")
     ((_, ((entry_id, raw),)),) = await call(*read)
     carried = str(raw[b"traceparent"], "ascii").split("-")
-    start = {
-        "request_id": request_id,
-        "correlation_id": raw[b"correlation_id"].decode(),
-        "saga_id": saga_id,
-        "status": "start",
-        "payload": "{}",
-        "traceparent": "-".join((*carried[:2], span_id, carried[3])),
-    }
-    await _claim(bus, entry_id.decode(), start)
+    trace = ("-".join((*carried[:2], span_id, carried[3])), "", span_id)
+    await _claim(bus, request_id, entry_id.decode(), trace)
 
 
-async def _claim(bus: Bus, entry_id: str, start: dict[str, str]) -> str:
+async def _claim(bus: Bus, request_id: str, entry_id: str, trace: telemetry.Trace) -> str:
     """Begin a request; what the claim before it left behind."""
     answer = await bus.endpoint().functions.begin(
-        bus.key(f"request:{start['request_id']}"),
+        bus.key(f"request:{request_id}"),
         bus.key(STREAM),
-        bus.key(f"{STREAM}:dead"),
         group="sagastream",
         entry_id=entry_id,
         owner="other",
@@ -106,8 +98,7 @@ async def _claim(bus: Bus, entry_id: str, start: dict[str, str]) -> str:
         lease_ms=100,
         retention_ms=60_000,
         max_deliveries=5,
-        reply_streams=[],
-        start=start,
+        trace=trace,
     )
     assert answer.word == "claimed"
     return answer.rest[4]
@@ -300,8 +291,7 @@ async def test_a_handler_that_comes_back_does_not_tell_its_span_again(
         while not await call("HEXISTS", record, "span"):
             await asyncio.sleep(0.01)
         await call("HSET", record, "lease_until", "0")
-        start = {"request_id": "r", "correlation_id": "c", "saga_id": "", "status": "start"}
-        lost = await _claim(bus, entry_id, start | {"event_type": "echo:work"})
+        lost = await _claim(bus, "r", entry_id, ("", "", ""))
         while f"release {STREAM}" not in {span.name for span in spans.get_finished_spans()}:
             await asyncio.sleep(0.01)
     release = _named(spans, f"release {STREAM}")
@@ -320,7 +310,7 @@ async def test_a_redelivered_step_hangs_under_its_sagas_root(
     while not await bus.endpoint().connection.call("XLEN", bus.key(STREAM)):
         await asyncio.sleep(0.01)
     journal = await runner.journal(saga_id)
-    await _begin(bus, journal.entries[0].request_id, saga_id=saga_id)
+    await _begin(bus, journal.entries[0].request_id)
     async with listening(bus, [say], lease_s=1.0):
         await running
     found = [seen(span) for span in spans.get_finished_spans()]
