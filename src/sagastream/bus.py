@@ -25,16 +25,15 @@ from sagastream.errors import (
 )
 from sagastream.inbox import OnProgress, until_terminal
 from sagastream.message import (
-    MAX_PAYLOAD_BYTES,
     SCHEMA_VERSION,
     as_milliseconds,
     check_count,
     check_name,
     check_seconds,
-    encode_payload,
     new_id,
 )
 from sagastream.outcome import REPLY_FIELDS, completed_or_raise, decode_record
+from sagastream.payload import MAX_PAYLOAD_BYTES, encode_payload
 from sagastream.replies import BackoffConfig, follow_stages, read_until_terminal
 from sagastream.silence import named
 

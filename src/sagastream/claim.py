@@ -22,7 +22,8 @@ from sagastream.errors import InvalidMessage, LeaseLost, SagastreamError
 from sagastream.functions import Answer
 from sagastream.handlers import progress_payload
 from sagastream.lease import LeaseKeeper
-from sagastream.message import Command, decode_fields, decode_payload, encode_payload, new_id
+from sagastream.message import Command, decode_fields, new_id
+from sagastream.payload import decode_payload, encode_payload
 
 logger = logging.getLogger(__name__)
 

@@ -7,13 +7,8 @@ from sagastream import telemetry
 from sagastream.effects import Effect
 from sagastream.endpoint import Endpoint
 from sagastream.errors import RequestConflict
-from sagastream.message import (
-    SCHEMA_VERSION,
-    as_milliseconds,
-    check_count,
-    check_name,
-    encode_payload,
-)
+from sagastream.message import SCHEMA_VERSION, as_milliseconds, check_count, check_name
+from sagastream.payload import encode_payload
 
 
 class Emission(TypedDict):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from sagastream.declaration import Saga, Step
 from sagastream.errors import SagaError
-from sagastream.message import encode_payload
+from sagastream.payload import encode_payload
 
 JOURNAL_VERSION = 2
 MAX_JOURNAL_BYTES = 1024 * 1024

@@ -5,7 +5,6 @@ in a stream is refused with an `InvalidMessage` that names the field. It knows n
 of servers, requests in flight or handlers.
 """
 
-import json
 import math
 import os
 import re
@@ -15,11 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sagastream.errors import InvalidMessage
+from sagastream.payload import MAX_PAYLOAD_BYTES, decode_payload
 
 SCHEMA_VERSION = "1"
-MAX_PAYLOAD_BYTES = 64 * 1024
-MAX_DEPTH = 32
-MAX_INT_BITS = 12_000
 MAX_NAME_LENGTH = 256
 
 TERMINAL_STAGES = frozenset({"completed", "failed", "cancelled"})
@@ -43,8 +40,6 @@ _COMMAND_FIELDS = frozenset(
 )
 _NAMES = {name.encode(): name for name in _COMMAND_FIELDS | {"status", "epoch"}}
 _NAME = re.compile(r"[^\s\x00-\x1f\x7f{}]+")
-# A number with fewer digits has fewer than `MAX_INT_BITS`.
-_SHORT = 3000
 _MILLISECONDS = re.compile(r"[0-9]{1,15}")
 _SPAN_ID = re.compile(r"[0-9a-f]{16}")
 
@@ -85,153 +80,6 @@ class Command:
     reply_stream: str = ""
     tracestate: str = ""
     last_progress: dict[str, Any] = field(default_factory=dict)
-
-
-def encode_payload(
-    payload: Mapping[str, Any],
-    *,
-    field: str = "payload",
-    max_bytes: int = MAX_PAYLOAD_BYTES,
-) -> str:
-    """Encode a payload as canonical JSON: keys sorted, no spaces.
-
-    Raises:
-        InvalidMessage: Not a mapping, not JSON, too deep or too large; names the place.
-    """
-    if not isinstance(payload, Mapping):
-        raise InvalidMessage(field, f"must be a mapping, not {type(payload).__name__}")
-    _check_value(payload, field, 0)
-    text = _ENCODER.encode(payload)
-    try:
-        size = len(text) if text.isascii() else len(text.encode())
-    except UnicodeEncodeError as error:
-        raise InvalidMessage(field, "has a lone surrogate, which is no text") from error
-    if size > max_bytes:
-        raise InvalidMessage(
-            field,
-            f"is {size} bytes of JSON, more than the limit of {max_bytes}; "
-            "store it elsewhere and send a reference",
-        )
-    return text
-
-
-def decode_payload(
-    text: str,
-    *,
-    field: str = "payload",
-    max_bytes: int = MAX_PAYLOAD_BYTES,
-) -> dict[str, Any]:
-    """Decode a payload; the inverse of `encode_payload`, as strict.
-
-    Raises:
-        InvalidMessage: As `encode_payload`; also for NaN, Infinity and duplicate keys.
-    """
-    if text == "{}":
-        return {}
-    size = len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
-    if size > max_bytes:
-        raise InvalidMessage(field, f"is longer than the limit of {max_bytes} bytes")
-    try:
-        value = _DECODER.decode(text)
-    except RecursionError as error:
-        raise InvalidMessage(field, f"is nested deeper than {MAX_DEPTH}") from error
-    except _ConstantError as error:
-        raise InvalidMessage(field, f"has {error}, which is not JSON") from None
-    except _TwiceError as error:
-        raise InvalidMessage(f"{field}.{error}", "stands twice in one object") from None
-    except ValueError as error:
-        raise InvalidMessage(field, f"is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise InvalidMessage(field, f"must be a JSON object, not {type(value).__name__}")
-    if not _is_harmless(text):
-        _check_value(value, field, 0)
-    return value
-
-
-def _is_harmless(text: str) -> bool:
-    """Whether nothing that `_check_value` refuses can be in a JSON text: most are short and plain.
-
-    An escape may be a lone surrogate, a long number too large, and as many brackets too deep.
-    """
-    return (
-        len(text) <= _SHORT
-        and text.isascii()
-        and "\\" not in text
-        and text.count("{") + text.count("[") <= MAX_DEPTH
-    )
-
-
-class _ConstantError(ValueError):
-    """NaN or Infinity, by name."""
-
-
-class _TwiceError(ValueError):
-    """A key that stands twice in one object."""
-
-
-def _refuse_constant(name: str) -> None:
-    raise _ConstantError(name)
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise _ConstantError(text[:40])
-    return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _TwiceError(next(key for key in keys if keys.count(key) > 1))
-    return result
-
-
-_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-_DECODER = json.JSONDecoder(
-    parse_float=_finite, parse_constant=_refuse_constant, object_pairs_hook=_unique
-)
-# Most values are of these types, and nothing about them can be wrong.
-_PLAIN = (bool, type(None))
-_PLAIN_INT = 2**63
-
-
-def _check_value(value: Any, path: str, depth: int) -> None:
-    if depth > MAX_DEPTH:
-        raise InvalidMessage(path, f"is nested deeper than {MAX_DEPTH}")
-    if isinstance(value, _PLAIN):
-        return
-    if isinstance(value, str):
-        if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
-            raise InvalidMessage(path, "has a lone surrogate, which is no text")
-    elif isinstance(value, int):
-        if value.bit_length() > MAX_INT_BITS:
-            raise InvalidMessage(path, f"has more than {MAX_INT_BITS} bits")
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            raise InvalidMessage(path, f"is {value}, which is not JSON")
-    elif isinstance(value, Mapping):
-        _check_items(value, path, depth)
-    elif isinstance(value, list | tuple):
-        for index, inner in enumerate(value):
-            _check_value(inner, f"{path}[{index}]", depth + 1)
-    else:
-        raise InvalidMessage(path, f"is a {type(value).__name__}, which is not JSON")
-
-
-def _check_items(mapping: Mapping[Any, Any], path: str, depth: int) -> None:
-    for key, inner in mapping.items():
-        if not isinstance(key, str):
-            raise InvalidMessage(path, f"has the key {key!r}; keys must be strings")
-        if not key.isascii():
-            _check_value(key, path, depth)
-        kind = type(inner)
-        if depth < MAX_DEPTH and (
-            (kind is str and inner.isascii()) or (kind is int and -_PLAIN_INT < inner < _PLAIN_INT)
-        ):
-            continue
-        _check_value(inner, f"{path}.{key}", depth + 1)
 
 
 def check_name(field: str, value: str, *, required: bool = True) -> str:

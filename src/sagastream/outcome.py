@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from sagastream.errors import DeadlineExceeded, HandlerLost, RequestCancelled, RequestFailed
-from sagastream.message import SCHEMA_VERSION, TERMINAL_STAGES, decode_payload
+from sagastream.message import SCHEMA_VERSION, TERMINAL_STAGES
+from sagastream.payload import decode_payload
 
 _FAILURES: dict[Any, type[RequestFailed]] = {
     "HandlerLost": HandlerLost,

@@ -25,7 +25,7 @@ from sagastream.declaration import Compensation, Saga, Step
 from sagastream.errors import NoSuchSaga, SagaError, SagastreamError
 from sagastream.inbox import OnProgress
 from sagastream.journal import ENDED, MAX_JOURNAL_BYTES, Due, Journal, abandon, due, resume
-from sagastream.message import encode_payload
+from sagastream.payload import encode_payload
 from sagastream.saga_outcome import SagaOutcome, outcome_of
 from sagastream.saga_step import Stepper, within
 from sagastream.saga_store import SagaStore, Seen

@@ -7,77 +7,23 @@ in their names, so that two releases share a server and none runs the other's co
 import asyncio
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextvars import Context, copy_context
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from itertools import chain
-from typing import Any, Literal, Protocol
+from typing import Literal
 
+from sagastream.functions.together import Answer, Caller, Together, answer_of
 from sagastream.message import SCHEMA_VERSION
-from sagastream.telemetry import Trace, retried
-from sagastream.wire import error_of
+from sagastream.telemetry import Trace
 
 _TEMPLATE = files(__package__).joinpath("sagastream.lua").read_text(encoding="utf-8")
 LIBRARY = "sagastream_" + hashlib.sha256(_TEMPLATE.encode()).hexdigest()[:12]
 SOURCE = _TEMPLATE.replace("@LIBRARY@", LIBRARY).replace("@SCHEMA@", SCHEMA_VERSION)
 _LIBRARY_PREFIX = f"{LIBRARY}_"
 
-# So many calls of a function go in one command at most: the server is at the first ones
-# while the next are still being made.
-_MOST_TOGETHER = 16
-
-
-class Caller(Protocol):
-    """Sends commands, loads the library where it is missing, and repeats what was lost.
-
-    That is right as each function answers alike when it is called again.
-    """
-
-    async def call(self, *args: Any, patience_s: float | None = None) -> Any:
-        """Send a command and wait for its answer."""
-
-    def post(
-        self,
-        args: tuple[Any, ...],
-        receive: Callable[[Any], None],
-        *,
-        patience_s: float | None,
-        on_retry: Callable[[BaseException], bool],
-    ) -> None:
-        """Send a command; `receive` gets its answer, or the exception that came instead."""
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing is on its way."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a function says: a word, and what belongs to it."""
-
-    word: str
-    rest: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """One request's part of a command that many share."""
-
-    keys: tuple[str, str]
-    args: Sequence[str | bytes]
-    answer: "asyncio.Future[Answer]"
-    context: Context
-
 
 def _flat(fields: Mapping[str, str]) -> list[str]:
     return list(chain.from_iterable(fields.items()))
-
-
-def _answer_of(parts: Sequence[Any]) -> Answer:
-    word, *rest = [part.decode() if isinstance(part, bytes) else str(part) for part in parts]
-    return Answer(word, tuple(rest))
 
 
 class Functions:
@@ -94,52 +40,11 @@ class Functions:
     def __init__(self, caller: Caller, *, reply_ttl_ms: int) -> None:
         self._caller = caller
         self._reply_ttl_ms = str(reply_ttl_ms)
-        self._due: dict[tuple[str, ...], list[_Call]] = {}
+        self._together = Together(caller, _LIBRARY_PREFIX)
 
     async def _fcall(self, name: str, keys: Sequence[str], args: Sequence[str | bytes]) -> Answer:
-        return _answer_of(
+        return answer_of(
             await self._caller.call("FCALL", _LIBRARY_PREFIX + name, len(keys), *keys, *args)
-        )
-
-    def _together(
-        self,
-        name: str,
-        shared: tuple[str, ...],
-        keys: tuple[str, str],
-        args: Sequence[str | bytes],
-        patience_s: float | None = None,
-    ) -> "asyncio.Future[Answer]":
-        """Call a function for one request, with whoever calls it in this tick."""
-        loop = asyncio.get_running_loop()
-        call = _Call(keys, args, loop.create_future(), copy_context())
-        place = (name, *shared)
-        due = self._due.get(place)
-        if due is None:
-            due = self._due[place] = []
-            if not self._caller.is_idle:
-                loop.call_soon(self._go, place, due, patience_s)
-        due.append(call)
-        if len(due) >= _MOST_TOGETHER or self._caller.is_idle:
-            self._go(place, due, patience_s)
-        return call.answer
-
-    def _go(self, place: tuple[str, ...], due: list[_Call], patience_s: float | None) -> None:
-        if self._due.get(place) is not due:
-            return  # these are gone already
-        del self._due[place]
-        name, *shared = place
-        command: list[Any] = ["FCALL", _LIBRARY_PREFIX + name, 2 * len(due)]
-        for call in due:
-            command += call.keys
-        command += shared
-        for call in due:
-            command.append(len(call.args))
-            command += call.args
-        self._caller.post(
-            tuple(command),
-            partial(_hand_out, due),
-            patience_s=patience_s,
-            on_retry=partial(_note_retry, due),
         )
 
     def emit(
@@ -417,25 +322,3 @@ class Functions:
 
 def _optional(value: int | None) -> str:
     return "" if value is None else str(value)
-
-
-def _hand_out(calls: list[_Call], answers: Any) -> None:
-    if isinstance(answers, BaseException):
-        for call in calls:
-            if not call.answer.done():
-                call.answer.set_exception(answers)
-        return
-    for call, parts in zip(calls, answers, strict=True):
-        if call.answer.done():
-            continue
-        answer = _answer_of(parts)
-        if answer.word == "error":
-            call.answer.set_exception(error_of(answer.rest[0]))
-        else:
-            call.answer.set_result(answer)
-
-
-def _note_retry(calls: list[_Call], error: BaseException) -> bool:
-    for call in calls:
-        call.context.run(retried, error)
-    return not all(call.answer.done() for call in calls)

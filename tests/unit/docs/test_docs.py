@@ -9,7 +9,7 @@ import pytest
 
 import sagastream.saga
 from app.config import ROOT, Settings
-from sagastream import message
+from sagastream import message, payload
 from sagastream.testing import EmbeddedServer
 from tests.docs_blocks import (
     Block,
@@ -206,8 +206,8 @@ def test_the_entry_is_described() -> None:
     words = set(re.findall(r"`(\w+)`", text))
     assert message._COMMAND_FIELDS | {"status", "epoch"} <= words
     assert words >= message.STAGES
-    limits = (message.MAX_PAYLOAD_BYTES, message.MAX_DEPTH, message.MAX_NAME_LENGTH)
-    for limit in (*limits, message.MAX_INT_BITS):
+    limits = (payload.MAX_PAYLOAD_BYTES, payload.MAX_DEPTH, message.MAX_NAME_LENGTH)
+    for limit in (*limits, payload.MAX_INT_BITS):
         assert re.search(rf"\b{limit:,}\b", text), limit
 
 

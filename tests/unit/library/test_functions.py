@@ -9,7 +9,7 @@ from redis.exceptions import ResponseError
 from sagastream import Bus
 from sagastream.fault_proxy import Fault, FaultProxy
 from sagastream.functions import LIBRARY, Answer, Functions
-from sagastream.message import encode_payload
+from sagastream.payload import encode_payload
 from sagastream.testing import EmbeddedServer
 
 GROUP = "g"
