@@ -19,7 +19,7 @@ from sagastream import metrics, telemetry
 from sagastream.bus import Bus, claim_token
 from sagastream.effects import Atomic, Write
 from sagastream.errors import InvalidMessage, LeaseLost, SagastreamError
-from sagastream.functions import Answer
+from sagastream.functions.together import Answer
 from sagastream.handlers import progress_payload
 from sagastream.lease import LeaseKeeper
 from sagastream.message import Command, decode_fields, new_id

@@ -22,7 +22,7 @@ from sagastream.claim import Claim, failure
 from sagastream.connection import LOST, backoff_delays, end, is_group_gone
 from sagastream.emission import stage_fields
 from sagastream.errors import InvalidMessage, LeaseLost, SagastreamError, WriteConflict
-from sagastream.functions import Answer
+from sagastream.functions.together import Answer
 from sagastream.handlers import Handler, registry, run_handler
 from sagastream.intake import Intake
 from sagastream.lease import LeaseKeeper

@@ -8,7 +8,8 @@ from redis.exceptions import ResponseError
 
 from sagastream import Bus
 from sagastream.fault_proxy import Fault, FaultProxy
-from sagastream.functions import LIBRARY, Answer, Functions
+from sagastream.functions import LIBRARY, Functions
+from sagastream.functions.together import Answer
 from sagastream.payload import encode_payload
 from sagastream.testing import EmbeddedServer
 
