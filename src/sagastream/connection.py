@@ -153,7 +153,7 @@ class Connection:
     def _repeated(self, receive: Receive, again: "asyncio.Task[Any]") -> None:
         self._repeating.discard(again)
         if again.cancelled():
-            receive(RedisConnectionError("closed"))
+            receive(ServerUnavailable(self.address, "the bus was closed"))
         else:
             receive(again.exception() or again.result())
 
@@ -252,6 +252,7 @@ class Connection:
         for wire in wires:
             if wire:
                 await wire.close()
+        await end(*self._repeating)  # what was on its way when they closed
 
     @property
     def is_idle(self) -> bool:

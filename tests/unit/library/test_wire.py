@@ -160,3 +160,49 @@ async def test_a_connection_that_is_closed_at_once_is_a_lost_one(tmp_path: Path)
     finally:
         server.close()
         await server.wait_closed()
+
+
+@pytest.mark.blocking
+async def test_what_nobody_waits_for_is_not_sent_again(own_server: EmbeddedServer) -> None:
+    """The server is away, and whoever asked has gone: the connection gives up, and closes at once."""
+    async with Bus(own_server.url) as bus:
+        await bus.ping()
+        connection = bus.endpoint().connection
+        await asyncio.to_thread(own_server.kill)
+
+        async def finish() -> None:
+            await bus.endpoint().functions.finish(
+                *("request:r", "work:commands", "completed", "{}"),
+                group="g",
+                entry_id="1-1",
+                token="t",
+                retention_ms=1000,
+                trace=("", "", ""),
+            )
+
+        asking = asyncio.create_task(finish())
+        async with asyncio.timeout(10):
+            while not connection._repeating:
+                await asyncio.sleep(0.01)
+            asking.cancel()
+            while connection._repeating:
+                await asyncio.sleep(0.01)
+    assert asking.cancelled()
+
+
+@pytest.mark.blocking
+async def test_closing_ends_what_is_sent_again(own_server: EmbeddedServer) -> None:
+    """A bus that is closed while its server is away leaves no task and no socket behind."""
+    async with Bus(own_server.url, patience_s=60.0) as bus:
+        await bus.ping()
+        connection = bus.endpoint().connection
+        await asyncio.to_thread(own_server.kill)
+        asking = asyncio.create_task(
+            bus.emit_command("work:commands", event_type="work:do", payload={})
+        )
+        async with asyncio.timeout(10):
+            while not connection._repeating:
+                await asyncio.sleep(0.01)
+    with pytest.raises(ServerUnavailable, match="closed"):
+        await asyncio.wait_for(asking, 5)
+    assert not connection._repeating
