@@ -6,8 +6,6 @@ streams only carry it.
 """
 
 import asyncio
-import os
-import weakref
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextvars import ContextVar
 from types import TracebackType
@@ -17,10 +15,9 @@ from sagastream import telemetry
 from sagastream.connection import redact
 from sagastream.effects import Effect
 from sagastream.emission import Emission, emit, reply_names
-from sagastream.endpoint import Endpoint, make_endpoint
+from sagastream.endpoint import Endpoint, Endpoints
 from sagastream.errors import (
     ReplyTimeout,
-    ServerUnsuitable,
     StageRefused,
 )
 from sagastream.inbox import OnProgress, until_terminal
@@ -39,16 +36,6 @@ from sagastream.silence import named
 
 # The claim under which the current handler runs, so that it may write its own stages.
 claim_token: ContextVar[str] = ContextVar("sagastream_claim_token", default="")
-
-# How often this process and its parents have forked, as asking for its id each time is slow.
-_forks = [0]
-
-
-def _count_fork() -> None:
-    _forks[0] += 1
-
-
-os.register_at_fork(after_in_child=_count_fork)
 
 
 class Bus:
@@ -80,12 +67,14 @@ class Bus:
         self.max_payload = max_payload
         self.retention_s = retention_s
         self._prefix = f"{{{check_name('namespace', namespace)}}}:" if namespace else ""
-        self._patience_s = patience_s
-        self._max_waiting = max_waiting
         self._when_full = when_full
-        self._forks = _forks[0]
-        self._endpoints: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Endpoint] = (
-            weakref.WeakKeyDictionary()
+        self._endpoints = Endpoints(
+            url,
+            self._prefix,
+            patience_s=patience_s,
+            retention_s=retention_s,
+            max_payload=max_payload,
+            max_waiting=max_waiting,
         )
 
     def __repr__(self) -> str:
@@ -113,30 +102,11 @@ class Bus:
 
     def endpoint(self) -> Endpoint:
         """The connections of this process and loop, made now if there are none."""
-        if self._forks != _forks[0]:
-            # Sockets that came over a fork belong to the parent: leave them alone.
-            self._endpoints = weakref.WeakKeyDictionary()
-            self._forks = _forks[0]
-        loop = asyncio.get_running_loop()
-        endpoint = self._endpoints.get(loop)
-        if endpoint is None:
-            endpoint = make_endpoint(
-                self.url,
-                self._prefix,
-                patience_s=self._patience_s,
-                retention_s=self.retention_s,
-                max_payload=self.max_payload,
-                max_waiting=self._max_waiting,
-            )
-            self._endpoints[loop] = endpoint
-        return endpoint
+        return self._endpoints.here()
 
     async def close(self) -> None:
         """Close what this process and loop has open. The bus can be used again after it."""
-        endpoint = self._endpoints.pop(asyncio.get_running_loop(), None)
-        if endpoint and self._forks == _forks[0]:
-            await endpoint.inbox.close()
-            await endpoint.connection.close()
+        await self._endpoints.close()
 
     async def ping(self) -> None:
         """Ask the server for a sign of life, and make sure that it has our functions.
@@ -146,20 +116,7 @@ class Bus:
             ServerUnsuitable: It refuses us, cannot hold functions, may evict keys, or is of a
                 cluster while there is no namespace.
         """
-        connection = self.endpoint().connection
-        about = await connection.call("INFO", patience_s=min(self._patience_s, 2.0))
-        if about.get("cluster_enabled") and not self._prefix:
-            raise ServerUnsuitable(
-                f"{self.address} is of a cluster, where the keys of a request would lie apart; "
-                "give a namespace"
-            )
-        policy = str(about.get("maxmemory_policy", "noeviction"))
-        if policy != "noeviction":
-            raise ServerUnsuitable(
-                f"{self.address} may evict requests that run (maxmemory-policy {policy}); "
-                "run CONFIG SET maxmemory-policy noeviction there"
-            )
-        await connection.load_functions()
+        await self.endpoint().check()
 
     async def emit_command(
         self,

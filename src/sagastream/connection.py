@@ -81,7 +81,7 @@ class Connection:
     def __init__(self, url: str, *, patience_s: float) -> None:
         self.address = redact(url)
         self._settings = settings_of(url)
-        self._patience_s = patience_s
+        self.patience_s = patience_s
         self._loop = asyncio.get_running_loop()
         self._queue: list[tuple[bytes, Receive]] = []
         self._is_due = False
@@ -164,7 +164,7 @@ class Connection:
         patience_s: float | None,
         on_retry: Callable[[BaseException], bool],
     ) -> Any:
-        give_up = self._loop.time() + (self._patience_s if patience_s is None else patience_s)
+        give_up = self._loop.time() + (self.patience_s if patience_s is None else patience_s)
         for delay in backoff_delays():
             if isinstance(error, AuthenticationError | ssl.SSLCertVerificationError):
                 raise ServerUnsuitable(f"{self.address} refuses us: {error}") from error
