@@ -15,7 +15,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import redis
-from kombu.exceptions import OperationalError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -132,7 +131,10 @@ def _server(client: Any, settings: Settings) -> Iterator[Check]:
 
 
 def _workers(client: Any, settings: Settings) -> Iterator[Check]:
-    from app.celery_app import celery_app  # noqa: PLC0415 - reads the broker's address
+    # Celery reads the broker's address when it is imported, and is heavy.
+    from kombu.exceptions import OperationalError  # noqa: PLC0415
+
+    from app.celery_app import celery_app  # noqa: PLC0415
 
     try:
         found = celery_app.control.ping(timeout=_PATIENCE_S)

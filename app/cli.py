@@ -7,6 +7,7 @@ import tempfile
 import threading
 from collections.abc import Collection
 from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -176,7 +177,8 @@ async def _run(
                 running = stack.enter_context(Workers(settings, kinds))
                 # While they stop, not after: a collector that is down is waited for once.
                 stack.callback(threading.Thread(target=telemetry.shut_down).start)
-                await running.ready()
+                # A slow import, which starting the mission needs: while they get ready.
+                await asyncio.gather(running.ready(), asyncio.to_thread(import_module, "app.tasks"))
                 keeping = asyncio.create_task(running.keep())
                 stack.callback(keeping.cancel)
             display = stack.enter_context(MissionDisplay())

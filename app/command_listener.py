@@ -20,9 +20,10 @@ async def listen() -> None:
     """
     settings = get_settings()
     async with get_bus() as bus:
+        handlers = discover(settings.handler_package)
         listener = CommandListener(
             bus,
-            discover(settings.handler_package),
+            handlers,
             concurrency=settings.listener_concurrency,
             lease_s=settings.lease_s,
             drain_s=settings.listener_drain_s,
@@ -30,12 +31,22 @@ async def listen() -> None:
         beside = [mission_runner().serve()]
         if settings.exports_metrics or settings.http_port:
             beside.append(ServerGauges(bus, mission_streams(settings), "mission").watch())
+        if any(handler.event_type == "routing:plan" for handler in handlers):
+            beside.append(asyncio.to_thread(_practise))
         running = [asyncio.create_task(one) for one in beside]
         try:
             async with watched(settings, mission_streams(settings)):
                 await listener.run()
         finally:
             await end(*running)
+
+
+def _practise() -> None:
+    """Explore once, while robots get ready: what is compiled for that is, or is loaded."""
+    from app.exploration.floorplan import draw_rooms  # noqa: PLC0415 - who plans has it imported
+    from app.exploration.simulate import simulate  # noqa: PLC0415
+
+    simulate(draw_rooms(1), 1, 0)
 
 
 def main() -> None:

@@ -14,8 +14,6 @@ from contextlib import asynccontextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-
 from app.checks import ready
 from app.config import Settings
 from sagastream import SagastreamError
@@ -93,7 +91,10 @@ def serve(settings: Settings, streams: Sequence[str], pulse: Pulse) -> Threading
                 ]
                 self._tell(not reasons, {"reasons": reasons})
             elif path == "/metrics":
-                self._answer(200, CONTENT_TYPE_LATEST, generate_latest())
+                import prometheus_client  # noqa: PLC0415 - only who has a port needs it
+
+                kind = prometheus_client.CONTENT_TYPE_LATEST
+                self._answer(200, kind, prometheus_client.generate_latest())
             else:
                 self._answer(404, "text/plain", b"known: /healthz, /readyz, /metrics\n")
 

@@ -21,6 +21,8 @@ from sagastream import SagastreamError
 from sagastream.testing import die_with_parent
 
 KINDS = frozenset({"celery", "listener", "robots"})
+# Where kombu's Redis transport keeps who listens for Celery's remote control.
+_MAILBOX = "_kombu.binding.celery.pidbox"
 _READY_S = 120.0
 _STOP_S = 10.0
 _LOOK_S = 0.25
@@ -35,16 +37,25 @@ class WorkersFailed(SagastreamError):
 
 async def absent(settings: Settings) -> set[str]:
     """Which kinds of workers do not run on this server yet."""
-    from app.celery_app import celery_app  # noqa: PLC0415 - reads the broker's address
-
     kinds = set()
-    if not await asyncio.to_thread(celery_app.control.ping, timeout=1.0):
+    if not await _celery_answers():
         kinds.add("celery")
     if await _unheard(settings):
         kinds.add("listener")
     if not any(robot.present for robot in await fleet.robots()):
         kinds.add("robots")
     return kinds
+
+
+async def _celery_answers() -> bool:
+    """Whether a Celery worker runs: one that is there binds its mailbox, also if it is gone since."""
+    bus = get_bus()
+    if not await bus.endpoint().connection.call("EXISTS", bus.key(_MAILBOX)):
+        return False
+    from app.celery_app import celery_app  # noqa: PLC0415 - a slow import, mostly not needed
+
+    # Who asks all workers waits for as long as is said, whoever answers.
+    return bool(await asyncio.to_thread(celery_app.control.ping, timeout=1.0))
 
 
 async def _unheard(settings: Settings) -> list[str]:

@@ -22,7 +22,6 @@ from app.exploration.floorplan import draw_rooms
 from app.exploration.grid import FloorMap, GridFrame
 from app.exploration.map_files import find_map, load_map
 from app.exploration.robot import SimulatedRobot, start_poses
-from app.exploration.simulate import simulate
 from app.health import watched
 from app.logging_config import configure
 from app.redis_utils import get_bus
@@ -210,7 +209,7 @@ async def serve(names: Sequence[str], deploy: Deploy = simulated) -> None:
         names: Their ids in the fleet.
         deploy: What puts one at its start.
     """
-    await asyncio.to_thread(simulate, draw_rooms(1), 1, 0)
+    await asyncio.to_thread(_practise)
     services = [RobotService(name, deploy) for name in names]
     handlers = [handler for service in services for handler in service.handlers()]
     async with get_bus() as bus:
@@ -227,6 +226,15 @@ async def serve(names: Sequence[str], deploy: Deploy = simulated) -> None:
             with contextlib.suppress(SagastreamError):
                 for name in names:
                     await fleet.check_out(name)
+
+
+def _practise() -> None:
+    """Drive once: what is compiled for that is, or is loaded."""
+    floor = draw_rooms(1)
+    robot = SimulatedRobot(floor, slot=0, seed=0)
+    start = start_poses(floor, 1, 0)[0]
+    robot.deploy(start)
+    robot.drive([(start.x + 1.0, start.y)], 1.0)
 
 
 async def _keep_checking_in(names: Sequence[str]) -> None:

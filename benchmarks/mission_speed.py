@@ -43,7 +43,10 @@ _PARTS = (
         "planning",
         tuple(
             f"exploration/{name}.py"
-            for name in ("planning", "frontiers", "goals", "assignment", "survey", "coordinator")
+            for name in (
+                *("planning", "frontiers", "goals", "assignment", "survey", "coordinator"),
+                *("lookouts", "regions"),
+            )
         ),
     ),
     ("driving", ("exploration/robot.py", "exploration/odometry.py")),

@@ -107,6 +107,7 @@ class Coordinator:
         self._pending: dict[int, Leg] = {}
         self._weighed = -math.inf
         self._retried_at: int | None = None
+        self._view: Survey | None = None
 
     @classmethod
     def recover(
@@ -258,7 +259,8 @@ class Coordinator:
             self._take(self._robots[slot], self._pending[slot])
         self._pending.clear()
         self.rounds += 1
-        view = survey(self._evidence, self._bumped, self._known, self.frame)
+        view = survey(self._evidence, self._bumped, self._known, self.frame, before=self._view)
+        self._view = view
         self._count_visits(view)
         self._choose(view)
         team = self._team()

@@ -13,7 +13,7 @@ from itertools import pairwise, product
 
 import numpy as np
 
-from app.exploration.assignment import Costs, assign, discounted, targets
+from app.exploration.assignment import Costs, assign, discounted
 from app.exploration.driver import Point, Pose
 from app.exploration.frontiers import Frontier
 from app.exploration.grid import GridFrame, Mask
@@ -83,6 +83,13 @@ class _Prospect:
     costs: Cells
     targets: Cells
 
+    @classmethod
+    def none(cls, frontiers: int) -> "_Prospect":
+        """A robot that gets nowhere."""
+        nowhere = np.zeros((0, 0), np.int32)
+        costs = np.full(frontiers, UNREACHED, np.int32)
+        return cls(0.0, 0.0, nowhere > 0, nowhere, costs, nowhere)
+
 
 def stands(goal: Goal, pose: Pose, view: Survey, live: Mask, frame: GridFrame) -> bool:
     """Tell whether a goal is still worth driving to, and the way there still open.
@@ -141,7 +148,7 @@ def choose(
         )
     )
     worth = _worth(seekers, frontiers, view, frame, settings)
-    apart = _apart(frontiers, view)
+    apart = _apart(frontiers, view, settings.discount_far_m)
 
     def chosen_of(costs: Costs) -> dict[int, int]:
         if settings.discount_m > 0.0:
@@ -198,15 +205,15 @@ def choose(
     return goals
 
 
-def _apart(frontiers: Sequence[Frontier], view: Survey) -> Costs:
-    """Return metres between frontiers, infinite where a wall hides one from the other.
+def _apart(frontiers: Sequence[Frontier], view: Survey, reach: float) -> Costs:
+    """Return metres between frontiers, infinite beyond a reach or where a wall stands between.
 
     They are those between the middle cells, (frontiers, frontiers) float64.
     """
     middles = np.array([_middle(frontier) for frontier in frontiers]) + 0.5
     off = (middles[:, None] - middles[None]) * view.resolution
     metres = np.hypot(off[..., 0], off[..., 1])
-    return np.where(in_sight(view.open_air, middles), metres, np.inf)
+    return np.where(in_sight(view.open_air, middles, reach / view.resolution), metres, np.inf)
 
 
 def _middle(frontier: Frontier) -> Cells:
@@ -257,22 +264,20 @@ def _prospect(
     limit: int,
 ) -> _Prospect:
     """Find a robot's ways; one that finds none makes do with less room, then with a far look."""
-    ways: dict[float, tuple[Mask, Field]] = {}
     for look, room in product(looks, rooms):
-        if room not in ways:
-            passable = view.passable(room, cell)
-            ways[room] = passable, distance_field(passable, cell, limit=limit)
-        passable, field = ways[room]
-        costs, places = targets(
-            field,
-            view.grid,
+        lookouts = view.lookouts(
             frontiers,
             reach=round(look / view.resolution),
             stride=max(1, round(min(look / _TARGETS_ACROSS, _TARGETS_M) / view.resolution)),
         )
+        if limit == UNREACHED and not view.region(room, cell).holds_any(lookouts.anywhere):
+            continue
+        passable = view.passable(room, cell)
+        field = distance_field(passable, cell, limit=limit)
+        costs, places = lookouts.cheapest(field)
         if (costs < UNREACHED).any():
-            break
-    return _Prospect(room, look, passable, field, costs, places)
+            return _Prospect(room, look, passable, field, costs, places)
+    return _Prospect.none(len(frontiers))
 
 
 def _metres(prospects: Sequence[_Prospect], frame: GridFrame) -> Costs:

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from app import fleet, gauges
+from app.checkpoint import receive_state, send_state
 from app.config import get_settings
 from app.exploration.coordinator import Coordinator
 from app.exploration.driver import Leg, Pose
@@ -16,7 +17,7 @@ from app.exploration.slam.parties import Parties
 from app.recording import Recording
 from app.redis_utils import BlobMissing
 from app.team import RobotLost, Team
-from app.wire import receive_leg, receive_state, send_json, send_patch, send_state
+from app.wire import receive_leg, send_json, send_patch
 from sagastream import Atomic, Command, Progress, SagastreamError, multi_stage_reply
 
 logger = logging.getLogger(__name__)

@@ -1,9 +1,12 @@
 """The survey shows where a robot may drive, and never boxes it in."""
 
 import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from app.exploration.driver import Pose
 from app.exploration.grid import FREE, UNKNOWN, Box, GridFrame
+from app.exploration.planning import clearance
 from app.exploration.survey import Survey, survey
 
 FRAME = GridFrame(rows=100, cols=120, resolution=0.1, origin_x=-3.0, origin_y=5.0)
@@ -57,3 +60,24 @@ def test_a_place_that_a_robot_refused_is_not_passable_again() -> None:
 
     assert not view.passable(0.3, (25, 25))[20, 25]
     assert view.passable(0.3, (25, 25))[21, 25]
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_a_survey_after_another_is_as_if_it_were_the_first(data: st.DataObject) -> None:
+    """The room around walls that came and went is that around those that are there."""
+    frame = GridFrame(rows=40, cols=50, resolution=0.1)
+    evidence = np.full((40, 50), -50, np.int16)
+    bumped, known = np.zeros(evidence.shape, np.bool_), Box(6, 6, 34, 44)
+    places = st.tuples(st.integers(6, 33), st.integers(6, 43))
+    before = None
+    for _ in range(3):
+        for cell in data.draw(st.lists(places, max_size=3)):
+            evidence[cell] *= -1
+        before = survey(evidence, bumped, known, frame, before=before)
+
+    assert before is not None
+    first = survey(evidence, bumped, known, frame)
+    assert np.array_equal(before.room, first.room)
+    obstacles = evidence[1:39, 1:49] > 0
+    assert np.array_equal(first.room, np.minimum(clearance(obstacles, 0.1), np.float32(0.5)))
