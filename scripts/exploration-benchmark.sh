@@ -11,6 +11,7 @@ mkdir -p "$results"
 $python benchmarks/exploration_cost.py --out "$results/cost.json"
 $python benchmarks/exploration_known.py --maps "$maps" --out "$results/known.jsonl" --processes 2
 $python benchmarks/exploration_known.py --maps "$maps" --out "$results/known-scattered.jsonl" --processes 2 --robots 2 4 8 --scattered
+$python benchmarks/exploration_bounds.py --maps "$maps" --out "$results/bounds.jsonl"
 $python benchmarks/exploration_slam.py --maps "$maps" --out "$results/slam.jsonl"
 for seed in 2 3 4 5; do
   $python benchmarks/exploration_merging.py test --seed "$seed" --pairs 27 --maps "$maps" \
