@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, Grid, GridFrame
+from app.exploration.slam.agreement import judge
 from app.exploration.slam.distinction import distinct_share
 from app.exploration.slam.fitting import climb
 from app.exploration.slam.se2 import IDENTITY, apply, compose, inverse
@@ -63,6 +64,18 @@ def test_faces_that_look_away_from_each_other_do_not_pull() -> None:
     found = climb(made(near), there.walls, there.facing, IDENTITY, reaches=(0.5,))
 
     assert found == pytest.approx(IDENTITY, abs=1e-9)
+
+
+@pytest.mark.parametrize(("side", "verdict"), [(3.0, 0), (2.8, -1)])
+def test_the_rim_of_free_ground_contradicts_no_wall(side: float, verdict: int) -> None:
+    """A beam that grazes a wall leaves free cells upon it; 20 cm further in it would have met it."""
+    grazed, walled = (np.full((FRAME.rows, FRAME.cols), UNKNOWN, np.int8) for _ in range(2))
+    fill(grazed, FREE, 1.0, 1.0, 3.05, 6.0)
+    fill(grazed, OCCUPIED, 0.95, 1.0, 1.0, 6.0)
+    fill(walled, FREE, 1.0, 2.0, side, 5.0)
+    fill(walled, OCCUPIED, side, 2.0, side + 0.05, 5.0)
+
+    assert set(judge(made(grazed), made(walled), IDENTITY)) == {verdict}
 
 
 def test_a_room_that_is_there_once_is_distinct() -> None:
