@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.exploration.grid import FREE, OCCUPIED, Grid, GridFrame, Mask
+from app.exploration.planning import clearance
 from app.exploration.slam.se2 import Points
 
 _INNER = 0.3  # metres from every wall at which ground is free beyond doubt
@@ -92,7 +93,7 @@ def sheet(grid: Grid, frame: GridFrame) -> Sheet | None:
     )
     wall_of = np.zeros(int(labels.max()) + 1, np.int32)
     wall_of[labels[walls]] = np.arange(np.count_nonzero(walls))
-    depth = cv2.distanceTransform(free.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    depth = clearance(~free, resolution)
     return Sheet(
         cut,
         grid,
@@ -101,9 +102,9 @@ def sheet(grid: Grid, frame: GridFrame) -> Sheet | None:
         wall_of[labels],
         points_of(cut, free & thin & (away > _INNER)),
         free,
-        depth > _BORDER,
+        depth > _BORDER * resolution,
         np.ascontiguousarray(away, np.float32),
-        depth * np.float32(resolution),
+        depth,
         np.ascontiguousarray(slope),
     )
 
