@@ -79,7 +79,7 @@ def known_part(rows: list[Row]) -> list[str]:
     together = [row for row in rows if not row["scattered"]]
     alone = [row for row in together if row["robots"] == 1]
     scattered = [row for row in rows if row["scattered"] and row["robots"] > 1]
-    ups = speed_ups(row for row in together if row["floor"] != _ONE_ROOM)
+    ups = speed_ups([row for row in together if row["floor"] != _ONE_ROOM])
     taken = [
         f"{robots} robots {median(gain for own in ups.values() for gain in own.get(robots, [])):.2f}"
         for robots in sorted({row["robots"] for row in together} - {1})

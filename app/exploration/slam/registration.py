@@ -95,7 +95,7 @@ class Gate:
         moved: or so many a metre of common wall, for in a real building things move.
     """
 
-    distinct: float = 1.2
+    distinct: float = 2.0
     share: float = 0.1
     agreement: float = 0.97
     warp: float = 0.045
