@@ -1,7 +1,7 @@
 """The figures of exploration as tables and a plot, made of what the other programs measured.
 
-It reads the JSON lines of `exploration_known.py`, `exploration_slam.py` and `exploration_merging.py`
-from a folder and writes `figures.md`, `speed-up.png` and a few pictures. `scripts/
+It reads the JSON lines of `exploration_known.py`, `exploration_bounds.py`, `exploration_slam.py` and
+`exploration_merging.py` from a folder and writes `figures.md`, `speed-up.png` and a few pictures. `scripts/
 exploration-benchmark.sh` runs everything in order.
 """
 
@@ -20,6 +20,7 @@ from app.exploration.picture import save_picture
 
 Row = dict[str, Any]
 
+_ONE_ROOM = "turtlebot3_world"
 _RIGHT_M, _RIGHT_DEG = 0.5, 2.5
 _COLOURS = (
     (178, 114, 0),
@@ -78,6 +79,11 @@ def known_part(rows: list[Row]) -> list[str]:
     together = [row for row in rows if not row["scattered"]]
     alone = [row for row in together if row["robots"] == 1]
     scattered = [row for row in rows if row["scattered"] and row["robots"] > 1]
+    ups = speed_ups([row for row in together if row["floor"] != _ONE_ROOM])
+    taken = [
+        f"{robots} robots {median(gain for own in ups.values() for gain in own.get(robots, [])):.2f}"
+        for robots in sorted({row["robots"] for row in together} - {1})
+    ]
     return [
         "## Known poses",
         "",
@@ -88,6 +94,9 @@ def known_part(rows: list[Row]) -> list[str]:
         "Teams that start together, side by side:",
         "",
         *_by_floor(together, speed_ups(together)),
+        f"Speed-up to T99, median of all these missions but those on {_ONE_ROOM}, which is one room",
+        f"that a first scan shows almost whole: {', '.join(taken)}.",
+        "",
         *(
             [
                 "Teams that start scattered, each robot at a place drawn from the seed:",
@@ -118,6 +127,30 @@ def _by_floor(rows: list[Row], ups: dict[str, dict[int, list[float]]]) -> list[s
                 lines.append([group, robots, len(own), least, *cells, gain, *shares, way])
     head = ["floor", "robots", "missions", "least coverage", "T90 s", "T99 s", "makespan s"]
     return table([*head, "speed-up to T99", "overlap at T99", "overlap at the end", "way m"], lines)
+
+
+def bounds_part(bounds: list[Row], rows: list[Row]) -> list[str]:
+    """What no team that starts together can do better, beside what ours did."""
+    together = [row for row in rows if not row["scattered"]]
+    t99 = {(row["floor"], row["seed"], row["robots"]): row["t99"] for row in together}
+    lines = []
+    for group in sorted({kind(row["floor"]) for row in bounds}):
+        for robots in sorted({row["robots"] for row in bounds}):
+            own = [r for r in bounds if kind(r["floor"]) == group and r["robots"] == robots]
+            own = [r for r in own if (r["floor"], r["seed"], robots) in t99]
+            alone = [t99.get((r["floor"], r["seed"], 1), math.nan) / r["t99_least"] for r in own]
+            if own:
+                ours = median(t99[r["floor"], r["seed"], robots] for r in own)
+                least = median(r["t99_least"] for r in own)
+                overlap = median(r["overlap_least"] for r in own)
+                cells = [f"{least:.0f}", f"{ours:.0f}", f"{median(alone):.2f}", f"{overlap:.2f}"]
+                lines.append([group, robots, len(own), *cells])
+    head = ["floor", "robots", "missions", "least T99 s", "T99 s", "most speed-up"]
+    return [
+        "What no team that starts together can do better, though it knew the floor (medians):",
+        "",
+        *table([*head, "least overlap"], lines),
+    ]
 
 
 def slam_part(rows: list[Row]) -> list[str]:
@@ -224,6 +257,7 @@ def main() -> None:
         "Written by `scripts/exploration-benchmark.sh`; what they mean: [README.md](README.md).",
         "",
         *known_part(known),
+        *bounds_part(rows_of(options.results, "bounds*.jsonl"), known),
         "![Speed-up over team size](speed-up.png)",
         "",
         *slam_part(rows_of(options.results, "slam*.jsonl")),

@@ -53,9 +53,7 @@ def measure(pair: Pair) -> dict[str, object]:
     row |= {
         "walls": found.walls,
         "agreement": found.agreement,
-        "ground": found.overlap,
-        "lead": found.lead,
-        "grip": found.grip,
+        "distinct": found.distinct,
         "conflict": found.conflict,
         "warp": found.warp,
     }

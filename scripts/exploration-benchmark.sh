@@ -11,11 +11,9 @@ mkdir -p "$results"
 $python benchmarks/exploration_cost.py --out "$results/cost.json"
 $python benchmarks/exploration_known.py --maps "$maps" --out "$results/known.jsonl" --processes 2
 $python benchmarks/exploration_known.py --maps "$maps" --out "$results/known-scattered.jsonl" --processes 2 --robots 2 4 8 --scattered
+$python benchmarks/exploration_bounds.py --maps "$maps" --out "$results/bounds.jsonl"
 $python benchmarks/exploration_slam.py --maps "$maps" --out "$results/slam.jsonl"
-for seed in 2 3 4 5; do
-  $python benchmarks/exploration_merging.py test --seed "$seed" --pairs 27 --maps "$maps" \
-    --out "$results/merging-$seed.jsonl"
-done
+$python benchmarks/exploration_merging.py test --seed 7211 --pairs 67 --maps "$maps" --out "$results/merging.jsonl"
 $python benchmarks/exploration_log.py "$maps/malaga-telecom.log.gz" --out docs/exploration
 $python benchmarks/exploration_pictures.py --out docs/exploration
 $python benchmarks/exploration.py "$results" --out docs/exploration

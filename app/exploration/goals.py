@@ -13,7 +13,7 @@ from itertools import pairwise, product
 
 import numpy as np
 
-from app.exploration.assignment import Costs, assign, discounted
+from app.exploration.assignment import Costs, assign, discounted, unknown_in_sight
 from app.exploration.driver import Point, Pose
 from app.exploration.frontiers import Frontier
 from app.exploration.grid import GridFrame, Mask
@@ -152,7 +152,7 @@ def choose(
 
     def chosen_of(costs: Costs) -> dict[int, int]:
         if settings.discount_m > 0.0:
-            return discounted(costs, apart, most=settings.discount_m, reach=settings.discount_far_m)
+            return discounted(costs, apart, most=settings.discount_m, reach=settings.sight_m)
         return assign(costs)
 
     chosen = chosen_of(_metres(prospects, frame) - worth)
@@ -296,6 +296,12 @@ def _worth(
     """Weigh what speaks for a frontier, in metres of way, (robots, frontiers) float64."""
     lengths = np.array([frontier.size for frontier in frontiers]) * frame.resolution
     gain = settings.gain * np.minimum(lengths, settings.gain_longest_m)
+    if len(seekers) > 1:
+        # Far and large goes first, which pays where others do what is near: alone it is slower.
+        middles = np.array([_middle(frontier) for frontier in frontiers])
+        behind = unknown_in_sight(view.grid, middles, settings.sight_m / view.resolution)
+        ground = settings.view_gain * behind * view.resolution**2
+        gain += np.minimum(ground, settings.view_gain_most)
     worth = np.tile(gain, (len(seekers), 1))
     owner = np.full(view.grid.shape, -1, np.int32)
     for which, frontier in enumerate(frontiers):

@@ -23,13 +23,15 @@ class Settings:
         visit_spread_m: and so far around it, for maps that are drawn anew shift by a cell.
         gain: metres of way that a metre of frontier is worth.
         gain_longest_m: a longer frontier is worth no more.
+        view_gain: metres of way that a square metre of unknown ground in its sight is worth.
+        view_gain_most: more of it is worth no more than so many metres.
         keep_m: metres of way that a robot's present goal is worth.
         divide_m: metres of way that a first goal square to the robot's own direction costs.
         near_m: way that is searched before the whole map is.
         discount_m: metres of way by which a frontier beside a chosen one is worth less, by
             Burgard's assignment; 0 for the Hungarian one.
-        discount_far_m: metres from a chosen frontier at which nothing is worth less: how far a
-            robot sees.
+        sight_m: how far a robot sees: so far from a chosen frontier nothing is worth less, and
+            unknown ground so far from a frontier is no gain.
         help_m: metres of way that a robot without a frontier goes further for one that fewer
             robots are at; 0 to have it stand.
         help_back_m: metres before the place to look from at which it stops.
@@ -50,11 +52,13 @@ class Settings:
     visit_spread_m: float = 0.0
     gain: float = 2.0
     gain_longest_m: float = 6.0
+    view_gain: float = 1.0
+    view_gain_most: float = 20.0
     keep_m: float = 4.0
     divide_m: float = 4.0
     near_m: float = 12.0
     discount_m: float = 8.0
-    discount_far_m: float = 8.0
+    sight_m: float = 8.0
     help_m: float = 3.0
     help_back_m: float = 1.0
 

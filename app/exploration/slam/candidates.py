@@ -16,12 +16,10 @@ from app.exploration.grid import FREE, OCCUPIED
 from app.exploration.slam.se2 import Points, Transform, apply, wrap
 from app.exploration.slam.sheets import Sheet
 
-_TURNS = 180
 _COARSE = 0.2  # metres a cell of the correlation, if the maps are not too large for it
 _LARGEST = 288  # cells of the correlation to a side, at most
 _BLOCKED = 2.0  # what a wall on free ground costs, in walls that fit
 _OPEN = 0.04  # what free ground on free ground is worth, likewise
-_PEAKS = 2  # an angle
 _APART = 0.75  # metres between them
 
 _PIXEL = 0.1  # metres a pixel of the picture that features are found in
@@ -38,8 +36,18 @@ _SCALE = 0.1  # by which the two maps may seem to differ in size
 _ROUNDS = 3  # guesses by features
 
 
-def by_correlation(one: Sheet, two: Sheet, *, most: int) -> list[Transform]:
-    """Turn the second map step by step and correlate walls and free ground; best first."""
+def by_correlation(one: Sheet, two: Sheet, *, turns: int, peaks: int) -> list[Transform]:
+    """Turn the second map step by step and correlate walls and free ground.
+
+    Args:
+        one: a map.
+        two: the map that is turned.
+        turns: steps of a whole turn.
+        peaks: guesses for each.
+
+    Returns:
+        Guesses, (3,) of the second's frame in the first's, in the order of their turns.
+    """
     middle = (two.walls.min(axis=0) + two.walls.max(axis=0)) / 2.0
     walls, ground = two.walls - middle, two.ground - middle
     radius = max(float(np.hypot(*part.T).max(initial=0.0)) for part in (walls, ground))
@@ -55,8 +63,8 @@ def by_correlation(one: Sheet, two: Sheet, *, most: int) -> list[Transform]:
     near_walls = cv2.GaussianBlur(walls_one, (0, 0), 1.0) * 4.0
     for_walls = fft.rfft2(near_walls - _BLOCKED * ground_one)
     for_ground = fft.rfft2(_OPEN * ground_one - _BLOCKED * walls_one)
-    found: list[tuple[float, Transform]] = []
-    for angle in np.arange(_TURNS) * (2.0 * math.pi / _TURNS):
+    found: list[Transform] = []
+    for angle in np.arange(turns) * (2.0 * math.pi / turns):
         turn = np.array([0.0, 0.0, angle])
         shift = np.full(2, radius)
         turned_walls = fft.rfft2(_image((apply(turn, walls) + shift) / cell, shape))
@@ -64,17 +72,16 @@ def by_correlation(one: Sheet, two: Sheet, *, most: int) -> list[Transform]:
         fit = fft.irfft2(
             for_walls * np.conj(turned_walls) + for_ground * np.conj(turned_ground), s=shape
         )
-        for _ in range(_PEAKS):
+        for _ in range(peaks):
             row, col = np.unravel_index(int(np.argmax(fit)), fit.shape)
             place = np.array([_signed(int(col), shape[1], side), _signed(int(row), shape[0], side)])
             moved = low + place * cell + shift - apply(turn, middle[None])[0]
-            found.append((float(fit[row, col]), np.array([*moved, wrap(angle)])))
+            found.append(np.array([*moved, wrap(angle)]))
             reach = math.ceil(_APART / cell)
             fit[
                 max(row - reach, 0) : row + reach + 1, max(col - reach, 0) : col + reach + 1
             ] = -np.inf
-    found.sort(key=lambda pair: -pair[0])
-    return [pose for _, pose in found[:most]]
+    return found
 
 
 def _signed(index: int, size: int, side: int) -> int:

@@ -26,7 +26,6 @@ _POOL = 4  # cells of the fine field a cell of the coarse one
 _PEAKS = 4  # places of the coarse search that are looked at closely
 _TURNS = np.linspace(-0.03, 0.03, 5)
 _FINE = 16.0  # entries of the splat's table for a squared cell
-_STAY: Transform = np.zeros(3)
 _STEPS = 12
 _NOTHING = 1e-3  # a likelihood that counts as none
 _FLAT = 1e-6  # a slope that shows no way
@@ -66,22 +65,6 @@ class Match:
     pose: Transform
     score: float
     information: npt.NDArray[np.float64]
-
-
-def likelihood_field(
-    points: Points, around: Points, *, margin: float, sigma: float = SIGMA
-) -> LikelihoodField:
-    """Build a field.
-
-    Args:
-        points: (n, 2) metres, returns already known.
-        around: (m, 2) metres, same frame; the field spans these.
-        margin: metres by which it is larger.
-        sigma: metres from a return at which another is 0.6 as likely.
-    """
-    field = _empty(around, margin)
-    _splat(field.cells, points / _CELL, _STAY, field.x / _CELL, field.y / _CELL, sigma / _CELL)
-    return field
 
 
 def local_field(
@@ -179,7 +162,7 @@ def search(
             continue
         tried.append((angle, dy, dx))
         start = guess + np.array([(dx - reach) * step, (dy - reach) * step, turns[angle]])
-        close = nearby(field, thin, start, reach=_POOL // 2, turns=_TURNS)
+        close = _nearby(field, thin, start, reach=_POOL // 2, turns=_TURNS)
         found = refine(field, points, close)
         if best is None or found.score > best.score:
             best = found
@@ -189,7 +172,7 @@ def search(
     return best
 
 
-def nearby(
+def _nearby(
     field: LikelihoodField,
     points: Points,
     guess: Transform,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from app.exploration.assignment import Costs, assign, discounted, divide, targets
+from app.exploration.assignment import Costs, assign, discounted, divide, targets, unknown_in_sight
 from app.exploration.driver import Pose
 from app.exploration.frontiers import Frontier
 from app.exploration.grid import FREE, OCCUPIED, UNKNOWN
@@ -103,3 +103,23 @@ def test_a_frontier_out_of_reach_has_no_target() -> None:
     costs, _ = targets(distance_field(grid == FREE, (4, 1)), grid, [near, far], reach=3, stride=1)
 
     assert costs.tolist() == [0, UNREACHED]
+
+
+def test_unknown_ground_counts_as_far_as_it_may_be_seen() -> None:
+    """Half a disc of it lies beyond an open border, and none behind a wall."""
+    grid = np.zeros((40, 40), np.int8)
+    grid[20:] = UNKNOWN
+    walled = grid.copy()
+    walled[20] = OCCUPIED
+    cell = np.array([[19, 20]], np.int32)
+
+    assert unknown_in_sight(grid, cell, 15.0)[0] == pytest.approx(math.pi * 15**2 / 2, rel=0.1)
+    assert unknown_in_sight(walled, cell, 15.0)[0] == 0.0
+
+
+def test_what_lies_outside_the_map_is_unknown() -> None:
+    """The map ends where nobody has been, not where the world does."""
+    grid = np.zeros((4, 40), np.int8)
+    cell = np.array([[2, 20]], np.int32)
+
+    assert unknown_in_sight(grid, cell, 15.0)[0] > math.pi * 15**2 / 2

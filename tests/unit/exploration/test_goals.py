@@ -30,7 +30,7 @@ def gates(view: Survey) -> list[int]:
     """Send two robots that stand before the first two gates; the columns of where they go."""
     seekers = [Seeker(Pose(x, 2.5)) for x in (1.2, 2.3)]
     frontiers = cluster(view.border, least=2, longest=40)
-    settings = Settings(discount_m=8.0, discount_far_m=8.0)
+    settings = Settings(discount_m=8.0, sight_m=8.0)
     goals = choose(seekers, frontiers, view, FRAME, settings, afar=False)
     return [round(float(goal.cells[:, 1].mean())) for goal in goals if goal is not None]
 
@@ -43,3 +43,25 @@ def test_what_lies_beside_a_chosen_frontier_is_left_to_the_robot_that_goes_there
 def test_what_a_wall_hides_from_a_chosen_frontier_is_worth_as_much_as_before() -> None:
     """Two rooms side by side teach nothing about each other, however close they lie."""
     assert gates(hall(partition=True)) == [NEAR, NEXT]
+
+
+def test_a_team_sends_somebody_to_what_is_large() -> None:
+    """Two nooks are near and a field is far: alone the nooks come first, two robots part."""
+    evidence = np.zeros((60, 60), np.int16)
+    evidence[10:21, 1:59] = WALL
+    evidence[11:20, 2:58] = FREE
+    for nook in (10, 16):
+        evidence[20:24, nook - 2 : nook + 3] = WALL
+        evidence[20:22, nook - 1 : nook + 2] = [[FREE] * 3, [0] * 3]
+    evidence[11:20, 58] = 0
+    view = survey(evidence, np.zeros((60, 60), np.bool_), Box(10, 1, 24, 59), FRAME)
+    frontiers = cluster(view.border, least=2, longest=40)
+    settings = Settings(radius=0.1, gain=0.0, view_gain=1.0, view_gain_most=20.0)
+
+    def ends(*x: float) -> list[bool]:
+        seekers = [Seeker(Pose(at, 1.5)) for at in x]
+        goals = choose(seekers, frontiers, view, FRAME, settings, afar=False)
+        return [goal is not None and bool(goal.cells[:, 1].mean() > 50) for goal in goals]
+
+    assert ends(1.2) == [False]
+    assert sorted(ends(1.2, 1.8)) == [False, True]

@@ -1,0 +1,104 @@
+"""Walls of one map laid upon another's, and how much of them could lie elsewhere."""
+
+import math
+
+import numpy as np
+import pytest
+
+from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, Grid, GridFrame
+from app.exploration.slam.agreement import judge
+from app.exploration.slam.distinction import distinct_share
+from app.exploration.slam.fitting import climb
+from app.exploration.slam.se2 import IDENTITY, apply, compose, inverse
+from app.exploration.slam.sheets import Sheet, sheet
+
+FRAME = GridFrame(240, 240, 0.05)
+LEFT, RIGHT = (1.0, 5.0), (7.0, 11.0)
+
+
+def rooms(*sides: tuple[float, float], tall: float = 4.0) -> Grid:
+    """Rooms side by side, each with a table that stands in the same place of it; metres."""
+    grid = np.full((FRAME.rows, FRAME.cols), UNKNOWN, np.int8)
+    for left, right in sides:
+        fill(grid, OCCUPIED, left - 0.1, 0.9, right + 0.1, 1.1 + tall)
+        fill(grid, FREE, left, 1.0, right, 1.0 + tall)
+        fill(grid, OCCUPIED, left + 0.7, 1.6, left + 1.7, 2.1)
+    return grid
+
+
+def fill(grid: Grid, value: int, *sides: float) -> None:
+    """Set a rectangle, given by its left, lower, right and upper side in metres."""
+    left, low, right, high = (round(metres / FRAME.resolution) for metres in sides)
+    grid[low:high, left:right] = value
+
+
+def made(grid: Grid) -> Sheet:
+    """The same, ready to be compared."""
+    found = sheet(grid, FRAME)
+    assert found is not None
+    return found
+
+
+def test_a_map_climbs_back_to_itself() -> None:
+    """From 40 cm and 6 degrees off the walls are brought back to within a centimetre."""
+    here = made(rooms(LEFT))
+    moved = compose(np.array([0.3, -0.25, math.radians(6.0)]), IDENTITY)
+    walls = apply(inverse(moved), here.walls)
+    facing = apply(np.array([0.0, 0.0, -moved[2]]), here.facing)
+
+    found = climb(here, walls, facing, IDENTITY, reaches=(0.8, 0.5, 0.3, 0.15))
+
+    assert np.hypot(*(apply(found, walls) - here.walls).T).max() < 0.01
+
+
+def test_faces_that_look_away_from_each_other_do_not_pull() -> None:
+    """Both sides of a thin wall are seen, one in each map, and the maps stay as they are."""
+    near, far = (np.full((FRAME.rows, FRAME.cols), UNKNOWN, np.int8) for _ in range(2))
+    fill(near, FREE, 1.0, 1.0, 3.0, 6.0)
+    fill(near, OCCUPIED, 3.0, 1.0, 3.05, 6.0)
+    fill(near, FREE, 7.0, 1.0, 8.0, 6.0)
+    fill(far, FREE, 3.15, 1.0, 5.0, 6.0)
+    fill(far, OCCUPIED, 3.1, 1.0, 3.15, 6.0)
+    there = made(far)
+
+    found = climb(made(near), there.walls, there.facing, IDENTITY, reaches=(0.5,))
+
+    assert found == pytest.approx(IDENTITY, abs=1e-9)
+
+
+@pytest.mark.parametrize(("side", "verdict"), [(3.0, 0), (2.8, -1)])
+def test_the_rim_of_free_ground_contradicts_no_wall(side: float, verdict: int) -> None:
+    """A beam that grazes a wall leaves free cells upon it; 20 cm further in it would have met it."""
+    grazed, walled = (np.full((FRAME.rows, FRAME.cols), UNKNOWN, np.int8) for _ in range(2))
+    fill(grazed, FREE, 1.0, 1.0, 3.05, 6.0)
+    fill(grazed, OCCUPIED, 0.95, 1.0, 1.0, 6.0)
+    fill(walled, FREE, 1.0, 2.0, side, 5.0)
+    fill(walled, OCCUPIED, side, 2.0, side + 0.05, 5.0)
+
+    assert set(judge(made(grazed), made(walled), IDENTITY)) == {verdict}
+
+
+def test_a_room_that_is_there_once_is_distinct() -> None:
+    """Turned by a right angle the room fits nearly upon itself, but its table does not."""
+    assert distinct_share(made(rooms(LEFT)), made(rooms(LEFT)), IDENTITY) > 0.2
+
+
+def test_a_room_that_is_there_twice_is_not_distinct() -> None:
+    """What both maps show could be the other room of one of them just as well."""
+    both = made(rooms(LEFT, RIGHT))
+
+    assert distinct_share(both, made(rooms(LEFT)), IDENTITY) < 0.05
+    assert distinct_share(made(rooms(LEFT)), both, IDENTITY) < 0.05
+
+
+def test_a_passage_fits_along_itself() -> None:
+    """Two long walls without an end say nothing of where along them a map lies."""
+    grid = np.full((FRAME.rows, FRAME.cols), UNKNOWN, np.int8)
+    fill(grid, FREE, 0.5, 2.0, 11.0, 4.0)
+    for low in (1.95, 4.0):
+        fill(grid, OCCUPIED, 0.5, low, 11.0, low + 0.05)
+    part = grid.copy()
+    part[:, : FRAME.cols // 3] = UNKNOWN
+    part[:, 2 * FRAME.cols // 3 :] = UNKNOWN
+
+    assert distinct_share(made(grid), made(part), IDENTITY) < 0.05
