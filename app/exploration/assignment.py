@@ -1,4 +1,4 @@
-"""Who goes where: targets in front of frontiers, their cost, and one joint choice.
+"""Who goes where: what a frontier costs and promises, and one joint choice.
 
 The choice is that of Burgard et al., "Coordinated Multi-Robot Exploration" (IEEE T-RO 2005), on
 metres of way less what a frontier promises: a chosen frontier makes those in its sight promise
@@ -14,9 +14,8 @@ from numba import njit
 from scipy.optimize import linear_sum_assignment
 
 from app.exploration.driver import Pose
-from app.exploration.frontiers import Frontier
-from app.exploration.grid import OCCUPIED, UNKNOWN, Grid, Mask
-from app.exploration.planning import UNREACHED, Cells, Field, _clear_length
+from app.exploration.grid import OCCUPIED, UNKNOWN, Grid
+from app.exploration.planning import Cells
 
 _RAYS = 72
 
@@ -38,30 +37,6 @@ def divide(poses: Sequence[Pose]) -> list[float]:
     own = [math.atan2(pose.y - centre_y, pose.x - centre_x) for pose in poses]
     turn = np.array([[1.0 - math.cos(bearing - angle) for bearing in bearings] for angle in own])
     return [bearings[choice] for choice in linear_sum_assignment(turn)[1]]
-
-
-def targets(
-    field: Field, grid: Grid, frontiers: Sequence[Frontier], *, reach: int, stride: int
-) -> tuple[npt.NDArray[np.int32], Cells]:
-    """Find, for each frontier, the cheapest cell from which something unknown is in sight.
-
-    What must be in sight is an unknown cell beside one of the frontier's; a place that sees the
-    frontier alone teaches nothing.
-
-    Args:
-        field: (rows, cols) int32 way costs of one robot.
-        grid: (rows, cols) int8 occupancy; sight passes all but occupied cells.
-        frontiers: what to look at.
-        reach: cells, how close to the frontier's cell the look must be.
-        stride: only every so many cells is asked, in both directions.
-
-    Returns:
-        (frontiers,) int32 way cost, UNREACHED without target, and (frontiers, 2) int32 target cells.
-    """
-    cells = np.concatenate([frontier.cells for frontier in frontiers])
-    owner = np.repeat(np.arange(len(frontiers)), [frontier.size for frontier in frontiers])
-    open_air = grid != OCCUPIED
-    return _targets(field, grid, open_air, cells, owner, len(frontiers), reach, stride)
 
 
 def assign(costs: Costs) -> dict[int, int]:
@@ -140,55 +115,3 @@ def unknown_in_sight(grid: Grid, cells: Cells, reach: float) -> npt.NDArray[np.f
                 if not inside or grid[row, col] == UNKNOWN:
                     found[index] += step * turn
     return found
-
-
-@njit(cache=True, nogil=True)
-def _targets(  # noqa: PLR0917, compiled: no keyword crosses cheaply
-    field: Field,
-    grid: Grid,
-    open_air: Mask,
-    cells: Cells,
-    owner: npt.NDArray[np.int64],
-    count: int,
-    reach: int,
-    stride: int,
-) -> tuple[npt.NDArray[np.int32], Cells]:
-    """`targets`; sight is asked last, for it is the dear question."""
-    rows, cols = field.shape
-    best = np.full(count, UNREACHED, np.int32)
-    chosen = np.zeros((count, 2), np.int32)
-    for index in range(cells.shape[0]):
-        frontier = owner[index]
-        row, col = cells[index]
-        for row_step in range(-reach, reach + 1, stride):
-            for col_step in range(-reach, reach + 1, stride):
-                at_row, at_col = row + row_step, col + col_step
-                if not (0 <= at_row < rows and 0 <= at_col < cols):
-                    continue
-                if field[at_row, at_col] >= best[frontier]:
-                    continue
-                if row_step * row_step + col_step * col_step > reach * reach:
-                    continue
-                if _sees_unknown(grid, open_air, at_row, at_col, row, col):
-                    best[frontier] = field[at_row, at_col]
-                    chosen[frontier] = at_row, at_col
-    return best, chosen
-
-
-@njit(cache=True, nogil=True)
-def _sees_unknown(  # noqa: PLR0917, compiled: no keyword crosses cheaply
-    grid: Grid, open_air: Mask, at_row: int, at_col: int, row: int, col: int
-) -> bool:
-    """Tell whether an unknown cell beside the second cell is in sight of the first."""
-    rows, cols = grid.shape
-    for row_step, col_step in ((0, 1), (1, 0), (0, -1), (-1, 0)):
-        to_row, to_col = row + row_step, col + col_step
-        if (
-            0 <= to_row < rows
-            and 0 <= to_col < cols
-            and grid[to_row, to_col] == UNKNOWN
-            and _clear_length(open_air, at_row + 0.5, at_col + 0.5, to_row + 0.5, to_col + 0.5)
-            == np.inf
-        ):
-            return True
-    return False

@@ -148,7 +148,7 @@ def choose(
         )
     )
     worth = _worth(seekers, frontiers, view, frame, settings)
-    apart = _apart(frontiers, view, settings.discount_far_m)
+    apart = _apart(frontiers, view, settings.sight_m)
 
     def chosen_of(costs: Costs) -> dict[int, int]:
         if settings.discount_m > 0.0:

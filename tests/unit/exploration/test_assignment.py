@@ -9,11 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from app.exploration.assignment import Costs, assign, discounted, divide, targets, unknown_in_sight
+from app.exploration.assignment import Costs, assign, discounted, divide, unknown_in_sight
 from app.exploration.driver import Pose
-from app.exploration.frontiers import Frontier
-from app.exploration.grid import FREE, OCCUPIED, UNKNOWN
-from app.exploration.planning import UNREACHED, clear_length, distance_field
+from app.exploration.grid import OCCUPIED, UNKNOWN
 
 
 @given(
@@ -57,52 +55,6 @@ def test_a_team_that_stands_together_parts_in_different_directions() -> None:
     bearings = divide(poses)
 
     assert [round(math.degrees(bearing)) for bearing in bearings] == [90, 0, 270, 180]
-
-
-def test_a_target_is_the_cheapest_cell_that_sees_the_frontier() -> None:
-    """A cell behind a wall is nearer and useless: it is not chosen."""
-    grid = np.zeros((9, 21), np.int8)
-    grid[4, :18] = OCCUPIED
-    grid[7, 2] = UNKNOWN
-    frontier = Frontier(np.array([[6, 2]], np.int32))
-    field = distance_field(grid == FREE, (2, 2))
-
-    costs, cells = targets(field, grid, [frontier], reach=4, stride=1)
-
-    row, col = (int(index) for index in cells[0])
-    assert row > 4
-    assert math.hypot(row - 6, col - 2) <= 4
-    assert costs[0] == field[row, col]
-
-
-def test_a_place_that_sees_nothing_unknown_is_no_target() -> None:
-    """Seeing the frontier's own cell teaches nothing: what lies beyond it must be in sight."""
-    grid = np.zeros((7, 12), np.int8)
-    grid[0] = OCCUPIED
-    grid[2, 6:9] = OCCUPIED
-    grid[1, 6] = UNKNOWN
-    frontier = Frontier(np.array([[1, 5]], np.int32))
-    field = distance_field(grid == FREE, (6, 5))
-
-    costs, cells = targets(field, grid, [frontier], reach=6, stride=1)
-
-    place = (float(cells[0][0]) + 0.5, float(cells[0][1]) + 0.5)
-    assert clear_length(grid != OCCUPIED, place, (1.5, 6.5)) == math.inf
-    assert clear_length(grid != OCCUPIED, (6.5, 5.5), (1.5, 5.5)) == math.inf
-    assert costs[0] > field[6, 5]
-
-
-def test_a_frontier_out_of_reach_has_no_target() -> None:
-    """A frontier that nobody can get near is told apart from one that costs nothing."""
-    grid = np.zeros((9, 9), np.int8)
-    grid[:, 4] = OCCUPIED
-    grid[5, [1, 8]] = UNKNOWN
-    near = Frontier(np.array([[4, 1]], np.int32))
-    far = Frontier(np.array([[4, 8]], np.int32))
-
-    costs, _ = targets(distance_field(grid == FREE, (4, 1)), grid, [near, far], reach=3, stride=1)
-
-    assert costs.tolist() == [0, UNREACHED]
 
 
 def test_unknown_ground_counts_as_far_as_it_may_be_seen() -> None:
