@@ -81,8 +81,19 @@ local function require_type(key, wanted)
   end
 end
 
+-- So many values fit on the interpreter's stack with room to spare.
+local MOST_ON_STACK = 4000
+
 local function slice(list, first, last)
-  return { unpack(list, first, last or #list) }
+  last = last or #list
+  if last - first < MOST_ON_STACK then
+    return { unpack(list, first, last) }
+  end
+  local out = {}
+  for i = first, last do
+    out[#out + 1] = list[i]
+  end
+  return out
 end
 
 local function lines(text)

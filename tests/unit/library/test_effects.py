@@ -134,3 +134,17 @@ def test_a_policy_that_cannot_hold_is_refused_where_it_is_declared(
     """A wrong declaration shows at import."""
     with pytest.raises(RegistrationError, match=reason):
         multi_stage_reply(stream=STREAM, event_type="account:x", **options)
+
+
+async def test_an_effect_may_have_thousands_of_writes(bus: Bus) -> None:
+    """As many as one likes: more than fit on the stack of the server's interpreter at once."""
+    count = 3000
+
+    @multi_stage_reply(stream=STREAM, event_type="account:open", effect="atomic")
+    async def open_all(_command: Command, _progress: Progress) -> Atomic:
+        return Atomic({}, tuple(Write("many", "1", None, field=f"f{n}") for n in range(count)))
+
+    async with listening(bus, [open_all]):
+        await bus.request_and_reply(STREAM, "account:open", {})
+    assert await _call(bus, "HLEN", "many") == count
+    await _call(bus, "DEL", "many")
