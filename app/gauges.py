@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from app.checks import GROUP
 from sagastream import Bus, SagastreamError
-from sagastream.telemetry import destination
+from sagastream.places import destination
 
 _METER = metrics.get_meter("mission")
 _LOOK_S = 5.0

@@ -9,6 +9,7 @@ from kombu.exceptions import OperationalError
 from app.config import Settings, get_settings
 from sagastream import ServerUnavailable, telemetry
 from sagastream.connection import redact
+from sagastream.places import server_of
 from sagastream.saga import Compensation, Saga, SagaRunner, Step
 
 Results = Any
@@ -92,7 +93,7 @@ async def dispatch(saga_id: str, step: str) -> None:
     settings = get_settings()
     task, task_id = STEP_TASKS[step], str(uuid.uuid4())
     about = {"saga_id": saga_id, "step": step, "entry_id": task_id}
-    with telemetry.sending(telemetry.server_of(settings.redis_url), TASKS, about):
+    with telemetry.sending(server_of(settings.redis_url), TASKS, about):
         options = {
             "task_id": task_id,
             "headers": telemetry.carrier(),

@@ -21,6 +21,7 @@ from app.config import get_settings
 from app.health import watched
 from app.saga import TASKS, mission_runner
 from sagastream import metrics, telemetry
+from sagastream.places import server_of
 
 _starting = threading.Lock()
 
@@ -51,7 +52,7 @@ def _traced(saga_id: str, step: str) -> Iterator[None]:
     request = current_task.request if current_task else None
     about = {"saga_id": saga_id, "step": step, "entry_id": request.id if request else ""}
     carried = (request.headers if request else None) or {}
-    server = telemetry.server_of(get_settings().redis_url)
+    server = server_of(get_settings().redis_url)
     again = bool(request and (request.delivery_info or {}).get("redelivered"))
     span = telemetry.processing(server, TASKS, carried | about, again=again)
     series = telemetry.processing_at(server, TASKS, about).series

@@ -10,7 +10,7 @@ from sagastream.errors import ServerUnsuitable
 from sagastream.functions import Functions
 from sagastream.inbox import Inbox
 from sagastream.instance import Instance
-from sagastream.telemetry import Server, server_of
+from sagastream.places import Server, server_of
 
 # How often this process and its parents have forked, as asking for its id each time is slow.
 _forks = [0]

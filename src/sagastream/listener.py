@@ -27,6 +27,7 @@ from sagastream.handlers import Handler, registry, run_handler
 from sagastream.intake import Intake
 from sagastream.lease import LeaseKeeper
 from sagastream.message import Command, check_name, decode_command, decode_fields
+from sagastream.places import place
 
 logger = logging.getLogger(__name__)
 
@@ -322,7 +323,7 @@ class CommandListener:
                 letter=letter,
                 reply=reply,
             )
-        at = telemetry.place("reject", "settle", endpoint.server, stream, self._group)
+        at = place("reject", "settle", endpoint.server, stream, self._group)
         metrics.died(at.series, "InvalidMessage")
 
     def _finished(self, task: asyncio.Task[None]) -> None:

@@ -11,11 +11,8 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
-from functools import lru_cache
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 from opentelemetry import trace
 from opentelemetry.context import Context, attach, detach
@@ -31,24 +28,20 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from sagastream import metrics
+from sagastream.places import Attributes, Place, Server, place
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
-SYSTEM = "redis"
 
 _TRACER = trace.get_tracer("sagastream", schema_url=SCHEMA_URL)
 _PROPAGATOR = TraceContextTextMapPropagator()
-_ID = re.compile(r"(?<=:)[^:]*[0-9][^:]*")
 # The member of `tracestate` that names the span under which a whole saga hangs.
 _SAGA = "saga"
 _SPAN_ID = re.compile(r"[0-9a-f]{16}")
 
-Attributes = Mapping[str, str | int | float]
 # The values of traceparent, tracestate and parent_span_id; empty if untraced.
 Trace = tuple[str, str, str]
 _CARRIER = ("traceparent", "tracestate", "parent_span_id")
 _UNTRACED: Trace = ("", "", "")
-# The attributes that name a server.
-Server = tuple[tuple[str, str | int], ...]
 # What of a message a span tells, by the field that has it.
 _OF_MESSAGE = (
     ("messaging.message.conversation_id", "correlation_id"),
@@ -66,14 +59,6 @@ belonging: ContextVar[Mapping[str, str | int]] = ContextVar(
 # The id that the next span is to get, for providers whose id generator asks for it: so the
 # span of a handler that was killed can be told by whoever takes its place.
 chosen_span_id: ContextVar[int] = ContextVar("sagastream_chosen_span_id", default=0)
-
-
-def server_of(url: str) -> Server:
-    """The attributes that name a server, from its URL."""
-    parts = urlsplit(url)
-    if parts.scheme == "unix":
-        return (("server.address", parts.path),)
-    return (("server.address", parts.hostname or ""), ("server.port", parts.port or 6379))
 
 
 def trace_of(span: Span | None = None) -> Trace:
@@ -119,52 +104,6 @@ def trace_id_of(fields: Mapping[str, Any]) -> str:
     """The trace id in a carrier, '' if it has none."""
     context = _origin(fields)
     return trace.format_trace_id(context.trace_id) if context.is_valid else ""
-
-
-def template(stream: str) -> str:
-    """A stream's name with its ids taken out, so that names of spans and series stay few.
-
-    An id is what stands behind a colon and has a digit: `robots:r2:commands` is of
-    `robots:{id}:commands`.
-    """
-    return _ID.sub("{id}", stream)
-
-
-def destination(stream: str) -> dict[str, str]:
-    """The attributes that name a stream on a span."""
-    low = template(stream)
-    names = {"messaging.destination.name": stream}
-    return names if low == stream else names | {"messaging.destination.template": low}
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """An operation on a stream: what all of its spans, and of its series, have in common.
-
-    Attributes:
-        name: Of the spans.
-        attributes: Of the spans, by the conventions.
-        series: Those of them that stay few.
-    """
-
-    name: str
-    attributes: Attributes
-    series: metrics.Series
-
-
-@lru_cache(maxsize=1024)
-def place(operation: str, kind: str, server: Server, stream: str, group: str = "") -> Place:
-    """The place of an operation of a kind, by the conventions' names for both."""
-    common: dict[str, str | int | float] = {
-        "messaging.system": SYSTEM,
-        "messaging.operation.name": operation,
-        "messaging.operation.type": kind,
-    }
-    if group:
-        common["messaging.consumer.group.name"] = group
-    common |= {name: value for name, value in server if value != ""}
-    common |= destination(stream)
-    return Place(f"{operation} {template(stream)}", common, metrics.series_of(common))
 
 
 def _tell_of(span: Span, fields: Mapping[str, Any]) -> None:

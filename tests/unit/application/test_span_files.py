@@ -14,13 +14,14 @@ import os, sys
 from app.config import get_settings
 from app import telemetry
 from sagastream import telemetry as spans
+from sagastream.places import server_of
 telemetry.start(get_settings(), sys.argv[1])
 with spans.root("saga mission", "m"):
     for number in range(200):
-        with spans.sending(spans.server_of("redis://a"), "x:commands", {"correlation_id": "c" * 3000}):
+        with spans.sending(server_of("redis://a"), "x:commands", {"correlation_id": "c" * 3000}):
             pass
     try:
-        with spans.sending(spans.server_of("redis://a"), "x:commands", {}):
+        with spans.sending(server_of("redis://a"), "x:commands", {}):
             raise LookupError("no such thing")
     except LookupError:
         pass
