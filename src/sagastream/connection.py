@@ -256,7 +256,7 @@ class Connection:
 
     @property
     def is_idle(self) -> bool:
-        """Whether it is open, and nothing is on its way."""
+        """Whether it has been opened, and nothing is on its way."""
         return self._wire is not None and not self._wire.waiting and not self._queue
 
     def _send(self, args: tuple[Any, ...]) -> "asyncio.Future[Any]":
