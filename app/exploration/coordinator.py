@@ -367,7 +367,11 @@ class Coordinator:
         if not lost and idle < len(team) and self.time - self._weighed < patience:
             return
         self._weighed = self.time
-        frontiers = self._clusters(live)
+        frontiers = [
+            Frontier(piece.cells[live[piece.cells[:, 0], piece.cells[:, 1]]])
+            for piece in self._clusters(view.border)
+        ]
+        frontiers = [piece for piece in frontiers if piece.size]
         if not frontiers:
             for robot in team:
                 if robot.goal is not None and robot.goal.helps:

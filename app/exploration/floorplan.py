@@ -13,6 +13,8 @@ _WALL = 0.15
 _DOOR = 0.95
 _CORRIDOR = 1.9
 _MARGIN = 0.5  # unknown ground around the building
+_CAMPUS_WING = (30.0, 16.0)
+_PASSAGE = 2.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +92,42 @@ def draw_office(
     Returns:
         A floor named `office`.
     """
-    random = np.random.default_rng(seed)
     sheet = Sheet(width, height, resolution)
-    low = round(height * float(random.uniform(0.42, 0.47)), 1)
-    corridor = _Room(_WALL, low, width - _WALL, low + _CORRIDOR)
+    _wing(sheet, np.random.default_rng(seed), _Room(0.0, 0.0, width, height))
+    return FloorMap("office", sheet.grid, sheet.frame)
+
+
+def draw_campus(seed: int, *, resolution: float = 0.05) -> FloorMap:
+    """Draw four offices, two on each side of a passage that their corridors open into.
+
+    Args:
+        seed: equal seeds give equal floors.
+        resolution: metres a cell.
+
+    Returns:
+        A floor named `campus`, 62.5 by 32 metres.
+    """
+    random = np.random.default_rng([seed, 3])
+    width, height = _CAMPUS_WING
+    sheet = Sheet(2 * width + _PASSAGE, 2 * height, resolution)
+    sheet.clear(_Room(width, _WALL, width + _PASSAGE, 2 * height - _WALL))
+    for left, inner in ((0.0, width - _WALL), (width + _PASSAGE, width + _PASSAGE)):
+        for bottom in (0.0, height):
+            plot = _Room(left, bottom, left + width, bottom + height)
+            corridor = _wing(sheet, random, plot)
+            sheet.fill(inner, corridor.bottom, inner + _WALL, corridor.top, FREE)
+    return FloorMap("campus", sheet.grid, sheet.frame)
+
+
+def _wing(sheet: Sheet, random: np.random.Generator, plot: _Room) -> _Room:
+    """Build an office on a plot, walls included; return its corridor."""
+    height = plot.top - plot.bottom
+    low = plot.bottom + round(height * float(random.uniform(0.42, 0.47)), 1)
+    corridor = _Room(plot.left + _WALL, low, plot.right - _WALL, low + _CORRIDOR)
     sheet.clear(corridor)
 
-    offices = _row(random, width, low + _CORRIDOR + _WALL, height - _WALL, shares=(1, 1, 1.3, 1, 1))
+    upper = _Room(plot.left, low + _CORRIDOR + _WALL, plot.right, plot.top - _WALL)
+    offices = _row(random, upper, shares=(1, 1, 1.3, 1, 1))
     for index, room in enumerate(offices):
         sheet.clear(room)
         door = _along(random, room.left + 0.7, room.right - 0.7)
@@ -106,7 +137,8 @@ def draw_office(
         else:
             _desks(sheet, random, room)
 
-    shared = _row(random, width, _WALL, low - _WALL, shares=(1, 2.2, 1.3))
+    lower = _Room(plot.left, plot.bottom + _WALL, plot.right, low - _WALL)
+    shared = _row(random, lower, shares=(1, 2.2, 1.3))
     for room in shared:
         sheet.clear(room)
     kitchen, hall, lounge = shared
@@ -121,26 +153,20 @@ def draw_office(
     _kitchen(sheet, kitchen)
     _islands(sheet, hall)
     _lounge(sheet, random, lounge)
-    return FloorMap("office", sheet.grid, sheet.frame)
+    return corridor
 
 
-def _row(
-    random: np.random.Generator,
-    width: float,
-    bottom: float,
-    top: float,
-    shares: tuple[float, ...],
-) -> list[_Room]:
-    """Divide a row of the building into rooms of about the given shares of its width."""
+def _row(random: np.random.Generator, strip: _Room, shares: tuple[float, ...]) -> list[_Room]:
+    """Divide a strip of a building into rooms of about the given shares of its width."""
     weights = np.array(shares) * random.uniform(0.9, 1.1, len(shares))
-    inner = width - _WALL * (len(shares) + 1)
+    inner = strip.width - _WALL * (len(shares) + 1)
     ends = np.round(np.cumsum(weights / weights.sum()) * inner, 1)
     rooms = []
     for index, end in enumerate(ends):
         begin = float(ends[index - 1]) if index > 0 else 0.0
-        offset = _WALL * (index + 1)
-        rooms.append(_Room(begin + offset, bottom, float(end) + offset, top))
-    rooms[-1] = _Room(rooms[-1].left, bottom, width - _WALL, top)
+        offset = strip.left + _WALL * (index + 1)
+        rooms.append(_Room(begin + offset, strip.bottom, float(end) + offset, strip.top))
+    rooms[-1] = _Room(rooms[-1].left, strip.bottom, strip.right - _WALL, strip.top)
     return rooms
 
 
