@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from exploration_floors import drawn_floors, real_floors
+from exploration_floors import drawn_floors, large_floors, real_floors
 
 from app.exploration.driver import Pose
 from app.exploration.grid import FREE, FloorMap, Mask
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--floors", nargs="*")
     options = parser.parse_args()
-    floors = real_floors(options.maps) | drawn_floors()
+    floors = real_floors(options.maps) | drawn_floors() | large_floors()
     spec = RobotSpec()
     with options.out.open("w") as file:
         for name in options.floors or floors:

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from app.exploration.floorplan import draw_office
-from app.exploration.grid import FloorMap
+from app.exploration.floorplan import draw_campus, draw_office
+from app.exploration.grid import FREE, FloorMap
 from app.exploration.landscapes import draw_cave, draw_hall
 from app.exploration.map_files import load_map
 
 DRAWN_SEEDS = range(4)
+LARGE_M2 = 1000.0
 
 
 def real_floors(folder: Path) -> dict[str, FloorMap]:
@@ -16,10 +17,25 @@ def real_floors(folder: Path) -> dict[str, FloorMap]:
 
 
 def drawn_floors() -> dict[str, FloorMap]:
-    """Draw offices, halls and caves, by kind and seed."""
+    """Draw offices, halls and caves, by kind and seed: 200 to 740 square metres."""
     floors = {}
     for seed in DRAWN_SEEDS:
         floors[f"office-{seed}"] = draw_office(seed, width=30.0, height=16.0)
         floors[f"hall-{seed}"] = draw_hall(seed)
         floors[f"cave-{seed}"] = draw_cave(seed)
     return floors
+
+
+def large_floors() -> dict[str, FloorMap]:
+    """Draw the same larger, by kind and seed: 1,500 to 2,900 square metres."""
+    floors = {}
+    for seed in DRAWN_SEEDS:
+        floors[f"campus-{seed}"] = draw_campus(seed)
+        floors[f"plant-{seed}"] = draw_hall(seed, width=72.0, height=48.0)
+        floors[f"cavern-{seed}"] = draw_cave(seed, width=80.0, height=60.0)
+    return floors
+
+
+def free_m2(floor: FloorMap) -> float:
+    """Measure the free ground of a floor, square metres."""
+    return int((floor.grid == FREE).sum()) * floor.frame.resolution**2

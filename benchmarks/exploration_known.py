@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import multiprocessing
 import time
 from dataclasses import asdict, dataclass
@@ -10,12 +11,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from exploration_floors import drawn_floors, real_floors
+from exploration_floors import drawn_floors, free_m2, large_floors, real_floors
 
 from app.exploration.frontiers import cluster, frontier_cells
 from app.exploration.grid import UNKNOWN, FloorMap, Grid, Mask
 from app.exploration.progress import time_to
-from app.exploration.quality import accuracy, coverage, observable
+from app.exploration.quality import accuracy, coverage, observable, reachable
+from app.exploration.settings import DEFAULTS
 from app.exploration.simulate import simulate
 
 
@@ -24,6 +26,7 @@ class Run:
     """One mission's figures; times in simulated seconds but `wall_s`."""
 
     floor: str
+    free_m2: float
     robots: int
     seed: int
     coverage: float
@@ -37,6 +40,7 @@ class Run:
     travelled: float
     rounds: int
     frontiers_left: int
+    reachable_left: int
     worth_left: int
     hidden_left: int
     wall_s: float
@@ -48,7 +52,14 @@ _HIDES = 5  # cells
 
 @lru_cache(maxsize=1)
 def _floors(folder: Path) -> dict[str, FloorMap]:
-    return real_floors(folder) | drawn_floors()
+    return real_floors(folder) | drawn_floors() | large_floors()
+
+
+def reachable_left(grid: Grid, stand: Mask, resolution: float) -> int:
+    """Count frontiers, as missions have them, that reach to where a robot's disc can get."""
+    least = math.ceil(DEFAULTS.frontier_least_m / resolution - 1e-9)
+    pieces = cluster(frontier_cells(grid), least=least, longest=10**6)
+    return sum(bool(stand[piece.cells[:, 0], piece.cells[:, 1]].any()) for piece in pieces)
 
 
 def worth_left(grid: Grid, seen: Mask) -> int:
@@ -80,6 +91,7 @@ def measure(job: tuple[Path, str, int, int, bool]) -> Run:
     t99 = time_to(0.99, chronicle.first_known, seen)
     return Run(
         floor=name,
+        free_m2=free_m2(floor),
         robots=robots,
         seed=seed,
         coverage=coverage(outcome.grid, floor, seen),
@@ -93,6 +105,9 @@ def measure(job: tuple[Path, str, int, int, bool]) -> Run:
         travelled=sum(outcome.distances),
         rounds=outcome.rounds,
         frontiers_left=len(outcome.frontiers_left),
+        reachable_left=reachable_left(
+            outcome.grid, reachable(floor, outcome.starts[0]), floor.frame.resolution
+        ),
         worth_left=worth_left(outcome.grid, seen),
         hidden_left=hidden_left(outcome.grid, seen),
         wall_s=wall,

@@ -367,11 +367,10 @@ class Coordinator:
         if not lost and idle < len(team) and self.time - self._weighed < patience:
             return
         self._weighed = self.time
-        frontiers = [
-            Frontier(piece.cells[live[piece.cells[:, 0], piece.cells[:, 1]]])
-            for piece in self._clusters(view.border)
-        ]
-        frontiers = [piece for piece in frontiers if piece.size]
+        # What is left of a piece of which a part was given up is sought, however short it is.
+        pieces = [piece.cells for piece in self._clusters(view.border)]
+        left = [cells[live[cells[:, 0], cells[:, 1]]] for cells in pieces]
+        frontiers = [Frontier(cells) for cells in left if len(cells)]
         if not frontiers:
             for robot in team:
                 if robot.goal is not None and robot.goal.helps:

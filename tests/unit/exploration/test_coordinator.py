@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from app.exploration.coordinator import Coordinator
+from app.exploration.coordinator import Coordinator, State
 from app.exploration.driver import Leg, Order, Patch, Point, Pose
 from app.exploration.floorplan import draw_rooms
 from app.exploration.grid import OCCUPIED, UNKNOWN
@@ -280,6 +280,25 @@ def test_a_patch_that_leaves_the_frame_is_refused(corner: tuple[int, int]) -> No
 
     with pytest.raises(ValueError, match="robot 0: patch lies outside the frame"):
         mission.coordinator.observe(0, leg_at(Pose(1.0, 1.0), patch))
+
+
+def test_what_is_left_of_a_frontier_is_sought_however_short_it_is() -> None:
+    """A gap of 25 cm of which 20 are given up is no gap between beams."""
+    leg = leg_at(MIDDLE, Patch(20, 20, GAPPED))
+    visits = np.zeros(FLOOR.grid.shape, np.uint8)
+    visits[38:42, 60] = 2
+    state = State(
+        legs=(leg,),
+        lost=(),
+        rounds=1,
+        retried=FLOOR.grid.size,
+        visits=visits,
+        bumped=np.zeros(FLOOR.grid.shape, np.bool_),
+    )
+
+    orders = Coordinator.recover(FLOOR.frame, state, {}).decide()
+
+    assert math.dist(orders[0].path[-1], FLOOR.frame.centre(42, 60)) <= 0.5 + 1e-9
 
 
 def test_another_coordinator_goes_on_where_the_first_one_was() -> None:

@@ -6,18 +6,21 @@ import cv2
 import numpy as np
 import pytest
 
-from app.exploration.floorplan import draw_office, draw_rooms
-from app.exploration.grid import FREE, OCCUPIED
+from app.exploration.floorplan import draw_campus, draw_office, draw_rooms
+from app.exploration.grid import FREE, OCCUPIED, FloorMap
 from app.exploration.map_files import load_map
 from app.exploration.robot import standing_room
 
 MAPS = Path(__file__).parents[3] / "maps"
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_every_part_of_an_office_can_be_driven_to(seed: int) -> None:
+@pytest.mark.parametrize(
+    "floor",
+    [*(draw_office(seed) for seed in range(12)), *(draw_campus(seed) for seed in range(3))],
+)
+def test_every_part_of_an_office_can_be_driven_to(floor: FloorMap) -> None:
     """No room is sealed and no door is barred by furniture, whatever the seed."""
-    room = standing_room(draw_office(seed), 0.2)
+    room = standing_room(floor, 0.2)
 
     _, _, stats, _ = cv2.connectedComponentsWithStats(room.astype(np.uint8), connectivity=4)
     areas = sorted(stats[1:, cv2.CC_STAT_AREA].tolist(), reverse=True)
