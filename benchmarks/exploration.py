@@ -15,6 +15,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from exploration_floors import LARGE_M2
 
 from app.exploration.picture import save_picture
 
@@ -79,24 +80,23 @@ def known_part(rows: list[Row]) -> list[str]:
     together = [row for row in rows if not row["scattered"]]
     alone = [row for row in together if row["robots"] == 1]
     scattered = [row for row in rows if row["scattered"] and row["robots"] > 1]
-    ups = speed_ups([row for row in together if row["floor"] != _ONE_ROOM])
-    taken = [
-        f"{robots} robots {median(gain for own in ups.values() for gain in own.get(robots, [])):.2f}"
-        for robots in sorted({row["robots"] for row in together} - {1})
-    ]
+    reachable = sum(row["reachable_left"] > 0 for row in rows)
     return [
         "## Known poses",
         "",
         f"{complete} of {len(rows)} missions ended by themselves with coverage of at least 0.99;",
-        f"in {left} of them 5 or more frontier cells were left beside some that can be observed.",
-        f"In {patched} of them a patch of 5 or more of those stayed unknown.",
+        f"in {reachable} of them a frontier was left that a robot can get to.",
+        f"In {left} of them 5 or more frontier cells that it cannot were left beside some that can be",
+        f"observed from elsewhere; in {patched} of them a patch of 5 or more of those stayed unknown.",
         "",
-        "Teams that start together, side by side:",
+        "Teams that start together, side by side, by the size of the floor; medians of all missions:",
+        "",
+        *_by_size(together),
+        f"({_ONE_ROOM} is left out: one room that a first scan shows almost whole.)",
+        "",
+        "The same by floor:",
         "",
         *_by_floor(together, speed_ups(together)),
-        f"Speed-up to T99, median of all these missions but those on {_ONE_ROOM}, which is one room",
-        f"that a first scan shows almost whole: {', '.join(taken)}.",
-        "",
         *(
             [
                 "Teams that start scattered, each robot at a place drawn from the seed:",
@@ -107,6 +107,24 @@ def known_part(rows: list[Row]) -> list[str]:
             else []
         ),
     ]
+
+
+def _by_size(rows: list[Row]) -> list[str]:
+    """Write medians by size of floor and size of team."""
+    rows = [row for row in rows if row["floor"] != _ONE_ROOM]
+    large = [row for row in rows if row["free_m2"] >= LARGE_M2]
+    small = [row for row in rows if row["free_m2"] < LARGE_M2]
+    lines = []
+    for name, own in ((f"{LARGE_M2:,.0f} m2 or more", large), ("smaller", small)):
+        ups = speed_ups(own)
+        for robots in sorted({row["robots"] for row in own} - {1}):
+            team = [row for row in own if row["robots"] == robots]
+            gain = median(up for of_floor in ups.values() for up in of_floor.get(robots, []))
+            overlap = median(row["overlap_t99"] for row in team)
+            twice = f"{overlap / (robots - 1):.2f}"
+            lines.append([name, robots, len(team), f"{gain:.2f}", f"{overlap:.2f}", twice])
+    head = ["free ground", "robots", "missions", "speed-up to T99", "overlap at T99"]
+    return table([*head, "for each robot beyond the first"], lines)
 
 
 def _by_floor(rows: list[Row], ups: dict[str, dict[int, list[float]]]) -> list[str]:
@@ -231,7 +249,14 @@ def plot(path: Path, ups: dict[str, dict[int, list[float]]]) -> None:
     cv2.line(sheet, at(1, 1), at(8, 8), (160, 160, 160), 1, cv2.LINE_AA)
     cv2.putText(sheet, "robots", at(3.5, -0.8), font, 0.55, (40, 40, 40), 1, cv2.LINE_AA)
     cv2.putText(
-        sheet, "speed-up to T99, median", (left, 30), font, 0.55, (40, 40, 40), 1, cv2.LINE_AA
+        sheet,
+        f"speed-up to T99, median, floors of {LARGE_M2:,.0f} m2 or more",
+        (left, 30),
+        font,
+        0.55,
+        (40, 40, 40),
+        1,
+        cv2.LINE_AA,
     )
     for index, (group, gains) in enumerate(sorted(ups.items())):
         colour = _COLOURS[index % len(_COLOURS)]
@@ -263,7 +288,9 @@ def main() -> None:
         *slam_part(rows_of(options.results, "slam*.jsonl")),
         *merging_part(rows_of(options.results, "merging*.jsonl")),
     ]
-    plot(options.out / "speed-up.png", speed_ups(row for row in known if not row["scattered"]))
+    together = [row for row in known if not row["scattered"] and row["floor"] != _ONE_ROOM]
+    large = [row for row in together if row["free_m2"] >= LARGE_M2]
+    plot(options.out / "speed-up.png", speed_ups(large))
     (options.out / "figures.md").write_text("\n".join(parts).rstrip() + "\n")
 
 
