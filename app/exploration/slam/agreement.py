@@ -54,8 +54,8 @@ def support(one: Sheet, two: Sheet, pose: Transform) -> tuple[float, float]:
     hits = misses = 0.0
     for here, there, motion in ((one, two, pose), (two, one, inverse(pose))):
         verdicts = judge(here, there, motion)
-        hits += 0.5 * there.frame.resolution * int(np.count_nonzero(verdicts > 0))
-        misses += 0.5 * there.frame.resolution * int(np.count_nonzero(verdicts < 0))
+        hits += 0.5 * there.wall_m * int(np.count_nonzero(verdicts > 0))
+        misses += 0.5 * there.wall_m * int(np.count_nonzero(verdicts < 0))
     return hits, misses
 
 

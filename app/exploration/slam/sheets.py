@@ -29,6 +29,7 @@ class Sheet:
         grid: (rows, cols) int8 occupancy.
         walls: (n, 2) metres, occupied cells beside free ground.
         facing: (n, 2) unit vectors, to which side of each the ground is free.
+        wall_m: metres of wall that each of them stands for.
         nearest: (rows, cols) int32, index of the wall that lies nearest, give or take a little.
         ground: (m, 2) metres, free ground away from walls, thinned.
         free: (rows, cols) bool.
@@ -43,6 +44,7 @@ class Sheet:
     grid: Grid
     walls: Points
     facing: Points
+    wall_m: float
     nearest: npt.NDArray[np.int32]
     ground: Points
     free: Mask
@@ -99,6 +101,7 @@ def sheet(grid: Grid, frame: GridFrame) -> Sheet | None:
         grid,
         points_of(cut, walls),
         facing,
+        resolution,
         wall_of[labels],
         points_of(cut, free & thin & (away > _INNER)),
         free,
