@@ -16,12 +16,13 @@ from app.exploration.slam.se2 import Transform, inverse
 from app.exploration.slam.sheets import Sheet, sheet
 
 _TURNS = 180
-_PEAKS = 2
+_PEAKS = 8
 _REACHES = (0.8, 0.5, 0.3, 0.15)  # metres within which walls are paired, one climb after the other
 _LAST = (0.25, 0.15)
-_CLIMBERS = 800  # points that climb
-_JUDGES = 1600  # points of each map that a guess is ranked by
+_FEW = 500  # points of each map by which guesses are climbed and ranked
+_FINAL = 8  # guesses that are climbed and ranked by all
 _BLAME = 12.0  # metres of common wall that a metre of contradiction outweighs
+_BLOCKS = 40.0  # and a metre of it in one piece, among the last ones
 _GROUND = 0.05  # and that a square metre of common ground is worth, among guesses
 
 
@@ -63,20 +64,22 @@ def register(
     one, two = sheet(first, first_frame), sheet(second, second_frame)
     if one is None or two is None:
         return None
-    step = max(1, len(two.walls) // _CLIMBERS)
-    walls, facing = two.walls[::step], two.facing[::step]
+    few, others = _thinned(one), _thinned(two)
     guesses = [*by_correlation(one, two, turns=_TURNS, peaks=_PEAKS), *by_features(one, two)]
-    poses = [climb(one, walls, facing, guess, reaches=_REACHES) for guess in guesses]
-    few, others = _thinned(one, _JUDGES), _thinned(two, _JUDGES)
-    pose = max(poses, key=lambda pose: _promise(few, others, pose))
-    pose = climb(one, two.walls, two.facing, pose, reaches=_LAST)
+    poses = [climb(one, others.walls, others.facing, guess, reaches=_REACHES) for guess in guesses]
+    poses.sort(key=lambda pose: _promise(few, others, pose), reverse=True)
+    poses = [climb(one, two.walls, two.facing, pose, reaches=_LAST) for pose in poses[:_FINAL]]
+    pose = max(
+        poses,
+        key=lambda pose: _promise(one, two, pose) - _BLOCKS * _conflict(one, two, pose),
+    )
     hits, misses = support(one, two, pose)
     return Registration(
         transform=pose,
         walls=hits,
         agreement=hits / max(hits + misses, 1e-9),
         distinct=hits * distinct_share(one, two, pose),
-        conflict=max(conflict(one, two, pose), conflict(two, one, inverse(pose))),
+        conflict=_conflict(one, two, pose),
         warp=warp(one, two, pose),
     )
 
@@ -117,6 +120,11 @@ class Gate:
 DEFAULT_GATE = Gate()
 
 
+def _conflict(one: Sheet, two: Sheet, pose: Transform) -> float:
+    """Return metres of the longest contradiction in one piece, of either map."""
+    return max(conflict(one, two, pose), conflict(two, one, inverse(pose)))
+
+
 def _promise(one: Sheet, two: Sheet, pose: Transform) -> float:
     """Weigh what speaks for a pose, in metres of wall."""
     hits, misses = support(one, two, pose)
@@ -124,9 +132,9 @@ def _promise(one: Sheet, two: Sheet, pose: Transform) -> float:
     return hits - _BLAME * misses + _GROUND * ground
 
 
-def _thinned(whole: Sheet, most: int) -> Sheet:
+def _thinned(whole: Sheet) -> Sheet:
     """Keep some of a map's points of wall and of ground, evenly."""
-    walls, ground = (max(1, len(part) // most) for part in (whole.walls, whole.ground))
+    walls, ground = (max(1, len(part) // _FEW) for part in (whole.walls, whole.ground))
     return replace(
         whole,
         walls=whole.walls[::walls],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, Grid, GridFrame
-from app.exploration.slam.agreement import judge
+from app.exploration.slam.agreement import conflict, judge
 from app.exploration.slam.distinction import distinct_share
 from app.exploration.slam.fitting import climb
 from app.exploration.slam.se2 import IDENTITY, apply, compose, inverse
@@ -76,6 +76,16 @@ def test_the_rim_of_free_ground_contradicts_no_wall(side: float, verdict: int) -
     fill(walled, OCCUPIED, side, 2.0, side + 0.05, 5.0)
 
     assert set(judge(made(grazed), made(walled), IDENTITY)) == {verdict}
+
+
+def test_a_table_that_stands_a_hand_further_contradicts() -> None:
+    """Near a wall is not the same wall: its front stands where the other map shows open ground."""
+    here, moved = rooms(LEFT), np.full((FRAME.rows, FRAME.cols), UNKNOWN, np.int8)
+    fill(moved, FREE, 1.0, 1.0, 5.0, 5.0)
+    fill(moved, OCCUPIED, 1.9, 1.6, 2.9, 2.1)
+
+    assert conflict(made(here), made(moved), IDENTITY) > 0.3
+    assert conflict(made(here), made(here), IDENTITY) == pytest.approx(0.0)
 
 
 def test_a_room_that_is_there_once_is_distinct() -> None:
