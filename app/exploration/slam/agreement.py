@@ -21,6 +21,7 @@ _HIT = 0.12  # metres from a wall within which another is the same
 _AMID = 0.1  # metres of free ground around a place at which a wall would have been seen
 _RIM = 1.5  # and cells, for beams that graze a wall leave free cells upon it
 _BESIDE = 0.25  # metres from a wall within which another is the same wall, moved
+_GAP = 0.25  # metres between two dots of one wall, at most
 _PIECE = 1.0  # metres to a side of the squares that walls are cut into
 _SIDE = 0.7  # cosine between two faces from which on they are the same
 _ENOUGH = 8  # points of a piece whose mean means something
@@ -92,18 +93,25 @@ def warp(one: Sheet, two: Sheet, pose: Transform) -> float:
 
 
 def conflict(here: Sheet, there: Sheet, motion: Transform) -> float:
-    """Return metres of the longest connected wall of one map amid the other's free ground.
+    """Return metres from end to end of the longest wall of one map amid the other's free ground.
 
-    They are those from its first cell to its last, so that a lone cell, which may be noise, is none.
+    Gaps of up to 25 cm do not end it, for of a wall that a beam grazes a dot here and there is
+    seen; a lone cell, which may be noise, is no wall.
     """
-    wrong = np.flatnonzero(judge(here, there, motion) < 0)
-    if not wrong.size:
+    wrong = there.walls[judge(here, there, motion) < 0]
+    if not len(wrong):
         return 0.0
-    cells = np.floor(in_cells(there.frame, there.walls[wrong])).astype(np.int64)
+    resolution = there.frame.resolution
+    cells = np.floor(in_cells(there.frame, wrong)).astype(np.int64)
     mask = np.zeros((there.frame.rows, there.frame.cols), np.uint8)
     mask[cells[:, 1], cells[:, 0]] = 1
-    _, labels = cv2.connectedComponents(cv2.dilate(mask, np.ones((3, 3), np.uint8)))
-    return (float(np.bincount(labels[mask > 0]).max()) - 1.0) * there.frame.resolution
+    side = 2 * round((_GAP / resolution - 1.0) / 2.0) + 1
+    _, labels = cv2.connectedComponents(cv2.dilate(mask, np.ones((side, side), np.uint8)))
+    wall = labels[cells[:, 1], cells[:, 0]]
+    low, high = np.full((2, int(wall.max()) + 1, 2), [[[np.inf]], [[-np.inf]]])
+    np.minimum.at(low, wall, wrong)
+    np.maximum.at(high, wall, wrong)
+    return float(np.hypot(*(high - low)[np.unique(wall)].T).max())
 
 
 def common_ground(one: Sheet, two: Sheet, pose: Transform) -> Mask:

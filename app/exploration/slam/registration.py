@@ -23,6 +23,7 @@ _FEW = 500  # points of each map by which guesses are climbed and ranked
 _FINAL = 8  # guesses that are climbed and ranked by all
 _BLAME = 12.0  # metres of common wall that a metre of contradiction outweighs
 _BLOCKS = 40.0  # and a metre of it in one piece, among the last ones
+_DOTS = 0.3  # metres between stray dots that may look like one piece
 _GROUND = 0.05  # and that a square metre of common ground is worth, among guesses
 
 
@@ -71,7 +72,9 @@ def register(
     poses = [climb(one, two.walls, two.facing, pose, reaches=_LAST) for pose in poses[:_FINAL]]
     pose = max(
         poses,
-        key=lambda pose: _promise(one, two, pose) - _BLOCKS * _conflict(one, two, pose),
+        key=lambda pose: (
+            _promise(one, two, pose) - _BLOCKS * max(0.0, _conflict(one, two, pose) - _DOTS)
+        ),
     )
     hits, misses = support(one, two, pose)
     return Registration(
@@ -100,12 +103,12 @@ class Gate:
         moved: or so many a metre of common wall, for in a real building things move.
     """
 
-    distinct: float = 2.0
+    distinct: float = 1.2
     share: float = 0.1
-    agreement: float = 0.97
+    agreement: float = 0.95
     warp: float = 0.045
-    conflict: float = 0.04
-    moved: float = 0.005
+    conflict: float = _DOTS
+    moved: float = 0.0125
 
     def accepts(self, found: Registration) -> bool:
         """Tell whether maps may be merged so."""

@@ -88,6 +88,20 @@ def test_a_table_that_stands_a_hand_further_contradicts() -> None:
     assert conflict(made(here), made(here), IDENTITY) == pytest.approx(0.0)
 
 
+@pytest.mark.parametrize(("dots", "metres"), [(1, 0.0), (2, 0.2), (4, 0.6)])
+def test_dots_that_a_grazing_beam_left_make_a_wall(dots: int, metres: float) -> None:
+    """Where one map shows an open door, the other has met a wall every 20 cm; once is chance."""
+    door, wall = (np.full((FRAME.rows, FRAME.cols), UNKNOWN, np.int8) for _ in range(2))
+    for grid in (door, wall):
+        fill(grid, OCCUPIED, 0.9, 0.9, 5.0, 1.0)
+        fill(grid, FREE, 1.0, 1.0, 5.0, 3.0)
+    fill(door, FREE, 2.0, 3.0, 3.0, 4.0)
+    for dot in range(dots):
+        fill(wall, OCCUPIED, 2.2 + 0.2 * dot, 3.0, 2.25 + 0.2 * dot, 3.05)
+
+    assert conflict(made(door), made(wall), IDENTITY) == pytest.approx(metres)
+
+
 def test_a_room_that_is_there_once_is_distinct() -> None:
     """Turned by a right angle the room fits nearly upon itself, but its table does not."""
     assert distinct_share(made(rooms(LEFT)), made(rooms(LEFT)), IDENTITY) > 0.2
