@@ -21,7 +21,7 @@ _HIT = 0.12  # metres from a wall within which another is the same
 _AMID = 0.1  # metres of free ground around a place at which a wall would have been seen
 _RIM = 1.5  # and cells, for beams that graze a wall leave free cells upon it
 _BESIDE = 0.25  # metres from a wall within which another is the same wall, moved
-_GAP = 0.25  # metres between two dots of one wall, at most
+_GAP = 0.15  # metres between two dots of one wall, at most
 _PIECE = 1.0  # metres to a side of the squares that walls are cut into
 _SIDE = 0.7  # cosine between two faces from which on they are the same
 _ENOUGH = 8  # points of a piece whose mean means something
@@ -95,7 +95,7 @@ def warp(one: Sheet, two: Sheet, pose: Transform) -> float:
 def conflict(here: Sheet, there: Sheet, motion: Transform) -> float:
     """Return metres from end to end of the longest wall of one map amid the other's free ground.
 
-    Gaps of up to 25 cm do not end it, for of a wall that a beam grazes a dot here and there is
+    Gaps of up to 15 cm do not end it, for of a wall that a beam grazes a dot here and there is
     seen; a lone cell, which may be noise, is no wall.
     """
     wrong = there.walls[judge(here, there, motion) < 0]
