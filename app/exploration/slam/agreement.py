@@ -21,6 +21,7 @@ _HIT = 0.12  # metres from a wall within which another is the same
 _AMID = 0.1  # metres of free ground around a place at which a wall would have been seen
 _RIM = 1.5  # and cells, for beams that graze a wall leave free cells upon it
 _BESIDE = 0.25  # metres from a wall within which another is the same wall, moved
+_DEEP = 0.2  # and at which noise would be strange
 _GAP = 0.15  # metres between two dots of one wall, at most
 _PIECE = 1.0  # metres to a side of the squares that walls are cut into
 _SIDE = 0.7  # cosine between two faces from which on they are the same
@@ -99,6 +100,8 @@ def conflict(here: Sheet, there: Sheet, motion: Transform) -> float:
     seen; a lone cell, which may be noise, is no wall.
     """
     wrong = there.walls[judge(here, there, motion) < 0]
+    at = np.floor(in_cells(here.frame, apply(motion, wrong))).astype(np.int64)
+    wrong = wrong[here.depth[at[:, 1], at[:, 0]] >= _DEEP]
     if not len(wrong):
         return 0.0
     resolution = there.frame.resolution

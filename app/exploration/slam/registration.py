@@ -23,7 +23,7 @@ _FEW = 500  # points of each map by which guesses are climbed and ranked
 _FINAL = 8  # guesses that are climbed and ranked by all
 _BLAME = 12.0  # metres of common wall that a metre of contradiction outweighs
 _BLOCKS = 40.0  # and a metre of it in one piece, among the last ones
-_DOTS = 0.25  # metres between stray dots that may look like one piece
+_DOTS = 0.2  # metres between stray dots that may look like one piece
 _GROUND = 0.05  # and that a square metre of common ground is worth, among guesses
 
 
@@ -103,7 +103,7 @@ class Gate:
         moved: or so many a metre of common wall, for in a real building things move.
     """
 
-    distinct: float = 1.0
+    distinct: float = 1.2
     share: float = 0.08
     agreement: float = 0.95
     warp: float = 0.045

@@ -95,9 +95,9 @@ def test_dots_that_a_grazing_beam_left_make_a_wall(dots: int, metres: float) -> 
     for grid in (door, wall):
         fill(grid, OCCUPIED, 0.9, 0.9, 5.0, 1.0)
         fill(grid, FREE, 1.0, 1.0, 5.0, 3.0)
-    fill(door, FREE, 2.0, 3.0, 3.0, 4.0)
+    fill(door, FREE, 1.8, 3.0, 3.5, 4.0)
     for dot in range(dots):
-        fill(wall, OCCUPIED, 2.3 + 0.15 * dot, 3.0, 2.35 + 0.15 * dot, 3.05)
+        fill(wall, OCCUPIED, 2.2 + 0.15 * dot, 3.0, 2.25 + 0.15 * dot, 3.05)
 
     assert conflict(made(door), made(wall), IDENTITY) == pytest.approx(metres)
 
