@@ -105,16 +105,14 @@ def conflict(here: Sheet, there: Sheet, motion: Transform) -> float:
     if not len(wrong):
         return 0.0
     resolution = there.frame.resolution
-    cells = np.floor(in_cells(there.frame, wrong)).astype(np.int64)
-    mask = np.zeros((there.frame.rows, there.frame.cols), np.uint8)
-    mask[cells[:, 1], cells[:, 0]] = 1
     side = 2 * round((_GAP / resolution - 1.0) / 2.0) + 1
-    _, labels = cv2.connectedComponents(cv2.dilate(mask, np.ones((side, side), np.uint8)))
-    wall = labels[cells[:, 1], cells[:, 0]]
-    low, high = np.full((2, int(wall.max()) + 1, 2), [[[np.inf]], [[-np.inf]]])
-    np.minimum.at(low, wall, wrong)
-    np.maximum.at(high, wall, wrong)
-    return float(np.hypot(*(high - low)[np.unique(wall)].T).max())
+    cells = np.floor(in_cells(there.frame, wrong)).astype(np.int64) + side
+    mask = np.zeros((there.frame.rows + 2 * side, there.frame.cols + 2 * side), np.uint8)
+    mask[cells[:, 1], cells[:, 0]] = 1
+    wide = cv2.dilate(mask, np.ones((side, side), np.uint8))
+    _, _, boxes, _ = cv2.connectedComponentsWithStats(wide)
+    reach = boxes[1:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]] - side
+    return float(np.hypot(*reach.T).max()) * resolution
 
 
 def common_ground(one: Sheet, two: Sheet, pose: Transform) -> Mask:
