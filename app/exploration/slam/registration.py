@@ -103,7 +103,7 @@ class Gate:
         moved: or so many a metre of common wall, for in a real building things move.
     """
 
-    distinct: float = 1.2
+    distinct: float = 1.0
     share: float = 0.08
     agreement: float = 0.95
     warp: float = 0.045

@@ -110,7 +110,7 @@ def test_what_both_show_must_fit_nowhere_else() -> None:
 
     assert found is not None
     assert Gate().accepts(replace(found, walls=6.0, distinct=3.0))
-    assert not Gate().accepts(replace(found, walls=6.0, distinct=1.0))
+    assert not Gate().accepts(replace(found, walls=6.0, distinct=0.8))
     assert not Gate().accepts(replace(found, walls=60.0, distinct=3.0))
 
 
