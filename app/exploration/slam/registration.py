@@ -5,12 +5,13 @@ returned with the figures that a gate needs: what both maps say of each other th
 and how much of it could not be elsewhere just as well (`distinction`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from app.exploration.grid import Grid, GridFrame
 from app.exploration.slam.agreement import common_ground, conflict, support, warp
 from app.exploration.slam.candidates import by_correlation, by_features
-from app.exploration.slam.distinction import distinct_share
+from app.exploration.slam.distinction import distinct_share, same_place
 from app.exploration.slam.fitting import climb
 from app.exploration.slam.se2 import Transform, inverse
 from app.exploration.slam.sheets import Sheet, sheet
@@ -20,10 +21,10 @@ _PEAKS = 8
 _REACHES = (0.8, 0.5, 0.3, 0.15)  # metres within which walls are paired, one climb after the other
 _LAST = (0.25, 0.15)
 _FEW = 500  # points of each map by which guesses are climbed and ranked
-_FINAL = 8  # guesses that are climbed and ranked by all
+_FINAL = 8  # places that are climbed and ranked by all
 _BLAME = 12.0  # metres of common wall that a metre of contradiction outweighs
 _BLOCKS = 40.0  # and a metre of it in one piece, among the last ones
-_DOTS = 0.2  # metres between stray dots that may look like one piece
+_DOTS = 0.15  # metres between stray dots that may look like one piece
 _GROUND = 0.05  # and that a square metre of common ground is worth, among guesses
 
 
@@ -36,7 +37,7 @@ class Registration:
         walls: metres of wall that both maps show in the same place.
         agreement: share of the walls in ground known to both that both show, 0 to 1.
         distinct: metres of the common wall that would fit nowhere else in either map.
-        conflict: metres of the longest wall of one that stands in the other's free ground.
+        conflict: metres from end to end of the longest wall of one deep in the other's free ground.
         warp: metres by which pieces of common wall lie beside each other, RMS.
     """
 
@@ -69,9 +70,8 @@ def register(
     guesses = [*by_correlation(one, two, turns=_TURNS, peaks=_PEAKS), *by_features(one, two)]
     poses = [climb(one, others.walls, others.facing, guess, reaches=_REACHES) for guess in guesses]
     poses.sort(key=lambda pose: _promise(few, others, pose), reverse=True)
-    poses = [climb(one, two.walls, two.facing, pose, reaches=_LAST) for pose in poses[:_FINAL]]
     pose = max(
-        poses,
+        [climb(one, two.walls, two.facing, pose, reaches=_LAST) for pose in _places(poses, two)],
         key=lambda pose: (
             _promise(one, two, pose) - _BLOCKS * max(0.0, _conflict(one, two, pose) - _DOTS)
         ),
@@ -99,7 +99,7 @@ class Gate:
         share: least share of it that would; twins are never seen quite alike.
         agreement: least share of walls that agree.
         warp: most metres by which pieces of common wall lie beside each other.
-        conflict: most metres of wall in the other's free ground, in one piece.
+        conflict: most metres, from end to end, of a wall deep in the other's free ground.
         moved: or so many a metre of common wall, for in a real building things move.
     """
 
@@ -121,6 +121,18 @@ class Gate:
 
 
 DEFAULT_GATE = Gate()
+
+
+def _places(poses: Sequence[Transform], two: Sheet) -> list[Transform]:
+    """Return the first of all poses that put the second map into different places."""
+    middle = two.walls.mean(axis=0, keepdims=True)
+    places: list[Transform] = []
+    for pose in poses:
+        if not any(same_place(pose, other, middle) for other in places):
+            places.append(pose)
+            if len(places) == _FINAL:
+                break
+    return places
 
 
 def _conflict(one: Sheet, two: Sheet, pose: Transform) -> float:
