@@ -9,6 +9,7 @@ from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, Grid, GridFrame
 from app.exploration.slam.agreement import conflict, judge
 from app.exploration.slam.distinction import distinct_share
 from app.exploration.slam.fitting import climb
+from app.exploration.slam.registration import register
 from app.exploration.slam.se2 import IDENTITY, apply, compose, inverse
 from app.exploration.slam.sheets import Sheet, sheet
 
@@ -126,3 +127,23 @@ def test_a_passage_fits_along_itself() -> None:
     part[:, 2 * FRAME.cols // 3 :] = UNKNOWN
 
     assert distinct_share(made(grid), made(part), IDENTITY) < 0.05
+
+
+def test_of_two_places_the_one_that_nothing_contradicts_is_taken() -> None:
+    """Half a room fits without a flaw, a whole one with twice the wall lacks what stands in it."""
+    one, two = (np.full((FRAME.rows, FRAME.cols), UNKNOWN, np.int8) for _ in range(2))
+    for grid, left, free, walled in (
+        (one, 1.0, 2.2, 2.2),
+        (one, 6.5, 4.0, 4.1),
+        (two, 6.5, 4.0, 4.1),
+    ):
+        fill(grid, OCCUPIED, left - 0.1, 0.9, left + walled, 5.6)
+        fill(grid, FREE, left, 1.0, left + free, 5.5)
+        fill(grid, OCCUPIED, left + 0.7, 5.0, left + 1.2, 5.5)
+    for grid, left in ((one, 1.0), (two, 6.5)):
+        fill(grid, OCCUPIED, left + 0.7, 1.6, left + 1.0, 1.9)
+
+    found = register(one, FRAME, two, FRAME)
+
+    assert found is not None
+    assert found.transform == pytest.approx([-5.5, 0.0, 0.0], abs=0.01)
