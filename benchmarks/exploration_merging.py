@@ -17,23 +17,33 @@ from app.exploration.landscapes import draw_cave, draw_hall
 from app.exploration.slam.registration import DEFAULT_GATE, register
 from app.exploration.slam.se2 import apply, wrap
 
-# The maps and the seeds of each kind of drawn floor. 200 to 205 were a test until a wrong merge was
-# met there and the gate was raised.
-_FLOORS = {
-    "fix": (["depot"], [*range(100, 106), *range(200, 206)]),
-    "test": (["warehouse", "willow-full"], [*range(300, 306)]),
+# The maps, and the seeds of each kind of drawn floor, by metres a cell. 200 to 205 were a test once,
+# as were 300 to 305.
+_FLOORS: dict[str, tuple[list[str], dict[float, list[int]]]] = {
+    "fix": (
+        ["depot"],
+        {
+            0.05: [*range(100, 106), *range(200, 206), *range(400, 420)],
+            0.1: [*range(430, 433)],
+            0.03: [*range(433, 436)],
+        },
+    ),
+    "test": (["warehouse", "willow-full"], {0.05: [*range(500, 506)]}),
 }
 
 
 def floors_for(use: str, folder: Path) -> dict[str, FloorMap]:
     """The floors for one use: the gate is fixed on other ones than it is tested on."""
     real = real_floors(folder)
-    names, seeds = _FLOORS[use]
+    names, drawn = _FLOORS[use]
     floors = {name: real[name] for name in names if name in real}
-    for seed in seeds:
-        floors[f"office-{seed}"] = draw_office(seed, width=30.0, height=16.0)
-        floors[f"hall-{seed}"] = draw_hall(seed)
-        floors[f"cave-{seed}"] = draw_cave(seed)
+    for resolution, seeds in drawn.items():
+        for seed in seeds:
+            floors[f"office-{seed}"] = draw_office(
+                seed, width=30.0, height=16.0, resolution=resolution
+            )
+            floors[f"hall-{seed}"] = draw_hall(seed, resolution=resolution)
+            floors[f"cave-{seed}"] = draw_cave(seed, resolution=resolution)
     return floors
 
 

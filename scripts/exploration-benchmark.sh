@@ -13,7 +13,7 @@ $python benchmarks/exploration_known.py --maps "$maps" --out "$results/known.jso
 $python benchmarks/exploration_known.py --maps "$maps" --out "$results/known-scattered.jsonl" --processes 2 --robots 2 4 8 --scattered
 $python benchmarks/exploration_bounds.py --maps "$maps" --out "$results/bounds.jsonl"
 $python benchmarks/exploration_slam.py --maps "$maps" --out "$results/slam.jsonl"
-$python benchmarks/exploration_merging.py test --seed 7211 --pairs 67 --maps "$maps" --out "$results/merging.jsonl"
+$python benchmarks/exploration_merging.py test --seed 8431 --pairs 200 --maps "$maps" --out "$results/merging.jsonl"
 $python benchmarks/exploration_log.py "$maps/malaga-telecom.log.gz" --out docs/exploration
 $python benchmarks/exploration_pictures.py --out docs/exploration
 $python benchmarks/exploration.py "$results" --out docs/exploration

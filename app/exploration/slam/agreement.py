@@ -1,7 +1,7 @@
 """What two maps that are laid upon each other say of each other's walls.
 
 Where both know the ground, a wall of one is a wall of the other that faces the same way, or stands
-on the other's free ground and contradicts it, or neither (compare Birk and Carpin, "Merging
+amid the other's free ground and contradicts it, or neither (compare Birk and Carpin, "Merging
 Occupancy Grid Maps From Multiple Robots", Proc. IEEE 2006, who count cells). Open ground alone is
 no evidence, for it agrees with any open ground.
 """
@@ -18,11 +18,14 @@ from app.exploration.slam.se2 import Points, Transform, apply, inverse
 from app.exploration.slam.sheets import Sheet, in_cells
 
 _HIT = 0.12  # metres from a wall within which another is the same
-_MISS = 0.25  # metres from every wall from which a wall on free ground contradicts
+_AMID = 0.1  # metres of free ground around a place at which a wall would have been seen
+_RIM = 1.5  # and cells, for beams that graze a wall leave free cells upon it
+_BESIDE = 0.25  # metres from a wall within which another is the same wall, moved
+_DEEP = 0.15  # and at which noise would be strange
+_GAP = 0.15  # metres between two dots of one wall, at most
 _PIECE = 1.0  # metres to a side of the squares that walls are cut into
 _SIDE = 0.7  # cosine between two faces from which on they are the same
 _ENOUGH = 8  # points of a piece whose mean means something
-_DEEP = 0.15  # metres of free ground around a place at which a wall would have been seen
 
 
 def judge(
@@ -41,11 +44,12 @@ def judge(
     """
     return _verdicts(
         here.away,
-        here.inner,
+        here.depth,
         here.slope,
         in_cells(here.frame, apply(motion, there.walls)),
         apply(np.array([0.0, 0.0, motion[2]]), there.facing),
         near,
+        max(_AMID, _RIM * here.frame.resolution),
     )
 
 
@@ -54,8 +58,8 @@ def support(one: Sheet, two: Sheet, pose: Transform) -> tuple[float, float]:
     hits = misses = 0.0
     for here, there, motion in ((one, two, pose), (two, one, inverse(pose))):
         verdicts = judge(here, there, motion)
-        hits += 0.5 * there.frame.resolution * int(np.count_nonzero(verdicts > 0))
-        misses += 0.5 * there.frame.resolution * int(np.count_nonzero(verdicts < 0))
+        hits += 0.5 * there.wall_m * int(np.count_nonzero(verdicts > 0))
+        misses += 0.5 * there.wall_m * int(np.count_nonzero(verdicts < 0))
     return hits, misses
 
 
@@ -67,7 +71,7 @@ def warp(one: Sheet, two: Sheet, pose: Transform) -> float:
     """
     total = weight = 0.0
     for here, there, motion in ((one, two, pose), (two, one, inverse(pose))):
-        common = judge(here, there, motion, near=_MISS) > 0
+        common = judge(here, there, motion, near=_BESIDE) > 0
         if not common.any():
             continue
         walls = apply(motion, there.walls[common])
@@ -90,20 +94,25 @@ def warp(one: Sheet, two: Sheet, pose: Transform) -> float:
 
 
 def conflict(here: Sheet, there: Sheet, motion: Transform) -> float:
-    """Return metres of the longest connected wall of one map amid the other's free ground.
+    """Return metres from end to end of the longest wall of one map amid the other's free ground.
 
-    They are those from its first cell to its last, so that a lone cell, which may be noise, is none.
+    Gaps of up to 15 cm do not end it, for of a wall that a beam grazes a dot here and there is
+    seen; a lone cell, which may be noise, is no wall.
     """
-    wrong = np.flatnonzero(judge(here, there, motion) < 0)
-    at = np.floor(in_cells(here.frame, apply(motion, there.walls[wrong]))).astype(np.int64)
+    wrong = there.walls[judge(here, there, motion) < 0]
+    at = np.floor(in_cells(here.frame, apply(motion, wrong))).astype(np.int64)
     wrong = wrong[here.depth[at[:, 1], at[:, 0]] >= _DEEP]
-    if not wrong.size:
+    if not len(wrong):
         return 0.0
-    cells = np.floor(in_cells(there.frame, there.walls[wrong])).astype(np.int64)
-    mask = np.zeros((there.frame.rows, there.frame.cols), np.uint8)
+    resolution = there.frame.resolution
+    side = 2 * round((_GAP / resolution - 1.0) / 2.0) + 1
+    cells = np.floor(in_cells(there.frame, wrong)).astype(np.int64) + side
+    mask = np.zeros((there.frame.rows + 2 * side, there.frame.cols + 2 * side), np.uint8)
     mask[cells[:, 1], cells[:, 0]] = 1
-    _, labels = cv2.connectedComponents(cv2.dilate(mask, np.ones((3, 3), np.uint8)))
-    return (float(np.bincount(labels[mask > 0]).max()) - 1.0) * there.frame.resolution
+    wide = cv2.dilate(mask, np.ones((side, side), np.uint8))
+    _, _, boxes, _ = cv2.connectedComponentsWithStats(wide)
+    reach = boxes[1:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]] - side
+    return float(np.hypot(*reach.T).max()) * resolution
 
 
 def common_ground(one: Sheet, two: Sheet, pose: Transform) -> Mask:
@@ -118,22 +127,23 @@ def common_ground(one: Sheet, two: Sheet, pose: Transform) -> Mask:
 @njit(cache=True, nogil=True)
 def _verdicts(  # noqa: PLR0917, compiled: no keyword crosses cheaply
     away: npt.NDArray[np.float32],
-    free: Mask,
+    depth: npt.NDArray[np.float32],
     slope: npt.NDArray[np.float32],
     points: Points,
     facing: Points,
     near: float,
+    amid: float,
 ) -> npt.NDArray[np.int8]:
-    """Tell of each point: 1 near a wall of the same face, -1 on free ground far from every wall."""
-    rows, cols = free.shape
+    """Tell of each point: 1 near a wall of the same face, -1 elsewhere amid free ground."""
+    rows, cols = away.shape
     verdicts = np.zeros(points.shape[0], np.int8)
     for index in range(points.shape[0]):
         col, row = int(np.floor(points[index, 0])), int(np.floor(points[index, 1]))
         if 0 <= row < rows and 0 <= col < cols:
-            if away[row, col] <= near:
-                along = slope[row, col, 0] * facing[index, 0]
-                across = slope[row, col, 1] * facing[index, 1]
-                verdicts[index] = 1 if along + across > 0.0 else 0
-            elif free[row, col] and away[row, col] > _MISS:
+            along = slope[row, col, 0] * facing[index, 0]
+            across = slope[row, col, 1] * facing[index, 1]
+            if away[row, col] <= near and along + across > 0.0:
+                verdicts[index] = 1
+            elif depth[row, col] >= amid:
                 verdicts[index] = -1
     return verdicts

@@ -13,7 +13,6 @@ from app.exploration.slam.se2 import Points
 
 _INNER = 0.3  # metres from every wall at which ground is free beyond doubt
 _THIN = 0.1  # metres between points of the ground
-_BORDER = 1.5  # cells from what is not free within which free ground may be part of a wall
 _FACING = 0.15  # metres over which it is felt to which side of a wall the ground is free
 
 Metres = npt.NDArray[np.float32]
@@ -29,11 +28,10 @@ class Sheet:
         grid: (rows, cols) int8 occupancy.
         walls: (n, 2) metres, occupied cells beside free ground.
         facing: (n, 2) unit vectors, to which side of each the ground is free.
+        wall_m: metres of wall that each of them stands for.
         nearest: (rows, cols) int32, index of the wall that lies nearest, give or take a little.
         ground: (m, 2) metres, free ground away from walls, thinned.
         free: (rows, cols) bool.
-        inner: (rows, cols) bool, free cells that touch none but free ones; beams that graze a wall
-            leave free cells upon it.
         away: metres to the nearest wall.
         depth: metres to the nearest cell that is not free.
         slope: (rows, cols, 2) float32, the direction in which free ground grows.
@@ -43,10 +41,10 @@ class Sheet:
     grid: Grid
     walls: Points
     facing: Points
+    wall_m: float
     nearest: npt.NDArray[np.int32]
     ground: Points
     free: Mask
-    inner: Mask
     away: Metres
     depth: Metres
     slope: npt.NDArray[np.float32]
@@ -93,18 +91,17 @@ def sheet(grid: Grid, frame: GridFrame) -> Sheet | None:
     )
     wall_of = np.zeros(int(labels.max()) + 1, np.int32)
     wall_of[labels[walls]] = np.arange(np.count_nonzero(walls))
-    depth = clearance(~free, resolution)
     return Sheet(
         cut,
         grid,
         points_of(cut, walls),
         facing,
+        resolution,
         wall_of[labels],
         points_of(cut, free & thin & (away > _INNER)),
         free,
-        depth > _BORDER * resolution,
         np.ascontiguousarray(away, np.float32),
-        depth,
+        clearance(~free, resolution),
         np.ascontiguousarray(slope),
     )
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, Grid, GridFrame
-from app.exploration.slam.agreement import judge
+from app.exploration.slam.agreement import conflict, judge
 from app.exploration.slam.distinction import distinct_share
 from app.exploration.slam.fitting import climb
+from app.exploration.slam.registration import register
 from app.exploration.slam.se2 import IDENTITY, apply, compose, inverse
 from app.exploration.slam.sheets import Sheet, sheet
 
@@ -78,6 +79,30 @@ def test_the_rim_of_free_ground_contradicts_no_wall(side: float, verdict: int) -
     assert set(judge(made(grazed), made(walled), IDENTITY)) == {verdict}
 
 
+def test_a_table_that_stands_a_hand_further_contradicts() -> None:
+    """Near a wall is not the same wall: its front stands where the other map shows open ground."""
+    here, moved = rooms(LEFT), np.full((FRAME.rows, FRAME.cols), UNKNOWN, np.int8)
+    fill(moved, FREE, 1.0, 1.0, 5.0, 5.0)
+    fill(moved, OCCUPIED, 1.9, 1.6, 2.9, 2.1)
+
+    assert conflict(made(here), made(moved), IDENTITY) > 0.3
+    assert conflict(made(here), made(here), IDENTITY) == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize(("dots", "metres"), [(1, 0.0), (2, 0.15), (4, 0.45)])
+def test_dots_that_a_grazing_beam_left_make_a_wall(dots: int, metres: float) -> None:
+    """Where one map shows an open door, the other has met a wall every 15 cm; once is chance."""
+    door, wall = (np.full((FRAME.rows, FRAME.cols), UNKNOWN, np.int8) for _ in range(2))
+    for grid in (door, wall):
+        fill(grid, OCCUPIED, 0.9, 0.9, 5.0, 1.0)
+        fill(grid, FREE, 1.0, 1.0, 5.0, 3.0)
+    fill(door, FREE, 1.8, 3.0, 3.5, 4.0)
+    for dot in range(dots):
+        fill(wall, OCCUPIED, 2.2 + 0.15 * dot, 3.0, 2.25 + 0.15 * dot, 3.05)
+
+    assert conflict(made(door), made(wall), IDENTITY) == pytest.approx(metres)
+
+
 def test_a_room_that_is_there_once_is_distinct() -> None:
     """Turned by a right angle the room fits nearly upon itself, but its table does not."""
     assert distinct_share(made(rooms(LEFT)), made(rooms(LEFT)), IDENTITY) > 0.2
@@ -102,3 +127,23 @@ def test_a_passage_fits_along_itself() -> None:
     part[:, 2 * FRAME.cols // 3 :] = UNKNOWN
 
     assert distinct_share(made(grid), made(part), IDENTITY) < 0.05
+
+
+def test_of_two_places_the_one_that_nothing_contradicts_is_taken() -> None:
+    """Half a room fits without a flaw, a whole one with twice the wall lacks what stands in it."""
+    one, two = (np.full((FRAME.rows, FRAME.cols), UNKNOWN, np.int8) for _ in range(2))
+    for grid, left, free, walled in (
+        (one, 1.0, 2.2, 2.2),
+        (one, 6.5, 4.0, 4.1),
+        (two, 6.5, 4.0, 4.1),
+    ):
+        fill(grid, OCCUPIED, left - 0.1, 0.9, left + walled, 5.6)
+        fill(grid, FREE, left, 1.0, left + free, 5.5)
+        fill(grid, OCCUPIED, left + 0.7, 5.0, left + 1.2, 5.5)
+    for grid, left in ((one, 1.0), (two, 6.5)):
+        fill(grid, OCCUPIED, left + 0.7, 1.6, left + 1.0, 1.9)
+
+    found = register(one, FRAME, two, FRAME)
+
+    assert found is not None
+    assert found.transform == pytest.approx([-5.5, 0.0, 0.0], abs=0.01)

@@ -105,12 +105,12 @@ def test_a_twin_that_is_a_little_larger_lies_beside_its_walls() -> None:
 
 
 def test_what_both_show_must_fit_nowhere_else() -> None:
-    """The same room over and over is believed of no length of common wall, one corner of a few metres is."""
+    """The same room over and over is believed of no length of common wall, a few metres of a corner are."""
     found = register(*seen(OFFICE, 0.0, 0.6, ONE), *seen(OFFICE, 0.3, 1.0, TWO))
 
     assert found is not None
     assert Gate().accepts(replace(found, walls=6.0, distinct=3.0))
-    assert not Gate().accepts(replace(found, walls=6.0, distinct=1.0))
+    assert not Gate().accepts(replace(found, walls=6.0, distinct=0.8))
     assert not Gate().accepts(replace(found, walls=60.0, distinct=3.0))
 
 
