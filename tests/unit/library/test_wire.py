@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 
 import pytest
 import trustme
+import uvloop
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from sagastream import Bus, ServerUnavailable
+from sagastream import Bus, Command, CommandListener, ServerUnavailable, multi_stage_reply
 from sagastream.errors import ServerUnsuitable
 from sagastream.testing import EmbeddedServer
 from sagastream.wire import Wire, connect, settings_of
@@ -206,3 +207,22 @@ async def test_closing_ends_what_is_sent_again(own_server: EmbeddedServer) -> No
     with pytest.raises(ServerUnavailable, match="closed"):
         await asyncio.wait_for(asking, 5)
     assert not connection._repeating
+
+
+def test_another_loop_than_asyncios_will_do(own_server: EmbeddedServer) -> None:
+    """Under uvloop, which web servers bring along, a request is answered and a listener stops."""
+
+    @multi_stage_reply(stream="loop:commands", event_type="loop:say")
+    async def say(command: Command, progress: object) -> dict[str, object]:
+        return command.payload
+
+    async def ask() -> dict[str, object]:
+        async with Bus(own_server.url) as bus:
+            listener = CommandListener(bus, handlers=[say])
+            running = asyncio.create_task(listener.run())
+            reply = await bus.request_and_reply("loop:commands", "loop:say", {"n": 1}, timeout=20.0)
+            listener.stop()
+            await running
+            return reply
+
+    assert uvloop.run(ask())["payload"] == {"n": 1}
