@@ -15,7 +15,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from exploration_floors import LARGE_M2
+from exploration_floors import LARGE_M2, kind
 
 from app.exploration.picture import save_picture
 
@@ -40,13 +40,6 @@ def rows_of(folder: Path, pattern: str) -> list[Row]:
         for path in sorted(folder.glob(pattern))
         for line in path.read_text().splitlines()
     ]
-
-
-def kind(floor: str) -> str:
-    """Name the group that a floor is reported in."""
-    return (
-        floor.split("-", maxsplit=1)[0] if floor.rsplit("-", maxsplit=1)[-1].isdecimal() else floor
-    )
 
 
 def speed_ups(rows: Iterable[Row]) -> dict[str, dict[int, list[float]]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from exploration_floors import drawn_floors, large_floors, real_floors
+from exploration_floors import chosen, drawn_floors, large_floors, real_floors
 
 from app.exploration.driver import Pose
 from app.exploration.grid import FREE, FloorMap, Mask
@@ -81,9 +81,10 @@ def main() -> None:
     parser.add_argument("--floors", nargs="*")
     options = parser.parse_args()
     floors = real_floors(options.maps) | drawn_floors() | large_floors()
+    floors = chosen(floors, options.floors)
     spec = RobotSpec()
     with options.out.open("w") as file:
-        for name in options.floors or floors:
+        for name in floors:
             for seed in range(options.seeds):
                 starts = start_poses(floors[name], max(options.robots), seed)
                 seen = observable(floors[name], starts[0])
@@ -99,6 +100,7 @@ def main() -> None:
                         ),
                     }
                     file.write(json.dumps(row) + "\n")
+                    file.flush()
 
 
 if __name__ == "__main__":

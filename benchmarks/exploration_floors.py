@@ -1,5 +1,6 @@
 """The floors that explorations are measured on: map files, and floors drawn from seeds."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from app.exploration.floorplan import draw_campus, draw_office
@@ -34,6 +35,21 @@ def large_floors() -> dict[str, FloorMap]:
         floors[f"plant-{seed}"] = draw_hall(seed, width=72.0, height=48.0)
         floors[f"cavern-{seed}"] = draw_cave(seed, width=80.0, height=60.0)
     return floors
+
+
+def kind(floor: str) -> str:
+    """Name the group that a floor is reported in: drawn ones differ in their seed alone."""
+    stem, _, seed = floor.rpartition("-")
+    return stem if seed.isdecimal() else floor
+
+
+def chosen(floors: dict[str, FloorMap], names: Sequence[str] | None) -> dict[str, FloorMap]:
+    """Pick floors by name or kind, all of them if none is named."""
+    return {
+        name: floor
+        for name, floor in floors.items()
+        if not names or name in names or kind(name) in names
+    }
 
 
 def free_m2(floor: FloorMap) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from exploration_floors import drawn_floors, free_m2, large_floors, real_floors
+from exploration_floors import chosen, drawn_floors, free_m2, large_floors, real_floors
 
 from app.exploration.frontiers import cluster, frontier_cells
 from app.exploration.grid import UNKNOWN, FloorMap, Grid, Mask
@@ -122,11 +122,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--robots", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--floors", nargs="*")
+    parser.add_argument("--floors", nargs="*", help="names or kinds, such as office-2 or cave")
     parser.add_argument("--scattered", action="store_true", help="robots do not start together")
     parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
-    names = options.floors or list(_floors(options.maps))
+    names = list(chosen(_floors(options.maps), options.floors))
     jobs = [
         (options.maps, name, robots, seed, options.scattered)
         for seed in range(options.seeds)

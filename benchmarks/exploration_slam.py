@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from exploration_floors import drawn_floors, real_floors
+from exploration_floors import chosen, drawn_floors, real_floors
 
 from app.exploration.driver import Pose
 from app.exploration.grid import FloorMap, Grid
@@ -104,7 +104,7 @@ def main() -> None:
     run(floors["cave-0"], 1, 0)  # compiles
     with options.out.open("w") as file:
         for seed in options.seeds:
-            for name in options.floors or list(floors):
+            for name in chosen(floors, options.floors):
                 mission = run(floors[name], options.robots, seed)
                 file.write(json.dumps(measure(name, mission, options.robots, seed)) + "\n")
                 file.flush()

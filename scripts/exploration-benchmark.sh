@@ -9,10 +9,16 @@ export PYTHONPATH=.:benchmarks
 python=.venv/bin/python
 mkdir -p "$results"
 $python benchmarks/exploration_cost.py --out "$results/cost.json"
-$python benchmarks/exploration_known.py --maps "$maps" --out "$results/known.jsonl" --processes 2
-$python benchmarks/exploration_known.py --maps "$maps" --out "$results/known-scattered.jsonl" --processes 2 --robots 2 4 8 --scattered
-$python benchmarks/exploration_bounds.py --maps "$maps" --out "$results/bounds.jsonl"
-$python benchmarks/exploration_slam.py --maps "$maps" --out "$results/slam.jsonl"
+known() {
+  local out=$1 seeds=$2
+  shift 2
+  $python benchmarks/exploration_known.py --maps "$maps" --out "$results/known-$out.jsonl" --processes 2 --seeds "$seeds" --floors "$@"
+  $python benchmarks/exploration_bounds.py --maps "$maps" --out "$results/bounds-$out.jsonl" --seeds "$seeds" --floors "$@"
+}
+known large 2 campus plant cavern
+known real 5 warehouse willow-full
+known small 4 depot turtlebot3_world office hall cave
+$python benchmarks/exploration_slam.py --maps "$maps" --out "$results/slam.jsonl" --seeds 0 1 2 --floors depot office hall cave
 $python benchmarks/exploration_merging.py test --seed 8431 --pairs 200 --maps "$maps" --out "$results/merging.jsonl"
 $python benchmarks/exploration_log.py "$maps/malaga-telecom.log.gz" --out docs/exploration
 $python benchmarks/exploration_pictures.py --out docs/exploration
