@@ -300,7 +300,11 @@ class Coordinator:
         robot.distance += leg.distance
         self.time = max(self.time, leg.time)
         if robot.goal is not None:
-            robot.goal = replace(robot.goal, path=robot.goal.path[leg.reached :])
+            robot.goal = replace(
+                robot.goal,
+                path=robot.goal.path[leg.reached :],
+                back=max(robot.goal.back - leg.reached, 0),
+            )
             robot.ended = leg.arrived or leg.blocked
         if leg.blocked:
             ahead = _INTO * self.frame.resolution
@@ -381,6 +385,7 @@ class Coordinator:
                 robot.pose,
                 None if robot.goal is not None and robot.goal.helps else robot.goal,
                 robot.bearing,
+                robot.path,
             )
             for robot in team
         ]

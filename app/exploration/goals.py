@@ -5,7 +5,7 @@ Pure functions of a survey and of where the robots stand.
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
@@ -34,6 +34,8 @@ from app.exploration.survey import Survey
 _ALIVE = 0.3  # a goal stands while this share of its frontier is still frontier
 _TARGETS_ACROSS = 5  # places to look from are tried this share of the look apart
 _TARGETS_M = 0.3  # or so many metres, for from afar it takes the right place to see through a gap
+_BACK_STEP_M = 0.5  # a robot that is boxed in looks so often from its track for a way
+_BACK_M = 20.0  # and so far back
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,6 +49,7 @@ class Goal:
         room: metres of room that the way keeps.
         look: metres from which the frontier is looked at.
         helps: another robot looks at it; this one only stays close, for what shows up there.
+        back: so many of the waypoints are the robot's own track, on which it fitted.
     """
 
     cells: Cells
@@ -55,6 +58,7 @@ class Goal:
     room: float
     look: float
     helps: bool = False
+    back: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +69,21 @@ class Seeker:
         pose: where it stands.
         goal: where it is going now.
         bearing: the direction that its first goal should have, radians; None once it had one.
+        track: the points that it drove through, metres, map frame.
     """
 
     pose: Pose
     goal: Goal | None = None
     bearing: float | None = None
+    track: Sequence[Point] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Prospect:
-    """One robot's ways to all frontiers: (frontiers,) costs and (frontiers, 2) local targets."""
+    """One robot's ways to all frontiers: (frontiers,) costs and (frontiers, 2) local targets.
+
+    They begin where it stands, or, of a robot that is boxed in, at the end of its way `back`.
+    """
 
     room: float
     look: float
@@ -82,6 +91,12 @@ class _Prospect:
     field: Field
     costs: Cells
     targets: Cells
+    back: tuple[Point, ...] = ()
+
+    @property
+    def leads_anywhere(self) -> bool:
+        """Whether there is a way to any frontier."""
+        return bool((self.costs < UNREACHED).any())
 
     @classmethod
     def none(cls, frontiers: int) -> "_Prospect":
@@ -104,8 +119,9 @@ def stands(goal: Goal, pose: Pose, view: Survey, live: Mask, frame: GridFrame) -
     alive = live[goal.cells[:, 0] - view.row0, goal.cells[:, 1] - view.col0]
     if alive.mean() < _ALIVE:
         return False
-    passable = view.passable(goal.room, view.cell(frame, pose))
-    stations = [view.position(frame, x, y) for x, y in ((pose.x, pose.y), *goal.path)]
+    points = [(pose.x, pose.y), *goal.path][goal.back :]
+    passable = view.passable(goal.room, view.cell_at(frame, *points[0]))
+    stations = [view.position(frame, x, y) for x, y in points]
     return all(math.isinf(clear_length(passable, start, end)) for start, end in pairwise(stations))
 
 
@@ -160,9 +176,7 @@ def choose(
     while idle := set(range(len(seekers))) - set(chosen) - searched:
         order = sorted(idle)
         found = _threads().map(
-            lambda index: _prospect(
-                cells[index], frontiers, view, rooms=rooms, looks=looks, limit=UNREACHED
-            ),
+            lambda index: _search(seekers[index], frontiers, view, frame, rooms=rooms, looks=looks),
             order,
         )
         for index, prospect in zip(order, found, strict=True):
@@ -226,7 +240,7 @@ def _middle(frontier: Frontier) -> Cells:
 def _helping(goal: Goal, pose: Pose, back: float) -> Goal:
     """Make a goal one of staying close: its way ends some metres before its target."""
     stations = [(pose.x, pose.y), *goal.path]
-    left = sum(math.dist(start, end) for start, end in pairwise(stations)) - back
+    left = _length(stations) - back
     path: list[Point] = []
     for start, end in pairwise(stations):
         length = math.dist(start, end)
@@ -275,15 +289,65 @@ def _prospect(
         passable = view.passable(room, cell)
         field = distance_field(passable, cell, limit=limit)
         costs, places = lookouts.cheapest(field)
-        if (costs < UNREACHED).any():
-            return _Prospect(room, look, passable, field, costs, places)
+        prospect = _Prospect(room, look, passable, field, costs, places)
+        if prospect.leads_anywhere:
+            return prospect
     return _Prospect.none(len(frontiers))
+
+
+def _search(
+    seeker: Seeker,
+    frontiers: Sequence[Frontier],
+    view: Survey,
+    frame: GridFrame,
+    *,
+    rooms: Sequence[float],
+    looks: Sequence[float],
+) -> _Prospect:
+    """Find a robot's ways on the whole map; one that is boxed in goes back the way it came.
+
+    Walls are drawn a cell thicker than they are, and a place where a body was refused is barred:
+    a robot may get in where no way is left to get out. It fitted wherever it drove.
+    """
+    for back in _ways_back(seeker):
+        cell = view.cell_at(frame, *(back[-1] if back else (seeker.pose.x, seeker.pose.y)))
+        prospect = _prospect(cell, frontiers, view, rooms=rooms, looks=looks, limit=UNREACHED)
+        if prospect.leads_anywhere:
+            return replace(prospect, back=back)
+    return _Prospect.none(len(frontiers))
+
+
+def _ways_back(seeker: Seeker) -> Iterator[tuple[Point, ...]]:
+    """Yield ways along a robot's own track, each half a metre longer, up to some metres.
+
+    Where the track comes through a point again, what lies between is left out.
+    """
+    yield ()
+    way = [(seeker.pose.x, seeker.pose.y)]
+    told = 0.0
+    for point in reversed(seeker.track):
+        if point in way:
+            del way[way.index(point) + 1 :]
+            continue
+        way.append(point)
+        driven = _length(way)
+        if driven >= told + _BACK_STEP_M:
+            told = driven
+            yield tuple(way[1:])
+        if driven >= _BACK_M:
+            return
 
 
 def _metres(prospects: Sequence[_Prospect], frame: GridFrame) -> Costs:
     """Return the length of every way, infinite where there is none."""
     ways = np.array([prospect.costs for prospect in prospects])
-    return np.where(ways == UNREACHED, np.inf, ways * (frame.resolution / STRAIGHT))
+    back = np.array([[_length(prospect.back)] for prospect in prospects])
+    return np.where(ways == UNREACHED, np.inf, ways * (frame.resolution / STRAIGHT) + back)
+
+
+def _length(points: Sequence[Point]) -> float:
+    """Measure a way, metres."""
+    return sum(math.dist(start, end) for start, end in pairwise(points))
 
 
 def _worth(
@@ -331,12 +395,16 @@ def _goal(
 ) -> Goal:
     """Turn a choice into a way to drive."""
     row, col = (int(index) for index in prospect.targets[which])
-    position = view.position(frame, pose.x, pose.y)
+    position = view.position(frame, *(prospect.back[-1] if prospect.back else (pose.x, pose.y)))
     way = path_to(prospect.field, prospect.passable, position, (row, col))
     return Goal(
         cells=frontier.cells + np.array((view.row0, view.col0), np.int32),
         target=(row + view.row0, col + view.col0),
-        path=tuple(frame.centre(row + view.row0, col + view.col0) for row, col in way),
+        path=(
+            *prospect.back,
+            *(frame.centre(row + view.row0, col + view.col0) for row, col in way),
+        ),
         room=prospect.room,
         look=prospect.look,
+        back=len(prospect.back),
     )

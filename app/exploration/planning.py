@@ -29,6 +29,7 @@ Cell = tuple[int, int]
 Cells = npt.NDArray[np.int32]
 """Cells as (n, 2) int32 of row and column."""
 
+_CORNER = 1e-9  # cells; nearer than that both sides of a cell are crossed at its corner
 _TOUCH = 1e-5  # a cell at exactly the radius touches and does not overlap; float32 needs the slack
 
 
@@ -227,7 +228,6 @@ def _clear_length(
     passable: Mask, start_row: float, start_col: float, end_row: float, end_col: float
 ) -> float:
     """`clear_length`; the walk is that of the lidar's rays."""
-    rows, cols = passable.shape
     length = np.hypot(end_row - start_row, end_col - start_col)
     if length == 0.0:
         return np.inf
@@ -242,19 +242,31 @@ def _clear_length(
     if end_col != start_col:
         col_next = abs(at_col + (col_step > 0) - start_col) * col_way
     while True:
-        if row_next < col_next:
-            way = row_next
-            row_next += row_way
-            at_row += row_step
-        else:
-            way = col_next
-            col_next += col_way
-            at_col += col_step
+        way = min(row_next, col_next)
         if way > length:
             return np.inf
-        inside = 0 <= at_row < rows and 0 <= at_col < cols
-        if not inside or not passable[at_row, at_col]:
+        # A corner is met from both sides, or a way would be open one way and closed the other.
+        both = abs(row_next - col_next) <= _CORNER
+        if both and not (
+            _is_clear(passable, at_row + row_step, at_col)
+            and _is_clear(passable, at_row, at_col + col_step)
+        ):
             return way
+        if both or row_next < col_next:
+            row_next += row_way
+            at_row += row_step
+        if both or col_next <= way:
+            col_next += col_way
+            at_col += col_step
+        if not _is_clear(passable, at_row, at_col):
+            return way
+
+
+@njit(cache=True, nogil=True)
+def _is_clear(passable: Mask, row: int, col: int) -> bool:
+    """Tell whether a cell is there and passable."""
+    rows, cols = passable.shape
+    return 0 <= row < rows and 0 <= col < cols and bool(passable[row, col])
 
 
 @njit(cache=True, nogil=True)

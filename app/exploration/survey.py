@@ -82,7 +82,11 @@ class Survey:
 
     def cell(self, frame: GridFrame, pose: Pose) -> Cell:
         """Return the local cell that a robot stands in."""
-        row, col = frame.cell(pose.x, pose.y)
+        return self.cell_at(frame, pose.x, pose.y)
+
+    def cell_at(self, frame: GridFrame, x: float, y: float) -> Cell:
+        """Return the local cell of a point in the mission's frame."""
+        row, col = frame.cell(x, y)
         return row - self.row0, col - self.col0
 
     def passable(self, radius: float, robot: Cell) -> Mask:

@@ -301,6 +301,31 @@ def test_what_is_left_of_a_frontier_is_sought_however_short_it_is() -> None:
     assert math.dist(orders[0].path[-1], FLOOR.frame.centre(42, 60)) <= 0.5 + 1e-9
 
 
+@pytest.mark.parametrize("is_open", [True, False])
+def test_a_robot_that_is_boxed_in_is_led_out_and_on(is_open: bool) -> None:
+    """Back on its own track through what its map shows as wall; from there on walls count again."""
+    shut = GAPPED.copy()
+    shut[:, 15] = 80
+    track = (MIDDLE, Pose(*FLOOR.frame.centre(40, 38)), Pose(*FLOOR.frame.centre(40, 28)))
+    leg = leg_at(track[-1], Patch(20, 20, shut))
+    leg = replace(leg, path=tuple((pose.x, pose.y) for pose in track))
+    coordinator = Coordinator(FLOOR.frame, [track[-1]])
+
+    coordinator.observe(0, leg)
+    outside = track[1]
+    assert coordinator.decide()[0].path[0] == (outside.x, outside.y)
+    ahead = shut.copy()
+    ahead[:, 25] = shut[:, 25] if is_open else 80
+    way = ((leg.pose.x, leg.pose.y), (outside.x, outside.y))
+    leg = replace(leg, pose=outside, path=way, reached=1, patch=Patch(20, 20, ahead))
+    coordinator.observe(0, leg)
+
+    orders = coordinator.decide()
+    assert bool(orders) == is_open
+    gap = FLOOR.frame.centre(40, 60)
+    assert all(math.dist(order.path[-1], gap) < 0.7 for order in orders.values())
+
+
 def test_another_coordinator_goes_on_where_the_first_one_was() -> None:
     """From a state that is some barriers old and the robots' own reports, to the same map."""
     undisturbed, mission = Mission(2).run(), Mission(2)

@@ -1,10 +1,13 @@
 """Who is sent where, jointly."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 
 from app.exploration.driver import Pose
 from app.exploration.frontiers import cluster
-from app.exploration.goals import Seeker, choose
+from app.exploration.goals import Goal, Seeker, choose, stands
 from app.exploration.grid import Box, GridFrame
 from app.exploration.settings import Settings
 from app.exploration.survey import Survey, survey
@@ -65,3 +68,28 @@ def test_a_team_sends_somebody_to_what_is_large() -> None:
 
     assert ends(1.2) == [False]
     assert sorted(ends(1.2, 1.8)) == [False, True]
+
+
+def test_a_robot_that_is_boxed_in_goes_back_the_way_it_came() -> None:
+    """A wall shut behind it leaves no way; its own track is one, without the loop that it drove."""
+    evidence = np.zeros((60, 60), np.int16)
+    evidence[19:41, 1:59] = WALL
+    evidence[20:40, 2:58] = FREE
+    evidence[20:40, 30] = WALL
+    evidence[40, 46:55] = 0
+    view = survey(evidence, np.zeros((60, 60), np.bool_), Box(19, 1, 41, 59), FRAME)
+    frontiers = cluster(view.border, least=2, longest=40)
+    came = ((4.55, 3.05), (2.05, 3.05), (1.05, 2.55), (1.55, 2.05), (2.05, 3.05), (1.55, 3.55))
+    inside = Pose(*came[-1])
+
+    def sent(track: tuple[tuple[float, float], ...]) -> Goal | None:
+        seekers = [Seeker(inside, track=track)]
+        return choose(seekers, frontiers, view, FRAME, Settings(), afar=False)[0]
+
+    assert sent(()) is None
+    goal = sent(came)
+    assert goal is not None
+    assert goal.path[: goal.back] == ((2.05, 3.05), (4.55, 3.05))
+    assert math.dist(goal.path[-1], FRAME.centre(40, 50)) < 1.0
+    assert stands(goal, inside, view, view.border, FRAME)
+    assert not stands(replace(goal, back=0), inside, view, view.border, FRAME)

@@ -2,7 +2,7 @@
 
 import heapq
 import math
-from itertools import pairwise
+from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
@@ -128,6 +128,25 @@ def test_there_is_no_path_to_an_unreached_cell() -> None:
 
     with pytest.raises(ValueError, match=r"cell \(0, 2\) is not reached"):
         path_to(distance_field(passable, (0, 0)), passable, (0.5, 0.5), (0, 2))
+
+
+def test_a_way_is_as_clear_back_as_it_was_forth() -> None:
+    """Ways from middle to middle often run through corners: one that led in leads out."""
+    passable = np.random.default_rng(3).random((12, 12)) > 0.25
+    middles = [(row + 0.5, col + 0.5) for row, col in np.argwhere(passable).tolist()]
+
+    forth = {pair: clear_length(passable, *pair) for pair in permutations(middles, 2)}
+
+    assert sum(map(math.isinf, forth.values())) > 100
+    assert all(math.isinf(forth[one, two]) == math.isinf(forth[two, one]) for one, two in forth)
+
+
+def test_a_way_cuts_no_corner() -> None:
+    """Between two barred cells that touch at a corner nothing passes, nor beside a single one."""
+    passable = np.ones((2, 2), np.bool_)
+    passable[0, 1] = False
+
+    assert clear_length(passable, (0.5, 0.5), (1.5, 1.5)) == pytest.approx(math.sqrt(0.5))
 
 
 def test_a_clear_length_ends_where_the_first_barred_cell_begins() -> None:
