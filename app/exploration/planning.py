@@ -227,7 +227,7 @@ def _descend(field: Field, passable: Mask, row: int, col: int) -> Cells:
 def _clear_length(
     passable: Mask, start_row: float, start_col: float, end_row: float, end_col: float
 ) -> float:
-    """`clear_length`; the walk is that of the lidar's rays."""
+    """`clear_length`; the walk is that of the lidar's rays but at corners, which they touch."""
     length = np.hypot(end_row - start_row, end_col - start_col)
     if length == 0.0:
         return np.inf
