@@ -5,11 +5,11 @@ Pure functions of a survey and of where the robots stand.
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import pairwise, product
+from itertools import pairwise
 
 import numpy as np
 
@@ -22,20 +22,15 @@ from app.exploration.planning import (
     UNREACHED,
     Cell,
     Cells,
-    Field,
     clear_length,
-    distance_field,
     in_sight,
     path_to,
 )
+from app.exploration.prospects import Prospect, search, way_length, ways_from
 from app.exploration.settings import Settings
 from app.exploration.survey import Survey
 
 _ALIVE = 0.3  # a goal stands while this share of its frontier is still frontier
-_TARGETS_ACROSS = 5  # places to look from are tried this share of the look apart
-_TARGETS_M = 0.3  # or so many metres, for from afar it takes the right place to see through a gap
-_BACK_STEP_M = 0.5  # a robot that is boxed in looks so often from its track for a way
-_BACK_M = 20.0  # and so far back
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,34 +71,6 @@ class Seeker:
     goal: Goal | None = None
     bearing: float | None = None
     track: Sequence[Point] = ()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Prospect:
-    """One robot's ways to all frontiers: (frontiers,) costs and (frontiers, 2) local targets.
-
-    They begin where it stands, or, of a robot that is boxed in, at the end of its way `back`.
-    """
-
-    room: float
-    look: float
-    passable: Mask
-    field: Field
-    costs: Cells
-    targets: Cells
-    back: tuple[Point, ...] = ()
-
-    @property
-    def leads_anywhere(self) -> bool:
-        """Whether there is a way to any frontier."""
-        return bool((self.costs < UNREACHED).any())
-
-    @classmethod
-    def none(cls, frontiers: int) -> "_Prospect":
-        """A robot that gets nowhere."""
-        nowhere = np.zeros((0, 0), np.int32)
-        costs = np.full(frontiers, UNREACHED, np.int32)
-        return cls(0.0, 0.0, nowhere > 0, nowhere, costs, nowhere)
 
 
 def stands(goal: Goal, pose: Pose, view: Survey, live: Mask, frame: GridFrame) -> bool:
@@ -157,7 +124,7 @@ def choose(
     cells = [view.cell(frame, seeker.pose) for seeker in seekers]
     prospects = list(
         _threads().map(
-            lambda cell: _prospect(
+            lambda cell: ways_from(
                 cell, frontiers, view, rooms=rooms[:1], looks=looks[:1], limit=near
             ),
             cells,
@@ -176,7 +143,15 @@ def choose(
     while idle := set(range(len(seekers))) - set(chosen) - searched:
         order = sorted(idle)
         found = _threads().map(
-            lambda index: _search(seekers[index], frontiers, view, frame, rooms=rooms, looks=looks),
+            lambda index: search(
+                seekers[index].pose,
+                seekers[index].track,
+                frontiers,
+                view,
+                frame,
+                rooms=rooms,
+                looks=looks,
+            ),
             order,
         )
         for index, prospect in zip(order, found, strict=True):
@@ -240,7 +215,7 @@ def _middle(frontier: Frontier) -> Cells:
 def _helping(goal: Goal, pose: Pose, back: float) -> Goal:
     """Make a goal one of staying close: its way ends some metres before its target."""
     stations = [(pose.x, pose.y), *goal.path]
-    left = _length(stations) - back
+    left = way_length(stations) - back
     path: list[Point] = []
     for start, end in pairwise(stations):
         length = math.dist(start, end)
@@ -268,86 +243,11 @@ def _threads() -> ThreadPoolExecutor:
 os.register_at_fork(after_in_child=_threads.cache_clear)
 
 
-def _prospect(
-    cell: Cell,
-    frontiers: Sequence[Frontier],
-    view: Survey,
-    *,
-    rooms: Sequence[float],
-    looks: Sequence[float],
-    limit: int,
-) -> _Prospect:
-    """Find a robot's ways; one that finds none makes do with less room, then with a far look."""
-    for look, room in product(looks, rooms):
-        lookouts = view.lookouts(
-            frontiers,
-            reach=round(look / view.resolution),
-            stride=max(1, round(min(look / _TARGETS_ACROSS, _TARGETS_M) / view.resolution)),
-        )
-        if limit == UNREACHED and not view.region(room, cell).holds_any(lookouts.anywhere):
-            continue
-        passable = view.passable(room, cell)
-        field = distance_field(passable, cell, limit=limit)
-        costs, places = lookouts.cheapest(field)
-        prospect = _Prospect(room, look, passable, field, costs, places)
-        if prospect.leads_anywhere:
-            return prospect
-    return _Prospect.none(len(frontiers))
-
-
-def _search(
-    seeker: Seeker,
-    frontiers: Sequence[Frontier],
-    view: Survey,
-    frame: GridFrame,
-    *,
-    rooms: Sequence[float],
-    looks: Sequence[float],
-) -> _Prospect:
-    """Find a robot's ways on the whole map; one that is boxed in goes back the way it came.
-
-    Walls are drawn a cell thicker than they are, and a place where a body was refused is barred:
-    a robot may get in where no way is left to get out. It fitted wherever it drove.
-    """
-    for back in _ways_back(seeker):
-        cell = view.cell_at(frame, *(back[-1] if back else (seeker.pose.x, seeker.pose.y)))
-        prospect = _prospect(cell, frontiers, view, rooms=rooms, looks=looks, limit=UNREACHED)
-        if prospect.leads_anywhere:
-            return replace(prospect, back=back)
-    return _Prospect.none(len(frontiers))
-
-
-def _ways_back(seeker: Seeker) -> Iterator[tuple[Point, ...]]:
-    """Yield ways along a robot's own track, each half a metre longer, up to some metres.
-
-    Where the track comes through a point again, what lies between is left out.
-    """
-    yield ()
-    way = [(seeker.pose.x, seeker.pose.y)]
-    told = 0.0
-    for point in reversed(seeker.track):
-        if point in way:
-            del way[way.index(point) + 1 :]
-            continue
-        way.append(point)
-        driven = _length(way)
-        if driven >= told + _BACK_STEP_M:
-            told = driven
-            yield tuple(way[1:])
-        if driven >= _BACK_M:
-            return
-
-
-def _metres(prospects: Sequence[_Prospect], frame: GridFrame) -> Costs:
+def _metres(prospects: Sequence[Prospect], frame: GridFrame) -> Costs:
     """Return the length of every way, infinite where there is none."""
     ways = np.array([prospect.costs for prospect in prospects])
-    back = np.array([[_length(prospect.back)] for prospect in prospects])
+    back = np.array([[way_length(prospect.back)] for prospect in prospects])
     return np.where(ways == UNREACHED, np.inf, ways * (frame.resolution / STRAIGHT) + back)
-
-
-def _length(points: Sequence[Point]) -> float:
-    """Measure a way, metres."""
-    return sum(math.dist(start, end) for start, end in pairwise(points))
 
 
 def _worth(
@@ -386,7 +286,7 @@ def _worth(
 
 def _goal(
     pose: Pose,
-    prospect: _Prospect,
+    prospect: Prospect,
     frontier: Frontier,
     *,
     which: int,
