@@ -17,9 +17,9 @@ from celery.signals import (
     worker_shutdown,
 )
 
-from app import telemetry
 from app.config import get_settings
 from app.logging_config import configure, configure_logs
+from app.observability import providers
 
 celery_app = Celery("app", broker=get_settings().broker_url, include=["app.tasks"])
 celery_app.conf.update(
@@ -63,7 +63,7 @@ def _after_fork(**_: object) -> None:
 @worker_process_shutdown.connect
 @worker_shutdown.connect
 def _before_exit(**_: object) -> None:
-    telemetry.shut_down()
+    providers.shut_down()
 
 
 @worker_ready.connect

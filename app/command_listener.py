@@ -2,15 +2,15 @@
 
 import asyncio
 
-from app.checks import mission_streams
 from app.config import get_settings
-from app.gauges import ServerGauges
-from app.health import watched
 from app.logging_config import configure
+from app.missions.mission_saga import mission_runner
+from app.observability.doctor import mission_streams
+from app.observability.gauges import ServerGauges
+from app.observability.health import watched
 from app.redis_utils import get_bus
-from app.saga import mission_runner
 from sagastream import CommandListener, discover
-from sagastream.connection import end
+from sagastream._redis.connection import end
 
 
 async def listen() -> None:
@@ -43,8 +43,8 @@ async def listen() -> None:
 
 def _practise() -> None:
     """Explore once, while robots get ready: what is compiled for that is, or is loaded."""
-    from app.exploration.floorplan import draw_rooms  # noqa: PLC0415 - who plans has it imported
-    from app.exploration.simulate import simulate  # noqa: PLC0415
+    from app.exploration.simulation.floor_plans import draw_rooms  # noqa: PLC0415 - who plans has it imported
+    from app.exploration.simulation.simulate import simulate  # noqa: PLC0415
 
     simulate(draw_rooms(1), 1, 0)
 

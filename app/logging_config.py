@@ -13,10 +13,10 @@ from urllib.parse import unquote, urlsplit
 import structlog
 from opentelemetry import trace
 
-from app import telemetry
 from app.config import Settings
-from app.steps import STEPS, UNDO
-from sagastream.telemetry import belonging
+from app.missions.steps import STEPS, UNDO
+from app.observability import providers
+from sagastream._telemetry.spans import belonging
 
 _HIDDEN = "***"
 
@@ -24,7 +24,7 @@ _HIDDEN = "***"
 def configure(settings: Settings, service: str) -> None:
     """Set up logs, spans and metrics; call it in each process, after any fork."""
     configure_logs(settings, service)
-    telemetry.start(settings, service)
+    providers.start(settings, service)
 
 
 def configure_logs(settings: Settings, service: str) -> None:

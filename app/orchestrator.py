@@ -12,11 +12,11 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from app import results
 from app.config import get_settings
 from app.exploration.map_files import find_map, load_map
+from app.missions import artifacts
+from app.missions.mission_saga import mission_runner, mission_saga
 from app.redis_utils import get_bus, read_stream
-from app.saga import mission_runner, mission_saga
 from sagastream import SagastreamError
 from sagastream.saga import Journal, SagaOutcome
 
@@ -125,7 +125,7 @@ async def run_saga(
     await get_bus().ping()
     runner = mission_runner()
     saga_id = saga_id or runner.new_id()
-    results.folder(get_settings().out_dir, saga_id)  # its name must do for a folder
+    artifacts.folder(get_settings().out_dir, saga_id)  # its name must do for a folder
     payload: dict[str, Any] = {
         "area": area,
         "robot_count": robot_count,
@@ -231,7 +231,7 @@ def _step_report(name: str, outcome: SagaOutcome) -> dict[str, Any]:
 
 def main() -> None:
     """Entry point of `python -m app.orchestrator`."""
-    from app.cli import orchestrate  # noqa: PLC0415 - the CLI imports this module
+    from app.cli.main import orchestrate  # noqa: PLC0415 - the CLI imports this module
 
     orchestrate()
 

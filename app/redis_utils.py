@@ -9,8 +9,8 @@ from typing import Any
 
 from app.config import get_settings
 from sagastream import BackoffConfig, Bus, SagastreamError
-from sagastream.connection import entries
-from sagastream.inbox import OnProgress
+from sagastream._client.inbox import OnProgress
+from sagastream._redis.connection import entries
 from sagastream.message import decode_reply
 
 _BLOCK_MS = 500

@@ -18,10 +18,10 @@ from opentelemetry.trace import use_span
 
 from app.celery_app import celery_app
 from app.config import get_settings
-from app.health import watched
-from app.saga import TASKS, mission_runner
-from sagastream import metrics, telemetry
-from sagastream.places import server_of
+from app.missions.mission_saga import TASKS, mission_runner
+from app.observability.health import watched
+from sagastream._telemetry import metrics, spans
+from sagastream._telemetry.operations import server_of
 
 _starting = threading.Lock()
 
@@ -54,20 +54,20 @@ def _traced(saga_id: str, step: str) -> Iterator[None]:
     carried = (request.headers if request else None) or {}
     server = server_of(get_settings().redis_url)
     again = bool(request and (request.delivery_info or {}).get("redelivered"))
-    span = telemetry.processing(server, TASKS, carried | about, again=again)
-    series = telemetry.processing_at(server, TASKS, about).series
+    span = spans.processing(server, TASKS, carried | about, again=again)
+    series = spans.processing_at(server, TASKS, about).series
     started, error_type = time.perf_counter(), ""
     metrics.consumed(series, 1)
     try:
         with (
             use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False),
-            telemetry.belongs(saga_id=saga_id, step=step),
+            spans.belongs(saga_id=saga_id, step=step),
         ):
             try:
                 yield
             except Exception as error:
                 error_type = type(error).__name__
-                telemetry.fail(span, error_type, str(error))
+                spans.fail(span, error_type, str(error))
                 raise
     finally:
         metrics.processed(series, time.perf_counter() - started, step, error_type)

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from exploration_floors import LARGE_M2, kind
 
-from app.exploration.picture import save_picture
+from app.missions.picture import save_picture
 
 Row = dict[str, Any]
 

@@ -16,12 +16,12 @@ import numpy.typing as npt
 from exploration_floors import chosen, drawn_floors, large_floors, real_floors
 
 from app.exploration.driver import Pose
+from app.exploration.evaluation.first_seen import Seconds, time_to
+from app.exploration.evaluation.map_quality import observable
 from app.exploration.grid import FREE, FloorMap, Mask
 from app.exploration.lidar import beam_angles, mark_visible
-from app.exploration.planning import STRAIGHT, UNREACHED, distance_field
-from app.exploration.progress import Seconds, time_to
-from app.exploration.quality import observable
-from app.exploration.robot import RobotSpec, standing_room, start_poses
+from app.exploration.planning.paths import STRAIGHT, UNREACHED, distance_field
+from app.exploration.simulation.simulated_robot import RobotSpec, standing_room, start_poses
 
 _LATTICE_M = 0.4
 _BAND_S = 1.0  # seconds of way that are looked at together

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from app.exploration.grid import FREE, GridFrame
-from app.exploration.landscapes import draw_hall
 from app.exploration.lidar import beam_angles, cast_rays, integrate
+from app.exploration.simulation.halls_and_caves import draw_hall
 
 _REPEATS = 40
 _SCANS = 50

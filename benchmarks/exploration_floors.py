@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from app.exploration.floorplan import draw_campus, draw_office
 from app.exploration.grid import FREE, FloorMap
-from app.exploration.landscapes import draw_cave, draw_hall
 from app.exploration.map_files import load_map
+from app.exploration.simulation.floor_plans import draw_campus, draw_office
+from app.exploration.simulation.halls_and_caves import draw_cave, draw_hall
 
 DRAWN_SEEDS = range(4)
 LARGE_M2 = 1000.0

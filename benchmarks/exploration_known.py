@@ -13,12 +13,12 @@ import cv2
 import numpy as np
 from exploration_floors import chosen, drawn_floors, free_m2, large_floors, real_floors
 
-from app.exploration.frontiers import cluster, frontier_cells
+from app.exploration.evaluation.first_seen import time_to
+from app.exploration.evaluation.map_quality import accuracy, coverage, observable, reachable
 from app.exploration.grid import UNKNOWN, FloorMap, Grid, Mask
-from app.exploration.progress import time_to
-from app.exploration.quality import accuracy, coverage, observable, reachable
-from app.exploration.settings import DEFAULTS
-from app.exploration.simulate import simulate
+from app.exploration.planning.frontiers import cluster, frontier_cells
+from app.exploration.planning.settings import DEFAULTS
+from app.exploration.simulation.simulate import simulate
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from exploration_pairs import redrawn
 
-from app.exploration.log_replay import Record, read_carmen
-from app.exploration.picture import draw, save_picture
-from app.exploration.slam.mapper import SlamMap
-from app.exploration.slam.registration import DEFAULT_GATE, register
-from app.exploration.slam.se2 import Transform, between, compose, inverse, wrap
+from app.exploration.mapping.slam import SlamMap
+from app.exploration.merging.registration import DEFAULT_GATE, register
+from app.exploration.se2 import Transform, between, compose, inverse, wrap
+from app.exploration.simulation.log_replay import Record, read_carmen
+from app.missions.picture import draw, save_picture
 
 _RESOLUTION = 0.05
 

@@ -11,11 +11,11 @@ import numpy as np
 from exploration_floors import real_floors
 from exploration_pairs import Pair, pairs_of
 
-from app.exploration.floorplan import draw_office
 from app.exploration.grid import FloorMap
-from app.exploration.landscapes import draw_cave, draw_hall
-from app.exploration.slam.registration import DEFAULT_GATE, register
-from app.exploration.slam.se2 import apply, wrap
+from app.exploration.merging.registration import DEFAULT_GATE, register
+from app.exploration.se2 import apply, wrap
+from app.exploration.simulation.floor_plans import draw_office
+from app.exploration.simulation.halls_and_caves import draw_cave, draw_hall
 
 # The maps, and the seeds of each kind of drawn floor, by metres a cell. 200 to 205 were a test once,
 # as were 300 to 305.

@@ -9,12 +9,12 @@ import numpy.typing as npt
 
 from app.exploration.driver import Pose
 from app.exploration.grid import FREE, FloorMap, Grid, GridFrame, Mask
-from app.exploration.merging import occupancy
-from app.exploration.planning import UNREACHED, distance_field, path_to
-from app.exploration.robot import standing_room
-from app.exploration.slam.body import SimulatedBody
-from app.exploration.slam.keyframes import Keyframe, Scan, draw
-from app.exploration.slam.se2 import Transform, between
+from app.exploration.mapping.keyframes import Keyframe, Scan, draw
+from app.exploration.merging.evidence import occupancy
+from app.exploration.planning.paths import UNREACHED, distance_field, path_to
+from app.exploration.se2 import Transform, between
+from app.exploration.simulation.mobile_base import SimulatedBody
+from app.exploration.simulation.simulated_robot import standing_room
 
 _SCAN_EVERY = 0.5
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from exploration_floors import drawn_floors
 from exploration_slam import run
 
-from app.exploration.picture import draw, save_picture
-from app.exploration.simulate import simulate
+from app.exploration.simulation.simulate import simulate
+from app.missions.picture import draw, save_picture
 
 
 def main() -> None:

@@ -11,16 +11,16 @@ import numpy as np
 from exploration_floors import chosen, drawn_floors, real_floors
 
 from app.exploration.driver import Pose
+from app.exploration.evaluation.fidelity import alignment, fidelity, trajectory_error
+from app.exploration.evaluation.map_quality import coverage, observable
 from app.exploration.grid import FloorMap, Grid
-from app.exploration.merging import occupancy
-from app.exploration.quality import coverage, observable
-from app.exploration.slam.body import SimulatedBody
-from app.exploration.slam.deployment import bodies_on, true_starts
-from app.exploration.slam.expedition import Expedition, explore
-from app.exploration.slam.keyframes import draw
-from app.exploration.slam.measures import alignment, fidelity, trajectory_error
-from app.exploration.slam.robot import SlamRobot
-from app.exploration.slam.se2 import Transform, compose
+from app.exploration.mapping.keyframes import draw
+from app.exploration.mapping.slam_robot import SlamRobot
+from app.exploration.merging.evidence import occupancy
+from app.exploration.se2 import Transform, compose
+from app.exploration.simulation.deployment import bodies_on, true_starts
+from app.exploration.simulation.expedition import Expedition, explore
+from app.exploration.simulation.mobile_base import SimulatedBody
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,9 +18,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from app.cli.workers import Workers
 from app.config import choose_settings, get_settings
 from app.orchestrator import MissionHandle, follow, report, run_saga
-from app.processes import Workers
 from app.redis_utils import get_bus
 from sagastream.testing import EmbeddedServer
 

@@ -30,8 +30,8 @@ from typing import Any
 
 from playwright.sync_api import Browser, Playwright, sync_playwright
 
+from app.cli.workers import Workers
 from app.config import ROOT, choose_settings
-from app.processes import Workers
 from app.redis_utils import get_bus
 from sagastream.testing import EmbeddedServer, die_with_parent
 

@@ -12,8 +12,8 @@ import hiredis
 from performance_server import Valkey, monitored
 
 from sagastream import Bus
-from sagastream.journal import Entry, Journal, request_id_of
-from sagastream.saga_store import SagaStore
+from sagastream.saga.journal import Entry, Journal, request_id_of
+from sagastream.saga.store import SagaStore
 
 _AT_ONCE = 1000
 _REQUEST_ID = "request-template"  # as long as what takes its place

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from performance_matrix import BACKLOGS, CURVE
 from performance_peers import PEERS
 
-from app.exploration.picture import save_picture
+from app.missions.picture import save_picture
 
 Point = tuple[float, float]
 Sheet = npt.NDArray[np.uint8]

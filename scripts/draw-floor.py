@@ -6,8 +6,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from app.exploration.floorplan import draw_office
 from app.exploration.map_files import save_map
+from app.exploration.simulation.floor_plans import draw_office
 
 match sys.argv[1:]:
     case [file]:

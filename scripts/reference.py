@@ -17,9 +17,9 @@ from pydantic_core import PydanticUndefined
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from app.cli import app, orchestrator_app
+from app.cli.main import app, orchestrator_app
 from app.config import ROOT, Settings
-from sagastream import cli
+from sagastream.cli.main import main as sagastream_cli
 
 PLACE = ROOT / "docs" / "reference"
 _CONFIGURATION = """\
@@ -113,7 +113,7 @@ def _help(arguments: list[str]) -> str:
     said = io.StringIO()
     folded = mock.patch.dict(os.environ, COLUMNS="100")  # argparse folds its lines by it
     with folded, contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
-        cli.main([*arguments, "--help"])
+        sagastream_cli([*arguments, "--help"])
     return said.getvalue()
 
 

@@ -27,9 +27,9 @@ import yaml
 from markdown_it import MarkdownIt
 from typer.exceptions import TyperException
 
-from app.cli import app, orchestrator_app
+from app.cli.main import app, orchestrator_app
 from app.config import ROOT
-from sagastream import cli
+from sagastream.cli import main as sagastream_cli
 from sagastream.testing import EmbeddedServer, bundled_binary
 
 _TITLE = re.compile(r'title="([\w./-]+)"')
@@ -373,7 +373,7 @@ def _typer_faults(command: Any, arguments: list[str]) -> Iterator[str]:
 
 def _sagastream_faults(arguments: list[str]) -> Iterator[str]:
     try:
-        cli._parser().parse_args(arguments)
+        sagastream_cli._parser().parse_args(arguments)
     except SystemExit as ended:
         if ended.code:
             yield f"sagastream does not take {shlex.join(arguments)}"

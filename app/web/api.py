@@ -17,16 +17,17 @@ from starlette.middleware import Middleware
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app import fleet
 from app.config import Settings, get_settings
 from app.exploration.map_files import known_maps
+from app.missions.mission_saga import mission_runner, mission_saga
+from app.missions.summaries import entries_of, row_of
 from app.orchestrator import run_saga
 from app.redis_utils import get_bus, request_and_reply
-from app.saga import mission_runner, mission_saga
-from app.summary import entries_of, row_of
+from app.robots import fleet
 from app.web import pages, problems
-from app.web.events import Events, cursor_of
+from app.web.event_stream import Events, cursor_of
 from app.web.guard import COOKIE, Guard, same, session_of
+from app.web.mission_progress import missions_in
 from app.web.models import (
     Entry,
     Key,
@@ -40,10 +41,9 @@ from app.web.models import (
     Started,
     Token,
 )
-from app.web.progress import missions_in
 from sagastream import SagastreamError
 from sagastream.errors import NoSuchSaga
-from sagastream.journal import ENDED, Journal
+from sagastream.saga.journal import ENDED, Journal
 
 _TRACER = trace.get_tracer("mission")
 _PROBLEMS: dict[int | str, dict[str, Any]] = {

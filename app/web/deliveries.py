@@ -4,9 +4,9 @@ import time
 from typing import Any
 
 from app.config import get_settings
+from app.missions.mission_saga import mission_saga
 from app.redis_utils import get_bus
-from app.saga import mission_saga
-from sagastream.journal import Journal
+from sagastream.saga.journal import Journal
 
 _FIELDS = ("status", "owner", "epoch", "lease_until", "stream")
 _LETTERS = 1000  # of a stream are looked through, the newest first

@@ -18,16 +18,17 @@ from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.templating import Jinja2Templates
 
-from app import fleet, results
 from app.config import get_settings
 from app.exploration.map_files import known_maps
+from app.missions import artifacts
+from app.missions.mission_saga import mission_runner, mission_saga
+from app.missions.summaries import row_of
+from app.observability.waterfall import find_story, trace_files
 from app.orchestrator import MOST_ROBOTS
-from app.saga import mission_runner, mission_saga
-from app.summary import row_of
-from app.waterfall import find_story, trace_files
+from app.robots import fleet
 from app.web.deliveries import deliveries_of
+from app.web.mission_progress import missions_in
 from app.web.models import Key
-from app.web.progress import missions_in
 from app.web.timeline import timeline_of
 
 HERE = Path(__file__).resolve().parent
@@ -110,7 +111,7 @@ async def deliveries(request: Request, saga_id: SagaId) -> Response:
 @router.get("/missions/{saga_id}/files/{name}")
 async def file(saga_id: SagaId, name: str) -> Response:
     """A file that a mission left behind."""
-    path = results.folder(get_settings().out_dir, saga_id) / name
+    path = artifacts.folder(get_settings().out_dir, saga_id) / name
     if name not in _FILES or not path.is_file():
         raise HTTPException(404, f"mission {saga_id} left no file {name} on this machine")
     return FileResponse(path)
@@ -142,7 +143,7 @@ async def _mission(saga_id: str) -> dict[str, Any]:
     journal = await mission_runner().journal(saga_id)
     settings = get_settings()
     row = row_of(journal)
-    place = results.folder(settings.out_dir, saga_id)
+    place = artifacts.folder(settings.out_dir, saga_id)
     return {
         "mission": row,
         "correlation_id": journal.correlation_id,

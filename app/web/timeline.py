@@ -4,8 +4,8 @@ import time
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sagastream.declaration import Saga
-from sagastream.journal import ENDED, Direction, Entry, Journal
+from sagastream.saga.definition import Saga
+from sagastream.saga.journal import ENDED, Direction, Entry, Journal
 
 State = Literal["to do", "running", "done", "failed", "undone", "undo failed", "not begun"]
 

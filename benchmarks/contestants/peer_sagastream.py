@@ -69,10 +69,10 @@ async def asking(url: str) -> AsyncIterator[driver.Ask]:
 def trace(role: str) -> None:
     """Export spans as the application does, if an endpoint is named."""
     if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
-        from app import telemetry  # noqa: PLC0415 - the library alone has no SDK
         from app.config import get_settings  # noqa: PLC0415
+        from app.observability import providers  # noqa: PLC0415
 
-        telemetry.start(get_settings(), f"benchmark-{role}")
+        providers.start(get_settings(), f"benchmark-{role}")
 
 
 if __name__ == "__main__":

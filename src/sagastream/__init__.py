@@ -1,5 +1,6 @@
 """Durable, traced, multi-stage request-reply over Redis or Valkey Streams."""
 
+from sagastream._client.replies import BackoffConfig
 from sagastream.bus import Bus
 from sagastream.effects import Atomic, Write
 from sagastream.errors import (
@@ -26,7 +27,6 @@ from sagastream.errors import (
 from sagastream.handlers import Handler, PlainProgress, Progress, discover, multi_stage_reply
 from sagastream.listener import CommandListener
 from sagastream.message import Command
-from sagastream.replies import BackoffConfig
 
 __all__ = [
     "Atomic",

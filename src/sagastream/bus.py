@@ -11,16 +11,20 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack
 
-from sagastream import telemetry
-from sagastream.connection import redact
+from sagastream._client.emit import Emission, emit, reply_names
+from sagastream._client.inbox import OnProgress, until_terminal
+from sagastream._client.outcome import REPLY_FIELDS, completed_or_raise, decode_record
+from sagastream._client.replies import BackoffConfig, follow_stages, read_until_terminal
+from sagastream._client.session import Endpoint, Endpoints
+from sagastream._client.timeouts import named
+from sagastream._codec.payload import MAX_PAYLOAD_BYTES, encode_payload
+from sagastream._redis.connection import redact
+from sagastream._telemetry import spans
 from sagastream.effects import Effect
-from sagastream.emission import Emission, emit, reply_names
-from sagastream.endpoint import Endpoint, Endpoints
 from sagastream.errors import (
     ReplyTimeout,
     StageRefused,
 )
-from sagastream.inbox import OnProgress, until_terminal
 from sagastream.message import (
     SCHEMA_VERSION,
     as_milliseconds,
@@ -29,10 +33,6 @@ from sagastream.message import (
     check_seconds,
     new_id,
 )
-from sagastream.outcome import REPLY_FIELDS, completed_or_raise, decode_record
-from sagastream.payload import MAX_PAYLOAD_BYTES, encode_payload
-from sagastream.replies import BackoffConfig, follow_stages, read_until_terminal
-from sagastream.silence import named
 
 # The claim under which the current handler runs, so that it may write its own stages.
 claim_token: ContextVar[str] = ContextVar("sagastream_claim_token", default="")
@@ -225,11 +225,11 @@ class Bus:
             "v": SCHEMA_VERSION,
         }
         endpoint = self.endpoint()
-        with telemetry.sending(endpoint.server, stream, fields) as span:
+        with spans.sending(endpoint.server, stream, fields) as span:
             answer = await endpoint.functions.event(
                 self.key(stream),
                 self.key(f"request:{request_id}" if request_id else "request:"),
-                fields | telemetry.carrier(),
+                fields | spans.carrier(),
                 token=claim_token.get(),
                 maxlen=check_count("maxlen", maxlen),
                 ttl_ms=as_milliseconds("ttl", ttl),
@@ -273,7 +273,7 @@ class Bus:
             return reply if reply and reply.get("correlation_id") == correlation_id else None
 
         endpoint = self.endpoint()
-        with telemetry.Receiving(endpoint.server, stream, ids) as receiving:
+        with spans.Receiving(endpoint.server, stream, ids) as receiving:
             try:
                 reply = await read_until_terminal(
                     endpoint.connection,
@@ -364,7 +364,7 @@ class Bus:
                 effect=effect,
             )
             ids = {"correlation_id": correlation_id, "request_id": request_id}
-            with telemetry.Receiving(endpoint.server, inbox.name, ids) as receiving:
+            with spans.Receiving(endpoint.server, inbox.name, ids) as receiving:
                 if not is_new:
                     mail.put(None)  # it may have ended already
                 try:
@@ -401,7 +401,7 @@ class Bus:
             Each stage as a dict of its fields, with its `entry_id`.
         """
         record = self.key(f"request:{check_name('request_id', request_id)}")
-        trace = telemetry.trace_of()
+        trace = spans.trace_of()
         endpoint = self.endpoint()
         stages = follow_stages(
             endpoint.connection,
@@ -430,7 +430,7 @@ class Bus:
             self.key(f"request:{request_id}"),
             retention_ms=round(self.retention_s * 1000),
             doorbells=self.key("listener:"),
-            trace=telemetry.trace_of(),
+            trace=spans.trace_of(),
         )
         return answer.word
 

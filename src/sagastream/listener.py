@@ -16,18 +16,18 @@ from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
 
-from sagastream import metrics, telemetry
+from sagastream._client.emit import stage_fields
+from sagastream._functions.batcher import Answer
+from sagastream._redis.connection import LOST, backoff_delays, end, is_group_gone
+from sagastream._telemetry import metrics, spans
+from sagastream._telemetry.operations import place
+from sagastream._worker.claim import Claim, failure
+from sagastream._worker.consumer import Intake
+from sagastream._worker.lease import LeaseKeeper
 from sagastream.bus import Bus
-from sagastream.claim import Claim, failure
-from sagastream.connection import LOST, backoff_delays, end, is_group_gone
-from sagastream.emission import stage_fields
 from sagastream.errors import InvalidMessage, LeaseLost, SagastreamError, WriteConflict
-from sagastream.functions.together import Answer
 from sagastream.handlers import Handler, registry, run_handler
-from sagastream.intake import Intake
-from sagastream.lease import LeaseKeeper
 from sagastream.message import Command, check_name, decode_command, decode_fields
-from sagastream.places import place
 
 logger = logging.getLogger(__name__)
 
@@ -312,7 +312,7 @@ class CommandListener:
         letter += ["dead_reason", f"InvalidMessage: {error}", "dead_entry_id", entry_id]
         endpoint = self._bus.endpoint()
         about = ids | {"entry_id": entry_id, "group": self._group}
-        with telemetry.settling("reject", endpoint.server, stream, about):
+        with spans.settling("reject", endpoint.server, stream, about):
             await endpoint.functions.reject(
                 self._bus.key(stream),
                 self._bus.key(f"{stream}:dead"),

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sagastream._codec.payload import MAX_PAYLOAD_BYTES, decode_payload
 from sagastream.errors import InvalidMessage
-from sagastream.payload import MAX_PAYLOAD_BYTES, decode_payload
 
 SCHEMA_VERSION = "1"
 MAX_NAME_LENGTH = 256

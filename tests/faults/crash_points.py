@@ -17,10 +17,9 @@ from typing import Any
 
 import redis
 
-from sagastream.fault_proxy import Fault, FaultProxy
-from sagastream.functions import LIBRARY
+from sagastream._functions.stubs import LIBRARY
 from sagastream.message import TERMINAL_STAGES
-from sagastream.testing import EmbeddedServer
+from sagastream.testing import EmbeddedServer, Fault, FaultProxy
 from tests.faults.invariants import look
 from tests.faults.roles import GAVE_UP, canceller, end, exit_code, listener, requester, spawn
 from tests.polling import comes_true

@@ -8,14 +8,16 @@ from typing import Any
 import cv2
 from celery.platforms import SecurityWarning
 
-from app import command_listener, robot_process, saga
+from app import command_listener
 from app.celery_app import celery_app
 from app.config import choose_settings, get_settings
-from app.exploration.floorplan import draw_rooms
-from app.exploration.simulate import simulate
+from app.exploration.simulation.floor_plans import draw_rooms
+from app.exploration.simulation.simulate import simulate
 from app.logging_config import configure
+from app.missions import mission_saga
 from app.orchestrator import run_saga
 from app.redis_utils import get_bus
+from app.robots import process
 
 
 def warm_up() -> None:
@@ -35,7 +37,7 @@ def _choose(settings: dict[str, Any], repeat: int) -> None:
     celery_app.conf.broker_url = get_settings().broker_url
     if repeat == 1:
         return
-    send, sending = saga.dispatch, set()
+    send, sending = mission_saga.dispatch, set()
 
     async def later(saga_id: str, step: str) -> None:
         await asyncio.sleep(random.uniform(0.0, 0.5))
@@ -45,7 +47,7 @@ def _choose(settings: dict[str, Any], repeat: int) -> None:
         for _ in range(repeat):
             sending.add(asyncio.create_task(later(saga_id, step)))
 
-    saga.dispatch = dispatch
+    mission_saga.dispatch = dispatch
 
 
 def orchestrator(
@@ -73,7 +75,7 @@ def robots(settings: dict[str, Any], names: list[str]) -> None:
     """Be robots."""
     choose_settings(**settings)
     configure(get_settings(), "robots")
-    asyncio.run(robot_process.serve(names))
+    asyncio.run(process.serve(names))
 
 
 def celery(settings: dict[str, Any], repeat: int, broker: str, pool: str) -> None:

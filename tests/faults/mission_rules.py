@@ -8,7 +8,7 @@ from typing import Any
 
 import redis
 
-from sagastream.journal import Journal, load
+from sagastream.saga.journal import Journal, load
 from tests.faults.mission_handlers import STEPS, UNDO
 from tests.polling import comes_true
 

@@ -18,11 +18,10 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from app.exploration.floorplan import draw_rooms
 from app.exploration.map_files import save_map
-from sagastream.fault_proxy import Fault, FaultProxy
-from sagastream.functions import LIBRARY
-from sagastream.testing import EmbeddedServer
+from app.exploration.simulation.floor_plans import draw_rooms
+from sagastream._functions.stubs import LIBRARY
+from sagastream.testing import EmbeddedServer, Fault, FaultProxy
 from tests.faults.mission_rules import Faults, journal_of, judge, wait_quiet
 from tests.faults.zygote import Spawned, Zygote
 from tests.polling import comes_true

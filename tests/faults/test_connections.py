@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from sagastream import Bus, InvalidMessage
-from sagastream.fault_proxy import Fault, FaultProxy
-from sagastream.testing import EmbeddedServer
+from sagastream.testing import EmbeddedServer, Fault, FaultProxy
 from tests.faults.asking import ask, notes, until_listening, until_noted
 from tests.faults.figures import Figures
 from tests.faults.invariants import STREAM, look
@@ -50,7 +49,7 @@ async def test_an_answer_that_never_comes_is_asked_for_again(
     is_long: bool,
 ) -> None:
     """A connection that hangs is given up after its timeout; the request is still one entry."""
-    monkeypatch.setattr("sagastream.wire.ANSWER_TIMEOUT_S", 1.2)
+    monkeypatch.setattr("sagastream._redis.protocol.ANSWER_TIMEOUT_S", 1.2)
     hung: set[bytes] = set()
 
     def plan(_number: int, command: Any) -> Fault:

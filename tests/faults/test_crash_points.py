@@ -6,8 +6,7 @@ from typing import Literal
 
 import pytest
 
-from sagastream.fault_proxy import Fault
-from sagastream.testing import EmbeddedServer
+from sagastream.testing import EmbeddedServer, Fault
 from tests.faults import crash_points
 from tests.faults.crash_points import Attack, Stage, strike_each
 from tests.faults.figures import Figures

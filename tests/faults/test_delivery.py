@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from sagastream import Bus
-from sagastream.fault_proxy import Fault, FaultProxy
-from sagastream.testing import EmbeddedServer
+from sagastream.testing import EmbeddedServer, Fault, FaultProxy
 from tests.faults.asking import ask, notes, until_noted
 from tests.faults.figures import Figures
 from tests.faults.invariants import STREAM, look

@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from sagastream.fault_proxy import Fault
-from sagastream.testing import EmbeddedServer
+from sagastream.testing import EmbeddedServer, Fault
 from tests.faults.chaos import run
 from tests.faults.figures import Figures, Row
 from tests.faults.mission_handlers import failing_seed

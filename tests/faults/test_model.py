@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from sagastream.functions import LIBRARY, SOURCE, Functions
-from sagastream.functions.together import Answer
+from sagastream._functions.batcher import Answer
+from sagastream._functions.stubs import LIBRARY, SOURCE, Functions
 from sagastream.testing import EmbeddedServer
 from tests.faults.figures import Figures
 from tests.faults.model import TERMINAL, Request

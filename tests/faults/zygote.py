@@ -18,7 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sagastream import connection, functions, lease
+from sagastream._functions import stubs
+from sagastream._redis import connection
+from sagastream._worker import lease
 from sagastream.testing import die_with_parent
 
 
@@ -104,7 +106,7 @@ class Spawned:
 
 def _remove_fence() -> None:
     """Let any claim write, any outcome be the last one, and a request be sent and begun again."""
-    source = functions.SOURCE
+    source = stubs.SOURCE
     for check, instead in (
         ("return record.token == token and not TERMINAL[record.status]", "return record.digest"),
         ("if record.status == 'running' and left > 0 then", "if false then"),
@@ -116,7 +118,7 @@ def _remove_fence() -> None:
     ):
         assert source.count(check) == 1, check
         source = source.replace(check, instead)
-    for module in (functions, lease, connection):
+    for module in (stubs, lease, connection):
         setattr(module, "SOURCE", source)  # noqa: B010 - they import the name
 
 

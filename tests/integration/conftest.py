@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from app.cli.workers import Workers
 from app.config import ROOT, Settings, choose_settings, get_settings
-from app.exploration.floorplan import draw_rooms
-from app.exploration.landscapes import draw_cave
 from app.exploration.map_files import save_map
-from app.processes import Workers
+from app.exploration.simulation.floor_plans import draw_rooms
+from app.exploration.simulation.halls_and_caves import draw_cave
 from app.redis_utils import get_bus
 from sagastream.testing import EmbeddedServer
 

@@ -18,8 +18,8 @@ import pytest
 import redis
 
 from app.config import ROOT
-from app.exploration.frames import Player
 from app.exploration.map_files import load_map
+from app.missions.frames import Player
 from sagastream.testing import EmbeddedServer
 from tests.integration.conftest import Ended, environment, run
 from tests.polling import comes_true

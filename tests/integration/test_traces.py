@@ -12,10 +12,10 @@ import pytest
 import redis
 
 from app import config
+from app.cli.workers import Workers
 from app.config import ROOT, choose_settings, get_settings
-from app.processes import Workers
+from app.observability.span_files import spans_of
 from app.redis_utils import get_bus
-from app.span_files import spans_of
 from sagastream.testing import EmbeddedServer
 from tests.collector import Collector
 from tests.integration.conftest import Ended, environment, run

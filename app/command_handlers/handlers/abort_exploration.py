@@ -3,7 +3,7 @@
 from typing import Any
 
 from app.config import get_settings
-from app.team import Team
+from app.robots.team import Team
 from sagastream import Command, Progress, multi_stage_reply
 
 

@@ -1,7 +1,7 @@
 """`resources:allocate`: reserve robots of the fleet for a mission, all or none."""
 
-from app import fleet
 from app.config import get_settings
+from app.robots import fleet
 from sagastream import Atomic, Command, InvalidMessage, Progress, multi_stage_reply
 
 _MOST = 64

@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from app import results
 from app.config import get_settings
 from app.exploration.driver import Patch, Point, Pose
-from app.exploration.frames import Frame, Seen
-from app.exploration.frontiers import cluster, frontier_cells
+from app.exploration.evaluation.map_quality import accuracy, coverage, observable
 from app.exploration.grid import UNKNOWN, FloorMap, Grid, GridFrame, LogOdds
 from app.exploration.map_files import find_map, load_map
-from app.exploration.merging import merge
-from app.exploration.quality import accuracy, coverage, observable
-from app.recording import Recording
-from app.wire import receive_json, receive_patch
+from app.exploration.merging.evidence import merge
+from app.exploration.planning.frontiers import cluster, frontier_cells
+from app.missions import artifacts
+from app.missions.frames import Frame, Seen
+from app.missions.recording import Recording
+from app.robots.codecs import receive_json, receive_patch
 from sagastream import Command, Progress, multi_stage_reply
 
 _FRONTIER_M = 0.4  # what a map that errs a little shows for certain
@@ -56,7 +56,7 @@ async def integrate_maps(command: Command, progress: Progress) -> dict[str, Any]
     """
     mission = command.payload
     settings = get_settings()
-    place = results.folder(settings.out_dir, mission["mission"])
+    place = artifacts.folder(settings.out_dir, mission["mission"])
     patches = [await receive_patch(patch) for patch in mission["maps"]]
     paths = await receive_json(mission["paths"])
     frontiers = await receive_json(mission["frontiers"])
@@ -85,7 +85,7 @@ async def integrate_maps(command: Command, progress: Progress) -> dict[str, Any]
                 *("area", "seed", "robots", "starts", "distances_m", "simulated_s", "rounds"),
             )
         }
-        files = results.write(
+        files = artifacts.write(
             place,
             merged.grid,
             merged.frame,
@@ -129,9 +129,9 @@ def _registered(
     Its reply says who is in which map, and where each robot stands, in the frame of its map.
     """
     # A heavy import, its solver's, which missions with known poses do not need.
-    from app.exploration.slam.deployment import true_starts  # noqa: PLC0415
-    from app.exploration.slam.joint_map import joint_maps, on_floor  # noqa: PLC0415
-    from app.exploration.slam.se2 import IDENTITY, apply, compose, of_pose, to_pose  # noqa: PLC0415
+    from app.exploration.merging.joint_map import joint_maps, on_floor  # noqa: PLC0415
+    from app.exploration.se2 import IDENTITY, apply, compose, of_pose, to_pose  # noqa: PLC0415
+    from app.exploration.simulation.deployment import true_starts  # noqa: PLC0415
 
     names = mission["robots"]
     joint = joint_maps(layers, frame)

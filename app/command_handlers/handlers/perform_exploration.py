@@ -6,18 +6,19 @@ import math
 import time
 from typing import Any
 
-from app import fleet, gauges
-from app.checkpoint import receive_state, send_state
 from app.config import get_settings
-from app.exploration.coordinator import Coordinator
 from app.exploration.driver import Leg, Pose
-from app.exploration.frames import Frame, Seen
 from app.exploration.grid import GridFrame
-from app.exploration.slam.parties import Parties
-from app.recording import Recording
+from app.exploration.planning.coordinator import Coordinator
+from app.exploration.planning.map_clusters import Parties
+from app.missions.checkpoints import receive_state, send_state
+from app.missions.frames import Frame, Seen
+from app.missions.recording import Recording
+from app.observability import gauges
 from app.redis_utils import BlobMissing
-from app.team import RobotLost, Team
-from app.wire import receive_leg, send_json, send_patch
+from app.robots import fleet
+from app.robots.codecs import receive_leg, send_json, send_patch
+from app.robots.team import RobotLost, Team
 from sagastream import Atomic, Command, Progress, SagastreamError, multi_stage_reply
 
 logger = logging.getLogger(__name__)

@@ -4,12 +4,12 @@ import asyncio
 from typing import Any
 
 from app.config import get_settings
-from app.exploration.assignment import divide
-from app.exploration.coordinator import Coordinator
 from app.exploration.grid import GridFrame
-from app.exploration.slam.parties import Parties
-from app.team import Team
-from app.wire import receive_leg
+from app.exploration.planning.assignment import divide
+from app.exploration.planning.coordinator import Coordinator
+from app.exploration.planning.map_clusters import Parties
+from app.robots.codecs import receive_leg
+from app.robots.team import Team
 from sagastream import Command, Progress, multi_stage_reply
 
 

@@ -2,8 +2,8 @@
 
 import logging
 
-from app import fleet
 from app.config import get_settings
+from app.robots import fleet
 from sagastream import Atomic, Command, Progress, multi_stage_reply
 
 logger = logging.getLogger(__name__)

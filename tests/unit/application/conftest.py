@@ -2,8 +2,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from app import config, saga
+from app import config
 from app.config import choose_settings, get_settings
+from app.missions import mission_saga
 from app.redis_utils import get_bus
 from sagastream import Bus
 from sagastream.testing import EmbeddedServer
@@ -17,7 +18,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     async def note(saga_id: str, step: str) -> None:
         messages.append((saga_id, step))
 
-    monkeypatch.setattr(saga, "dispatch", note)
+    monkeypatch.setattr(mission_saga, "dispatch", note)
     return messages
 
 

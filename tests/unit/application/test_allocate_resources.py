@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from app import fleet
 from app.command_handlers.handlers.allocate_resources import allocate_resources
 from app.command_handlers.handlers.release_resources import release_resources
 from app.config import Settings, get_settings
-from app.fleet import Robot, TooFewRobots, choose
 from app.redis_utils import request_and_reply
+from app.robots import fleet
+from app.robots.fleet import Robot, TooFewRobots, choose
 from sagastream import Bus, RequestFailed
 from tests.conftest import listening
 

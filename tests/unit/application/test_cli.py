@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from app import config, fleet
-from app.cli import app
-from app.cli_base import Output, teller
+from app import config
+from app.cli.base import Output, teller
+from app.cli.main import app
 from app.config import ROOT, get_settings
-from app.exploration.floorplan import draw_rooms
 from app.exploration.map_files import save_map
+from app.exploration.simulation.floor_plans import draw_rooms
 from app.orchestrator import Mission
 from app.redis_utils import get_bus
+from app.robots import fleet
 from sagastream.testing import EmbeddedServer
 
 pytestmark = pytest.mark.blocking
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.blocking
 def fresh_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each call reads the environment anew, as a new process does."""
     monkeypatch.setattr(config, "_chosen", {})
-    monkeypatch.setattr("app.cli_base.configure", lambda settings, service: None)
+    monkeypatch.setattr("app.cli.base.configure", lambda settings, service: None)
     get_settings.cache_clear()
 
 
@@ -111,7 +112,7 @@ def test_a_map_may_have_any_name(floor: Path, monkeypatch: pytest.MonkeyPatch) -
         seen.append(mission.area)
         return {"status": "completed"}
 
-    monkeypatch.setattr("app.cli._run", note)
+    monkeypatch.setattr("app.cli.main._run", note)
     result = _run("run", "--map", str(odd), "-o", "json")
     assert result.exit_code == 0, result.output
     assert seen == ["my_floor_2"]

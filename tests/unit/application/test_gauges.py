@@ -1,8 +1,8 @@
 import asyncio
 
-from app.gauges import ServerGauges
+from app.observability.gauges import ServerGauges
 from sagastream import Bus
-from sagastream.connection import end
+from sagastream._redis.connection import end
 
 STREAM = "gauge:commands"
 

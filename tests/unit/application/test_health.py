@@ -11,9 +11,9 @@ from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.checks import ready
 from app.config import Settings, get_settings
-from app.health import PortTaken, Pulse, serve, watched
+from app.observability.doctor import ready
+from app.observability.health import PortTaken, Pulse, serve, watched
 from sagastream import Bus, Command, Progress, multi_stage_reply
 from sagastream.testing import EmbeddedServer
 from tests.collector import free_port

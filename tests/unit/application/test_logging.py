@@ -10,8 +10,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from app.config import Settings
 from app.logging_config import configure_logs
 from sagastream import Bus, Command, Progress, RequestFailed, multi_stage_reply
+from sagastream._telemetry.spans import belongs
 from sagastream.saga import Compensation, Saga, SagaRunner, Step
-from sagastream.telemetry import belongs
 from tests.conftest import listening
 
 logger = logging.getLogger("test")

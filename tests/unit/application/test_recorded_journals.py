@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from app.config import Settings
-from app.saga import mission_saga
-from sagastream.journal import ENDED, due, dump, intend, load
+from app.missions.mission_saga import mission_saga
+from sagastream.saga.journal import ENDED, due, dump, intend, load
 
 
 @pytest.mark.parametrize("name", ["v1-completed", "v1-compensated"])

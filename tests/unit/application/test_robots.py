@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from app import fleet
 from app.command_handlers.handlers.allocate_resources import allocate_resources
 from app.command_handlers.handlers.perform_exploration import perform_exploration
 from app.command_handlers.handlers.plan_route import plan_route
 from app.config import choose_settings, get_settings
 from app.exploration.driver import Leg, RobotDriver
-from app.exploration.floorplan import draw_rooms
 from app.exploration.grid import GridFrame
 from app.exploration.map_files import save_map
+from app.exploration.simulation.floor_plans import draw_rooms
 from app.redis_utils import request_and_reply
-from app.robot_process import Fence, RobotService, StaleOrder, simulated
-from app.team import RobotLost, Team
+from app.robots import fleet
+from app.robots.process import Fence, RobotService, StaleOrder, simulated
+from app.robots.team import RobotLost, Team
 from sagastream import Bus, Command, Handler, RequestFailed
 from tests.conftest import listening
 

@@ -5,17 +5,17 @@ from pathlib import Path
 import pytest
 
 from app.config import ROOT, Settings
-from app.span_files import spans_of
+from app.observability.span_files import spans_of
 
 pytestmark = pytest.mark.blocking
 
 _PROGRAM = """
 import os, sys
 from app.config import get_settings
-from app import telemetry
-from sagastream import telemetry as spans
-from sagastream.places import server_of
-telemetry.start(get_settings(), sys.argv[1])
+from app.observability import providers
+from sagastream._telemetry import spans
+from sagastream._telemetry.operations import server_of
+providers.start(get_settings(), sys.argv[1])
 with spans.root("saga mission", "m"):
     for number in range(200):
         with spans.sending(server_of("redis://a"), "x:commands", {"correlation_id": "c" * 3000}):

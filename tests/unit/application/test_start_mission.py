@@ -7,10 +7,10 @@ import pytest
 
 from app.command_handlers.handlers.start_mission import start_mission
 from app.config import choose_settings, get_settings
-from app.exploration.floorplan import draw_rooms
 from app.exploration.map_files import save_map
+from app.exploration.simulation.floor_plans import draw_rooms
+from app.missions.mission_saga import mission_runner
 from app.redis_utils import request_and_reply
-from app.saga import mission_runner
 from sagastream import Bus, RequestFailed
 from tests.conftest import listening
 

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from app.celery_app import celery_app
+from app.cli.workers import KINDS, absent
 from app.config import get_settings
-from app.processes import KINDS, absent
 from app.redis_utils import get_bus
 from sagastream import Bus
 
@@ -41,8 +41,8 @@ async def test_a_mailbox_may_be_one_that_was_left(
 
 def test_a_process_of_robots_imports_nothing_that_plans() -> None:
     """SciPy's solvers are a good part of what would keep the first robot from moving."""
-    heavy = ["scipy.optimize", "app.exploration.coordinator", "celery", "kombu", "gtsam"]
-    program = f"import app.robot_process, sys; print([m for m in {heavy} if m in sys.modules])"
+    heavy = ["scipy.optimize", "app.exploration.planning.coordinator", "celery", "kombu", "gtsam"]
+    program = f"import app.robots.process, sys; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", program], check=False, capture_output=True, text=True
     )

@@ -7,7 +7,7 @@ import pytest
 from app import tasks
 from app.celery_app import celery_app
 from app.config import get_settings
-from app.saga import mission_runner
+from app.missions.mission_saga import mission_runner
 from sagastream import Bus, Command, Handler, Progress
 from tests.conftest import listening
 

@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 
+from app.cli.terminal_map import draw_map
 from app.exploration.driver import Pose
-from app.exploration.frames import Frame, Seen
 from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, GridFrame
-from app.terminal_map import draw_map
+from app.missions.frames import Frame, Seen
 
 _GRID = GridFrame(8, 10, 1.0)
 

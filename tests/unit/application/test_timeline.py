@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from app.config import Settings
-from app.saga import mission_saga
+from app.missions.mission_saga import mission_saga
 from app.web.timeline import Timeline, timeline_of
-from sagastream.journal import load
+from sagastream.saga.journal import load
 
 _JOURNALS = Path(__file__).parents[2] / "journals"
 

@@ -11,10 +11,10 @@ from app.command_handlers.handlers.integrate_maps import integrate_maps
 from app.command_handlers.handlers.perform_exploration import perform_exploration
 from app.command_handlers.handlers.plan_route import plan_route
 from app.config import choose_settings, get_settings
-from app.exploration.floorplan import draw_rooms
 from app.exploration.grid import FREE, FloorMap
-from app.exploration.landscapes import draw_cave
 from app.exploration.map_files import load_map, save_map
+from app.exploration.simulation.floor_plans import draw_rooms
+from app.exploration.simulation.halls_and_caves import draw_cave
 from app.redis_utils import request_and_reply
 from sagastream import Bus, Handler
 from tests.conftest import listening

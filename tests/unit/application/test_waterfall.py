@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from app.span_files import FileSpan
-from app.waterfall import draw, headline, story
+from app.observability.span_files import FileSpan
+from app.observability.waterfall import draw, headline, story
 
 STEPS = ("one", "two")
 

@@ -17,18 +17,18 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from typer.testing import CliRunner
 
-from app import fleet
-from app.cli import app as cli
+from app.cli.main import app as cli
 from app.config import choose_settings, get_settings
-from app.exploration.floorplan import draw_rooms
 from app.exploration.map_files import save_map
-from app.saga import mission_runner, mission_saga
+from app.exploration.simulation.floor_plans import draw_rooms
+from app.missions.mission_saga import mission_runner, mission_saga
+from app.robots import fleet
 from app.web import pages
 from app.web.api import make_app
 from app.web.guard import MOST_BODY, Buckets
 from sagastream import Bus
-from sagastream.journal import due, intend
-from sagastream.saga_store import SagaStore
+from sagastream.saga.journal import due, intend
+from sagastream.saga.store import SagaStore
 
 pytestmark = pytest.mark.blocking
 
@@ -438,7 +438,7 @@ def test_beyond_this_machine_a_token_is_needed(
     fresh: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without one the command ends before it listens."""
-    monkeypatch.setattr("app.cli_base.configure", lambda settings, service: None)
+    monkeypatch.setattr("app.cli.base.configure", lambda settings, service: None)
     for host in ("0.0.0.0", "::", "10.0.0.1", "mission.example"):  # noqa: S104 - refused
         result = CliRunner().invoke(cli, ["serve", "--host", host])
         assert result.exit_code == 2
@@ -447,7 +447,7 @@ def test_beyond_this_machine_a_token_is_needed(
 
 def test_a_port_that_is_taken_is_said(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """One line that names what to change, not a traceback."""
-    monkeypatch.setattr("app.cli_base.configure", lambda settings, service: None)
+    monkeypatch.setattr("app.cli.base.configure", lambda settings, service: None)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         result = CliRunner().invoke(cli, ["serve", "--port", str(port)])

@@ -12,9 +12,9 @@ from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client import CollectorRegistry, generate_latest
 
-from app import gauges
 from app.config import ROOT
-from sagastream import metrics
+from app.observability import gauges
+from sagastream._telemetry import metrics
 from tests.deploy_checks import (
     DATASOURCES,
     PROMETHEUS,

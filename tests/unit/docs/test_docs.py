@@ -7,9 +7,10 @@ from types import ModuleType
 
 import pytest
 
-import sagastream.saga
+import sagastream.saga.runner
 from app.config import ROOT, Settings
-from sagastream import message, payload
+from sagastream import message
+from sagastream._codec import payload
 from sagastream.testing import EmbeddedServer
 from tests.docs_blocks import (
     Block,

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from app.exploration.assignment import Costs, assign, discounted, divide, unknown_in_sight
 from app.exploration.driver import Pose
 from app.exploration.grid import OCCUPIED, UNKNOWN
+from app.exploration.planning.assignment import Costs, assign, discounted, divide, unknown_in_sight
 
 
 @given(

@@ -9,13 +9,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from app.exploration.coordinator import Coordinator, State
 from app.exploration.driver import Leg, Order, Patch, Point, Pose
-from app.exploration.floorplan import draw_rooms
 from app.exploration.grid import OCCUPIED, UNKNOWN
-from app.exploration.merging import merge
-from app.exploration.planning import clear_length
-from app.exploration.robot import SimulatedRobot, start_poses
+from app.exploration.merging.evidence import merge
+from app.exploration.planning.coordinator import Coordinator, State
+from app.exploration.planning.paths import clear_length
+from app.exploration.simulation.floor_plans import draw_rooms
+from app.exploration.simulation.simulated_robot import SimulatedRobot, start_poses
 
 FLOOR = draw_rooms(3)
 

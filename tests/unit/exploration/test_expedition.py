@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from app.exploration.driver import Pose
-from app.exploration.floorplan import draw_rooms
+from app.exploration.evaluation.fidelity import trajectory_error
 from app.exploration.grid import FloorMap
-from app.exploration.landscapes import draw_cave
-from app.exploration.robot import StartError, start_poses
-from app.exploration.slam.body import SimulatedBody
-from app.exploration.slam.expedition import Expedition, explore
-from app.exploration.slam.measures import trajectory_error
-from app.exploration.slam.robot import SlamRobot
+from app.exploration.mapping.slam_robot import SlamRobot
+from app.exploration.simulation.expedition import Expedition, explore
+from app.exploration.simulation.floor_plans import draw_rooms
+from app.exploration.simulation.halls_and_caves import draw_cave
+from app.exploration.simulation.mobile_base import SimulatedBody
+from app.exploration.simulation.simulated_robot import StartError, start_poses
 
 CAVE = draw_cave(5, width=12.0, height=10.0)
 ROOMS = draw_rooms(2)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, Grid, GridFrame
-from app.exploration.slam.agreement import conflict, judge
-from app.exploration.slam.distinction import distinct_share
-from app.exploration.slam.fitting import climb
-from app.exploration.slam.registration import register
-from app.exploration.slam.se2 import IDENTITY, apply, compose, inverse
-from app.exploration.slam.sheets import Sheet, sheet
+from app.exploration.merging.agreement import conflict, judge
+from app.exploration.merging.icp import climb
+from app.exploration.merging.map_features import Sheet, sheet
+from app.exploration.merging.perceptual_aliasing import distinct_share
+from app.exploration.merging.registration import register
+from app.exploration.se2 import IDENTITY, apply, compose, inverse
 
 FRAME = GridFrame(240, 240, 0.05)
 LEFT, RIGHT = (1.0, 5.0), (7.0, 11.0)

@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from app.exploration.floorplan import draw_campus, draw_office, draw_rooms
 from app.exploration.grid import FREE, OCCUPIED, FloorMap
 from app.exploration.map_files import load_map
-from app.exploration.robot import standing_room
+from app.exploration.simulation.floor_plans import draw_campus, draw_office, draw_rooms
+from app.exploration.simulation.simulated_robot import standing_room
 
 MAPS = Path(__file__).parents[3] / "maps"
 

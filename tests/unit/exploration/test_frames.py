@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from app.exploration.driver import Pose
-from app.exploration.frames import BadFrame, Frame, Player, Recorder, Seen
 from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, Grid, GridFrame
+from app.missions.frames import BadFrame, Frame, Player, Recorder, Seen
 
 _GRID = GridFrame(12, 17, 0.05)
 _VALUES = st.sampled_from([UNKNOWN, FREE, OCCUPIED])

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from app.exploration.frontiers import cluster, frontier_cells
 from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, Grid, Mask
+from app.exploration.planning.frontiers import cluster, frontier_cells
 
 grids = arrays(
     np.int8,

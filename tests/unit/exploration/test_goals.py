@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 
 from app.exploration.driver import Pose
-from app.exploration.frontiers import cluster
-from app.exploration.goals import Goal, Seeker, choose, stands
 from app.exploration.grid import Box, GridFrame
-from app.exploration.settings import Settings
-from app.exploration.survey import Survey, survey
+from app.exploration.planning.frontiers import cluster
+from app.exploration.planning.goals import Goal, Seeker, choose, stands
+from app.exploration.planning.planning_map import Survey, survey
+from app.exploration.planning.settings import Settings
 
 FRAME = GridFrame(60, 60, 0.1)
 FREE, WALL = -17, 24

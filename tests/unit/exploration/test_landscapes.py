@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from app.exploration.evaluation.map_quality import reachable
 from app.exploration.grid import FREE, FloorMap
-from app.exploration.landscapes import draw_cave, draw_hall
-from app.exploration.quality import reachable
-from app.exploration.robot import start_poses
+from app.exploration.simulation.halls_and_caves import draw_cave, draw_hall
+from app.exploration.simulation.simulated_robot import start_poses
 
 FLOORS = {"hall": draw_hall, "cave": draw_cave}
 

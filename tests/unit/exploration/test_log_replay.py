@@ -8,8 +8,8 @@ import pytest
 
 from app.exploration.driver import Pose
 from app.exploration.grid import GridFrame
-from app.exploration.log_replay import LogError, LogReplay, read_carmen
-from app.exploration.slam.mapper import SlamMap
+from app.exploration.mapping.slam import SlamMap
+from app.exploration.simulation.log_replay import LogError, LogReplay, read_carmen
 
 LINE = "FLASER 3 1.0 81.9 2.0 9 9 9 0.5 0.25 0.1 1 host 1\n"
 

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from app.exploration.frontiers import Frontier, cluster, frontier_cells
 from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, Grid
-from app.exploration.lookouts import LookoutMemory, Lookouts
-from app.exploration.planning import UNREACHED, clear_length, distance_field
+from app.exploration.planning.frontiers import Frontier, cluster, frontier_cells
+from app.exploration.planning.paths import UNREACHED, clear_length, distance_field
+from app.exploration.planning.viewpoints import LookoutMemory, Lookouts
 
 grids = arrays(
     np.int8,

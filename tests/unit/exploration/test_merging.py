@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 
 from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, LogOdds
 from app.exploration.lidar import CLAMP_UNITS
-from app.exploration.merging import merge
+from app.exploration.merging.evidence import merge
 
 layers = arrays(np.int8, (4, 5), elements=st.integers(-CLAMP_UNITS, CLAMP_UNITS))
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from app.exploration.odometry import SMALL_BASE, OdometrySpec, Wheels
+from app.exploration.simulation.odometry import SMALL_BASE, OdometrySpec, Wheels
 
 
 def ends(steps: int, spec: OdometrySpec) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -5,17 +5,17 @@ import math
 import numpy as np
 import pytest
 
-from app.exploration.coordinator import State
 from app.exploration.driver import Leg, Patch, Pose
+from app.exploration.evaluation.map_quality import accuracy, coverage, observable
 from app.exploration.grid import FloorMap, LogOdds
-from app.exploration.landscapes import draw_cave
-from app.exploration.quality import accuracy, coverage, observable
-from app.exploration.slam.body import SimulatedBody
-from app.exploration.slam.deployment import bodies_on, lone_robot, own_frame, true_starts
-from app.exploration.slam.joint_map import joint_maps, on_floor
-from app.exploration.slam.parties import Parties
-from app.exploration.slam.robot import SlamRobot
-from app.exploration.slam.se2 import between, compose, of_pose, to_pose
+from app.exploration.mapping.slam_robot import SlamRobot
+from app.exploration.merging.joint_map import joint_maps, on_floor
+from app.exploration.planning.coordinator import State
+from app.exploration.planning.map_clusters import Parties
+from app.exploration.se2 import between, compose, of_pose, to_pose
+from app.exploration.simulation.deployment import bodies_on, lone_robot, own_frame, true_starts
+from app.exploration.simulation.halls_and_caves import draw_cave
+from app.exploration.simulation.mobile_base import SimulatedBody
 
 CAVE = draw_cave(5, width=12.0, height=10.0)
 OTHER = draw_cave(11, width=12.0, height=10.0)

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 
 from app.exploration.driver import Point
-from app.exploration.floorplan import draw_rooms
 from app.exploration.grid import OCCUPIED, UNKNOWN, GridFrame
-from app.exploration.picture import Picture, draw, save_picture
+from app.exploration.simulation.floor_plans import draw_rooms
+from app.missions.picture import Picture, draw, save_picture
 
 FLOOR = draw_rooms(2)
 PATHS: list[list[Point]] = [[(1.0, 1.0), (2.0, 2.0)], [(2.2, 1.0), (5.0, 1.65)]]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from app.exploration.grid import Mask
-from app.exploration.planning import (
+from app.exploration.planning.paths import (
     DIAGONAL,
     STRAIGHT,
     UNREACHED,

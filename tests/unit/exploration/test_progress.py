@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from app.exploration.driver import Leg, Patch, Pose
+from app.exploration.evaluation.first_seen import Chronicle, time_to
 from app.exploration.grid import GridFrame
-from app.exploration.progress import Chronicle, time_to
 
 ALL = np.ones((1, 10), np.bool_)
 

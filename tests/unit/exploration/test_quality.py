@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from app.exploration.driver import Pose
-from app.exploration.floorplan import draw_rooms
+from app.exploration.evaluation.map_quality import accuracy, coverage, observable, reachable
 from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, FloorMap
-from app.exploration.quality import accuracy, coverage, observable, reachable
-from app.exploration.robot import StartError
+from app.exploration.simulation.floor_plans import draw_rooms
+from app.exploration.simulation.simulated_robot import StartError
 
 ROOMS = draw_rooms(2)
 FIRST = Pose(1.65, 1.65)

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from app.exploration.grid import Mask
-from app.exploration.planning import UNREACHED, distance_field
-from app.exploration.regions import pieces_of, region
+from app.exploration.planning.paths import UNREACHED, distance_field
+from app.exploration.planning.regions import pieces_of, region
 
 grounds = arrays(
     np.bool_,

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from app.exploration.driver import Pose
-from app.exploration.floorplan import draw_office
 from app.exploration.grid import FREE, OCCUPIED, FloorMap, Grid, GridFrame
-from app.exploration.landscapes import draw_cave
-from app.exploration.merging import occupancy, place
-from app.exploration.planning import clearance
-from app.exploration.slam.body import SimulatedBody
-from app.exploration.slam.consensus import agree, relate
-from app.exploration.slam.keyframes import Keyframe, draw
-from app.exploration.slam.registration import Gate, register
-from app.exploration.slam.se2 import Transform, between, compose, inverse, wrap
+from app.exploration.mapping.keyframes import Keyframe, draw
+from app.exploration.merging.consensus import agree, relate
+from app.exploration.merging.evidence import occupancy, place
+from app.exploration.merging.registration import Gate, register
+from app.exploration.planning.paths import clearance
+from app.exploration.se2 import Transform, between, compose, inverse, wrap
+from app.exploration.simulation.floor_plans import draw_office
+from app.exploration.simulation.halls_and_caves import draw_cave
+from app.exploration.simulation.mobile_base import SimulatedBody
 
 OFFICE = draw_office(41, width=16.0, height=12.0)
 CAVE = draw_cave(7, width=16.0, height=12.0)

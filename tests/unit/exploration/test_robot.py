@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.exploration.driver import Leg, Pose, RobotDriver
-from app.exploration.floorplan import draw_office, draw_rooms
 from app.exploration.grid import FREE, OCCUPIED, FloorMap
-from app.exploration.robot import (
+from app.exploration.simulation.floor_plans import draw_office, draw_rooms
+from app.exploration.simulation.simulated_robot import (
     SimulatedRobot,
     StartError,
     standing_room,

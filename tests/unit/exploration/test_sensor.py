@@ -4,7 +4,7 @@ import numpy as np
 
 from app.exploration.grid import GridFrame
 from app.exploration.lidar import beam_angles
-from app.exploration.sensor import LDS_02, LidarSpec, measure
+from app.exploration.simulation.lidar_sensor import LDS_02, LidarSpec, measure
 
 FRAME = GridFrame(200, 200, 0.05)
 AT = (5.025, 5.025)

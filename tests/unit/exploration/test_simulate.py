@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.exploration.floorplan import draw_office, draw_rooms
+from app.exploration.evaluation.map_quality import accuracy, coverage, observable
 from app.exploration.grid import FREE, OCCUPIED, FloorMap, GridFrame
 from app.exploration.map_files import load_map
-from app.exploration.quality import accuracy, coverage, observable
-from app.exploration.simulate import simulate
+from app.exploration.simulation.floor_plans import draw_office, draw_rooms
+from app.exploration.simulation.simulate import simulate
 
 OFFICE = Path(__file__).parents[3] / "maps" / "office.yaml"
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.exploration.evaluation.fidelity import alignment, fidelity, trajectory_error
 from app.exploration.grid import FREE, OCCUPIED, FloorMap, GridFrame
-from app.exploration.slam.graph import Edge, PoseGraph
-from app.exploration.slam.matching import local_field, refine, search
-from app.exploration.slam.measures import alignment, fidelity, trajectory_error
-from app.exploration.slam.se2 import Transform, apply, compose, inverse, wrap
+from app.exploration.mapping.pose_graph import Edge, PoseGraph
+from app.exploration.mapping.scan_matching import local_field, refine, search
+from app.exploration.se2 import Transform, apply, compose, inverse, wrap
 
 MOTIONS = st.tuples(
     st.floats(-50, 50), st.floats(-50, 50), st.floats(-math.pi + 1e-6, math.pi - 1e-6)

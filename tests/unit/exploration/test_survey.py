@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from app.exploration.driver import Pose
 from app.exploration.grid import FREE, UNKNOWN, Box, GridFrame
-from app.exploration.planning import clearance
-from app.exploration.survey import Survey, survey
+from app.exploration.planning.paths import clearance
+from app.exploration.planning.planning_map import Survey, survey
 
 FRAME = GridFrame(rows=100, cols=120, resolution=0.1, origin_x=-3.0, origin_y=5.0)
 

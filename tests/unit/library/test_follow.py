@@ -16,7 +16,7 @@ from sagastream import (
     ServerUnsuitable,
     multi_stage_reply,
 )
-from sagastream.cli import main
+from sagastream.cli.main import main
 from sagastream.testing import EmbeddedServer, bundled_binary
 from tests.conftest import listening
 

@@ -7,11 +7,10 @@ import pytest
 from redis.exceptions import ResponseError
 
 from sagastream import Bus
-from sagastream.fault_proxy import Fault, FaultProxy
-from sagastream.functions import LIBRARY, Functions
-from sagastream.functions.together import Answer
-from sagastream.payload import encode_payload
-from sagastream.testing import EmbeddedServer
+from sagastream._codec.payload import encode_payload
+from sagastream._functions.batcher import Answer
+from sagastream._functions.stubs import LIBRARY, Functions
+from sagastream.testing import EmbeddedServer, Fault, FaultProxy
 
 GROUP = "g"
 UNTRACED = ("", "", "")

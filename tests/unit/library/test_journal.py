@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sagastream.declaration import Compensation, Saga, Step
 from sagastream.errors import SagaError
-from sagastream.journal import (
+from sagastream.saga.definition import Compensation, Saga, Step
+from sagastream.saga.journal import (
     ENDED,
     Journal,
     abandon,

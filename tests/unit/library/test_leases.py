@@ -19,7 +19,7 @@ from sagastream import (
     RequestCancelled,
     multi_stage_reply,
 )
-from sagastream.fault_proxy import Fault, FaultProxy
+from sagastream.testing import Fault, FaultProxy
 from tests.conftest import listening
 
 STREAM = "work:commands"
@@ -145,7 +145,7 @@ async def test_a_renewal_that_meets_the_end_of_its_own_request_is_no_lost_lease(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Between the end on the server and its answer the handler is not taken for stopped."""
-    monkeypatch.setattr("sagastream.wire.ANSWER_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("sagastream._redis.protocol.ANSWER_TIMEOUT_S", 1.0)
     finished: list[int] = []
 
     def plan(number: int, command: tuple[bytes, ...]) -> Fault:

@@ -17,16 +17,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
 import sagastream
-from sagastream import (
-    Bus,
-    Command,
-    Progress,
-    ReplyTimeout,
-    RequestFailed,
-    metrics,
-    multi_stage_reply,
-    telemetry,
-)
+from sagastream import Bus, Command, Progress, ReplyTimeout, RequestFailed, multi_stage_reply
+from sagastream._telemetry import metrics
+from sagastream._telemetry import spans as telemetry
 from sagastream.saga import Saga, SagaRunner, Step
 from tests.conftest import listening
 from tests.semconv import (

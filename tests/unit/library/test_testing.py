@@ -13,8 +13,7 @@ import pytest
 import redis
 
 from sagastream import Bus, Command, CommandListener, Progress, ServerUnavailable, multi_stage_reply
-from sagastream.fault_proxy import FaultProxy
-from sagastream.testing import EmbeddedServer, running
+from sagastream.testing import EmbeddedServer, FaultProxy, running
 
 pytestmark = pytest.mark.blocking
 

@@ -15,9 +15,9 @@ import uvloop
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from sagastream import Bus, Command, CommandListener, ServerUnavailable, multi_stage_reply
+from sagastream._redis.protocol import Wire, connect, settings_of
 from sagastream.errors import ServerUnsuitable
 from sagastream.testing import EmbeddedServer
-from sagastream.wire import Wire, connect, settings_of
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ async def test_a_connection_for_a_caller_that_is_gone_is_kept(
         made.append(await connect(settings_of(bus.url)))
         return made[-1]
 
-    monkeypatch.setattr("sagastream.connection.connect", slowly)
+    monkeypatch.setattr("sagastream._redis.connection.connect", slowly)
     connection = bus.endpoint().connection
     reading = asyncio.create_task(connection.block("TIME"))
     await begun.wait()

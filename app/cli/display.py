@@ -1,0 +1,97 @@
+"""What a person sees while a mission runs: a line a step and a line a robot."""
+
+import sys
+import time
+from typing import Any, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+
+from app.cli.terminal_map import draw_map
+from app.exploration.grid import GridFrame
+from app.missions.frames import Frame
+from app.missions.steps import STEPS, UNDO
+
+_LEAST_MAP = 5  # lines
+_WORDS = {"start": "running", "progress": "running"}
+_COLOURS = {"running": "yellow", "completed": "green", "failed": "red", "cancelled": "red"}
+
+
+class MissionDisplay:
+    """Draws stages: live on a terminal, else a plain line for each change, to stderr."""
+
+    def __init__(self) -> None:
+        self._console = Console(file=sys.stderr)
+        self._started = time.monotonic()
+        self._rows: dict[tuple[str, str], tuple[str, str]] = {}
+        self._robots: dict[str, dict[str, Any]] = {}
+        self._map: tuple[Frame, GridFrame] | None = None
+        self._live = Live(
+            console=self._console, refresh_per_second=8, get_renderable=self._draw, transient=False
+        )
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def show(self, stage: dict[str, Any]) -> None:
+        """Take one stage of a step."""
+        event_type, status, payload = stage["event_type"], stage["status"], stage["payload"]
+        direction = "undo" if event_type in UNDO else "forward"
+        step = STEPS.get(event_type) or UNDO.get(event_type) or event_type
+        word = _WORDS.get(status, status)
+        before = self._rows.get((step, direction), ("", ""))[0]
+        self._rows[(step, direction)] = (word, _detail(status, payload))
+        if event_type == "exploration:perform":
+            self._robots |= payload.get("robots", {}) if status == "progress" else {}
+        if not self._console.is_terminal and word != before:
+            detail = _detail(status, payload)
+            label = f"undo {step}" if direction == "undo" else step
+            print(
+                f"{self._age():6.1f}s  {label}: {word}{' ' + detail if detail else ''}",
+                file=sys.stderr,
+            )
+
+    def show_map(self, frame: Frame, grid: GridFrame) -> None:
+        """Take what the mission looks like now; drawn on a terminal only."""
+        self._map = (frame, grid)
+
+    def _age(self) -> float:
+        return time.monotonic() - self._started
+
+    def _draw(self) -> Group:
+        steps = Table.grid(padding=(0, 2))
+        for name in STEPS.values():
+            word, detail = self._rows.get((name, "forward"), ("-", ""))
+            steps.add_row(name, f"[{_COLOURS.get(word, 'dim')}]{word}[/]", detail)
+        for (name, direction), (word, detail) in self._rows.items():
+            if direction == "undo":
+                steps.add_row(f"undo {name}", f"[{_COLOURS.get(word, 'dim')}]{word}[/]", detail)
+        robots = Table.grid(padding=(0, 2))
+        for name, robot in sorted(self._robots.items()):
+            x, y, _ = robot["pose"]
+            robots.add_row(
+                f"  {name}", f"at ({x:.1f}, {y:.1f}) m", f"{robot['driven_m']:.1f} m driven"
+            )
+        parts: list[RenderableType] = [f"[bold]mission[/] {self._age():.0f} s", steps, robots]
+        if self._map:
+            size = self._console.size
+            height = max(_LEAST_MAP, size.height - steps.row_count - robots.row_count - 3)
+            parts.append(draw_map(*self._map, width=size.width - 1, height=height))
+        return Group(*parts)
+
+
+def _detail(status: str, payload: dict[str, Any]) -> str:
+    if status == "failed":
+        return f"{payload.get('error_type')}: {payload.get('message')}"
+    if status == "progress":
+        simulated = payload.get("simulated_s")
+        known = f"{payload['fraction']:.0%}"
+        return f"{known} of the area known, {simulated:.0f} s simulated" if simulated else known
+    return ""

@@ -1,0 +1,111 @@
+"""`mission serve`: the pages and the API, beside workers that run; `mission run` has them, too."""
+
+import asyncio
+import ipaddress
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from app.cli.base import EXIT_ERROR, EXIT_USAGE, app, guarded, leave, settings_of_command
+from app.config import ROOT, Settings, choose_settings
+from app.redis_utils import get_bus
+from sagastream.testing import die_with_parent
+
+
+@app.command()
+def serve(
+    *,
+    host: Annotated[str | None, typer.Option(help="WEB_HOST otherwise.")] = None,
+    port: Annotated[int | None, typer.Option(help="WEB_PORT otherwise.")] = None,
+) -> None:
+    """Serve missions over HTTP, until Ctrl-C; beyond this machine only with WEB_TOKEN.
+
+    Example: REDIS_URL=redis://127.0.0.1:6379/0 mission serve --port 8080
+    """
+    # Heavy imports, which no other verb needs.
+    import uvicorn  # noqa: PLC0415
+
+    from app.web.api import make_app  # noqa: PLC0415
+
+    settings_of_command()
+    given = {"web_host": host, "web_port": port}
+    settings = choose_settings(
+        **{name: value for name, value in given.items() if value is not None}
+    )
+    if not settings.web_token and not _is_loopback(settings.web_host):
+        leave(
+            EXIT_USAGE, f"WEB_TOKEN: set one to serve on {settings.web_host}, beyond this machine"
+        )
+    config = uvicorn.Config(
+        make_app(settings),
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=2,
+    )
+
+    try:
+        listening = socket.create_server(
+            (settings.web_host, settings.web_port), family=_family(settings.web_host)
+        )
+    except OSError as error:
+        leave(
+            EXIT_ERROR,
+            f"WEB_HOST, WEB_PORT: cannot listen on {settings.web_host} port {settings.web_port}: {error.strerror}",
+        )
+
+    async def answer() -> None:
+        await get_bus().ping()
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        print(
+            f"http://{settings.web_host}:{listening.getsockname()[1]}/; Ctrl-C stops it", flush=True
+        )
+        try:
+            await asyncio.shield(serving)
+        except asyncio.CancelledError:
+            server.should_exit = True  # it ends what it is at, and answers nobody new
+            await serving
+            raise
+
+    guarded(answer(), "stopped")
+
+
+@contextmanager
+def page_of(saga_id: str, settings: Settings) -> Iterator[None]:
+    """Serve the pages on a free port for as long as a mission is watched, and say where."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    own = {"WEB_HOST": "127.0.0.1", "WEB_PORT": str(port), "WEB_TOKEN": ""}
+    server = subprocess.Popen(
+        [sys.executable, "-m", "app.cli", "serve"],
+        cwd=ROOT,
+        env=settings.environment() | own,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=die_with_parent,  # noqa: PLW1509 - only calls prctl
+    )
+    print(f"http://127.0.0.1:{port}/missions/{saga_id}", file=sys.stderr)
+    try:
+        yield
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

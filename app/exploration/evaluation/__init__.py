@@ -1,0 +1,1 @@
+"""How good maps, poses and teams are, measured against the true floor."""

@@ -1,0 +1,1 @@
+"""Simultaneous localization and mapping of one robot."""

@@ -1,0 +1,336 @@
+"""Scan matching: where a scan fits best into a field of how likely a return is where.
+
+The field is the likelihood field of Thrun, Burgard and Fox, "Probabilistic Robotics" (2005),
+ch. 6.4, splat from the points of other scans without rounding them to cells. The search is
+correlative over a window (Olson, "Real-Time Correlative Scan Matching", ICRA 2009), coarse on a
+field of maxima; the end is Gauss-Newton on the interpolated field (Kohlbrecher et al. 2011), with
+the odometry as prior where there is one, so that a bare corridor does not slide.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from app.exploration.se2 import Points, Transform
+
+SIGMA = 0.08
+"""Metres from a return's place at which another is 0.6 as likely."""
+
+_CELL = 0.05
+_REACH = 2.5  # sigmas that a point is felt
+_POOL = 4  # cells of the fine field a cell of the coarse one
+_PEAKS = 4  # places of the coarse search that are looked at closely
+_TURNS = np.linspace(-0.03, 0.03, 5)
+_FINE = 16.0  # entries of the splat's table for a squared cell
+_STEPS = 12
+_NOTHING = 1e-3  # a likelihood that counts as none
+_FLAT = 1e-6  # a slope that shows no way
+_STIFF = 1e4  # a damping at which the climb ends
+_DONE = 1e-3  # a gain after which it ends
+_EVERY = 3  # points are thinned to so many for the search
+
+Likelihood = npt.NDArray[np.float32]
+"""(rows, cols) float32, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LikelihoodField:
+    """Where returns are likely.
+
+    Attributes:
+        cells: (rows, cols) float32, 0 to 1, 0.05 m a cell.
+        x: of the lower left corner, metres.
+        y: of the lower left corner, metres.
+    """
+
+    cells: Likelihood
+    x: float
+    y: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Match:
+    """Where a scan fits.
+
+    Attributes:
+        pose: (3,) of the scan in the field's frame.
+        score: 0 to 1, mean likelihood of its points.
+        information: (3, 3) float64 of x, y, angle in the scan's own frame, from the field alone.
+    """
+
+    pose: Transform
+    score: float
+    information: npt.NDArray[np.float64]
+
+
+def local_field(
+    scans: Sequence[Points], poses: Transform, around: Points, *, margin: float
+) -> LikelihoodField:
+    """Build a field of several scans.
+
+    Args:
+        scans: each (n, 2) metres in its own frame.
+        poses: (scans, 3) of them.
+        around: (m, 2) metres, frame of the poses; the field spans these.
+        margin: metres by which it is larger.
+    """
+    field = _empty(around, margin)
+    scale = np.array([1.0 / _CELL, 1.0 / _CELL, 1.0])
+    for points, pose in zip(scans, poses * scale, strict=True):
+        _splat(field.cells, points / _CELL, pose, field.x / _CELL, field.y / _CELL, SIGMA / _CELL)
+    return field
+
+
+def _empty(around: Points, margin: float) -> LikelihoodField:
+    """Return a field of nothing that spans points and a margin."""
+    x, y = around[:, 0], around[:, 1]
+    low_x = math.floor((x.min() - margin) / _CELL) * _CELL
+    low_y = math.floor((y.min() - margin) / _CELL) * _CELL
+    cols = (math.ceil((x.max() + margin - low_x) / _CELL / _POOL) + 1) * _POOL
+    rows = (math.ceil((y.max() + margin - low_y) / _CELL / _POOL) + 1) * _POOL
+    return LikelihoodField(np.zeros((rows, cols), np.float32), low_x, low_y)
+
+
+def refine(
+    field: LikelihoodField,
+    points: Points,
+    guess: Transform,
+    prior: npt.NDArray[np.float64] | None = None,
+) -> Match:
+    """Climb from a guess to the nearest best fit.
+
+    Args:
+        field: the field.
+        points: (n, 2) metres, the scan in its own frame.
+        guess: (3,) of the scan in the field's frame.
+        prior: (3, 3) information of the guess, frame of the field; None for none.
+    """
+    pose, score, hessian = _gauss_newton(
+        field.cells,
+        points / _CELL,
+        np.array([(guess[0] - field.x) / _CELL, (guess[1] - field.y) / _CELL, guess[2]]),
+        np.zeros((3, 3)) if prior is None else prior,
+    )
+    turn = np.eye(3)
+    turn[:2, :2] = [
+        [math.cos(pose[2]), -math.sin(pose[2])],
+        [math.sin(pose[2]), math.cos(pose[2])],
+    ]
+    placed = np.array([pose[0] * _CELL + field.x, pose[1] * _CELL + field.y, pose[2]])
+    return Match(placed, float(score), turn.T @ hessian @ turn)
+
+
+def search(
+    field: LikelihoodField,
+    points: Points,
+    guess: Transform,
+    *,
+    window: float,
+    turn: float,
+) -> Match:
+    """Find the best fit in a window around a guess.
+
+    Args:
+        field: the field; its margin should be no less than the window.
+        points: (n, 2) metres, the scan in its own frame.
+        guess: (3,) of the scan in the field's frame.
+        window: metres to each side in x and y.
+        turn: radians to each side.
+    """
+    rows, cols = field.cells.shape
+    pooled = field.cells.reshape(rows // _POOL, _POOL, cols // _POOL, _POOL).max(axis=(1, 3))
+    thin = points[::_EVERY]
+    step = _POOL * _CELL
+    far = max(float(np.percentile(np.hypot(*thin.T), 75)), 1.0)
+    turn_step = step / far
+    turns = np.arange(-math.ceil(turn / turn_step), math.ceil(turn / turn_step) + 1) * turn_step
+    reach = math.ceil(window / step)
+    local = np.array([guess[0] - field.x, guess[1] - field.y])
+    scores = _window(
+        np.ascontiguousarray(pooled), thin / step, local / step, guess[2] + turns, reach
+    )
+    order = np.argsort(-scores.ravel(), kind="stable")[: 3 * _PEAKS]
+    best: Match | None = None
+    tried: list[tuple[int, ...]] = []
+    for flat in order:
+        angle, dy, dx = (int(i) for i in np.unravel_index(flat, scores.shape))
+        if any(max(abs(angle - a), abs(dy - b), abs(dx - c)) <= 1 for a, b, c in tried):
+            continue
+        tried.append((angle, dy, dx))
+        start = guess + np.array([(dx - reach) * step, (dy - reach) * step, turns[angle]])
+        close = _nearby(field, thin, start, reach=_POOL // 2, turns=_TURNS)
+        found = refine(field, points, close)
+        if best is None or found.score > best.score:
+            best = found
+        if len(tried) == _PEAKS:
+            break
+    assert best is not None
+    return best
+
+
+def _nearby(
+    field: LikelihoodField,
+    points: Points,
+    guess: Transform,
+    *,
+    reach: int,
+    turns: npt.NDArray[np.float64],
+) -> Transform:
+    """Find the best of the poses around a guess, on the field's own cells.
+
+    Args:
+        field: the field.
+        points: (n, 2) metres, in their own frame.
+        guess: (3,) of that frame in the field's.
+        reach: cells to each side.
+        turns: (m,) radians to try.
+    """
+    local = np.array([guess[0] - field.x, guess[1] - field.y])
+    scores = _window(field.cells, points / _CELL, local / _CELL, guess[2] + turns, reach)
+    angle, dy, dx = np.unravel_index(int(np.argmax(scores)), scores.shape)
+    return np.array(
+        [
+            guess[0] + (dx - reach) * _CELL,
+            guess[1] + (dy - reach) * _CELL,
+            guess[2] + turns[angle],
+        ]
+    )
+
+
+@njit(cache=True, nogil=True)
+def _splat(  # noqa: PLR0917, compiled: no keyword crosses cheaply
+    cells: Likelihood, points: Points, pose: Transform, x: float, y: float, sigma: float
+) -> None:
+    """Raise the field, whose corner lies at x and y, around each point of a scan; all in cells."""
+    rows, cols = cells.shape
+    reach = int(np.ceil(_REACH * sigma))
+    size = int((reach + 1) * (reach + 1) * 2 * _FINE) + 1
+    table = np.exp(-np.arange(size) / _FINE / (2.0 * sigma * sigma)).astype(np.float32)
+    cos, sin = np.cos(pose[2]), np.sin(pose[2])
+    for index in range(points.shape[0]):
+        col = pose[0] - x + cos * points[index, 0] - sin * points[index, 1]
+        row = pose[1] - y + sin * points[index, 0] + cos * points[index, 1]
+        at_col, at_row = int(np.floor(col)), int(np.floor(row))
+        first_col, last_col = max(at_col - reach, 0), min(at_col + reach + 1, cols)
+        for to_row in range(max(at_row - reach, 0), min(at_row + reach + 1, rows)):
+            across = (to_row + 0.5 - row) * (to_row + 0.5 - row)
+            for to_col in range(first_col, last_col):
+                along = to_col + 0.5 - col
+                value = table[int((across + along * along) * _FINE)]
+                cells[to_row, to_col] = max(cells[to_row, to_col], value)
+
+
+@njit(cache=True, nogil=True)
+def _window(
+    cells: Likelihood,
+    points: Points,
+    centre: npt.NDArray[np.float64],
+    turns: npt.NDArray[np.float64],
+    reach: int,
+) -> npt.NDArray[np.float32]:
+    """Return the mean likelihood for each angle and shift, (turns, y, x), shifts whole cells."""
+    rows, cols = cells.shape
+    side = 2 * reach + 1
+    scores = np.zeros((turns.size, side, side), np.float32)
+    for angle in range(turns.size):
+        cos, sin = np.cos(turns[angle]), np.sin(turns[angle])
+        for index in range(points.shape[0]):
+            x, y = points[index]
+            col = int(np.floor(centre[0] + cos * x - sin * y)) - reach
+            row = int(np.floor(centre[1] + sin * x + cos * y)) - reach
+            for dy in range(max(0, -row), min(side, rows - row)):
+                for dx in range(max(0, -col), min(side, cols - col)):
+                    scores[angle, dy, dx] += cells[row + dy, col + dx]
+    return scores / np.float32(points.shape[0])
+
+
+@njit(cache=True, nogil=True)
+def _terms(
+    cells: Likelihood, points: Points, pose: Transform
+) -> tuple[float, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the sum of likelihoods, its gradient and its curvature, by metres and radians.
+
+    A point pulls along the field's slope; there its squared distance, and with it the curvature,
+    is that of a Gaussian, weighed by how likely the point is (Welsch's weights).
+    """
+    rows, cols = cells.shape
+    cos, sin = np.cos(pose[2]), np.sin(pose[2])
+    total = 0.0
+    gradient = np.zeros(3)
+    hessian = np.zeros((3, 3))
+    jacobian = np.zeros(3)
+    for index in range(points.shape[0]):
+        x = cos * points[index, 0] - sin * points[index, 1]
+        y = sin * points[index, 0] + cos * points[index, 1]
+        col, row = pose[0] + x - 0.5, pose[1] + y - 0.5
+        at_col, at_row = int(np.floor(col)), int(np.floor(row))
+        if at_col < 0 or at_row < 0 or at_col + 1 >= cols or at_row + 1 >= rows:
+            continue
+        right, up = col - at_col, row - at_row
+        low, low_right = cells[at_row, at_col], cells[at_row, at_col + 1]
+        high, high_right = cells[at_row + 1, at_col], cells[at_row + 1, at_col + 1]
+        value = (low * (1 - right) + low_right * right) * (1 - up) + (
+            high * (1 - right) + high_right * right
+        ) * up
+        if value < _NOTHING:
+            continue
+        total += value
+        along = ((low_right - low) * (1 - up) + (high_right - high) * up) / _CELL
+        across = ((high - low) * (1 - right) + (high_right - low_right) * right) / _CELL
+        slope = np.hypot(along, across)
+        if slope < _FLAT:
+            continue
+        lever = (-along * y + across * x) * _CELL
+        gradient[0] += along
+        gradient[1] += across
+        gradient[2] += lever
+        jacobian[0], jacobian[1], jacobian[2] = along / slope, across / slope, lever / slope
+        for first in range(3):
+            for second in range(3):
+                hessian[first, second] += (
+                    value * jacobian[first] * jacobian[second] / (SIGMA * SIGMA)
+                )
+    return total, gradient, hessian
+
+
+@njit(cache=True, nogil=True)
+def _gauss_newton(
+    cells: Likelihood, points: Points, start: Transform, prior: npt.NDArray[np.float64]
+) -> tuple[Transform, float, npt.NDArray[np.float64]]:
+    """Climb, damped after Levenberg and Marquardt; poses in cells, curvatures in metres."""
+    best, pose = start.copy(), start.copy()
+    total, gradient, hessian = _terms(cells, points, start)
+    pull = np.zeros(3)
+    best_gain = total
+    damping = 1e-3
+    for _ in range(_STEPS):
+        whole = hessian + prior
+        for axis in range(3):
+            whole[axis, axis] += damping * whole[axis, axis] + 1e-3
+        step = np.linalg.solve(whole, gradient - pull)
+        pose[0] = best[0] + step[0] / _CELL
+        pose[1] = best[1] + step[1] / _CELL
+        pose[2] = best[2] + step[2]
+        off = pose - start
+        off[0] *= _CELL
+        off[1] *= _CELL
+        new_total, new_gradient, new_hessian = _terms(cells, points, pose)
+        gain = new_total - 0.5 * np.dot(off, prior @ off)
+        if gain > best_gain:
+            done = gain - best_gain < _DONE
+            best[:] = pose
+            best_gain, total = gain, new_total
+            gradient, hessian = new_gradient, new_hessian
+            pull = prior @ off
+            damping *= 0.2
+            if done:
+                break
+        else:
+            damping = max(10.0 * damping, 0.1)
+            if damping > _STIFF:
+                break
+    return best, total / points.shape[0], hessian

@@ -1,0 +1,1 @@
+"""Maps of several robots made one, with known poses or by registration."""

@@ -1,0 +1,1 @@
+"""Where robots drive: frontiers, paths, assignment, coordination of a team."""

@@ -1,0 +1,1 @@
+"""Simulated floors, robots and sensors, and whole explorations in one process."""

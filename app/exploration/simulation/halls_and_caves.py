@@ -1,0 +1,110 @@
+"""Floors drawn from a seed that are no offices: halls with racks and pillars, and caves.
+
+Together with `floorplan.draw_office` they are what teams are measured on beside real maps: an
+office is many rooms, a hall is one, and a cave has no straight wall to hold on to.
+"""
+
+import math
+
+import cv2
+import numpy as np
+
+from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, FloorMap, GridFrame
+from app.exploration.simulation.floor_plans import Sheet
+
+_WALL = 0.3
+_RACK_DEPTH = 1.2
+_AISLE = 2.4
+_PILLAR = 0.6
+_MISSING = 0.12  # share of the racks
+_CAVE_GRAIN = 1.6  # metres: how wide a cave's passages tend to be
+_CAVE_OPEN = 0.56  # share of the ground that is open before what cannot be reached is filled
+_NARROWEST = 0.35  # metres from the middle of a passage to its wall
+
+
+def draw_hall(
+    seed: int, *, width: float = 36.0, height: float = 24.0, resolution: float = 0.05
+) -> FloorMap:
+    """Draw a hall: rows of racks with cross aisles, a loading bay with pallets and pillars.
+
+    Args:
+        seed: equal seeds give equal floors.
+        width: of the building, metres, at least 16.
+        height: of the building, metres, at least 12.
+        resolution: metres a cell.
+
+    Returns:
+        A floor named `hall`.
+    """
+    random = np.random.default_rng([seed, 1])
+    sheet = Sheet(width, height, resolution)
+    sheet.fill(_WALL, _WALL, width - _WALL, height - _WALL, FREE)
+    bay = round(width * float(random.uniform(0.2, 0.3)), 1)
+    top = height - _WALL - _AISLE
+    x = bay + _AISLE
+    while x + _RACK_DEPTH < width - _WALL - _AISLE:
+        y = _WALL + _AISLE
+        while y < top - 2.0:
+            length = min(round(float(random.uniform(3.0, 8.0)), 1), top - y)
+            if random.random() > _MISSING:  # here and there a rack is missing
+                sheet.fill(x, y, x + _RACK_DEPTH, y + length, OCCUPIED)
+            y += length + round(float(random.uniform(1.4, 2.4)), 1)
+        x += _RACK_DEPTH + _AISLE
+    for y in np.arange(_WALL + 4.0, height - 4.0, 5.0):
+        sheet.block(bay, float(y), _PILLAR, _PILLAR)
+    for _ in range(round(bay * height / 25.0)):
+        sheet.block(
+            round(float(random.uniform(1.5, bay - 1.5)), 1),
+            round(float(random.uniform(1.5, height - 1.5)), 1),
+            1.2,
+            0.8,
+        )
+    _office_corner(sheet, height, random)
+    return FloorMap("hall", sheet.grid, sheet.frame)
+
+
+def _office_corner(sheet: Sheet, height: float, random: np.random.Generator) -> None:
+    """Wall off a room in a corner of the bay, with a gate on its side."""
+    side, tall = 4.0, 5.0
+    bottom = height - _WALL - tall
+    sheet.fill(_WALL, bottom - _WALL, _WALL + side + _WALL, height - _WALL, OCCUPIED)
+    sheet.fill(_WALL, bottom, _WALL + side, height - _WALL, FREE)
+    gate = bottom + round(float(random.uniform(0.3, tall - 1.5)), 1)
+    sheet.fill(_WALL + side, gate, _WALL + side + _WALL, gate + 1.1, FREE)
+
+
+def draw_cave(
+    seed: int, *, width: float = 32.0, height: float = 24.0, resolution: float = 0.05
+) -> FloorMap:
+    """Draw a cave: smoothed noise cut at a level, so that walls are curved and loops are many.
+
+    Args:
+        seed: equal seeds give equal floors.
+        width: of the cave, metres, at least 8.
+        height: of the cave, metres, at least 8.
+        resolution: metres a cell.
+
+    Returns:
+        A floor named `cave`, one connected piece that a robot of 0.2 m radius can pass through.
+    """
+    random = np.random.default_rng([seed, 2])
+    rows, cols = math.ceil(height / resolution), math.ceil(width / resolution)
+    noise = random.standard_normal((math.ceil(height / 0.2), math.ceil(width / 0.2)))
+    smooth = cv2.GaussianBlur(noise, (0, 0), _CAVE_GRAIN / 0.2 / 2.0)
+    level = cv2.resize(smooth, (cols, rows), interpolation=cv2.INTER_CUBIC)
+    open_ground = level < np.quantile(level, _CAVE_OPEN)
+    rim = round(0.6 / resolution)
+    open_ground[:rim] = open_ground[-rim:] = False
+    open_ground[:, :rim] = open_ground[:, -rim:] = False
+    wide = cv2.distanceTransform(open_ground.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    _, labels = cv2.connectedComponents((wide * resolution > _NARROWEST).astype(np.uint8))
+    largest = 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+    away = cv2.distanceTransform(
+        (labels != largest).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
+    )
+    cave = open_ground & (away * resolution <= _NARROWEST)
+    rock = cv2.dilate(cave.astype(np.uint8), np.ones((2 * rim - 1, 2 * rim - 1), np.uint8)) > 0
+    grid = np.full((rows, cols), UNKNOWN, np.int8)
+    grid[rock] = OCCUPIED
+    grid[cave] = FREE
+    return FloorMap("cave", grid, GridFrame(rows, cols, resolution))

@@ -1,0 +1,1 @@
+"""Robots: the fleet registry, the client of a team, the processes that robots live in, and codecs."""

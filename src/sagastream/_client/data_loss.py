@@ -1,0 +1,47 @@
+"""Noticing that the server came back without our data, or with older data.
+
+A hash on the server has an id that is made once, and a counter that every emit raises.
+Another id means that everything is gone (`FLUSHALL`, an empty restart); a counter that
+fell means that an older state was put back. Neither can be mended: it is said, loudly.
+"""
+
+import uuid
+
+from sagastream._redis.connection import Connection
+from sagastream.errors import DataLost
+
+
+class Instance:
+    """What one process remembers of the data set that it works on.
+
+    Args:
+        connection: The server.
+        key: Where id and counter are.
+    """
+
+    def __init__(self, connection: Connection, key: str) -> None:
+        self.key = key
+        self._connection = connection
+        self._id = b""
+        self._counter = 0
+
+    def counted(self, counter: int) -> None:
+        """Remember the highest counter that an emit has brought back."""
+        self._counter = max(self._counter, counter)
+
+    async def check(self) -> None:
+        """Compare what the server has with what is remembered; the first time, remember it.
+
+        Raises:
+            DataLost: It is another data set, or an older state of ours. Raised once.
+        """
+        await self._connection.call("HSETNX", self.key, "id", str(uuid.uuid4()))
+        found, stored = await self._connection.call("HMGET", self.key, "id", "emitted")
+        counter = int(stored or 0)
+        known, self._id = self._id, found
+        highest, self._counter = self._counter, counter
+        if known and known != found:
+            raise DataLost(self._connection.address, "its data set is another one, or empty")
+        if counter < highest:
+            behind = highest - counter
+            raise DataLost(self._connection.address, f"its data are {behind} commands older")

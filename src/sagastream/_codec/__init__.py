@@ -1,0 +1,1 @@
+"""Stream entries and payloads: encoding, validation, limits."""

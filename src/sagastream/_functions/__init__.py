@@ -1,0 +1,1 @@
+"""The server-side transitions: the Lua library, and a typed stub for each function."""

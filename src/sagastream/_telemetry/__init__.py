@@ -1,0 +1,1 @@
+"""Spans, metrics and log context, by the OpenTelemetry API alone."""

@@ -1,0 +1,1 @@
+"""What a listener runs: consumer, claim, handler execution, lease keeper."""

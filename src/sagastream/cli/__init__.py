@@ -1,0 +1,1 @@
+"""`sagastream`: operator commands."""

@@ -1,0 +1,7 @@
+"""`python -m sagastream.cli`."""
+
+import sys
+
+from sagastream.cli.main import main
+
+sys.exit(main())

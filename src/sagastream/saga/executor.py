@@ -1,0 +1,164 @@
+"""One request of a saga: intended, sent, waited for and written down.
+
+Which one is due follows from the journal; who does it, and when, is `saga.py`'s.
+"""
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from opentelemetry import context as otel_context
+
+from sagastream._client.inbox import OnProgress
+from sagastream._telemetry import metrics, spans
+from sagastream.bus import Bus
+from sagastream.errors import (
+    InvalidMessage,
+    ReplyTimeout,
+    RequestCancelled,
+    RequestConflict,
+    RequestFailed,
+)
+from sagastream.saga.definition import Saga
+from sagastream.saga.journal import Due, Entry, Journal, closed_by, conclude, due, intend
+from sagastream.saga.store import SagaStore, Seen
+
+logger = logging.getLogger(__name__)
+
+_FAILURES = (RequestFailed, RequestCancelled, ReplyTimeout, InvalidMessage, RequestConflict)
+_LEAST_WAIT_S = 0.5
+
+
+class Stepper:
+    """Does the one thing that a saga needs next.
+
+    Args:
+        bus: Where commands go.
+        saga: The declaration.
+        store: Its journals.
+        max_attempts: How often a compensation is tried before the saga is `stuck`.
+    """
+
+    def __init__(self, bus: Bus, saga: Saga, store: SagaStore, *, max_attempts: int) -> None:
+        self._bus = bus
+        self._saga = saga
+        self._store = store
+        self._max_attempts = max_attempts
+
+    async def do(self, seen: Seen, what: Due, on_progress: OnProgress | None) -> tuple[Seen, bool]:
+        """Intend, send, wait and conclude, unless somebody else is further.
+
+        Returns:
+            The journal after it, and whether this call moved it.
+        """
+        seen, moved = await self._store.change(seen, lambda now: self._intended(now, what))
+        journal = seen.journal
+        entry = journal.last(what.step.name, what.direction)
+        if entry is None or entry.attempt != what.attempt or entry.status != "intended":
+            return seen, moved
+        left_s = entry.started + what.step.timeout - time.time()
+        if moved:
+            logger.info("%s sent", entry.step, extra=_about(journal, entry))
+        with within(journal), spans.belongs(**_about(journal, entry)):
+            try:
+                reply = await self._bus.request_and_reply(
+                    what.step.stream,
+                    _event_type(what),
+                    entry.payload,
+                    timeout=max(_LEAST_WAIT_S, left_s),
+                    on_progress=on_progress,
+                    request_id=entry.request_id,
+                    correlation_id=journal.correlation_id,
+                    saga_id=journal.saga_id,
+                    closes=closed_by(journal, entry),
+                    effect=what.step.effect if what.direction == "forward" else None,
+                )
+            except _FAILURES as failure:
+                return await self._conclude(seen, entry, error=_described(failure))
+        return await self._conclude(seen, entry, result=reply["payload"])
+
+    def _intended(self, journal: Journal, what: Due) -> Journal:
+        if due(self._saga, journal) != what:
+            return journal
+        return intend(self._saga, journal, what, now=time.time(), max_attempts=self._max_attempts)
+
+    async def _conclude(
+        self,
+        seen: Seen,
+        entry: Entry,
+        *,
+        result: dict[str, Any] | None = None,
+        error: dict[str, Any] | None = None,
+    ) -> tuple[Seen, bool]:
+        def move(journal: Journal) -> Journal:
+            return conclude(
+                self._saga,
+                journal,
+                entry.request_id,
+                now=time.time(),
+                result=result,
+                error=error,
+                max_attempts=self._max_attempts,
+            )
+
+        seen, moved = await self._store.change(seen, move)
+        if moved:
+            ended = next(e for e in seen.journal.entries if e.request_id == entry.request_id)
+            self.tell(seen.journal, ended)
+        return seen, moved
+
+    def tell(self, journal: Journal, entry: Entry) -> None:
+        """Trace, count and log how a request ended."""
+        about = _about(journal, entry)
+        name = entry.step if entry.direction == "forward" else f"undo {entry.step}"
+        error_type = str(entry.error.get("error_type", ""))
+        with within(journal):
+            attributes = {f"sagastream.{name}": value for name, value in about.items()}
+            spans.step(name, attributes, entry.started, entry.error)
+            logger.info("%s %s; saga %s", name, entry.status, journal.status, extra=about)
+        seconds = (entry.ended or entry.started) - entry.started
+        metrics.stepped(self._saga.name, entry.step, entry.direction, seconds, error_type)
+
+
+@contextlib.contextmanager
+def within(journal: Journal) -> Iterator[None]:
+    """Make the saga's root span the current one, wherever and whenever this runs."""
+    token = otel_context.attach(spans.extract(journal.trace))
+    try:
+        yield
+    finally:
+        otel_context.detach(token)
+
+
+def _about(journal: Journal, entry: Entry) -> dict[str, str | int]:
+    """What a request belongs to, for log lines and spans."""
+    return {
+        "saga_id": journal.saga_id,
+        "correlation_id": journal.correlation_id,
+        "request_id": entry.request_id,
+        "step": entry.step,
+        "direction": entry.direction,
+        "attempt": entry.attempt,
+    }
+
+
+def _event_type(what: Due) -> str:
+    if what.direction == "forward" or what.step.compensation is None:
+        return what.step.event_type
+    return what.step.compensation.event_type
+
+
+def _described(failure: Exception) -> dict[str, Any]:
+    if isinstance(failure, RequestFailed):
+        return {
+            "error_type": failure.error_type,
+            "message": failure.message,
+            "trace_id": failure.trace_id,
+        }
+    return {
+        "error_type": type(failure).__name__,
+        "message": str(failure),
+        "trace_id": spans.trace_id(),
+    }

