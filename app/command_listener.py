@@ -10,7 +10,7 @@ from app.observability.gauges import ServerGauges
 from app.observability.health import watched
 from app.redis_utils import get_bus
 from sagastream import CommandListener, discover
-from sagastream._redis.connection import end
+from sagastream._redis.backoff import end_tasks
 
 
 async def listen() -> None:
@@ -38,7 +38,7 @@ async def listen() -> None:
             async with watched(settings, mission_streams(settings)):
                 await listener.run()
         finally:
-            await end(*running)
+            await end_tasks(*running)
 
 
 def _practise() -> None:

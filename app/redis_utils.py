@@ -9,9 +9,9 @@ from typing import Any
 
 from app.config import get_settings
 from sagastream import BackoffConfig, Bus, SagastreamError
-from sagastream._client.inbox import OnProgress
+from sagastream._codec.entries import decode_reply
 from sagastream._redis.connection import entries
-from sagastream.message import decode_reply
+from sagastream.message import OnProgress
 
 _BLOCK_MS = 500
 
@@ -35,13 +35,13 @@ def get_bus() -> Bus:
         settings.namespace,
         settings.max_payload,
         settings.retention_s,
-        settings.patience_s,
+        settings.call_timeout_s,
     )
 
 
 @lru_cache
 def _bus_of(
-    url: str, namespace: str, max_payload: int, retention_s: float, patience_s: float
+    url: str, namespace: str, max_payload: int, retention_s: float, call_timeout_s: float
 ) -> Bus:
     # Of what it needs alone: settings that differ in something else share their connections.
     return Bus(
@@ -49,7 +49,7 @@ def _bus_of(
         namespace=namespace,
         max_payload=max_payload,
         retention_s=retention_s,
-        patience_s=patience_s,
+        call_timeout_s=call_timeout_s,
     )
 
 
@@ -121,7 +121,7 @@ async def read_stream(stream: str, *, follow: bool) -> AsyncIterator[dict[str, A
     Raises:
         ServerUnavailable: The server did not answer, and nothing is followed.
     """
-    key, last, connection = get_bus().key(stream), "0-0", get_bus().endpoint().connection
+    key, last, connection = get_bus().key(stream), "0-0", get_bus().session().connection
     while True:
         what = ("STREAMS", key, last)
         try:
@@ -147,7 +147,7 @@ async def put_blob(data: bytes, *, ttl_s: int | None = None) -> str:
     reference = hashlib.sha256(data).hexdigest()
     await (
         get_bus()
-        .endpoint()
+        .session()
         .connection.call(
             *("SET", get_bus().key(f"blob:{reference}"), zlib.compress(data, 1)),
             *("EX", ttl_s or get_settings().blob_ttl_s),
@@ -162,7 +162,7 @@ async def get_blob(reference: str) -> bytes:
     Raises:
         BlobMissing: It is no longer there.
     """
-    stored = await get_bus().endpoint().connection.call("GET", get_bus().key(f"blob:{reference}"))
+    stored = await get_bus().command("GET", get_bus().key(f"blob:{reference}"))
     if stored is None:
         raise BlobMissing(reference)
     return zlib.decompress(stored)

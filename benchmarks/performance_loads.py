@@ -12,7 +12,7 @@ import hiredis
 from performance_server import Valkey, monitored
 
 from sagastream import Bus
-from sagastream.saga.journal import Entry, Journal, request_id_of
+from sagastream.saga.journal import Journal, JournalEntry, request_id_of
 from sagastream.saga.store import SagaStore
 
 _AT_ONCE = 1000
@@ -60,7 +60,7 @@ async def fill_sagas(server: Valkey, count: int) -> None:
     """Leave sagas that are at their second step, each journal written by the library."""
     async with Bus(server.url) as bus:
         await bus.ping()
-        store = SagaStore(bus, "other", nudge_s=3600.0)
+        store = SagaStore(bus, "other", wake_after_s=3600.0)
         await _in_turns(store.put(_journal(f"saga-{number}"), None, 0) for number in range(count))
 
 
@@ -72,7 +72,7 @@ async def _in_turns(doing: Iterable[Coroutine[Any, Any, Any]]) -> None:
 
 def _journal(saga_id: str) -> Journal:
     first, second = (
-        Entry(step, "forward", 1, request_id_of(saga_id, step, "forward", 1), {"number": 7})
+        JournalEntry(step, "forward", 1, request_id_of(saga_id, step, "forward", 1), {"number": 7})
         for step in ("first", "second")
     )
     entries = (replace(first, status="completed", result={"number": 7}, ended=time.time()), second)

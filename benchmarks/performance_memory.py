@@ -47,7 +47,7 @@ async def _held(wait: Any, count: int, bus: Bus | None = None) -> int:
     while len(tasks) < count:
         tasks += [asyncio.create_task(wait()) for _ in range(_AT_ONCE)]
         await asyncio.sleep(0)
-        while bus and await bus.endpoint().connection.call("XLEN", _STREAM) < len(tasks):  # noqa: ASYNC110 - only asking shows it
+        while bus and await bus.command("XLEN", _STREAM) < len(tasks):  # noqa: ASYNC110 - only asking shows it
             await asyncio.sleep(0.001)
     await asyncio.sleep(0.5)
     return _resident_bytes()

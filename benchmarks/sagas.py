@@ -46,7 +46,7 @@ def _resident_bytes() -> int:
 
 
 async def _measure(url: str, sagas: int) -> dict[str, Any]:
-    async with Bus(url, max_waiting=2 * sagas) as bus:
+    async with Bus(url, max_in_flight=2 * sagas) as bus:
         runner = SagaRunner(bus, _SAGA)
         alone = []
         for number in range(50):

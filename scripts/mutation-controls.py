@@ -215,7 +215,7 @@ CONTROLS = [
         "except (ResponseError, AuthenticationError)",
         CONNECTIONS,
     ),
-    Control("2 lost commands are put back", LUA, "  put_back(stream, PUT_BACK)", "", DELIVERY),
+    Control("2 lost commands are put back", LUA, "  requeue(stream, REQUEUE_LIMIT)", "", DELIVERY),
     Control(
         "8 atomic writes are checked",
         LUA,

@@ -61,8 +61,8 @@ async def bus(server: EmbeddedServer, namespace: str) -> AsyncIterator[Bus]:
 
 async def _no_key_leaks(bus: Bus) -> None:
     """Every key that a test leaves has an end, but for streams of commands and what still runs."""
-    call = bus.endpoint().connection.call
-    own = bus.endpoint().inbox.key
+    call = bus.command
+    own = bus.session().inbox.key
     leaked = []
     for raw in await call("KEYS", bus.key("*")):
         key = raw.decode()

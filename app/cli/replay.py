@@ -24,7 +24,7 @@ from app.cli.display import MissionDisplay
 from app.cli.terminal_map import draw_map
 from app.missions.recording import Shown, frames
 from app.redis_utils import get_bus
-from sagastream._redis.connection import end
+from sagastream._redis.backoff import end_tasks
 
 _LONGEST_WAIT_S = 1.0
 
@@ -106,4 +106,4 @@ async def drawn(display: MissionDisplay, saga_id: str) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        await end(*showing)
+        await end_tasks(*showing)

@@ -50,7 +50,7 @@ async def absent(settings: Settings) -> set[str]:
 async def _celery_answers() -> bool:
     """Whether a Celery worker runs: one that is there binds its mailbox, also if it is gone since."""
     bus = get_bus()
-    if not await bus.endpoint().connection.call("EXISTS", bus.key(_MAILBOX)):
+    if not await bus.command("EXISTS", bus.key(_MAILBOX)):
         return False
     from app.celery_app import celery_app  # noqa: PLC0415 - a slow import, mostly not needed
 
@@ -70,7 +70,7 @@ async def _unheard(settings: Settings) -> list[str]:
     return [
         stream
         for stream in streams
-        if not await bus.endpoint().connection.call("EXISTS", bus.key(f"listeners:{stream}"))
+        if not await bus.command("EXISTS", bus.key(f"listeners:{stream}"))
     ]
 
 

@@ -78,7 +78,7 @@ def mission_runner() -> SagaRunner:
         dispatch=dispatch,
         max_attempts=settings.undo_attempts,
         retry_s=settings.retry_s,
-        nudge_s=settings.nudge_s,
+        wake_after_s=settings.wake_after_s,
     )
 
 
@@ -99,7 +99,7 @@ async def dispatch(saga_id: str, step: str) -> None:
             "task_id": task_id,
             "headers": spans.carrier(),
             # One that nobody took for so long has been sent again.
-            "expires": 3 * settings.nudge_s,
+            "expires": 3 * settings.wake_after_s,
         }
         try:
             await asyncio.to_thread(task.apply_async, (saga_id,), **options)

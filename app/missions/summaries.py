@@ -5,13 +5,13 @@ from typing import Any
 
 from app.config import get_settings
 from app.missions.mission_saga import mission_saga
-from sagastream.saga.journal import Journal, due
+from sagastream.saga.journal import Journal, next_action
 from sagastream.saga.outcome import outcome_of
 
 
 def row_of(journal: Journal) -> dict[str, Any]:
     """A mission in a line: where it stands, and what it was asked to do."""
-    what = due(mission_saga(get_settings()), journal)
+    what = next_action(mission_saga(get_settings()), journal)
     at = f"{'undo ' if what.direction == 'undo' else ''}{what.step.name}" if what else ""
     return {
         "saga_id": journal.saga_id,

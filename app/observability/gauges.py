@@ -81,7 +81,7 @@ class ServerGauges:
             named = {key.replace("__", "."): text for key, text in attributes.items()}
             found.setdefault(name, []).append(Observation(value, named))
 
-        call, key = self._bus.endpoint().connection.call, self._bus.key
+        call, key = self._bus.command, self._bus.key
         for stream in self._streams:
             where = destination(stream)
             low = where.get("messaging.destination.template", stream)

@@ -17,7 +17,7 @@ from typing import Any
 from app.config import Settings
 from app.observability.doctor import ready
 from sagastream import SagastreamError
-from sagastream._redis.connection import end
+from sagastream._redis.backoff import end_tasks
 
 _TICK_S = 0.5
 _LATE_S = 5.0
@@ -65,7 +65,7 @@ async def watched(settings: Settings, streams: Sequence[str]) -> AsyncIterator[P
     try:
         yield pulse
     finally:
-        await end(beating)
+        await end_tasks(beating)
         await asyncio.to_thread(server.shutdown)
         server.server_close()
 

@@ -93,7 +93,7 @@ def choose(robots: Sequence[Robot], wanted: int, now: float, settings: Settings)
 
 async def robots() -> list[Robot]:
     """Every robot of the fleet, by name."""
-    call = get_bus().endpoint().connection.call
+    call = get_bus().command
     stored = await call("HGETALL", get_bus().key(FLEET))
     names = sorted(name.decode() for name in stored)
     seen = await call("MGET", *(_seen_key(name) for name in names)) if names else []
@@ -105,18 +105,18 @@ async def robots() -> list[Robot]:
 
 async def is_present(name: str) -> bool:
     """Whether a robot's process was heard of lately."""
-    return bool(await get_bus().endpoint().connection.call("EXISTS", _seen_key(name)))
+    return bool(await get_bus().command("EXISTS", _seen_key(name)))
 
 
 async def holder(name: str) -> str:
     """The mission that has a robot, '' if none has."""
-    stored = await get_bus().endpoint().connection.call("HGET", get_bus().key(FLEET), name)
+    stored = await get_bus().command("HGET", get_bus().key(FLEET), name)
     return str(json.loads(stored)["holder"]) if stored else ""
 
 
 async def check_in(name: str) -> None:
     """Say that a robot is there; one that is new joins the fleet."""
-    call = get_bus().endpoint().connection.call
+    call = get_bus().command
     place = random.Random(name)  # noqa: S311 - where a simulated robot is parked
     robot = Robot(
         name=name,
@@ -132,7 +132,7 @@ async def check_in(name: str) -> None:
 
 async def check_out(name: str) -> None:
     """Say that a robot is gone."""
-    await get_bus().endpoint().connection.call("DEL", _seen_key(name))
+    await get_bus().command("DEL", _seen_key(name))
 
 
 async def reserve(mission: str, wanted: int) -> tuple[list[str], tuple[Write, ...]]:

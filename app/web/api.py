@@ -43,7 +43,7 @@ from app.web.models import (
 )
 from sagastream import SagastreamError
 from sagastream.errors import NoSuchSaga
-from sagastream.saga.journal import ENDED, Journal
+from sagastream.saga.journal import Journal
 
 _TRACER = trace.get_tracer("mission")
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
@@ -160,7 +160,7 @@ async def _start(
 ) -> Started:
     """Start a mission; it ends whatever happens to this server."""
     most = get_settings().web_open_missions
-    if await mission_runner().count_open() >= most and not await _is_known(idempotency_key):
+    if (await mission_runner().counts())["open"] >= most and not await _is_known(idempotency_key):
         raise TooManyMissions(f"{most} missions are open; wait until one has ended")
     handle = await run_saga(
         asked.robots,
@@ -261,5 +261,5 @@ def _detail(journal: Journal) -> MissionDetail:
         **row_of(journal),
         error=journal.error,
         entries=[Entry(**entry) for entry in entries_of(journal)],
-        remaining=[] if journal.status in ENDED else [name for name in steps if name not in done],
+        remaining=[] if journal.is_over else [name for name in steps if name not in done],
     )

@@ -19,7 +19,7 @@ async def deliveries_of(journal: Journal) -> dict[str, list[dict[str, Any]]]:
         `open`: step, request_id, stream, age_s, and who holds it in which epoch, with the seconds
         that its lease still runs. `dead`: stream, entry id, event type, reason.
     """
-    call, key = get_bus().endpoint().connection.call, get_bus().key
+    call, key = get_bus().command, get_bus().key
     under_way = []
     for entry in journal.entries:
         if entry.status != "intended":

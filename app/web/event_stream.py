@@ -19,9 +19,8 @@ from app.config import get_settings
 from app.missions.mission_saga import mission_runner
 from app.redis_utils import get_bus
 from sagastream import InvalidMessage, SagastreamError
-from sagastream._redis.connection import LOST, entries
-from sagastream.message import decode_fields
-from sagastream.saga.journal import ENDED
+from sagastream._codec.entries import decode_fields
+from sagastream._redis.connection import entries
 
 KINDS = ("stage", "move", "frame")
 _BLOCK_MS = 500
@@ -69,7 +68,7 @@ class Events:
         while not is_over:
             try:
                 batch = await self._shared(saga_id, read)
-            except (*LOST, SagastreamError):
+            except SagastreamError:
                 await asyncio.sleep(_BLOCK_MS / 1000)
                 continue
             for event in batch.events:
@@ -102,12 +101,12 @@ async def _next(saga_id: str, after: tuple[str, ...]) -> _Batch:
     read = dict(zip(_streams(saga_id), after, strict=True))
     call = ("XREAD", "COUNT", _MOST)
     streams = ("STREAMS", *read, *read.values())
-    connection = get_bus().endpoint().connection
+    connection = get_bus().session().connection
     answer = await connection.call(*call, *streams)
     is_over = False
     if not answer:
         # What the journal says before a read that finds nothing holds for all that was read.
-        is_over = (await mission_runner().journal(saga_id)).status in ENDED
+        is_over = (await mission_runner().journal(saga_id)).is_over
         wait = () if is_over else ("BLOCK", _BLOCK_MS)
         read_again = connection.call if is_over else connection.block
         answer = await read_again(*call, *wait, *streams)

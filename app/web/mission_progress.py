@@ -7,8 +7,8 @@ from typing import Any
 from app.missions.mission_saga import mission_runner
 from app.missions.summaries import row_of
 from app.redis_utils import get_bus
+from sagastream._codec.entries import decode_fields
 from sagastream._redis.connection import entries
-from sagastream.message import decode_fields
 from sagastream.saga.journal import Journal
 
 _LAST = 20  # stages that are looked through for one with figures
@@ -46,7 +46,7 @@ async def _row(journal: Journal) -> dict[str, Any]:
 async def _told(saga_id: str) -> dict[str, Any]:
     bus = get_bus()
     stream = bus.key(f"saga:{saga_id}:replies")
-    answer = await bus.endpoint().connection.call("XREVRANGE", stream, "+", "-", "COUNT", _LAST)
+    answer = await bus.command("XREVRANGE", stream, "+", "-", "COUNT", _LAST)
     for _, _, raw in entries([[stream.encode(), answer]]):
         payload = json.loads(decode_fields(raw).get("payload", "{}"))
         robots = payload.get("robots")

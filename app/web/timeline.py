@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sagastream.saga.definition import Saga
-from sagastream.saga.journal import ENDED, Direction, Entry, Journal
+from sagastream.saga.journal import Direction, Journal, JournalEntry
 
 State = Literal["to do", "running", "done", "failed", "undone", "undo failed", "not begun"]
 
@@ -71,10 +71,10 @@ def _item(journal: Journal, step: str, direction: Direction) -> Item:
     )
 
 
-def _state(journal: Journal, entries: list[Entry], direction: Direction) -> State:
+def _state(journal: Journal, entries: list[JournalEntry], direction: Direction) -> State:
     undoing = direction == "undo"
     if not entries:
-        over = journal.status in ENDED or (journal.status == "compensating" and not undoing)
+        over = journal.is_over or (journal.status == "compensating" and not undoing)
         return "not begun" if over else "to do"
     if entries[-1].status == "intended":
         return "running"
@@ -85,7 +85,7 @@ def _state(journal: Journal, entries: list[Entry], direction: Direction) -> Stat
     return "failed"
 
 
-def _attempt(entry: Entry) -> dict[str, Any]:
+def _attempt(entry: JournalEntry) -> dict[str, Any]:
     return {
         "number": entry.attempt,
         "status": entry.status,

@@ -1,6 +1,9 @@
 """Durable, traced, multi-stage request-reply over Redis or Valkey Streams."""
 
+from importlib.metadata import version
+
 from sagastream._client.replies import BackoffConfig
+from sagastream._codec.entries import StreamEntry
 from sagastream.bus import Bus
 from sagastream.effects import Atomic, Write
 from sagastream.errors import (
@@ -18,6 +21,7 @@ from sagastream.errors import (
     RequestConflict,
     RequestFailed,
     SagastreamError,
+    ServerError,
     ServerRefused,
     ServerUnavailable,
     ServerUnsuitable,
@@ -51,12 +55,16 @@ __all__ = [
     "RequestConflict",
     "RequestFailed",
     "SagastreamError",
+    "ServerError",
     "ServerRefused",
     "ServerUnavailable",
     "ServerUnsuitable",
     "StageRefused",
+    "StreamEntry",
     "Write",
     "WriteConflict",
     "discover",
     "multi_stage_reply",
 ]
+
+__version__ = version("sagastream")

@@ -11,28 +11,26 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack
 
-from sagastream._client.emit import Emission, emit, reply_names
-from sagastream._client.inbox import OnProgress, until_terminal
+from sagastream._client.emit import CommandSpec, emit, reply_names
+from sagastream._client.inbox import wait_until_terminal
 from sagastream._client.outcome import REPLY_FIELDS, completed_or_raise, decode_record
 from sagastream._client.replies import BackoffConfig, follow_stages, read_until_terminal
-from sagastream._client.session import Endpoint, Endpoints
+from sagastream._client.session import Session, SessionRegistry
 from sagastream._client.timeouts import named
+from sagastream._codec.entries import SCHEMA_VERSION, StreamEntry, text_fields
 from sagastream._codec.payload import MAX_PAYLOAD_BYTES, encode_payload
-from sagastream._redis.connection import redact
-from sagastream._telemetry import spans
-from sagastream.effects import Effect
-from sagastream.errors import (
-    ReplyTimeout,
-    StageRefused,
-)
-from sagastream.message import (
-    SCHEMA_VERSION,
+from sagastream._codec.validation import (
     as_milliseconds,
     check_count,
     check_name,
     check_seconds,
     new_id,
 )
+from sagastream._redis.connection import entries, redact
+from sagastream._telemetry import spans
+from sagastream.effects import Effect
+from sagastream.errors import ReplyTimeout, ServerUnavailable, StageRefused
+from sagastream.message import OnProgress
 
 # The claim under which the current handler runs, so that it may write its own stages.
 claim_token: ContextVar[str] = ContextVar("sagastream_claim_token", default="")
@@ -47,8 +45,8 @@ class Bus:
         max_payload: The largest payload, in bytes of JSON.
         retention_s: How long an ended request's record, and a reply stream after its last
             entry, are kept. Repeating a request is recognised for as long.
-        patience_s: How long a call waits for a server that does not answer.
-        max_waiting: How many requests of this process may wait for their replies at once.
+        call_timeout_s: How long a call waits for a server that does not answer.
+        max_in_flight: How many requests of this process may wait for their replies at once.
         when_full: One request more waits for a place, or raises `Overloaded`.
     """
 
@@ -59,8 +57,8 @@ class Bus:
         namespace: str = "",
         max_payload: int = MAX_PAYLOAD_BYTES,
         retention_s: float = 86_400.0,
-        patience_s: float = 10.0,
-        max_waiting: int = 10_000,
+        call_timeout_s: float = 10.0,
+        max_in_flight: int = 10_000,
         when_full: Literal["wait", "raise"] = "wait",
     ) -> None:
         self.url = url
@@ -68,13 +66,13 @@ class Bus:
         self.retention_s = retention_s
         self._prefix = f"{{{check_name('namespace', namespace)}}}:" if namespace else ""
         self._when_full = when_full
-        self._endpoints = Endpoints(
+        self._endpoints = SessionRegistry(
             url,
             self._prefix,
-            patience_s=patience_s,
+            call_timeout_s=call_timeout_s,
             retention_s=retention_s,
             max_payload=max_payload,
-            max_waiting=max_waiting,
+            max_in_flight=max_in_flight,
         )
 
     def __repr__(self) -> str:
@@ -100,7 +98,7 @@ class Bus:
         """The key of a stream or record on the server."""
         return self._prefix + name
 
-    def endpoint(self) -> Endpoint:
+    def session(self) -> Session:
         """The connections of this process and loop, made now if there are none."""
         return self._endpoints.here()
 
@@ -116,7 +114,72 @@ class Bus:
             ServerUnsuitable: It refuses us, cannot hold functions, may evict keys, or is of a
                 cluster while there is no namespace.
         """
-        await self.endpoint().check()
+        await self.session().check()
+
+    async def command(self, *args: str | bytes | float, timeout: float | None = None) -> Any:
+        """Send one command of the server's own, for keys that belong to the application.
+
+        It may reach the server twice, when the answer to the first was lost: use commands that
+        do no harm when they are repeated. Keys are used as they are: see `key`.
+
+        Args:
+            args: The command and its arguments, such as `"HGET", bus.key("fleet"), "r1"`.
+            timeout: Seconds to wait for the answer; None for the bus's `call_timeout_s`.
+
+        Returns:
+            The answer, with text as bytes.
+
+        Raises:
+            ServerUnavailable: The server did not answer in time.
+            ServerRefused: The server takes no writes for now.
+            ServerError: The server answered with another error.
+        """
+        connection = self.session().connection
+        if timeout is None:
+            return await connection.call(*args)
+        try:
+            async with asyncio.timeout(timeout):
+                return await connection.call(*args, call_timeout_s=timeout)
+        except TimeoutError:
+            raise ServerUnavailable(self.address, f"no answer within {timeout:g} s") from None
+
+    async def read_entries(
+        self, after: Mapping[str, str], *, count: int = 100, block_s: float = 0.0
+    ) -> list[StreamEntry]:
+        """Read the entries of streams that come behind a known one.
+
+        Args:
+            after: For each stream, without the namespace, the id of the last entry seen;
+                `0-0` for all.
+            count: Read at most so many of each stream.
+            block_s: Wait so long for the first entry if there is none; 2 at most.
+
+        Returns:
+            The entries stream by stream, each stream's oldest first.
+
+        Raises:
+            ServerUnavailable: The server did not answer.
+        """
+        names = {self.key(stream).encode(): stream for stream in after}
+        streams = ("COUNT", count, "STREAMS", *names, *after.values())
+        connection = self.session().connection
+        if block_s:
+            answer = await connection.block("XREAD", "BLOCK", round(block_s * 1000), *streams)
+        else:
+            answer = await connection.call("XREAD", *streams)
+        return [
+            StreamEntry(names[key], entry_id.decode(), text_fields(raw))
+            for key, entry_id, raw in entries(answer)
+        ]
+
+    async def last_entries(self, stream: str, count: int) -> list[StreamEntry]:
+        """Read the last entries of a stream, the newest first.
+
+        Raises:
+            ServerUnavailable: The server did not answer.
+        """
+        answer = await self.command("XREVRANGE", self.key(stream), "+", "-", "COUNT", count)
+        return [StreamEntry(stream, found.decode(), text_fields(raw)) for found, raw in answer]
 
     async def emit_command(
         self,
@@ -160,7 +223,7 @@ class Bus:
             ServerUnavailable: The server did not answer.
         """
         entry_id, _ = await self._emit(
-            self.endpoint(),
+            self.session(),
             stream,
             event_type=event_type,
             payload=payload,
@@ -175,9 +238,9 @@ class Bus:
         return entry_id
 
     async def _emit(
-        self, endpoint: Endpoint, stream: str, **options: Unpack[Emission]
+        self, session: Session, stream: str, **options: Unpack[CommandSpec]
     ) -> tuple[str, bool]:
-        return await emit(endpoint, self.key, stream, self.max_payload, options)
+        return await emit(session, self.key, stream, self.max_payload, options)
 
     def reply_streams(self, reply_stream: str, saga_id: str) -> list[str]:
         """The keys that a request's replies go to: the requester's stream, and the saga's."""
@@ -224,9 +287,9 @@ class Bus:
             "payload": encode_payload(payload, max_bytes=self.max_payload),
             "v": SCHEMA_VERSION,
         }
-        endpoint = self.endpoint()
-        with spans.sending(endpoint.server, stream, fields) as span:
-            answer = await endpoint.functions.event(
+        session = self.session()
+        with spans.sending(session.server, stream, fields) as span:
+            answer = await session.functions.event(
                 self.key(stream),
                 self.key(f"request:{request_id}" if request_id else "request:"),
                 fields | spans.carrier(),
@@ -272,24 +335,24 @@ class Bus:
             reply = await self.outcome(request_id)
             return reply if reply and reply.get("correlation_id") == correlation_id else None
 
-        endpoint = self.endpoint()
-        with spans.Receiving(endpoint.server, stream, ids) as receiving:
+        session = self.session()
+        with spans.Receiving(session.server, stream, ids) as receiving:
             try:
                 reply = await read_until_terminal(
-                    endpoint.connection,
-                    endpoint.functions,
+                    session.connection,
+                    session.functions,
                     self.key(stream),
                     correlation_id=correlation_id,
                     request_id=request_id,
                     timeout=timeout,
                     backoff=backoff_config,
                     look=look,
-                    check=endpoint.instance.check,
+                    check=session.instance.check,
                     on_stage=receiving.stage,
                     max_bytes=self.max_payload,
                 )
             except ReplyTimeout as silence:
-                raise await named(endpoint.connection, self._prefix, silence) from None
+                raise await named(session.connection, self._prefix, silence) from None
         return completed_or_raise(reply)
 
     async def request_and_reply(  # noqa: PLR0917 - the public signature
@@ -303,7 +366,7 @@ class Bus:
         correlation_id: str | None = None,
         saga_id: str | None = None,
         *,
-        closes: Sequence[str] = (),
+        supersedes: Sequence[str] = (),
         effect: Effect | None = None,
     ) -> dict[str, Any]:
         """Ask for work and wait for its end.
@@ -321,7 +384,7 @@ class Bus:
             request_id: The request's identity; new if None.
             correlation_id: One for everything that belongs together; new if None.
             saga_id: The saga that this belongs to.
-            closes: Requests that this one takes the place of. They end as `cancelled` in the
+            supersedes: Requests that this one takes the place of. They end as `cancelled` in the
                 same step, and this one begins when their handlers have stopped, or lost
                 their leases.
             effect: The effect policy that the handler must declare; it fails otherwise.
@@ -344,14 +407,14 @@ class Bus:
         correlation_id = correlation_id or new_id()
         loop = asyncio.get_running_loop()
         give_up = loop.time() + timeout
-        endpoint = self.endpoint()
-        inbox = endpoint.inbox
-        await inbox.take_place(give_up, wait=self._when_full == "wait")
+        session = self.session()
+        inbox = session.inbox
+        await inbox.acquire_slot(give_up, wait=self._when_full == "wait")
         mail = inbox.wait_for(request_id)
         alarm = loop.call_at(give_up, mail.put, TimeoutError())
         try:
             _, is_new = await self._emit(
-                endpoint,
+                session,
                 stream,
                 event_type=event_type,
                 payload=payload,
@@ -360,15 +423,15 @@ class Bus:
                 request_id=request_id,
                 reply_stream=inbox.name,
                 only_end=on_progress is None,
-                closes=closes,
+                supersedes=supersedes,
                 effect=effect,
             )
             ids = {"correlation_id": correlation_id, "request_id": request_id}
-            with spans.Receiving(endpoint.server, inbox.name, ids) as receiving:
+            with spans.Receiving(session.server, inbox.name, ids) as receiving:
                 if not is_new:
                     mail.put(None)  # it may have ended already
                 try:
-                    reply = await until_terminal(
+                    reply = await wait_until_terminal(
                         mail,
                         lambda: self.outcome(request_id),
                         request_id=request_id,
@@ -377,12 +440,12 @@ class Bus:
                         on_progress=on_progress,
                     )
                 except ReplyTimeout as silence:
-                    raise await named(endpoint.connection, self._prefix, silence) from None
+                    raise await named(session.connection, self._prefix, silence) from None
             return completed_or_raise(reply)
         finally:
             alarm.cancel()
             inbox.wait_no_more(request_id, mail)
-            inbox.leave_place()
+            inbox.release_slot()
 
     async def follow(
         self, request_id: str, after: str | None = None
@@ -402,13 +465,13 @@ class Bus:
         """
         record = self.key(f"request:{check_name('request_id', request_id)}")
         trace = spans.trace_of()
-        endpoint = self.endpoint()
+        session = self.session()
         stages = follow_stages(
-            endpoint.connection,
+            session.connection,
             record,
             after,
             max_bytes=self.max_payload,
-            keep=lambda: endpoint.functions.follow(record, trace),
+            keep=lambda: session.functions.follow(record, trace),
         )
         async for stage in stages:
             yield stage
@@ -426,17 +489,17 @@ class Bus:
             ServerUnavailable: The server did not answer.
         """
         check_name("request_id", request_id)
-        answer = await self.endpoint().functions.cancel(
+        answer = await self.session().functions.cancel(
             self.key(f"request:{request_id}"),
             retention_ms=round(self.retention_s * 1000),
-            doorbells=self.key("listener:"),
+            wakeup_prefix=self.key("listener:"),
             trace=spans.trace_of(),
         )
         return answer.word
 
     async def outcome(self, request_id: str) -> dict[str, Any] | None:
         """The terminal reply in a request's record, None while there is none."""
-        stored = await self.endpoint().connection.call(
+        stored = await self.session().connection.call(
             "HMGET", self.key(f"request:{request_id}"), *REPLY_FIELDS
         )
         return decode_record(stored)

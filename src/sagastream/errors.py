@@ -10,6 +10,7 @@ SagastreamError
 ├── ServerUnavailable     no answer from the server (also a ConnectionError)
 ├── DataLost              the server came back without our data, or with older data
 ├── ServerRefused         the server answers, but for now takes no writes
+├── ServerError           the server refused a command, in its own words
 ├── ServerUnsuitable      the server cannot do what is needed
 ├── Overloaded            too many requests wait in this process already
 ├── ReplyTimeout          the waiting ended, not the request (also a TimeoutError)
@@ -177,6 +178,23 @@ class DataLost(SagastreamError):
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
         return type(self), (self.address, self.how)
+
+
+class ServerError(SagastreamError):
+    """The server refused a command.
+
+    Attributes:
+        code: The first word of its answer, such as `WRONGTYPE`.
+        message: The whole answer.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.code, self.message)
 
 
 class ServerUnsuitable(SagastreamError):

@@ -12,9 +12,10 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, get_args
 
+from sagastream._codec.validation import check_name
 from sagastream.effects import Atomic, Effect
 from sagastream.errors import HandlerStopped, InvalidMessage, RegistrationError
-from sagastream.message import Command, check_name
+from sagastream.message import Command
 
 
 class Progress(Protocol):

@@ -14,20 +14,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any
 
-from redis.exceptions import RedisError, ResponseError
-
 from sagastream._client.emit import stage_fields
+from sagastream._codec.entries import decode_command, decode_fields
+from sagastream._codec.validation import check_name
 from sagastream._functions.batcher import Answer
-from sagastream._redis.connection import LOST, backoff_delays, end, is_group_gone
+from sagastream._redis.backoff import backoff_delays, end_tasks
+from sagastream._redis.connection import is_group_gone
 from sagastream._telemetry import metrics, spans
 from sagastream._telemetry.operations import place
 from sagastream._worker.claim import Claim, failure
-from sagastream._worker.consumer import Intake
+from sagastream._worker.consumer import StreamConsumer
 from sagastream._worker.lease import LeaseKeeper
 from sagastream.bus import Bus
-from sagastream.errors import InvalidMessage, LeaseLost, SagastreamError, WriteConflict
+from sagastream.errors import InvalidMessage, LeaseLost, SagastreamError, ServerError, WriteConflict
 from sagastream.handlers import Handler, registry, run_handler
-from sagastream.message import Command, check_name, decode_command, decode_fields
+from sagastream.message import Command
 
 logger = logging.getLogger(__name__)
 
@@ -81,12 +82,12 @@ class CommandListener:
         self._owner = f"{group}-{uuid.uuid4()}"
         self._keeper = LeaseKeeper(
             bus.url,
-            doorbell=bus.key(f"listener:{self._owner}"),
+            wakeup_list=bus.key(f"listener:{self._owner}"),
             group=group,
             owner=self._owner,
             lease_s=lease_s,
         )
-        self._intake = Intake(
+        self._intake = StreamConsumer(
             bus,
             self._streams,
             group=group,
@@ -129,10 +130,10 @@ class CommandListener:
                     reading.result()
                 await self._drain()
             finally:
-                await end(announcing, reading, stopping)
+                await end_tasks(announcing, reading, stopping)
                 self._keeper.stop()
                 self._threads.shutdown(wait=False, cancel_futures=True)
-                with contextlib.suppress(SagastreamError, RedisError):
+                with contextlib.suppress(SagastreamError):
                     await self._announce(0)
         logger.info("stopped", extra={"unfinished": len(self._running)})
 
@@ -153,16 +154,16 @@ class CommandListener:
                     self._running.add(task)
                     task.add_done_callback(self._finished)
                 delays = iter(backoff_delays())
-            except (*LOST, SagastreamError) as error:
-                # The server is away, or takes no writes, for longer than a call is patient.
-                self._bus.endpoint().connection.note_loss(error)
-                await asyncio.sleep(next(delays))
-            except ResponseError as error:
+            except ServerError as error:
                 if not is_group_gone(error):
                     logger.exception("commands cannot be read; trying again")
                 await asyncio.sleep(next(delays))
-                with contextlib.suppress(SagastreamError, RedisError):
+                with contextlib.suppress(SagastreamError):
                     await self._intake.make_groups()
+            except SagastreamError as error:
+                # The server is away, or takes no writes, for longer than a call waits.
+                self._bus.session().connection.note_loss(error)
+                await asyncio.sleep(next(delays))
 
     # -- handling ---------------------------------------------------------------
 
@@ -190,7 +191,7 @@ class CommandListener:
         handler = self._handlers.get((stream, command.event_type))
         known: tuple[str, ...] = ()
         if handler is None:
-            answer = await self._pass_on(command, raw)
+            answer = await self._forward(command, raw)
             if answer.word == "passed":
                 return
             known = answer.rest
@@ -221,12 +222,12 @@ class CommandListener:
         finally:
             claim.leave()
 
-    async def _pass_on(self, command: Command, raw: Mapping[bytes, bytes]) -> Answer:
+    async def _forward(self, command: Command, raw: Mapping[bytes, bytes]) -> Answer:
         """Leave a command to a listener that can handle it, if there is one."""
         fields = dict(raw)
         fields.setdefault(b"request_id", command.request_id.encode())
         self._intake.pause()
-        return await self._bus.endpoint().functions.pass_on(
+        return await self._bus.session().functions.forward(
             self._bus.key(command.stream),
             self._announcements(command.stream),
             self._bus.key(f"request:{command.request_id}"),
@@ -271,7 +272,7 @@ class CommandListener:
     async def _ended_early(self, claim: Claim) -> None:
         if claim.ending is None:
             # A shutdown writes no terminal stage: the command stays pending for the next.
-            with contextlib.suppress(SagastreamError, RedisError):
+            with contextlib.suppress(SagastreamError):
                 await claim.release()
             raise asyncio.CancelledError
         task = asyncio.current_task()
@@ -310,10 +311,10 @@ class CommandListener:
             reply = stage_fields(ids, "failed", failure("InvalidMessage", str(error)))
         letter: list[bytes | str] = [part for pair in raw.items() for part in pair]
         letter += ["dead_reason", f"InvalidMessage: {error}", "dead_entry_id", entry_id]
-        endpoint = self._bus.endpoint()
+        session = self._bus.session()
         about = ids | {"entry_id": entry_id, "group": self._group}
-        with spans.settling("reject", endpoint.server, stream, about):
-            await endpoint.functions.reject(
+        with spans.settling("reject", session.server, stream, about):
+            await session.functions.reject(
                 self._bus.key(stream),
                 self._bus.key(f"{stream}:dead"),
                 self._bus.key(f"request:{ids['request_id']}"),
@@ -323,7 +324,7 @@ class CommandListener:
                 letter=letter,
                 reply=reply,
             )
-        at = place("reject", "settle", endpoint.server, stream, self._group)
+        at = place("reject", "settle", session.server, stream, self._group)
         metrics.died(at.series, "InvalidMessage")
 
     def _finished(self, task: asyncio.Task[None]) -> None:
@@ -339,7 +340,7 @@ class CommandListener:
         return self._bus.key(f"listeners:{stream}")
 
     async def _announce(self, ttl_s: float) -> None:
-        await self._bus.endpoint().functions.announce(
+        await self._bus.session().functions.announce(
             [
                 (self._announcements(stream), f"{event_type}\n{self._owner}")
                 for stream, event_type in sorted(self._handlers)
@@ -352,16 +353,16 @@ class CommandListener:
             await asyncio.sleep(ANNOUNCE_TTL_S / 3)
             try:
                 await self._announce(ANNOUNCE_TTL_S)
-            except (SagastreamError, RedisError) as error:
+            except SagastreamError as error:
                 logger.debug("not announced: %s", error)
 
     async def _drain(self) -> None:
-        with contextlib.suppress(SagastreamError, RedisError):
+        with contextlib.suppress(SagastreamError):
             await self._announce(0)
         if self._running:
             logger.info("draining", extra={"running": len(self._running)})
             await asyncio.wait(set(self._running), timeout=self._drain_s)
-        await end(*self._running)
+        await end_tasks(*self._running)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

@@ -70,9 +70,9 @@ def run(
         side=3.15,  # two rooms: 20 square metres
         robots=robots,
         lease_s=2.0,
-        nudge_s=2.0,
+        wake_after_s=2.0,
         robot_seen_s=6.0,
-        patience_s=10.0,
+        call_timeout_s=10.0,
     ) as world:
         open_missions: dict[str, int] = {}
         began = time.monotonic()

@@ -34,7 +34,7 @@ def _wrapped(handler: Handler) -> Handler:
         if kind and command.event_type == STEPS[step]:
             raise Failed(f"{command.event_type} is to fail")
         if command.event_type in UNDO:
-            left = await get_bus().endpoint().connection.call("DECR", get_bus().key("failing"))
+            left = await get_bus().command("DECR", get_bus().key("failing"))
             if left >= 0:
                 raise Failed(f"{command.event_type} is to fail {left} more times")
         return result

@@ -27,7 +27,7 @@ from tests.faults.zygote import Spawned, Zygote
 from tests.polling import comes_true
 
 LEASE_S = 0.6
-PATIENCE_S = 120.0
+CALL_TIMEOUT_S = 120.0
 _COMPOUND = {b"CLIENT", b"FCALL", b"FUNCTION", b"XGROUP"}
 
 
@@ -94,7 +94,7 @@ class World:
             "out_dir": str(self.out_dir),
             "handler_package": "tests.faults.mission_handlers",
             "lease_s": LEASE_S,
-            "nudge_s": LEASE_S,
+            "wake_after_s": LEASE_S,
             "robot_seen_s": 6 * LEASE_S,
             "retry_s": 0.05,
             "progress_interval_s": 0.02,
@@ -189,7 +189,7 @@ class World:
         Raises:
             TimeoutError: It does not come to be.
         """
-        if not comes_true(is_so, within_s=PATIENCE_S):
+        if not comes_true(is_so, within_s=CALL_TIMEOUT_S):
             raise TimeoutError(otherwise)
 
     def resume_later(self, process: Spawned, delay_s: float) -> None:
@@ -287,7 +287,7 @@ class Attack:
             self._victim_is_known.set()
 
     def _until(self, is_so: Callable[[], bool], otherwise: str) -> None:
-        if not comes_true(is_so, within_s=PATIENCE_S, meanwhile=self._mend):
+        if not comes_true(is_so, within_s=CALL_TIMEOUT_S, meanwhile=self._mend):
             raise TimeoutError(f"{self._blow} at {self.struck}: {otherwise}")
 
     def _mend(self) -> None:

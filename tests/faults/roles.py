@@ -71,12 +71,12 @@ def end(process: BaseProcess) -> None:
 
 
 async def _note(bus: Bus, what: str) -> None:
-    await bus.endpoint().connection.call("RPUSH", "notes", what, patience_s=60.0)
+    await bus.command("RPUSH", "notes", what, timeout=60.0)
 
 
 async def _one_more(bus: Bus, key: str, field: str) -> Write:
     """The effect of a handler: a count that goes up each time that it takes place."""
-    found = await bus.endpoint().connection.call("HGET", key, field, patience_s=60.0)
+    found = await bus.command("HGET", key, field, timeout=60.0)
     before = found.decode() if found else None
     return Write(key, str(int(before or 0) + 1), expected=before, field=field)
 
@@ -103,7 +103,7 @@ def listener(
 
     async def listen() -> None:
         # Less patient than the outages are long, so that giving up is tried as well.
-        async with Bus(url, patience_s=0.5) as bus:
+        async with Bus(url, call_timeout_s=0.5) as bus:
 
             @multi_stage_reply(stream=STREAM, event_type="work:do", effect="atomic")
             async def work(command: Command, progress: Progress) -> Atomic:

@@ -33,7 +33,7 @@ async def test_a_full_disk_is_waited_for(
     row = figures.row(f"disk full ({how}), `appendfsync {fsync}`")
     names = [f"r{number}" for number in range(40)]
     with disk.server(fsync, server_binary, monkeypatch) as store:
-        async with Bus(store.url, patience_s=60) as bus:
+        async with Bus(store.url, call_timeout_s=60) as bus:
             with listening(store.url):
                 await until_listening(store, 1)
                 asked = [ask(bus, {"echo": {"text": "x" * 4000}}, name) for name in names[:20]]

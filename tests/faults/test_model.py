@@ -137,7 +137,7 @@ class Server:
     def cancel(self) -> str:
         return self._word(
             lambda: self._functions.cancel(
-                _RECORD, retention_ms=_FOR_EVER_MS, doorbells="listener:", trace=_UNTRACED
+                _RECORD, retention_ms=_FOR_EVER_MS, wakeup_prefix="listener:", trace=_UNTRACED
             )
         )
 

@@ -29,7 +29,7 @@ async def test_a_server_that_was_killed_is_used_again_within_a_second(
     """However long it was away, what was asked meanwhile is answered soon after it is ready."""
     row = figures.row(f"server killed under load, `appendfsync {fsync}`")
     with EmbeddedServer(aof=True, fsync=fsync, binary=server_binary) as store:
-        async with Bus(store.url, patience_s=60) as bus:
+        async with Bus(store.url, call_timeout_s=60) as bus:
             with listening(store.url):
                 for turn, away_s in enumerate([0.0, 1.5, 4.0] * (5 if is_long else 1)):
                     names = [f"{turn}-{n}" for n in range(10)]
@@ -90,7 +90,7 @@ async def test_a_server_that_freezes_doubles_no_command(
     names = [f"r{number}" for number in range(20)]
     row = figures.row(f"server frozen (SIGSTOP) for {frozen_s} s under load")
     with listening(store.url):
-        async with Bus(store.url, patience_s=60) as bus:
+        async with Bus(store.url, call_timeout_s=60) as bus:
             await until_listening(store, 1)
             asked = [ask(bus, {}, name, 120) for name in names[:10]]
             await until_noted(store, "begun 1")
@@ -111,7 +111,7 @@ async def test_a_server_that_takes_no_writes_for_a_while(
 ) -> None:
     """Work that is done waits for the server; nothing is acked without its reply."""
     with listening(store.url), look(store) as client:
-        async with Bus(store.url, patience_s=0.5) as bus:
+        async with Bus(store.url, call_timeout_s=0.5) as bus:
             asked = ask(bus, {"block_s": 2 * LEASE_S})
             await until_noted(store, "begun 1")
             if trouble == "full":

@@ -104,7 +104,7 @@ def told(
             out_dir=out,
             fleet_size=2,
             lease_s=2.0,
-            nudge_s=1.0,
+            wake_after_s=1.0,
             checkpoint_s=0.5,
             trace_file=trace_file,
             otel_exporter_otlp_endpoint=collector.endpoint(request.param),

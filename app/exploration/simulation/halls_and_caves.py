@@ -1,6 +1,6 @@
 """Floors drawn from a seed that are no offices: halls with racks and pillars, and caves.
 
-Together with `floorplan.draw_office` they are what teams are measured on beside real maps: an
+Batcher with `floorplan.draw_office` they are what teams are measured on beside real maps: an
 office is many rooms, a hall is one, and a cave has no straight wall to hold on to.
 """
 

@@ -11,7 +11,7 @@ from sagastream._redis.connection import Connection
 from sagastream.errors import DataLost
 
 
-class Instance:
+class DataLossGuard:
     """What one process remembers of the data set that it works on.
 
     Args:

@@ -3,15 +3,16 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
-from sagastream._client.session import Endpoint
+from sagastream._client.session import Session
+from sagastream._codec.entries import SCHEMA_VERSION
 from sagastream._codec.payload import encode_payload
+from sagastream._codec.validation import as_milliseconds, check_count, check_name
 from sagastream._telemetry import spans
 from sagastream.effects import Effect
 from sagastream.errors import RequestConflict
-from sagastream.message import SCHEMA_VERSION, as_milliseconds, check_count, check_name
 
 
-class Emission(TypedDict):
+class CommandSpec(TypedDict):
     """What a command is, beside its stream; as `Bus.request_and_reply` describes it.
 
     With `only_end` its reply stream gets the terminal stage alone, unless a trace is recorded,
@@ -27,22 +28,22 @@ class Emission(TypedDict):
     deadline_s: NotRequired[float | None]
     maxlen: NotRequired[int | None]
     ttl: NotRequired[float | None]
-    closes: NotRequired[Sequence[str]]
+    supersedes: NotRequired[Sequence[str]]
     effect: NotRequired[Effect | None]
     only_end: NotRequired[bool]
 
 
 async def emit(
-    endpoint: Endpoint,
+    session: Session,
     key: Callable[[str], str],
     stream: str,
     max_payload: int,
-    emission: Emission,
+    emission: CommandSpec,
 ) -> tuple[str, bool]:
     """Write a command and its record; its entry's id, and whether the request is new.
 
     Args:
-        endpoint: The server.
+        session: The server.
         key: Gives a name its namespace.
         stream: The command stream.
         max_payload: The largest payload, in bytes of JSON.
@@ -66,14 +67,14 @@ async def emit(
         "event_type": event_type,
     }
     entry = (correlation_id, request_id, saga_id, event_type, payload, reply_stream)
-    with spans.sending(endpoint.server, stream, about) as span:
+    with spans.sending(session.server, stream, about) as span:
         told, ends = reply_names(reply_stream, saga_id), []
         if emission.get("only_end") and not span.is_recording():
             told, ends = reply_names("", saga_id), [reply_stream]
-        answer = await endpoint.functions.emit(
+        answer = await session.functions.emit(
             key(f"request:{request_id}"),
             key(stream),
-            endpoint.instance.key,
+            session.instance.key,
             (*entry, SCHEMA_VERSION, *spans.trace_of(span)),
             reply_streams=[key(name) for name in told],
             end_streams=[key(name) for name in ends],
@@ -81,16 +82,16 @@ async def emit(
             maxlen=check_count("maxlen", emission.get("maxlen")),
             ttl_ms=as_milliseconds("ttl", emission.get("ttl")),
             effect=emission.get("effect") or "",
-            closes=[
-                key(f"request:{check_name('closes', closed)}")
-                for closed in emission.get("closes", ())
+            supersedes=[
+                key(f"request:{check_name('supersedes', superseded)}")
+                for superseded in emission.get("supersedes", ())
             ],
-            doorbells=key("listener:"),
+            wakeup_prefix=key("listener:"),
         )
         if answer.word == "conflict":
             raise RequestConflict(request_id, stream)
         entry_id, counter = answer.rest
-        endpoint.instance.counted(int(counter))
+        session.instance.counted(int(counter))
         span.set_attribute("messaging.message.id", entry_id)
         return entry_id, answer.word == "new"
 

@@ -12,12 +12,20 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from redis.exceptions import RedisError
-
-from sagastream._client.data_loss import Instance
-from sagastream._redis.connection import LOST, Connection, backoff_delays, end, entries
-from sagastream.errors import DataLost, InvalidMessage, Overloaded, ReplyTimeout, SagastreamError
-from sagastream.message import TERMINAL_STAGES, decode_reply
+from sagastream._client.data_loss import DataLossGuard
+from sagastream._codec.entries import decode_reply
+from sagastream._redis.backoff import backoff_delays, end_tasks
+from sagastream._redis.connection import Connection, entries
+from sagastream.errors import (
+    DataLost,
+    InvalidMessage,
+    Overloaded,
+    ReplyTimeout,
+    SagastreamError,
+    ServerError,
+    ServerUnavailable,
+)
+from sagastream.message import TERMINAL_STAGES, OnProgress
 
 logger = logging.getLogger(__name__)
 
@@ -27,27 +35,26 @@ _CHECK_S = 0.5
 
 # What a waiter finds: a reply, None when it should look into the record, that the record is
 # gone, or that its time is up.
-Letter = dict[str, Any] | DataLost | TimeoutError | None
-OnProgress = Callable[[dict[str, Any]], Any]
+Notification = dict[str, Any] | DataLost | TimeoutError | None
 
 
-class Mail:
+class ReplyQueue:
     """What has come for one waiter."""
 
     __slots__ = ("_future", "_letters", "_loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._letters: list[Letter] = []
+        self._letters: list[Notification] = []
         self._future: asyncio.Future[None] | None = None
 
-    def put(self, letter: Letter) -> None:
+    def put(self, notification: Notification) -> None:
         """Add a letter, and wake the waiter."""
-        self._letters.append(letter)
+        self._letters.append(notification)
         if self._future and not self._future.done():
             self._future.set_result(None)
 
-    async def get(self) -> Letter:
+    async def get(self) -> Notification:
         """The oldest letter."""
         while not self._letters:
             self._future = self._loop.create_future()
@@ -67,39 +74,39 @@ class Inbox:
     def __init__(
         self,
         connection: Connection,
-        instance: Instance,
+        instance: DataLossGuard,
         prefix: str,
         *,
         max_bytes: int,
-        max_waiting: int,
+        max_in_flight: int,
     ) -> None:
         self.name = f"replies:{uuid.uuid4()}"
         self.key = prefix + self.name
         self._connection = connection
         self._instance = instance
         self._max_bytes = max_bytes
-        self._waiting: defaultdict[str, list[Mail]] = defaultdict(list)
+        self._waiting: defaultdict[str, list[ReplyQueue]] = defaultdict(list)
         self._reader: asyncio.Task[None] | None = None
         self._next_check = 0.0
-        self._max_waiting = max_waiting
-        self._places = asyncio.Semaphore(max_waiting)
+        self._max_in_flight = max_in_flight
+        self._places = asyncio.Semaphore(max_in_flight)
         self._loop = asyncio.get_running_loop()
 
-    def wait_for(self, request_id: str) -> Mail:
+    def wait_for(self, request_id: str) -> ReplyQueue:
         """What gets every reply to one request from now on, until `wait_no_more`."""
-        mail = Mail(self._loop)
-        self._waiting[request_id].append(mail)
+        replies = ReplyQueue(self._loop)
+        self._waiting[request_id].append(replies)
         self._start()
-        return mail
+        return replies
 
-    def wait_no_more(self, request_id: str, mail: Mail) -> None:
+    def wait_no_more(self, request_id: str, replies: ReplyQueue) -> None:
         """Forget a waiter."""
-        self._waiting[request_id].remove(mail)
+        self._waiting[request_id].remove(replies)
         if not self._waiting[request_id]:
             del self._waiting[request_id]
 
-    async def take_place(self, give_up: float, *, wait: bool) -> None:
-        """Take one of the places for waiting requests; `leave_place` gives it back.
+    async def acquire_slot(self, give_up: float, *, wait: bool) -> None:
+        """Take one of the places for waiting requests; `release_slot` gives it back.
 
         Args:
             give_up: The loop's time at which the waiting for a place ends.
@@ -112,14 +119,14 @@ class Inbox:
             await self._places.acquire()
             return
         if not wait:
-            raise Overloaded(self._max_waiting)
+            raise Overloaded(self._max_in_flight)
         try:
             async with asyncio.timeout_at(give_up):
                 await self._places.acquire()
         except TimeoutError:
-            raise Overloaded(self._max_waiting) from None
+            raise Overloaded(self._max_in_flight) from None
 
-    def leave_place(self) -> None:
+    def release_slot(self) -> None:
         """Give a place back."""
         self._places.release()
 
@@ -131,9 +138,9 @@ class Inbox:
     async def close(self) -> None:
         """Stop reading and delete the stream."""
         if self._reader:
-            await end(self._reader)
-            with contextlib.suppress(SagastreamError, RedisError):
-                await self._connection.call("DEL", self.key, patience_s=0.0)
+            await end_tasks(self._reader)
+            with contextlib.suppress(SagastreamError):
+                await self._connection.call("DEL", self.key, call_timeout_s=0.0)
 
     async def _read(self) -> None:
         last, untrimmed = b"0-0", 0
@@ -144,12 +151,12 @@ class Inbox:
                 answer = await self._connection.block(
                     "XREAD", "COUNT", 1000, "BLOCK", _BLOCK_MS, "STREAMS", self.key, last
                 )
-            except LOST as error:
+            except ServerUnavailable as error:
                 self._connection.note_loss(error)
                 await asyncio.sleep(next(delays))
                 self._look_again()
                 continue
-            except RedisError:
+            except ServerError:
                 logger.exception("inbox %s cannot be read; trying again", self.key)
                 await asyncio.sleep(next(delays))
                 continue
@@ -160,7 +167,7 @@ class Inbox:
                 self._deliver(raw)
             if untrimmed >= _TRIM_EVERY:
                 untrimmed = 0
-                with contextlib.suppress(SagastreamError, RedisError):
+                with contextlib.suppress(SagastreamError):
                     await self._connection.call("XTRIM", self.key, "MINID", "~", last)
 
     async def _check_data(self) -> None:
@@ -173,16 +180,16 @@ class Inbox:
         except DataLost as lost:
             logger.error("%s", lost)  # noqa: TRY400 - the message says it all
             for queues in self._waiting.values():
-                for mail in queues:
-                    mail.put(lost)
-        except (SagastreamError, RedisError) as error:
+                for replies in queues:
+                    replies.put(lost)
+        except SagastreamError as error:
             logger.debug("data not checked: %s", error)
 
     def _look_again(self) -> None:
         # What was written while we were away may be lost with the stream, never with the record.
         for queues in self._waiting.values():
-            for mail in queues:
-                mail.put(None)
+            for replies in queues:
+                replies.put(None)
 
     def _deliver(self, raw: Mapping[bytes, bytes]) -> None:
         queues = self._waiting.get(raw.get(b"request_id", b"").decode(errors="replace"))
@@ -193,12 +200,12 @@ class Inbox:
         except InvalidMessage as error:
             logger.warning("inbox %s: a reply that is none: %s", self.key, error)
             return
-        for mail in queues:
-            mail.put(reply)
+        for replies in queues:
+            replies.put(reply)
 
 
-async def until_terminal(
-    mail: Mail,
+async def wait_until_terminal(
+    replies: ReplyQueue,
     look: Callable[[], Awaitable[dict[str, Any] | None]],
     *,
     request_id: str,
@@ -216,12 +223,12 @@ async def until_terminal(
     """
     last_stage = None
     while True:
-        letter = await mail.get()
-        if isinstance(letter, DataLost):
-            raise letter
-        stage = letter if isinstance(letter, dict) else await look()
+        notification = await replies.get()
+        if isinstance(notification, DataLost):
+            raise notification
+        stage = notification if isinstance(notification, dict) else await look()
         if stage is None:
-            if isinstance(letter, TimeoutError):
+            if isinstance(notification, TimeoutError):
                 raise ReplyTimeout(request_id, timeout, last_stage)
             continue
         last_stage = stage["status"]

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+from sagastream._codec.entries import SCHEMA_VERSION
 from sagastream._codec.payload import decode_payload
 from sagastream.errors import DeadlineExceeded, HandlerLost, RequestCancelled, RequestFailed
-from sagastream.message import SCHEMA_VERSION, TERMINAL_STAGES
+from sagastream.message import TERMINAL_STAGES
 
 _FAILURES: dict[Any, type[RequestFailed]] = {
     "HandlerLost": HandlerLost,

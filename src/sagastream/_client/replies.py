@@ -11,19 +11,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from redis.exceptions import ResponseError
-
+from sagastream._codec.entries import decode_reply
 from sagastream._functions.stubs import Functions
-from sagastream._redis.connection import (
-    BLOCK_MS,
-    LOST,
-    Connection,
-    backoff_delays,
-    entries,
-    is_group_gone,
-)
-from sagastream.errors import InvalidMessage, ReplyTimeout
-from sagastream.message import TERMINAL_STAGES, decode_reply
+from sagastream._redis.backoff import backoff_delays
+from sagastream._redis.connection import BLOCK_MS, Connection, entries, is_group_gone
+from sagastream.errors import InvalidMessage, ReplyTimeout, ServerError, ServerUnavailable
+from sagastream.message import TERMINAL_STAGES
 
 logger = logging.getLogger(__name__)
 
@@ -108,14 +101,14 @@ async def read_until_terminal(
                     *("XREADGROUP", "GROUP", name, name, "COUNT", 100),
                     *("BLOCK", block_ms, "NOACK", "STREAMS", stream, ">"),
                 )
-            except LOST as error:
+            except ServerUnavailable as error:
                 connection.note_loss(error)
                 await asyncio.sleep(next(losses))
                 reply = await ended()
                 if reply:
                     return reply
                 continue
-            except ResponseError as error:
+            except ServerError as error:
                 if not is_group_gone(error):
                     raise
                 await check()
@@ -173,7 +166,7 @@ async def follow_stages(
             answer = await connection.block(
                 "XREAD", "COUNT", 100, "BLOCK", BLOCK_MS, "STREAMS", f"{record}:stages", last
             )
-        except LOST as error:
+        except ServerUnavailable as error:
             connection.note_loss(error)
             await asyncio.sleep(next(losses))
             continue

@@ -5,9 +5,9 @@ import os
 import weakref
 from dataclasses import dataclass
 
-from sagastream._client.data_loss import Instance
+from sagastream._client.data_loss import DataLossGuard
 from sagastream._client.inbox import Inbox
-from sagastream._functions.stubs import Functions
+from sagastream._functions.stubs import SOURCE, Functions
 from sagastream._redis.connection import Connection
 from sagastream._telemetry.operations import Server, server_of
 from sagastream.errors import ServerUnsuitable
@@ -24,12 +24,12 @@ os.register_at_fork(after_in_child=_count_fork)
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class Session:
     """What one process and loop has of a bus."""
 
     connection: Connection
     functions: Functions
-    instance: Instance
+    instance: DataLossGuard
     inbox: Inbox
     server: Server
     prefix: str
@@ -43,7 +43,7 @@ class Endpoint:
                 cluster while there is no namespace.
         """
         connection = self.connection
-        about = await connection.call("INFO", patience_s=min(connection.patience_s, 2.0))
+        about = await connection.call("INFO", call_timeout_s=min(connection.call_timeout_s, 2.0))
         if about.get("cluster_enabled") and not self.prefix:
             raise ServerUnsuitable(
                 f"{connection.address} is of a cluster, where the keys of a request would lie "
@@ -58,7 +58,7 @@ class Endpoint:
         await connection.load_functions()
 
 
-class Endpoints:
+class SessionRegistry:
     """The endpoints of a bus, one a loop; nothing connects before it is used.
 
     The arguments are those of `Bus`; `prefix` is put before every key.
@@ -69,45 +69,45 @@ class Endpoints:
         url: str,
         prefix: str,
         *,
-        patience_s: float,
+        call_timeout_s: float,
         retention_s: float,
         max_payload: int,
-        max_waiting: int,
+        max_in_flight: int,
     ) -> None:
         self._url = url
         self._prefix = prefix
-        self._patience_s = patience_s
+        self._call_timeout_s = call_timeout_s
         self._retention_s = retention_s
         self._max_payload = max_payload
-        self._max_waiting = max_waiting
+        self._max_in_flight = max_in_flight
         self._forks = _forks[0]
-        self._made: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Endpoint] = (
+        self._made: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Session] = (
             weakref.WeakKeyDictionary()
         )
 
-    def here(self) -> Endpoint:
+    def here(self) -> Session:
         """That of the running loop, made now if there is none."""
         if self._forks != _forks[0]:
             # Sockets that came over a fork belong to the parent: leave them alone.
             self._made = weakref.WeakKeyDictionary()
             self._forks = _forks[0]
         loop = asyncio.get_running_loop()
-        endpoint = self._made.get(loop)
-        if endpoint is None:
-            endpoint = self._made[loop] = self._make()
-        return endpoint
+        session = self._made.get(loop)
+        if session is None:
+            session = self._made[loop] = self._make()
+        return session
 
     async def close(self) -> None:
         """Close that of the running loop, if this process made one."""
-        endpoint = self._made.pop(asyncio.get_running_loop(), None)
-        if endpoint and self._forks == _forks[0]:
-            await endpoint.inbox.close()
-            await endpoint.connection.close()
+        session = self._made.pop(asyncio.get_running_loop(), None)
+        if session and self._forks == _forks[0]:
+            await session.inbox.close()
+            await session.connection.close()
 
-    def _make(self) -> Endpoint:
-        connection = Connection(self._url, patience_s=self._patience_s)
-        instance = Instance(connection, f"{self._prefix}sagastream:instance")
-        return Endpoint(
+    def _make(self) -> Session:
+        connection = Connection(self._url, library=SOURCE, call_timeout_s=self._call_timeout_s)
+        instance = DataLossGuard(connection, f"{self._prefix}sagastream:instance")
+        return Session(
             connection,
             Functions(connection, reply_ttl_ms=round(self._retention_s * 1000)),
             instance,
@@ -116,7 +116,7 @@ class Endpoints:
                 instance,
                 self._prefix,
                 max_bytes=self._max_payload,
-                max_waiting=self._max_waiting,
+                max_in_flight=self._max_in_flight,
             ),
             server_of(self._url),
             self._prefix,

@@ -1,7 +1,5 @@
 """What is known of a request that nobody answered: silence gets a name."""
 
-from redis.exceptions import RedisError
-
 from sagastream._redis.connection import Connection
 from sagastream.errors import NoHandlers, ReplyTimeout, SagastreamError
 
@@ -36,7 +34,7 @@ async def named(connection: Connection, prefix: str, silence: ReplyTimeout) -> R
         name = stream.removeprefix(prefix)
         listeners = f"{prefix}listeners:{name}"
         members = await connection.call("ZRANGEBYSCORE", listeners, now_ms, "+inf")
-    except (SagastreamError, RedisError):
+    except SagastreamError:
         return silence
     if event_type in {member.decode().partition("\n")[0] for member in members}:
         return ReplyTimeout(*told, f"{age}, not begun")

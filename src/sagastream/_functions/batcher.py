@@ -24,7 +24,7 @@ class Caller(Protocol):
     That is right as each function answers alike when it is called again.
     """
 
-    async def call(self, *args: Any, patience_s: float | None = None) -> Any:
+    async def call(self, *args: Any, call_timeout_s: float | None = None) -> Any:
         """Send a command and wait for its answer."""
 
     def post(
@@ -32,7 +32,7 @@ class Caller(Protocol):
         args: tuple[Any, ...],
         receive: Callable[[Any], None],
         *,
-        patience_s: float | None,
+        call_timeout_s: float | None,
         on_retry: Callable[[BaseException], bool],
     ) -> None:
         """Send a command; `receive` gets its answer, or the exception that came instead."""
@@ -66,7 +66,7 @@ def answer_of(parts: Sequence[Any]) -> Answer:
     return Answer(word, tuple(rest))
 
 
-class Together:
+class Batcher:
     """Sends what is called together.
 
     Args:
@@ -85,7 +85,7 @@ class Together:
         shared: tuple[str, ...],
         keys: tuple[str, str],
         args: Sequence[str | bytes],
-        patience_s: float | None = None,
+        call_timeout_s: float | None = None,
     ) -> "asyncio.Future[Answer]":
         """Call a function for one request, with whoever calls it in this tick."""
         loop = asyncio.get_running_loop()
@@ -95,13 +95,13 @@ class Together:
         if due is None:
             due = self._due[place] = []
             if not self._caller.is_idle:
-                loop.call_soon(self._go, place, due, patience_s)
+                loop.call_soon(self._go, place, due, call_timeout_s)
         due.append(call)
         if len(due) >= _MOST_TOGETHER or self._caller.is_idle:
-            self._go(place, due, patience_s)
+            self._go(place, due, call_timeout_s)
         return call.answer
 
-    def _go(self, place: tuple[str, ...], due: list[_Call], patience_s: float | None) -> None:
+    def _go(self, place: tuple[str, ...], due: list[_Call], call_timeout_s: float | None) -> None:
         if self._due.get(place) is not due:
             return  # these are gone already
         del self._due[place]
@@ -116,7 +116,7 @@ class Together:
         self._caller.post(
             tuple(command),
             partial(_hand_out, due),
-            patience_s=patience_s,
+            call_timeout_s=call_timeout_s,
             on_retry=partial(_note_retry, due),
         )
 

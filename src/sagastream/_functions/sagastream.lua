@@ -14,7 +14,7 @@ local OF_COMMAND = { 'correlation_id', 'request_id', 'saga_id', 'event_type', 'p
 local VERSION = '@SCHEMA@'
 
 local STAGES_KEPT = 1000
-local PUT_BACK = 100
+local REQUEUE_LIMIT = 100
 
 -- What holds for one call only: its time, the types it has looked at, and what its requests
 -- have in common, which is written once, at its end.
@@ -342,7 +342,7 @@ end
 -- Ends a request that another one takes the place of, in one step with that one's coming:
 -- whoever runs it can write no more, and one that has not come yet never begins. Returns
 -- whether a handler may still be at it; `held_until` then tells for how long.
-local function close(key, trace, doorbells, reply_ttl_ms)
+local function close(key, trace, wakeup_prefix, reply_ttl_ms)
   local record = record_of(key)
   if not record.digest then
     redis.call('HSET', key, 'cancel', cjson.encode(trace))
@@ -356,14 +356,14 @@ local function close(key, trace, doorbells, reply_ttl_ms)
     conclude(key, record, record.stream, 'cancelled', '{}', trace, reply_ttl_ms, reply_ttl_ms)
     if owner then
       redis.call('HSET', key, 'held_until', held_until)
-      redis.call('RPUSH', doorbells .. owner, '1')
-      redis.call('PEXPIRE', doorbells .. owner, 60000)
+      redis.call('RPUSH', wakeup_prefix .. owner, '1')
+      redis.call('PEXPIRE', wakeup_prefix .. owner, 60000)
     end
   end
   return redis.call('HEXISTS', key, 'held_until') == 1
 end
 
--- How long the handlers of requests that were closed for this one may still be at it.
+-- How long the handlers of requests that were superseded for this one may still be at it.
 local function held_ms(after, now)
   local left = 0
   for _, key in ipairs(lines(after)) do
@@ -372,7 +372,7 @@ local function held_ms(after, now)
   return left
 end
 
--- A closed request's handler has ended: what waits for that may begin.
+-- A superseded request's handler has ended: what waits for that may begin.
 local function confirm(key, record, token)
   if record.held_until and record.token == token then
     redis.call('HDEL', key, 'held_until', 'span')
@@ -410,20 +410,20 @@ local function each(transition, shared)
 end
 
 -- emit: record and entry are written together, so that a command whose answer was
--- lost on the way can be emitted again and is in the stream once. What it closes is ended
+-- lost on the way can be emitted again and is in the stream once. What it supersedes is ended
 -- in the same step.
--- Shared: reply_ttl_ms, prefix of doorbells, instance. Own: the fields of the entry from
+-- Shared: reply_ttl_ms, prefix of wakeup_prefix, instance. Own: the fields of the entry from
 -- correlation_id to parent_span_id, the keys of the reply streams a line each, of those that
 -- get the end alone, then names and values: `deadline_ms` from now, `maxlen`, `ttl_ms`, `effect` that the handler must declare,
--- `closes` a record, as often as need be.
+-- `supersedes` a record, as often as need be.
 -- Returns {'new' | 'known' | 'conflict', entry_id, counter}.
 -- The counter grows with every command, so that older data put back are noticed.
 local function emit(key, stream, shared, own)
-  local reply_ttl_ms, doorbells, instance = shared[1], shared[2], shared[3]
-  local trace, options, closed = { own[8], own[9], own[10] }, {}, {}
+  local reply_ttl_ms, wakeup_prefix, instance = shared[1], shared[2], shared[3]
+  local trace, options, superseded = { own[8], own[9], own[10] }, {}, {}
   for i = 13, #own, 2 do
-    if own[i] == 'closes' then
-      closed[#closed + 1] = own[i + 1]
+    if own[i] == 'supersedes' then
+      superseded[#superseded + 1] = own[i + 1]
     else
       options[own[i]] = own[i + 1]
     end
@@ -433,10 +433,10 @@ local function emit(key, stream, shared, own)
     effect = options.effect,
   }
   require_reply_streams(about)
-  if #closed > 0 then
+  if #superseded > 0 then
     require_type(stream, 'stream')
   end
-  for _, other in ipairs(closed) do
+  for _, other in ipairs(superseded) do
     require_type(other, 'hash')
     require_reply_streams(record_of(other))
   end
@@ -473,8 +473,8 @@ local function emit(key, stream, shared, own)
   end
 
   local after = {}
-  for _, other in ipairs(closed) do
-    if close(other, trace, doorbells, reply_ttl_ms) then
+  for _, other in ipairs(superseded) do
+    if close(other, trace, wakeup_prefix, reply_ttl_ms) then
       after[#after + 1] = other
     end
   end
@@ -736,7 +736,7 @@ local function renew(keys, args)
 end
 
 -- release: gives a claim back without an outcome, as at a shutdown; the next sweep takes it
--- at once, and it does not count as a lost handler. For a closed request it confirms the end.
+-- at once, and it does not count as a lost handler. For a superseded request it confirms the end.
 -- KEYS record, stream. ARGV group, entry_id, owner, token. Returns {'ok'} | {'stale', status} |
 -- {'told'}: another one has the request, and has told of this claim's span.
 local function release(keys, args)
@@ -759,15 +759,15 @@ end
 
 -- cancel: ends a request that has not begun, asks the handler of one that has, and is
 -- remembered for one that has not come yet.
--- KEYS record. ARGV reply_ttl_ms, retention_ms, prefix of doorbells, traceparent, tracestate,
+-- KEYS record. ARGV reply_ttl_ms, retention_ms, prefix of wakeup_prefix, traceparent, tracestate,
 -- parent span id. Returns {'cancelled' | 'cancelling' | how it ended}.
 local function cancel(keys, args)
   local key, reply_ttl_ms, retention_ms, trace = keys[1], args[1], args[2], slice(args, 4)
   require_type(key, 'hash')
   local record = record_of(key)
   require_reply_streams(record)
-  local doorbell = args[3] .. (record.owner or '')
-  require_type(doorbell, 'list')
+  local wakeup_list = args[3] .. (record.owner or '')
+  require_type(wakeup_list, 'list')
   if not record.digest then
     redis.call('HSET', key, 'cancel', cjson.encode(trace))
     redis.call('PEXPIRE', key, retention_ms)
@@ -782,8 +782,8 @@ local function cancel(keys, args)
   end
   redis.call('HSET', key, 'cancel', cjson.encode(trace))
   -- Whoever renews the lease waits at this bell, and need not wait for the next renewal.
-  redis.call('RPUSH', doorbell, '1')
-  redis.call('PEXPIRE', doorbell, 60000)
+  redis.call('RPUSH', wakeup_list, '1')
+  redis.call('PEXPIRE', wakeup_list, 60000)
   return { 'cancelling' }
 end
 
@@ -809,7 +809,7 @@ end
 
 -- Puts back commands whose entries are gone though they have not ended: the stream was
 -- deleted, or trimmed past them. The oldest open one tells whether there are any.
-local function put_back(stream, most)
+local function requeue(stream, most)
   for _ = 1, most do
     local open = redis.call('ZRANGE', stream .. ':open', 0, 0)[1]
     if not open then
@@ -854,7 +854,7 @@ local function sweep(keys, args)
     end
   end
   trim(stream, tonumber(args[5]))
-  put_back(stream, PUT_BACK)
+  requeue(stream, REQUEUE_LIMIT)
   return out
 end
 
@@ -924,11 +924,11 @@ local function announce(keys, args)
   return { 'ok' }
 end
 
--- pass_on: puts a command back into its stream for a live listener that can handle it.
+-- forward: puts a command back into its stream for a live listener that can handle it.
 -- Its old entry leaves and its new one comes in one step, so that it is never in neither.
 -- KEYS stream, announcements, record. ARGV group, entry_id, event_type, fields...
 -- Returns {'passed', entry_id} | {'nobody', event types that are handled...}.
-local function pass_on(keys, args)
+local function forward(keys, args)
   local stream, key, group, entry_id, event_type = keys[1], keys[3], args[1], args[2], args[3]
   local types, found = {}, false
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', keys[2], int(now_ms()), '+inf')) do
@@ -997,9 +997,9 @@ local function journal(keys, args)
   return { 'ok', version }
 end
 
--- due: open sagas that nobody has looked after lately, each given to one asker at a time.
+-- take_due: open sagas that nobody has looked after lately, each given to one asker at a time.
 -- KEYS open. ARGV most, ms until they are due again. Returns {'ok', saga ids...}.
-local function due(keys, args)
+local function take_due(keys, args)
   require_type(keys[1], 'zset')
   local now = now_ms()
   local found = redis.call('ZRANGEBYSCORE', keys[1], '-inf', int(now), 'LIMIT', 0, args[1])
@@ -1098,9 +1098,9 @@ register('renew', renew, { 'allow-oom' })
 register('cancel', cancel, { 'allow-oom' })
 register('reject', reject)
 register('announce', announce)
-register('pass_on', pass_on)
+register('forward', forward)
 register('journal', journal)
-register('due', due, { 'allow-oom' })
+register('take_due', take_due, { 'allow-oom' })
 register('look_after', look_after, { 'allow-oom' })
 register('join', join)
 -- A full server must still be able to get rid of things.

@@ -12,9 +12,9 @@ from importlib.resources import files
 from itertools import chain
 from typing import Literal
 
-from sagastream._functions.batcher import Answer, Caller, Together, answer_of
+from sagastream._codec.entries import SCHEMA_VERSION
+from sagastream._functions.batcher import Answer, Batcher, Caller, answer_of
 from sagastream._telemetry.spans import Trace
-from sagastream.message import SCHEMA_VERSION
 
 _TEMPLATE = files("sagastream._functions").joinpath("sagastream.lua").read_text(encoding="utf-8")
 LIBRARY = "sagastream_" + hashlib.sha256(_TEMPLATE.encode()).hexdigest()[:12]
@@ -40,7 +40,7 @@ class Functions:
     def __init__(self, caller: Caller, *, reply_ttl_ms: int) -> None:
         self._caller = caller
         self._reply_ttl_ms = str(reply_ttl_ms)
-        self._together = Together(caller, _LIBRARY_PREFIX)
+        self._together = Batcher(caller, _LIBRARY_PREFIX)
 
     async def _fcall(self, name: str, keys: Sequence[str], args: Sequence[str | bytes]) -> Answer:
         return answer_of(
@@ -60,14 +60,14 @@ class Functions:
         maxlen: int | None = None,
         ttl_ms: int | None = None,
         effect: str = "",
-        closes: Sequence[str] = (),
-        doorbells: str = "",
+        supersedes: Sequence[str] = (),
+        wakeup_prefix: str = "",
     ) -> "asyncio.Future[Answer]":
         """Write record and entry: new | known | conflict, entry id, counter.
 
         `entry` are the values of correlation_id, request_id, saga_id, event_type, payload,
         reply_stream, v, traceparent, tracestate and parent_span_id. `reply_streams` get every
-        stage, `end_streams` the terminal one alone. `closes` are records of requests that end
+        stage, `end_streams` the terminal one alone. `supersedes` are records of requests that end
         in the same step.
         """
         args = [*entry, "\n".join(reply_streams), "\n".join(end_streams)]
@@ -79,9 +79,9 @@ class Functions:
             args += ("ttl_ms", str(ttl_ms))
         if effect:
             args += ("effect", effect)
-        for closed in closes:
-            args += ("closes", closed)
-        shared = (self._reply_ttl_ms, doorbells, instance)
+        for superseded in supersedes:
+            args += ("supersedes", superseded)
+        shared = (self._reply_ttl_ms, wakeup_prefix, instance)
         return self._together("emit", shared, (record, stream), args)
 
     async def adopt(
@@ -143,7 +143,7 @@ class Functions:
         """
         args = (token, str(seq), payload, *trace)
         return self._together(
-            "progress", (self._reply_ttl_ms,), (record, stream), args, patience_s=math.inf
+            "progress", (self._reply_ttl_ms,), (record, stream), args, call_timeout_s=math.inf
         )
 
     async def follow(self, record: str, trace: Trace) -> Answer:
@@ -173,7 +173,7 @@ class Functions:
         for write in writes:
             args += write
         shared = (group, str(retention_ms), self._reply_ttl_ms)
-        return self._together("finish", shared, (record, stream), args, patience_s=math.inf)
+        return self._together("finish", shared, (record, stream), args, call_timeout_s=math.inf)
 
     async def release(
         self, record: str, stream: str, *, group: str, entry_id: str, owner: str, token: str
@@ -182,13 +182,13 @@ class Functions:
         return await self._fcall("release", (record, stream), (group, entry_id, owner, token))
 
     async def cancel(
-        self, record: str, *, retention_ms: int, doorbells: str, trace: Trace
+        self, record: str, *, retention_ms: int, wakeup_prefix: str, trace: Trace
     ) -> Answer:
         """End a request, or ask its handler to: cancelled | cancelling | how it ended."""
         return await self._fcall(
             "cancel",
             (record,),
-            (self._reply_ttl_ms, str(retention_ms), doorbells, *trace),
+            (self._reply_ttl_ms, str(retention_ms), wakeup_prefix, *trace),
         )
 
     async def sweep(
@@ -255,7 +255,7 @@ class Functions:
             [str(ttl_ms), *(member for _, member in members)],
         )
 
-    async def pass_on(
+    async def forward(
         self,
         stream: str,
         announcements: str,
@@ -268,7 +268,7 @@ class Functions:
     ) -> Answer:
         """Put a command back for a listener that can: passed, entry id | nobody, types…."""
         return await self._fcall(
-            "pass_on",
+            "forward",
             (stream, announcements, record),
             (group, entry_id, event_type, *fields),
         )
@@ -297,9 +297,9 @@ class Functions:
             (str(version), journal, saga_id, state, str(delay_ms), *_flat(told)),
         )
 
-    async def due(self, open_sagas: str, *, most: int, delay_ms: int) -> Answer:
+    async def take_due(self, open_sagas: str, *, most: int, delay_ms: int) -> Answer:
         """Take open sagas that are due, and put their time off: ok, saga ids…."""
-        return await self._fcall("due", (open_sagas,), (str(most), str(delay_ms)))
+        return await self._fcall("take_due", (open_sagas,), (str(most), str(delay_ms)))
 
     async def look_after(
         self, open_sagas: str, saga_ids: Sequence[str], *, delay_ms: int

@@ -7,45 +7,37 @@ connection is only what answers alike when repeated; the caller says how long to
 import asyncio
 import contextlib
 import logging
-import random
 import ssl
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
 import redis
-from redis.exceptions import (
-    AuthenticationError,
-    BusyLoadingError,
-    ClusterDownError,
-    MasterDownError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    ResponseError,
-    TryAgainError,
-)
-from redis.exceptions import (
-    ConnectionError as RedisConnectionError,
-)
-from redis.exceptions import (
-    TimeoutError as RedisTimeoutError,
-)
 
-from sagastream._functions.stubs import SOURCE
-from sagastream._redis.protocol import Receive, Wire, connect, pack, settings_of, settle
+from sagastream._redis.backoff import backoff_delays, end_tasks
+from sagastream._redis.protocol import (
+    ConnectionLost,
+    Receive,
+    RedisProtocol,
+    connect,
+    pack,
+    settle,
+    url_options,
+)
 from sagastream._telemetry.spans import retried
-from sagastream.errors import ServerRefused, ServerUnavailable, ServerUnsuitable
+from sagastream.errors import ServerError, ServerRefused, ServerUnavailable, ServerUnsuitable
 
 logger = logging.getLogger(__name__)
 
 BLOCK_MS = 2000
-LOST = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, OSError)
 # How many commands may be on their way at once; more wait here.
 _WINDOW = 1024
-# Full memory or disk, a replica, a cluster in between: it may be over in a moment.
-_MENDS_ITSELF = (OutOfMemoryError, ReadOnlyError, ClusterDownError, MasterDownError, TryAgainError)
-_MENDS_ITSELF_WORDS = ("MISCONF", "BUSY ", "NOREPLICAS", "UNBLOCKED force unblock")
+# The codes of answers that mean: not now. Full memory or disk, a replica, a slot that moves.
+_TEMPORARY = frozenset(
+    {"OOM", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "MISCONF", "BUSY", "NOREPLICAS"}
+)
+_REFUSED = frozenset({"NOAUTH", "WRONGPASS"})
 # How redis-py makes values of answers: no more than `INFO` as a mapping, and the like.
 _CALLBACKS: dict[str, Callable[[Any], Any]] = redis.Redis(protocol=2).response_callbacks
 
@@ -59,52 +51,43 @@ def redact(url: str) -> str:
     return urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
-def backoff_delays(first: float = 0.05, limit: float = 0.5) -> Iterable[float]:
-    """Delays in seconds that double up to a limit, each with full jitter over its half.
-
-    With this limit a server that was away is in use again within a second of its return.
-    """
-    delay = first
-    while True:
-        yield delay * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
-        delay = min(delay * 2, limit)
-
-
 class Connection:
     """The commands of one process and loop.
 
     Args:
         url: `redis://`, `rediss://` or `unix://`.
-        patience_s: How long a call waits for a server that does not answer.
+        library: The source of the function library, loaded where it is missing.
+        call_timeout_s: How long a call waits for a server that does not answer.
     """
 
-    def __init__(self, url: str, *, patience_s: float) -> None:
+    def __init__(self, url: str, *, library: str, call_timeout_s: float) -> None:
         self.address = redact(url)
-        self._settings = settings_of(url)
-        self.patience_s = patience_s
+        self._options = url_options(url)
+        self._library = library
+        self.call_timeout_s = call_timeout_s
         self._loop = asyncio.get_running_loop()
         self._queue: list[tuple[bytes, Receive]] = []
         self._is_due = False
-        self._wire: Wire | None = None
-        self._idle: list[Wire] = []
+        self._protocol: RedisProtocol | None = None
+        self._idle: list[RedisProtocol] = []
         self._returning: asyncio.Task[Any] | None = None
         self._opening: set[asyncio.Task[Any]] = set()
         self._repeating: set[asyncio.Task[Any]] = set()
         self._lost = False
 
-    async def call(self, *args: Any, patience_s: float | None = None) -> Any:
+    async def call(self, *args: Any, call_timeout_s: float | None = None) -> Any:
         """Send a command that answers alike when it is sent again.
 
         Raises:
-            ServerUnavailable: No answer within `patience_s` seconds.
+            ServerUnavailable: No answer within `call_timeout_s` seconds.
             ServerRefused: For as long, the server took no writes.
             ServerUnsuitable: The server refuses the connection or has no functions.
-            redis.exceptions.ResponseError: The server refused the command.
+            ServerError: The server refused the command.
         """
         try:
             answer = await self._send(args)
-        except (*LOST, ResponseError, AuthenticationError) as error:
-            answer = await self._call_again(args, error, patience_s, _note_retry)
+        except (OSError, ServerError) as error:
+            answer = await self._call_again(args, error, call_timeout_s, _note_retry)
         if self._lost:
             self.note_return()
         if args[0] == "FCALL":
@@ -117,7 +100,7 @@ class Connection:
         args: tuple[Any, ...],
         receive: Receive,
         *,
-        patience_s: float | None,
+        call_timeout_s: float | None,
         on_retry: Callable[[BaseException], bool],
     ) -> None:
         """Send a command at once that answers alike when it is sent again, and do not wait for it.
@@ -125,11 +108,11 @@ class Connection:
         Args:
             args: The command.
             receive: Gets its answer, or what `call` would raise.
-            patience_s: As for `call`.
+            call_timeout_s: As for `call`.
             on_retry: Told what it is sent again for; says whether anybody still waits.
         """
         self._queue.append(
-            (pack(args), partial(self._received, args, receive, patience_s, on_retry))
+            (pack(args), partial(self._received, args, receive, call_timeout_s, on_retry))
         )
         self._flush()
 
@@ -137,12 +120,12 @@ class Connection:
         self,
         args: tuple[Any, ...],
         receive: Receive,
-        patience_s: float | None,
+        call_timeout_s: float | None,
         on_retry: Callable[[BaseException], bool],
         answer: Any,
     ) -> None:
         if isinstance(answer, Exception):
-            again = asyncio.create_task(self._call_again(args, answer, patience_s, on_retry))
+            again = asyncio.create_task(self._call_again(args, answer, call_timeout_s, on_retry))
             self._repeating.add(again)
             again.add_done_callback(partial(self._repeated, receive))
             return
@@ -161,42 +144,42 @@ class Connection:
         self,
         args: tuple[Any, ...],
         error: BaseException,
-        patience_s: float | None,
+        call_timeout_s: float | None,
         on_retry: Callable[[BaseException], bool],
     ) -> Any:
-        give_up = self._loop.time() + (self.patience_s if patience_s is None else patience_s)
+        deadline = self._loop.time() + (
+            self.call_timeout_s if call_timeout_s is None else call_timeout_s
+        )
         for delay in backoff_delays():
-            if isinstance(error, AuthenticationError | ssl.SSLCertVerificationError):
+            if _is_refusal(error):
                 raise ServerUnsuitable(f"{self.address} refuses us: {error}") from error
-            if isinstance(error, LOST) or _mends_itself(error):
+            if not isinstance(error, ServerError) or _is_temporary(error):
                 self.note_loss(error)
-                if self._loop.time() + delay >= give_up:
-                    kind = ServerUnavailable if isinstance(error, LOST) else ServerRefused
+                if self._loop.time() + delay >= deadline or not on_retry(error):
+                    kind = ServerRefused if isinstance(error, ServerError) else ServerUnavailable
                     raise kind(self.address, str(error) or repr(error)) from error
-                if not on_retry(error):
-                    raise error
                 await asyncio.sleep(delay)
-            elif "Function not found" in str(error):
-                await self.load_functions(patience_s=give_up - self._loop.time())
+            elif "Function not found" in error.message:
+                await self.load_functions(call_timeout_s=deadline - self._loop.time())
             else:
                 raise error
             try:
                 return await self._send(args)
-            except (*LOST, ResponseError, AuthenticationError) as another:
+            except (OSError, ServerError) as another:
                 error = another
         raise AssertionError("backoff_delays never ends")
 
-    async def load_functions(self, *, patience_s: float | None = None) -> None:
+    async def load_functions(self, *, call_timeout_s: float | None = None) -> None:
         """Put the function library on the server, where it is missing.
 
         Raises:
-            ServerUnavailable: No answer within `patience_s` seconds.
+            ServerUnavailable: No answer within `call_timeout_s` seconds.
             ServerRefused: For as long, the server took no writes.
             ServerUnsuitable: The server has no functions.
         """
         try:
-            await self.call("FUNCTION", "LOAD", SOURCE, patience_s=patience_s)
-        except ResponseError as error:
+            await self.call("FUNCTION", "LOAD", self._library, call_timeout_s=call_timeout_s)
+        except ServerError as error:
             if "already exists" in str(error):
                 return
             raise ServerUnsuitable(
@@ -205,27 +188,38 @@ class Connection:
             ) from error
 
     async def block(self, *args: Any) -> Any:
-        """Send a blocking read on a connection apart; it is not repeated."""
-        while self._idle and not self._idle[-1].is_open:
-            self._idle.pop()
-        wire = self._idle.pop() if self._idle else await self._opened()
+        """Send a blocking read on a connection apart; it is not repeated.
+
+        Raises:
+            ServerUnavailable: The connection was lost, or the server cannot serve it now.
+            ServerError: The server refused the command.
+        """
         try:
-            answer = await wire.ask(*args)
-        except ResponseError as error:
-            if _mends_itself(error):
-                raise RedisConnectionError(str(error)) from error
+            answer = await self._block(args)
+        except OSError as error:
+            raise ServerUnavailable(self.address, str(error) or repr(error)) from error
+        except ServerError as error:
+            if _is_temporary(error) or _is_refusal(error):
+                raise ServerUnavailable(self.address, error.message) from error
             raise
-        except asyncio.CancelledError:
-            # Its answer may still come, and would be taken for another's.
-            wire.abort(RedisConnectionError("cancelled"))
-            await asyncio.shield(wire.close())
-            raise
-        finally:
-            if wire.is_open:
-                self._idle.append(wire)
         if self._lost:
             self.note_return()
         return answer
+
+    async def _block(self, args: tuple[Any, ...]) -> Any:
+        while self._idle and not self._idle[-1].is_open:
+            self._idle.pop()
+        protocol = self._idle.pop() if self._idle else await self._opened()
+        try:
+            return await protocol.ask(*args)
+        except asyncio.CancelledError:
+            # Its answer may still come, and would be taken for another's.
+            protocol.abort(ConnectionLost("cancelled"))
+            await asyncio.shield(protocol.close())
+            raise
+        finally:
+            if protocol.is_open:
+                self._idle.append(protocol)
 
     def note_loss(self, error: BaseException) -> None:
         """Log the loss of the server, once."""
@@ -241,28 +235,28 @@ class Connection:
 
     async def close(self) -> None:
         """Send what is queued, then close the sockets."""
-        await end(*self._repeating)
+        await end_tasks(*self._repeating)
         while self._opening:
             await asyncio.wait(self._opening)
-        if self._wire and self._wire.is_open:
+        if self._protocol and self._protocol.is_open:
             # Its answer comes behind those of whatever was sent before.
-            with contextlib.suppress(*LOST, ResponseError):
+            with contextlib.suppress(OSError, ServerError):
                 await self._send(("PING",))
-        wires, self._wire, self._idle = [self._wire, *self._idle], None, []
-        for wire in wires:
-            if wire:
-                await wire.close()
-        await end(*self._repeating)  # what was on its way when they closed
+        protocols, self._protocol, self._idle = [self._protocol, *self._idle], None, []
+        for protocol in protocols:
+            if protocol:
+                await protocol.close()
+        await end_tasks(*self._repeating)  # what was on its way when they closed
 
     @property
     def is_idle(self) -> bool:
         """Whether it has been opened, and nothing is on its way."""
-        return self._wire is not None and not self._wire.waiting and not self._queue
+        return self._protocol is not None and not self._protocol.waiting and not self._queue
 
     def _send(self, args: tuple[Any, ...]) -> "asyncio.Future[Any]":
         future: asyncio.Future[Any] = self._loop.create_future()
         self._queue.append((pack(args), partial(settle, future)))
-        if self._wire and not self._wire.waiting:
+        if self._protocol and not self._protocol.waiting:
             self._flush()  # nothing is on its way that it could go with
         elif not self._is_due:
             self._is_due = True
@@ -273,19 +267,19 @@ class Connection:
         self._is_due = False
         if not self._queue:
             return
-        wire = self._wire
-        if wire is None or not wire.is_open:
+        protocol = self._protocol
+        if protocol is None or not protocol.is_open:
             if self._returning is None:
                 self._returning = self._start(self._open())
             return
-        room = _WINDOW - len(wire.waiting)
+        room = _WINDOW - len(protocol.waiting)
         batch, self._queue = self._queue[:room], self._queue[room:]
         if batch:
-            wire.send(b"".join([data for data, _ in batch]), [receive for _, receive in batch])
+            protocol.send(b"".join([data for data, _ in batch]), [receive for _, receive in batch])
 
     async def _open(self) -> None:
         try:
-            self._wire = await connect(self._settings)
+            self._protocol = await connect(self._options)
         except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for it
             self._returning = None
             queue, self._queue = self._queue, []
@@ -293,19 +287,19 @@ class Connection:
                 receive(error)
         else:
             self._returning = None
-            self._wire.on_room = self._flush
+            self._protocol.on_room = self._flush
             self._flush()
 
-    async def _opened(self) -> Wire:
+    async def _opened(self) -> RedisProtocol:
         """A connection for a blocking read; one for a caller that is cancelled is kept."""
-        opening = self._start(connect(self._settings))
+        opening = self._start(connect(self._options))
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
             opening.add_done_callback(self._keep)
             raise
 
-    def _keep(self, opening: "asyncio.Task[Wire]") -> None:
+    def _keep(self, opening: "asyncio.Task[RedisProtocol]") -> None:
         if not opening.cancelled() and not opening.exception():
             self._idle.append(opening.result())
 
@@ -317,27 +311,24 @@ class Connection:
         return task
 
 
-async def end(*tasks: "asyncio.Task[Any]") -> None:
-    """Cancel tasks, and wait until they are done."""
-    left = {task for task in tasks if not task.done()}
-    for task in left:
-        task.cancel()
-    if left:
-        await asyncio.wait(left)
-
-
 def _note_retry(error: BaseException) -> bool:
     retried(error)
     return True
 
 
-def _mends_itself(error: BaseException) -> bool:
-    return isinstance(error, _MENDS_ITSELF) or str(error).startswith(_MENDS_ITSELF_WORDS)
+def _is_refusal(error: BaseException) -> bool:
+    if isinstance(error, ServerError):
+        return error.code in _REFUSED
+    return isinstance(error, ssl.SSLCertVerificationError)
 
 
-def is_group_gone(error: ResponseError) -> bool:
+def _is_temporary(error: ServerError) -> bool:
+    return error.code in _TEMPORARY or error.message.startswith("UNBLOCKED force unblock")
+
+
+def is_group_gone(error: ServerError) -> bool:
     """Whether a group read failed because stream or group was deleted; Redis 7.0 has a word more."""
-    return str(error).startswith(("NOGROUP", "UNBLOCKED"))
+    return error.code in {"NOGROUP", "UNBLOCKED"}
 
 
 def entries(answer: Any) -> Iterator[tuple[bytes, bytes, dict[bytes, bytes]]]:

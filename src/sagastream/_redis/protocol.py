@@ -13,51 +13,33 @@ from functools import partial
 from typing import Any, cast
 
 import hiredis
-from redis.asyncio import Connection as Settings
+from redis.asyncio import Connection as UrlOptions
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection
-from redis.exceptions import (
-    AuthenticationError,
-    BusyLoadingError,
-    ClusterDownError,
-    MasterDownError,
-    NoPermissionError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    ResponseError,
-    TryAgainError,
-)
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from sagastream.errors import ServerError
 
 ANSWER_TIMEOUT_S = 5.0
 _CONNECT_TIMEOUT_S = 2.0
 _CLOSE_TIMEOUT_S = 1.0
-# Errors that mean something to us, by the word that they begin with.
-_ERRORS: dict[str, type[Exception]] = {
-    "NOAUTH": AuthenticationError,
-    "WRONGPASS": AuthenticationError,
-    "NOPERM": NoPermissionError,
-    "LOADING": BusyLoadingError,
-    "OOM": OutOfMemoryError,
-    "READONLY": ReadOnlyError,
-    "CLUSTERDOWN": ClusterDownError,
-    "MASTERDOWN": MasterDownError,
-    "TRYAGAIN": TryAgainError,
-}
-
 # Gets an answer, or the exception that came instead.
 Receive = Callable[[Any], None]
 
 pack = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)
 
 
+class ConnectionLost(ConnectionError):
+    """No answer: the connection broke or was refused, or the server said nothing in time."""
+
+
 def error_of(text: str) -> Exception:
     """The exception for an error as the server words it."""
-    word = text.partition(" ")[0]
-    if word == "ERR" and "AUTH" in text and "without any password" in text:
-        return AuthenticationError(text)
-    return _ERRORS.get(word, ResponseError)(text.removeprefix("ERR "))
+    code = text.partition(" ")[0]
+    if code == "LOADING":
+        return ConnectionLost(text)  # it reads its data, and answers soon
+    if code == "ERR" and "AUTH" in text and "without any password" in text:
+        code = "NOAUTH"
+    return ServerError(code, text.removeprefix("ERR "))
 
 
 def settle(future: "asyncio.Future[Any]", answer: Any) -> None:
@@ -70,7 +52,7 @@ def settle(future: "asyncio.Future[Any]", answer: Any) -> None:
         future.set_result(answer)
 
 
-class Wire(asyncio.Protocol):
+class RedisProtocol(asyncio.Protocol):
     """A connected socket, and who waits for the next answers on it.
 
     Attributes:
@@ -125,7 +107,7 @@ class Wire(asyncio.Protocol):
 
     async def close(self) -> None:
         """Close, and wait until the socket is."""
-        self.abort(RedisConnectionError("closed"))
+        self.abort(ConnectionLost("closed"))
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_TIMEOUT_S):
                 await asyncio.shield(self.gone)
@@ -148,14 +130,14 @@ class Wire(asyncio.Protocol):
                 waiting.popleft()(answer)
                 answer = reader.gets()
         except (hiredis.HiredisError, IndexError) as error:
-            self.abort(RedisConnectionError(f"that is no answer: {error!r}"))
+            self.abort(ConnectionLost(f"that is no answer: {error!r}"))
             return
         if self.on_room:
             self.on_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is closed."""
-        error = exc or self._broken or RedisConnectionError("the server closed the connection")
+        error = exc or self._broken or ConnectionLost("the server closed the connection")
         self._broken = self._broken or error
         if self._alarm:
             self._alarm.cancel()
@@ -173,51 +155,52 @@ class Wire(asyncio.Protocol):
             return
         left_s = self._heard + ANSWER_TIMEOUT_S - self._loop.time()
         if left_s <= 0:
-            self.abort(RedisTimeoutError(f"no answer for {ANSWER_TIMEOUT_S:.0f} s"))
+            self.abort(ConnectionLost(f"no answer for {ANSWER_TIMEOUT_S:.0f} s"))
         else:
             self._alarm = self._loop.call_later(left_s, self._check)
 
 
-def settings_of(url: str) -> Settings:
+def url_options(url: str) -> UrlOptions:
     """What a URL says, as a connection of redis-py's that is never connected."""
     return ConnectionPool.from_url(url, driver_info=None).make_connection()  # type: ignore[no-any-return,no-untyped-call]
 
 
-async def connect(settings: Settings) -> Wire:
+async def connect(options: UrlOptions) -> RedisProtocol:
     """Open a connection, with credentials and database as the URL has them.
 
     Raises:
-        OSError: The server cannot be reached.
-        redis.exceptions.TimeoutError: It does not answer.
-        redis.exceptions.AuthenticationError: It refuses us.
+        OSError: The server cannot be reached, or does not answer.
+        ServerError: It refuses us.
     """
     try:
         async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-            wire = await _open(settings)
+            wire = await _open(options)
             try:
-                await _introduce(wire, settings)
+                await _introduce(wire, options)
             except BaseException:
                 await wire.close()
                 raise
     except TimeoutError:
-        raise RedisTimeoutError("no connection in time") from None
+        raise ConnectionLost("no connection in time") from None
     return wire
 
 
-async def _open(settings: Settings) -> Wire:
+async def _open(options: UrlOptions) -> RedisProtocol:
     loop = asyncio.get_running_loop()
-    if isinstance(settings, UnixDomainSocketConnection):
-        _, wire = await loop.create_unix_connection(Wire, settings.path)
+    if isinstance(options, UnixDomainSocketConnection):
+        _, wire = await loop.create_unix_connection(RedisProtocol, options.path)
         return wire
-    tls = settings.ssl_context.get() if isinstance(settings, SSLConnection) else None
-    transport, wire = await loop.create_connection(Wire, settings.host, settings.port, ssl=tls)
+    tls = options.ssl_context.get() if isinstance(options, SSLConnection) else None
+    transport, wire = await loop.create_connection(
+        RedisProtocol, options.host, options.port, ssl=tls
+    )
     transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     return wire
 
 
-async def _introduce(wire: Wire, settings: Settings) -> None:
-    if settings.password:
-        user = (settings.username,) if settings.username else ()
-        await wire.ask("AUTH", *user, settings.password)
-    if settings.db:
-        await wire.ask("SELECT", settings.db)
+async def _introduce(wire: RedisProtocol, options: UrlOptions) -> None:
+    if options.password:
+        user = (options.username,) if options.username else ()
+        await wire.ask("AUTH", *user, options.password)
+    if options.db:
+        await wire.ask("SELECT", options.db)

@@ -44,7 +44,7 @@ def destination(stream: str) -> dict[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class MessagingOperation:
     """An operation on a stream: what all of its spans, and of its series, have in common.
 
     Attributes:
@@ -59,7 +59,9 @@ class Place:
 
 
 @lru_cache(maxsize=1024)
-def place(operation: str, kind: str, server: Server, stream: str, group: str = "") -> Place:
+def place(
+    operation: str, kind: str, server: Server, stream: str, group: str = ""
+) -> MessagingOperation:
     """The place of an operation of a kind, by the conventions' names for both."""
     common: dict[str, str | int | float] = {
         "messaging.system": SYSTEM,
@@ -70,4 +72,4 @@ def place(operation: str, kind: str, server: Server, stream: str, group: str = "
         common["messaging.consumer.group.name"] = group
     common |= {name: value for name, value in server if value != ""}
     common |= destination(stream)
-    return Place(f"{operation} {template(stream)}", common, metrics.series_of(common))
+    return MessagingOperation(f"{operation} {template(stream)}", common, metrics.series_of(common))

@@ -28,7 +28,7 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from sagastream._telemetry import metrics
-from sagastream._telemetry.operations import Attributes, Place, Server, place
+from sagastream._telemetry.operations import Attributes, MessagingOperation, Server, place
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 
@@ -139,7 +139,9 @@ class _Operation:
 
     __slots__ = ("_fields", "_kind", "_place", "_span", "_started", "_token")
 
-    def __init__(self, place: Place, fields: Mapping[str, Any], kind: SpanKind) -> None:
+    def __init__(
+        self, place: MessagingOperation, fields: Mapping[str, Any], kind: SpanKind
+    ) -> None:
         self._place = place
         self._fields = fields
         self._kind = kind
@@ -263,7 +265,7 @@ def _above(origin: SpanContext) -> Context:
     return trace.set_span_in_context(NonRecordingSpan(root), Context())
 
 
-def processing_at(server: Server, stream: str, fields: Mapping[str, Any]) -> Place:
+def processing_at(server: Server, stream: str, fields: Mapping[str, Any]) -> MessagingOperation:
     """The place of `processing`."""
     return place("process", "process", server, stream, fields.get("group", ""))
 

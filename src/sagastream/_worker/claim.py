@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 from opentelemetry.context import attach, detach
 from opentelemetry.trace import Span, set_span_in_context
-from redis.exceptions import RedisError
 
+from sagastream._codec.entries import decode_fields
 from sagastream._codec.payload import decode_payload, encode_payload
+from sagastream._codec.validation import new_id
 from sagastream._functions.batcher import Answer
 from sagastream._telemetry import metrics, spans
 from sagastream._worker.lease import LeaseKeeper
@@ -23,7 +24,7 @@ from sagastream.bus import Bus, claim_token
 from sagastream.effects import Atomic, Write
 from sagastream.errors import InvalidMessage, LeaseLost, SagastreamError
 from sagastream.handlers import progress_payload
-from sagastream.message import Command, decode_fields, new_id
+from sagastream.message import Command
 
 logger = logging.getLogger(__name__)
 
@@ -88,14 +89,14 @@ class Claim:
             "entry_id": command.entry_id,
             "group": group,
         }
-        endpoint = bus.endpoint()
-        self._server = endpoint.server
+        session = bus.session()
+        self._server = session.server
         self.span: Span = spans.processing(self._server, command.stream, self._about, again=again)
         self._series = spans.processing_at(self._server, command.stream, self._about).series
         self._error_type = ""
         self._is_told = False
         self._bus = bus
-        self._functions = endpoint.functions
+        self._functions = session.functions
         self._raw = raw
         self._group = group
         self._owner = owner
@@ -335,7 +336,7 @@ class Claim:
     async def release(self) -> None:
         """Give the request back without an outcome, for the next listener to take at once.
 
-        Of one that was closed this confirms that its handler has stopped.
+        Of one that was superseded this confirms that its handler has stopped.
         """
         with self._settling("release"):
             answer = await self._functions.release(
@@ -353,7 +354,7 @@ class Claim:
         """Note that the request is another's, and say that this handler has stopped."""
         metrics.lost(self._series)
         self._failed("LeaseLost", "the request is no longer ours")
-        with contextlib.suppress(SagastreamError, RedisError):
+        with contextlib.suppress(SagastreamError):
             await self.release()
 
     def _settling(self, operation: str) -> contextlib.AbstractContextManager[Span]:

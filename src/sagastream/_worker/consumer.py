@@ -7,11 +7,10 @@ import asyncio
 import random
 from collections.abc import Mapping
 
-from redis.exceptions import ResponseError
-
 from sagastream._redis.connection import BLOCK_MS, entries
 from sagastream._worker.lease import LeaseKeeper
 from sagastream.bus import Bus
+from sagastream.errors import ServerError
 
 FINISHED_KEPT = 10_000
 _SHORT_BLOCK_MS = 100
@@ -21,7 +20,7 @@ _MOST_PAUSE_S = 0.05
 Delivery = tuple[str, str, Mapping[bytes, bytes]]
 
 
-class Intake:
+class StreamConsumer:
     """Reads the streams of one consumer.
 
     Args:
@@ -57,11 +56,11 @@ class Intake:
         """Make the streams and their groups, where they are not there yet."""
         for stream in self._streams:
             try:
-                await self._bus.endpoint().connection.call(
+                await self._bus.session().connection.call(
                     "XGROUP", "CREATE", self._bus.key(stream), self._group, "0", "MKSTREAM"
                 )
-            except ResponseError as error:
-                if "BUSYGROUP" not in str(error):
+            except ServerError as error:
+                if error.code != "BUSYGROUP":
                     raise
 
     def pause(self) -> None:
@@ -91,7 +90,7 @@ class Intake:
             streams = (streams[self._turn :] + streams[: self._turn])[:free]
             block_ms = _SHORT_BLOCK_MS
         keys = {self._bus.key(stream): stream for stream in streams}
-        answer = await self._bus.endpoint().connection.block(
+        answer = await self._bus.session().connection.block(
             *("XREADGROUP", "GROUP", self._group, self._owner),
             *("COUNT", free // len(streams), "BLOCK", block_ms),
             *("STREAMS", *keys, *(">" for _ in keys)),
@@ -111,7 +110,7 @@ class Intake:
         for stream in self._streams:
             if len(taken) == free:
                 break
-            found = await self._bus.endpoint().functions.sweep(
+            found = await self._bus.session().functions.sweep(
                 self._bus.key(f"sweeper:{self._group}:{stream}"),
                 self._bus.key(stream),
                 owner=self._owner,

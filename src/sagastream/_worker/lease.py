@@ -11,12 +11,9 @@ import threading
 import time
 from typing import Any, Protocol
 
-import redis
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
-from redis.retry import Retry
-
 from sagastream._functions.stubs import LIBRARY, SOURCE
+from sagastream._redis.sync import SyncConnection
+from sagastream.errors import SagastreamError, ServerError
 
 logger = logging.getLogger(__name__)
 
@@ -48,15 +45,17 @@ class LeaseKeeper:
 
     Args:
         url: The server.
-        doorbell: The key of a list; whoever pushes to it has the claims looked at now.
+        wakeup_list: The key of a list; whoever pushes to it has the claims looked at now.
         group: The consumer group.
         owner: The listener.
         lease_s: How long a lease is.
     """
 
-    def __init__(self, url: str, *, doorbell: str, group: str, owner: str, lease_s: float) -> None:
+    def __init__(
+        self, url: str, *, wakeup_list: str, group: str, owner: str, lease_s: float
+    ) -> None:
         self._url = url
-        self._doorbell = doorbell
+        self._wakeup_list = wakeup_list
         self._group = group
         self._owner = owner
         self._lease_s = lease_s
@@ -93,31 +92,28 @@ class LeaseKeeper:
         self._held.pop(token, None)
 
     def _run(self) -> None:
-        client = redis.Redis.from_url(
+        connection = SyncConnection(
             self._url,
-            socket_timeout=self._lease_s + 3,
-            socket_connect_timeout=self._lease_s,
-            retry=Retry(NoBackoff(), 0),
-            retry_on_error=[],
-            driver_info=None,
+            answer_timeout_s=self._lease_s + 3,
+            connect_timeout_s=self._lease_s,
         )
-        with contextlib.closing(client):
+        with connection:
             while not self._stopping.is_set():
                 try:
                     # Renewed first and waited then: a connection that breaks in the wait,
                     # however often, does not keep the next one from renewing.
-                    self._renew(client)
+                    self._renew(connection)
                     now = time.monotonic()
                     if self._is_gap(now):
                         # A server that was away lapses nobody: count from its return.
                         self._contact_since = now
                     self._answered = now
-                    client.blpop([self._doorbell], timeout=self._lease_s / 3)
-                except (RedisError, OSError) as error:
+                    connection.call("BLPOP", self._wakeup_list, self._lease_s / 3)
+                except SagastreamError as error:
                     logger.debug("leases not renewed: %s", error)
                     self._stopping.wait(min(0.1, self._lease_s / 10))
 
-    def _renew(self, client: "redis.Redis") -> None:
+    def _renew(self, connection: SyncConnection) -> None:
         held = list(self._held.values())  # in one step: no other thread comes between
         keys = [part for claim in held for part in (claim.record, claim.stream)]
         claims = [part for claim in held for part in (claim.token, claim.entry_id)]
@@ -126,13 +122,13 @@ class LeaseKeeper:
             *(round(self._lease_s * 1000), self._group, self._owner, *claims),
         )
         try:
-            answer: Any = client.execute_command(*call)  # type: ignore[no-untyped-call]
-        except ResponseError as error:
+            answer: Any = connection.call(*call)
+        except ServerError as error:
             if "Function not found" not in str(error):
                 raise
-            with contextlib.suppress(ResponseError):
-                client.execute_command("FUNCTION", "LOAD", SOURCE)  # type: ignore[no-untyped-call]
-            answer = client.execute_command(*call)  # type: ignore[no-untyped-call]
+            with contextlib.suppress(ServerError):
+                connection.call("FUNCTION", "LOAD", SOURCE)
+            answer = connection.call(*call)
         for claim, word in zip(held, answer, strict=True):
             if word == b"0":
                 self.drop(claim.token)

@@ -15,9 +15,9 @@ import sys
 import uuid
 from typing import Any
 
+from sagastream._codec.entries import decode_command
 from sagastream.bus import Bus
 from sagastream.errors import InvalidMessage, SagastreamError
-from sagastream.message import decode_command
 
 _LETTER_FIELDS = (b"dead_reason", b"dead_entry_id")
 
@@ -35,7 +35,7 @@ async def dead_letters(bus: Bus, stream: str, letter_id: str = "") -> list[Lette
         NoSuchLetter: There is none with that id.
     """
     first, last = (letter_id, letter_id) if letter_id else ("-", "+")
-    found = await bus.endpoint().connection.call("XRANGE", bus.key(f"{stream}:dead"), first, last)
+    found = await bus.session().connection.call("XRANGE", bus.key(f"{stream}:dead"), first, last)
     if letter_id and not found:
         raise NoSuchLetter(f"{stream}:dead has no letter {letter_id}; see: dead list {stream}")
     return [(entry_id.decode(), fields) for entry_id, fields in found]
@@ -67,7 +67,7 @@ async def retry(bus: Bus, stream: str, letter_id: str) -> str:
         request_id=request_id,
         reply_stream=command.reply_stream,
     )
-    await bus.endpoint().connection.call("XDEL", bus.key(f"{stream}:dead"), letter_id)
+    await bus.session().connection.call("XDEL", bus.key(f"{stream}:dead"), letter_id)
     return request_id
 
 

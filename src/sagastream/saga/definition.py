@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sagastream._codec.validation import check_name
 from sagastream.effects import Effect
 from sagastream.errors import SagaError
-from sagastream.message import check_name
 
 Results = Mapping[str, dict[str, Any]]
 MakePayload = Callable[[dict[str, Any], Results], dict[str, Any]]

@@ -11,7 +11,6 @@ from typing import Any
 
 from opentelemetry import context as otel_context
 
-from sagastream._client.inbox import OnProgress
 from sagastream._telemetry import metrics, spans
 from sagastream.bus import Bus
 from sagastream.errors import (
@@ -21,9 +20,18 @@ from sagastream.errors import (
     RequestConflict,
     RequestFailed,
 )
+from sagastream.message import OnProgress
 from sagastream.saga.definition import Saga
-from sagastream.saga.journal import Due, Entry, Journal, closed_by, conclude, due, intend
-from sagastream.saga.store import SagaStore, Seen
+from sagastream.saga.journal import (
+    Journal,
+    JournalEntry,
+    NextAction,
+    conclude,
+    intend,
+    next_action,
+    superseded_by,
+)
+from sagastream.saga.store import SagaStore, VersionedJournal
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +39,7 @@ _FAILURES = (RequestFailed, RequestCancelled, ReplyTimeout, InvalidMessage, Requ
 _LEAST_WAIT_S = 0.5
 
 
-class Stepper:
+class StepExecutor:
     """Does the one thing that a saga needs next.
 
     Args:
@@ -47,51 +55,53 @@ class Stepper:
         self._store = store
         self._max_attempts = max_attempts
 
-    async def do(self, seen: Seen, what: Due, on_progress: OnProgress | None) -> tuple[Seen, bool]:
+    async def do(
+        self, seen: VersionedJournal, action: NextAction, on_progress: OnProgress | None
+    ) -> tuple[VersionedJournal, bool]:
         """Intend, send, wait and conclude, unless somebody else is further.
 
         Returns:
             The journal after it, and whether this call moved it.
         """
-        seen, moved = await self._store.change(seen, lambda now: self._intended(now, what))
+        seen, moved = await self._store.change(seen, lambda now: self._intended(now, action))
         journal = seen.journal
-        entry = journal.last(what.step.name, what.direction)
-        if entry is None or entry.attempt != what.attempt or entry.status != "intended":
+        entry = journal.last(action.step.name, action.direction)
+        if entry is None or entry.attempt != action.attempt or entry.status != "intended":
             return seen, moved
-        left_s = entry.started + what.step.timeout - time.time()
+        left_s = entry.started + action.step.timeout - time.time()
         if moved:
             logger.info("%s sent", entry.step, extra=_about(journal, entry))
         with within(journal), spans.belongs(**_about(journal, entry)):
             try:
                 reply = await self._bus.request_and_reply(
-                    what.step.stream,
-                    _event_type(what),
+                    action.step.stream,
+                    _event_type(action),
                     entry.payload,
                     timeout=max(_LEAST_WAIT_S, left_s),
                     on_progress=on_progress,
                     request_id=entry.request_id,
                     correlation_id=journal.correlation_id,
                     saga_id=journal.saga_id,
-                    closes=closed_by(journal, entry),
-                    effect=what.step.effect if what.direction == "forward" else None,
+                    supersedes=superseded_by(journal, entry),
+                    effect=action.step.effect if action.direction == "forward" else None,
                 )
             except _FAILURES as failure:
                 return await self._conclude(seen, entry, error=_described(failure))
         return await self._conclude(seen, entry, result=reply["payload"])
 
-    def _intended(self, journal: Journal, what: Due) -> Journal:
-        if due(self._saga, journal) != what:
+    def _intended(self, journal: Journal, action: NextAction) -> Journal:
+        if next_action(self._saga, journal) != action:
             return journal
-        return intend(self._saga, journal, what, now=time.time(), max_attempts=self._max_attempts)
+        return intend(self._saga, journal, action, now=time.time(), max_attempts=self._max_attempts)
 
     async def _conclude(
         self,
-        seen: Seen,
-        entry: Entry,
+        seen: VersionedJournal,
+        entry: JournalEntry,
         *,
         result: dict[str, Any] | None = None,
         error: dict[str, Any] | None = None,
-    ) -> tuple[Seen, bool]:
+    ) -> tuple[VersionedJournal, bool]:
         def move(journal: Journal) -> Journal:
             return conclude(
                 self._saga,
@@ -109,7 +119,7 @@ class Stepper:
             self.tell(seen.journal, ended)
         return seen, moved
 
-    def tell(self, journal: Journal, entry: Entry) -> None:
+    def tell(self, journal: Journal, entry: JournalEntry) -> None:
         """Trace, count and log how a request ended."""
         about = _about(journal, entry)
         name = entry.step if entry.direction == "forward" else f"undo {entry.step}"
@@ -132,7 +142,7 @@ def within(journal: Journal) -> Iterator[None]:
         otel_context.detach(token)
 
 
-def _about(journal: Journal, entry: Entry) -> dict[str, str | int]:
+def _about(journal: Journal, entry: JournalEntry) -> dict[str, str | int]:
     """What a request belongs to, for log lines and spans."""
     return {
         "saga_id": journal.saga_id,
@@ -144,10 +154,10 @@ def _about(journal: Journal, entry: Entry) -> dict[str, str | int]:
     }
 
 
-def _event_type(what: Due) -> str:
-    if what.direction == "forward" or what.step.compensation is None:
-        return what.step.event_type
-    return what.step.compensation.event_type
+def _event_type(action: NextAction) -> str:
+    if action.direction == "forward" or action.step.compensation is None:
+        return action.step.event_type
+    return action.step.compensation.event_type
 
 
 def _described(failure: Exception) -> dict[str, Any]:

@@ -18,11 +18,11 @@ MAX_JOURNAL_BYTES = 1024 * 1024
 Direction = Literal["forward", "undo"]
 SagaStatus = Literal["running", "compensating", "completed", "compensated", "stuck"]
 
-ENDED = frozenset({"completed", "compensated", "stuck"})
+_ENDED = frozenset({"completed", "compensated", "stuck"})
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class JournalEntry:
     """One request of a saga, as its journal has it.
 
     Attributes:
@@ -73,14 +73,19 @@ class Journal:
     correlation_id: str
     input: dict[str, Any]
     status: SagaStatus = "running"
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[JournalEntry, ...] = ()
     trace: dict[str, str] = field(default_factory=dict)
     started: float = 0.0
     error: dict[str, Any] = field(default_factory=dict)
     resumed: int = 0
     v: int = JOURNAL_VERSION
 
-    def last(self, step: str, direction: Direction) -> Entry | None:
+    @property
+    def is_over(self) -> bool:
+        """Whether the saga has ended: completed, compensated or stuck."""
+        return self.status in _ENDED
+
+    def last(self, step: str, direction: Direction) -> JournalEntry | None:
         """The latest request of a step in a direction."""
         found = [e for e in self.entries if (e.step, e.direction) == (step, direction)]
         return found[-1] if found else None
@@ -100,7 +105,7 @@ class Journal:
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
+class NextAction:
     """The one request that a saga needs next.
 
     Attributes:
@@ -121,7 +126,7 @@ def request_id_of(saga_id: str, step: str, direction: Direction, attempt: int) -
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"saga/{saga_id}/{step}/{direction}/{attempt}"))
 
 
-def due(saga: Saga, journal: Journal) -> Due | None:
+def next_action(saga: Saga, journal: Journal) -> NextAction | None:
     """What a saga needs next; None when it has ended.
 
     Forward in the order of declaration. Backward over every step that was intended, the
@@ -129,30 +134,30 @@ def due(saga: Saga, journal: Journal) -> Due | None:
     """
     if journal.status == "running":
         for step in saga.steps:
-            what = _due_of(step, "forward", journal)
-            if what:
-                return what
+            action = _next_action_of(step, "forward", journal)
+            if action:
+                return action
     if journal.status == "compensating":
         for step in reversed(saga.steps):
             if step.compensation is None or journal.last(step.name, "forward") is None:
                 continue
-            what = _due_of(step, "undo", journal)
-            if what:
-                return what
+            action = _next_action_of(step, "undo", journal)
+            if action:
+                return action
     return None
 
 
-def _due_of(step: Step, direction: Direction, journal: Journal) -> Due | None:
+def _next_action_of(step: Step, direction: Direction, journal: Journal) -> NextAction | None:
     entry = journal.last(step.name, direction)
     if entry is None:
-        return Due(step, direction, 1)
+        return NextAction(step, direction, 1)
     if entry.status == "completed":
         return None
     failures = journal.failures(step.name, direction)
-    return Due(step, direction, entry.attempt + (entry.status == "failed"), failures)
+    return NextAction(step, direction, entry.attempt + (entry.status == "failed"), failures)
 
 
-def closed_by(journal: Journal, entry: Entry) -> list[str]:
+def superseded_by(journal: Journal, entry: JournalEntry) -> list[str]:
     """The requests that end when an entry's request is sent.
 
     An attempt takes the place of those before it, and a compensation also that of every
@@ -170,20 +175,22 @@ def closed_by(journal: Journal, entry: Entry) -> list[str]:
     ]
 
 
-def intend(saga: Saga, journal: Journal, what: Due, *, now: float, max_attempts: int) -> Journal:
+def intend(
+    saga: Saga, journal: Journal, action: NextAction, *, now: float, max_attempts: int
+) -> Journal:
     """Write down that a request will be sent; unchanged if it is written already.
 
     One whose payload cannot be made has failed by that.
     """
-    step, direction = what.step, what.direction
+    step, direction = action.step, action.direction
     last = journal.last(step.name, direction)
-    if last and last.attempt == what.attempt:
+    if last and last.attempt == action.attempt:
         return journal
-    entry = Entry(
+    entry = JournalEntry(
         step=step.name,
         direction=direction,
-        attempt=what.attempt,
-        request_id=request_id_of(journal.saga_id, step.name, direction, what.attempt),
+        attempt=action.attempt,
+        request_id=request_id_of(journal.saga_id, step.name, direction, action.attempt),
         payload={},
         started=now,
     )
@@ -230,9 +237,9 @@ def conclude(
     return _consequence(saga, journal, entries[place], max_attempts)
 
 
-def _consequence(saga: Saga, journal: Journal, entry: Entry, max_attempts: int) -> Journal:
+def _consequence(saga: Saga, journal: Journal, entry: JournalEntry, max_attempts: int) -> Journal:
     """What follows for the saga from the state of one of its entries."""
-    if journal.status in ENDED or entry.status == "intended":
+    if journal.is_over or entry.status == "intended":
         return journal
     failures = journal.failures(entry.step, entry.direction)
     if entry.status == "failed" and entry.direction == "forward":
@@ -240,7 +247,7 @@ def _consequence(saga: Saga, journal: Journal, entry: Entry, max_attempts: int) 
             journal = _turn_back(journal, entry.error)
     elif entry.status == "failed" and failures >= max_attempts:
         return replace(journal, status="stuck")
-    if due(saga, journal) is None:
+    if next_action(saga, journal) is None:
         done: SagaStatus = "completed" if journal.status == "running" else "compensated"
         journal = replace(journal, status=done)
     return journal
@@ -263,7 +270,7 @@ def abandon(
             turned = conclude(
                 saga, turned, entry.request_id, now=now, error=error, max_attempts=max_attempts
             )
-    if turned.status == "compensating" and due(saga, turned) is None:
+    if turned.status == "compensating" and next_action(saga, turned) is None:
         turned = replace(turned, status="compensated")
     return turned
 
@@ -275,7 +282,7 @@ def resume(journal: Journal) -> Journal:
     return replace(journal, status="compensating", resumed=len(journal.entries))
 
 
-def told(before: Journal | None, after: Journal) -> dict[str, str]:
+def event_fields(before: Journal | None, after: Journal) -> dict[str, str]:
     """What a move of the journal is, as fields of an entry of the journal's stream."""
     fields: dict[str, str] = {"status": after.status}
     known = before.entries if before else ()
@@ -301,7 +308,7 @@ def dump(journal: Journal) -> str:
     """
     value = {name: getattr(journal, name) for name in Journal.__slots__}
     value["entries"] = [
-        {name: getattr(entry, name) for name in Entry.__slots__} for entry in journal.entries
+        {name: getattr(entry, name) for name in JournalEntry.__slots__} for entry in journal.entries
     ]
     text = json.dumps(value, separators=(",", ":"))
     if len(text) > MAX_JOURNAL_BYTES:
@@ -323,7 +330,7 @@ def load(text: str) -> Journal:
         raise SagaError(
             f"journal has schema version {value.get('v')!r}, known here: 1, {JOURNAL_VERSION}"
         )
-    entries = tuple(Entry(**entry) for entry in value.pop("entries"))
+    entries = tuple(JournalEntry(**entry) for entry in value.pop("entries"))
     journal = Journal(**value, entries=entries)
     if journal.v == 1:
         failed = [e.error for e in entries if e.direction == "forward" and e.error]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sagastream._telemetry import spans
-from sagastream.saga.journal import Entry, Journal
+from sagastream.saga.journal import Journal, JournalEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class SagaOutcome:
     correlation_id: str
     trace_id: str
     status: str
-    entries: tuple[Entry, ...]
+    entries: tuple[JournalEntry, ...]
     results: dict[str, dict[str, Any]]
     error: dict[str, Any]
     duration_s: float

@@ -16,19 +16,24 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from redis.exceptions import RedisError
-
-from sagastream._client.inbox import OnProgress
 from sagastream._codec.payload import encode_payload
-from sagastream._redis.connection import end
+from sagastream._redis.backoff import end_tasks
 from sagastream._telemetry import spans
 from sagastream.bus import Bus
 from sagastream.errors import NoSuchSaga, SagaError, SagastreamError
+from sagastream.message import OnProgress
 from sagastream.saga.definition import Compensation, Saga, Step
-from sagastream.saga.executor import Stepper, within
-from sagastream.saga.journal import ENDED, MAX_JOURNAL_BYTES, Due, Journal, abandon, due, resume
+from sagastream.saga.executor import StepExecutor, within
+from sagastream.saga.journal import (
+    MAX_JOURNAL_BYTES,
+    Journal,
+    NextAction,
+    abandon,
+    next_action,
+    resume,
+)
 from sagastream.saga.outcome import SagaOutcome, outcome_of
-from sagastream.saga.store import SagaStore, Seen
+from sagastream.saga.store import SagaState, SagaStore, VersionedJournal
 
 __all__ = ["Compensation", "Journal", "Saga", "SagaOutcome", "SagaRunner", "Step"]
 
@@ -50,7 +55,7 @@ class SagaRunner:
             messages does no harm. None to do the steps here.
         max_attempts: How often a compensation is tried before the saga is `stuck`.
         retry_s: Seconds before the second try of a step; doubles from there.
-        nudge_s: Seconds after which `serve` takes up a saga that nobody is at.
+        wake_after_s: Seconds after which `serve` takes up a saga that nobody is at.
     """
 
     def __init__(
@@ -61,16 +66,16 @@ class SagaRunner:
         dispatch: Dispatch | None = None,
         max_attempts: int = 5,
         retry_s: float = 0.2,
-        nudge_s: float = 10.0,
+        wake_after_s: float = 10.0,
     ) -> None:
         self._bus = bus
         self.saga = saga
-        self._store = SagaStore(bus, saga.name, nudge_s=nudge_s)
-        self._stepper = Stepper(bus, saga, self._store, max_attempts=max_attempts)
+        self._store = SagaStore(bus, saga.name, wake_after_s=wake_after_s)
+        self._stepper = StepExecutor(bus, saga, self._store, max_attempts=max_attempts)
         self._dispatch = dispatch
         self._max_attempts = max_attempts
         self._retry_s = retry_s
-        self._nudge_s = nudge_s
+        self._nudge_s = wake_after_s
         self._mine: Counter[str] = Counter()
         self._keeping: asyncio.Task[None] | None = None
 
@@ -106,7 +111,7 @@ class SagaRunner:
                 started=time.time(),
             )
         if await self._store.put(journal, None, 0, due_s=None if self._dispatch else 0.0):
-            await self._pass_on(journal)
+            await self._forward(journal)
             return saga_id
         known = await self.journal(saga_id)
         if known.input != input:
@@ -125,9 +130,13 @@ class SagaRunner:
         """The journals of all sagas of this declaration that are kept, the oldest first."""
         return await self._store.journals()
 
-    async def count_open(self) -> int:
-        """How many sagas of this declaration have not ended."""
-        return await self._store.count_open()
+    async def counts(self) -> dict[SagaState, int]:
+        """How many sagas of this declaration are `open`, `ended` and `stuck`."""
+        return await self._store.counts()
+
+    async def ids(self, state: SagaState) -> list[str]:
+        """The ids of the sagas that are `open`, `ended` or `stuck`."""
+        return await self._store.ids(state)
 
     async def advance(
         self,
@@ -151,16 +160,18 @@ class SagaRunner:
         """
         return (await self._advance(await self._store.get(saga_id), step, on_progress)).journal
 
-    async def _advance(self, seen: Seen, step: str | None, on_progress: OnProgress | None) -> Seen:
-        what = due(self.saga, seen.journal)
-        if what is None or (step is not None and what.step.name != step):
+    async def _advance(
+        self, seen: VersionedJournal, step: str | None, on_progress: OnProgress | None
+    ) -> VersionedJournal:
+        action = next_action(self.saga, seen.journal)
+        if action is None or (step is not None and action.step.name != step):
             return seen
-        if self._wait_s(seen.journal, what) > 0:
+        if self._wait_s(seen.journal, action) > 0:
             return seen
         async with self._at(seen.journal.saga_id):
-            seen, moved = await self._stepper.do(seen, what, on_progress)
+            seen, moved = await self._stepper.do(seen, action, on_progress)
         if moved:
-            await self._pass_on(seen.journal)
+            await self._forward(seen.journal)
         return seen
 
     async def run(self, saga_id: str) -> SagaOutcome:
@@ -174,12 +185,12 @@ class SagaRunner:
             ServerUnavailable: The server did not answer.
         """
         if self._dispatch:
-            await self.nudge(saga_id)
+            await self.wake(saga_id)
             return await self.wait(saga_id)
         async with self._at(saga_id):
             seen = await self._store.get(saga_id)
-            while (what := due(self.saga, seen.journal)) is not None:
-                await asyncio.sleep(self._wait_s(seen.journal, what))
+            while (action := next_action(self.saga, seen.journal)) is not None:
+                await asyncio.sleep(self._wait_s(seen.journal, action))
                 seen = await self._advance(seen, None, None)
         return outcome_of(seen.journal)
 
@@ -190,10 +201,10 @@ class SagaRunner:
             NoSuchSaga: There is no such saga.
         """
         journal = await self.journal(saga_id)
-        if journal.status not in ENDED:
+        if not journal.is_over:
             async for _ in self._store.moves(saga_id):
                 journal = await self.journal(saga_id)
-                if journal.status in ENDED:
+                if journal.is_over:
                     break
         return outcome_of(journal)
 
@@ -207,28 +218,28 @@ class SagaRunner:
         try:
             while True:
                 try:
-                    for saga_id in await self._store.due(_MOST_AT_ONCE):
+                    for saga_id in await self._store.take_due(_MOST_AT_ONCE):
                         if self._dispatch:
-                            await self._nudge(saga_id)
+                            await self._wake(saga_id)
                         elif saga_id not in here:
                             here[saga_id] = asyncio.create_task(self.run(saga_id))
                             here[saga_id].add_done_callback(_told_if_failed)
-                except (SagastreamError, RedisError, OSError) as error:
+                except SagastreamError as error:
                     logger.debug("open sagas not looked for: %s", error)
                 here = {saga_id: task for saga_id, task in here.items() if not task.done()}
                 jitter = random.uniform(0.05, 0.1)  # noqa: S311 - jitter, not a secret
                 await asyncio.sleep(min(1.0, self._nudge_s * jitter))
         finally:
-            await end(*here.values())
+            await end_tasks(*here.values())
 
-    async def nudge(self, saga_id: str) -> Journal:
+    async def wake(self, saga_id: str) -> Journal:
         """Have what a saga needs next done now; harmless if somebody is at it.
 
         Raises:
             NoSuchSaga: There is no such saga.
         """
         journal = await self.journal(saga_id)
-        await self._pass_on(journal)
+        await self._forward(journal)
         return journal
 
     async def compensate(self, saga_id: str, reason: str) -> Journal:
@@ -255,7 +266,7 @@ class SagaRunner:
             # A step without compensation has nobody else who would stop it.
             for request_id in running:
                 await self._bus.cancel(request_id)
-            await self._pass_on(seen.journal)
+            await self._forward(seen.journal)
         return seen.journal
 
     async def resume(self, saga_id: str) -> Journal:
@@ -268,45 +279,45 @@ class SagaRunner:
         if moved:
             with within(seen.journal):
                 spans.step("resume", {"sagastream.saga_id": saga_id}, time.time(), {})
-        await self._pass_on(seen.journal)
+        await self._forward(seen.journal)
         return seen.journal
 
     # -- who does the next one ------------------------------------------------------
 
-    async def _pass_on(self, journal: Journal) -> None:
+    async def _forward(self, journal: Journal) -> None:
         """Have somebody do what is due next; a saga whose message is lost is due again later."""
-        what = due(self.saga, journal)
-        if what is None or self._dispatch is None:
+        action = next_action(self.saga, journal)
+        if action is None or self._dispatch is None:
             return
-        wait_s = self._wait_s(journal, what)
+        wait_s = self._wait_s(journal, action)
         try:
             if wait_s > 0:
                 await self._store.look_after([journal.saga_id], due_s=wait_s)
             else:
                 with within(journal):
-                    await self._dispatch(journal.saga_id, what.step.name)
-        except (SagastreamError, RedisError, OSError) as error:
+                    await self._dispatch(journal.saga_id, action.step.name)
+        except SagastreamError as error:
             logger.warning(
                 "step %s not passed on: %s",
-                what.step.name,
+                action.step.name,
                 error,
                 extra={"saga_id": journal.saga_id},
             )
 
-    async def _nudge(self, saga_id: str) -> None:
+    async def _wake(self, saga_id: str) -> None:
         try:
-            await self.nudge(saga_id)
+            await self.wake(saga_id)
         except NoSuchSaga:
             await self._store.forget(saga_id)
         except SagaError as error:
             logger.warning("%s", error, extra={"saga_id": saga_id})
 
-    def _wait_s(self, journal: Journal, what: Due) -> float:
+    def _wait_s(self, journal: Journal, action: NextAction) -> float:
         """How long a retry still has to wait."""
-        last = journal.last(what.step.name, what.direction)
-        if not what.failures or last is None or last.ended is None:
+        last = journal.last(action.step.name, action.direction)
+        if not action.failures or last is None or last.ended is None:
             return 0.0
-        return max(0.0, last.ended + self._retry_s * 2.0 ** (what.failures - 1) - time.time())
+        return max(0.0, last.ended + self._retry_s * 2.0 ** (action.failures - 1) - time.time())
 
     @contextlib.asynccontextmanager
     async def _at(self, saga_id: str) -> AsyncIterator[None]:
@@ -327,7 +338,7 @@ class SagaRunner:
         while True:
             await asyncio.sleep(self._nudge_s / 3)
             ids = list(self._mine)
-            with contextlib.suppress(SagastreamError, RedisError, OSError):
+            with contextlib.suppress(SagastreamError):
                 for first in range(0, len(ids), 1000):
                     await self._store.look_after(ids[first : first + 1000])
 

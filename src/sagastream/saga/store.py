@@ -9,19 +9,20 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from redis.exceptions import ResponseError
-
-from sagastream._redis.connection import BLOCK_MS, LOST, backoff_delays, entries
+from sagastream._codec.entries import decode_fields
+from sagastream._codec.validation import check_name
+from sagastream._redis.backoff import backoff_delays
+from sagastream._redis.connection import BLOCK_MS, entries
 from sagastream.bus import Bus
 from sagastream.errors import NoSuchSaga, SagastreamError
-from sagastream.message import check_name, decode_fields
-from sagastream.saga.journal import Journal, dump, load, told
+from sagastream.saga.journal import Journal, dump, event_fields, load
 
-State = Literal["open", "ended", "stuck"]
+SagaState = Literal["open", "ended", "stuck"]
+STATES: tuple[SagaState, ...] = ("open", "ended", "stuck")
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class VersionedJournal:
     """A journal as it was at one version."""
 
     journal: Journal
@@ -34,15 +35,15 @@ class SagaStore:
     Args:
         bus: Where they are.
         name: The declaration's.
-        nudge_s: How long after its last move an open saga is due to be looked after.
+        wake_after_s: How long after its last move an open saga is due to be looked after.
     """
 
-    def __init__(self, bus: Bus, name: str, *, nudge_s: float) -> None:
+    def __init__(self, bus: Bus, name: str, *, wake_after_s: float) -> None:
         self._bus = bus
         self._name = name
-        self._nudge_s = nudge_s
+        self._nudge_s = wake_after_s
 
-    async def get(self, saga_id: str) -> Seen:
+    async def get(self, saga_id: str) -> VersionedJournal:
         """A journal and its version.
 
         Raises:
@@ -55,7 +56,7 @@ class SagaStore:
         journal = load(stored[0].decode())
         if journal.saga != self._name:
             raise NoSuchSaga(saga_id, f"that is a {journal.saga!r}, not a {self._name!r}")
-        return Seen(journal, int(stored[1]))
+        return VersionedJournal(journal, int(stored[1]))
 
     async def put(
         self,
@@ -74,25 +75,27 @@ class SagaStore:
             due_s: When somebody should look after it; None for the usual time.
         """
         over = journal.status in {"completed", "compensated"}
-        state: State = "ended" if over else "stuck" if journal.status == "stuck" else "open"
+        state: SagaState = "ended" if over else "stuck" if journal.status == "stuck" else "open"
         keys = [self._key(journal.saga_id, "replies")]
         keys += [self._bus.key(f"request:{e.request_id}") for e in journal.entries]
         delay_s = self._bus.retention_s if over else self._nudge_s if due_s is None else due_s
-        answer = await self._bus.endpoint().functions.journal(
+        answer = await self._bus.session().functions.journal(
             self._key(journal.saga_id),
             self._key(journal.saga_id, "journal"),
-            [self._index(state) for state in ("open", "ended", "stuck")],
+            [self._index(state) for state in STATES],
             keys if over else [],
             saga_id=journal.saga_id,
             version=version,
             journal=dump(journal),
             state=state,
             delay_ms=round(delay_s * 1000),
-            told=told(before, journal),
+            told=event_fields(before, journal),
         )
         return answer.word == "ok"
 
-    async def change(self, seen: Seen, move: Callable[[Journal], Journal]) -> tuple[Seen, bool]:
+    async def change(
+        self, seen: VersionedJournal, move: Callable[[Journal], Journal]
+    ) -> tuple[VersionedJournal, bool]:
         """Apply a pure move, as often as somebody else is faster.
 
         Args:
@@ -107,12 +110,12 @@ class SagaStore:
             if moved == seen.journal:
                 return seen, False
             if await self.put(moved, seen.journal, seen.version):
-                return Seen(moved, seen.version + 1), True
+                return VersionedJournal(moved, seen.version + 1), True
             seen = await self.get(moved.saga_id)
 
-    async def due(self, most: int) -> list[str]:
+    async def take_due(self, most: int) -> list[str]:
         """Open sagas that nobody has looked after lately; they are not due again for a while."""
-        answer = await self._bus.endpoint().functions.due(
+        answer = await self._bus.session().functions.take_due(
             self._index("open"), most=most, delay_ms=round(self._nudge_s * 1000)
         )
         return list(answer.rest)
@@ -120,7 +123,7 @@ class SagaStore:
     async def look_after(self, saga_ids: Sequence[str], *, due_s: float | None = None) -> None:
         """Say that somebody is at these sagas, or when they are to be looked after."""
         delay_s = self._nudge_s if due_s is None else due_s
-        await self._bus.endpoint().functions.look_after(
+        await self._bus.session().functions.look_after(
             self._index("open"), saga_ids, delay_ms=round(delay_s * 1000)
         )
 
@@ -128,19 +131,18 @@ class SagaStore:
         """Take a saga whose journal is gone out of the open ones."""
         await self._call("ZREM", self._index("open"), saga_id)
 
-    async def count_open(self) -> int:
-        """How many sagas are open."""
-        return int(await self._call("ZCARD", self._index("open")))
+    async def counts(self) -> dict[SagaState, int]:
+        """How many sagas are in each state."""
+        return {state: int(await self._call("ZCARD", self._index(state))) for state in STATES}
+
+    async def ids(self, state: SagaState) -> list[str]:
+        """The ids of the sagas in a state."""
+        return [found.decode() for found in await self._call("ZRANGE", self._index(state), 0, -1)]
 
     async def journals(self) -> list[Journal]:
         """Every saga whose journal is there, the oldest first."""
-        sets = await asyncio.gather(
-            *(
-                self._call("ZRANGE", self._index(state), 0, -1)
-                for state in ("open", "ended", "stuck")
-            )
-        )
-        ids = sorted({saga_id.decode() for found in sets for saga_id in found})
+        sets = await asyncio.gather(*(self.ids(state) for state in STATES))
+        ids = sorted({saga_id for found in sets for saga_id in found})
         stored = await asyncio.gather(
             *(self._call("HGET", self._key(saga_id), "journal") for saga_id in ids)
         )
@@ -158,12 +160,12 @@ class SagaStore:
         delays = iter(backoff_delays())
         while True:
             try:
-                answer = await self._bus.endpoint().connection.block(
+                answer = await self._bus.session().connection.block(
                     *("XREAD", "COUNT", 100, "BLOCK", BLOCK_MS, "STREAMS", key, last)
                 )
                 delays = iter(backoff_delays())
-            except (*LOST, ResponseError, SagastreamError) as error:
-                self._bus.endpoint().connection.note_loss(error)
+            except SagastreamError as error:
+                self._bus.session().connection.note_loss(error)
                 await asyncio.sleep(next(delays))
                 answer = None
             found = list(entries(answer))
@@ -177,8 +179,8 @@ class SagaStore:
         check_name("saga_id", saga_id)
         return self._bus.key(f"saga:{saga_id}:{part}" if part else f"saga:{saga_id}")
 
-    def _index(self, state: str) -> str:
+    def _index(self, state: SagaState) -> str:
         return self._bus.key(f"sagas:{self._name}:{state}")
 
     async def _call(self, *args: Any) -> Any:
-        return await self._bus.endpoint().connection.call(*args)
+        return await self._bus.session().connection.call(*args)

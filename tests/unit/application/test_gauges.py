@@ -2,14 +2,14 @@ import asyncio
 
 from app.observability.gauges import ServerGauges
 from sagastream import Bus
-from sagastream._redis.connection import end
+from sagastream._redis.backoff import end_tasks
 
 STREAM = "gauge:commands"
 
 
 async def test_gauges_tell_depth_age_and_dead_letters(bus: Bus) -> None:
     """Of three commands one was read a while ago and is not ended, one is dead."""
-    call, key = bus.endpoint().connection.call, bus.key
+    call, key = bus.command, bus.key
     for number in range(3):
         await call("XADD", key(STREAM), f"{1000 + number}-0", "n", number)
     await call("XADD", key(f"{STREAM}:dead"), "*", "n", 0)
@@ -20,7 +20,7 @@ async def test_gauges_tell_depth_age_and_dead_letters(bus: Bus) -> None:
     watching = asyncio.create_task(gauges.watch())
     while not gauges.found:
         await asyncio.sleep(0.01)
-    await end(watching)
+    await end_tasks(watching)
     told = {
         (name, *(one.attributes or {}).values()): one.value
         for name, observations in gauges.found.items()

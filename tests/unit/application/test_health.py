@@ -58,7 +58,7 @@ async def probed(own_server: EmbeddedServer) -> AsyncIterator[tuple[EmbeddedServ
         listening(bus, [probe_it]),
         watched(settings, [STREAM]),
     ):
-        while not await bus.endpoint().connection.call("EXISTS", f"listeners:{STREAM}"):
+        while not await bus.command("EXISTS", f"listeners:{STREAM}"):
             await asyncio.sleep(0.02)
         yield own_server, settings
 

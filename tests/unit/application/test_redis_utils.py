@@ -36,7 +36,7 @@ async def say(command: Command, progress: Progress) -> dict[str, Any]:
 
 
 async def _call(bus: Bus, command: str, name: str, *args: Any) -> Any:
-    return await bus.endpoint().connection.call(command, bus.key(name), *args)
+    return await bus.command(command, bus.key(name), *args)
 
 
 async def _reply(stream: str, request_id: str, status: str, **payload: Any) -> None:
@@ -128,7 +128,7 @@ async def test_nothing_there_times_out_with_growing_waits(
 ) -> None:
     """Empty reads wait 0.1, 0.2, 0.4, 0.8, 1, 1 s: the wait is the BLOCK itself."""
     blocks: list[int] = []
-    connection = app_bus.endpoint().connection
+    connection = app_bus.session().connection
 
     async def empty(*args: Any) -> list[Any]:
         blocks.append(args[args.index("BLOCK") + 1])
@@ -185,19 +185,19 @@ async def test_readers_leave_no_group_behind(app_bus: Bus) -> None:
     """Each reader's group is its own and goes with it."""
     await _reply("g:replies", "r", "completed")
     await read_replies("g:replies", "c", "r", 5)
-    groups = await app_bus.endpoint().connection.call("XINFO", "GROUPS", app_bus.key("g:replies"))
+    groups = await app_bus.command("XINFO", "GROUPS", app_bus.key("g:replies"))
     assert groups == []
 
 
 async def test_groups_of_dead_readers_are_swept(app_bus: Bus) -> None:
     """A reader that was killed leaves a group; the next reader removes it, and no living one."""
-    functions = app_bus.endpoint().functions
+    functions = app_bus.session().functions
     stream = app_bus.key("d:replies")
     for group in ("reader-dead", "somebody-else"):
         await functions.join(stream, group=group, stale_ms=60_000, prefix="reader-")
     await asyncio.sleep(0.02)
     await functions.join(stream, group="reader-new", stale_ms=10, prefix="reader-")
-    groups = await app_bus.endpoint().connection.call("XINFO", "GROUPS", stream)
+    groups = await app_bus.command("XINFO", "GROUPS", stream)
     assert {group["name"].decode() for group in groups} == {"reader-new", "somebody-else"}
 
 

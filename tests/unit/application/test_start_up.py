@@ -32,7 +32,7 @@ async def test_a_mailbox_may_be_one_that_was_left(
     app_bus: Bus, monkeypatch: pytest.MonkeyPatch, answers: list[object]
 ) -> None:
     """Where a worker has been, its answer tells whether it is there."""
-    call = get_bus().endpoint().connection.call
+    call = get_bus().command
     await call("SADD", app_bus.key("_kombu.binding.celery.pidbox"), "left")
     monkeypatch.setattr(celery_app.control, "ping", lambda **_: answers)
 

@@ -131,7 +131,7 @@ async def test_when_a_step_fails_the_same_tasks_undo_in_reverse(app_bus: Bus) ->
 async def test_a_sagas_records_live_until_it_ends(app_bus: Bus) -> None:
     """Nothing of a running mission expires; all of an ended one does."""
     recorder = Recorder()
-    call = app_bus.endpoint().connection.call
+    call = app_bus.command
     async with listening(app_bus, recorder.handlers()):
         saga_id = await mission_runner().start(MISSION, saga_id="m1")
         await _do(tasks.allocate_resources, saga_id)

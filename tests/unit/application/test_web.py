@@ -27,7 +27,7 @@ from app.web import pages
 from app.web.api import make_app
 from app.web.guard import MOST_BODY, Buckets
 from sagastream import Bus
-from sagastream.saga.journal import due, intend
+from sagastream.saga.journal import intend, next_action
 from sagastream.saga.store import SagaStore
 
 pytestmark = pytest.mark.blocking
@@ -210,7 +210,7 @@ async def test_events_of_all_streams_come_in_the_order_of_their_time(
     await client.post("/api/missions", json=_ROOM, headers={"idempotency-key": "m"})
     for stream, step in ((get_settings().recording_stream("m"), 1), ("saga:m:replies", 2)):
         for number in range(150):
-            await app_bus.endpoint().connection.call(
+            await app_bus.command(
                 *("XADD", app_bus.key(stream), f"{1 + number}-{step}", "n", number),
             )
     await mission_runner().compensate("m", "enough")
@@ -231,7 +231,7 @@ async def test_readers_that_are_equally_far_cost_one_read(
     await mission_runner().compensate("m", "enough")
 
     async def reads() -> int:
-        told = await app_bus.endpoint().connection.call("INFO", "commandstats")
+        told = await app_bus.command("INFO", "commandstats")
         return int(told.get("cmdstat_xread", {"calls": 0})["calls"])
 
     costs = []
@@ -277,14 +277,14 @@ async def test_what_is_told_of_progress_is_listed(client: httpx.AsyncClient, app
     """The last stage that has figures says how much is known and how far was driven."""
     await client.post("/api/missions", json=_ROOM, headers={"idempotency-key": "m"})
     saga, journal = mission_saga(get_settings()), await mission_runner().journal("m")
-    what = due(saga, journal)
+    what = next_action(saga, journal)
     assert what is not None
-    store = SagaStore(app_bus, saga.name, nudge_s=1.0)
+    store = SagaStore(app_bus, saga.name, wake_after_s=1.0)
     begun = intend(saga, journal, what, now=1.0, max_attempts=5)
     await store.change(await store.get("m"), lambda _: begun)
     robots = {"r1": {"driven_m": 2.5}, "r2": {"driven_m": 4.0}}
     for payload in ({"fraction": 0.25, "robots": robots}, {"maps": 2}):
-        await app_bus.endpoint().connection.call(
+        await app_bus.command(
             *("XADD", app_bus.key("saga:m:replies"), "*", "payload", json.dumps(payload)),
         )
     (row,) = (await client.get("/api/missions")).json()
@@ -410,7 +410,7 @@ async def test_no_more_missions_than_allowed_are_open() -> None:
 
 async def test_a_server_that_is_away_is_said(client: httpx.AsyncClient) -> None:
     """It is not this program's fault, and may be over soon."""
-    choose_settings(redis_url="redis://127.0.0.1:1/0", patience_s=0.1)
+    choose_settings(redis_url="redis://127.0.0.1:1/0", call_timeout_s=0.1)
     _refused(await client.get("/api/missions"), 503, "ServerUnavailable")
 
 

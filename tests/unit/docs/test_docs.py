@@ -9,8 +9,8 @@ import pytest
 
 import sagastream.saga.runner
 from app.config import ROOT, Settings
-from sagastream import message
-from sagastream._codec import payload
+from sagastream._codec import entries, payload, validation
+from sagastream.message import STAGES
 from sagastream.testing import EmbeddedServer
 from tests.docs_blocks import (
     Block,
@@ -205,9 +205,9 @@ def test_the_entry_is_described() -> None:
     """Every field of a command and a reply, every stage, and the limits as they are."""
     text = (ROOT / "docs" / "reference" / "entry.md").read_text()
     words = set(re.findall(r"`(\w+)`", text))
-    assert message._COMMAND_FIELDS | {"status", "epoch"} <= words
-    assert words >= message.STAGES
-    limits = (payload.MAX_PAYLOAD_BYTES, payload.MAX_DEPTH, message.MAX_NAME_LENGTH)
+    assert entries._COMMAND_FIELDS | {"status", "epoch"} <= words
+    assert words >= STAGES
+    limits = (payload.MAX_PAYLOAD_BYTES, payload.MAX_DEPTH, validation.MAX_NAME_LENGTH)
     for limit in (*limits, payload.MAX_INT_BITS):
         assert re.search(rf"\b{limit:,}\b", text), limit
 

@@ -44,7 +44,7 @@ async def _sent_to(server: EmbeddedServer) -> AsyncIterator[Counter[str]]:
 
 
 async def _calls(bus: Bus) -> dict[str, int]:
-    about = await bus.endpoint().connection.call("INFO", "commandstats")
+    about = await bus.command("INFO", "commandstats")
     return {name.removeprefix("cmdstat_"): told["calls"] for name, told in about.items()}
 
 

@@ -21,7 +21,7 @@ STREAM = "account:commands"
 
 
 async def _call(bus: Bus, command: str, name: str, *args: Any) -> Any:
-    return await bus.endpoint().connection.call(command, bus.key(name), *args)
+    return await bus.command(command, bus.key(name), *args)
 
 
 async def test_atomic_writes_come_with_the_reply_and_race_safely(bus: Bus) -> None:

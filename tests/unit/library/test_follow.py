@@ -59,7 +59,7 @@ async def test_who_comes_after_the_end_of_a_silent_request_sees_its_start_and_en
     async with listening(bus, [work]):
         reply = await _ask(bus, silent=True)
     log = bus.key("request:r:stages")
-    assert not await bus.endpoint().connection.call("EXISTS", log)
+    assert not await bus.command("EXISTS", log)
     start, end = await _followed(bus)
     assert (start["status"], end["status"]) == ("start", "completed")
     assert (start["epoch"], start["correlation_id"]) == ("1", reply["correlation_id"])
@@ -92,7 +92,7 @@ async def test_who_comes_early_waits_for_the_command(bus: Bus) -> None:
 async def test_one_request_more_than_may_wait(bus: Bus, when_full: Any) -> None:
     """It waits for a place, or is refused before anything is sent, as was chosen."""
     namespace = bus._prefix.strip("{}:")
-    async with Bus(bus.url, namespace=namespace, max_waiting=1, when_full=when_full) as small:
+    async with Bus(bus.url, namespace=namespace, max_in_flight=1, when_full=when_full) as small:
         first = _ask(small)
         await asyncio.sleep(0)
         second = asyncio.create_task(
@@ -105,14 +105,14 @@ async def test_one_request_more_than_may_wait(bus: Bus, when_full: Any) -> None:
             await first
             if when_full == "wait":
                 await second
-    known = await bus.endpoint().connection.call("EXISTS", bus.key("request:second"))
+    known = await bus.command("EXISTS", bus.key("request:second"))
     assert known == (1 if when_full == "wait" else 0)
 
 
 async def test_waiting_for_a_place_ends_with_the_timeout(bus: Bus) -> None:
     """A full process does not hold its callers for ever."""
     namespace = bus._prefix.strip("{}:")
-    async with Bus(bus.url, namespace=namespace, max_waiting=1) as small:
+    async with Bus(bus.url, namespace=namespace, max_in_flight=1) as small:
         first = _ask(small)
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):
@@ -126,7 +126,7 @@ async def test_a_server_that_may_evict_is_refused(server_binary: str | None) -> 
     """The error says what to run; afterwards it is good."""
     with EmbeddedServer(binary=server_binary) as server:
         async with Bus(server.url) as bus:
-            call = bus.endpoint().connection.call
+            call = bus.command
             await call("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
             with pytest.raises(ServerUnsuitable, match="CONFIG SET maxmemory-policy noeviction"):
                 await bus.ping()
@@ -155,8 +155,8 @@ async def test_a_cluster_is_refused_without_a_namespace(
 async def test_finished_commands_are_trimmed_and_others_never(bus: Bus) -> None:
     """Behind the last ones, up to the oldest that somebody still needs."""
     functions, call, stream = (
-        bus.endpoint().functions,
-        bus.endpoint().connection.call,
+        bus.session().functions,
+        bus.command,
         bus.key(STREAM),
     )
 
@@ -193,7 +193,7 @@ def test_dead_letters_are_listed_shown_and_sent_again(
 
     async def prepare() -> str:
         async with Bus(server.url, namespace=namespace) as bus:
-            letter = await bus.endpoint().connection.call(
+            letter = await bus.command(
                 *("XADD", bus.key(f"{STREAM}:dead"), "*"),
                 *("event_type", "work:do", "payload", '{"a":1}', "request_id", "r"),
                 *("dead_reason", "HandlerLost: gone", "dead_entry_id", "1-1"),

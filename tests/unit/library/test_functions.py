@@ -4,12 +4,12 @@ import asyncio
 from typing import Any
 
 import pytest
-from redis.exceptions import ResponseError
 
 from sagastream import Bus
 from sagastream._codec.payload import encode_payload
 from sagastream._functions.batcher import Answer
 from sagastream._functions.stubs import LIBRARY, Functions
+from sagastream.errors import ServerError
 from sagastream.testing import EmbeddedServer, Fault, FaultProxy
 
 GROUP = "g"
@@ -92,13 +92,13 @@ class Requests:
         return str(answer[0][1][0][0].decode())
 
     async def call(self, *args: Any) -> Any:
-        return await self.bus.endpoint().connection.call(*args)
+        return await self.bus.command(*args)
 
 
 @pytest.fixture
 async def requests(bus: Bus) -> Requests:
     """A stream with a group, and one request in it."""
-    made = Requests(bus, bus.endpoint().functions)
+    made = Requests(bus, bus.session().functions)
     await made.call("XGROUP", "CREATE", made.stream, GROUP, "0", "MKSTREAM")
     return made
 
@@ -288,7 +288,7 @@ async def test_many_go_together_and_one_that_is_refused_stops_no_other(requests:
     assert after - before == 1
     assert [getattr(answer, "word", type(answer)) for answer in answers] == [
         "new",
-        ResponseError,
+        ServerError,
         "new",
     ]
     assert await call("XLEN", requests.stream) == 2
@@ -322,7 +322,7 @@ async def test_who_wants_the_end_alone_is_sent_the_end_alone(requests: Requests)
 async def test_a_cancelled_entry_that_is_adopted_never_begins(requests: Requests) -> None:
     """The cancel came before the plain entry did: adopting it ends it, and acks it."""
     await requests.functions.cancel(
-        requests.record, retention_ms=60_000, doorbells="listener:", trace=UNTRACED
+        requests.record, retention_ms=60_000, wakeup_prefix="listener:", trace=UNTRACED
     )
     await requests.call("XADD", requests.stream, "*", *_PLAIN)
     entry = await requests.deliver()
@@ -369,7 +369,7 @@ async def test_a_key_of_another_type_is_refused_before_any_write(requests: Reque
     await requests.begin(entry, token="a")
     await requests.call("DEL", requests.replies)
     await requests.call("SET", requests.replies, "x")
-    with pytest.raises(ResponseError, match="WRONGTYPE"):
+    with pytest.raises(ServerError, match="WRONGTYPE"):
         await requests.finish(entry, token="a")
     assert await requests.pending() == 1
     assert await requests.call("HGET", requests.record, "status") == b"running"

@@ -10,18 +10,17 @@ from hypothesis import strategies as st
 from sagastream.errors import SagaError
 from sagastream.saga.definition import Compensation, Saga, Step
 from sagastream.saga.journal import (
-    ENDED,
     Journal,
     abandon,
-    closed_by,
     conclude,
-    due,
     dump,
+    event_fields,
     intend,
     load,
+    next_action,
     request_id_of,
     resume,
-    told,
+    superseded_by,
 )
 
 _ERROR = {"error_type": "Boom", "message": "it broke", "trace_id": ""}
@@ -52,7 +51,7 @@ def _drive(
     journal = journal or _journal()
     asked: list[tuple[str, str]] = []
     for now in range(200):
-        what = due(saga, journal)
+        what = next_action(saga, journal)
         if what is None:
             return journal, asked
         journal = intend(saga, journal, what, now=float(now), max_attempts=3)
@@ -111,7 +110,7 @@ def test_a_compensation_that_always_fails_is_stuck() -> None:
 def test_every_saga_ends_and_never_turns_forward_again(failing: set[tuple[str, str]]) -> None:
     """Whatever fails, it ends, and after the first undo nothing goes forward."""
     journal, asked = _drive(lambda step, direction, attempt: (step, direction) in failing)
-    assert journal.status in ENDED
+    assert journal.is_over
     directions = [direction for _, direction in asked]
     assert directions == sorted(directions)
     undone = [step for step, direction in asked if direction == "undo"]
@@ -120,7 +119,7 @@ def test_every_saga_ends_and_never_turns_forward_again(failing: set[tuple[str, s
 
 def test_a_second_outcome_changes_nothing() -> None:
     """The first terminal outcome of a request stays."""
-    what = due(SAGA, _journal())
+    what = next_action(SAGA, _journal())
     assert what is not None
     journal = intend(SAGA, _journal(), what, now=0.0, max_attempts=3)
     request_id = journal.entries[0].request_id
@@ -130,7 +129,7 @@ def test_a_second_outcome_changes_nothing() -> None:
 
 def test_an_intent_is_written_once() -> None:
     """Two engines that see the same state write the same intent."""
-    what = due(SAGA, _journal())
+    what = next_action(SAGA, _journal())
     assert what is not None
     once = intend(SAGA, _journal(), what, now=0.0, max_attempts=3)
     assert intend(SAGA, once, what, now=5.0, max_attempts=3) == once
@@ -139,12 +138,12 @@ def test_an_intent_is_written_once() -> None:
 def test_turning_back_covers_the_doubtful_step() -> None:
     """A step whose end is unknown is undone as well."""
     journal = _journal()
-    what = due(SAGA, journal)
+    what = next_action(SAGA, journal)
     assert what is not None
     journal = intend(SAGA, journal, what, now=0.0, max_attempts=3)
     journal = abandon(SAGA, journal, _ERROR, now=1.0, max_attempts=3)
     assert journal.error == _ERROR
-    undo = due(SAGA, journal)
+    undo = next_action(SAGA, journal)
     assert undo is not None
     assert (undo.step.name, undo.direction) == ("a", "undo")
 
@@ -188,7 +187,7 @@ def test_a_payload_that_cannot_be_made_names_its_step() -> None:
         return {"missing": results["nobody"]}
 
     saga = Saga("broken", (Step("only", "s:commands", "s:do", broken),))
-    what = due(saga, _journal())
+    what = next_action(saga, _journal())
     assert what is not None
     journal = intend(saga, _journal(), what, now=0.0, max_attempts=3)
     assert journal.status == "compensated"
@@ -227,7 +226,7 @@ def test_what_may_still_act_is_closed_by_what_comes_after_it() -> None:
     journal, _ = _drive(lambda *request: request in fails, saga=saga)
     ids = {e.request_id: (e.step, e.direction, e.attempt) for e in journal.entries}
     closes = [
-        (ids[e.request_id], [ids[closed] for closed in closed_by(journal, e)])
+        (ids[e.request_id], [ids[closed] for closed in superseded_by(journal, e)])
         for e in journal.entries
     ]
     assert closes == [
@@ -242,7 +241,7 @@ def test_what_may_still_act_is_closed_by_what_comes_after_it() -> None:
 
 def test_the_stream_of_a_journal_tells_each_move() -> None:
     """Which step, in which direction, how it ended, and where the saga stands."""
-    what = due(SAGA, _journal())
+    what = next_action(SAGA, _journal())
     assert what is not None
     intended = intend(SAGA, _journal(), what, now=0.0, max_attempts=3)
     failed = conclude(
@@ -253,9 +252,9 @@ def test_the_stream_of_a_journal_tells_each_move() -> None:
         error=_ERROR,
         max_attempts=3,
     )
-    assert told(None, _journal()) == {"status": "running"}
-    assert told(_journal(), intended)["step_status"] == "intended"
-    fields = told(intended, failed)
+    assert event_fields(None, _journal()) == {"status": "running"}
+    assert event_fields(_journal(), intended)["step_status"] == "intended"
+    fields = event_fields(intended, failed)
     assert (fields["status"], fields["step"], fields["step_status"]) == (
         "compensating",
         "a",

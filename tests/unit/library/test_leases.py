@@ -26,7 +26,7 @@ STREAM = "work:commands"
 
 
 async def _call(bus: Bus, command: str, name: str, *args: Any) -> Any:
-    return await bus.endpoint().connection.call(command, bus.key(name), *args)
+    return await bus.command(command, bus.key(name), *args)
 
 
 class Work:
@@ -79,7 +79,7 @@ async def test_a_handler_that_takes_many_leases_runs_once(bus: Bus, work: Work) 
 
 async def test_the_command_of_a_dead_listener_is_taken_over(bus: Bus, work: Work) -> None:
     """A claim that nobody renews goes to another listener, with a higher epoch."""
-    call = bus.endpoint().connection.call
+    call = bus.command
     await call("XGROUP", "CREATE", bus.key(STREAM), "sagastream", "0", "MKSTREAM")
     asked = _ask(bus)
     while not await call("XLEN", bus.key(STREAM)):
@@ -98,7 +98,7 @@ async def test_all_that_a_dead_listener_held_waits_for_free_slots_only(
     bus: Bus, work: Work
 ) -> None:
     """A sweep that filled all slots is followed by the next at once, not after a while."""
-    call = bus.endpoint().connection.call
+    call = bus.command
     await call("XGROUP", "CREATE", bus.key(STREAM), "sagastream", "0", "MKSTREAM")
     asked = [_ask(bus, request_id=f"r{number}") for number in range(60)]
     while await call("XLEN", bus.key(STREAM)) < len(asked):
@@ -303,7 +303,7 @@ async def test_a_listener_sweeps_only_after_a_lease_of_contact(bus: Bus, work: W
     """What looks idle may be a server's that was away: its owner gets a lease to renew it."""
     lease_s = 2.0
     entry = await bus.emit_command(STREAM, event_type="work:do", payload={}, request_id="r")
-    call = bus.endpoint().connection.call
+    call = bus.command
     await call("XGROUP", "CREATE", bus.key(STREAM), "sagastream", "0")
     await call(
         *("XREADGROUP", "GROUP", "sagastream", "dead", "COUNT", 1),

@@ -127,7 +127,7 @@ async def test_the_same_request_runs_once_and_answers_both(bus: Bus) -> None:
 
 async def bus_call(bus: Bus, command: str, name: str, *args: Any) -> Any:
     """Send a command about one key of the test's namespace."""
-    return await bus.endpoint().connection.call(command, bus.key(name), *args) or b""
+    return await bus.command(command, bus.key(name), *args) or b""
 
 
 async def test_never_more_than_its_free_slots(bus: Bus) -> None:

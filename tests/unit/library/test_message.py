@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sagastream import InvalidMessage
+from sagastream._codec.entries import decode_command, decode_reply
 from sagastream._codec.payload import MAX_DEPTH, MAX_PAYLOAD_BYTES, decode_payload, encode_payload
-from sagastream.message import decode_command, decode_reply
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 _VALUES = st.recursive(

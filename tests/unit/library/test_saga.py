@@ -93,7 +93,7 @@ async def test_a_stuck_saga_goes_on_when_it_is_resumed(bus: Bus) -> None:
         saga_id = await runner.start({})
         assert (await runner.run(saga_id)).status == "stuck"
         assert [journal.saga_id for journal in await runner.journals()] == [saga_id]
-        assert await bus.endpoint().connection.call("PTTL", bus.key(f"saga:{saga_id}")) == -1
+        assert await bus.command("PTTL", bus.key(f"saga:{saga_id}")) == -1
         await runner.resume(saga_id)
         assert (await runner.run(saga_id)).status == "compensated"
     assert recorder.ran == ["a:do", "b:do", "b:undo", "b:undo", "b:undo", "a:undo"]
@@ -112,7 +112,7 @@ async def test_messages_that_are_lost_repeated_or_late_change_nothing(bus: Bus) 
         for _ in range(3):
             sent.add(asyncio.create_task(runner.advance(saga_id, step)))
 
-    runner = SagaRunner(bus, TRIP, dispatch=dispatch, nudge_s=0.2, retry_s=0.02)
+    runner = SagaRunner(bus, TRIP, dispatch=dispatch, wake_after_s=0.2, retry_s=0.02)
     async with listening(bus, recorder.handlers()):
         serving = [asyncio.create_task(runner.serve()) for _ in range(2)]
         ids = [await runner.start({}, saga_id=f"s{number}") for number in range(5)]
@@ -130,7 +130,7 @@ async def test_messages_that_are_lost_repeated_or_late_change_nothing(bus: Bus) 
 async def test_a_saga_whose_driver_died_is_taken_up(bus: Bus) -> None:
     """Whoever serves takes up a saga that nobody is at, from where its journal stands."""
     recorder = Recorder()
-    runner = SagaRunner(bus, TRIP, nudge_s=0.2)
+    runner = SagaRunner(bus, TRIP, wake_after_s=0.2)
     saga_id = await runner.start({})
     driving = asyncio.create_task(runner.run(saga_id))
     while not (await runner.journal(saga_id)).entries:
@@ -138,7 +138,7 @@ async def test_a_saga_whose_driver_died_is_taken_up(bus: Bus) -> None:
     driving.cancel()
     await asyncio.wait([driving])
     async with listening(bus, recorder.handlers()):
-        serving = asyncio.create_task(SagaRunner(bus, TRIP, nudge_s=0.2).serve())
+        serving = asyncio.create_task(SagaRunner(bus, TRIP, wake_after_s=0.2).serve())
         outcome = await runner.wait(saga_id)
         serving.cancel()
         await asyncio.wait([serving])
@@ -160,11 +160,13 @@ async def test_a_saga_that_somebody_is_at_is_left_alone(bus: Bus) -> None:
 
     handlers = [h for h in recorder.handlers() if h.event_type != "a:do"]
     async with listening(bus, [*handlers, Handler(STREAM, "a:do", slow)]):
-        runner = SagaRunner(bus, TRIP, nudge_s=0.3)
+        runner = SagaRunner(bus, TRIP, wake_after_s=0.3)
         saga_id = await runner.start({})
         driving = asyncio.create_task(runner.run(saga_id))
-        other = asyncio.create_task(SagaRunner(bus, TRIP, dispatch=dispatch, nudge_s=0.3).serve())
-        left_alone = SagaRunner(bus, TRIP, nudge_s=0.3)
+        other = asyncio.create_task(
+            SagaRunner(bus, TRIP, dispatch=dispatch, wake_after_s=0.3).serve()
+        )
+        left_alone = SagaRunner(bus, TRIP, wake_after_s=0.3)
         forgotten = await left_alone.start({})
         while nudged.count(forgotten) < 4:
             await asyncio.sleep(0.02)
@@ -230,7 +232,7 @@ async def test_a_handler_that_reports_all_the_time_confirms_its_end(bus: Bus) ->
     async with listening(bus, handlers, lease_s=50.0, progress_interval_s=30.0):
         asking = asyncio.create_task(bus.request_and_reply(STREAM, "a:do", {}, request_id="do"))
         await running.wait()
-        await bus.request_and_reply(STREAM, "a:undo", {}, timeout=20, closes=["do"])
+        await bus.request_and_reply(STREAM, "a:undo", {}, timeout=20, supersedes=["do"])
         with pytest.raises(RequestCancelled):
             await asking
 
@@ -238,25 +240,25 @@ async def test_a_handler_that_reports_all_the_time_confirms_its_end(bus: Bus) ->
 async def _undo_is_sent(bus: Bus, runner: SagaRunner, saga_id: str) -> bool:
     undo = (await runner.journal(saga_id)).last("a", "undo")
     record = bus.key(f"request:{undo.request_id if undo else ''}")
-    return bool(await bus.endpoint().connection.call("EXISTS", record))
+    return bool(await bus.command("EXISTS", record))
 
 
 async def test_a_request_that_was_closed_before_it_came_is_refused(bus: Bus) -> None:
     """An action that comes after its compensation does not begin."""
     recorder = Recorder()
     async with listening(bus, recorder.handlers()):
-        await bus.request_and_reply(STREAM, "a:undo", {}, request_id="undo", closes=["do"])
+        await bus.request_and_reply(STREAM, "a:undo", {}, request_id="undo", supersedes=["do"])
         with pytest.raises(RequestCancelled):
             await bus.request_and_reply(STREAM, "a:do", {}, request_id="do")
     assert recorder.ran == ["a:undo"]
 
 
 async def test_a_closed_request_that_waits_never_begins(bus: Bus) -> None:
-    """It was in the stream before what closed it, and is over when it is read."""
+    """It was in the stream before what superseded it, and is over when it is read."""
     recorder = Recorder()
     await bus.emit_command(STREAM, event_type="a:do", payload={}, request_id="do")
     closing = asyncio.create_task(
-        bus.request_and_reply(STREAM, "a:undo", {}, request_id="undo", closes=["do"])
+        bus.request_and_reply(STREAM, "a:undo", {}, request_id="undo", supersedes=["do"])
     )
     while await bus.outcome("do") is None:
         await asyncio.sleep(0.01)
@@ -273,14 +275,14 @@ async def test_a_closed_request_that_had_ended_keeps_its_end(bus: Bus) -> None:
     recorder = Recorder()
     async with listening(bus, recorder.handlers()):
         await bus.request_and_reply(STREAM, "a:do", {}, request_id="do")
-        await bus.request_and_reply(STREAM, "a:undo", {}, request_id="undo", closes=["do"])
+        await bus.request_and_reply(STREAM, "a:undo", {}, request_id="undo", supersedes=["do"])
         assert (await bus.request_and_reply(STREAM, "a:do", {}, request_id="do"))["status"]
     assert recorder.ran == ["a:do", "a:undo"]
 
 
 async def test_what_closes_a_dead_handlers_request_waits_for_its_lease(bus: Bus) -> None:
     """Nobody confirms: the undo begins when the lease has lapsed, and the dead one is fenced."""
-    functions, call = bus.endpoint().functions, bus.endpoint().connection.call
+    functions, call = bus.session().functions, bus.command
     entry = await bus.emit_command(STREAM, event_type="a:do", payload={}, request_id="do")
     await call("XGROUP", "CREATE", bus.key(STREAM), "sagastream", "0")
     await call(
@@ -303,7 +305,7 @@ async def test_what_closes_a_dead_handlers_request_waits_for_its_lease(bus: Bus)
     clock = asyncio.get_running_loop().time
     began = clock()
     async with listening(bus, recorder.handlers()):
-        await bus.request_and_reply(STREAM, "a:undo", {}, request_id="undo", closes=["do"])
+        await bus.request_and_reply(STREAM, "a:undo", {}, request_id="undo", supersedes=["do"])
     assert clock() - began > lease_ms / 1000 * 0.8
     late = await functions.finish(
         *(bus.key("request:do"), bus.key(STREAM), "completed", "{}"),
@@ -353,7 +355,7 @@ async def test_a_handler_that_takes_over_sees_the_last_progress(bus: Bus) -> Non
 
 
 async def _has_progress(bus: Bus, done: int) -> bool:
-    stored = await bus.endpoint().connection.call("HGET", bus.key("request:r"), "progress")
+    stored = await bus.command("HGET", bus.key("request:r"), "progress")
     return stored is not None and f'"done":{done}' in stored.decode()
 
 
@@ -405,7 +407,7 @@ async def test_an_ended_saga_and_all_of_it_expires(bus: Bus) -> None:
         outcome = await runner.run(saga_id)
     names = [f"saga:{saga_id}", f"saga:{saga_id}:journal", f"saga:{saga_id}:replies"]
     names += [f"request:{entry.request_id}" for entry in outcome.entries]
-    call = bus.endpoint().connection.call
+    call = bus.command
     assert len(names) == 9
     for name in names:
         assert await call("PTTL", bus.key(name)) > 0, name

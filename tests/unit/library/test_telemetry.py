@@ -70,7 +70,7 @@ class _ChosenIds(RandomIdGenerator):
 async def _begin(bus: Bus, request_id: str, *, span_id: str = _LOST) -> None:
     """Claim a command as a listener does that is killed right after."""
     key = bus.key
-    call = bus.endpoint().connection.call
+    call = bus.command
     await call("XGROUP", "CREATE", key(STREAM), "sagastream", "0", "MKSTREAM")
     read = ("XREADGROUP", "GROUP", "sagastream", "dead", "COUNT", 1, "STREAMS", key(STREAM), ">")
     ((_, ((entry_id, raw),)),) = await call(*read)
@@ -81,7 +81,7 @@ async def _begin(bus: Bus, request_id: str, *, span_id: str = _LOST) -> None:
 
 async def _claim(bus: Bus, request_id: str, entry_id: str, trace: telemetry.Trace) -> str:
     """Begin a request; what the claim before it left behind."""
-    answer = await bus.endpoint().functions.begin(
+    answer = await bus.session().functions.begin(
         bus.key(f"request:{request_id}"),
         bus.key(STREAM),
         group="sagastream",
@@ -186,7 +186,7 @@ async def test_a_malformed_context_starts_a_new_trace(
 ) -> None:
     """A bad header neither fails the message nor joins a stranger's trace."""
     async with listening(bus, [say]):
-        await bus.endpoint().connection.call(
+        await bus.command(
             *("XADD", bus.key(STREAM), "*", "event_type", "echo:say", "payload", "{}"),
             *("request_id", "r", "reply_stream", "mine", "traceparent", given),
         )
@@ -201,7 +201,7 @@ async def test_a_good_context_from_elsewhere_is_joined(
 ) -> None:
     """Another language's trace goes on in the handler."""
     async with listening(bus, [say]):
-        await bus.endpoint().connection.call(
+        await bus.command(
             *("XADD", bus.key(STREAM), "*", "event_type", "echo:say", "payload", "{}"),
             *("request_id", "r", "reply_stream", "mine", "traceparent", _TRACEPARENT),
         )
@@ -214,10 +214,10 @@ async def test_an_idle_listener_makes_no_span(bus: Bus, spans: InMemorySpanExpor
     """Polling is not work: several empty reads, sweeps and announcements leave nothing."""
     async with listening(bus, [say], lease_s=1.0):
         sweeper = bus.key(f"sweeper:sagastream:{STREAM}")
-        while not await bus.endpoint().connection.call("EXISTS", sweeper):
+        while not await bus.command("EXISTS", sweeper):
             await asyncio.sleep(0.02)
-        first = await bus.endpoint().connection.call("HGET", sweeper, "until")
-        while await bus.endpoint().connection.call("HGET", sweeper, "until") == first:
+        first = await bus.command("HGET", sweeper, "until")
+        while await bus.command("HGET", sweeper, "until") == first:
             await asyncio.sleep(0.02)
     assert spans.get_finished_spans() == ()
 
@@ -262,7 +262,7 @@ async def test_a_lost_handler_without_an_sdk_leaves_no_span(
 ) -> None:
     """It carried the sender's context on, whose span is the sender's to tell."""
     await bus.emit_command(STREAM, event_type="echo:say", payload={}, request_id="r")
-    ((_, raw),) = await bus.endpoint().connection.call("XRANGE", bus.key(STREAM), "-", "+")
+    ((_, raw),) = await bus.command("XRANGE", bus.key(STREAM), "-", "+")
     sender = raw[b"traceparent"].decode().split("-")[2]
     await _begin(bus, "r", span_id=sender)
     async with listening(bus, [say], lease_s=1.0):
@@ -280,7 +280,7 @@ async def test_a_handler_that_comes_back_does_not_tell_its_span_again(
         entry_id = await bus.emit_command(
             STREAM, event_type="echo:work", payload={"for": 60}, request_id="r", correlation_id="c"
         )
-        call, record = bus.endpoint().connection.call, bus.key("request:r")
+        call, record = bus.command, bus.key("request:r")
         while not await call("HEXISTS", record, "span"):
             await asyncio.sleep(0.01)
         await call("HSET", record, "lease_until", "0")
@@ -300,7 +300,7 @@ async def test_a_redelivered_step_hangs_under_its_sagas_root(
     runner = SagaRunner(bus, Saga("sayer", (Step("one", STREAM, "echo:say", lambda i, _: i),)))
     saga_id = await runner.start({})
     running = asyncio.create_task(runner.run(saga_id))
-    while not await bus.endpoint().connection.call("XLEN", bus.key(STREAM)):
+    while not await bus.command("XLEN", bus.key(STREAM)):
         await asyncio.sleep(0.01)
     journal = await runner.journal(saga_id)
     await _begin(bus, journal.entries[0].request_id)
@@ -328,8 +328,8 @@ async def test_all_spans_and_series_pass_the_conventions(
         await bus.emit_event(
             "news", event_type="a:b", status="said", payload={}, correlation_id="c", ttl=60
         )
-        await bus.endpoint().connection.call("XADD", bus.key(STREAM), "*", "what", "this")
-        while not await bus.endpoint().connection.call("XLEN", bus.key(f"{STREAM}:dead")):
+        await bus.command("XADD", bus.key(STREAM), "*", "what", "this")
+        while not await bus.command("XLEN", bus.key(f"{STREAM}:dead")):
             await asyncio.sleep(0.02)
         while not await bus.outcome("r"):
             await asyncio.sleep(0.02)
@@ -337,7 +337,7 @@ async def test_all_spans_and_series_pass_the_conventions(
             STREAM, event_type="echo:work", payload={"for": 60}, request_id="long"
         )
         stages = bus.key("request:long:stages")
-        while not await bus.endpoint().connection.call("XLEN", stages):
+        while not await bus.command("XLEN", stages):
             await asyncio.sleep(0.01)
     found = [seen(span) for span in spans.get_finished_spans()]
     assert [fault for span in found for fault in faults_of_span(span)] == []
@@ -398,7 +398,7 @@ async def test_names_of_spans_have_no_ids(bus: Bus, spans: InMemorySpanExporter)
 async def test_without_an_sdk_the_callers_context_still_goes_through(bus: Bus) -> None:
     """The API alone costs nothing and loses nothing."""
     async with listening(bus, [say]):
-        await bus.endpoint().connection.call(
+        await bus.command(
             *("XADD", bus.key(STREAM), "*", "event_type", "echo:say", "payload", "{}"),
             *("request_id", "r", "reply_stream", "mine", "traceparent", _TRACEPARENT),
         )

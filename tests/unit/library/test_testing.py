@@ -85,7 +85,7 @@ def test_it_dies_with_the_process_that_started_it() -> None:
 
 async def test_a_bus_says_who_did_not_answer_and_not_the_password() -> None:
     """The address is in the error, the secret is not."""
-    bus = Bus("redis://user:secret@127.0.0.1:1/0", patience_s=0.2)
+    bus = Bus("redis://user:secret@127.0.0.1:1/0", call_timeout_s=0.2)
     with pytest.raises(ServerUnavailable, match=r"redis://127\.0\.0\.1:1/0") as caught:
         await bus.ping()
     assert "secret" not in str(caught.value)
@@ -134,7 +134,7 @@ async def test_a_listener_runs_for_as_long_as_the_context(bus: Bus) -> None:
         await bus.request_and_reply("echo:commands", "echo:say", {}, timeout=10)
     await bus.emit_command("echo:commands", event_type="echo:say", payload={}, request_id="r")
     assert await bus.outcome("r") is None
-    assert not await bus.endpoint().connection.call("EXISTS", bus.key("listeners:echo:commands"))
+    assert not await bus.command("EXISTS", bus.key("listeners:echo:commands"))
     listener.stop()
     async with running(CommandListener(bus, [say])):
         await bus.request_and_reply("echo:commands", "echo:say", {}, request_id="r", timeout=10)
@@ -171,7 +171,7 @@ async def test_what_runs_is_finished_when_the_context_ends(
 
 async def test_the_error_of_a_listener_ends_the_body() -> None:
     """A test whose listener cannot work is not left waiting for a reply."""
-    bus = Bus("redis://127.0.0.1:1/0", patience_s=0.2)
+    bus = Bus("redis://127.0.0.1:1/0", call_timeout_s=0.2)
     with pytest.raises(ServerUnavailable):
         async with running(CommandListener(bus, [say])):
             await asyncio.Event().wait()

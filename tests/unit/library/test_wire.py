@@ -12,10 +12,9 @@ from urllib.parse import urlsplit
 import pytest
 import trustme
 import uvloop
-from redis.exceptions import ConnectionError as RedisConnectionError
 
 from sagastream import Bus, Command, CommandListener, ServerUnavailable, multi_stage_reply
-from sagastream._redis.protocol import Wire, connect, settings_of
+from sagastream._redis.protocol import ConnectionLost, RedisProtocol, connect, url_options
 from sagastream.errors import ServerUnsuitable
 from sagastream.testing import EmbeddedServer
 
@@ -32,7 +31,7 @@ async def _in_front_of(url: str, context: ssl.SSLContext) -> AsyncIterator[int]:
     """A port that speaks TLS and passes on to a server that does not."""
     running: set[asyncio.Task[None]] = set()
 
-    async def pass_on(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    async def forward(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while data := await source.read(65536):
                 target.write(data)
@@ -47,7 +46,7 @@ async def _in_front_of(url: str, context: ssl.SSLContext) -> AsyncIterator[int]:
         else:
             there = await asyncio.open_connection(parts.hostname, parts.port)
         for source, target in ((reader, there[1]), (there[0], writer)):
-            task = asyncio.create_task(pass_on(source, target))
+            task = asyncio.create_task(forward(source, target))
             running.add(task)
             task.add_done_callback(running.discard)
 
@@ -73,7 +72,7 @@ async def test_tls_is_spoken_and_an_untrusted_certificate_refused(
             await bus.ping()
             await bus.emit_command("a:commands", event_type="a:do", payload={"é": "\n" * 9999})
         began = time.monotonic()
-        async with Bus(url, patience_s=60) as bus:
+        async with Bus(url, call_timeout_s=60) as bus:
             with pytest.raises(ServerUnsuitable, match="certificate"):
                 await bus.ping()
         assert time.monotonic() - began < 30
@@ -82,13 +81,13 @@ async def test_tls_is_spoken_and_an_untrusted_certificate_refused(
 async def test_a_password_and_a_database_are_those_of_the_url(own_server: EmbeddedServer) -> None:
     """A wrong password is told as what it is; keys are in the database of the URL."""
     async with Bus(own_server.url) as bus:
-        await bus.endpoint().connection.call("CONFIG", "SET", "requirepass", "secret")
+        await bus.command("CONFIG", "SET", "requirepass", "secret")
     parts = urlsplit(own_server.url)
     address = f"{parts.hostname}:{parts.port}" if parts.hostname else ""
     base = f"redis://:{{}}@{address}/3" if address else f"unix://:{{}}@{parts.path}?db=3"
     async with Bus(base.format("secret")) as bus:
         await bus.emit_command("a:commands", event_type="a:do", payload={})
-        assert set(await bus.endpoint().connection.call("INFO", "keyspace")) == {"db3"}
+        assert set(await bus.command("INFO", "keyspace")) == {"db3"}
     for wrong in (base.format("guess"), own_server.url):
         async with Bus(wrong) as bus:
             with pytest.raises(ServerUnsuitable, match="refuses us"):
@@ -109,7 +108,7 @@ async def test_answers_that_are_none_end_the_connection() -> None:
     server = await loop.create_server(Babble, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     try:
-        async with Bus(f"redis://127.0.0.1:{port}", patience_s=0.1) as bus:
+        async with Bus(f"redis://127.0.0.1:{port}", call_timeout_s=0.1) as bus:
             with pytest.raises(ServerUnavailable, match="no answer"):
                 await bus.ping()
     finally:
@@ -121,17 +120,17 @@ async def test_a_connection_for_a_caller_that_is_gone_is_kept(
     bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cancelled read leaves no socket behind: the next read gets its connection."""
-    made: list[Wire] = []
+    made: list[RedisProtocol] = []
     begun = asyncio.Event()
 
-    async def slowly(settings: object) -> Wire:
+    async def slowly(settings: object) -> RedisProtocol:
         begun.set()
         await asyncio.sleep(0.05)
-        made.append(await connect(settings_of(bus.url)))
+        made.append(await connect(url_options(bus.url)))
         return made[-1]
 
     monkeypatch.setattr("sagastream._redis.connection.connect", slowly)
-    connection = bus.endpoint().connection
+    connection = bus.session().connection
     reading = asyncio.create_task(connection.block("TIME"))
     await begun.wait()
     reading.cancel()
@@ -154,9 +153,9 @@ async def test_a_connection_that_is_closed_at_once_is_a_lost_one(tmp_path: Path)
 
     server = await asyncio.get_running_loop().create_unix_server(Bouncer, path)
     try:
-        wire = await connect(settings_of(f"unix://{path}"))
+        wire = await connect(url_options(f"unix://{path}"))
         await wire.gone
-        with pytest.raises(RedisConnectionError, match="closed"):
+        with pytest.raises(ConnectionLost, match="closed"):
             await asyncio.wait_for(wire.ask("PING"), 10)
     finally:
         server.close()
@@ -168,11 +167,11 @@ async def test_what_nobody_waits_for_is_not_sent_again(own_server: EmbeddedServe
     """The server is away, and whoever asked has gone: the connection gives up, and closes at once."""
     async with Bus(own_server.url) as bus:
         await bus.ping()
-        connection = bus.endpoint().connection
+        connection = bus.session().connection
         await asyncio.to_thread(own_server.kill)
 
         async def finish() -> None:
-            await bus.endpoint().functions.finish(
+            await bus.session().functions.finish(
                 *("request:r", "work:commands", "completed", "{}"),
                 group="g",
                 entry_id="1-1",
@@ -194,9 +193,9 @@ async def test_what_nobody_waits_for_is_not_sent_again(own_server: EmbeddedServe
 @pytest.mark.blocking
 async def test_closing_ends_what_is_sent_again(own_server: EmbeddedServer) -> None:
     """A bus that is closed while its server is away leaves no task and no socket behind."""
-    async with Bus(own_server.url, patience_s=60.0) as bus:
+    async with Bus(own_server.url, call_timeout_s=60.0) as bus:
         await bus.ping()
-        connection = bus.endpoint().connection
+        connection = bus.session().connection
         await asyncio.to_thread(own_server.kill)
         asking = asyncio.create_task(
             bus.emit_command("work:commands", event_type="work:do", payload={})

@@ -1,0 +1,187 @@
+"""What stands on the server: command streams, requests, dead letters. For operators and dashboards.
+
+Reading it changes nothing. Ages and leases are by the server's clock.
+"""
+
+from dataclasses import dataclass
+
+from sagastream._codec.entries import text_fields
+from sagastream._codec.validation import check_name
+from sagastream.bus import Bus
+from sagastream.errors import InvalidMessage
+
+_RECORD = ("status", "stream", "event_type", "owner", "epoch", "lease_until", "timestamp")
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStatus:
+    """A command stream as one consumer group has it.
+
+    Attributes:
+        stream: Its name, without the namespace.
+        group: The consumer group.
+        has_group: Whether the group is there: a listener makes it when it starts.
+        depth: Commands that no listener has read yet.
+        pending: Commands that were read and have not ended.
+        oldest_pending_s: Age of the oldest of these in seconds; 0 if there is none.
+        dead_letters: Dead letters that are kept.
+        event_types: What live listeners handle there, sorted.
+    """
+
+    stream: str
+    group: str
+    has_group: bool
+    depth: int
+    pending: int
+    oldest_pending_s: float
+    dead_letters: int
+    event_types: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestStatus:
+    """A request as its record has it.
+
+    Attributes:
+        request_id: The request.
+        status: `pending`, `running`, `completed`, `failed` or `cancelled`.
+        stream: The command stream, without the namespace.
+        event_type: `domain:action`.
+        consumer: The listener that claimed it last, '' if none has.
+        epoch: How often it was claimed.
+        lease_s: Seconds that the lease still runs, negative if it has lapsed; None if it was
+            never claimed.
+    """
+
+    request_id: str
+    status: str
+    stream: str
+    event_type: str
+    consumer: str
+    epoch: int
+    lease_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A command that was given up, or an entry that is no command.
+
+    Attributes:
+        stream: The command stream that it came from.
+        letter_id: Its id.
+        reason: Why it was given up.
+        fields: The fields of the command's entry as text; bytes that are no UTF-8 are replaced.
+    """
+
+    stream: str
+    letter_id: str
+    reason: str
+    fields: dict[str, str]
+
+
+async def stream_status(
+    bus: Bus, stream: str, *, group: str = "sagastream", timeout: float | None = None
+) -> StreamStatus:
+    """Read the state of a command stream.
+
+    Args:
+        bus: The server.
+        stream: The command stream.
+        group: The consumer group of its listeners.
+        timeout: Seconds to wait for each answer; None for the bus's `call_timeout_s`.
+
+    Raises:
+        ServerUnavailable: The server did not answer in time.
+    """
+    key = bus.key(check_name("stream", stream))
+    now_ms = await _now_ms(bus, timeout)
+    exists = await bus.command("EXISTS", key, timeout=timeout)
+    groups = await bus.command("XINFO", "GROUPS", key, timeout=timeout) if exists else []
+    found = next((each for each in groups if each["name"] == group.encode()), None)
+    age_s = 0.0
+    if found and found["pending"]:
+        oldest = (await bus.command("XPENDING", key, group, timeout=timeout))["min"]
+        if oldest:
+            age_s = max(0.0, (now_ms - int(oldest.split(b"-")[0])) / 1000)
+    members = await bus.command(
+        "ZRANGEBYSCORE", bus.key(f"listeners:{stream}"), now_ms, "+inf", timeout=timeout
+    )
+    return StreamStatus(
+        stream=stream,
+        group=group,
+        has_group=found is not None,
+        depth=int(found["lag"] or 0) if found else 0,
+        pending=int(found["pending"]) if found else 0,
+        oldest_pending_s=age_s,
+        dead_letters=int(await bus.command("XLEN", bus.key(f"{stream}:dead"), timeout=timeout)),
+        event_types=tuple(sorted({member.decode().partition("\n")[0] for member in members})),
+    )
+
+
+async def request_status(bus: Bus, request_id: str) -> RequestStatus | None:
+    """Read a request's record; None if the server has none.
+
+    Raises:
+        InvalidMessage: That is no request id.
+        ServerUnavailable: The server did not answer.
+    """
+    key = bus.key(f"request:{check_name('request_id', request_id)}")
+    stored = await bus.command("HMGET", key, *_RECORD)
+    status, stream, event_type, consumer, epoch, lease_until, _ = (
+        value.decode(errors="replace") if value else "" for value in stored
+    )
+    if not status:
+        return None
+    lease_s = None
+    if consumer:
+        lease_s = (int(lease_until or "0") - await _now_ms(bus)) / 1000
+    return RequestStatus(
+        request_id=request_id,
+        status=status,
+        stream=stream.removeprefix(bus.key("")),
+        event_type=event_type,
+        consumer=consumer,
+        epoch=int(epoch or "0"),
+        lease_s=lease_s,
+    )
+
+
+async def dead_letters(
+    bus: Bus, stream: str, *, letter_id: str = "", newest: int | None = None
+) -> list[DeadLetter]:
+    """Read the dead letters of a command stream.
+
+    Args:
+        bus: The server.
+        stream: The command stream.
+        letter_id: The one to read; '' for all.
+        newest: Read at most so many, the newest first; None for all, the oldest first.
+
+    Raises:
+        InvalidMessage: `letter_id` is no id of an entry.
+        ServerUnavailable: The server did not answer.
+    """
+    key = bus.key(f"{check_name('stream', stream)}:dead")
+    if letter_id and not _is_entry_id(letter_id):
+        raise InvalidMessage("letter_id", f"{letter_id[:40]!r} is no entry id, such as 1700-0")
+    if newest is not None:
+        found = await bus.command("XREVRANGE", key, "+", "-", "COUNT", newest)
+    else:
+        found = await bus.command("XRANGE", key, letter_id or "-", letter_id or "+")
+    letters = []
+    for entry_id, raw in found:
+        fields = text_fields(raw)
+        reason = fields.pop("dead_reason", "unknown")
+        fields.pop("dead_entry_id", None)
+        letters.append(DeadLetter(stream, entry_id.decode(), reason, fields))
+    return letters
+
+
+def _is_entry_id(text: str) -> bool:
+    ms, dash, seq = text.partition("-")
+    return ms.isdecimal() and (not dash or seq.isdecimal())
+
+
+async def _now_ms(bus: Bus, timeout: float | None = None) -> int:
+    seconds, micros = await bus.command("TIME", timeout=timeout)
+    return int(seconds) * 1000 + int(micros) // 1000

@@ -1,0 +1,90 @@
+"""Stay in the trace where work is passed on by another transport, and log what it belongs to.
+
+The library traces its own messages by itself. A program that sends part of a saga's work
+through a task queue uses these, so that its spans and series follow the same conventions.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from opentelemetry.trace import use_span
+
+from sagastream._telemetry import metrics, spans
+from sagastream._telemetry.operations import server_of, template
+
+__all__ = ["chosen_span_id", "log_context", "process_span", "send_span", "stream_template"]
+
+stream_template = template
+
+
+def log_context() -> Mapping[str, str | int]:
+    """What the current code works for, as fields of a log line: ids, event type, step, attempt."""
+    return spans.belonging.get()
+
+
+def chosen_span_id() -> int:
+    """The id that the next span is to get, 0 for any.
+
+    A provider whose id generator asks for it lets the library record the span of a handler
+    that was killed under the id that the handler's children name as their parent.
+    """
+    return spans.chosen_span_id.get()
+
+
+@contextmanager
+def send_span(url: str, destination: str, fields: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """Trace and count the sending of a message.
+
+    Args:
+        url: The broker.
+        destination: The queue or stream.
+        fields: What the message is: `entry_id` and any of the entry's ids, `step`, `direction`.
+
+    Yields:
+        The trace context as headers for the message.
+    """
+    with spans.sending(server_of(url), destination, fields):
+        yield spans.carrier()
+
+
+@contextmanager
+def process_span(
+    url: str,
+    destination: str,
+    fields: Mapping[str, str],
+    headers: Mapping[str, str],
+    *,
+    kind: str,
+    redelivered: bool = False,
+) -> Iterator[None]:
+    """Trace, count and time the processing of a message, as a child of the span that sent it.
+
+    Args:
+        url: The broker.
+        destination: The queue or stream.
+        fields: As for `send_span`; those that name a saga, a request or a step are in
+            `log_context` meanwhile.
+        headers: What `send_span` yielded.
+        kind: What the series are told apart by, such as the name of a task.
+        redelivered: It was delivered before: the span is linked to the sender's only.
+    """
+    server = server_of(url)
+    span = spans.processing(server, destination, {**headers, **fields}, again=redelivered)
+    series = spans.processing_at(server, destination, fields).series
+    started, error_type = time.perf_counter(), ""
+    metrics.consumed(series, 1)
+    context = {name: value for name, value in fields.items() if name != "entry_id"}
+    try:
+        with (
+            use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False),
+            spans.belongs(**context),
+        ):
+            try:
+                yield
+            except Exception as error:
+                error_type = type(error).__name__
+                spans.fail(span, error_type, str(error))
+                raise
+    finally:
+        metrics.processed(series, time.perf_counter() - started, kind, error_type)
