@@ -10,7 +10,7 @@ from app.observability.gauges import ServerGauges
 from app.observability.health import watched
 from app.redis_utils import get_bus
 from sagastream import CommandListener, discover
-from sagastream._redis.backoff import end_tasks
+from sagastream._redis.retrying import end_tasks
 
 
 async def listen() -> None:

@@ -24,7 +24,7 @@ from app.cli.display import MissionDisplay
 from app.cli.terminal_map import draw_map
 from app.missions.recording import Shown, frames
 from app.redis_utils import get_bus
-from sagastream._redis.backoff import end_tasks
+from sagastream._redis.retrying import end_tasks
 
 _LONGEST_WAIT_S = 1.0
 

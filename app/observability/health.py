@@ -17,7 +17,7 @@ from typing import Any
 from app.config import Settings
 from app.observability.doctor import ready
 from sagastream import SagastreamError
-from sagastream._redis.backoff import end_tasks
+from sagastream._redis.retrying import end_tasks
 
 _TICK_S = 0.5
 _LATE_S = 5.0

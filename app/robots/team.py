@@ -15,7 +15,7 @@ from app.redis_utils import get_bus, request_and_reply
 from app.robots import fleet
 from app.robots.codecs import receive_leg
 from sagastream import Command, ReplyTimeout, RequestFailed, SagastreamError
-from sagastream._redis.backoff import end_tasks
+from sagastream._redis.retrying import end_tasks
 
 _LOOK_S = 1.0
 

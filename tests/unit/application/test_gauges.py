@@ -2,7 +2,7 @@ import asyncio
 
 from app.observability.gauges import ServerGauges
 from sagastream import Bus
-from sagastream._redis.backoff import end_tasks
+from sagastream._redis.retrying import end_tasks
 
 STREAM = "gauge:commands"
 
