@@ -234,14 +234,15 @@ class Connection:
             logger.warning("%s is back", self.address)
 
     async def close(self) -> None:
-        """Send what is queued, then close the sockets."""
+        """Send what is queued, then close the sockets; wait at most `call_timeout_s` for that."""
         await end_tasks(*self._repeating)
         while self._opening:
             await asyncio.wait(self._opening)
         if self._protocol and self._protocol.is_open:
             # Its answer comes behind those of whatever was sent before.
             with contextlib.suppress(OSError, ServerError):
-                await self._send(("PING",))
+                async with asyncio.timeout(self.call_timeout_s):
+                    await self._send(("PING",))
         protocols, self._protocol, self._idle = [self._protocol, *self._idle], None, []
         for protocol in protocols:
             if protocol:
