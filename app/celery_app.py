@@ -1,25 +1,13 @@
-"""The Celery application: it spreads the steps over machines, and is not the record.
+"""The Celery application: its broker and its settings.
 
-Its telemetry is made where tasks run: in each child of a prefork pool, after the fork, and
-in the worker itself with any other pool.
+Celery distributes the steps of missions over machines. It is not the source of truth: the
+saga's journal is. The tasks and the signal handlers of a worker are in `app.tasks`.
 """
 
-from typing import Any
-
 from celery import Celery
-from celery.concurrency.prefork import TaskPool as PreforkPool
-from celery.signals import (
-    celeryd_after_setup,
-    setup_logging,
-    worker_process_init,
-    worker_process_shutdown,
-    worker_ready,
-    worker_shutdown,
-)
+from kombu.exceptions import OperationalError
 
 from app.config import get_settings
-from app.logging_config import configure, configure_logs
-from app.observability import providers
 
 celery_app = Celery("app", broker=get_settings().broker_url, include=["app.tasks"])
 celery_app.conf.update(
@@ -39,36 +27,23 @@ celery_app.conf.update(
     worker_cancel_long_running_tasks_on_connection_loss=False,
     worker_hijack_root_logger=False,
     worker_prefetch_multiplier=1,
-    # A child imports all that a mission needs: on a busy machine Celery's 4 s kill it for ever.
+    # A child imports everything that a mission needs. On a busy machine that takes longer than
+    # Celery's default of 4 s, after which it would kill every child.
     worker_proc_alive_timeout=60.0,
 )
 
-
-@setup_logging.connect
-def _set_up_logs(**_: object) -> None:
-    configure_logs(get_settings(), "celery-worker")
+TASK_QUEUE: str = celery_app.conf.task_default_queue
 
 
-@celeryd_after_setup.connect
-def _before_tasks(instance: Any, **_: object) -> None:
-    if not issubclass(instance.pool_cls, PreforkPool):
-        configure(get_settings(), "celery-worker")
+def count_workers(timeout_s: float) -> int:
+    """Return how many Celery workers answer a ping; 0 if the broker does not answer.
 
+    This blocks for the whole timeout, even when all workers have answered.
 
-@worker_process_init.connect
-def _after_fork(**_: object) -> None:
-    configure(get_settings(), "celery-worker")
-
-
-@worker_process_shutdown.connect
-@worker_shutdown.connect
-def _before_exit(**_: object) -> None:
-    providers.shut_down()
-
-
-@worker_ready.connect
-def _answer_probes(**_: object) -> None:
-    if get_settings().http_port:
-        from app.tasks import watch_loop  # noqa: PLC0415 - the tasks import this module
-
-        watch_loop()
+    Args:
+        timeout_s: Seconds to wait for answers.
+    """
+    try:
+        return len(celery_app.control.ping(timeout=timeout_s))
+    except OperationalError:
+        return 0

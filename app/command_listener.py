@@ -1,22 +1,22 @@
-"""The process that runs the mission's command handlers, and looks after open missions."""
+"""The command listener process: it runs the mission's handlers and resumes unattended missions."""
 
 import asyncio
 
 from app.config import get_settings
-from app.logging_config import configure
+from app.event_types import ROUTING_PLAN
 from app.missions.mission_saga import mission_runner
-from app.observability.doctor import mission_streams
 from app.observability.gauges import ServerGauges
-from app.observability.health import watched
+from app.observability.health import serve_probes
+from app.observability.providers import configure
 from app.redis_utils import get_bus
 from sagastream import CommandListener, discover
-from sagastream._redis.retrying import end_tasks
 
 
 async def listen() -> None:
     """Run every handler of the configured package until SIGTERM.
 
-    Missions that nobody is at, as their worker died or their task was lost, get a new task.
+    Also send a new task for each open mission that no worker drives: its worker died, or its
+    task was lost.
     """
     settings = get_settings()
     async with get_bus() as bus:
@@ -28,29 +28,33 @@ async def listen() -> None:
             lease_s=settings.lease_s,
             drain_s=settings.listener_drain_s,
         )
-        beside = [mission_runner().serve()]
+        background = [mission_runner().serve()]
         if settings.exports_metrics or settings.http_port:
-            beside.append(ServerGauges(bus, mission_streams(settings), "mission").watch())
-        if any(handler.event_type == "routing:plan" for handler in handlers):
-            beside.append(asyncio.to_thread(_practise))
-        running = [asyncio.create_task(one) for one in beside]
+            gauges = ServerGauges(bus, settings.step_streams, mission_runner())
+            background.append(gauges.watch())
+        if any(handler.event_type == ROUTING_PLAN for handler in handlers):
+            background.append(asyncio.to_thread(_warm_up))
+        tasks = [asyncio.create_task(each) for each in background]
         try:
-            async with watched(settings, mission_streams(settings)):
+            async with serve_probes(settings, settings.step_streams):
                 await listener.run()
         finally:
-            await end_tasks(*running)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
 
 
-def _practise() -> None:
-    """Explore once, while robots get ready: what is compiled for that is, or is loaded."""
-    from app.exploration.simulation.floor_plans import draw_rooms  # noqa: PLC0415 - who plans has it imported
+def _warm_up() -> None:
+    """Explore a small floor once, so that jitted code is compiled before the first mission."""
+    # Only a process that plans routes has these imported anyway.
+    from app.exploration.simulation.floor_plans import draw_rooms  # noqa: PLC0415
     from app.exploration.simulation.simulate import simulate  # noqa: PLC0415
 
     simulate(draw_rooms(1), 1, 0)
 
 
 def main() -> None:
-    """Entry point of `python -m app.command_listener`."""
+    """Run `python -m app.command_listener`."""
     configure(get_settings(), "command-listener")
     asyncio.run(listen())
 

@@ -1,8 +1,8 @@
-"""Every default of the application, from the environment, in one place.
+"""Settings of the application: every default in one place, overridden from the environment.
 
-Each field is the environment variable of its name in capitals. Nothing else in the
-project reads the environment, but for the standard OTEL_* variables, which the
-OpenTelemetry SDK reads.
+The environment variable of a field has the field's name in capitals. Nothing else in the
+project reads the environment. The one exception are the standard OTEL_* variables, which the
+OpenTelemetry SDK reads too.
 """
 
 import os
@@ -24,95 +24,177 @@ class Settings(BaseSettings):
 
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
-        description="The server: redis://, rediss:// or unix://.",
+        description="URL of the Redis or Valkey server: redis://, rediss:// or unix://.",
     )
     namespace: str = Field(
-        "", pattern=r"^[A-Za-z0-9_-]*$", description="Put before every key as {namespace}:."
+        "", pattern=r"^[A-Za-z0-9_-]*$", description="Prefix of every key, written as {namespace}:."
     )
-    map_dir: Path = Field(ROOT / "maps", description="Where the maps named in messages are.")
-    out_dir: Path = Field(ROOT / "missions", description="Where missions write their results.")
+    map_dir: Path = Field(ROOT / "maps", description="Folder of the maps that missions may name.")
+    out_dir: Path = Field(ROOT / "missions", description="Folder for mission results.")
 
-    resources_stream: str = Field("resources:commands", description="Commands to the fleet.")
-    routing_stream: str = Field("routing:commands", description="Commands to the planner.")
-    exploration_stream: str = Field("exploration:commands", description="Explore, and abort.")
-    map_stream: str = Field("map:commands", description="Merge maps, and roll back.")
-    mission_stream: str = Field("mission:commands", description="Start missions.")
+    resources_stream: str = Field(
+        "resources:commands", description="Command stream of the fleet registry."
+    )
+    routing_stream: str = Field(
+        "routing:commands", description="Command stream of the route planner."
+    )
+    exploration_stream: str = Field(
+        "exploration:commands", description="Command stream of exploration and its abort."
+    )
+    map_stream: str = Field(
+        "map:commands", description="Command stream of map integration and rollback."
+    )
+    mission_stream: str = Field(
+        "mission:commands", description="Command stream of `mission:start`."
+    )
     robot_streams: str = Field(
         "robots:{robot}:commands",
-        description="Commands to one robot; {robot} is its id.",
+        description="Command stream of one robot; {robot} is its id.",
     )
     recording_streams: str = Field(
         "missions:{mission}:frames",
-        description="What a mission looked like; {mission} is its id.",
+        description="Stream of a mission's recorded frames; {mission} is its id.",
     )
     handler_package: str = Field(
         "app.command_handlers.handlers",
-        description="The package whose handlers the command listener runs.",
+        description="Package whose handlers the command listener runs.",
     )
 
-    listener_concurrency: int = Field(64, ge=1, description="Commands handled at once.")
-    listener_drain_s: float = Field(10.0, gt=0, description="Seconds to finish in when stopped.")
-    listener_processes: int = Field(1, ge=1, le=64, description="Listeners of `mission run`.")
+    listener_concurrency: int = Field(
+        64, ge=1, description="Commands that one listener handles at the same time."
+    )
+    listener_drain_s: float = Field(
+        10.0, gt=0, description="Seconds that running handlers get to finish on shutdown."
+    )
+    listener_processes: int = Field(
+        1, ge=1, le=64, description="Command listeners that `mission run` starts."
+    )
     celery_concurrency: int = Field(64, ge=1, description="Threads of a Celery worker.")
-    lease_s: float = Field(10.0, gt=0, description="Seconds until a dead handler is replaced.")
-    wake_after_s: float = Field(10.0, gt=0, description="Seconds until a mission left is taken up.")
-    undo_attempts: int = Field(5, ge=1, description="Tries of a compensation until it is stuck.")
-    retry_s: float = Field(0.5, gt=0, description="Seconds before the second try; it doubles.")
-    retention_s: float = Field(86_400.0, gt=0, description="Seconds that ended things are kept.")
-    call_timeout_s: float = Field(10.0, gt=0, description="Seconds to wait for a silent server.")
-    max_payload: int = Field(64 * 1024, ge=1024, description="Bytes of JSON in one message.")
-    event_maxlen: int | None = Field(None, description="MAXLEN ~ of emitted events.")
-    event_ttl_s: float | None = Field(None, description="EXPIRE of streams of emitted events.")
+    lease_s: float = Field(
+        10.0, gt=0, description="Seconds after which the claim of a dead handler expires."
+    )
+    wake_after_s: float = Field(
+        10.0, gt=0, description="Seconds until an unattended mission is resumed."
+    )
+    undo_attempts: int = Field(
+        5, ge=1, description="Attempts of a compensation before the mission is stuck."
+    )
+    retry_s: float = Field(
+        0.5, gt=0, description="Seconds before the second attempt; doubles with each further one."
+    )
+    retention_s: float = Field(
+        86_400.0, gt=0, description="Seconds to keep records of ended requests and missions."
+    )
+    call_timeout_s: float = Field(
+        10.0, gt=0, description="Seconds to wait for an unresponsive server."
+    )
+    max_payload: int = Field(
+        64 * 1024, ge=1024, description="Maximum size of a message payload, in bytes of JSON."
+    )
+    event_maxlen: int | None = Field(
+        None, description="Approximate maximum length (MAXLEN ~) of event streams."
+    )
+    event_ttl_s: float | None = Field(
+        None, description="Seconds after which event streams expire (EXPIRE)."
+    )
 
     reply_timeout_s: float = Field(30.0, gt=0, description="Seconds to wait for a reply.")
-    reply_initial_delay_s: float = Field(0.1, gt=0, description="First wait of an empty read.")
-    reply_max_delay_s: float = Field(1.0, gt=0, le=2, description="Longest wait of an empty read.")
-    reply_backoff_factor: float = Field(2.0, ge=1, description="Growth of the waits.")
+    reply_initial_delay_s: float = Field(
+        0.1, gt=0, description="Seconds of the first wait after an empty read."
+    )
+    reply_max_delay_s: float = Field(
+        1.0, gt=0, le=2, description="Seconds of the longest wait after an empty read."
+    )
+    reply_backoff_factor: float = Field(2.0, ge=1, description="Growth factor of these waits.")
 
-    allocate_timeout_s: float = Field(30.0, gt=0, description="Seconds for allocate_resources.")
-    plan_timeout_s: float = Field(60.0, gt=0, description="Seconds for plan_route.")
-    explore_timeout_s: float = Field(1800.0, gt=0, description="Seconds for perform_exploration.")
-    integrate_timeout_s: float = Field(120.0, gt=0, description="Seconds for integrate_maps.")
-    robot_timeout_s: float = Field(30.0, gt=0, description="Seconds for one order to a robot.")
-    blob_ttl_s: int = Field(3600, ge=60, description="Seconds that stored map parts live.")
-    checkpoint_s: float = Field(2.0, gt=0, description="Seconds between checkpoints.")
-    checkpoint_ttl_s: int = Field(600, ge=60, description="Seconds that a checkpoint's parts live.")
-    quorum: float = Field(0.5, gt=0, le=1, description="Share of robots that a mission needs.")
-    progress_interval_s: float = Field(0.25, ge=0, description="Seconds between progress reports.")
+    allocate_timeout_s: float = Field(
+        30.0, gt=0, description="Timeout of allocate_resources, in seconds."
+    )
+    plan_timeout_s: float = Field(60.0, gt=0, description="Timeout of plan_route, in seconds.")
+    explore_timeout_s: float = Field(
+        1800.0, gt=0, description="Timeout of perform_exploration, in seconds."
+    )
+    integrate_timeout_s: float = Field(
+        120.0, gt=0, description="Timeout of integrate_maps, in seconds."
+    )
+    robot_timeout_s: float = Field(
+        30.0, gt=0, description="Timeout of one order to a robot, in seconds."
+    )
+    blob_ttl_s: int = Field(3600, ge=60, description="Seconds to keep stored map parts.")
+    checkpoint_s: float = Field(
+        2.0, gt=0, description="Seconds between checkpoints of an exploration."
+    )
+    checkpoint_ttl_s: int = Field(
+        600, ge=60, description="Seconds to keep the parts of a checkpoint."
+    )
+    quorum: float = Field(
+        0.5, gt=0, le=1, description="Minimum share of its robots that a mission needs to continue."
+    )
+    progress_interval_s: float = Field(
+        0.25, ge=0, description="Minimum seconds between progress reports."
+    )
 
     fleet_size: int = Field(8, ge=1, le=256, description="Robots of the simulated fleet.")
-    robot_processes: int = Field(2, ge=1, le=64, description="Processes that the fleet lives in.")
-    robot_seen_s: float = Field(10.0, gt=0, description="Seconds until a silent robot is absent.")
-    battery_least: float = Field(20.0, ge=0, le=100, description="Percent below which none goes.")
-    battery_per_metre: float = Field(0.02, ge=0, description="Percent used for each metre.")
-    charge_per_s: float = Field(1.0, ge=0, description="Percent gained in a second of rest.")
+    robot_processes: int = Field(
+        2, ge=1, le=64, description="Processes that the simulated fleet is spread over."
+    )
+    robot_seen_s: float = Field(
+        10.0, gt=0, description="Seconds of silence after which a robot counts as absent."
+    )
+    battery_least: float = Field(
+        20.0, ge=0, le=100, description="Minimum battery charge for a mission, in percent."
+    )
+    battery_per_metre: float = Field(
+        0.02, ge=0, description="Battery charge used per metre, in percent."
+    )
+    charge_per_s: float = Field(
+        1.0, ge=0, description="Battery charge gained per second at rest, in percent."
+    )
 
     log_level: str = Field("WARNING", description="DEBUG, INFO, WARNING or ERROR.")
-    http_host: str = Field("127.0.0.1", description="Address of /healthz, /readyz, /metrics.")
-    http_port: int = Field(0, ge=0, le=65535, description="Port of these; 0: they are not there.")
+    http_host: str = Field("127.0.0.1", description="Address of /healthz, /readyz and /metrics.")
+    http_port: int = Field(
+        0, ge=0, le=65535, description="Port of /healthz, /readyz and /metrics; 0 disables them."
+    )
     web_host: str = Field("127.0.0.1", description="Address of `mission serve`.")
-    web_port: int = Field(8080, ge=0, le=65535, description="Its port; 0: any that is free.")
-    web_token: str = Field("", description="What its callers must bear; needed beyond loopback.")
-    web_requests_per_s: float = Field(20.0, gt=0, description="Changes of one client a second.")
-    grafana_url: str = Field("", description="Grafana, for links to traces; none: no links.")
-    web_open_missions: int = Field(100, ge=1, description="Missions open at once, for `serve`.")
-    trace_file: Path | None = Field(None, description="Where spans go as OTLP JSON; none: nowhere.")
+    web_port: int = Field(
+        8080, ge=0, le=65535, description="Port of `mission serve`; 0 picks a free one."
+    )
+    web_token: str = Field(
+        "", description="Bearer token of `mission serve`; required beyond loopback."
+    )
+    web_requests_per_s: float = Field(
+        20.0, gt=0, description="Changes allowed per client and second."
+    )
+    grafana_url: str = Field(
+        "", description="Base URL of Grafana for links to traces; none: no links."
+    )
+    web_open_missions: int = Field(
+        100, ge=1, description="Maximum of open missions before `serve` refuses new ones."
+    )
+    trace_file: Path | None = Field(
+        None, description="File for spans in OTLP JSON; none: spans are not written."
+    )
     trace_dir: Path = Field(
-        ROOT / "missions" / "traces", description="Where `mission run` keeps the spans of its runs."
+        ROOT / "missions" / "traces", description="Folder for the spans of each `mission run`."
     )
     otel_exporter_otlp_endpoint: str = Field(
-        "", description="Where spans and metrics go; none: nowhere."
+        "", description="OTLP endpoint of spans and metrics; none: no export."
     )
-    otel_exporter_otlp_traces_endpoint: str = Field("", description="The same for traces alone.")
-    otel_exporter_otlp_metrics_endpoint: str = Field("", description="The same for metrics alone.")
-    otel_exporter_otlp_protocol: str = Field("http/protobuf", description="Or grpc.")
-    otel_exporter_otlp_traces_protocol: str = Field("", description="The same for traces alone.")
-    otel_exporter_otlp_metrics_protocol: str = Field("", description="The same for metrics alone.")
-    otel_exporter_otlp_headers: str = Field("", description="Sent along; never logged.")
+    otel_exporter_otlp_traces_endpoint: str = Field("", description="OTLP endpoint of spans alone.")
+    otel_exporter_otlp_metrics_endpoint: str = Field(
+        "", description="OTLP endpoint of metrics alone."
+    )
+    otel_exporter_otlp_protocol: str = Field("http/protobuf", description="http/protobuf or grpc.")
+    otel_exporter_otlp_traces_protocol: str = Field("", description="Protocol for spans alone.")
+    otel_exporter_otlp_metrics_protocol: str = Field("", description="Protocol for metrics alone.")
+    otel_exporter_otlp_headers: str = Field("", description="Headers of each export; never logged.")
     otel_traces_exporter: str = Field("otlp", description="otlp, or none.")
     otel_metrics_exporter: str = Field("otlp", description="otlp, or none.")
     otel_bsp_schedule_delay: int = Field(
-        1000, gt=0, description="Milliseconds until spans leave; a killed process loses as many."
+        1000,
+        gt=0,
+        description="Milliseconds between exports of spans; a killed process loses as many.",
     )
     otel_metric_export_interval: int = Field(
         10_000, gt=0, description="Milliseconds between exports of metrics."
@@ -127,7 +209,7 @@ class Settings(BaseSettings):
 
     @property
     def broker_url(self) -> str:
-        """The same server as Celery's transport writes it."""
+        """URL of the same server in the form that Celery's transport expects."""
         parts = urlsplit(self.redis_url)
         if parts.scheme == "unix":
             return f"redis+socket://{parts.path}"
@@ -135,36 +217,46 @@ class Settings(BaseSettings):
 
     @property
     def exports_spans(self) -> bool:
-        """Whether a standard OTEL_* variable asks for export."""
-        named = self.otel_exporter_otlp_endpoint or self.otel_exporter_otlp_traces_endpoint
-        return bool(named) and self.otel_traces_exporter != "none"
+        """Whether a standard OTEL_* variable enables the export of spans."""
+        endpoint = self.otel_exporter_otlp_endpoint or self.otel_exporter_otlp_traces_endpoint
+        return bool(endpoint) and self.otel_traces_exporter != "none"
 
     @property
     def exports_metrics(self) -> bool:
-        """Whether a standard OTEL_* variable asks for the export of metrics."""
-        named = self.otel_exporter_otlp_endpoint or self.otel_exporter_otlp_metrics_endpoint
-        return bool(named) and self.otel_metrics_exporter != "none"
+        """Whether a standard OTEL_* variable enables the export of metrics."""
+        endpoint = self.otel_exporter_otlp_endpoint or self.otel_exporter_otlp_metrics_endpoint
+        return bool(endpoint) and self.otel_metrics_exporter != "none"
 
     @property
     def traces_protocol(self) -> str:
-        """How spans are exported."""
+        """OTLP protocol for spans."""
         return self.otel_exporter_otlp_traces_protocol or self.otel_exporter_otlp_protocol
 
     @property
     def metrics_protocol(self) -> str:
-        """How metrics are exported."""
+        """OTLP protocol for metrics."""
         return self.otel_exporter_otlp_metrics_protocol or self.otel_exporter_otlp_protocol
 
+    @property
+    def step_streams(self) -> tuple[str, ...]:
+        """Command streams of a mission's steps: listeners must read all of them."""
+        return (
+            self.resources_stream,
+            self.routing_stream,
+            self.exploration_stream,
+            self.map_stream,
+        )
+
     def robot_stream(self, robot: str) -> str:
-        """The command stream of one robot."""
+        """Return the command stream of one robot."""
         return self.robot_streams.format(robot=robot)
 
     def recording_stream(self, mission: str) -> str:
-        """The stream of one mission's frames."""
+        """Return the stream of a mission's recorded frames."""
         return self.recording_streams.format(mission=mission)
 
     def environment(self) -> dict[str, str]:
-        """The environment for a child process that is to have these settings."""
+        """Return the environment that gives a child process these settings."""
         own = self.model_dump(exclude_unset=True, mode="json", exclude_none=True)
         return dict(os.environ) | {name.upper(): str(value) for name, value in own.items()}
 
@@ -174,16 +266,16 @@ _chosen: dict[str, Any] = {}
 
 @lru_cache
 def get_settings() -> Settings:
-    """The settings of this process, read once.
+    """Return the settings of this process, read once.
 
     Raises:
-        pydantic.ValidationError: A variable is not what it must be; names it.
+        pydantic.ValidationError: A variable has an invalid value; the error names it.
     """
     return Settings(**_chosen)
 
 
 def choose_settings(**changes: Any) -> Settings:
-    """Put a command line's choices over the environment, for this process and its children."""
+    """Override settings from the command line, for this process and its children."""
     _chosen.update(changes)
     get_settings.cache_clear()
     return get_settings()

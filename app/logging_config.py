@@ -1,7 +1,7 @@
-"""Logs of a process: structured lines that say what they belong to; JSON when nobody watches.
+"""Structured logs: every line carries the ids of what it is about. JSON unless on a terminal.
 
-`configure` sets up logs, spans and metrics together; a process that is going to fork sets up
-its logs alone, and each child the rest.
+`app.observability.providers.configure` sets up logs, spans and metrics together. A process that
+forks calls `configure_logs` alone; each child sets up the rest.
 """
 
 import logging
@@ -14,21 +14,14 @@ import structlog
 from opentelemetry import trace
 
 from app.config import Settings
-from app.missions.steps import STEPS, UNDO
-from app.observability import providers
-from sagastream._telemetry.spans import belonging
+from app.event_types import step_of
+from sagastream.tracing import log_context
 
 _HIDDEN = "***"
 
 
-def configure(settings: Settings, service: str) -> None:
-    """Set up logs, spans and metrics; call it in each process, after any fork."""
-    configure_logs(settings, service)
-    providers.start(settings, service)
-
-
 def configure_logs(settings: Settings, service: str) -> None:
-    """Set up logs alone."""
+    """Send all logs of this process to stderr, with its service name on each line."""
 
     def add_service(_logger: Any, _name: str, event: dict[str, Any]) -> dict[str, Any]:
         return {**event, "service.name": service}
@@ -40,7 +33,7 @@ def configure_logs(settings: Settings, service: str) -> None:
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         add_service,
-        _add_belonging,
+        _add_log_context,
         _add_trace_ids,
     ]
     pretty = sys.stderr.isatty()
@@ -50,38 +43,37 @@ def configure_logs(settings: Settings, service: str) -> None:
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             *([] if pretty else [structlog.processors.format_exc_info]),
             structlog.dev.ConsoleRenderer() if pretty else structlog.processors.JSONRenderer(),
-            _without(_secrets(settings)),
+            _redact(_secrets(settings)),
         ],
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
-    handler.addFilter(_Once())
+    handler.addFilter(_RepeatedExportErrors())
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
 
 
-class _Once(logging.Filter):
-    """What OpenTelemetry has to say, once: a collector that is down is no news each second."""
+class _RepeatedExportErrors(logging.Filter):
+    """Drop repeated messages of OpenTelemetry: a collector that is down would log each second."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether this was not said before."""
+        """Return whether to log the record."""
         if not record.name.startswith("opentelemetry."):
             return True
-        new = str(record.msg) not in self._said
-        self._said.add(str(record.msg))
-        return new
+        is_new = str(record.msg) not in self._logged
+        self._logged.add(str(record.msg))
+        return is_new
 
 
-def _add_belonging(_logger: Any, _name: str, event: dict[str, Any]) -> dict[str, Any]:
-    """The ids, step and attempt of what the line is about, where the line does not say."""
-    event = {**belonging.get(), **event}
-    event_type = str(event.get("event_type", ""))
-    step = STEPS.get(event_type) or UNDO.get(event_type)
+def _add_log_context(_logger: Any, _name: str, event: dict[str, Any]) -> dict[str, Any]:
+    """Add the ids, step and attempt of the current work; fields of the line itself win."""
+    event = {**log_context(), **event}
+    step = step_of(str(event.get("event_type", "")))
     if step and "step" not in event:
-        event |= {"step": step, "direction": "undo" if event_type in UNDO else "forward"}
+        event |= {"step": step[0], "direction": step[1]}
     return {name: value for name, value in event.items() if value != ""}
 
 
@@ -94,7 +86,7 @@ def _add_trace_ids(_logger: Any, _name: str, event: dict[str, Any]) -> dict[str,
 
 
 def _secrets(settings: Settings) -> list[str]:
-    """What must not be in any line, whatever an error's text quotes."""
+    """Return the secrets that no line may contain, longest first, as written and URL-decoded."""
     password = urlsplit(settings.redis_url).password or ""
     headers = settings.otel_exporter_otlp_headers.split(",")
     values = [header.partition("=")[2].strip() for header in headers]
@@ -102,11 +94,11 @@ def _secrets(settings: Settings) -> list[str]:
     return sorted(found - {""}, key=len, reverse=True)
 
 
-def _without(secrets: list[str]) -> Callable[[Any, str, Any], str]:
-    def hide(_logger: Any, _name: str, line: Any) -> str:
+def _redact(secrets: list[str]) -> Callable[[Any, str, Any], str]:
+    def redact(_logger: Any, _name: str, line: Any) -> str:
         text = str(line)
         for secret in secrets:
             text = text.replace(secret, _HIDDEN)
         return text
 
-    return hide
+    return redact

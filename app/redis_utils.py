@@ -1,4 +1,7 @@
-"""The library's calls bound to this application's settings, and storage for map parts."""
+"""`sagastream` calls bound to the application's settings, and storage for map parts.
+
+A stored map part (a blob) is content-addressed: its reference is the hash of its bytes.
+"""
 
 import asyncio
 import hashlib
@@ -9,15 +12,17 @@ from typing import Any
 
 from app.config import get_settings
 from sagastream import BackoffConfig, Bus, SagastreamError
-from sagastream._codec.entries import decode_reply
-from sagastream._redis.connection import entries
 from sagastream.message import OnProgress
 
-_BLOCK_MS = 500
+_BLOCK_S = 0.5
 
 
 class BlobMissing(SagastreamError):
-    """A stored map part is gone: it expired, or the server lost it."""
+    """A stored map part is missing: it expired, or the server lost it.
+
+    Attributes:
+        reference: The hash of the missing part.
+    """
 
     def __init__(self, reference: str) -> None:
         super().__init__(f"map part {reference} is no longer stored (see BLOB_TTL_S)")
@@ -28,7 +33,7 @@ class BlobMissing(SagastreamError):
 
 
 def get_bus() -> Bus:
-    """This process's bus."""
+    """Return the bus of this process."""
     settings = get_settings()
     return _bus_of(
         settings.redis_url,
@@ -43,7 +48,7 @@ def get_bus() -> Bus:
 def _bus_of(
     url: str, namespace: str, max_payload: int, retention_s: float, call_timeout_s: float
 ) -> Bus:
-    # Of what it needs alone: settings that differ in something else share their connections.
+    # Cached by these arguments alone: other settings may change without new connections.
     return Bus(
         url,
         namespace=namespace,
@@ -54,12 +59,12 @@ def _bus_of(
 
 
 async def emit_command(stream: str, **options: Any) -> str:
-    """`Bus.emit_command` on this application's server."""
+    """Call `Bus.emit_command` on the application's server."""
     return await get_bus().emit_command(stream, **options)
 
 
 async def emit_event(stream: str, **options: Any) -> str:
-    """`Bus.emit_event` on this application's server, with its `maxlen` and `ttl`."""
+    """Call `Bus.emit_event` on the application's server; `maxlen` and `ttl` default to settings."""
     settings = get_settings()
     limits = {"maxlen": settings.event_maxlen, "ttl": settings.event_ttl_s}
     return await get_bus().emit_event(stream, **(limits | options))
@@ -72,7 +77,7 @@ async def read_replies(
     timeout: float | None = None,
     backoff_config: BackoffConfig | None = None,
 ) -> dict[str, Any]:
-    """`Bus.read_replies` on this application's server, with its timeout and backoff."""
+    """Call `Bus.read_replies` on the application's server; timeout and backoff default to settings."""
     settings = get_settings()
     return await get_bus().read_replies(
         stream,
@@ -96,7 +101,7 @@ async def request_and_reply(
     on_progress: OnProgress | None = None,
     **ids: Any,
 ) -> dict[str, Any]:
-    """`Bus.request_and_reply` on this application's server, with its timeout."""
+    """Call `Bus.request_and_reply` on the application's server; the timeout defaults to settings."""
     settings = get_settings()
     return await get_bus().request_and_reply(
         stream,
@@ -109,49 +114,50 @@ async def request_and_reply(
 
 
 async def read_stream(stream: str, *, follow: bool) -> AsyncIterator[dict[str, Any]]:
-    """The entries of a stream of replies or events, from the first.
+    """Read the entries of a stream of replies or events, from the first one.
 
     Args:
-        stream: Its name.
-        follow: Go on with what comes, without end, and wait for a server that is away.
+        stream: The stream's name, without the namespace.
+        follow: Continue with new entries, without end, and wait while the server is unavailable.
 
     Yields:
-        Each entry's fields, its `payload` decoded, with its `entry_id`.
+        The fields of each entry with `payload` decoded, and its `entry_id`.
 
     Raises:
-        ServerUnavailable: The server did not answer, and nothing is followed.
+        InvalidMessage: An entry is not a reply.
+        ServerUnavailable: The server did not answer, and `follow` is false.
     """
-    key, last, connection = get_bus().key(stream), "0-0", get_bus().session().connection
+    bus, last = get_bus(), "0-0"
     while True:
-        what = ("STREAMS", key, last)
         try:
-            if follow:
-                answer = await connection.block("XREAD", "COUNT", 100, "BLOCK", _BLOCK_MS, *what)
-            else:
-                answer = await connection.call("XREAD", "COUNT", 100, *what)
-        except (SagastreamError, OSError):
+            entries = await bus.read_entries({stream: last}, block_s=_BLOCK_S if follow else 0.0)
+        except SagastreamError:
             if not follow:
                 raise
-            await asyncio.sleep(_BLOCK_MS / 1000)
+            await asyncio.sleep(_BLOCK_S)
             continue
-        for _, entry_id, raw in entries(answer):
-            last = entry_id.decode()
-            reply = decode_reply(raw, max_bytes=get_settings().max_payload)
-            yield reply | {"entry_id": last}
-        if not answer and not follow:
+        for entry in entries:
+            last = entry.entry_id
+            yield entry.reply(max_bytes=bus.max_payload)
+        if not entries and not follow:
             return
 
 
 async def put_blob(data: bytes, *, ttl_s: int | None = None) -> str:
-    """Store bytes compressed under their hash, for a while; returns the reference."""
+    """Store bytes, compressed, under their hash.
+
+    Args:
+        data: The bytes to store.
+        ttl_s: Seconds to keep them; None for the setting `blob_ttl_s`.
+
+    Returns:
+        The reference: the SHA-256 of the bytes, in hex.
+    """
     reference = hashlib.sha256(data).hexdigest()
-    await (
-        get_bus()
-        .session()
-        .connection.call(
-            *("SET", get_bus().key(f"blob:{reference}"), zlib.compress(data, 1)),
-            *("EX", ttl_s or get_settings().blob_ttl_s),
-        )
+    bus = get_bus()
+    await bus.command(
+        *("SET", bus.key(f"blob:{reference}"), zlib.compress(data, 1)),
+        *("EX", ttl_s or get_settings().blob_ttl_s),
     )
     return reference
 
@@ -160,9 +166,10 @@ async def get_blob(reference: str) -> bytes:
     """Fetch what `put_blob` stored.
 
     Raises:
-        BlobMissing: It is no longer there.
+        BlobMissing: It expired, or the server lost it.
     """
-    stored = await get_bus().command("GET", get_bus().key(f"blob:{reference}"))
+    bus = get_bus()
+    stored = await bus.command("GET", bus.key(f"blob:{reference}"))
     if stored is None:
         raise BlobMissing(reference)
     return zlib.decompress(stored)

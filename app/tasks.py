@@ -1,28 +1,39 @@
-"""The four steps as Celery tasks: each moves its saga on through one step, if that is due.
+"""Celery tasks: each moves a mission's saga through one step, if that step is due.
 
-A task carries the saga's id alone. Its step is done in `request_and_reply`, in one event
-loop for all threads of the process, and sends the task of what is due next; losing,
-repeating or reordering tasks does no harm.
+A task carries the saga's id alone. It runs the step with `request_and_reply`, in one event loop
+that all threads of the process share, and then sends the task of the next step. Lost, repeated
+and reordered tasks do no harm.
+
+Telemetry starts where tasks run: in each child of a prefork pool, after the fork; in the worker
+process itself with any other pool.
 """
 
 import asyncio
 import threading
-import time
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Coroutine
 from functools import lru_cache
 from typing import Any
 
 from celery import current_task
-from opentelemetry.trace import use_span
+from celery.concurrency.prefork import TaskPool as PreforkPool
+from celery.signals import (
+    celeryd_after_setup,
+    setup_logging,
+    worker_process_init,
+    worker_process_shutdown,
+    worker_ready,
+    worker_shutdown,
+)
 
-from app.celery_app import celery_app
+from app.celery_app import TASK_QUEUE, celery_app
 from app.config import get_settings
-from app.missions.mission_saga import TASKS, mission_runner
-from app.observability.health import watched
-from sagastream._telemetry import metrics, spans
-from sagastream._telemetry.operations import server_of
+from app.logging_config import configure_logs
+from app.missions.mission_saga import mission_runner
+from app.observability import providers
+from app.observability.health import serve_probes
+from sagastream.tracing import process_span
 
+_SERVICE = "celery-worker"
 _starting = threading.Lock()
 
 
@@ -34,43 +45,21 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 
 def run_in_loop(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine in this process's one event loop, and wait for it."""
+    """Run a coroutine in the one event loop of this process, and wait for its result."""
     with _starting:
         loop = _loop()
     return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
 
 
 def advance(saga_id: str, step: str) -> None:
-    """Move a saga on through a step, forward or back, whichever its journal says is due."""
-    with _traced(saga_id, step):
-        run_in_loop(mission_runner().advance(saga_id, step))
-
-
-@contextmanager
-def _traced(saga_id: str, step: str) -> Iterator[None]:
-    """The span of the task that is being run, as a child of whoever sent it."""
+    """Move a saga through a step, in the direction that its journal says is due."""
     request = current_task.request if current_task else None
-    about = {"saga_id": saga_id, "step": step, "entry_id": request.id if request else ""}
-    carried = (request.headers if request else None) or {}
-    server = server_of(get_settings().redis_url)
-    again = bool(request and (request.delivery_info or {}).get("redelivered"))
-    span = spans.processing(server, TASKS, carried | about, again=again)
-    series = spans.processing_at(server, TASKS, about).series
-    started, error_type = time.perf_counter(), ""
-    metrics.consumed(series, 1)
-    try:
-        with (
-            use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False),
-            spans.belongs(saga_id=saga_id, step=step),
-        ):
-            try:
-                yield
-            except Exception as error:
-                error_type = type(error).__name__
-                spans.fail(span, error_type, str(error))
-                raise
-    finally:
-        metrics.processed(series, time.perf_counter() - started, step, error_type)
+    fields = {"saga_id": saga_id, "step": step, "entry_id": request.id if request else ""}
+    headers = (request.headers if request else None) or {}
+    redelivered = bool(request and (request.delivery_info or {}).get("redelivered"))
+    url = get_settings().redis_url
+    with process_span(url, TASK_QUEUE, fields, headers, kind=step, redelivered=redelivered):
+        run_in_loop(mission_runner().advance(saga_id, step))
 
 
 @celery_app.task(name="allocate_resources")
@@ -87,28 +76,47 @@ def plan_route(saga_id: str) -> None:
 
 @celery_app.task(name="perform_exploration")
 def perform_exploration(saga_id: str) -> None:
-    """Explore; when compensating, recall the robots."""
+    """Explore the area; when compensating, recall the robots."""
     advance(saga_id, "perform_exploration")
 
 
 @celery_app.task(name="integrate_maps")
 def integrate_maps(saga_id: str) -> None:
-    """Merge the robots' maps; when compensating, discard the merged one."""
+    """Merge the robots' maps; when compensating, discard the merged map."""
     advance(saga_id, "integrate_maps")
 
 
-STEP_TASKS = {
-    task.name: task
-    for task in (allocate_resources, plan_route, perform_exploration, integrate_maps)
-}
+@setup_logging.connect
+def _configure_worker_logs(**_: object) -> None:
+    configure_logs(get_settings(), _SERVICE)
 
 
-def watch_loop() -> None:
-    """Answer probes about this process's loop, for as long as the process."""
+@celeryd_after_setup.connect
+def _configure_worker(instance: Any, **_: object) -> None:
+    if not issubclass(instance.pool_cls, PreforkPool):
+        providers.configure(get_settings(), _SERVICE)
 
-    async def watch() -> None:
-        async with watched(get_settings(), ()):
+
+@worker_process_init.connect
+def _configure_child(**_: object) -> None:
+    providers.configure(get_settings(), _SERVICE)
+
+
+@worker_process_shutdown.connect
+@worker_shutdown.connect
+def _flush_telemetry(**_: object) -> None:
+    providers.shut_down()
+
+
+@worker_ready.connect
+def _start_probes(**_: object) -> None:
+    """Serve health probes about this process's event loop until the process ends."""
+    if not get_settings().http_port:
+        return
+
+    async def serve() -> None:
+        async with serve_probes(get_settings(), ()):
             await asyncio.Event().wait()
 
     with _starting:
-        asyncio.run_coroutine_threadsafe(watch(), _loop())
+        asyncio.run_coroutine_threadsafe(serve(), _loop())

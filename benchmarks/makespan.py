@@ -20,7 +20,8 @@ from typing import Any
 
 from app.cli.workers import Workers
 from app.config import choose_settings, get_settings
-from app.orchestrator import MissionHandle, follow, report, run_saga
+from app.missions.mission import MissionHandle, follow, run_saga
+from app.missions.reports import final_report
 from app.redis_utils import get_bus
 from sagastream.testing import EmbeddedServer
 
@@ -47,7 +48,7 @@ def _mission(area: str, robots: int, seed: int, kill_at_s: float | None) -> dict
 
                 began = time.monotonic()
                 handle: MissionHandle = await run_saga(robots, area, seed=seed)
-                ended = report(await follow(handle, note), handle.input)
+                ended = final_report(await follow(handle, note), handle.input)
                 took_s = time.monotonic() - began
                 keeping.cancel()
         return {

@@ -17,8 +17,9 @@ from pydantic_core import PydanticUndefined
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from app.cli.main import app, orchestrator_app
+from app.cli.main import app
 from app.config import ROOT, Settings
+from app.orchestrator import orchestrator_app
 from sagastream.cli.main import main as sagastream_cli
 
 PLACE = ROOT / "docs" / "reference"

@@ -27,8 +27,9 @@ import yaml
 from markdown_it import MarkdownIt
 from typer.exceptions import TyperException
 
-from app.cli.main import app, orchestrator_app
+from app.cli.main import app
 from app.config import ROOT
+from app.orchestrator import orchestrator_app
 from sagastream.cli import main as sagastream_cli
 from sagastream.testing import EmbeddedServer, bundled_binary
 

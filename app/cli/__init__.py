@@ -1,1 +1,1 @@
-"""`mission`: the commands of mission control, a module for each group of them."""
+"""The command line of mission control: the console command `mission`."""

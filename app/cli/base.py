@@ -1,4 +1,4 @@
-"""What every verb of `mission` needs: settings, exit codes, errors as one line."""
+"""Shared by all `mission` commands: options, settings, exit codes, errors as one line."""
 
 import asyncio
 import json
@@ -17,17 +17,17 @@ from pydantic import ValidationError
 
 from app.config import Settings, choose_settings, get_settings
 from app.exploration.map_files import MapError
-from app.logging_config import configure
-from app.orchestrator import BadMission, Mission, MissionTimeout
+from app.missions.mission import BadMission, Mission, MissionTimeout
+from app.observability.providers import configure
 from sagastream import SagastreamError
 
-EXIT = {"completed": 0, "compensated": 3, "stuck": 4}
-_TRACES_KEPT = 50
+EXIT_CODES = {"completed": 0, "compensated": 3, "stuck": 4}
+_MAX_TRACE_FILES = 50
 EXIT_ERROR, EXIT_USAGE, EXIT_TIMEOUT, EXIT_INTERRUPTED = 1, 2, 5, 130
 
 
 class Output(StrEnum):
-    """How results are written to standard output."""
+    """The format of results on standard output."""
 
     TEXT = "text"
     JSON = "json"
@@ -41,11 +41,14 @@ KnownPoses = Annotated[
     bool,
     typer.Option(
         "--known-poses/--unknown-poses",
-        help="Whether robots know where they are, or each finds out in a map of its own.",
+        help="Whether robots know their poses, or each localises itself in its own map.",
     ),
 ]
 Format = Annotated[
-    Output, typer.Option("--output", "-o", help="text, json, or jsonl: a line an item.")
+    Output, typer.Option("--output", "-o", help="text, json, or jsonl: one line per item.")
+]
+Timeout = Annotated[
+    float | None, typer.Option(help="Seconds after which the mission is undone.", min=0.001)
 ]
 
 app = typer.Typer(
@@ -57,9 +60,11 @@ app = typer.Typer(
 
 
 def settings_of_command(*, embedded: bool = False) -> Settings:
-    """The settings; a variable that is not what it must be ends the command.
+    """Return the settings, and set up logs and telemetry; an invalid variable ends the command.
 
-    With a server of its own (`embedded`, and none is named) spans are kept in a file, too.
+    Args:
+        embedded: Whether the command starts a server if REDIS_URL is not set. It then also
+            writes spans to a new file in TRACE_DIR, unless TRACE_FILE is set.
     """
     try:
         settings = get_settings()
@@ -73,24 +78,29 @@ def settings_of_command(*, embedded: bool = False) -> Settings:
     return settings
 
 
-def _new_trace_file(place: Path) -> Path:
-    """A name for this run's spans; of those before it, the newest are kept."""
-    for path in sorted(place.glob("*.jsonl"), reverse=True)[_TRACES_KEPT - 1 :]:
+def _new_trace_file(folder: Path) -> Path:
+    """Return the trace file of this run; delete all but the newest of earlier runs."""
+    for path in sorted(folder.glob("*.jsonl"), reverse=True)[_MAX_TRACE_FILES - 1 :]:
         path.unlink(missing_ok=True)
-    return place / f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.jsonl"
+    return folder / f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.jsonl"
 
 
-def guarded(coroutine: Coroutine[Any, Any, Any], interrupted: str) -> Any:
-    """Run a coroutine; SIGTERM and Ctrl-C cancel it, errors become one line and a code."""
+def run_or_exit(coroutine: Coroutine[Any, Any, Any], interrupted: str) -> Any:
+    """Run a coroutine and return its result; on an error print one line and exit with its code.
 
-    async def watched() -> Any:
+    Args:
+        coroutine: What to run; SIGTERM and Ctrl-C cancel it.
+        interrupted: The line to print if it was cancelled.
+    """
+
+    async def cancellable() -> Any:
         task = asyncio.current_task()
         assert task is not None
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         return await coroutine
 
     try:
-        return asyncio.run(watched())
+        return asyncio.run(cancellable())
     except (KeyboardInterrupt, asyncio.CancelledError):
         leave(EXIT_INTERRUPTED, interrupted)
     except MissionTimeout as error:
@@ -99,8 +109,8 @@ def guarded(coroutine: Coroutine[Any, Any, Any], interrupted: str) -> Any:
         leave(EXIT_ERROR, str(error))
 
 
-def refuse_bad(mission: Mission) -> None:
-    """End the command if what is asked for cannot be a mission."""
+def refuse_invalid(mission: Mission) -> None:
+    """End the command with a usage error if the mission's parameters are invalid."""
     try:
         mission.check()
     except (BadMission, MapError) as error:
@@ -108,63 +118,68 @@ def refuse_bad(mission: Mission) -> None:
 
 
 def leave(code: int, message: str) -> NoReturn:
-    """End with a message and an exit code."""
+    """Print a message to stderr and exit with a code."""
     print(f"mission: {message}", file=sys.stderr)
     sys.exit(code)
 
 
-def as_json(result: Any, output: Output) -> bool:
-    """Print a result as JSON if that is asked for; whether it was. A list is a line an item."""
+def print_json(result: Any, output: Output) -> bool:
+    """Print a result as JSON unless the output is text; return whether it was printed.
+
+    With jsonl, each item of a list is one line.
+    """
     if output is Output.TEXT:
         return False
-    one_by_one = output is Output.JSONL and isinstance(result, list)
-    for item in result if one_by_one else [result]:
+    per_item = output is Output.JSONL and isinstance(result, list)
+    for item in result if per_item else [result]:
         print(json.dumps(item), flush=True)
     return True
 
 
-def teller(
+def stage_printer(
     output: Output, show: Callable[[dict[str, Any]], None]
 ) -> Callable[[dict[str, Any]], None]:
-    """What takes the stages of a mission: `show`, and with jsonl a line for each, too."""
+    """Return a callback that shows each stage of a mission and, with jsonl, prints it as a line."""
 
-    def tell(stage: dict[str, Any]) -> None:
+    def on_stage(stage: dict[str, Any]) -> None:
         if output is Output.JSONL:
-            as_json(stage, output)
+            print_json(stage, output)
         show(stage)
 
-    return tell
+    return on_stage
 
 
-def finish(ended: dict[str, Any], output: Output) -> NoReturn:
-    """Print how a mission ended, and end with the code that says so."""
-    if not as_json(ended, output):
-        _print_text(ended)
-    sys.exit(EXIT[ended["status"]])
+def exit_with_report(report: dict[str, Any], output: Output) -> NoReturn:
+    """Print the report of an report mission and exit with the code of its status."""
+    if not print_json(report, output):
+        _print_text(report)
+    sys.exit(EXIT_CODES[report["status"]])
 
 
-def _print_text(ended: dict[str, Any]) -> None:
-    lines = [f"mission {ended['saga_id']} {ended['status']} in {ended['duration_s']:.1f} s"]
-    if ended["status"] == "completed":
-        figures = f"coverage {_percent(ended['coverage'])}, accuracy {_percent(ended['accuracy'])}"
-        if ended["partial"]:
-            figures += "; partial: some maps stayed apart"
+def _print_text(report: dict[str, Any]) -> None:
+    lines = [f"mission {report['saga_id']} {report['status']} in {report['duration_s']:.1f} s"]
+    if report["status"] == "completed":
+        figures = (
+            f"coverage {_percent(report['coverage'])}, accuracy {_percent(report['accuracy'])}"
+        )
+        if report["partial"]:
+            figures += "; partial: some maps could not be merged"
         lines += [
-            f"  {ended['area']}, {ended['robots']} robots: {figures}",
-            f"  map      {ended['artifacts']['map_yaml']}",
-            f"  picture  {ended['artifacts']['picture']}",
+            f"  {report['area']}, {report['robots']} robots: {figures}",
+            f"  map      {report['artifacts']['map_yaml']}",
+            f"  picture  {report['artifacts']['picture']}",
         ]
     else:
-        failed = next((s["name"] for s in ended["steps"] if s["status"] == "failed"), "a step")
-        error = ended.get("error", {})
+        failed = next((s["name"] for s in report["steps"] if s["status"] == "failed"), "a step")
+        error = report.get("error", {})
         lines.append(f"  {failed} failed: {error.get('error_type')}: {error.get('message')}")
-        undone = [s["name"] for s in ended["steps"] if s["status"] == "compensated"]
-        lines.append(f"  undone: {', '.join(reversed(undone)) or 'nothing was done'}")
-    see = f"; see: mission trace {ended['saga_id']}" if get_settings().trace_file else ""
-    lines.append(f"  trace    {ended['trace_id']}{see}")
+        undone = [s["name"] for s in report["steps"] if s["status"] == "compensated"]
+        lines.append(f"  undone: {', '.join(reversed(undone)) or 'nothing'}")
+    see = f"; see: mission trace {report['saga_id']}" if get_settings().trace_file else ""
+    lines.append(f"  trace    {report['trace_id']}{see}")
     print("\n".join(lines))
 
 
 def _percent(share: float) -> str:
-    """Rounded down: what is not all is not 100 %."""
+    """Format a share, rounded down, so that only a full share is 100 %."""
     return f"{math.floor(share * 1000) / 10} %"

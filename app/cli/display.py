@@ -1,4 +1,4 @@
-"""What a person sees while a mission runs: a line a step and a line a robot."""
+"""Shows a running mission: one line per step, one line per robot, and the map."""
 
 import sys
 import time
@@ -9,17 +9,17 @@ from rich.live import Live
 from rich.table import Table
 
 from app.cli.terminal_map import draw_map
+from app.event_types import EXPLORATION_PERFORM, FORWARD_STEPS, step_of
 from app.exploration.grid import GridFrame
 from app.missions.frames import Frame
-from app.missions.steps import STEPS, UNDO
 
-_LEAST_MAP = 5  # lines
-_WORDS = {"start": "running", "progress": "running"}
+_MIN_MAP_LINES = 5
+_STATES = {"start": "running", "progress": "running"}
 _COLOURS = {"running": "yellow", "completed": "green", "failed": "red", "cancelled": "red"}
 
 
 class MissionDisplay:
-    """Draws stages: live on a terminal, else a plain line for each change, to stderr."""
+    """Shows stages on stderr: live on a terminal, else one line per change of state."""
 
     def __init__(self) -> None:
         self._console = Console(file=sys.stderr)
@@ -41,25 +41,24 @@ class MissionDisplay:
             self._live.stop()
 
     def show(self, stage: dict[str, Any]) -> None:
-        """Take one stage of a step."""
+        """Show one stage of a step."""
         event_type, status, payload = stage["event_type"], stage["status"], stage["payload"]
-        direction = "undo" if event_type in UNDO else "forward"
-        step = STEPS.get(event_type) or UNDO.get(event_type) or event_type
-        word = _WORDS.get(status, status)
+        step, direction = step_of(event_type) or (event_type, "forward")
+        state = _STATES.get(status, status)
         before = self._rows.get((step, direction), ("", ""))[0]
-        self._rows[(step, direction)] = (word, _detail(status, payload))
-        if event_type == "exploration:perform":
+        self._rows[(step, direction)] = (state, _detail(status, payload))
+        if event_type == EXPLORATION_PERFORM:
             self._robots |= payload.get("robots", {}) if status == "progress" else {}
-        if not self._console.is_terminal and word != before:
+        if not self._console.is_terminal and state != before:
             detail = _detail(status, payload)
             label = f"undo {step}" if direction == "undo" else step
             print(
-                f"{self._age():6.1f}s  {label}: {word}{' ' + detail if detail else ''}",
+                f"{self._age():6.1f}s  {label}: {state}{' ' + detail if detail else ''}",
                 file=sys.stderr,
             )
 
     def show_map(self, frame: Frame, grid: GridFrame) -> None:
-        """Take what the mission looks like now; drawn on a terminal only."""
+        """Show the current frame of the mission; only terminals draw it."""
         self._map = (frame, grid)
 
     def _age(self) -> float:
@@ -67,12 +66,12 @@ class MissionDisplay:
 
     def _draw(self) -> Group:
         steps = Table.grid(padding=(0, 2))
-        for name in STEPS.values():
-            word, detail = self._rows.get((name, "forward"), ("-", ""))
-            steps.add_row(name, f"[{_COLOURS.get(word, 'dim')}]{word}[/]", detail)
-        for (name, direction), (word, detail) in self._rows.items():
+        for name in FORWARD_STEPS.values():
+            state, detail = self._rows.get((name, "forward"), ("-", ""))
+            steps.add_row(name, f"[{_COLOURS.get(state, 'dim')}]{state}[/]", detail)
+        for (name, direction), (state, detail) in self._rows.items():
             if direction == "undo":
-                steps.add_row(f"undo {name}", f"[{_COLOURS.get(word, 'dim')}]{word}[/]", detail)
+                steps.add_row(f"undo {name}", f"[{_COLOURS.get(state, 'dim')}]{state}[/]", detail)
         robots = Table.grid(padding=(0, 2))
         for name, robot in sorted(self._robots.items()):
             x, y, _ = robot["pose"]
@@ -82,7 +81,7 @@ class MissionDisplay:
         parts: list[RenderableType] = [f"[bold]mission[/] {self._age():.0f} s", steps, robots]
         if self._map:
             size = self._console.size
-            height = max(_LEAST_MAP, size.height - steps.row_count - robots.row_count - 3)
+            height = max(_MIN_MAP_LINES, size.height - steps.row_count - robots.row_count - 3)
             parts.append(draw_map(*self._map, width=size.width - 1, height=height))
         return Group(*parts)
 

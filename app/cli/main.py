@@ -1,4 +1,4 @@
-"""`mission`: run a mission from the terminal, or the workers that missions need."""
+"""The console command `mission`: runs a mission or the workers that missions need."""
 
 import asyncio
 import re
@@ -13,43 +13,39 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli import missions, trace  # noqa: F401 - their commands
+from app.cli import diagnose, mission_commands  # noqa: F401 - registers their commands
 from app.cli.base import (
     EXIT_USAGE,
-    Area,
     Format,
     KnownPoses,
     Output,
     Robots,
     Seed,
+    Timeout,
     app,
-    finish,
-    guarded,
+    exit_with_report,
     leave,
-    refuse_bad,
+    refuse_invalid,
+    run_or_exit,
     settings_of_command,
-    teller,
+    stage_printer,
 )
 from app.cli.display import MissionDisplay
-from app.cli.replay import drawn
-from app.cli.serve import page_of
-from app.cli.workers import KINDS, Workers, absent
+from app.cli.replay import show_live_map
+from app.cli.serve import serve_page
+from app.cli.workers import KINDS, Workers, missing_kinds
 from app.config import choose_settings, get_settings
 from app.exploration.map_files import MapError, load_map, save_map
+from app.missions.mission import Mission, follow_or_cancel, run_saga
+from app.missions.reports import final_report
 from app.observability import providers
-from app.orchestrator import Mission, report, run_saga, see_through
 from app.redis_utils import get_bus
 from sagastream import SagastreamError
 from sagastream.testing import EmbeddedServer
 
-__all__ = ["app", "main", "orchestrate"]
+__all__ = ["INTERRUPTED", "app", "main", "run_mission"]
 
-orchestrator_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-_UNDONE = "interrupted; what the mission had done is undone"
-
-Timeout = Annotated[
-    float | None, typer.Option(help="Seconds after which the mission is undone.", min=0.001)
-]
+INTERRUPTED = "interrupted; the mission's steps were undone"
 
 
 @app.command()
@@ -57,23 +53,23 @@ def run(
     *,
     area: Annotated[str | None, typer.Option(help="The name of a map in MAP_DIR.")] = None,
     map: Annotated[  # noqa: A002 - the option's name
-        Path | None, typer.Option(help="A map file (yaml) anywhere; not with --area.")
+        Path | None, typer.Option(help="The path of a map file (yaml); excludes --area.")
     ] = None,
     robots: Robots = 2,
     seed: Seed = 0,
     known_poses: KnownPoses = True,
-    out: Annotated[Path | None, typer.Option(help="Where results go.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for results; default: OUT_DIR.")] = None,
     timeout: Timeout = None,
-    attach: Annotated[bool, typer.Option(help="Use workers that already run.")] = False,
+    attach: Annotated[bool, typer.Option(help="Use running workers; start none.")] = False,
     page: Annotated[
         bool | None,
-        typer.Option(help="Serve the mission's page while it runs; on a terminal, unless told."),
+        typer.Option(help="Serve the mission's page while it runs; default: only on a terminal."),
     ] = None,
     output: Format = Output.TEXT,
 ) -> None:
-    """Run one mission: start what it needs, watch it, and stop it all at the end.
+    """Run one mission: start the workers it needs, follow it, and stop them at its end.
 
-    With REDIS_URL set it uses that server, otherwise one of its own. Exit codes: 0
+    It uses the server at REDIS_URL; if that is not set, it starts a server. Exit codes: 0
     completed, 1 error, 2 usage, 3 failed and compensated, 4 compensation stuck,
     5 timeout, 130 interrupted.
 
@@ -83,7 +79,10 @@ def run(
     if area and map:
         leave(EXIT_USAGE, "--area and --map: give one of them")
     if attach and (map or out):
-        leave(EXIT_USAGE, "--attach uses the workers' own MAP_DIR and OUT_DIR: give --area alone")
+        leave(
+            EXIT_USAGE,
+            "--attach uses the MAP_DIR and OUT_DIR of the running workers: give --area only",
+        )
     shared = attach or "redis_url" in given.model_fields_set
     with ExitStack() as stack:
         if out:
@@ -91,45 +90,28 @@ def run(
         if map:
             area = _use_map(map, stack)
         mission = Mission(area or "office", robots, seed, known_poses)
-        refuse_bad(mission)
+        refuse_invalid(mission)
         if not shared:
             choose_settings(redis_url=stack.enter_context(EmbeddedServer()).url)
         kinds = None if attach else KINDS
-        running = _run(
+        running = run_mission(
             *(mission, timeout, kinds, output),
             shared=shared,
-            own_folders=bool(map or out),
+            other_folders=bool(map or out),
             page=sys.stderr.isatty() if page is None else page,
         )
-        finish(guarded(running, _UNDONE), output)
-
-
-@orchestrator_app.command()
-def orchestrate_command(
-    *,
-    area: Area,
-    robots: Robots = 2,
-    seed: Seed = 0,
-    known_poses: KnownPoses = True,
-    timeout: Timeout = None,
-    output: Format = Output.TEXT,
-) -> None:
-    """Run one mission on workers that already run."""
-    settings_of_command()
-    mission = Mission(area, robots, seed, known_poses)
-    refuse_bad(mission)
-    finish(guarded(_run(mission, timeout, None, output, shared=True), _UNDONE), output)
+        exit_with_report(run_or_exit(running, INTERRUPTED), output)
 
 
 @app.command()
 def workers() -> None:
-    """Run what missions need beside a server, until Ctrl-C: Celery, listeners, robots.
+    """Run the workers of missions until Ctrl-C: Celery, command listeners, robots.
 
-    What dies is started again. Example: REDIS_URL=redis://127.0.0.1:6379/0 mission workers
+    Processes that end are restarted. Example: REDIS_URL=redis://127.0.0.1:6379/0 mission workers
     """
     settings = settings_of_command()
 
-    async def keep() -> None:
+    async def supervise() -> None:
         async with get_bus() as bus:
             await bus.ping()
             with Workers(settings) as running:
@@ -137,45 +119,56 @@ def workers() -> None:
                 print(f"ready at {bus.address}; Ctrl-C stops them", flush=True)
                 await running.keep()
 
-    guarded(keep(), "stopped")
-
-
-def orchestrate() -> None:
-    """Entry point of `python -m app.orchestrator`."""
-    orchestrator_app()
+    run_or_exit(supervise(), "stopped")
 
 
 def main() -> None:
-    """Entry point of `mission`."""
+    """Run the console command `mission`."""
     app()
 
 
-async def _run(
+async def run_mission(
     mission: Mission,
     timeout: float | None,
     kinds: Collection[str] | None,
     output: Output,
     *,
     shared: bool,
-    own_folders: bool = False,
+    other_folders: bool = False,
     page: bool = False,
 ) -> dict[str, Any]:
+    """Run one mission to its end and return its final report.
+
+    Args:
+        mission: The mission.
+        timeout: Seconds after which it is undone; None for no limit.
+        kinds: The kinds of workers to start; None to use running workers.
+        output: The format of stages on standard output.
+        shared: Whether other processes may use the server: only missing workers are started.
+        other_folders: Whether MAP_DIR or OUT_DIR was overridden for this mission.
+        page: Whether to serve the mission's page.
+
+    Raises:
+        MissionTimeout: It took too long and has been undone.
+        SagastreamError: It could not be started.
+    """
     settings = get_settings()
     async with get_bus() as bus:
         await bus.ping()
         with ExitStack() as stack:
             if kinds:
-                kinds = await absent(settings) if shared else kinds
-                if own_folders and kinds != KINDS:
+                kinds = await missing_kinds(settings) if shared else kinds
+                if other_folders and kinds != KINDS:
                     raise SagastreamError(
-                        f"workers run on {bus.address} already, with a MAP_DIR and OUT_DIR of "
-                        "their own: use --attach and --area, or another server"
+                        f"workers with another MAP_DIR and OUT_DIR already run on {bus.address}: "
+                        "use --attach and --area, or another server"
                     )
                 running = stack.enter_context(Workers(settings, kinds))
-                # While they stop, not after: a collector that is down is waited for once.
+                # Flush while the workers stop, not after: an unresponsive collector delays only once.
                 stack.callback(threading.Thread(target=providers.shut_down).start)
-                # A slow import, which starting the mission needs: while they get ready.
-                await asyncio.gather(running.ready(), asyncio.to_thread(import_module, "app.tasks"))
+                # A slow import that starting the mission needs: done while the workers start.
+                importing = asyncio.to_thread(import_module, "app.celery_app")
+                await asyncio.gather(running.ready(), importing)
                 keeping = asyncio.create_task(running.keep())
                 stack.callback(keeping.cancel)
             display = stack.enter_context(MissionDisplay())
@@ -186,14 +179,16 @@ async def _run(
                 known_poses=mission.known_poses,
             )
             if page:
-                stack.enter_context(page_of(handle.saga_id, settings))
-            async with drawn(display, handle.saga_id):
-                outcome = await see_through(handle, teller(output, display.show), timeout=timeout)
-    return report(outcome, handle.input)
+                stack.enter_context(serve_page(handle.saga_id, settings))
+            async with show_live_map(display, handle.saga_id):
+                outcome = await follow_or_cancel(
+                    handle, stage_printer(output, display.show), timeout=timeout
+                )
+    return final_report(outcome, handle.input)
 
 
 def _use_map(path: Path, stack: ExitStack) -> str:
-    """Make a map file the mission's; returns the name by which messages call it."""
+    """Point MAP_DIR at a map file; return the area name that refers to it in messages."""
     try:
         floor = load_map(path)
     except MapError as error:
@@ -202,7 +197,7 @@ def _use_map(path: Path, stack: ExitStack) -> str:
     if area == path.stem:
         choose_settings(map_dir=path.resolve().parent)
     else:
-        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mission-map-")))
-        save_map(place / f"{area}.yaml", floor.grid, floor.frame)
-        choose_settings(map_dir=place)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mission-map-")))
+        save_map(folder / f"{area}.yaml", floor.grid, floor.frame)
+        choose_settings(map_dir=folder)
     return area

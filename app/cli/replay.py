@@ -1,4 +1,4 @@
-"""`mission replay`, and the map that watching verbs draw: missions seen from their recordings alone."""
+"""`mission replay`, and the live map of other commands: both read a mission's recording alone."""
 
 import asyncio
 import sys
@@ -15,18 +15,17 @@ from app.cli.base import (
     Format,
     Output,
     app,
-    as_json,
-    guarded,
     leave,
+    print_json,
+    run_or_exit,
     settings_of_command,
 )
 from app.cli.display import MissionDisplay
 from app.cli.terminal_map import draw_map
-from app.missions.recording import Shown, frames
+from app.missions.recording import RecordedFrame, read_frames
 from app.redis_utils import get_bus
-from sagastream._redis.retrying import end_tasks
 
-_LONGEST_WAIT_S = 1.0
+_MAX_WAIT_S = 1.0
 
 
 @app.command()
@@ -34,39 +33,39 @@ def replay(
     saga_id: Annotated[str, typer.Argument(help="The mission, as `mission list` names it.")],
     *,
     speed: Annotated[
-        float, typer.Option(help="Simulated seconds in a second.", min=0.1, max=1000)
+        float, typer.Option(help="Simulated seconds per second.", min=0.1, max=1000)
     ] = 60.0,
     output: Format = Output.TEXT,
 ) -> None:
-    """Show again how a mission went, from what is recorded of it; what is no terminal gets its end.
+    """Replay a mission from its recording. Without a terminal, print its last frame only.
 
     Example: mission replay 3f2b6f6c-6a5d-4d57-9a3e-0d1f2a9c1b11 --speed 100
     """
     settings_of_command()
     console = Console()
 
-    async def play() -> list[Shown]:
+    async def play() -> list[RecordedFrame]:
         async with get_bus():
-            shown = [seen async for seen in frames(saga_id)]
-        if shown and console.is_terminal and output is Output.TEXT:
-            await _play(shown, speed, console)
-        return shown
+            recorded = [each async for each in read_frames(saga_id)]
+        if recorded and console.is_terminal and output is Output.TEXT:
+            await _play(recorded, speed, console)
+        return recorded
 
-    shown = guarded(play(), "stopped")
-    if not shown:
-        leave(EXIT_ERROR, f"nothing is recorded of mission {saga_id}; see: mission list")
-    if not as_json([_row(seen) for seen in shown], output):
-        _, last, grid = shown[-1]
+    recorded = run_or_exit(play(), "stopped")
+    if not recorded:
+        leave(EXIT_ERROR, f"mission {saga_id} has no recording; see: mission list")
+    if not print_json([_as_dict(each) for each in recorded], output):
+        _, last, grid = recorded[-1]
         if not console.is_terminal:
             print(draw_map(last, grid, width=100, height=50))
         print(f"{last.simulated_s:.0f} s simulated, {last.fraction:.0%} of the area known")
 
 
-async def _play(shown: list[Shown], speed: float, console: Console) -> None:
+async def _play(recorded: list[RecordedFrame], speed: float, console: Console) -> None:
     with Live(console=console, auto_refresh=False) as live:
-        before_s = shown[0][1].simulated_s
-        for _, frame, grid in shown:
-            await asyncio.sleep(min((frame.simulated_s - before_s) / speed, _LONGEST_WAIT_S))
+        before_s = recorded[0][1].simulated_s
+        for _, frame, grid in recorded:
+            await asyncio.sleep(min((frame.simulated_s - before_s) / speed, _MAX_WAIT_S))
             before_s = frame.simulated_s
             size = console.size
             live.update(
@@ -74,8 +73,8 @@ async def _play(shown: list[Shown], speed: float, console: Console) -> None:
             )
 
 
-def _row(seen: Shown) -> dict[str, Any]:
-    entry_id, frame, _ = seen
+def _as_dict(each: RecordedFrame) -> dict[str, Any]:
+    entry_id, frame, _ = each
     robots = [
         {
             "name": robot.name,
@@ -95,15 +94,19 @@ def _row(seen: Shown) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def drawn(display: MissionDisplay, saga_id: str) -> AsyncIterator[None]:
-    """Have a display draw a mission's map as it grows, where there is a terminal."""
+async def show_live_map(display: MissionDisplay, saga_id: str) -> AsyncIterator[None]:
+    """Show a mission's map on a display while the context is open, if stderr is a terminal."""
 
     async def show() -> None:
-        async for _, frame, grid in frames(saga_id, follow=True):
+        async for _, frame, grid in read_frames(saga_id, follow=True):
             display.show_map(frame, grid)
 
-    showing = [asyncio.create_task(show())] if sys.stderr.isatty() else []
+    if not sys.stderr.isatty():
+        yield
+        return
+    showing = asyncio.create_task(show())
     try:
         yield
     finally:
-        await end_tasks(*showing)
+        showing.cancel()
+        await asyncio.wait([showing])

@@ -1,4 +1,4 @@
-"""`mission serve`: the pages and the API, beside workers that run; `mission run` has them, too."""
+"""`mission serve`: the web server with pages and API; `mission run` can start one for its mission."""
 
 import asyncio
 import ipaddress
@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli.base import EXIT_ERROR, EXIT_USAGE, app, guarded, leave, settings_of_command
+from app.cli.base import EXIT_ERROR, EXIT_USAGE, app, leave, run_or_exit, settings_of_command
 from app.config import ROOT, Settings, choose_settings
 from app.redis_utils import get_bus
 from sagastream.testing import die_with_parent
@@ -20,14 +20,14 @@ from sagastream.testing import die_with_parent
 @app.command()
 def serve(
     *,
-    host: Annotated[str | None, typer.Option(help="WEB_HOST otherwise.")] = None,
-    port: Annotated[int | None, typer.Option(help="WEB_PORT otherwise.")] = None,
+    host: Annotated[str | None, typer.Option(help="Default: WEB_HOST.")] = None,
+    port: Annotated[int | None, typer.Option(help="Default: WEB_PORT.")] = None,
 ) -> None:
-    """Serve missions over HTTP, until Ctrl-C; beyond this machine only with WEB_TOKEN.
+    """Serve pages and HTTP API until Ctrl-C; other machines can connect only if WEB_TOKEN is set.
 
     Example: REDIS_URL=redis://127.0.0.1:6379/0 mission serve --port 8080
     """
-    # Heavy imports, which no other verb needs.
+    # Imported here: slow imports that no other command needs.
     import uvicorn  # noqa: PLC0415
 
     from app.web.api import make_app  # noqa: PLC0415
@@ -39,7 +39,8 @@ def serve(
     )
     if not settings.web_token and not _is_loopback(settings.web_host):
         leave(
-            EXIT_USAGE, f"WEB_TOKEN: set one to serve on {settings.web_host}, beyond this machine"
+            EXIT_USAGE,
+            f"WEB_TOKEN: required to serve on {settings.web_host}, which other machines can reach",
         )
     config = uvicorn.Config(
         make_app(settings),
@@ -58,7 +59,7 @@ def serve(
             f"WEB_HOST, WEB_PORT: cannot listen on {settings.web_host} port {settings.web_port}: {error.strerror}",
         )
 
-    async def answer() -> None:
+    async def serve_until_stopped() -> None:
         await get_bus().ping()
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listening]))
@@ -68,24 +69,24 @@ def serve(
         try:
             await asyncio.shield(serving)
         except asyncio.CancelledError:
-            server.should_exit = True  # it ends what it is at, and answers nobody new
+            server.should_exit = True  # finishes running requests, accepts no new ones
             await serving
             raise
 
-    guarded(answer(), "stopped")
+    run_or_exit(serve_until_stopped(), "stopped")
 
 
 @contextmanager
-def page_of(saga_id: str, settings: Settings) -> Iterator[None]:
-    """Serve the pages on a free port for as long as a mission is watched, and say where."""
+def serve_page(saga_id: str, settings: Settings) -> Iterator[None]:
+    """Serve the pages on a free port while the context is open; print the mission's URL."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    own = {"WEB_HOST": "127.0.0.1", "WEB_PORT": str(port), "WEB_TOKEN": ""}
+    overrides = {"WEB_HOST": "127.0.0.1", "WEB_PORT": str(port), "WEB_TOKEN": ""}
     server = subprocess.Popen(
         [sys.executable, "-m", "app.cli", "serve"],
         cwd=ROOT,
-        env=settings.environment() | own,
+        env=settings.environment() | overrides,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

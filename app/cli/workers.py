@@ -1,4 +1,4 @@
-"""The processes of a mission on one machine: started, watched, and stopped together.
+"""Supervises the worker processes of missions on one machine: Celery, listeners, robots.
 
 They die with the process that started them, however it ends.
 """
@@ -18,29 +18,30 @@ from app.config import ROOT, Settings
 from app.redis_utils import get_bus
 from app.robots import fleet
 from sagastream import SagastreamError
+from sagastream.status import stream_status
 from sagastream.testing import die_with_parent
 
 KINDS = frozenset({"celery", "listener", "robots"})
-# Where kombu's Redis transport keeps who listens for Celery's remote control.
+# The key where kombu's Redis transport lists the listeners of Celery's remote control.
 _MAILBOX = "_kombu.binding.celery.pidbox"
-_READY_S = 120.0
-_STOP_S = 10.0
-_LOOK_S = 0.25
-_AGAIN_S = 3.0
+_READY_TIMEOUT_S = 120.0
+_STOP_TIMEOUT_S = 10.0
+_CHECK_INTERVAL_S = 0.25
+_RESTART_INTERVAL_S = 3.0
 
 logger = logging.getLogger(__name__)
 
 
 class WorkersFailed(SagastreamError):
-    """A worker process ended or did not get ready; with its last words."""
+    """A worker process ended or was not ready in time; the message has its last output."""
 
 
-async def absent(settings: Settings) -> set[str]:
-    """Which kinds of workers do not run on this server yet."""
+async def missing_kinds(settings: Settings) -> set[str]:
+    """Return the kinds of workers that do not run on this server yet."""
     kinds = set()
     if not await _celery_answers():
         kinds.add("celery")
-    if await _unheard(settings):
+    if await _unread_streams(settings):
         kinds.add("listener")
     if not any(robot.present for robot in await fleet.robots()):
         kinds.add("robots")
@@ -48,38 +49,30 @@ async def absent(settings: Settings) -> set[str]:
 
 
 async def _celery_answers() -> bool:
-    """Whether a Celery worker runs: one that is there binds its mailbox, also if it is gone since."""
+    """Return whether a Celery worker runs: its mailbox exists, and it answers a ping.
+
+    A worker that has died leaves its mailbox behind.
+    """
     bus = get_bus()
     if not await bus.command("EXISTS", bus.key(_MAILBOX)):
         return False
-    from app.celery_app import celery_app  # noqa: PLC0415 - a slow import, mostly not needed
+    from app.celery_app import count_workers  # noqa: PLC0415 - slow to import, rarely needed
 
-    # Who asks all workers waits for as long as is said, whoever answers.
-    return bool(await asyncio.to_thread(celery_app.control.ping, timeout=1.0))
+    return bool(await asyncio.to_thread(count_workers, 1.0))
 
 
-async def _unheard(settings: Settings) -> list[str]:
-    """The mission's command streams that no live listener reads."""
-    bus = get_bus()
-    streams = (
-        settings.resources_stream,
-        settings.routing_stream,
-        settings.exploration_stream,
-        settings.map_stream,
-    )
-    return [
-        stream
-        for stream in streams
-        if not await bus.command("EXISTS", bus.key(f"listeners:{stream}"))
-    ]
+async def _unread_streams(settings: Settings) -> list[str]:
+    """Return the command streams of mission steps that no live listener reads."""
+    statuses = [await stream_status(get_bus(), stream) for stream in settings.step_streams]
+    return [status.stream for status in statuses if not status.event_types]
 
 
 class Workers:
-    """Celery worker, command listener and robots as child processes, for as long as the context.
+    """Runs Celery worker, command listeners and robots as child processes within a context.
 
     Args:
-        settings: What the children get.
-        kinds: Which of them to start.
+        settings: The settings of the children.
+        kinds: The kinds of workers to start.
     """
 
     def __init__(self, settings: Settings, kinds: Collection[str] = KINDS) -> None:
@@ -119,52 +112,52 @@ class Workers:
 
     @property
     def pids(self) -> dict[str, int]:
-        """The process ids of the children, by name."""
+        """Process ids of the children, by name."""
         return {name: child.pid for name, child in self._children.items()}
 
     async def ready(self) -> None:
-        """Wait until every command can be handled and every robot is there.
+        """Wait until listeners read every command stream and every robot is present.
 
         Raises:
-            WorkersFailed: A process ended, or not all were ready in time.
+            WorkersFailed: A process ended, or the workers were not ready in time.
         """
         loop = asyncio.get_running_loop()
-        give_up = loop.time() + _READY_S
+        deadline = loop.time() + _READY_TIMEOUT_S
         while missing := await self._not_ready():
             for name, child in self._children.items():
                 if child.poll() is not None:
                     raise WorkersFailed(
-                        f"{name} ended with {child.returncode}: {self._words(name)}"
+                        f"{name} ended with {child.returncode}: {self._last_output(name)}"
                     )
-            if loop.time() > give_up:
-                raise WorkersFailed(f"not ready after {_READY_S:g} s: {', '.join(missing)}")
+            if loop.time() > deadline:
+                raise WorkersFailed(f"not ready after {_READY_TIMEOUT_S:g} s: {', '.join(missing)}")
             await asyncio.sleep(0.05)
 
     async def keep(self) -> None:
-        """Start again whatever dies, until cancelled."""
+        """Restart processes that end, until cancelled."""
         started = dict.fromkeys(self._children, 0.0)
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_CHECK_INTERVAL_S)
             for name, child in self._children.items():
-                if child.poll() is not None and loop.time() - started[name] > _AGAIN_S:
+                if child.poll() is not None and loop.time() - started[name] > _RESTART_INTERVAL_S:
                     logger.warning(
-                        "%s ended with %s and is started again: %s",
+                        "%s ended with %s, restarting it: %s",
                         name,
                         child.returncode,
-                        self._words(name)[-500:],
+                        self._last_output(name)[-500:],
                     )
                     started[name] = loop.time()
                     self._spawn(name, self._arguments[name])
 
     def stop(self) -> None:
-        """Stop all, in good order first; safe to call twice."""
+        """Stop all children: SIGTERM first, SIGKILL after a timeout. Safe to call twice."""
         for child in self._children.values():
             if child.poll() is None:
                 child.send_signal(signal.SIGTERM)
         for child in self._children.values():
             try:
-                child.wait(_STOP_S)
+                child.wait(_STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
@@ -175,11 +168,11 @@ class Workers:
             self._logs.rmdir()
 
     async def _not_ready(self) -> list[str]:
-        waited_for = [f"a handler of {stream}" for stream in await _unheard(self._settings)]
+        missing = [f"a listener of {stream}" for stream in await _unread_streams(self._settings)]
         present = sum(robot.present for robot in await fleet.robots())
         if "robots" in self._kinds and present < self._settings.fleet_size:
-            waited_for.append(f"{self._settings.fleet_size - present} robots")
-        return waited_for
+            missing.append(f"{self._settings.fleet_size - present} robots")
+        return missing
 
     def _spawn(self, name: str, arguments: Sequence[str]) -> None:
         self._arguments[name] = arguments
@@ -196,12 +189,12 @@ class Workers:
             )
 
     def _environment(self, name: str) -> dict[str, str]:
-        """The settings of a child; probes are answered on consecutive ports."""
-        env, first = self._settings.environment(), self._settings.http_port
-        port = first + list(self._arguments).index(name) if first else 0
+        """Return the environment of a child; children serve probes on consecutive ports."""
+        env, first_port = self._settings.environment(), self._settings.http_port
+        port = first_port + list(self._arguments).index(name) if first_port else 0
         return env | {"HTTP_PORT": str(port)}
 
-    def _words(self, name: str) -> str:
+    def _last_output(self, name: str) -> str:
         return (self._logs / f"{name}.log").read_text(errors="replace")[-2000:]
 
 

@@ -1,1 +1,1 @@
-"""Handlers of the mission's commands."""
+"""Handlers of the application's commands."""

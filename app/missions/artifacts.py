@@ -1,4 +1,4 @@
-"""What a mission leaves on disk: one folder a mission, complete or not there."""
+"""The result files of missions: one folder per mission, which appears complete or not at all."""
 
 import json
 import os
@@ -14,22 +14,22 @@ from app.exploration.map_files import save_map
 from app.missions.picture import draw, save_picture
 from sagastream import InvalidMessage
 
-_MISSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_MISSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
-def folder(out_dir: Path, mission: str) -> Path:
-    """Where a mission's results are.
+def folder_of(out_dir: Path, mission: str) -> Path:
+    """Return the folder of a mission's results.
 
     Raises:
-        InvalidMessage: The mission's id is no name of a folder.
+        InvalidMessage: The mission's id cannot be the name of a folder.
     """
-    if not _MISSION.fullmatch(mission):
+    if not _MISSION_ID.fullmatch(mission):
         raise InvalidMessage("mission", f"{mission[:70]!r} must be letters, digits, - and _")
     return out_dir.resolve() / mission
 
 
 def write(
-    place: Path,
+    folder: Path,
     grid: Grid,
     frame: GridFrame,
     *,
@@ -39,33 +39,44 @@ def write(
     report: dict[str, Any],
     others: Sequence[tuple[Grid, GridFrame]] = (),
 ) -> dict[str, str]:
-    """Write map, picture and report into a new folder that appears whole.
+    """Write map, picture and report into a new folder, which is then renamed into folder.
 
-    Maps that stayed apart, `others`, become `map-2.yaml` and so on.
+    Args:
+        folder: The mission's folder; an older one is replaced.
+        grid: (rows, cols) int8 occupancy of the merged map.
+        frame: The pose and resolution of that grid.
+        paths: For each robot the points that it drove through, metres, map frame.
+        frontiers: A point of each remaining frontier, metres, map frame.
+        title: The title of the picture; ASCII.
+        report: The content of `report.json`.
+        others: Maps that could not be merged; written as `map-2.yaml` and so on.
 
     Returns:
-        The files: `map_yaml`, `map_pgm`, `picture`, `report`.
+        The paths of the files: `map_yaml`, `map_pgm`, `picture`, `report`.
+
+    Raises:
+        OSError: The folder cannot be written.
     """
-    draft = place.with_name(f".{place.name}.draft")
-    discard(place)
+    draft = folder.with_name(f".{folder.name}.draft")
+    discard(folder)
     draft.mkdir(parents=True)
     save_map(draft / "map.yaml", grid, frame)
-    for number, (other, its_frame) in enumerate(others, 2):
-        save_map(draft / f"map-{number}.yaml", other, its_frame)
+    for number, (other, other_frame) in enumerate(others, 2):
+        save_map(draft / f"map-{number}.yaml", other, other_frame)
     save_picture(draft / "map.png", draw(grid, frame, paths, frontiers, title=title))
     text = json.dumps(report, indent=2, sort_keys=True) + "\n"
     (draft / "report.json").write_text(text, encoding="utf-8")
-    os.replace(draft, place)  # noqa: PTH105 - a folder takes the place of none, atomically
+    os.replace(draft, folder)  # noqa: PTH105 - renames the folder atomically
     return {
-        "map_yaml": str(place / "map.yaml"),
-        "map_pgm": str(place / "map.pgm"),
-        "picture": str(place / "map.png"),
-        "report": str(place / "report.json"),
+        "map_yaml": str(folder / "map.yaml"),
+        "map_pgm": str(folder / "map.pgm"),
+        "picture": str(folder / "map.png"),
+        "report": str(folder / "report.json"),
     }
 
 
-def discard(place: Path) -> None:
-    """Remove a mission's results, and any draft of them; right if there are none."""
-    for path in (place, place.with_name(f".{place.name}.draft")):
+def discard(folder: Path) -> None:
+    """Remove a mission's results and any draft of them; do nothing if there are none."""
+    for path in (folder, folder.with_name(f".{folder.name}.draft")):
         if path.exists():
             shutil.rmtree(path)

@@ -1,4 +1,4 @@
-"""How a coordinator's state is kept for whoever takes over: as `app.robots.codecs` keeps legs."""
+"""Checkpoints: an encoded planner state from which another handler continues an exploration."""
 
 import json
 from collections.abc import Mapping
@@ -9,15 +9,15 @@ import numpy as np
 from app.config import get_settings
 from app.exploration.planning.coordinator import State
 from app.redis_utils import get_blob, put_blob
-from app.robots.codecs import receive_json, receive_leg, send_leg
+from app.robots.codecs import decode_report, encode_report, load_json
 
 
-async def send_state(state: State) -> dict[str, Any]:
-    """A coordinator's state as JSON; its big parts are stored, for as long as checkpoints live."""
+async def encode_state(state: State) -> dict[str, Any]:
+    """Encode a planner's state as JSON; store its large parts for the setting `checkpoint_ttl_s`."""
     ttl_s = get_settings().checkpoint_ttl_s
-    legs = [await send_leg(leg, ttl_s=ttl_s) for leg in state.legs]
+    reports = [await encode_report(report, ttl_s=ttl_s) for report in state.legs]
     return {
-        "legs": await put_blob(json.dumps(legs).encode(), ttl_s=ttl_s),
+        "legs": await put_blob(json.dumps(reports).encode(), ttl_s=ttl_s),
         "lost": list(state.lost),
         "rounds": state.rounds,
         "retried": state.retried,
@@ -27,19 +27,19 @@ async def send_state(state: State) -> dict[str, Any]:
     }
 
 
-async def receive_state(sent: Mapping[str, Any]) -> State:
-    """The inverse of `send_state`.
+async def decode_state(encoded: Mapping[str, Any]) -> State:
+    """Decode what `encode_state` encoded.
 
     Raises:
-        BlobMissing: A part of it is no longer stored.
+        BlobMissing: A part of the state is no longer stored.
     """
-    shape = tuple(sent["shape"])
-    legs = [await receive_leg(leg) for leg in await receive_json(sent["legs"])]
+    shape = tuple(encoded["shape"])
+    reports = [await decode_report(report) for report in await load_json(encoded["legs"])]
     return State(
-        legs=tuple(legs),
-        lost=tuple(sent["lost"]),
-        rounds=sent["rounds"],
-        retried=sent["retried"],
-        visits=np.frombuffer(await get_blob(sent["visits"]), np.uint8).reshape(shape),
-        bumped=np.frombuffer(await get_blob(sent["bumped"]), np.bool_).reshape(shape),
+        legs=tuple(reports),
+        lost=tuple(encoded["lost"]),
+        rounds=encoded["rounds"],
+        retried=encoded["retried"],
+        visits=np.frombuffer(await get_blob(encoded["visits"]), np.uint8).reshape(shape),
+        bumped=np.frombuffer(await get_blob(encoded["bumped"]), np.bool_).reshape(shape),
     )

@@ -1,8 +1,8 @@
-"""A mission as one sees it: the map and who is where, second by second, in small pieces.
+"""Frames of a mission: the map and the robots at one moment, delta-encoded into small pieces.
 
-A `Recorder` says what changed since its last frame; a `Player` puts the frames together again, at
-any time later and from the pieces alone. A recorder that is new, as after the death of the one
-before, begins with a whole frame: pieces of two recorders may follow each other.
+A `FrameEncoder` encodes what changed since its last frame. A `FrameDecoder` restores the frames
+from the pieces alone, at any later time. A new encoder, as after the death of a handler, starts
+with a key frame, so the pieces of two encoders may follow each other in one recording.
 """
 
 import base64
@@ -17,31 +17,32 @@ import numpy as np
 from app.exploration.driver import Point, Pose
 from app.exploration.grid import UNKNOWN, Grid, GridFrame
 
-_MOST_CELLS = 1 << 18  # of one piece: even noise stays below the limit of a message
-_MOST_BYTES = 36_000  # of one piece's cells, compressed
-_MOST_POINTS = 1500  # of one piece's paths
-_SMALL = 24_000  # characters of cells that leave room for all else in one piece
-_THINNED_M = 0.05  # how far a drawn path may lie beside the driven one
+# Limits of one piece, which must fit into one message.
+_MAX_CELLS = 1 << 18  # so few that even incompressible cells fit
+_MAX_BYTES = 36_000  # of compressed cells
+_MAX_POINTS = 1500  # of paths
+_MAX_INLINE = 24_000  # characters of encoded cells that leave room for the rest of the frame
+_PATH_TOLERANCE_M = 0.05  # largest distance of the simplified path from the driven one
 
 
 class BadFrame(ValueError):
-    """A piece does not fit the mission that it is played for."""
+    """A piece does not fit the grid of the recording."""
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """A robot as the mission knows it.
+class RobotView:
+    """A robot's state in a frame.
 
     Attributes:
-        name: Its id.
-        pose: Where it stood last, metres and radians, map frame.
-        driven_m: How far it has driven, metres.
-        goal: Where it is sent, metres, map frame; None if nowhere.
-        lost: Why it takes no more part, '' if it does.
-        path: The points that it has driven through, metres, map frame; those since the frame
-            before, where it was put together from pieces.
-        apart: It is in a map of its own that the shown one has nothing of yet: its pose and goal
-            lie there.
+        name: The robot's id.
+        pose: Its last known pose, metres and radians, map frame.
+        driven_m: The distance that it has driven, metres.
+        goal: Its current goal, metres, map frame; None if it has none.
+        lost: Why it left the mission; '' while it takes part.
+        path: The points that it has driven through, metres, map frame. In a decoded frame, only
+            those since the previous frame.
+        apart: True while its map is not merged into the shown one. Its pose and goal are then in
+            the frame of its map.
     """
 
     name: str
@@ -58,79 +59,83 @@ class Frame:
     """A mission at one moment.
 
     Attributes:
-        simulated_s: Mission seconds.
-        fraction: Share of the frame's cells that are known, 0 to 1.
-        robots: By slot.
-        frontiers: A point of each frontier that is left, metres, map frame.
-        cells: (rows, cols) int8 occupancy: what the team knows.
+        simulated_s: Seconds of simulated time since the start.
+        fraction: Share of the grid's cells that are known, 0 to 1.
+        robots: The robots by slot.
+        frontiers: A point of each remaining frontier, metres, map frame.
+        cells: (rows, cols) int8 occupancy, as the team knows it.
     """
 
     simulated_s: float
     fraction: float
-    robots: tuple[Seen, ...]
+    robots: tuple[RobotView, ...]
     frontiers: tuple[Point, ...]
     cells: Grid
 
 
-class Recorder:
-    """Makes pieces of frames, each as small as what changed.
+class FrameEncoder:
+    """Encodes frames as pieces that hold only what changed.
 
     Args:
-        frame: Where the mission's grid lies.
+        frame: The pose and resolution of the mission's grid.
     """
 
     def __init__(self, frame: GridFrame) -> None:
         self._frame = frame
         self._cells = np.full((frame.rows, frame.cols), UNKNOWN, np.int8)
-        self._drawn: dict[str, int] = {}
+        self._encoded_points: dict[str, int] = {}
         self._apart: set[str] | None = None
 
-    def pieces(self, frame: Frame) -> list[dict[str, Any]]:
-        """What changed since the last frame, as JSON values; all but the last hold cells or paths.
+    def encode(self, frame: Frame) -> list[dict[str, Any]]:
+        """Encode what changed since the last frame, as JSON values.
 
-        When other robots are in the shown map than before, all is told anew: it may be another map.
+        All pieces but the last hold only cells or paths. When the set of robots in the shown map
+        changes, this encodes a key frame, for the shown map may be another one.
 
         Raises:
-            BadFrame: The cells are not those of the mission's grid.
+            BadFrame: The cells do not have the shape of the mission's grid.
         """
         if frame.cells.shape != self._cells.shape:
             raise BadFrame(f"cells are {frame.cells.shape}, not {self._cells.shape}")
         apart = {robot.name for robot in frame.robots if robot.apart}
-        is_new = apart != self._apart
-        if is_new:
+        is_key_frame = apart != self._apart
+        if is_key_frame:
             self._apart = apart
             self._cells = np.full_like(frame.cells, UNKNOWN)
-            self._drawn.clear()
-        parts: list[dict[str, Any]] = [{"cells": cells} for cells in self._changes(frame.cells)]
+            self._encoded_points.clear()
+        pieces: list[dict[str, Any]] = [{"cells": cells} for cells in self._changes(frame.cells)]
         self._cells = frame.cells.copy()
-        told = _told(frame) | {"paths": {}}
-        if len(parts) == 1 and len(parts[0]["cells"]["data"]) <= _SMALL:
-            told |= parts.pop()
+        last = _metadata(frame) | {"paths": {}}
+        if len(pieces) == 1 and len(pieces[0]["cells"]["data"]) <= _MAX_INLINE:
+            last |= pieces.pop()
         paths = {robot.name: path for robot in frame.robots if (path := self._new_path(robot))}
-        if sum(map(len, paths.values())) <= _MOST_POINTS:
-            told["paths"] = paths
+        if sum(map(len, paths.values())) <= _MAX_POINTS:
+            last["paths"] = paths
         else:
-            parts += [
-                {"paths": {name: path[first : first + _MOST_POINTS]}}
+            pieces += [
+                {"paths": {name: path[first : first + _MAX_POINTS]}}
                 for name, path in paths.items()
-                for first in range(0, len(path), _MOST_POINTS)
+                for first in range(0, len(path), _MAX_POINTS)
             ]
-        parts.append(told)
-        if is_new:
-            parts[0]["grid"] = self._frame.to_dict()
-        return parts
+        pieces.append(last)
+        if is_key_frame:
+            pieces[0]["grid"] = self._frame.to_dict()
+        return pieces
 
-    def _new_path(self, robot: Seen) -> list[list[float]]:
-        """Where a robot drove since the last frame, from where it was then."""
-        drawn, self._drawn[robot.name] = self._drawn.get(robot.name, 0), len(robot.path)
-        if robot.apart or len(robot.path) == drawn:
+    def _new_path(self, robot: RobotView) -> list[list[float]]:
+        """Return the simplified path since the last frame, starting where the last one ended."""
+        encoded, self._encoded_points[robot.name] = (
+            self._encoded_points.get(robot.name, 0),
+            len(robot.path),
+        )
+        if robot.apart or len(robot.path) == encoded:
             return []
-        points = np.array(robot.path[max(drawn - 1, 0) :], np.float32)
-        thinned = cv2.approxPolyDP(points[:, None], _THINNED_M, closed=False)
-        return [_rounded((float(x), float(y))) for x, y in thinned[:, 0]]
+        points = np.array(robot.path[max(encoded - 1, 0) :], np.float32)
+        simplified = cv2.approxPolyDP(points[:, None], _PATH_TOLERANCE_M, closed=False)
+        return [_rounded((float(x), float(y))) for x, y in simplified[:, 0]]
 
     def _changes(self, cells: Grid) -> Iterator[dict[str, Any]]:
-        """The changed part of the grid, in bands that each fit into a message."""
+        """Yield the bounding box of all changed cells, in bands that each fit into a message."""
         changed = cells != self._cells
         rows = np.flatnonzero(changed.any(axis=1))
         if not rows.size:
@@ -142,8 +147,8 @@ class Recorder:
 
 def _bands(cells: Grid, row0: int, col0: int) -> Iterator[dict[str, Any]]:
     rows, cols = cells.shape
-    packed = zlib.compress(cells.tobytes(), 6) if cells.size <= _MOST_CELLS else b""
-    if packed and len(packed) <= _MOST_BYTES:
+    packed = zlib.compress(cells.tobytes(), 6) if cells.size <= _MAX_CELLS else b""
+    if packed and len(packed) <= _MAX_BYTES:
         data = base64.b64encode(packed).decode()
         yield {"row0": row0, "col0": col0, "shape": [rows, cols], "data": data}
     elif rows > 1:
@@ -154,7 +159,7 @@ def _bands(cells: Grid, row0: int, col0: int) -> Iterator[dict[str, Any]]:
         yield from _bands(cells[:, cols // 2 :], row0, col0 + cols // 2)
 
 
-def _told(frame: Frame) -> dict[str, Any]:
+def _metadata(frame: Frame) -> dict[str, Any]:
     return {
         "simulated_s": frame.simulated_s,
         "fraction": round(frame.fraction, 4),
@@ -181,11 +186,11 @@ def _rounded(point: Point) -> list[float]:
     return [round(point[0], 2), round(point[1], 2)]
 
 
-class Player:
-    """Puts a mission together from the pieces of its frames, in their order.
+class FrameDecoder:
+    """Restores a mission's frames from their pieces, taken in order.
 
     Attributes:
-        grid: Where the cells lie; None before the first piece.
+        grid: The pose and resolution of the grid; None before the first key frame.
     """
 
     def __init__(self) -> None:
@@ -193,15 +198,15 @@ class Player:
         self._cells: Grid = np.zeros((0, 0), np.int8)
         self._paths: dict[str, list[Point]] = {}
 
-    def take(self, piece: Mapping[str, Any]) -> Frame | None:
-        """Lay a piece over what was there.
+    def decode(self, piece: Mapping[str, Any]) -> Frame | None:
+        """Apply a piece.
 
         Returns:
-            The frame that the piece ends, its cells not to be changed; None inside one, and as
-            long as the beginning has not been seen.
+            The frame that the piece completes; do not change its cells. None inside a frame and
+            before the first key frame.
 
         Raises:
-            BadFrame: The piece does not lie in the grid.
+            BadFrame: The piece exceeds the grid.
         """
         if "grid" in piece:
             self.grid = GridFrame.from_dict(piece["grid"])
@@ -209,7 +214,7 @@ class Player:
         if self.grid is None:
             return None
         if cells := piece.get("cells"):
-            self._lay(cells)
+            self._apply_cells(cells)
         for name, points in piece.get("paths", {}).items():
             self._paths.setdefault(name, []).extend((x, y) for x, y in points)
         if "simulated_s" not in piece:
@@ -218,32 +223,34 @@ class Player:
         return Frame(
             simulated_s=piece["simulated_s"],
             fraction=piece["fraction"],
-            robots=tuple(_seen(robot, paths.get(robot["name"], [])) for robot in piece["robots"]),
+            robots=tuple(
+                _robot_view(robot, paths.get(robot["name"], [])) for robot in piece["robots"]
+            ),
             frontiers=tuple((x, y) for x, y in piece["frontiers"]),
             cells=self._cells,
         )
 
-    def _lay(self, cells: Mapping[str, Any]) -> None:
+    def _apply_cells(self, cells: Mapping[str, Any]) -> None:
         row0, col0, (rows, cols) = cells["row0"], cells["col0"], cells["shape"]
         data = zlib.decompress(base64.b64decode(cells["data"]))
-        place = self._cells[row0 : row0 + rows, col0 : col0 + cols]
-        if min(row0, col0) < 0 or place.shape != (rows, cols) or len(data) != rows * cols:
-            raise BadFrame(f"{rows} x {cols} cells at ({row0}, {col0}) are not in the grid")
-        # A frame that was given out keeps the cells that it had.
+        window = self._cells[row0 : row0 + rows, col0 : col0 + cols]
+        if min(row0, col0) < 0 or window.shape != (rows, cols) or len(data) != rows * cols:
+            raise BadFrame(f"{rows} x {cols} cells at ({row0}, {col0}) exceed the grid")
+        # Frames that were returned before keep their cells.
         self._cells = self._cells.copy()
-        place = self._cells[row0 : row0 + rows, col0 : col0 + cols]
-        place[:] = np.frombuffer(data, np.int8).reshape(rows, cols)
+        window = self._cells[row0 : row0 + rows, col0 : col0 + cols]
+        window[:] = np.frombuffer(data, np.int8).reshape(rows, cols)
 
 
-def _seen(robot: Mapping[str, Any], path: Sequence[Point]) -> Seen:
+def _robot_view(robot: Mapping[str, Any], path: Sequence[Point]) -> RobotView:
     goal: Sequence[float] | None = robot["goal"]
-    return Seen(
+    return RobotView(
         name=robot["name"],
         pose=Pose(*robot["pose"]),
         driven_m=robot["driven_m"],
         goal=(goal[0], goal[1]) if goal else None,
         lost=robot["lost"],
         path=tuple(path),
-        # What was recorded before there was this has none.
+        # Recordings of the first version have no such field.
         apart=robot.get("apart", False),
     )

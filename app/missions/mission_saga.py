@@ -1,76 +1,85 @@
-"""The mission as a saga: its four steps, what each is asked, what undoes it, who does it."""
+"""The mission's saga: its steps, the payload and the compensation of each, and its runner.
+
+The order of compensations follows from the order of the steps declared here: steps that were
+started are undone in reverse.
+"""
 
 import asyncio
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 from kombu.exceptions import OperationalError
 
 from app.config import Settings, get_settings
+from app.event_types import (
+    EXPLORATION_ABORT,
+    EXPLORATION_PERFORM,
+    MAP_INTEGRATE,
+    MAP_ROLLBACK,
+    RESOURCES_ALLOCATE,
+    RESOURCES_RELEASE,
+    ROUTING_PLAN,
+)
+from app.redis_utils import get_bus
 from sagastream import ServerUnavailable
-from sagastream._telemetry import spans
-from sagastream._redis.connection import redact
-from sagastream._telemetry.operations import server_of
 from sagastream.saga import Compensation, Saga, SagaRunner, Step
+from sagastream.tracing import send_span
 
-Results = Any
-# The queue of Celery's tasks.
-TASKS = "celery"
+_Payload = dict[str, Any]
+_Results = Mapping[str, _Payload]
 
 
 def mission_saga(settings: Settings) -> Saga:
-    """The declaration of a mission."""
+    """Declare the mission's saga; streams and timeouts come from the settings."""
     return Saga(
         "mission",
         (
             Step(
                 "allocate_resources",
                 settings.resources_stream,
-                "resources:allocate",
+                RESOURCES_ALLOCATE,
                 lambda mission, _: mission,
-                Compensation("resources:release", _which),
+                Compensation(RESOURCES_RELEASE, _mission_id),
                 timeout=settings.allocate_timeout_s,
             ),
             Step(
                 "plan_route",
                 settings.routing_stream,
-                "routing:plan",
+                ROUTING_PLAN,
                 lambda mission, results: mission | results["allocate_resources"],
                 timeout=settings.plan_timeout_s,
             ),
             Step(
                 "perform_exploration",
                 settings.exploration_stream,
-                "exploration:perform",
+                EXPLORATION_PERFORM,
                 lambda mission, results: mission | results["plan_route"],
-                Compensation(
-                    "exploration:abort",
-                    lambda mission, results: (
-                        _which(mission, results) | results["allocate_resources"]
-                    ),
-                ),
+                Compensation(EXPLORATION_ABORT, _mission_id_and_robots),
                 timeout=settings.explore_timeout_s,
             ),
             Step(
                 "integrate_maps",
                 settings.map_stream,
-                "map:integrate",
+                MAP_INTEGRATE,
                 lambda mission, results: mission | results["perform_exploration"],
-                Compensation("map:rollback", _which),
+                Compensation(MAP_ROLLBACK, _mission_id),
                 timeout=settings.integrate_timeout_s,
             ),
         ),
     )
 
 
-def _which(mission: dict[str, Any], _results: Results) -> dict[str, Any]:
+def _mission_id(mission: _Payload, _results: _Results) -> _Payload:
     return {"mission": mission["mission"]}
 
 
-def mission_runner() -> SagaRunner:
-    """An engine of missions on this process's bus, whose steps Celery spreads."""
-    from app.redis_utils import get_bus  # noqa: PLC0415 - a runner needs a server, a saga none
+def _mission_id_and_robots(mission: _Payload, results: _Results) -> _Payload:
+    return _mission_id(mission, results) | results["allocate_resources"]
 
+
+def mission_runner() -> SagaRunner:
+    """Return a runner of missions on this process's bus that dispatches steps through Celery."""
     settings = get_settings()
     return SagaRunner(
         get_bus(),
@@ -83,25 +92,25 @@ def mission_runner() -> SagaRunner:
 
 
 async def dispatch(saga_id: str, step: str) -> None:
-    """Send the Celery task that moves a mission on through a step.
+    """Send the Celery task that moves a mission through a step.
 
     Raises:
         ServerUnavailable: The broker does not answer.
     """
-    # Celery reads the broker's address when its application is imported: not before it is known.
-    from app.tasks import STEP_TASKS  # noqa: PLC0415
+    # Celery's application reads the broker's address at import, which a command line may set.
+    from app.celery_app import TASK_QUEUE, celery_app  # noqa: PLC0415
 
     settings = get_settings()
-    task, task_id = STEP_TASKS[step], str(uuid.uuid4())
-    about = {"saga_id": saga_id, "step": step, "entry_id": task_id}
-    with spans.sending(server_of(settings.redis_url), TASKS, about):
+    task_id = str(uuid.uuid4())
+    fields = {"saga_id": saga_id, "step": step, "entry_id": task_id}
+    with send_span(settings.redis_url, TASK_QUEUE, fields) as headers:
         options = {
             "task_id": task_id,
-            "headers": spans.carrier(),
-            # One that nobody took for so long has been sent again.
+            "headers": headers,
+            # A task that waited this long was replaced: the listener has sent another one.
             "expires": 3 * settings.wake_after_s,
         }
         try:
-            await asyncio.to_thread(task.apply_async, (saga_id,), **options)
+            await asyncio.to_thread(celery_app.send_task, step, (saga_id,), **options)
         except OperationalError as error:
-            raise ServerUnavailable(redact(settings.broker_url), str(error)) from error
+            raise ServerUnavailable(get_bus().address, str(error)) from error

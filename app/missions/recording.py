@@ -1,6 +1,6 @@
-"""The recording of a mission: a stream of its frames, written while it runs, read at any time.
+"""The recording of a mission: a stream of frames, written while it runs and read at any time.
 
-Frames are many and tell nothing that a trace does not, so that they are in none.
+Frames are not traced: they are many and would add nothing to the trace.
 """
 
 import asyncio
@@ -11,35 +11,36 @@ from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from app.config import get_settings
-from app.missions.frames import Frame, Player, Recorder
 from app.exploration.grid import GridFrame
+from app.missions.frames import Frame, FrameDecoder, FrameEncoder
 from app.redis_utils import emit_event, read_stream
 from sagastream import Command
 
-Shown = tuple[str, Frame, GridFrame]
+RecordedFrame = tuple[str, Frame, GridFrame]
+"""The id of the entry that completes a frame, the frame, and the pose of its grid."""
 
 
-class Recording:
-    """Writes the frames of a mission for the handler of one of its commands.
+class RecordingWriter:
+    """Writes the frames of a mission on behalf of a handler.
 
     Args:
-        command: What is handled. Who has lost it to another handler writes nothing more.
-        grid: Where the mission's cells lie.
+        command: The command being handled. A handler that has lost it can write no more frames.
+        grid: The pose and resolution of the mission's grid.
     """
 
     def __init__(self, command: Command, grid: GridFrame) -> None:
         self._command = command
         self._stream = get_settings().recording_stream(command.payload["mission"])
-        self._recorder = Recorder(grid)
+        self._encoder = FrameEncoder(grid)
 
     async def add(self, frame: Frame) -> None:
         """Write a frame.
 
         Raises:
-            StageRefused: Another handler has the command now.
+            StageRefused: Another handler has claimed the command.
         """
         with _untraced():
-            for piece in await asyncio.to_thread(self._recorder.pieces, frame):
+            for piece in await asyncio.to_thread(self._encoder.encode, frame):
                 await emit_event(
                     self._stream,
                     event_type=self._command.event_type,
@@ -51,32 +52,30 @@ class Recording:
                 )
 
 
-async def frames(mission: str, *, follow: bool = False) -> AsyncIterator[Shown]:
-    """The frames of a mission, from the first.
+async def read_frames(mission: str, *, follow: bool = False) -> AsyncIterator[RecordedFrame]:
+    """Read the recorded frames of a mission, from the first one.
 
     Args:
-        mission: Its id.
-        follow: Go on with what comes, without end.
-
-    Yields:
-        The id of the entry that ends the frame, the frame, and where its cells lie.
+        mission: The mission's id.
+        follow: Continue with new frames, without end, and wait while the server is unavailable.
 
     Raises:
-        ServerUnavailable: The server did not answer; while following it is waited for.
+        BadFrame: The recording is damaged.
+        ServerUnavailable: The server did not answer, and `follow` is false.
     """
-    player = Player()
+    decoder = FrameDecoder()
     async for entry in read_stream(get_settings().recording_stream(mission), follow=follow):
-        if frame := player.take(entry["payload"]):
-            assert player.grid is not None
-            yield entry["entry_id"], frame, player.grid
+        if frame := decoder.decode(entry["payload"]):
+            assert decoder.grid is not None
+            yield entry["entry_id"], frame, decoder.grid
 
 
 @contextmanager
 def _untraced() -> Iterator[None]:
-    """Have what is sent in here belong to no trace that is recorded."""
+    """Send messages within this context under an unsampled span, which is not recorded."""
     context = trace.get_current_span().get_span_context()
-    quiet = SpanContext(
+    unsampled = SpanContext(
         context.trace_id, context.span_id, is_remote=False, trace_flags=TraceFlags(0)
     )
-    with trace.use_span(NonRecordingSpan(quiet)):
+    with trace.use_span(NonRecordingSpan(unsampled)):
         yield

@@ -1,1 +1,1 @@
-"""How the application is observed: telemetry providers, span files, gauges, health, doctor."""
+"""Observability: telemetry providers, span files, gauges, health probes, doctor."""

@@ -1,39 +1,35 @@
-"""What must be so for missions to run, each with how to mend it: for `/readyz` and `mission doctor`.
+"""Checks of what missions need, each with how to fix it: for `/readyz` and `mission doctor`.
 
-Everything here is read by a client of its own that waits a second at most, so that a server
-that is frozen is an answer too.
+The server is asked over a bus of its own that waits a second for each answer, so that an
+unresponsive server is reported as one failed check, not waited for.
 """
 
+import asyncio
 import os
 import socket
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-
 from app.config import Settings
-from sagastream._redis.connection import redact
+from sagastream import Bus, SagastreamError
+from sagastream.saga import Saga, SagaRunner
+from sagastream.status import StreamStatus, stream_status
 
-GROUP = "sagastream"
-_PATIENCE_S = 1.0
+_TIMEOUT_S = 1.0
+_STUCK_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that must be so.
+    """The result of one check.
 
     Attributes:
-        name: What is looked at.
-        ok: Whether it is so.
+        name: What was checked.
+        ok: Whether it passed.
         detail: What was found.
-        mend: What to do about it; '' if it is so.
+        mend: How to fix it; '' if it passed.
     """
 
     name: str
@@ -42,149 +38,156 @@ class Check:
     mend: str = ""
 
 
-def mission_streams(settings: Settings) -> tuple[str, ...]:
-    """The command streams that listeners must read for missions to run."""
-    return (
-        settings.resources_stream,
-        settings.routing_stream,
-        settings.exploration_stream,
-        settings.map_stream,
-    )
-
-
-def ready(settings: Settings, streams: Sequence[str]) -> list[Check]:
-    """Whether the server answers, and these command streams are read.
+async def check_readiness(settings: Settings, streams: Sequence[str]) -> list[Check]:
+    """Check that the server answers and that listeners read the given streams.
 
     Args:
-        settings: Where the server is.
-        streams: The command streams that somebody must read.
+        settings: The server's URL and namespace.
+        streams: Command streams that must be read.
     """
-    return list(_ask(settings, lambda client: _streams(client, settings, streams)))
+    async with _short_bus(settings) as bus:
+        return [check async for check in _server_checks(bus, lambda: _streams(bus, streams))]
 
 
-def doctor(settings: Settings) -> list[Check]:
-    """Everything that a mission needs, on this machine and on the server."""
-    asked = _ask(settings, lambda client: _server(client, settings))
-    return [*asked, *_machine(settings), *_collector(settings)]
+async def check_all(
+    settings: Settings, saga: Saga, robots: Callable[[Bus], Awaitable[Sequence[bool]]]
+) -> list[Check]:
+    """Check everything that missions need, on the server and on this machine.
+
+    Args:
+        settings: The server, the folders and the collector to check.
+        saga: The mission saga, to find missions that are stuck.
+        robots: Reads for each robot of the fleet whether it is present.
+    """
+
+    async def more(bus: Bus) -> AsyncIterator[Check]:
+        yield await _eviction(bus)
+        statuses = [await _status(bus, stream) for stream in settings.step_streams]
+        for status in statuses:
+            for check in _stream_checks(status):
+                yield check
+        yield await _celery(bus)
+        yield _robots(await robots(bus))
+        yield await _stuck(SagaRunner(bus, saga))
+        for status in statuses:
+            yield _dead_letters(status)
+
+    async with _short_bus(settings) as bus:
+        checks = [check async for check in _server_checks(bus, lambda: more(bus))]
+    return [*checks, *_machine(settings), *await asyncio.to_thread(_collector, settings)]
 
 
-def _ask(settings: Settings, more: Callable[[Any], Iterator[Check]]) -> Iterator[Check]:
-    where = redact(settings.redis_url)
-    client: Any = redis.Redis.from_url(
-        settings.redis_url,
-        socket_timeout=_PATIENCE_S,
-        socket_connect_timeout=_PATIENCE_S,
-        retry=Retry(NoBackoff(), 0),
-        retry_on_error=[],
-        decode_responses=True,
-        driver_info=None,
-    )
-    with closing(client):
-        try:
-            client.ping()
-            yield Check("server", True, f"{where} answers")
-            yield from more(client)
-        except (redis.RedisError, OSError) as error:
-            mend = "start it, thaw it, or set REDIS_URL"
-            yield Check("server", False, f"{where}: {error or type(error).__name__}", mend)
+def _short_bus(settings: Settings) -> Bus:
+    return Bus(settings.redis_url, namespace=settings.namespace, call_timeout_s=_TIMEOUT_S)
 
 
-def _key(settings: Settings, name: str) -> str:
-    return f"{{{settings.namespace}}}:{name}" if settings.namespace else name
-
-
-def _streams(client: Any, settings: Settings, streams: Sequence[str]) -> Iterator[Check]:
-    for stream in streams:
-        key = _key(settings, stream)
-        groups = client.xinfo_groups(key) if client.exists(key) else []
-        there = any(group["name"] == GROUP for group in groups)
-        yield Check(
-            f"group {stream}",
-            there,
-            f"group {GROUP} {'is there' if there else 'is missing'}",
-            "" if there else "start a command listener: it makes its groups",
-        )
-        heard = client.zcount(_key(settings, f"listeners:{stream}"), time.time() * 1000, "+inf")
-        yield Check(
-            f"listener {stream}",
-            heard > 0,
-            f"{heard} handlers announced in the last 10 s",
-            "" if heard else "start a command listener: python -m app.command_listener",
-        )
-
-
-def _server(client: Any, settings: Settings) -> Iterator[Check]:
-    policy = client.info("memory").get("maxmemory_policy", "noeviction")
-    kept = policy == "noeviction"
-    mend = "" if kept else "run CONFIG SET maxmemory-policy noeviction there"
-    yield Check("eviction", kept, f"maxmemory-policy {policy}", mend)
-    yield from _streams(client, settings, mission_streams(settings))
-    yield from _workers(client, settings)
-    yield from _robots(client, settings)
-    stuck = client.zrange(_key(settings, "sagas:mission:stuck"), 0, 4)
-    mend = f"mend what `mission show {stuck[0]}` says, then: mission resume ID" if stuck else ""
-    yield Check("stuck missions", not stuck, ", ".join(stuck) or "none", mend)
-    for stream in mission_streams(settings):
-        dead = client.xlen(_key(settings, f"{stream}:dead"))
-        mend = f"see: sagastream dead list {stream}" if dead else ""
-        yield Check(f"dead letters {stream}", not dead, f"{dead} dead letters", mend)
-
-
-def _workers(client: Any, settings: Settings) -> Iterator[Check]:
-    # Celery reads the broker's address when it is imported, and is heavy.
-    from kombu.exceptions import OperationalError  # noqa: PLC0415
-
-    from app.celery_app import celery_app  # noqa: PLC0415
-
+async def _server_checks(
+    bus: Bus, more: Callable[[], AsyncIterator[Check]]
+) -> AsyncIterator[Check]:
+    """Check that the server answers; only then run `more`. A loss on the way ends the checks."""
     try:
-        found = celery_app.control.ping(timeout=_PATIENCE_S)
-    except OperationalError:
-        found = []
-    waiting = client.llen(_key(settings, celery_app.conf.task_default_queue))
-    detail = f"{len(found)} workers answer, {waiting} tasks wait"
-    yield Check("celery", bool(found), detail, "" if found else "start one: mission workers")
+        await bus.command("PING", timeout=_TIMEOUT_S)
+        yield Check("server", True, f"{bus.address} answers")
+        async for check in more():
+            yield check
+    except SagastreamError as error:
+        mend = "start it, resume it if it is suspended, or set REDIS_URL"
+        yield Check("server", False, f"{bus.address}: {error}", mend)
 
 
-def _robots(client: Any, settings: Settings) -> Iterator[Check]:
-    names = client.hkeys(_key(settings, "fleet"))
-    there = sum(client.exists(_key(settings, f"fleet:seen:{name}")) for name in names)
-    mend = "" if there else "start some: python -m app.robots.process robot-01"
-    yield Check("robots", there > 0, f"{there} of {len(names)} robots are there", mend)
+async def _status(bus: Bus, stream: str) -> StreamStatus:
+    return await stream_status(bus, stream, timeout=_TIMEOUT_S)
+
+
+async def _streams(bus: Bus, streams: Sequence[str]) -> AsyncIterator[Check]:
+    for stream in streams:
+        for check in _stream_checks(await _status(bus, stream)):
+            yield check
+
+
+def _stream_checks(status: StreamStatus) -> Iterator[Check]:
+    yield Check(
+        f"group {status.stream}",
+        status.has_group,
+        f"group {status.group} {'exists' if status.has_group else 'is missing'}",
+        "" if status.has_group else "start a command listener: it creates its groups",
+    )
+    heard = len(status.event_types)
+    yield Check(
+        f"listener {status.stream}",
+        heard > 0,
+        f"{heard} event types announced in the last 10 s",
+        "" if heard else "start a command listener: python -m app.command_listener",
+    )
+
+
+async def _eviction(bus: Bus) -> Check:
+    info = await bus.command("INFO", "memory", timeout=_TIMEOUT_S)
+    policy = str(info.get("maxmemory_policy", "noeviction"))
+    ok = policy == "noeviction"
+    mend = "" if ok else "run CONFIG SET maxmemory-policy noeviction there"
+    return Check("eviction", ok, f"maxmemory-policy {policy}", mend)
+
+
+async def _celery(bus: Bus) -> Check:
+    # Celery is slow to import, and its application reads the broker's address at import.
+    from app.celery_app import TASK_QUEUE, count_workers  # noqa: PLC0415
+
+    workers = await asyncio.to_thread(count_workers, _TIMEOUT_S)
+    waiting = await bus.command("LLEN", bus.key(TASK_QUEUE), timeout=_TIMEOUT_S)
+    detail = f"{workers} workers answer, {waiting} tasks wait"
+    return Check("celery", workers > 0, detail, "" if workers else "start one: mission workers")
+
+
+def _robots(present: Sequence[bool]) -> Check:
+    mend = "" if any(present) else "start some: python -m app.robots.process robot-01"
+    detail = f"{sum(present)} of {len(present)} robots are present"
+    return Check("robots", any(present), detail, mend)
+
+
+async def _stuck(runner: SagaRunner) -> Check:
+    stuck = (await runner.ids("stuck"))[:_STUCK_NAMED]
+    mend = f"fix what `mission show {stuck[0]}` reports, then: mission resume ID" if stuck else ""
+    return Check("stuck missions", not stuck, ", ".join(stuck) or "none", mend)
+
+
+def _dead_letters(status: StreamStatus) -> Check:
+    dead, stream = status.dead_letters, status.stream
+    mend = f"see: sagastream dead list {stream}" if dead else ""
+    return Check(f"dead letters {stream}", not dead, f"{dead} dead letters", mend)
 
 
 def _machine(settings: Settings) -> Iterator[Check]:
     maps = sorted(path.stem for path in settings.map_dir.glob("*.yaml"))
     mend = "" if maps else "set MAP_DIR to a folder of ROS map_server maps"
     yield Check("maps", bool(maps), f"{settings.map_dir}: {', '.join(maps) or 'none'}", mend)
-    place = _nearest(settings.out_dir)
-    writable = place.is_dir() and os.access(place, os.W_OK)
-    mend = "" if writable else "set OUT_DIR to a folder that can be written"
-    detail = "can be written" if writable else "cannot be written"
+    folder = _nearest_existing(settings.out_dir)
+    writable = folder.is_dir() and os.access(folder, os.W_OK)
+    mend = "" if writable else "set OUT_DIR to a writable folder"
+    detail = "is writable" if writable else "is not writable"
     yield Check("results", writable, f"{settings.out_dir} {detail}", mend)
 
 
-def _nearest(path: Path) -> Path:
-    """The folder, or the first one above it that is there."""
-    return path if path.exists() or path == path.parent else _nearest(path.parent)
+def _nearest_existing(path: Path) -> Path:
+    """Return the folder itself if it exists, else its nearest parent that does."""
+    return path if path.exists() or path == path.parent else _nearest_existing(path.parent)
 
 
-def _collector(settings: Settings) -> Iterator[Check]:
+def _collector(settings: Settings) -> list[Check]:
+    """Check that the OTLP collector accepts connections, if one is configured."""
     if not (settings.exports_spans or settings.exports_metrics):
-        return
+        return []
     endpoint = (
         settings.otel_exporter_otlp_traces_endpoint
         or settings.otel_exporter_otlp_endpoint
         or settings.otel_exporter_otlp_metrics_endpoint
     )
     parts = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}")
-    where = (
-        parts.hostname or "",
-        parts.port or (4317 if settings.traces_protocol == "grpc" else 4318),
-    )
+    port = parts.port or (4317 if settings.traces_protocol == "grpc" else 4318)
+    host = parts.hostname or ""
     try:
-        socket.create_connection(where, _PATIENCE_S).close()
+        socket.create_connection((host, port), _TIMEOUT_S).close()
     except OSError as error:
         mend = "start the collector, or unset OTEL_EXPORTER_OTLP_ENDPOINT"
-        yield Check("collector", False, f"{where[0]}:{where[1]}: {error}", mend)
-    else:
-        yield Check("collector", True, f"{where[0]}:{where[1]} takes connections")
+        return [Check("collector", False, f"{host}:{port}: {error}", mend)]
+    return [Check("collector", True, f"{host}:{port} accepts connections")]

@@ -1,57 +1,55 @@
-"""What stands on the server and in missions, as gauges: depth, age, dead letters, sagas, share explored.
+"""Gauges of command streams, sagas and explored area.
 
-The server is asked now and then by the command listeners; every one of them tells the same,
-so dashboards take the largest.
+Command listeners read the server's state at intervals. All of them report the same values, so
+dashboards take the maximum.
 """
 
 import asyncio
-import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Observation
-from redis.exceptions import RedisError
 
-from app.observability.doctor import GROUP
 from sagastream import Bus, SagastreamError
-from sagastream._telemetry.operations import destination
+from sagastream.saga import SagaRunner
+from sagastream.status import stream_status
+from sagastream.tracing import stream_template
 
 _METER = metrics.get_meter("mission")
-_LOOK_S = 5.0
-_STATES = ("open", "ended", "stuck")
+_INTERVAL_S = 5.0
 
 _EXPLORED = _METER.create_gauge(
     "mission.explored", unit="1", description="Share of the area that a running mission knows."
 )
 
 
-def explored(area: str, fraction: float) -> None:
-    """How much of an area is known; of several missions there, the one that told last."""
+def record_explored(area: str, fraction: float) -> None:
+    """Record the known share of an area, 0 to 1; the last report of several missions wins."""
     _EXPLORED.set(fraction, {"mission.area": area})
 
 
 class ServerGauges:
-    """Gauges of command streams and sagas.
+    """Observable gauges of command streams and sagas.
 
     Args:
-        bus: Where they are.
-        streams: The command streams.
-        saga: The saga's declaration, by its name.
+        bus: The server to read.
+        streams: The command streams to report.
+        runner: The runner of the sagas to count.
 
     Attributes:
-        found: What the server told last, by the name of the gauge.
+        observations: The values of the last read, by the name of the gauge.
     """
 
-    def __init__(self, bus: Bus, streams: Sequence[str], saga: str) -> None:
+    def __init__(self, bus: Bus, streams: Sequence[str], runner: SagaRunner) -> None:
         self._bus = bus
         self._streams = streams
-        self._saga = saga
-        self.found: dict[str, list[Observation]] = {}
+        self._runner = runner
+        self.observations: dict[str, list[Observation]] = {}
         for name, unit, description in (
-            ("sagastream.stream.depth", "{message}", "Commands that nobody has read yet."),
-            ("sagastream.stream.pending", "{message}", "Commands that were read and not ended."),
-            ("sagastream.stream.pending.age", "s", "Age of the oldest command not ended."),
+            ("sagastream.stream.depth", "{message}", "Commands that no listener has read yet."),
+            ("sagastream.stream.pending", "{message}", "Commands that were read but not ended."),
+            ("sagastream.stream.pending.age", "s", "Age of the oldest pending command."),
             ("sagastream.stream.dead_letters", "{message}", "Dead letters that are kept."),
             ("sagastream.sagas", "{saga}", "Sagas by their state."),
         ):
@@ -61,44 +59,35 @@ class ServerGauges:
 
     def _observer(self, name: str) -> Any:
         def observe(_options: CallbackOptions) -> Iterable[Observation]:
-            return self.found.get(name, [])
+            return self.observations.get(name, [])
 
         return observe
 
     async def watch(self) -> None:
-        """Ask the server now and then, until cancelled; while it is away, tell nothing."""
+        """Read the server at intervals until cancelled; report nothing while it is unavailable."""
         while True:
             try:
-                self.found = await self._look()
-            except (SagastreamError, RedisError, OSError):
-                self.found = {}
-            await asyncio.sleep(_LOOK_S)
+                self.observations = await self._read()
+            except SagastreamError:
+                self.observations = {}
+            await asyncio.sleep(_INTERVAL_S)
 
-    async def _look(self) -> dict[str, list[Observation]]:
-        found: dict[str, list[Observation]] = {}
+    async def _read(self) -> dict[str, list[Observation]]:
+        observations: dict[str, list[Observation]] = {}
 
-        def note(name: str, value: float, **attributes: str) -> None:
-            named = {key.replace("__", "."): text for key, text in attributes.items()}
-            found.setdefault(name, []).append(Observation(value, named))
+        def add(name: str, value: float, labels: dict[str, str]) -> None:
+            observations.setdefault(name, []).append(Observation(value, labels))
 
-        call, key = self._bus.command, self._bus.key
         for stream in self._streams:
-            where = destination(stream)
-            low = where.get("messaging.destination.template", stream)
-            there = await call("EXISTS", key(stream))
-            for group in await call("XINFO", "GROUPS", key(stream)) if there else ():
-                if group["name"] != GROUP.encode():
-                    continue
-                labels = {"messaging__destination__name": low}
-                note("sagastream.stream.depth", float(group["lag"] or 0), **labels)
-                note("sagastream.stream.pending", float(group["pending"]), **labels)
-                oldest = (await call("XPENDING", key(stream), GROUP))["min"]
-                age = time.time() - int(oldest.split(b"-")[0]) / 1000 if oldest else 0.0
-                note("sagastream.stream.pending.age", max(0.0, age), **labels)
-                dead = await call("XLEN", key(f"{stream}:dead"))
-                note("sagastream.stream.dead_letters", float(dead), **labels)
-        for state in _STATES:
-            count = await call("ZCARD", key(f"sagas:{self._saga}:{state}"))
-            labels = {"sagastream__saga": self._saga, "sagastream__saga__state": state}
-            note("sagastream.sagas", float(count), **labels)
-        return found
+            status = await stream_status(self._bus, stream)
+            if not status.has_group:
+                continue
+            labels = {"messaging.destination.name": stream_template(stream)}
+            add("sagastream.stream.depth", float(status.depth), labels)
+            add("sagastream.stream.pending", float(status.pending), labels)
+            add("sagastream.stream.pending.age", status.oldest_pending_s, labels)
+            add("sagastream.stream.dead_letters", float(status.dead_letters), labels)
+        for state, count in (await self._runner.counts()).items():
+            labels = {"sagastream.saga": self._runner.saga.name, "sagastream.saga.state": state}
+            add("sagastream.sagas", float(count), labels)
+        return observations

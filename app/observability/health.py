@@ -1,8 +1,8 @@
-"""`/healthz`, `/readyz` and `/metrics` of a process, from a thread beside its event loop.
+"""Health probes of a process: `/healthz`, `/readyz` and `/metrics`, served from a thread.
 
-`/healthz` is 200 while the loop ticks, whatever the server does: restarting a process does not
-mend a server. `/readyz` is 200 while the server answers and the process's streams are read;
-otherwise 503 with the reasons.
+`/healthz` is 200 while the event loop runs, whatever the state of the server: restarting a
+process does not repair a server. `/readyz` is 200 while the server answers and the process's
+streams are read, else 503 with the reasons.
 """
 
 import asyncio
@@ -15,99 +15,102 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from app.config import Settings
-from app.observability.doctor import ready
+from app.observability.doctor import check_readiness
 from sagastream import SagastreamError
-from sagastream._redis.retrying import end_tasks
 
-_TICK_S = 0.5
-_LATE_S = 5.0
+_HEARTBEAT_S = 0.5
+_BLOCKED_S = 5.0
 
 
 class PortTaken(SagastreamError):
-    """The port for health and metrics cannot be listened on."""
+    """The port of the health probes is in use."""
 
 
-class Pulse:
-    """When the event loop was last seen to tick."""
+class LoopHeartbeat:
+    """Records when the event loop last ran."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()
 
-    async def beat(self) -> None:
-        """Tick until cancelled."""
+    async def run(self) -> None:
+        """Record a heartbeat at intervals until cancelled."""
         while True:
             self._last = time.monotonic()
-            await asyncio.sleep(_TICK_S)
+            await asyncio.sleep(_HEARTBEAT_S)
 
     @property
     def age_s(self) -> float:
-        """Seconds since the last tick."""
+        """Seconds since the last heartbeat."""
         return time.monotonic() - self._last
 
 
 @asynccontextmanager
-async def watched(settings: Settings, streams: Sequence[str]) -> AsyncIterator[Pulse]:
-    """Answer probes for as long as the context, if there is a port for it.
+async def serve_probes(settings: Settings, streams: Sequence[str]) -> AsyncIterator[LoopHeartbeat]:
+    """Serve health probes while the context is open, if HTTP_PORT is set.
 
     Args:
-        settings: The port, and the server that is asked.
-        streams: The command streams that must be read for this process to be ready.
+        settings: The address of the probes, and the server to check.
+        streams: Command streams that listeners must read for this process to be ready.
 
     Raises:
-        PortTaken: Somebody else listens there.
+        PortTaken: Another process listens on the port.
     """
-    pulse = Pulse()
+    heartbeat = LoopHeartbeat()
     if not settings.http_port:
-        yield pulse
+        yield heartbeat
         return
-    server = serve(settings, streams, pulse)
-    beating = asyncio.create_task(pulse.beat())
+    server = start_probe_server(settings, streams, heartbeat)
+    beating = asyncio.create_task(heartbeat.run())
     try:
-        yield pulse
+        yield heartbeat
     finally:
-        await end_tasks(beating)
+        beating.cancel()
         await asyncio.to_thread(server.shutdown)
         server.server_close()
 
 
-def serve(settings: Settings, streams: Sequence[str], pulse: Pulse) -> ThreadingHTTPServer:
-    """Answer probes from a thread, until the server that this returns is shut down.
+def start_probe_server(
+    settings: Settings, streams: Sequence[str], heartbeat: LoopHeartbeat
+) -> ThreadingHTTPServer:
+    """Serve health probes from a thread until the returned server is shut down.
 
     Raises:
-        PortTaken: Somebody else listens there.
+        PortTaken: Another process listens on the port.
     """
 
     class Probe(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             if path == "/healthz":
-                self._tell(pulse.age_s < _LATE_S, {"loop_age_s": round(pulse.age_s, 3)})
+                age_s = heartbeat.age_s
+                self._send_status(age_s < _BLOCKED_S, {"loop_age_s": round(age_s, 3)})
             elif path == "/readyz":
-                checks = ready(settings, streams)
+                # This thread has no event loop, and the process's own may be blocked.
+                checks = asyncio.run(check_readiness(settings, streams))
                 reasons = [
                     {"name": check.name, "detail": check.detail, "mend": check.mend}
                     for check in checks
                     if not check.ok
                 ]
-                self._tell(not reasons, {"reasons": reasons})
+                self._send_status(not reasons, {"reasons": reasons})
             elif path == "/metrics":
-                import prometheus_client  # noqa: PLC0415 - only who has a port needs it
+                import prometheus_client  # noqa: PLC0415 - most processes serve no metrics
 
-                kind = prometheus_client.CONTENT_TYPE_LATEST
-                self._answer(200, kind, prometheus_client.generate_latest())
+                content_type = prometheus_client.CONTENT_TYPE_LATEST
+                self._send(200, content_type, prometheus_client.generate_latest())
             else:
-                self._answer(404, "text/plain", b"known: /healthz, /readyz, /metrics\n")
+                self._send(404, "text/plain", b"known: /healthz, /readyz, /metrics\n")
 
         def log_message(self, *_: Any) -> None:
-            """A probe is no event."""
+            """Log nothing: probes come every few seconds."""
 
-        def _tell(self, good: bool, facts: dict[str, Any]) -> None:
-            body = {"status": "ok" if good else "unavailable", **facts}
-            self._answer(200 if good else 503, "application/json", json.dumps(body).encode())
+        def _send_status(self, ok: bool, facts: dict[str, Any]) -> None:
+            body = {"status": "ok" if ok else "unavailable", **facts}
+            self._send(200 if ok else 503, "application/json", json.dumps(body).encode())
 
-        def _answer(self, code: int, kind: str, body: bytes) -> None:
+        def _send(self, code: int, content_type: str, body: bytes) -> None:
             self.send_response(code)
-            self.send_header("Content-Type", kind)
+            self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -115,8 +118,8 @@ def serve(settings: Settings, streams: Sequence[str], pulse: Pulse) -> Threading
     try:
         server = ThreadingHTTPServer((settings.http_host, settings.http_port), Probe)
     except OSError as error:
-        where = f"{settings.http_host}:{settings.http_port}"
-        raise PortTaken(f"{where} cannot be listened on ({error}); set HTTP_PORT") from error
+        address = f"{settings.http_host}:{settings.http_port}"
+        raise PortTaken(f"cannot listen on {address} ({error}); set HTTP_PORT") from error
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
     return server

@@ -1,8 +1,9 @@
-"""The providers of spans and metrics of a process: made after any fork, shut down at its end.
+"""OpenTelemetry providers of a process: started after any fork, shut down at its exit.
 
-Spans are always made, so that entries and logs carry trace ids. They leave by OTLP when a
-standard OTEL_* variable names an endpoint, and go to a file in OTLP JSON when one is named.
-Metrics leave by OTLP likewise, and stand on `/metrics` where there is a port for it.
+Spans are always created, so that stream entries and log lines carry trace ids. They are exported
+over OTLP if a standard OTEL_* variable names an endpoint, and written to a file in OTLP JSON if
+TRACE_FILE is set. Metrics are exported over OTLP in the same way, and served on `/metrics` if
+HTTP_PORT is set.
 """
 
 import atexit
@@ -27,30 +28,35 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcess
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
 from app.config import Settings
-from sagastream._telemetry.spans import chosen_span_id
+from app.logging_config import configure_logs
+from sagastream.tracing import chosen_span_id
 
 logger = logging.getLogger(__name__)
 
-# A collector that does not answer costs an exit no more than this.
+# An unresponsive collector delays the exit of a process by this much at most.
 _EXIT_S = 1.5
 _EXPORT_S = 1
 
 _running: dict[int, tuple[TracerProvider, MeterProvider]] = {}
 
 
-class ChosenIds(RandomIdGenerator):
-    """Random ids, but for the span of a killed handler, which whoever takes over tells of."""
+class SpanIdGenerator(RandomIdGenerator):
+    """Generates random ids, except for the span of a killed handler.
+
+    The handler that takes over records that span, under the id that the killed handler's
+    children already name as their parent.
+    """
 
     def generate_span_id(self) -> int:
-        """An id that was chosen for the next span, or a random one."""
-        return chosen_span_id.get() or super().generate_span_id()
+        """Return the id that the library chose for the next span, or a random one."""
+        return chosen_span_id() or super().generate_span_id()
 
 
 class SharedFile:
-    """A file that several processes append lines to, each line in one write.
+    """A file that several processes append lines to, one write per line.
 
     Args:
-        path: The file; its folder is made at once, and itself with its first line.
+        path: The file. Its folder is created at once, the file itself with its first line.
     """
 
     closed = False
@@ -61,18 +67,24 @@ class SharedFile:
         self._descriptor = -1
 
     def write(self, line: str) -> int:
-        """Append a line."""
+        """Append a line; return the number of bytes written."""
         if self._descriptor < 0:
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
             self._descriptor = os.open(self._path, flags, 0o644)
         return os.write(self._descriptor, line.encode())
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: writes are not buffered."""
+
+
+def configure(settings: Settings, service: str) -> None:
+    """Set up logs, spans and metrics. Call it once per process, after any fork."""
+    configure_logs(settings, service)
+    start(settings, service)
 
 
 def start(settings: Settings, service: str) -> None:
-    """Make this process's providers, once; they are shut down at its exit, if not before."""
+    """Start the providers of this process, once; its exit shuts them down."""
     if os.getpid() in _running:
         return
     resource = Resource.create(
@@ -82,7 +94,9 @@ def start(settings: Settings, service: str) -> None:
             "service.instance.id": f"{socket.gethostname()}-{os.getpid()}",
         }
     )
-    tracers = TracerProvider(resource=resource, id_generator=ChosenIds(), shutdown_on_exit=False)
+    tracers = TracerProvider(
+        resource=resource, id_generator=SpanIdGenerator(), shutdown_on_exit=False
+    )
     if settings.exports_spans:
         delay_ms = settings.otel_bsp_schedule_delay
         tracers.add_span_processor(
@@ -98,20 +112,20 @@ def start(settings: Settings, service: str) -> None:
 
 
 def shut_down() -> None:
-    """Send what is held back, for as long as an exit may take; safe to call twice."""
-    ending = [
+    """Export what is buffered, within a bounded time; safe to call twice."""
+    stopping = [
         threading.Thread(target=provider.shutdown, daemon=True)
         for provider in _running.pop(os.getpid(), ())
     ]
-    for thread in ending:
+    for thread in stopping:
         thread.start()
-    give_up = time.monotonic() + _EXIT_S
-    for thread in ending:
-        thread.join(max(0.0, give_up - time.monotonic()))
+    deadline = time.monotonic() + _EXIT_S
+    for thread in stopping:
+        thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def _add_file(tracers: TracerProvider, path: Path) -> None:
-    # Imported here: most processes write no file.
+    # Imported here because most processes write no file.
     from opentelemetry.exporter.otlp.json.file.trace_exporter import (  # noqa: PLC0415
         FileSpanExporter,
     )
@@ -119,15 +133,15 @@ def _add_file(tracers: TracerProvider, path: Path) -> None:
     try:
         stream = SharedFile(path)
     except OSError as error:
-        logger.warning("spans are not kept in %s: %s", path, error)
+        logger.warning("cannot write spans to %s: %s", path, error)
         return
-    # At once, not in batches: what a process did is there however it dies.
+    # One write per span, not in batches: a killed process loses no ended span.
     exporter = FileSpanExporter(stream=cast("IO[str]", stream))
     tracers.add_span_processor(SimpleSpanProcessor(exporter))
 
 
 def _span_exporter(settings: Settings) -> SpanExporter:
-    # Imported here: gRPC is slow to import, and most runs export nothing.
+    # Imported here because gRPC is slow to import and most runs export nothing.
     if settings.traces_protocol == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc import trace_exporter as grpc  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""Spans as they stand in files of OTLP JSON: one export a line, from any number of processes."""
+"""Reads spans from OTLP JSON files: one export per line, from any number of processes."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -12,22 +12,22 @@ _ERROR = 2
 
 @dataclass(frozen=True, slots=True)
 class FileSpan:
-    """A span as a file has it.
+    """A span read from a file.
 
     Attributes:
-        name: Its name.
-        kind: `internal`, `producer`, `client` or `consumer`.
+        name: The span's name.
+        kind: `internal`, `server`, `client`, `producer` or `consumer`.
         trace_id: 32 hex digits.
         span_id: 16 hex digits.
-        parent_id: 16 hex digits, '' for a root.
+        parent_id: 16 hex digits; '' for a root span.
         start: Seconds since the epoch.
         end: Seconds since the epoch.
-        error: What failed, '' if nothing did.
-        attributes: By name.
-        events: Their names, in order.
-        links: The ids of the spans that it is linked to.
-        service: The kind of process that made it.
-        instance: The process that made it.
+        error: Error type and message; '' if the span did not fail.
+        attributes: The span's attributes by name.
+        events: Names of the span's events, in order.
+        links: Ids of the linked spans.
+        service: `service.name` of the process that recorded it.
+        instance: `service.instance.id` of that process.
     """
 
     name: str
@@ -45,8 +45,12 @@ class FileSpan:
     instance: str
 
 
-def spans_of(path: Path) -> Iterator[FileSpan]:
-    """Every span in a file; a line that a dying process left half written is passed over."""
+def read_spans(path: Path) -> Iterator[FileSpan]:
+    """Read every span of a file; skip lines that a dying process left incomplete.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
     with path.open(encoding="utf-8") as lines:
         for line in lines:
             try:
@@ -54,13 +58,13 @@ def spans_of(path: Path) -> Iterator[FileSpan]:
             except ValueError:
                 continue
             for resource in exported.get("resourceSpans", ()):
-                about = _attributes(resource.get("resource", {}))
+                resource_attributes = _attributes(resource.get("resource", {}))
                 for scope in resource.get("scopeSpans", ()):
                     for span in scope.get("spans", ()):
-                        yield _span(span, about)
+                        yield _span(span, resource_attributes)
 
 
-def _span(span: Mapping[str, Any], about: Mapping[str, Any]) -> FileSpan:
+def _span(span: Mapping[str, Any], resource: Mapping[str, Any]) -> FileSpan:
     attributes = _attributes(span)
     status = span.get("status", {})
     error = ""
@@ -78,8 +82,8 @@ def _span(span: Mapping[str, Any], about: Mapping[str, Any]) -> FileSpan:
         attributes=attributes,
         events=tuple(event["name"] for event in span.get("events", ())),
         links=tuple(link["spanId"] for link in span.get("links", ())),
-        service=str(about.get("service.name", "")),
-        instance=str(about.get("service.instance.id", "")),
+        service=str(resource.get("service.name", "")),
+        instance=str(resource.get("service.instance.id", "")),
     )
 
 

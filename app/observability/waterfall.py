@@ -1,7 +1,7 @@
-"""The story of a mission from its spans: steps and their attempts, who ran each, how long it waited.
+"""The waterfall of a mission's trace: steps, attempts, the process that ran each, waiting times.
 
-Values in, values out: `story` makes rows of spans, `draw` a table of rows. Orders to robots are
-many, so that those of one kind stand in one line.
+Pure functions: `build_waterfall` turns spans into rows, `render` turns rows into a table. Orders
+to robots are many, so all orders of one event type share a row.
 """
 
 from collections import Counter, defaultdict
@@ -13,12 +13,12 @@ from typing import Literal
 from rich.table import Table
 from rich.text import Text
 
-from app.observability.span_files import FileSpan, spans_of
+from app.observability.span_files import FileSpan, read_spans
 
 Kind = Literal["step", "undo", "attempt", "orders"]
 
-# Characters that the bars take, and the columns beside them.
-_LEAST_BAR, _MOST_BAR, _BESIDE_BAR = 16, 32, 110
+# Widths in characters: of the bars, and of all other columns together.
+_MIN_BAR, _MAX_BAR, _OTHER_COLUMNS = 16, 32, 110
 _COLOURS = {"done": "green", "undone": "cyan", "running": "yellow"}
 
 
@@ -27,15 +27,15 @@ class Row:
     """One line of the waterfall.
 
     Attributes:
-        kind: A step, the undoing of one, one handler's attempt at it, or orders of one kind.
-        name: The step's, or the event type.
-        attempt: From 1; of orders, how many.
+        kind: A step, its compensation, one handler's attempt, or all orders of one event type.
+        name: The name of the step, or the event type.
+        attempt: From 1; for orders, their number.
         status: `done`, `FAILED`, `undone`, `UNDO FAILED`, `LOST`, `running`.
-        start: Seconds from the mission's start.
-        duration_s: Until its end; None while it has none.
-        waited_s: From being sent until a handler began; None where that is not known.
+        start: Seconds since the mission's start.
+        duration_s: Seconds until its end; None while it runs.
+        waited_s: Seconds from sending until a handler started; None if unknown.
         who: The process that ran it.
-        error: What failed, '' if nothing did.
+        error: Error type and message; '' if it did not fail.
     """
 
     kind: Kind
@@ -50,17 +50,17 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
-    """A mission as its spans tell it.
+class Waterfall:
+    """The waterfall of one mission.
 
     Attributes:
-        saga_id: The mission.
-        trace_id: Its trace.
-        status: `completed`, `compensated`, `compensation FAILED` or `running`.
-        duration_s: From its start to the last end of a step.
-        failed: What turned it round, '' if nothing did.
-        undone: The steps that were undone, in that order.
-        rows: In the order in which they began.
+        saga_id: The mission's id.
+        trace_id: The id of its trace.
+        status: `completed`, `compensated`, `compensation FAILED`, `failed` or `running`.
+        duration_s: Seconds from its start to the end of the last step.
+        failed: The step and the error that started the compensation; '' if none did.
+        undone: The compensated steps, in the order of their compensation.
+        rows: The rows in the order of their start.
     """
 
     saga_id: str
@@ -72,25 +72,25 @@ class Story:
     rows: tuple[Row, ...]
 
 
-def story(spans: Sequence[FileSpan], steps: Sequence[str]) -> Story:
-    """What a mission's spans tell.
+def build_waterfall(spans: Sequence[FileSpan], steps: Sequence[str]) -> Waterfall:
+    """Build the waterfall of a mission from its spans.
 
     Args:
-        spans: All spans of its trace, one at least, the root among them.
-        steps: The names of all its steps, in order.
+        spans: All spans of the mission's trace, including the root span.
+        steps: The names of all steps, in order.
 
     Raises:
-        ValueError: The root is not among the spans.
+        ValueError: The root span is missing.
     """
     root = next((span for span in spans if _is_root(span)), None)
     if root is None:
-        raise ValueError("the spans have no root of a saga")
+        raise ValueError("the spans include no root span of a saga")
     requests = defaultdict(list)
     for span in spans:
         requests[str(span.attributes.get("sagastream.request_id", ""))].append(span)
     ends = [span for span in spans if _is_step(span)]
     ended = {str(span.attributes["sagastream.request_id"]) for span in ends}
-    # What has no end yet is known by the command that was sent for it.
+    # A step span is recorded at its end. A running step is known by the command sent for it.
     running = [
         span
         for span in spans
@@ -102,37 +102,38 @@ def story(spans: Sequence[FileSpan], steps: Sequence[str]) -> Story:
     rows: list[Row] = []
     for span in sorted([*ends, *_first_of_each(running)], key=lambda span: span.start):
         request = requests[str(span.attributes["sagastream.request_id"])]
-        rows += _of_request(span, request, spans, root.start, has_ended=span in ends)
-    return _told(root, rows, steps)
+        rows += _request_rows(span, request, spans, root.start, has_ended=span in ends)
+    return _summarise(root, rows, steps)
 
 
-def find_story(mission: str, files: Iterable[Path], steps: Sequence[str]) -> Story | None:
-    """What the first of some files that has a mission's root span tells of it; None if none has.
+def find_waterfall(mission: str, files: Iterable[Path], steps: Sequence[str]) -> Waterfall | None:
+    """Build a mission's waterfall from the first file with its root span; None if none has it.
 
     Args:
-        mission: Its id, or its trace's.
-        files: Of OTLP JSON.
-        steps: The names of all its steps, in order.
+        mission: The mission's id, or the id of its trace.
+        files: Files of OTLP JSON.
+        steps: The names of all steps, in order.
 
     Raises:
         OSError: A file cannot be read.
     """
     for path in files:
-        spans = list(spans_of(path))
+        spans = list(read_spans(path))
         for span in spans:
             if _is_root(span) and mission in {
                 span.attributes["sagastream.saga_id"],
                 span.trace_id,
             }:
-                return story([one for one in spans if one.trace_id == span.trace_id], steps)
+                same_trace = [other for other in spans if other.trace_id == span.trace_id]
+                return build_waterfall(same_trace, steps)
     return None
 
 
-def trace_files(file: Path | None, place: Path) -> Iterator[Path]:
-    """The file that spans go to now, if there is one, then those of a folder, the newest first."""
+def trace_files(file: Path | None, folder: Path) -> Iterator[Path]:
+    """Yield the current trace file, if it exists, then the files of a folder, newest first."""
     if file and file.exists():
         yield file
-    yield from sorted(place.glob("*.jsonl"), reverse=True)
+    yield from sorted(folder.glob("*.jsonl"), reverse=True)
 
 
 def _is_root(span: FileSpan) -> bool:
@@ -150,31 +151,31 @@ def _first_of_each(spans: Iterable[FileSpan]) -> list[FileSpan]:
     return list(first.values())
 
 
-def _of_request(
+def _request_rows(
     span: FileSpan,
     request: Sequence[FileSpan],
     spans: Sequence[FileSpan],
-    zero: float,
+    origin: float,
     *,
     has_ended: bool,
 ) -> list[Row]:
-    """A step's line; one for each of its handlers, if they were several; one for each kind of order."""
+    """Return the row of a step, of each handler if there were several, of each event type of orders."""
     undo = span.attributes["sagastream.direction"] == "undo"
-    handlers = sorted((one for one in request if one.kind == "consumer"), key=lambda one: one.start)
-    sent = min((one.start for one in request if one.kind == "producer"), default=span.start)
+    handlers = sorted((s for s in request if s.kind == "consumer"), key=lambda s: s.start)
+    sent = min((s.start for s in request if s.kind == "producer"), default=span.start)
     status = ("UNDO FAILED" if undo else "FAILED") if span.error else "undone" if undo else "done"
     row = Row(
         kind="undo" if undo else "step",
         name=str(span.attributes["sagastream.step"]),
         attempt=int(span.attributes.get("sagastream.attempt", 1)),
         status=status if has_ended else "running",
-        start=span.start - zero,
+        start=span.start - origin,
         duration_s=span.end - span.start if has_ended else None,
         waited_s=max(0.0, handlers[0].start - sent) if handlers else None,
         who=_who(handlers[-1]) if handlers else "",
         error=span.error,
     )
-    rows, before = [row], sent
+    rows, available = [row], sent
     for number, handler in enumerate(handlers, 1):
         if len(handlers) > 1:
             lost = handler.error.startswith(("HandlerLost", "LeaseLost"))
@@ -184,31 +185,31 @@ def _of_request(
                     row.name,
                     int(handler.attributes.get("sagastream.attempt", number)),
                     "LOST" if lost else "FAILED" if handler.error else "done",
-                    handler.start - zero,
+                    handler.start - origin,
                     handler.end - handler.start,
-                    max(0.0, handler.start - before),
+                    max(0.0, handler.start - available),
                     "" if lost else _who(handler),
                     handler.error,
                 )
             )
-            before = handler.start if not lost else handler.end
-        rows += _orders(handler, spans, zero)
+            available = handler.start if not lost else handler.end
+        rows += _order_rows(handler, spans, origin)
     return rows
 
 
-def _orders(handler: FileSpan, spans: Sequence[FileSpan], zero: float) -> list[Row]:
-    """What a handler had others do, by kind."""
+def _order_rows(handler: FileSpan, spans: Sequence[FileSpan], origin: float) -> list[Row]:
+    """Return one row per event type of the orders that a handler sent."""
     sent = {
         span.span_id: span
         for span in spans
         if span.parent_id == handler.span_id and span.kind == "producer"
     }
-    kinds = defaultdict(list)
+    by_type = defaultdict(list)
     for span in spans:
         if span.kind == "consumer" and span.parent_id in sent:
-            kinds[str(span.attributes.get("sagastream.event_type", span.name))].append(span)
+            by_type[str(span.attributes.get("sagastream.event_type", span.name))].append(span)
     rows = []
-    for name, orders in sorted(kinds.items(), key=lambda item: min(s.start for s in item[1])):
+    for name, orders in sorted(by_type.items(), key=lambda item: min(s.start for s in item[1])):
         start = min(span.start for span in orders)
         failed = Counter(span.error for span in orders if span.error)
         waits = [max(0.0, span.start - sent[span.parent_id].start) for span in orders]
@@ -219,7 +220,7 @@ def _orders(handler: FileSpan, spans: Sequence[FileSpan], zero: float) -> list[R
                 name,
                 len(orders),
                 f"{failed.total()} FAILED" if failed else "done",
-                start - zero,
+                start - origin,
                 max(span.end for span in orders) - start,
                 max(waits),
                 ", ".join(sorted({_who(span) for span in orders})),
@@ -233,7 +234,7 @@ def _who(span: FileSpan) -> str:
     return f"{span.service} {span.instance.rpartition('-')[2]}".strip()
 
 
-def _told(root: FileSpan, rows: Sequence[Row], steps: Sequence[str]) -> Story:
+def _summarise(root: FileSpan, rows: Sequence[Row], steps: Sequence[str]) -> Waterfall:
     forward = {row.name: row for row in rows if row.kind == "step"}
     undoing = {row.name: row for row in rows if row.kind == "undo"}
     failed = [row for row in rows if row.kind == "step" and row.status == "FAILED"]
@@ -248,41 +249,41 @@ def _told(root: FileSpan, rows: Sequence[Row], steps: Sequence[str]) -> Story:
         status = "failed"
     elif all(name in forward and forward[name].status == "done" for name in steps):
         status = "completed"
-    told = f"{failed[-1].name}: {failed[-1].error}" if failed else ""
+    failure = f"{failed[-1].name}: {failed[-1].error}" if failed else ""
     ends = [row.start + (row.duration_s or 0.0) for row in rows]
-    return Story(
+    return Waterfall(
         str(root.attributes["sagastream.saga_id"]),
         root.trace_id,
         status,
         max(ends, default=0.0),
-        told,
+        failure,
         tuple(undone),
         tuple(rows),
     )
 
 
-def headline(told: Story) -> list[str]:
-    """What failed and what was undone, in three lines at most."""
-    lines = [f"mission {told.saga_id} {told.status}, {told.duration_s:.1f} s"]
-    if told.failed:
-        lines.append(f"  failed   {told.failed}")
-    if told.undone:
-        lines.append(f"  undone   {', '.join(told.undone)}")
+def headline(waterfall: Waterfall) -> list[str]:
+    """Return the status, what failed and what was undone, in at most three lines."""
+    lines = [f"mission {waterfall.saga_id} {waterfall.status}, {waterfall.duration_s:.1f} s"]
+    if waterfall.failed:
+        lines.append(f"  failed   {waterfall.failed}")
+    if waterfall.undone:
+        lines.append(f"  undone   {', '.join(waterfall.undone)}")
     return lines
 
 
-def draw(told: Story, width: int) -> Table:
-    """The waterfall as a table; what went wrong is in capitals, whatever colours there are."""
-    wide = max(_LEAST_BAR, min(_MOST_BAR, width - _BESIDE_BAR))
+def render(waterfall: Waterfall, width: int) -> Table:
+    """Return the waterfall as a table; failures are in capitals, so that they need no colour."""
+    bar_width = max(_MIN_BAR, min(_MAX_BAR, width - _OTHER_COLUMNS))
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("step", "result"):
         table.add_column(name, no_wrap=True)
     for name in ("wait", "took"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column(f"0 s{f'{told.duration_s:.1f} s':>{wide - 3}}", no_wrap=True)
+    table.add_column(f"0 s{f'{waterfall.duration_s:.1f} s':>{bar_width - 3}}", no_wrap=True)
     table.add_column("run by", no_wrap=True)
     table.add_column("error", overflow="fold")
-    for row in told.rows:
+    for row in waterfall.rows:
         bad = row.status.isupper() or "FAILED" in row.status
         colour = "bold red" if bad else _COLOURS.get(row.status, "")
         if row.kind in {"attempt", "orders"}:
@@ -292,7 +293,7 @@ def draw(told: Story, width: int) -> Table:
             Text(row.status, style=colour),
             _seconds(row.waited_s),
             _seconds(row.duration_s),
-            Text(_bar(row, told.duration_s, wide), style=colour),
+            Text(_bar(row, waterfall.duration_s, bar_width), style=colour),
             row.who,
             Text(row.error if row.kind != "step" or bad else "", style=colour),
         )
@@ -313,9 +314,9 @@ def _seconds(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f} s"
 
 
-def _bar(row: Row, whole_s: float, wide: int) -> str:
-    scale = wide / whole_s if whole_s > 0 else 0.0
-    first = min(wide - 1, int(row.start * scale))
-    length = wide - first if row.duration_s is None else max(1, round(row.duration_s * scale))
+def _bar(row: Row, total_s: float, bar_width: int) -> str:
+    scale = bar_width / total_s if total_s > 0 else 0.0
+    first = min(bar_width - 1, int(row.start * scale))
+    length = bar_width - first if row.duration_s is None else max(1, round(row.duration_s * scale))
     mark = {"orders": "·", "attempt": "─", "undo": "◄"}.get(row.kind, "█")
-    return " " * first + mark * min(length, wide - first)
+    return " " * first + mark * min(length, bar_width - first)

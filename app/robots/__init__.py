@@ -1,1 +1,1 @@
-"""Robots: the fleet registry, the client of a team, the processes that robots live in, and codecs."""
+"""Robots: the fleet registry, the client of a mission's team, robot processes, message codecs."""

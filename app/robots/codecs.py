@@ -1,4 +1,4 @@
-"""How legs cross a process border: small JSON, big parts by their hash."""
+"""Encodes drive reports for messages: small values as JSON, large ones stored and referenced."""
 
 import json
 from collections.abc import Mapping
@@ -10,66 +10,71 @@ from app.exploration.driver import Leg, Patch, Pose
 from app.redis_utils import get_blob, put_blob
 
 
-async def send_leg(leg: Leg, *, ttl_s: int | None = None) -> dict[str, Any]:
-    """A leg as JSON; its patch is stored and named."""
+async def encode_report(report: Leg, *, ttl_s: int | None = None) -> dict[str, Any]:
+    """Encode a drive report as JSON; store the cells of its patch.
+
+    Args:
+        report: The drive report.
+        ttl_s: Seconds to keep the cells; None for the setting `blob_ttl_s`.
+    """
     return {
-        "time": leg.time,
-        "pose": [leg.pose.x, leg.pose.y, leg.pose.heading],
-        "distance": leg.distance,
-        "path": [list(point) for point in leg.path],
-        "reached": leg.reached,
-        "arrived": leg.arrived,
-        "blocked": leg.blocked,
-        "patch": await send_patch(leg.patch, ttl_s=ttl_s),
+        "time": report.time,
+        "pose": [report.pose.x, report.pose.y, report.pose.heading],
+        "distance": report.distance,
+        "path": [list(point) for point in report.path],
+        "reached": report.reached,
+        "arrived": report.arrived,
+        "blocked": report.blocked,
+        "patch": await encode_patch(report.patch, ttl_s=ttl_s),
     }
 
 
-async def receive_leg(sent: Mapping[str, Any]) -> Leg:
-    """The inverse of `send_leg`.
+async def decode_report(encoded: Mapping[str, Any]) -> Leg:
+    """Decode what `encode_report` encoded.
 
     Raises:
-        BlobMissing: The patch is no longer stored.
+        BlobMissing: The cells of the patch are no longer stored.
     """
     return Leg(
-        time=sent["time"],
-        pose=Pose(*sent["pose"]),
-        distance=sent["distance"],
-        path=tuple((x, y) for x, y in sent["path"]),
-        reached=sent["reached"],
-        arrived=sent["arrived"],
-        blocked=sent["blocked"],
-        patch=await receive_patch(sent["patch"]),
+        time=encoded["time"],
+        pose=Pose(*encoded["pose"]),
+        distance=encoded["distance"],
+        path=tuple((x, y) for x, y in encoded["path"]),
+        reached=encoded["reached"],
+        arrived=encoded["arrived"],
+        blocked=encoded["blocked"],
+        patch=await decode_patch(encoded["patch"]),
     )
 
 
-async def send_patch(patch: Patch, *, ttl_s: int | None = None) -> dict[str, Any]:
-    """A patch as JSON: where it lies, its shape, and the reference of its cells."""
+async def encode_patch(patch: Patch, *, ttl_s: int | None = None) -> dict[str, Any]:
+    """Encode a patch as JSON: its position, its shape and a reference to its stored cells."""
     rows, cols = patch.cells.shape
     cells = patch.cells.tobytes()
     reference = await put_blob(cells, ttl_s=ttl_s) if cells else ""
     return {"row0": patch.row0, "col0": patch.col0, "shape": [rows, cols], "cells": reference}
 
 
-async def receive_patch(sent: Mapping[str, Any]) -> Patch:
-    """The inverse of `send_patch`.
+async def decode_patch(encoded: Mapping[str, Any]) -> Patch:
+    """Decode what `encode_patch` encoded.
 
     Raises:
         BlobMissing: The cells are no longer stored.
     """
-    data = await get_blob(sent["cells"]) if sent["cells"] else b""
-    cells = np.frombuffer(data, np.int8).reshape(sent["shape"])
-    return Patch(sent["row0"], sent["col0"], cells)
+    data = await get_blob(encoded["cells"]) if encoded["cells"] else b""
+    cells = np.frombuffer(data, np.int8).reshape(encoded["shape"])
+    return Patch(encoded["row0"], encoded["col0"], cells)
 
 
-async def send_json(value: Any) -> str:
-    """Store a value that may be too large for a message; returns the reference."""
+async def store_json(value: Any) -> str:
+    """Store a JSON value that may be too large for a message; return its reference."""
     return await put_blob(json.dumps(value).encode())
 
 
-async def receive_json(reference: str) -> Any:
-    """The inverse of `send_json`.
+async def load_json(reference: str) -> Any:
+    """Load what `store_json` stored.
 
     Raises:
-        BlobMissing: It is no longer stored.
+        BlobMissing: The value is no longer stored.
     """
     return json.loads(await get_blob(reference))

@@ -1,7 +1,8 @@
-"""The fleet registry: which robots there are, how they are, and who holds them.
+"""The fleet registry: every robot, its battery, its position, and the mission that holds it.
 
-One hash on the server, a robot a field. It changes by the writes of `atomic` handlers, so
-that a mission gets all that it asked for or none, and a handler that lost its claim nothing.
+It is one hash on the server with one field per robot. Handlers change it with the writes of the
+`atomic` effect policy: a mission gets all robots that it asks for or none, and a handler that
+lost its claim changes nothing.
 """
 
 import json
@@ -13,18 +14,19 @@ from dataclasses import asdict, dataclass, replace
 
 from app.config import Settings, get_settings
 from app.redis_utils import get_bus
-from sagastream import SagastreamError, Write
+from sagastream import Bus, SagastreamError, Write
 
 FLEET = "fleet"
 _YARD_M = 40.0
 
 
 class TooFewRobots(SagastreamError):
-    """Fewer robots are free than were asked for.
+    """Fewer robots are available than the mission asks for.
 
     Attributes:
-        wanted: How many were asked for.
-        free: How many could go.
+        wanted: The number of robots asked for.
+        free: The number of robots that are available.
+        why: How many are held, absent or low on battery.
     """
 
     def __init__(self, wanted: int, free: int, why: str) -> None:
@@ -39,16 +41,16 @@ class TooFewRobots(SagastreamError):
 
 @dataclass(frozen=True, slots=True)
 class Robot:
-    """One robot as the registry has it.
+    """A robot as registered.
 
     Attributes:
-        name: Its id.
-        battery: Percent, when it was last written down.
-        x: Where it stands in the yard, metres from the gate.
-        y: The same, across.
-        holder: The mission that has it, '' if it is free.
-        since: When it was taken or set free, in seconds since the epoch.
-        present: Whether its process was heard of lately.
+        name: The robot's id.
+        battery: Charge in percent at the time `since`.
+        x: Its parking position, metres from the gate, away from it.
+        y: Its parking position, metres from the gate, across.
+        holder: The mission that holds it; '' if it is free.
+        since: When it was reserved or released, in seconds since the epoch.
+        present: Whether its process has checked in recently.
     """
 
     name: str
@@ -60,98 +62,111 @@ class Robot:
     present: bool = False
 
     def charge(self, now: float, settings: Settings) -> float:
-        """Percent now: a free robot stands at its charger."""
+        """Return the charge at the time `now`, in percent: a free robot charges."""
         gained = 0.0 if self.holder else (now - self.since) * settings.charge_per_s
         return min(100.0, self.battery + gained)
 
     def fitness(self, now: float, settings: Settings) -> float:
-        """Percent that are left when it has driven to the gate."""
-        way = math.hypot(self.x, self.y)
-        return self.charge(now, settings) - way * settings.battery_per_metre
+        """Return the charge that is left after the drive to the gate, in percent."""
+        distance_m = math.hypot(self.x, self.y)
+        return self.charge(now, settings) - distance_m * settings.battery_per_metre
 
 
 def choose(robots: Sequence[Robot], wanted: int, now: float, settings: Settings) -> list[Robot]:
-    """The best robots by battery and distance, in the order of their names.
+    """Choose the robots with the best battery after the drive to the gate; return them by name.
 
     Raises:
-        TooFewRobots: Not as many can go.
+        TooFewRobots: Fewer robots are available.
     """
     held = [robot for robot in robots if robot.holder]
     absent = [robot for robot in robots if not robot.holder and not robot.present]
-    here = [robot for robot in robots if not robot.holder and robot.present]
-    able = [robot for robot in here if robot.fitness(now, settings) >= settings.battery_least]
+    parked = [robot for robot in robots if not robot.holder and robot.present]
+    able = [robot for robot in parked if robot.fitness(now, settings) >= settings.battery_least]
     if len(able) < wanted:
         raise TooFewRobots(
             wanted,
             len(able),
             f"of {len(robots)}: {len(held)} held, {len(absent)} absent, "
-            f"{len(here) - len(able)} low on battery",
+            f"{len(parked) - len(able)} low on battery",
         )
     best = sorted(able, key=lambda robot: (-robot.fitness(now, settings), robot.name))[:wanted]
     return sorted(best, key=lambda robot: robot.name)
 
 
-async def robots() -> list[Robot]:
-    """Every robot of the fleet, by name."""
-    call = get_bus().command
-    stored = await call("HGETALL", get_bus().key(FLEET))
+async def robots(bus: Bus | None = None) -> list[Robot]:
+    """Read every robot of the fleet, sorted by name.
+
+    Args:
+        bus: The server to read; None for this process's bus.
+    """
+    bus = bus or get_bus()
+    stored = await bus.command("HGETALL", bus.key(FLEET))
     names = sorted(name.decode() for name in stored)
-    seen = await call("MGET", *(_seen_key(name) for name in names)) if names else []
+    seen = await bus.command("MGET", *(_seen_key(bus, name) for name in names)) if names else []
     return [
-        Robot(**json.loads(stored[name.encode()]), present=heard is not None)
-        for name, heard in zip(names, seen, strict=True)
+        Robot(**json.loads(stored[name.encode()]), present=last_seen is not None)
+        for name, last_seen in zip(names, seen, strict=True)
     ]
 
 
+async def presence(bus: Bus) -> list[bool]:
+    """Read for each robot of the fleet whether it is present."""
+    return [robot.present for robot in await robots(bus)]
+
+
 async def is_present(name: str) -> bool:
-    """Whether a robot's process was heard of lately."""
-    return bool(await get_bus().command("EXISTS", _seen_key(name)))
+    """Return whether a robot's process has checked in recently."""
+    bus = get_bus()
+    return bool(await bus.command("EXISTS", _seen_key(bus, name)))
 
 
 async def holder(name: str) -> str:
-    """The mission that has a robot, '' if none has."""
+    """Return the mission that holds a robot; '' if none does."""
     stored = await get_bus().command("HGET", get_bus().key(FLEET), name)
     return str(json.loads(stored)["holder"]) if stored else ""
 
 
 async def check_in(name: str) -> None:
-    """Say that a robot is there; one that is new joins the fleet."""
-    call = get_bus().command
-    place = random.Random(name)  # noqa: S311 - where a simulated robot is parked
+    """Report a robot as present for `robot_seen_s` seconds; register it if it is new."""
+    bus = get_bus()
+    parking = random.Random(name)  # noqa: S311 - where a simulated robot is parked
     robot = Robot(
         name=name,
-        battery=place.uniform(70.0, 100.0),
-        x=place.uniform(0.0, _YARD_M),
-        y=place.uniform(-_YARD_M, _YARD_M),
+        battery=parking.uniform(70.0, 100.0),
+        x=parking.uniform(0.0, _YARD_M),
+        y=parking.uniform(-_YARD_M, _YARD_M),
         since=time.time(),
     )
-    await call("HSETNX", get_bus().key(FLEET), name, _dump(robot))
+    await bus.command("HSETNX", bus.key(FLEET), name, _dump(robot))
     seen_ms = round(get_settings().robot_seen_s * 1000)
-    await call("SET", _seen_key(name), "1", "PX", seen_ms)
+    await bus.command("SET", _seen_key(bus, name), "1", "PX", seen_ms)
 
 
 async def check_out(name: str) -> None:
-    """Say that a robot is gone."""
-    await get_bus().command("DEL", _seen_key(name))
+    """Report a robot as absent."""
+    bus = get_bus()
+    await bus.command("DEL", _seen_key(bus, name))
 
 
 async def reserve(mission: str, wanted: int) -> tuple[list[str], tuple[Write, ...]]:
-    """Choose the robots of a mission, all that it asks for or none; asked again, the same ones.
+    """Reserve all robots that a mission asks for, or none.
+
+    Reserving again for the same mission returns the same robots.
 
     Returns:
-        Their names, sorted: a robot's place in the list is its slot in the mission. And the
-        writes that make them the mission's, for an `atomic` handler to return.
+        The sorted names, where a robot's index is its slot in the mission; and the writes that
+        reserve the robots, for an `atomic` handler to return.
 
     Raises:
-        TooFewRobots: Not as many are free.
+        TooFewRobots: Fewer robots are available.
     """
-    known = await robots()
-    mine = [robot.name for robot in known if robot.holder == mission]
+    fleet = await robots()
+    mine = [robot.name for robot in fleet if robot.holder == mission]
     if mine:
         return mine, ()
     now = time.time()
     settings = get_settings()
-    chosen = choose(known, wanted, now, settings)
+    chosen = choose(fleet, wanted, now, settings)
     taken = [
         replace(robot, holder=mission, since=now, battery=robot.charge(now, settings))
         for robot in chosen
@@ -162,15 +177,16 @@ async def reserve(mission: str, wanted: int) -> tuple[list[str], tuple[Write, ..
 async def release(
     mission: str, driven: Mapping[str, float] | None = None, *, only: str = ""
 ) -> tuple[list[str], tuple[Write, ...]]:
-    """Set free the robots that a mission holds.
+    """Release the robots that a mission holds.
 
     Args:
-        mission: Who held them.
-        driven: Metres that each drove, by name.
-        only: The one robot to set free, '' for all.
+        mission: The mission that holds them.
+        driven: Metres that each robot drove, by name; its battery loses charge accordingly.
+        only: The one robot to release; '' for all.
 
     Returns:
-        Their names, and the writes that set them free, for an `atomic` handler to return.
+        The names of the released robots, and the writes that release them, for an `atomic`
+        handler to return.
     """
     mine = [
         robot for robot in await robots() if robot.holder == mission and only in {"", robot.name}
@@ -195,8 +211,8 @@ def _writes(before: Sequence[Robot], after: Sequence[Robot]) -> tuple[Write, ...
     )
 
 
-def _seen_key(name: str) -> str:
-    return get_bus().key(f"fleet:seen:{name}")
+def _seen_key(bus: Bus, name: str) -> str:
+    return bus.key(f"fleet:seen:{name}")
 
 
 def _dump(robot: Robot) -> str:

@@ -1,9 +1,9 @@
-"""A process with robots in it: each listens on its own command stream and drives when told.
+"""A process that serves robots: each one listens on its own command stream and executes orders.
 
     python -m app.robots.process robot-1 robot-2
 
-The robots are simulated; a real one stands behind the same `RobotDriver`, and a program that calls
-`serve` with a `Deploy` of its own.
+These robots are simulated. For real robots implement `RobotDriver`, and call `serve` with a
+`Deploy` that returns such drivers.
 """
 
 import asyncio
@@ -16,42 +16,43 @@ from pathlib import Path
 from typing import Any
 
 from app.config import get_settings
+from app.event_types import ROBOT_DEPLOY, ROBOT_DRIVE, ROBOT_RECALL, ROBOT_REPORT
 from app.exploration.driver import Leg, Point, Pose, RobotDriver
 from app.exploration.grid import FloorMap, GridFrame
 from app.exploration.map_files import find_map, load_map
 from app.exploration.simulation.floor_plans import draw_rooms
 from app.exploration.simulation.simulated_robot import SimulatedRobot, start_poses
-from app.logging_config import configure
-from app.observability.health import watched
+from app.observability.health import serve_probes
+from app.observability.providers import configure
 from app.redis_utils import get_bus
 from app.robots import fleet
-from app.robots.codecs import send_leg
+from app.robots.codecs import encode_report
 from sagastream import Command, CommandListener, Handler, SagastreamError
 
-_Carry = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+_ExecuteOrder = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 Deploy = Callable[[dict[str, Any]], tuple[RobotDriver, GridFrame, Leg]]
-"""Puts a robot at its start, by a `robot:deploy` order; its frame, the floor's or one of its own,
-and its first leg. It blocks."""
+"""Deploys a robot at its start pose for a `robot:deploy` order. It may block.
+
+Returns the driver, the robot's grid frame (the floor's, or its own), and the first drive report."""
 
 
 class NotDeployed(SagastreamError):
-    """An order came from a mission that the robot is not, or no longer, deployed for."""
+    """The robot is not deployed for the mission that sent the order."""
 
 
 class NotHeld(SagastreamError):
-    """A mission that does not hold the robot wants to deploy it."""
+    """The mission that wants to deploy the robot does not hold it."""
 
 
 class StaleOrder(SagastreamError):
-    """An order came from a handler that has been replaced."""
+    """The handler that sent the order has been replaced."""
 
 
-class Fence:
-    """Who commands a robot: the newest claim of the newest request.
+class OrderFence:
+    """Admits orders only from the newest claim (epoch) of the newest request.
 
-    A handler that was replaced, by a later claim of its request or by the next request of its
-    mission, commands no more.
+    A later claim of the same request replaces a handler; so does the next request of the mission.
     """
 
     def __init__(self) -> None:
@@ -59,10 +60,10 @@ class Fence:
         self._replaced: set[str] = set()
 
     def admit(self, commander: str, epoch: int) -> None:
-        """Let an order of this request and epoch pass.
+        """Admit an order of this request and epoch.
 
         Raises:
-            StaleOrder: Its handler has been replaced.
+            StaleOrder: The handler that sent it has been replaced.
         """
         stale = epoch < self._epoch if commander == self._commander else commander in self._replaced
         if stale:
@@ -73,29 +74,30 @@ class Fence:
 
 
 @lru_cache(maxsize=4)
-def _floor(path: Path, _changed: float) -> FloorMap:
+def _load_floor(path: Path, _modified: float) -> FloorMap:
     return load_map(path)
 
 
 def true_floor(area: str) -> FloorMap:
-    """The floor that the simulation takes place on.
+    """Load the ground-truth floor of an area, in which the simulated robots drive.
 
     Raises:
-        MapError: There is no such map, or it is no good.
+        MapError: The map is missing or invalid.
     """
     path = find_map(get_settings().map_dir, area)
-    return _floor(path, path.stat().st_mtime)
+    return _load_floor(path, path.stat().st_mtime)
 
 
-def simulated(order: dict[str, Any]) -> tuple[RobotDriver, GridFrame, Leg]:
-    """Put a simulated robot at its start: a `Deploy`."""
+def deploy_simulated(order: dict[str, Any]) -> tuple[RobotDriver, GridFrame, Leg]:
+    """Deploy a simulated robot: a `Deploy`."""
     floor = true_floor(order["area"])
     slot, team, seed = order["slot"], order["team"], order["seed"]
     driver: RobotDriver
     if order.get("known_poses", True):
         driver = SimulatedRobot(floor, slot=slot, seed=seed)
         return driver, floor.frame, driver.deploy(start_poses(floor, team, seed)[slot])
-    # Its solver is a heavy import, which a robot that knows where it is does not need.
+    # Imported here: the pose-graph solver is slow to import and only robots with unknown poses
+    # need it.
     from app.exploration.simulation.deployment import lone_robot, own_frame  # noqa: PLC0415
 
     driver = lone_robot(floor, slot=slot, robots=team, seed=seed)
@@ -103,54 +105,56 @@ def simulated(order: dict[str, Any]) -> tuple[RobotDriver, GridFrame, Leg]:
 
 
 class RobotService:
-    """One robot's answers to its commands.
+    """Handles the commands of one robot.
 
     Args:
         name: The robot's id in the fleet.
-        deploy: What puts it at its start.
+        deploy: Deploys the robot for a mission.
     """
 
-    def __init__(self, name: str, deploy: Deploy = simulated) -> None:
+    def __init__(self, name: str, deploy: Deploy = deploy_simulated) -> None:
         self.name = name
         self._deploy = deploy
         self._mission = ""
         self._driver: RobotDriver | None = None
-        self._fence = Fence()
+        self._fence = OrderFence()
         self._path: list[Point] = []
         self._driven = 0.0
-        self._answered: tuple[str, dict[str, Any]] = ("", {})
+        self._last_result: tuple[str, dict[str, Any]] = ("", {})
         self._busy = asyncio.Lock()
 
     def handlers(self) -> list[Handler]:
-        """The handlers of this robot's stream."""
+        """Return the handlers of this robot's command stream."""
         orders = {
-            "robot:deploy": self.deploy,
-            "robot:drive": self.drive,
-            "robot:report": self.report,
-            "robot:recall": self.recall,
+            ROBOT_DEPLOY: self.deploy,
+            ROBOT_DRIVE: self.drive,
+            ROBOT_REPORT: self.report,
+            ROBOT_RECALL: self.recall,
         }
         stream = get_settings().robot_stream(self.name)
         return [
-            Handler(stream, event_type, self._in_turn(order))
+            Handler(stream, event_type, self._exclusive(order))
             for event_type, order in orders.items()
         ]
 
-    def _in_turn(self, order: _Carry) -> Callable[[Command, Any], Awaitable[dict[str, Any]]]:
-        """One order at a time, from its present commander, and none twice."""
+    def _exclusive(
+        self, execute: _ExecuteOrder
+    ) -> Callable[[Command, Any], Awaitable[dict[str, Any]]]:
+        """Execute one order at a time, only for the current commander, and each request once."""
 
         async def handle(command: Command, _progress: Any) -> dict[str, Any]:
             async with self._busy:
-                if self._answered[0] != command.request_id:
+                if self._last_result[0] != command.request_id:
                     mission = command.payload["mission"]
-                    if command.event_type == "robot:deploy":
+                    if command.event_type == ROBOT_DEPLOY:
                         await self._take_mission(mission)
                     elif mission != self._mission or self._driver is None:
                         raise NotDeployed(
                             f"robot {self.name} is not deployed for mission {mission}"
                         )
                     self._fence.admit(command.payload["commander"], command.payload["epoch"])
-                    self._answered = (command.request_id, await order(command.payload))
-                return self._answered[1]
+                    self._last_result = (command.request_id, await execute(command.payload))
+                return self._last_result[1]
 
         return handle
 
@@ -158,58 +162,58 @@ class RobotService:
         if await fleet.holder(self.name) != mission:
             raise NotHeld(f"robot {self.name} is not held by mission {mission}")
         if mission != self._mission:
-            self._mission, self._driver, self._fence = mission, None, Fence()
+            self._mission, self._driver, self._fence = mission, None, OrderFence()
 
     async def deploy(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Take up the start pose of a slot and look around.
+        """Place the robot at the start pose of its slot and take the first scan.
 
         Raises:
             NotHeld: The mission does not hold this robot.
-            StaleOrder: As with every order: its handler has been replaced.
-            NotDeployed: As with every order but this one: the robot is not the mission's.
-            MapError: There is no such area.
+            StaleOrder: The handler that sent it has been replaced; any order may raise this.
+            NotDeployed: Raised by every other order, if the robot is not deployed for the mission.
+            MapError: The map is missing or invalid.
             StartError: The team cannot start there.
         """
-        self._driver, frame, leg = await asyncio.to_thread(self._deploy, order)
-        self._path, self._driven = list(leg.path), 0.0
-        return {"frame": frame.to_dict(), "leg": await send_leg(leg)}
+        self._driver, frame, report = await asyncio.to_thread(self._deploy, order)
+        self._path, self._driven = list(report.path), 0.0
+        return {"frame": frame.to_dict(), "leg": await encode_report(report)}
 
     async def drive(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Follow a path until its end or the barrier."""
+        """Follow a path until its end or until the barrier, a time in mission seconds."""
         assert self._driver is not None
         path = [(x, y) for x, y in order["path"]]
-        leg = await asyncio.to_thread(self._driver.drive, path, order["until"])
-        self._path += leg.path[1:]
-        self._driven += leg.distance
-        return {"leg": await send_leg(leg)}
+        report = await asyncio.to_thread(self._driver.drive, path, order["until"])
+        self._path += report.path[1:]
+        self._driven += report.distance
+        return {"leg": await encode_report(report)}
 
     async def report(self, _order: dict[str, Any]) -> dict[str, Any]:
-        """Tell all that was seen and driven since the deployment, as one leg."""
+        """Return everything seen and driven since the deployment as one drive report."""
         assert self._driver is not None
-        leg = await asyncio.to_thread(self._driver.recall)
-        whole = replace(leg, path=tuple(self._path), distance=self._driven)
-        return {"leg": await send_leg(whole)}
+        report = await asyncio.to_thread(self._driver.recall)
+        whole = replace(report, path=tuple(self._path), distance=self._driven)
+        return {"leg": await encode_report(whole)}
 
     async def recall(self, _order: dict[str, Any]) -> dict[str, Any]:
-        """Stand still, and take no more orders from whoever was replaced by this.
+        """Stop, and accept no more orders from replaced handlers.
 
-        What it knows it keeps until its next mission: if the handler that recalled it dies before
-        it has said so, the next one asks for it.
+        The robot keeps its map until its next mission: if the handler that recalled it dies before
+        it reports the recall, the next handler asks for the map again.
         """
         return {}
 
 
-async def serve(names: Sequence[str], deploy: Deploy = simulated) -> None:
-    """Run robots until SIGTERM.
+async def serve(names: Sequence[str], deploy: Deploy = deploy_simulated) -> None:
+    """Serve robots until SIGTERM.
 
-    They check in when the simulation is compiled, which takes a while on a new machine: an
-    order to a robot that has checked in is carried out at once.
+    They check in after the simulation's code is compiled, which takes seconds on a new machine,
+    so that a robot that has checked in executes orders at once.
 
     Args:
-        names: Their ids in the fleet.
-        deploy: What puts one at its start.
+        names: The robots' ids in the fleet.
+        deploy: Deploys one of them for a mission.
     """
-    await asyncio.to_thread(_practise)
+    await asyncio.to_thread(_warm_up)
     services = [RobotService(name, deploy) for name in names]
     handlers = [handler for service in services for handler in service.handlers()]
     async with get_bus() as bus:
@@ -219,7 +223,7 @@ async def serve(names: Sequence[str], deploy: Deploy = simulated) -> None:
         checking_in = asyncio.create_task(_keep_checking_in(names))
         streams = [get_settings().robot_stream(name) for name in names]
         try:
-            async with watched(get_settings(), streams):
+            async with serve_probes(get_settings(), streams):
                 await listener.run()
         finally:
             checking_in.cancel()
@@ -228,8 +232,8 @@ async def serve(names: Sequence[str], deploy: Deploy = simulated) -> None:
                     await fleet.check_out(name)
 
 
-def _practise() -> None:
-    """Drive once: what is compiled for that is, or is loaded."""
+def _warm_up() -> None:
+    """Drive once, so that jitted code is compiled before the first order."""
     floor = draw_rooms(1)
     robot = SimulatedRobot(floor, slot=0, seed=0)
     start = start_poses(floor, 1, 0)[0]
@@ -245,7 +249,7 @@ async def _keep_checking_in(names: Sequence[str]) -> None:
 
 
 def main() -> None:
-    """Entry point of `python -m app.robots.process ROBOT…`."""
+    """Run `python -m app.robots.process ROBOT…`."""
     names = sys.argv[1:]
     if not names:
         sys.exit("usage: python -m app.robots.process ROBOT…")

@@ -1,7 +1,8 @@
-"""Orders to the robots of one mission, and their answers.
+"""Sends orders to the robots of one mission and returns their replies.
 
-An order carries the request and the epoch of the handler that gives it, so that robots refuse
-one who has been replaced. A robot that is gone, or has started anew, is lost to the mission.
+An order carries the request and the epoch (the fencing token) of the handler that sends it, so
+that robots refuse orders of a replaced handler. A robot that stops responding, or was restarted,
+is lost to the mission.
 """
 
 import asyncio
@@ -10,21 +11,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.config import get_settings
+from app.event_types import ROBOT_DEPLOY, ROBOT_DRIVE, ROBOT_RECALL, ROBOT_REPORT
 from app.exploration.driver import Leg, Order
 from app.redis_utils import get_bus, request_and_reply
 from app.robots import fleet
-from app.robots.codecs import receive_leg
+from app.robots.codecs import decode_report
 from sagastream import Command, ReplyTimeout, RequestFailed, SagastreamError
-from sagastream._redis.retrying import end_tasks
 
-_LOOK_S = 1.0
+_PRESENCE_CHECK_S = 1.0
 
 
 class RobotLost(SagastreamError):
-    """A robot does not answer, or is no longer at what it was deployed for.
+    """A robot does not respond, or is no longer deployed for this mission.
 
     Attributes:
-        robot: Its name.
+        robot: The robot's name.
+        why: How it was lost.
     """
 
     def __init__(self, robot: str, why: str) -> None:
@@ -40,8 +42,8 @@ class Team:
     """The robots of a mission, by slot.
 
     Args:
-        command: The command whose handler gives the orders; its payload names the mission
-            and the robots.
+        command: The command whose handler sends the orders. Its payload names the mission and
+            the robots.
     """
 
     def __init__(self, command: Command) -> None:
@@ -52,11 +54,19 @@ class Team:
     async def deploy(
         self, area: str, seed: int, *, known_poses: bool = True
     ) -> list[dict[str, Any]]:
-        """Put every robot at its start, told of it or not; their answers by slot.
+        """Deploy every robot at its start pose.
+
+        Args:
+            area: The name of the map.
+            seed: The seed of the simulation.
+            known_poses: Whether the robots are told their start poses.
+
+        Returns:
+            The payload of each robot's reply, by slot.
 
         Raises:
             RequestFailed: A robot cannot start there.
-            RobotLost: A robot is gone.
+            RobotLost: A robot does not respond.
         """
         common = {
             "area": area,
@@ -66,61 +76,63 @@ class Team:
         }
         return await asyncio.gather(
             *(
-                self._ask(name, "robot:deploy", common | {"slot": slot})
+                self._send_order(name, ROBOT_DEPLOY, common | {"slot": slot})
                 for slot, name in enumerate(self.robots)
             )
         )
 
     async def drive(self, orders: Mapping[int, Order]) -> dict[int, Leg | RobotLost]:
-        """Have robots drive at the same time; their legs, or losses, by slot.
+        """Let robots drive at the same time; return drive reports or losses by slot.
 
         Raises:
-            RequestFailed: A robot refused, as another handler has this mission now.
+            RequestFailed: A robot refused the order, because another handler took over.
         """
-        return await self._legs(
-            "robot:drive",
+        return await self._reports(
+            ROBOT_DRIVE,
             {slot: {"path": order.path, "until": order.until} for slot, order in orders.items()},
         )
 
     async def report(self) -> dict[int, Leg | RobotLost]:
-        """Everything that each robot saw and drove since it was deployed, by slot.
+        """Return what each robot saw and drove since its deployment, or its loss, by slot.
 
         Raises:
-            RequestFailed: A robot refused, as another handler has this mission now.
+            RequestFailed: A robot refused the order, because another handler took over.
         """
-        return await self._legs("robot:report", {slot: {} for slot in range(len(self.robots))})
+        return await self._reports(ROBOT_REPORT, {slot: {} for slot in range(len(self.robots))})
 
     async def recall(self) -> None:
-        """End the mission for every robot that is still ours."""
+        """End the mission for every robot that is still deployed for it."""
         await asyncio.gather(*(self._recall(name) for name in self.robots))
 
     async def _recall(self, name: str) -> None:
         try:
-            await self._ask(name, "robot:recall", {})
+            await self._send_order(name, ROBOT_RECALL, {})
         except RobotLost:
             return
         except RequestFailed as failure:
             if failure.error_type != "NotDeployed":
                 raise
 
-    async def _legs(
+    async def _reports(
         self, event_type: str, payloads: Mapping[int, dict[str, Any]]
     ) -> dict[int, Leg | RobotLost]:
-        async def leg(slot: int, payload: dict[str, Any]) -> Leg | RobotLost:
+        async def report_of(slot: int, payload: dict[str, Any]) -> Leg | RobotLost:
             try:
-                answer = await self._ask(self.robots[slot], event_type, payload)
+                reply = await self._send_order(self.robots[slot], event_type, payload)
             except RobotLost as lost:
                 return lost
             except RequestFailed as failure:
                 if failure.error_type == "StaleOrder":
                     raise
                 return RobotLost(self.robots[slot], f"{failure.error_type}: {failure.message}")
-            return await receive_leg(answer["leg"])
+            return await decode_report(reply["leg"])
 
-        legs = await asyncio.gather(*(leg(slot, payload) for slot, payload in payloads.items()))
-        return dict(zip(payloads, legs, strict=True))
+        reports = await asyncio.gather(*(report_of(*item) for item in payloads.items()))
+        return dict(zip(payloads, reports, strict=True))
 
-    async def _ask(self, name: str, event_type: str, payload: dict[str, Any]) -> dict[str, Any]:
+    async def _send_order(
+        self, name: str, event_type: str, payload: dict[str, Any]
+    ) -> dict[str, Any]:
         settings = get_settings()
         request_id = str(uuid.uuid4())
         order = {
@@ -128,7 +140,7 @@ class Team:
             "commander": self._command.request_id,
             "epoch": self._command.epoch,
         }
-        asking = asyncio.create_task(
+        request = asyncio.create_task(
             request_and_reply(
                 settings.robot_stream(name),
                 event_type,
@@ -139,12 +151,13 @@ class Team:
             )
         )
         try:
-            while not (await asyncio.wait({asking}, timeout=_LOOK_S))[0]:
+            while not (await asyncio.wait({request}, timeout=_PRESENCE_CHECK_S))[0]:
                 if not await fleet.is_present(name):
                     await get_bus().cancel(request_id)
-                    raise RobotLost(name, "it was not heard of")
-            return dict(asking.result()["payload"])
-        except ReplyTimeout as silence:
-            raise RobotLost(name, str(silence)) from silence
+                    raise RobotLost(name, "its process stopped checking in")
+            return dict(request.result()["payload"])
+        except ReplyTimeout as timeout:
+            raise RobotLost(name, str(timeout)) from timeout
         finally:
-            await end_tasks(asking)
+            request.cancel()
+            await asyncio.wait([request])

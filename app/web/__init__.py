@@ -1,1 +1,1 @@
-"""Missions over HTTP."""
+"""The web server: HTTP API, event streams and pages for missions and the fleet."""

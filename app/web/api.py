@@ -1,4 +1,4 @@
-"""The HTTP API: missions and the fleet as JSON, what happens to a mission as events; and the pages."""
+"""The web application: the HTTP API for missions and the fleet, event streams, and the pages."""
 
 import asyncio
 import contextlib
@@ -18,63 +18,67 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.config import Settings, get_settings
+from app.event_types import RESOURCES_RELEASE
 from app.exploration.map_files import known_maps
+from app.missions.mission import run_saga
 from app.missions.mission_saga import mission_runner, mission_saga
-from app.missions.summaries import entries_of, row_of
-from app.orchestrator import run_saga
+from app.missions.reports import requests_of, summary_of
 from app.redis_utils import get_bus, request_and_reply
 from app.robots import fleet
 from app.web import pages, problems
-from app.web.event_stream import Events, cursor_of
-from app.web.guard import COOKIE, Guard, same, session_of
-from app.web.mission_progress import missions_in
+from app.web.event_stream import MissionEvents, cursor_of
+from app.web.mission_progress import list_missions
 from app.web.models import (
-    Entry,
+    CancelMission,
     Key,
-    Mission,
-    MissionAsked,
+    Login,
     MissionDetail,
+    MissionSummary,
     Problem,
-    Reason,
-    Release,
-    Released,
-    Started,
-    Token,
+    ReleasedRobots,
+    ReleaseRobot,
+    StartedMission,
+    StartMission,
+    StepRequest,
 )
+from app.web.security import COOKIE, SecurityMiddleware, equal_secrets, session_cookie_of
 from sagastream import SagastreamError
 from sagastream.errors import NoSuchSaga
-from sagastream.saga.journal import Journal
+from sagastream.saga import Journal
 
 _TRACER = trace.get_tracer("mission")
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": why}
     for status, why in {
-        401: "no token, or a wrong one",
-        403: "from another origin",
-        404: "no such mission",
-        409: "the id belongs to another mission, or it has ended",
-        413: "too large",
-        415: "not JSON",
-        422: "not what this description says",
+        401: "the token is missing or wrong",
+        403: "the request comes from another origin",
+        404: "there is no such mission",
+        409: "the id belongs to another mission, or the mission has ended",
+        413: "the body is too large",
+        415: "the body is not JSON",
+        422: "the request does not match this description",
         429: "too many requests",
-        503: "the server behind this one does not answer, or too many missions are open",
+        503: "the Redis or Valkey server does not answer, or too many missions are open",
     }.items()
 }
 SagaId = Annotated[Key, Path(description="The mission's id.")]
 
 
 class TooManyMissions(SagastreamError):
-    """As many missions as allowed are open."""
+    """The maximum number of missions is open."""
 
 
-class Traced:
-    """A new trace for each request, linked to its caller's: callers do not decide what we record."""
+class TracingMiddleware:
+    """Starts a new trace for each request, linked to the caller's trace.
+
+    A caller's sampling decision therefore does not affect what is recorded.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, within a span of its own."""
+        """Pass a request to the application within a server span."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -92,10 +96,10 @@ class Traced:
 
 
 def make_app(settings: Settings) -> FastAPI:
-    """The application.
+    """Create the web application.
 
     Args:
-        settings: The token, and the limits.
+        settings: The token and the limits.
     """
 
     @asynccontextmanager
@@ -113,12 +117,14 @@ def make_app(settings: Settings) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         responses=_PROBLEMS,
         middleware=[
-            Middleware(Traced),
-            Middleware(Guard, token=settings.web_token, per_s=settings.web_requests_per_s),
+            Middleware(TracingMiddleware),
+            Middleware(
+                SecurityMiddleware, token=settings.web_token, per_s=settings.web_requests_per_s
+            ),
         ],
     )
-    app.state.events = Events()
-    for kind, handler in {**problems.HANDLERS, TooManyMissions: problems.of_overload}.items():
+    app.state.events = MissionEvents()
+    for kind, handler in {**problems.HANDLERS, TooManyMissions: problems.handle_overload}.items():
         app.add_exception_handler(kind, handler)
     app.get("/healthz")(_alive)
     app.get("/api/missions")(_list)
@@ -133,12 +139,12 @@ def make_app(settings: Settings) -> FastAPI:
     app.get("/api/areas")(_areas)
     app.post("/api/session", status_code=200)(_session)
     app.include_router(pages.router)
-    app.mount("/static", StaticFiles(directory=pages.HERE / "static"))
+    app.mount("/static", StaticFiles(directory=pages.WEB_FOLDER / "static"))
     return app
 
 
 async def _alive() -> dict[str, str]:
-    """Whether this process answers."""
+    """Report that this process responds."""
     return {"status": "ok"}
 
 
@@ -146,57 +152,60 @@ async def _list(
     status: Annotated[
         Literal["running", "compensating", "completed", "compensated", "stuck"] | None, Query()
     ] = None,
-) -> list[Mission]:
-    """The missions that are kept, the newest first."""
-    return [Mission(**row) for row in await missions_in(status or "")]
+) -> list[MissionSummary]:
+    """List the missions that are kept, newest first."""
+    return [MissionSummary(**summary) for summary in await list_missions(status or "")]
 
 
 async def _start(
-    asked: MissionAsked,
+    mission: StartMission,
     response: Response,
     idempotency_key: Annotated[
-        Key | None, Header(description="Becomes the mission's id; again, it is the same mission.")
+        Key | None,
+        Header(
+            description="Becomes the mission's id. The same key again returns the same mission."
+        ),
     ] = None,
-) -> Started:
-    """Start a mission; it ends whatever happens to this server."""
-    most = get_settings().web_open_missions
-    if (await mission_runner().counts())["open"] >= most and not await _is_known(idempotency_key):
-        raise TooManyMissions(f"{most} missions are open; wait until one has ended")
+) -> StartedMission:
+    """Start a mission. It runs to its end even if this process dies."""
+    limit = get_settings().web_open_missions
+    if (await mission_runner().counts())["open"] >= limit and not await _is_known(idempotency_key):
+        raise TooManyMissions(f"{limit} missions are open; wait until one has ended")
     handle = await run_saga(
-        asked.robots,
-        asked.area,
-        seed=asked.seed,
+        mission.robots,
+        mission.area,
+        seed=mission.seed,
         saga_id=idempotency_key,
-        known_poses=asked.known_poses,
+        known_poses=mission.known_poses,
     )
     response.headers["location"] = f"/api/missions/{handle.saga_id}"
-    return Started(saga_id=handle.saga_id)
+    return StartedMission(saga_id=handle.saga_id)
 
 
 async def _is_known(saga_id: str | None) -> bool:
-    """Whether there is such a mission already."""
+    """Return whether a mission with this id exists."""
     with contextlib.suppress(NoSuchSaga):
         return bool(saga_id and await mission_runner().journal(saga_id))
     return False
 
 
 async def _show(saga_id: SagaId) -> MissionDetail:
-    """One mission, with each of its requests, forward and back."""
+    """Return one mission with each of its requests, forward and undo."""
     return _detail(await mission_runner().journal(saga_id))
 
 
-async def _cancel(saga_id: SagaId, asked: Annotated[Reason, Body()]) -> MissionDetail:
-    """Have what a mission did undone in reverse; one that has ended is left alone."""
-    return _detail(await mission_runner().compensate(saga_id, asked.reason))
+async def _cancel(saga_id: SagaId, body: Annotated[CancelMission, Body()]) -> MissionDetail:
+    """Undo a running mission's steps in reverse order; do nothing if it has ended."""
+    return _detail(await mission_runner().compensate(saga_id, body.reason))
 
 
 async def _resume(saga_id: SagaId) -> MissionDetail:
-    """Have a mission gone on with; a stuck one tries its compensations anew."""
+    """Resume a mission now; retry the compensations of a stuck one."""
     return _detail(await mission_runner().resume(saga_id))
 
 
 async def _compensate(saga_id: SagaId) -> MissionDetail:
-    """Have a mission undone whatever it is at; what keeps failing is tried anew."""
+    """Undo a mission in any state; retry compensations that keep failing."""
     journal = await mission_runner().compensate(saga_id, "compensated by hand")
     if journal.status not in {"completed", "compensated"}:
         journal = await mission_runner().resume(saga_id)
@@ -208,10 +217,11 @@ async def _events(
     saga_id: SagaId,
     last_event_id: Annotated[str | None, Header(max_length=200)] = None,
     after: Annotated[
-        str | None, Query(max_length=200, description="The same, for those who cannot send it.")
+        str | None,
+        Query(max_length=200, description="The same, for clients that cannot send the header."),
     ] = None,
 ) -> EventSourceResponse:
-    """All that happens to a mission as server-sent events: `stage`, `move`, `frame`, then `end`."""
+    """Stream a mission's events (server-sent events): `stage`, `move`, `frame`, finally `end`."""
     await mission_runner().journal(saga_id)
     return EventSourceResponse(
         request.app.state.events.of(saga_id, cursor_of(last_event_id or after))
@@ -219,29 +229,29 @@ async def _events(
 
 
 async def _fleet() -> list[fleet.Robot]:
-    """The robots, their batteries, and who holds them."""
+    """Return the robots, their batteries, and the missions that hold them."""
     return await fleet.robots()
 
 
-async def _release(robot: Annotated[Key, Path()], asked: Release) -> Released:
-    """Take a robot from the mission that holds it; it is free for others at once."""
+async def _release(robot: Annotated[Key, Path()], body: ReleaseRobot) -> ReleasedRobots:
+    """Release a robot from the mission that holds it; it is available at once."""
     reply = await request_and_reply(
         get_settings().resources_stream,
-        "resources:release",
-        {"mission": asked.mission, "robot": robot, "reason": asked.reason},
+        RESOURCES_RELEASE,
+        {"mission": body.mission, "robot": robot, "reason": body.reason},
         timeout=get_settings().reply_timeout_s,
     )
-    return Released(released=reply["payload"]["released"])
+    return ReleasedRobots(released=reply["payload"]["released"])
 
 
-async def _session(asked: Token, request: Request, response: Response) -> dict[str, str]:
-    """Let a browser in that says the token once."""
+async def _session(login: Login, request: Request, response: Response) -> dict[str, str]:
+    """Log a browser in: exchange the token for a session cookie."""
     token = get_settings().web_token
-    if token and not same(asked.token, token):
-        raise HTTPException(401, "that is not the token")
+    if token and not equal_secrets(login.token, token):
+        raise HTTPException(401, "wrong token")
     response.set_cookie(
         COOKIE,
-        session_of(token),
+        session_cookie_of(token),
         httponly=True,
         samesite="strict",
         secure=request.url.scheme == "https",
@@ -250,16 +260,16 @@ async def _session(asked: Token, request: Request, response: Response) -> dict[s
 
 
 async def _areas() -> list[str]:
-    """The maps that missions may name."""
+    """List the maps that missions may name."""
     return await asyncio.to_thread(known_maps, get_settings().map_dir)
 
 
 def _detail(journal: Journal) -> MissionDetail:
-    done = {e.step for e in journal.entries if e.direction == "forward"}
+    started = {e.step for e in journal.entries if e.direction == "forward"}
     steps = [step.name for step in mission_saga(get_settings()).steps]
     return MissionDetail(
-        **row_of(journal),
+        **summary_of(journal),
         error=journal.error,
-        entries=[Entry(**entry) for entry in entries_of(journal)],
-        remaining=[] if journal.is_over else [name for name in steps if name not in done],
+        entries=[StepRequest(**request) for request in requests_of(journal)],
+        remaining=[] if journal.is_over else [name for name in steps if name not in started],
     )

@@ -1,59 +1,64 @@
-"""What is under way for a mission: its open requests and who has them, and its dead letters."""
+"""The delivery state of a mission: its open requests with their consumers, and its dead letters."""
 
 import time
 from typing import Any
 
 from app.config import get_settings
-from app.missions.mission_saga import mission_saga
 from app.redis_utils import get_bus
-from sagastream.saga.journal import Journal
+from sagastream.saga import Journal
+from sagastream.status import dead_letters, request_status
 
-_FIELDS = ("status", "owner", "epoch", "lease_until", "stream")
-_LETTERS = 1000  # of a stream are looked through, the newest first
+_MAX_LETTERS = 1000
+"""Dead letters to search per stream, newest first."""
 
 
 async def deliveries_of(journal: Journal) -> dict[str, list[dict[str, Any]]]:
-    """The open requests of a mission, and the commands of it that were given up.
+    """Read the open requests and the dead letters of a mission.
 
     Returns:
-        `open`: step, request_id, stream, age_s, and who holds it in which epoch, with the seconds
-        that its lease still runs. `dead`: stream, entry id, event type, reason.
+        `open`: step, direction, request_id, stream, status, age_s, and the consumer and epoch of
+        the claim, with the seconds until its lease expires (negative if it has expired; None
+        without a claim). `dead`: stream, id, event_type, reason.
     """
-    call, key = get_bus().command, get_bus().key
-    under_way = []
-    for entry in journal.entries:
-        if entry.status != "intended":
-            continue
-        stored = await call("HMGET", key(f"request:{entry.request_id}"), *_FIELDS)
-        record = {
-            name: value.decode() if value else ""
-            for name, value in zip(_FIELDS, stored, strict=True)
+    requests = [
+        await _open_request(entry.request_id)
+        | {
+            "step": entry.step,
+            "direction": entry.direction,
+            "request_id": entry.request_id,
+            "age_s": time.time() - entry.started,
         }
-        lease_ms = int(record["lease_until"] or "0") - time.time() * 1000
-        under_way.append(
-            {
-                "step": entry.step,
-                "direction": entry.direction,
-                "request_id": entry.request_id,
-                "stream": record["stream"].removeprefix(key("")),
-                "age_s": time.time() - entry.started,
-                "status": record["status"] or "not sent yet",
-                "owner": record["owner"],
-                "epoch": record["epoch"],
-                "lease_s": lease_ms / 1000 if record["owner"] else None,
-            }
-        )
-    dead = []
-    for stream in {step.stream for step in mission_saga(get_settings()).steps}:
-        letters = await call("XREVRANGE", key(f"{stream}:dead"), "+", "-", "COUNT", _LETTERS)
-        dead += [
-            {
-                "stream": stream,
-                "id": letter_id.decode(),
-                "event_type": fields.get(b"event_type", b"?").decode(errors="replace"),
-                "reason": fields.get(b"dead_reason", b"").decode(errors="replace"),
-            }
-            for letter_id, fields in letters
-            if fields.get(b"saga_id") == journal.saga_id.encode()
-        ]
-    return {"open": under_way, "dead": dead}
+        for entry in journal.entries
+        if entry.status == "intended"
+    ]
+    dead = [
+        {
+            "stream": stream,
+            "id": letter.letter_id,
+            "event_type": letter.fields.get("event_type", "?"),
+            "reason": letter.reason,
+        }
+        for stream in get_settings().step_streams
+        for letter in await dead_letters(get_bus(), stream, newest=_MAX_LETTERS)
+        if letter.fields.get("saga_id") == journal.saga_id
+    ]
+    return {"open": requests, "dead": dead}
+
+
+async def _open_request(request_id: str) -> dict[str, Any]:
+    status = await request_status(get_bus(), request_id)
+    if status is None:
+        return {
+            "stream": "",
+            "status": "not sent yet",
+            "consumer": "",
+            "epoch": "",
+            "lease_s": None,
+        }
+    return {
+        "stream": status.stream,
+        "status": status.status,
+        "consumer": status.consumer,
+        "epoch": status.epoch,
+        "lease_s": status.lease_s,
+    }

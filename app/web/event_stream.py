@@ -1,15 +1,15 @@
-"""Everything that happens to a mission, as one stream of events that can be taken up anywhere.
+"""The event stream of a mission (server-sent events), which a client can resume at any event.
 
-Three streams tell it: the stages of its steps, the moves of its journal, and its frames. The id
-of an event is how far each of them was read, so that a page that lost its server goes on
-behind the last event that it saw: none is missed and none comes twice.
+It merges three streams: the stages of the steps, the transitions of the journal (`move` events),
+and the recorded frames. An event's id holds the position in each of the three, so that a client
+that lost its connection resumes behind the last event that it received, without gap or repeat.
 """
 
 import asyncio
 import json
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,129 +18,130 @@ from sse_starlette import ServerSentEvent
 from app.config import get_settings
 from app.missions.mission_saga import mission_runner
 from app.redis_utils import get_bus
-from sagastream import InvalidMessage, SagastreamError
-from sagastream._codec.entries import decode_fields
-from sagastream._redis.connection import entries
+from sagastream import InvalidMessage, SagastreamError, StreamEntry
 
-KINDS = ("stage", "move", "frame")
-_BLOCK_MS = 500
-_MOST = 100
+EVENT_KINDS = ("stage", "move", "frame")
+_BLOCK_S = 0.5
+_BATCH = 100  # entries per stream and read
 _CURSOR = re.compile(r"(\d{1,20}-\d{1,20})(?:,(\d{1,20}-\d{1,20})){2}")
-_BEGINNING = "0-0,0-0,0-0"
+_START = "0-0,0-0,0-0"
 
-# A mission, and how far each of its streams was read.
-_Place = tuple[str, tuple[str, ...]]
+# A mission's id, and the id of the last entry read from each of its streams.
+_Position = tuple[str, tuple[str, ...]]
 
 
 def cursor_of(event_id: str | None) -> list[str]:
-    """How far each stream was read when an event was sent; the beginning if there is none.
+    """Return the position in each stream that an event id holds; the start for None.
 
     Raises:
-        InvalidMessage: That is no id of an event.
+        InvalidMessage: It is not the id of an event.
     """
-    if not _CURSOR.fullmatch(event_id or _BEGINNING):
+    if not _CURSOR.fullmatch(event_id or _START):
         raise InvalidMessage("Last-Event-ID", "is not the id of an event of a mission")
-    return (event_id or _BEGINNING).split(",")
+    return (event_id or _START).split(",")
 
 
-class Events:
-    """What happens to missions, for any number of readers.
+class MissionEvents:
+    """The events of missions, for any number of clients.
 
-    Readers that are equally far share what is read and made of it: many who look at one mission
+    Clients at the same position share one read and its encoded events: many viewers of a mission
     cost the server and this process little more than one.
     """
 
     def __init__(self) -> None:
-        self._reads: dict[_Place, asyncio.Task[_Batch]] = {}
+        self._reads: dict[_Position, asyncio.Task[_Batch]] = {}
 
     async def of(self, saga_id: str, after: list[str]) -> AsyncIterator[bytes]:
-        """What happens to a mission, in order, until it has ended.
+        """Yield the events of a mission, in order, until it has ended.
 
         Args:
-            saga_id: The mission.
-            after: How far its streams have been seen.
+            saga_id: The mission's id.
+            after: The id of the last entry seen in each stream.
 
         Yields:
-            Server-sent events: `stage`, `move` and `frame` with the fields of their entries, and
-            at last `end`.
+            Encoded events: `stage`, `move` and `frame` with the fields of their entries, and
+            finally `end`.
         """
-        read, is_over = tuple(after), False
+        position, is_over = tuple(after), False
         while not is_over:
             try:
-                batch = await self._shared(saga_id, read)
+                batch = await self._shared_read(saga_id, position)
             except SagastreamError:
-                await asyncio.sleep(_BLOCK_MS / 1000)
+                await asyncio.sleep(_BLOCK_S)
                 continue
             for event in batch.events:
                 yield event
-            read, is_over = batch.read, batch.is_over
+            position, is_over = batch.position, batch.is_over
 
-    async def _shared(self, saga_id: str, read: tuple[str, ...]) -> "_Batch":
-        place = (saga_id, read)
-        if place not in self._reads:
-            self._reads[place] = asyncio.create_task(_next(saga_id, read))
-            self._reads[place].add_done_callback(lambda done: self._end(place, done))
-        return await asyncio.shield(self._reads[place])
+    async def _shared_read(self, saga_id: str, after: tuple[str, ...]) -> "_Batch":
+        position = (saga_id, after)
+        if position not in self._reads:
+            self._reads[position] = asyncio.create_task(_read_batch(saga_id, after))
+            self._reads[position].add_done_callback(lambda task: self._forget(position, task))
+        return await asyncio.shield(self._reads[position])
 
-    def _end(self, place: "_Place", done: "asyncio.Task[_Batch]") -> None:
-        del self._reads[place]
-        if not done.cancelled():
-            done.exception()  # whoever still waits is told of it; nobody may be left
+    def _forget(self, position: "_Position", task: "asyncio.Task[_Batch]") -> None:
+        del self._reads[position]
+        if not task.cancelled():
+            task.exception()  # mark as retrieved: all clients may have disconnected
 
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Events, how far the streams were read with them, and whether they were the last ones."""
+    """Encoded events, the position behind them, and whether the mission has ended with them."""
 
     events: list[bytes]
-    read: tuple[str, ...]
+    position: tuple[str, ...]
     is_over: bool
 
 
-async def _next(saga_id: str, after: tuple[str, ...]) -> _Batch:
-    read = dict(zip(_streams(saga_id), after, strict=True))
-    call = ("XREAD", "COUNT", _MOST)
-    streams = ("STREAMS", *read, *read.values())
-    connection = get_bus().session().connection
-    answer = await connection.call(*call, *streams)
+async def _read_batch(saga_id: str, after: tuple[str, ...]) -> _Batch:
+    bus = get_bus()
+    position = dict(zip(_streams(saga_id), after, strict=True))
+    entries = await bus.read_entries(position, count=_BATCH)
     is_over = False
-    if not answer:
-        # What the journal says before a read that finds nothing holds for all that was read.
+    if not entries:
+        # Read the journal before the last read: if it has ended by now and that read finds
+        # nothing, then no event is missing.
         is_over = (await mission_runner().journal(saga_id)).is_over
-        wait = () if is_over else ("BLOCK", _BLOCK_MS)
-        read_again = connection.call if is_over else connection.block
-        answer = await read_again(*call, *wait, *streams)
-    events = [event.encode() for event in _in_order(answer, read)]
-    if is_over and not answer:
+        block_s = 0.0 if is_over else _BLOCK_S
+        entries = await bus.read_entries(position, count=_BATCH, block_s=block_s)
+    events = [event.encode() for event in _merge(entries, position)]
+    if is_over and not entries:
         end = ServerSentEvent(event="end", data="{}", id=",".join(after))
         return _Batch([end.encode()], after, is_over=True)
-    return _Batch(events, tuple(read.values()), is_over=False)
+    return _Batch(events, tuple(position.values()), is_over=False)
 
 
 def _streams(saga_id: str) -> list[str]:
-    key = get_bus().key
+    """Return the streams of a mission, in the order of `EVENT_KINDS`."""
     recording = get_settings().recording_stream(saga_id)
-    return [key(f"saga:{saga_id}:replies"), key(f"saga:{saga_id}:journal"), key(recording)]
+    return [f"saga:{saga_id}:replies", f"saga:{saga_id}:journal", recording]
 
 
-def _in_order(answer: Any, read: dict[str, str]) -> Iterator[ServerSentEvent]:
-    """The entries of several streams by their time; `read` is moved on as they come."""
-    kinds = dict(zip(read, KINDS, strict=True))
-    found = [
-        (tuple(int(part) for part in entry_id.split(b"-")), key.decode(), entry_id.decode(), raw)
-        for key, entry_id, raw in entries(answer)
+def _merge(entries: Sequence[StreamEntry], position: dict[str, str]) -> Iterator[ServerSentEvent]:
+    """Yield the entries of several streams in the order of time; advance `position` with each."""
+    kinds = dict(zip(position, EVENT_KINDS, strict=True))
+    # A stream that filled its batch may have more entries. Later entries of other streams wait.
+    counts = Counter(entry.stream for entry in entries)
+    limits = [
+        max(_time(entry) for entry in entries if entry.stream == stream)
+        for stream, count in counts.items()
+        if count == _BATCH
     ]
-    # Of a stream that has more to read, its rest is older than what others have behind that.
-    full = [key for key, count in Counter(key for _, key, _, _ in found).items() if count == _MOST]
-    ends = [max(time for time, key, _, _ in found if key == whose) for whose in full]
-    ready = [entry for entry in found if all(entry[0] <= end for end in ends)]
-    for _, key, entry_id, raw in sorted(ready, key=lambda entry: entry[:2]):
-        read[key] = entry_id
-        fields: dict[str, Any] = dict(decode_fields(raw))
+    ready = [entry for entry in entries if all(_time(entry) <= limit for limit in limits)]
+    for entry in sorted(ready, key=lambda entry: (_time(entry), entry.stream)):
+        position[entry.stream] = entry.entry_id
+        fields: dict[str, Any] = dict(entry.fields)
         if "payload" in fields:
             fields["payload"] = json.loads(fields["payload"])
         yield ServerSentEvent(
-            event=kinds[key],
-            data=json.dumps(fields | {"entry_id": entry_id}),
-            id=",".join(read.values()),
+            event=kinds[entry.stream],
+            data=json.dumps(fields | {"entry_id": entry.entry_id}),
+            id=",".join(position.values()),
         )
+
+
+def _time(entry: StreamEntry) -> tuple[int, ...]:
+    """Return the milliseconds and the sequence number of an entry's id."""
+    return tuple(int(part) for part in entry.entry_id.split("-"))

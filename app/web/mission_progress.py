@@ -1,54 +1,50 @@
-"""How far missions are and what they cost so far, by the last stages that were told of them."""
+"""The progress of missions for the list: known share of the area and distance driven so far."""
 
 import asyncio
 import json
 from typing import Any
 
 from app.missions.mission_saga import mission_runner
-from app.missions.summaries import row_of
+from app.missions.reports import summary_of
 from app.redis_utils import get_bus
-from sagastream._codec.entries import decode_fields
-from sagastream._redis.connection import entries
-from sagastream.saga.journal import Journal
+from sagastream.saga import Journal
 
-_LAST = 20  # stages that are looked through for one with figures
+_LAST_STAGES = 20  # newest stages of a mission that are searched for progress figures
 
 
-async def missions_in(status: str) -> list[dict[str, Any]]:
-    """Missions in a line, the newest first, with how much is known and how far was driven.
+async def list_missions(status: str) -> list[dict[str, Any]]:
+    """Return the summaries of missions with their progress, newest first.
 
     Args:
-        status: Those that are in this state; '' for all.
+        status: Only missions with this status; '' for all.
 
     Returns:
-        The rows of `row_of` with `known` (share of the area's cells, 0 to 1) and `driven_m`
-        (metres, of all robots together), each None as long as nothing was told.
+        `summary_of` each mission, with `known` (share of the area's cells, 0 to 1; the coverage
+        once the mission has ended) and `driven_m` (metres, all robots together). Both are None
+        until progress was reported.
     """
     journals = [
         journal
         for journal in reversed(await mission_runner().journals())
         if status in {"", journal.status}
     ]
-    return await asyncio.gather(*(_row(journal) for journal in journals))
+    return await asyncio.gather(*(_with_progress(journal) for journal in journals))
 
 
-async def _row(journal: Journal) -> dict[str, Any]:
+async def _with_progress(journal: Journal) -> dict[str, Any]:
     explored = journal.results().get("perform_exploration", {})
-    figures: dict[str, Any] = {"known": None, "driven_m": None}
+    progress: dict[str, Any] = {"known": None, "driven_m": None}
     if "distances_m" in explored:
-        figures["driven_m"] = sum(explored["distances_m"])
-        figures["known"] = journal.results().get("integrate_maps", {}).get("coverage")
+        progress["driven_m"] = sum(explored["distances_m"])
+        progress["known"] = journal.results().get("integrate_maps", {}).get("coverage")
     elif journal.entries:
-        figures |= await _told(journal.saga_id)
-    return row_of(journal) | figures
+        progress |= await _last_progress(journal.saga_id)
+    return summary_of(journal) | progress
 
 
-async def _told(saga_id: str) -> dict[str, Any]:
-    bus = get_bus()
-    stream = bus.key(f"saga:{saga_id}:replies")
-    answer = await bus.command("XREVRANGE", stream, "+", "-", "COUNT", _LAST)
-    for _, _, raw in entries([[stream.encode(), answer]]):
-        payload = json.loads(decode_fields(raw).get("payload", "{}"))
+async def _last_progress(saga_id: str) -> dict[str, Any]:
+    for entry in await get_bus().last_entries(f"saga:{saga_id}:replies", _LAST_STAGES):
+        payload = json.loads(entry.fields.get("payload", "{}"))
         robots = payload.get("robots")
         if isinstance(robots, dict):
             driven = sum(robot["driven_m"] for robot in robots.values())

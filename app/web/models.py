@@ -1,39 +1,39 @@
-"""What the HTTP API takes and gives, as it stands in its OpenAPI description."""
+"""Request and response bodies of the HTTP API, as its OpenAPI description has them."""
 
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.orchestrator import MOST_ROBOTS
+from app.missions.mission import MAX_ROBOTS
 
 Area = Annotated[str, Field(min_length=1, max_length=64, description="A map in MAP_DIR.")]
-# What may be a folder's name, too: results lie in one.
+# Also valid as the name of a folder, because results are stored in one.
 Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 
-class MissionAsked(BaseModel):
+class StartMission(BaseModel):
     """A mission to start."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     area: Area
-    robots: Annotated[int, Field(ge=1, le=MOST_ROBOTS)] = 2
+    robots: Annotated[int, Field(ge=1, le=MAX_ROBOTS)] = 2
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     known_poses: Annotated[
-        bool, Field(description="Whether robots know where they are, or each finds out.")
+        bool, Field(description="Whether robots know their poses, or localise themselves.")
     ] = True
 
 
-class Reason(BaseModel):
-    """Why a mission is undone."""
+class CancelMission(BaseModel):
+    """The reason for undoing a mission."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     reason: Annotated[str, Field(min_length=1, max_length=500)] = "cancelled by hand"
 
 
-class Release(BaseModel):
-    """Why a robot is taken from the mission that holds it."""
+class ReleaseRobot(BaseModel):
+    """The mission that holds a robot, and the reason for releasing it."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -41,28 +41,28 @@ class Release(BaseModel):
     reason: Annotated[str, Field(min_length=1, max_length=500)]
 
 
-class Released(BaseModel):
-    """The robots that were set free; none, if the mission did not hold it any more."""
+class ReleasedRobots(BaseModel):
+    """The robots that were released; none if the mission no longer held the robot."""
 
     released: list[str]
 
 
-class Token(BaseModel):
-    """What a browser is asked for once."""
+class Login(BaseModel):
+    """The token, which a browser sends once."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     token: Annotated[str, Field(max_length=4096)]
 
 
-class Started(BaseModel):
-    """A mission that was started, now or before."""
+class StartedMission(BaseModel):
+    """The mission that was started, by this request or an earlier one."""
 
     saga_id: str
 
 
-class Mission(BaseModel):
-    """A mission in a line; ages and durations in seconds, times in seconds since the epoch."""
+class MissionSummary(BaseModel):
+    """A mission's parameters and status; ages in seconds, times in seconds since the epoch."""
 
     saga_id: str
     status: str
@@ -75,13 +75,16 @@ class Mission(BaseModel):
     age_s: float
     trace_id: str
     known: Annotated[
-        float | None, Field(description="Share of the area's cells; when done, the coverage.")
+        float | None,
+        Field(description="Known share of the area's cells; the coverage once it has completed."),
     ] = None
-    driven_m: Annotated[float | None, Field(description="Metres, of all robots together.")] = None
+    driven_m: Annotated[
+        float | None, Field(description="Metres driven by all robots together.")
+    ] = None
 
 
-class Entry(BaseModel):
-    """One request of a mission."""
+class StepRequest(BaseModel):
+    """One request of a mission, forward or undo."""
 
     step: str
     direction: str
@@ -92,16 +95,16 @@ class Entry(BaseModel):
     error: dict[str, Any]
 
 
-class MissionDetail(Mission):
-    """A mission with all its requests, and the steps that it would still do."""
+class MissionDetail(MissionSummary):
+    """A mission with all its requests and the steps that have not started."""
 
     error: dict[str, Any]
-    entries: list[Entry]
+    entries: list[StepRequest]
     remaining: list[str]
 
 
 class Problem(BaseModel):
-    """What went wrong, as RFC 9457 has it."""
+    """An error in the format of RFC 9457."""
 
     type: str
     title: str

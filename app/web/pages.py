@@ -1,7 +1,7 @@
-"""The pages: missions, one mission, the fleet, as HTML that the server renders.
+"""The pages: missions, one mission, and the fleet, rendered on the server as HTML.
 
-They show what the API says, and change things through it alone. What changes often is a part of
-its own, which the browser asks for again.
+Pages change state only through the API. Parts that change often have routes of their own below
+`/parts`, which the browser polls.
 """
 
 import asyncio
@@ -21,30 +21,30 @@ from starlette.templating import Jinja2Templates
 from app.config import get_settings
 from app.exploration.map_files import known_maps
 from app.missions import artifacts
+from app.missions.mission import MAX_ROBOTS
 from app.missions.mission_saga import mission_runner, mission_saga
-from app.missions.summaries import row_of
-from app.observability.waterfall import find_story, trace_files
-from app.orchestrator import MOST_ROBOTS
+from app.missions.reports import summary_of
+from app.observability.waterfall import find_waterfall, trace_files
 from app.robots import fleet
 from app.web.deliveries import deliveries_of
-from app.web.mission_progress import missions_in
+from app.web.mission_progress import list_missions
 from app.web.models import Key
 from app.web.timeline import timeline_of
 
-HERE = Path(__file__).resolve().parent
+WEB_FOLDER = Path(__file__).resolve().parent
 _FILES = frozenset({"map.png", "map.pgm", "map.yaml", "report.json"})
 _PERCENT = 100.0
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
-templates = Jinja2Templates(directory=HERE / "templates")
+templates = Jinja2Templates(directory=WEB_FOLDER / "templates")
 SagaId = Annotated[Key, PathOf()]
 
 
 def seconds(value: float | None) -> str:
-    """A duration for people."""
+    """Format a duration for display."""
     if value is None:
         return "-"
-    if value < 10:  # noqa: PLR2004 - below, a tenth says something
+    if value < 10:  # noqa: PLR2004 - tenths matter only below
         return f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)
     hours, minutes = divmod(minutes, 60)
@@ -59,14 +59,14 @@ templates.env.filters["percent"] = lambda share: f"{share * _PERCENT:.0f} %"
 
 @router.get("/")
 async def missions(request: Request, status: Annotated[str, Query(max_length=20)] = "") -> Response:
-    """All missions, and a form that starts one."""
+    """Show all missions and the form that starts one."""
     areas = await asyncio.to_thread(known_maps, get_settings().map_dir)
-    return _page(
+    return _render(
         *(request, "missions.html"),
-        missions=await missions_in(status),
+        missions=await list_missions(status),
         status=status,
         areas=areas,
-        most=MOST_ROBOTS,
+        most=MAX_ROBOTS,
         key=str(uuid.uuid4()),
     )
 
@@ -75,87 +75,87 @@ async def missions(request: Request, status: Annotated[str, Query(max_length=20)
 async def mission_rows(
     request: Request, status: Annotated[str, Query(max_length=20)] = ""
 ) -> Response:
-    """The rows of the missions."""
-    return _page(request, "_missions.html", missions=await missions_in(status), status=status)
+    """Render the rows of the missions table."""
+    return _render(request, "_missions.html", missions=await list_missions(status), status=status)
 
 
 @router.get("/missions/{saga_id}")
 async def mission(request: Request, saga_id: SagaId) -> Response:
-    """One mission: its map, its steps, its trace, its entries; live or replayed."""
-    return _page(request, "mission.html", **await _mission(saga_id))
+    """Show one mission, live or replayed: map, steps, trace and stream entries."""
+    return _render(request, "mission.html", **await _mission_values(saga_id))
 
 
 @router.get("/parts/missions/{saga_id}/steps")
 async def steps(request: Request, saga_id: SagaId) -> Response:
-    """Where a mission stands, and what can be done about it."""
-    return _page(request, "_steps.html", **await _mission(saga_id))
+    """Render a mission's steps and the actions on it."""
+    return _render(request, "_steps.html", **await _mission_values(saga_id))
 
 
 @router.get("/parts/missions/{saga_id}/trace")
 async def trace(request: Request, saga_id: SagaId) -> Response:
-    """The waterfall of a mission's spans, where they are kept on this machine."""
+    """Render the waterfall of a mission's trace, if this machine has its spans."""
     settings = get_settings()
     names = [step.name for step in mission_saga(settings).steps]
     files = trace_files(settings.trace_file, settings.trace_dir)
-    story = await asyncio.to_thread(find_story, saga_id, files, names)
-    return _page(request, "_trace.html", story=story)
+    waterfall = await asyncio.to_thread(find_waterfall, saga_id, files, names)
+    return _render(request, "_trace.html", waterfall=waterfall)
 
 
 @router.get("/parts/missions/{saga_id}/deliveries")
 async def deliveries(request: Request, saga_id: SagaId) -> Response:
-    """Which of a mission's requests are open and who has them, and its dead letters."""
+    """Render a mission's open requests with their consumers, and its dead letters."""
     journal = await mission_runner().journal(saga_id)
-    return _page(request, "_deliveries.html", **await deliveries_of(journal))
+    return _render(request, "_deliveries.html", **await deliveries_of(journal))
 
 
 @router.get("/missions/{saga_id}/files/{name}")
 async def file(saga_id: SagaId, name: str) -> Response:
-    """A file that a mission left behind."""
-    path = artifacts.folder(get_settings().out_dir, saga_id) / name
+    """Return a result file of a mission."""
+    path = artifacts.folder_of(get_settings().out_dir, saga_id) / name
     if name not in _FILES or not path.is_file():
-        raise HTTPException(404, f"mission {saga_id} left no file {name} on this machine")
+        raise HTTPException(404, f"no file {name} of mission {saga_id} on this machine")
     return FileResponse(path)
 
 
 @router.get("/fleet")
 async def robots(request: Request) -> Response:
-    """The robots, who holds them, since when."""
-    return _page(request, "fleet.html", robots=await _robots())
+    """Show the robots and the missions that hold them."""
+    return _render(request, "fleet.html", robots=await _robot_values())
 
 
 @router.get("/parts/fleet")
 async def robot_rows(request: Request) -> Response:
-    """The rows of the robots."""
-    return _page(request, "_fleet.html", robots=await _robots())
+    """Render the rows of the robots table."""
+    return _render(request, "_fleet.html", robots=await _robot_values())
 
 
 @router.get("/login")
 async def login(request: Request) -> Response:
-    """Where a browser is asked for the token."""
-    return _page(request, "login.html")
+    """Show the form that asks for the token."""
+    return _render(request, "login.html")
 
 
-def _page(request: Request, template: str, **values: Any) -> Response:
+def _render(request: Request, template: str, **values: Any) -> Response:
     return templates.TemplateResponse(request, template, values)
 
 
-async def _mission(saga_id: str) -> dict[str, Any]:
+async def _mission_values(saga_id: str) -> dict[str, Any]:
     journal = await mission_runner().journal(saga_id)
     settings = get_settings()
-    row = row_of(journal)
-    place = artifacts.folder(settings.out_dir, saga_id)
+    summary = summary_of(journal)
+    folder = artifacts.folder_of(settings.out_dir, saga_id)
     return {
-        "mission": row,
+        "mission": summary,
         "correlation_id": journal.correlation_id,
         "error": journal.error,
         "timeline": timeline_of(mission_saga(settings), journal),
-        "grafana": _grafana(settings.grafana_url, row["trace_id"]),
-        "files": sorted(name for name in _FILES if (place / name).is_file()),
+        "grafana": _grafana_url(settings.grafana_url, summary["trace_id"]),
+        "files": sorted(name for name in _FILES if (folder / name).is_file()),
     }
 
 
-def _grafana(address: str, trace_id: str) -> str:
-    """Where Grafana shows a trace, by the data source that deploy/grafana names `tempo`."""
+def _grafana_url(address: str, trace_id: str) -> str:
+    """Return the URL of a trace in Grafana, in the data source `tempo` of deploy/grafana."""
     if not address:
         return ""
     query = {"refId": "A", "queryType": "traceql", "query": trace_id}
@@ -164,7 +164,7 @@ def _grafana(address: str, trace_id: str) -> str:
     return f"{address.rstrip('/')}/explore?schemaVersion=1&orgId=1&panes={panes}"
 
 
-async def _robots() -> list[dict[str, Any]]:
+async def _robot_values() -> list[dict[str, Any]]:
     settings, now = get_settings(), time.time()
     return [
         {

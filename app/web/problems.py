@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 has them: `application/problem+json` with type, title, status and detail."""
+"""Maps errors to responses in the format of RFC 9457, `application/problem+json`, or to pages."""
 
 from collections.abc import Callable, Coroutine
 from http import HTTPStatus
@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from app.exploration.map_files import MapError
-from app.orchestrator import BadMission
+from app.missions.mission import BadMission
 from app.web.pages import templates
 from sagastream import InvalidMessage, SagastreamError, ServerRefused, ServerUnavailable
 from sagastream.errors import NoSuchSaga, SagaError
@@ -28,12 +28,12 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
 
 
 def problem(status: int, kind: str, detail: str) -> Response:
-    """An error as a response.
+    """Return an error as a response.
 
     Args:
         status: The HTTP status.
         kind: The error's type, such as `NoSuchSaga`.
-        detail: What happened, and what to do.
+        detail: What happened and what to do next.
     """
     headers = {"www-authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else None
     body = _body(status, kind, detail)
@@ -51,8 +51,8 @@ def _body(status: int, kind: str, detail: str) -> dict[str, Any]:
     }
 
 
-def _answer(request: Request, status: int, kind: str, detail: str) -> Response:
-    """The same, and as a page for whoever looks at pages."""
+def _respond(request: Request, status: int, kind: str, detail: str) -> Response:
+    """Return an error as a page to browsers, else as `application/problem+json`."""
     is_page = not request.url.path.startswith("/api/")
     if is_page and "text/html" in request.headers.get("accept", ""):
         body = _body(status, kind, detail)
@@ -60,37 +60,37 @@ def _answer(request: Request, status: int, kind: str, detail: str) -> Response:
     return problem(status, kind, detail)
 
 
-async def of_library(request: Request, error: Exception) -> Response:
-    """A `SagastreamError`, by what it says of the request or of the server."""
+async def handle_sagastream_error(request: Request, error: Exception) -> Response:
+    """Respond to a `SagastreamError` or `MapError` with the status that fits its class."""
     status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
-    return _answer(request, status, type(error).__name__, str(error))
+    return _respond(request, status, type(error).__name__, str(error))
 
 
-async def of_overload(request: Request, error: Exception) -> Response:
-    """More than this server is to take on."""
-    return _answer(request, 503, type(error).__name__, str(error))
+async def handle_overload(request: Request, error: Exception) -> Response:
+    """Respond with 503: this server accepts no more missions."""
+    return _respond(request, 503, type(error).__name__, str(error))
 
 
-async def of_validation(request: Request, error: Exception) -> Response:
-    """A request that is not what the description says; names the field."""
+async def handle_invalid_request(request: Request, error: Exception) -> Response:
+    """Respond with 422 to a request that does not match the API description; name the field."""
     assert isinstance(error, RequestValidationError)
     first: dict[str, Any] = dict(error.errors()[0])
-    where = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
-    return _answer(request, 422, "InvalidRequest", f"{where}: {first['msg']}")
+    field = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
+    return _respond(request, 422, "InvalidRequest", f"{field}: {first['msg']}")
 
 
-async def of_http(request: Request, error: Exception) -> Response:
-    """What the framework itself refuses, such as an unknown path."""
+async def handle_http_error(request: Request, error: Exception) -> Response:
+    """Respond to an error of the framework itself, such as an unknown path."""
     assert isinstance(error, HTTPException)
     kind = type(error).__name__
     if type(error) is HTTPException:
         kind = "".join(HTTPStatus(error.status_code).phrase.title().split())
-    return _answer(request, error.status_code, kind, str(error.detail))
+    return _respond(request, error.status_code, kind, str(error.detail))
 
 
 HANDLERS: dict[int | type[Exception], Callable[..., Coroutine[Any, Any, Response]]] = {
-    SagastreamError: of_library,
-    MapError: of_library,
-    RequestValidationError: of_validation,
-    HTTPException: of_http,
+    SagastreamError: handle_sagastream_error,
+    MapError: handle_sagastream_error,
+    RequestValidationError: handle_invalid_request,
+    HTTPException: handle_http_error,
 }

@@ -1,24 +1,23 @@
-"""What a mission's journal shows as a timeline: steps done and to come, and what undoes them."""
+"""The timeline of a mission, from its journal: steps done and to come, and compensations."""
 
 import time
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sagastream.saga.definition import Saga
-from sagastream.saga.journal import Direction, Journal, JournalEntry
+from sagastream.saga import Direction, Journal, JournalEntry, Saga
 
 State = Literal["to do", "running", "done", "failed", "undone", "undo failed", "not begun"]
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
-    """A step, or its compensation.
+class TimelineItem:
+    """A step or its compensation.
 
     Attributes:
-        step: Its name.
-        state: `to do` while it may still come, `not begun` when it will not.
-        attempts: Its requests, the first one first.
-        duration_s: Of all its attempts; until now, if it is running.
+        step: The name of the step.
+        state: `to do` while it may still run, `not begun` when it will not.
+        attempts: Its requests, oldest first.
+        duration_s: Seconds of all attempts together; until now while it runs.
     """
 
     step: str
@@ -29,25 +28,25 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """A mission in steps.
+    """The steps and compensations of a mission.
 
     Attributes:
-        steps: Forward, in order; those that remain are among them.
-        lane: The compensations, in the order in which they are done; () if nothing is undone.
-        undoes: What a cancel would undo now, in that order.
+        steps: All steps forward, in order, including those still to come.
+        lane: The compensations, in the order in which they run; () if nothing is undone.
+        undoes: The steps that a cancel would undo now, in that order.
     """
 
-    steps: tuple[Item, ...]
-    lane: tuple[Item, ...]
+    steps: tuple[TimelineItem, ...]
+    lane: tuple[TimelineItem, ...]
     undoes: tuple[str, ...]
 
 
 def timeline_of(saga: Saga, journal: Journal) -> Timeline:
-    """The steps of a saga and what became of them.
+    """Return the timeline of a saga.
 
     Args:
-        saga: Its declaration.
-        journal: Where it stands.
+        saga: The saga's declaration.
+        journal: The saga's journal.
     """
     forward = tuple(_item(journal, step.name, "forward") for step in saga.steps)
     undoable = [
@@ -55,15 +54,15 @@ def timeline_of(saga: Saga, journal: Journal) -> Timeline:
         for step in reversed(saga.steps)
         if step.compensation is not None and journal.last(step.name, "forward")
     ]
-    back = journal.status not in {"running", "completed"}
-    lane = tuple(_item(journal, name, "undo") for name in undoable) if back else ()
+    is_undone = journal.status not in {"running", "completed"}
+    lane = tuple(_item(journal, name, "undo") for name in undoable) if is_undone else ()
     return Timeline(forward, lane, tuple(undoable))
 
 
-def _item(journal: Journal, step: str, direction: Direction) -> Item:
+def _item(journal: Journal, step: str, direction: Direction) -> TimelineItem:
     entries = [e for e in journal.entries if (e.step, e.direction) == (step, direction)]
     ended = entries[-1].ended or time.time() if entries else None
-    return Item(
+    return TimelineItem(
         step,
         _state(journal, entries, direction),
         tuple(_attempt(entry) for entry in entries),
@@ -72,15 +71,15 @@ def _item(journal: Journal, step: str, direction: Direction) -> Item:
 
 
 def _state(journal: Journal, entries: list[JournalEntry], direction: Direction) -> State:
-    undoing = direction == "undo"
+    is_undo = direction == "undo"
     if not entries:
-        over = journal.is_over or (journal.status == "compensating" and not undoing)
-        return "not begun" if over else "to do"
+        is_over = journal.is_over or (journal.status == "compensating" and not is_undo)
+        return "not begun" if is_over else "to do"
     if entries[-1].status == "intended":
         return "running"
     if entries[-1].status == "completed":
-        return "undone" if undoing else "done"
-    if undoing:
+        return "undone" if is_undo else "done"
+    if is_undo:
         return "undo failed"
     return "failed"
 

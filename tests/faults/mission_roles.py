@@ -13,9 +13,9 @@ from app.celery_app import celery_app
 from app.config import choose_settings, get_settings
 from app.exploration.simulation.floor_plans import draw_rooms
 from app.exploration.simulation.simulate import simulate
-from app.logging_config import configure
 from app.missions import mission_saga
-from app.orchestrator import run_saga
+from app.missions.mission import run_saga
+from app.observability.providers import configure
 from app.redis_utils import get_bus
 from app.robots import process
 

@@ -19,7 +19,7 @@ import redis
 
 from app.config import ROOT
 from app.exploration.map_files import load_map
-from app.missions.frames import Player
+from app.missions.frames import FrameDecoder
 from sagastream.testing import EmbeddedServer
 from tests.integration.conftest import Ended, environment, run
 from tests.polling import comes_true
@@ -134,8 +134,8 @@ def test_the_recording_of_a_mission_ends_with_its_map(running: dict[str, str]) -
     ended = run(*_ORCHESTRATE, env=running)
     entries = _entries(running["REDIS_URL"], f"missions:{ended.json['saga_id']}:frames")
     assert {entry["traceparent"][-3:] for entry in entries} == {"-00"}
-    player = Player()
-    shown = [player.take(json.loads(entry["payload"])) for entry in entries]
+    decoder = FrameDecoder()
+    shown = [decoder.decode(json.loads(entry["payload"])) for entry in entries]
     frames = [frame for frame in shown if frame]
     seconds = [frame.simulated_s for frame in frames]
     assert seconds == sorted(seconds)
@@ -143,7 +143,7 @@ def test_the_recording_of_a_mission_ends_with_its_map(running: dict[str, str]) -
     assert frames[0].fraction < frames[-1].fraction
     written = load_map(Path(ended.json["artifacts"]["map_yaml"]))
     assert np.array_equal(frames[-1].cells, written.grid)
-    assert player.grid == written.frame
+    assert decoder.grid == written.frame
     replayed = run("app.cli", "replay", ended.json["saga_id"], env=running)
     assert replayed.code == 0, replayed.err
     assert "█" in replayed.out

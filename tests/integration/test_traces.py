@@ -14,7 +14,7 @@ import redis
 from app import config
 from app.cli.workers import Workers
 from app.config import ROOT, choose_settings, get_settings
-from app.observability.span_files import spans_of
+from app.observability.span_files import read_spans
 from app.redis_utils import get_bus
 from sagastream.testing import EmbeddedServer
 from tests.collector import Collector
@@ -172,7 +172,7 @@ def test_a_killed_worker_leaves_one_trace(told: Told) -> None:
     spans = told.spans(told.resumed)
     ids = {span.span_id for span in spans}
     orphans = [span for span in spans if span.parent_id and span.parent_id not in ids]
-    ended = {span.span_id: span.end for span in spans_of(told.trace_file)}
+    ended = {span.span_id: span.end for span in read_spans(told.trace_file)}
     held_back = [told.killed_at - ended.get(span.parent_id, span.start) for span in orphans]
     assert all(seconds < _HELD_BACK_S for seconds in held_back)
     assert faults_of_trace(spans) == [f"{span.name!r} is an orphan" for span in orphans]
@@ -247,7 +247,7 @@ def test_a_run_of_its_own_keeps_its_spans(maps: Path, tmp_path: Path) -> None:
     shown = run("app.cli", "trace", saga_id, env=env)
     assert shown.out.startswith(f"mission {saga_id} completed")
     (path,) = (tmp_path / "traces").iterdir()
-    spans = list(spans_of(path))
+    spans = list(read_spans(path))
     ids = {span.span_id for span in spans}
     assert [span.name for span in spans if not span.parent_id] == ["saga mission"]
     assert [span.name for span in spans if span.parent_id and span.parent_id not in ids] == []

@@ -1,1 +1,1 @@
-"""One module a command; the command listener discovers what they declare."""
+"""One module per command; the command listener discovers the handlers that they declare."""

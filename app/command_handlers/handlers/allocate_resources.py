@@ -1,24 +1,24 @@
 """`resources:allocate`: reserve robots of the fleet for a mission, all or none."""
 
 from app.config import get_settings
+from app.event_types import RESOURCES_ALLOCATE
+from app.missions.mission import MAX_ROBOTS
 from app.robots import fleet
 from sagastream import Atomic, Command, InvalidMessage, Progress, multi_stage_reply
 
-_MOST = 64
-
 
 @multi_stage_reply(
-    stream=get_settings().resources_stream, event_type="resources:allocate", effect="atomic"
+    stream=get_settings().resources_stream, event_type=RESOURCES_ALLOCATE, effect="atomic"
 )
 async def allocate_resources(command: Command, _progress: Progress) -> Atomic:
     """Reserve the best robots by battery and distance.
 
     Raises:
         InvalidMessage: The number of robots is not from 1 to 64.
-        TooFewRobots: Fewer are free; says how many.
+        TooFewRobots: Fewer robots are available; the error says how many.
     """
     wanted = command.payload.get("robot_count")
-    if isinstance(wanted, bool) or not isinstance(wanted, int) or not 1 <= wanted <= _MOST:
-        raise InvalidMessage("robot_count", f"must be a whole number from 1 to {_MOST}")
+    if isinstance(wanted, bool) or not isinstance(wanted, int) or not 1 <= wanted <= MAX_ROBOTS:
+        raise InvalidMessage("robot_count", f"must be a whole number from 1 to {MAX_ROBOTS}")
     names, writes = await fleet.reserve(command.payload["mission"], wanted)
     return Atomic({"robots": names}, writes)

@@ -1,4 +1,4 @@
-"""`map:integrate`: merge the robots' maps into one, measure it, and write it down."""
+"""`map:integrate`: merge the robots' maps, measure the result, and write its files."""
 
 import asyncio
 import math
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from app.config import get_settings
+from app.event_types import MAP_INTEGRATE
 from app.exploration.driver import Patch, Point, Pose
 from app.exploration.evaluation.map_quality import accuracy, coverage, observable
 from app.exploration.grid import UNKNOWN, FloorMap, Grid, GridFrame, LogOdds
@@ -16,39 +17,49 @@ from app.exploration.map_files import find_map, load_map
 from app.exploration.merging.evidence import merge
 from app.exploration.planning.frontiers import cluster, frontier_cells
 from app.missions import artifacts
-from app.missions.frames import Frame, Seen
-from app.missions.recording import Recording
-from app.robots.codecs import receive_json, receive_patch
+from app.missions.frames import Frame, RobotView
+from app.missions.recording import RecordingWriter
+from app.robots.codecs import decode_patch, load_json
 from sagastream import Command, Progress, multi_stage_reply
 
-_FRONTIER_M = 0.4  # what a map that errs a little shows for certain
-_UNHALVED = 10**9
+_MIN_FRONTIER_M = 0.4  # shorter ones may be artefacts of small map errors
+_NO_SPLIT = 10**9  # cells: counts each frontier as a whole
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Merged:
-    """The map to write, and the same on the floor's grid, to be measured there.
+    """A merged map and what is reported about it.
 
-    `team` is where each robot ended. `others` are maps that stayed apart, and `told` is what the reply says beside the figures.
+    Attributes:
+        grid: (rows, cols) int8 occupancy of the merged map.
+        frame: The pose and resolution of that grid.
+        measured: The same map resampled to the floor's grid, for coverage and accuracy.
+        start: The true start pose of the robot whose frame the map has.
+        team: The final state of each robot.
+        paths: The paths of the robots in the merged map, metres, map frame.
+        frontiers: A point of each remaining frontier, metres, map frame.
+        others: Maps that could not be merged.
+        details: Further fields of the reply and of `report.json`.
     """
 
     grid: Grid
     frame: GridFrame
     measured: Grid
     start: Pose
-    team: list[Seen]
+    team: list[RobotView]
     paths: list[list[Point]]
     frontiers: list[Point]
     others: list[tuple[Grid, GridFrame]]
-    told: dict[str, Any]
+    details: dict[str, Any]
 
 
-@multi_stage_reply(stream=get_settings().map_stream, event_type="map:integrate")
+@multi_stage_reply(stream=get_settings().map_stream, event_type=MAP_INTEGRATE)
 async def integrate_maps(command: Command, progress: Progress) -> dict[str, Any]:
-    """Merge and write; the true floor is read here to measure the result, and only for that.
+    """Merge the robots' maps and write the results.
 
-    Maps of robots that know where they are add up. Others are registered with each other first;
-    those that do not fit for certain stay apart, and the mission is `partial`.
+    The ground-truth floor is loaded only to measure coverage and accuracy. Maps of robots with
+    known poses are summed. Other maps are registered with each other first; those that cannot be
+    registered with certainty are written separately, and the mission is `partial`.
 
     Raises:
         BlobMissing: A robot's map is no longer stored.
@@ -56,10 +67,10 @@ async def integrate_maps(command: Command, progress: Progress) -> dict[str, Any]
     """
     mission = command.payload
     settings = get_settings()
-    place = artifacts.folder(settings.out_dir, mission["mission"])
-    patches = [await receive_patch(patch) for patch in mission["maps"]]
-    paths = await receive_json(mission["paths"])
-    frontiers = await receive_json(mission["frontiers"])
+    folder = artifacts.folder_of(settings.out_dir, mission["mission"])
+    patches = [await decode_patch(patch) for patch in mission["maps"]]
+    paths = await load_json(mission["paths"])
+    frontiers = await load_json(mission["frontiers"])
     await progress(0.2, {"maps": len(patches)})
 
     def integrate() -> tuple[_Merged, dict[str, Any]]:
@@ -69,7 +80,7 @@ async def integrate_maps(command: Command, progress: Progress) -> dict[str, Any]
         if mission.get("known_poses", True):
             grid, start = merge(layers), Pose(*mission["starts"][0])
             driven = zip(mission["robots"], paths, mission["distances_m"], strict=True)
-            team = [Seen(name, _end_of(path), m, path=path) for name, path, m in driven]
+            team = [RobotView(name, _end_of(path), m, path=path) for name, path, m in driven]
             merged = _Merged(
                 grid, frame, grid, start, team, paths, frontiers, [], {"partial": False}
             )
@@ -86,33 +97,33 @@ async def integrate_maps(command: Command, progress: Progress) -> dict[str, Any]
             )
         }
         files = artifacts.write(
-            place,
+            folder,
             merged.grid,
             merged.frame,
             paths=merged.paths,
             frontiers=merged.frontiers,
             title=f"{mission['area']}, {len(patches)} robots",
             report=report
-            | merged.told
+            | merged.details
             | {"mission": mission["mission"], "frontiers_left": len(merged.frontiers)},
             others=merged.others,
         )
-        return merged, measured | merged.told | {"artifacts": files}
+        return merged, measured | merged.details | {"artifacts": files}
 
     merged, result = await asyncio.to_thread(integrate)
-    last = Frame(
+    final_frame = Frame(
         simulated_s=mission["simulated_s"],
         fraction=float(np.mean(merged.grid != UNKNOWN)),
         robots=tuple(merged.team),
         frontiers=tuple((x, y) for x, y in merged.frontiers),
         cells=merged.grid,
     )
-    await Recording(command, merged.frame).add(last)
+    await RecordingWriter(command, merged.frame).add(final_frame)
     return result
 
 
 def _end_of(path: Sequence[Point]) -> Pose:
-    """Where a path ends, and in which direction it went last."""
+    """Return the last point of a path with the direction of its last segment."""
     (x0, y0), (x1, y1) = path[-2:] if len(path) > 1 else (path[-1], path[-1])
     return Pose(x1, y1, math.atan2(y1 - y0, x1 - x0))
 
@@ -124,11 +135,11 @@ def _registered(
     floor: FloorMap,
     paths: Sequence[Sequence[Point]],
 ) -> _Merged:
-    """Merge maps in frames of their own: the one that knows most is the mission's.
+    """Merge maps that each have their own frame.
 
-    Its reply says who is in which map, and where each robot stands, in the frame of its map.
+    The merged map with most known cells is the mission's result. The details name the robots of each merged map, and each robot's pose in the frame of its map.
     """
-    # A heavy import, its solver's, which missions with known poses do not need.
+    # Imported here: the solver is slow to import, and missions with known poses do not need it.
     from app.exploration.merging.joint_map import joint_maps, on_floor  # noqa: PLC0415
     from app.exploration.se2 import IDENTITY, apply, compose, of_pose, to_pose  # noqa: PLC0415
     from app.exploration.simulation.deployment import true_starts  # noqa: PLC0415
@@ -137,18 +148,18 @@ def _registered(
     joint = joint_maps(layers, frame)
     poses = [to_pose(IDENTITY)] * len(names)
     for group in joint:
-        for slot, there in zip(group.members, group.transforms, strict=True):
-            poses[slot] = to_pose(compose(there, np.array(mission["last_poses"][slot])))
+        for slot, transform in zip(group.members, group.transforms, strict=True):
+            poses[slot] = to_pose(compose(transform, np.array(mission["last_poses"][slot])))
     best = joint[0]
-    tracks = {
-        slot: [(float(x), float(y)) for x, y in apply(there, np.array(paths[slot]))]
-        for slot, there in zip(best.members, best.transforms, strict=True)
+    paths_in_map = {
+        slot: [(float(x), float(y)) for x, y in apply(transform, np.array(paths[slot]))]
+        for slot, transform in zip(best.members, best.transforms, strict=True)
     }
     starts = true_starts(floor, len(names), mission["seed"])
     start = starts[best.members[0]]
     resolution = best.frame.resolution
     left = cluster(
-        frontier_cells(best.grid), least=math.ceil(_FRONTIER_M / resolution), longest=_UNHALVED
+        frontier_cells(best.grid), least=math.ceil(_MIN_FRONTIER_M / resolution), longest=_NO_SPLIT
     )
     return _Merged(
         grid=best.grid,
@@ -156,19 +167,19 @@ def _registered(
         measured=on_floor(best, of_pose(start), floor.frame),
         start=start,
         team=[
-            Seen(
+            RobotView(
                 name,
                 poses[slot],
                 mission["distances_m"][slot],
-                path=tracks.get(slot, []),
-                apart=slot not in tracks,
+                path=paths_in_map.get(slot, []),
+                apart=slot not in paths_in_map,
             )
             for slot, name in enumerate(names)
         ],
-        paths=list(tracks.values()),
+        paths=list(paths_in_map.values()),
         frontiers=[best.frame.centre(*(int(i) for i in piece.cells[0])) for piece in left],
         others=[(other.grid, other.frame) for other in joint[1:]],
-        told={
+        details={
             "partial": len(joint) > 1,
             "known_poses": False,
             "parties": [[names[slot] for slot in group.members] for group in joint],

@@ -7,191 +7,201 @@ import time
 from typing import Any
 
 from app.config import get_settings
+from app.event_types import EXPLORATION_PERFORM
 from app.exploration.driver import Leg, Pose
 from app.exploration.grid import GridFrame
 from app.exploration.planning.coordinator import Coordinator
 from app.exploration.planning.map_clusters import Parties
-from app.missions.checkpoints import receive_state, send_state
-from app.missions.frames import Frame, Seen
-from app.missions.recording import Recording
+from app.missions.checkpoints import decode_state, encode_state
+from app.missions.frames import Frame, RobotView
+from app.missions.recording import RecordingWriter
 from app.observability import gauges
 from app.redis_utils import BlobMissing
 from app.robots import fleet
-from app.robots.codecs import receive_leg, send_json, send_patch
+from app.robots.codecs import decode_report, encode_patch, store_json
 from app.robots.team import RobotLost, Team
 from sagastream import Atomic, Command, Progress, SagastreamError, multi_stage_reply
 
 logger = logging.getLogger(__name__)
 
-Mind = Coordinator | Parties
-"""Who decides: for robots that know where they are, or that each have a frame of their own."""
+Planner = Coordinator | Parties
+"""Plans for robots with known poses, or for robots that each have their own map frame."""
 
 
 class TooFewLeft(SagastreamError):
-    """So many robots are lost that the mission cannot go on."""
+    """Too many robots are lost for the mission to continue."""
 
 
 @multi_stage_reply(
-    stream=get_settings().exploration_stream, event_type="exploration:perform", effect="atomic"
+    stream=get_settings().exploration_stream, event_type=EXPLORATION_PERFORM, effect="atomic"
 )
 async def perform_exploration(command: Command, progress: Progress) -> Atomic:
-    """Explore, then hand the robots back; whoever takes over goes on where the last one was.
+    """Explore until no reachable frontier is left, then release the robots.
 
-    All robots drive at the same time up to a common simulated second; only when every
-    one has reported is the next order decided, so that timing changes nothing. A robot that
-    is lost is taken out, and the others do its part.
+    All robots drive at the same time up to a common simulated second (the barrier). The next
+    orders are planned only when every robot has reported, so that timing does not affect the
+    result. A lost robot is removed, and the others explore its part. A handler that takes over
+    continues from the last checkpoint.
 
     Raises:
-        RequestFailed: A robot refused, as another handler has this mission now.
+        RequestFailed: A robot refused an order, because another handler took over.
         TooFewLeft: Fewer robots are left than the quorum.
     """
     mission = command.payload
     team = Team(command)
-    told = _Telling(command, progress, team.robots)
+    reporter = _ProgressReporter(command, progress, team.robots)
     if command.epoch == 1:
-        coordinator = await _deployed(mission)
+        planner = await _new_planner(mission)
     else:
-        coordinator = await _recovered(command, team, told)
-    while orders := await asyncio.to_thread(coordinator.decide):
-        for slot, leg in (await team.drive(orders)).items():
-            if isinstance(leg, RobotLost):
-                told.lose(coordinator, slot, leg)
+        planner = await _recovered_planner(command, team, reporter)
+    while orders := await asyncio.to_thread(planner.decide):
+        for slot, report in (await team.drive(orders)).items():
+            if isinstance(report, RobotLost):
+                reporter.remove(planner, slot, report)
             else:
-                coordinator.observe(slot, leg)
-        await told.maybe(coordinator)
+                planner.observe(slot, report)
+        await reporter.report_if_due(planner)
     await team.recall()
-    await told.now(coordinator)
-    driven = dict(zip(team.robots, coordinator.distances, strict=True))
+    await reporter.report(planner)
+    driven = dict(zip(team.robots, planner.distances, strict=True))
     _, writes = await fleet.release(mission["mission"], driven)
-    legs = coordinator.state().legs
+    reports = planner.state().legs
     result = {
         "frame": mission["frame"],
         "robots": team.robots,
-        "lost": told.lost,
-        "maps": [await send_patch(leg.patch) for leg in legs],
-        "paths": await send_json(coordinator.paths),
-        "frontiers": await send_json(coordinator.frontiers_left),
-        "starts": [_flat(Pose(*leg["pose"])) for leg in mission["deployed"]],
+        "lost": reporter.lost,
+        "maps": [await encode_patch(report.patch) for report in reports],
+        "paths": await store_json(planner.paths),
+        "frontiers": await store_json(planner.frontiers_left),
+        "starts": [_pose_values(Pose(*sent["pose"])) for sent in mission["deployed"]],
         **(
             {
                 "known_poses": False,
-                "last_poses": [[leg.pose.x, leg.pose.y, leg.pose.heading] for leg in legs],
+                "last_poses": [
+                    [report.pose.x, report.pose.y, report.pose.heading] for report in reports
+                ],
             }
-            if isinstance(coordinator, Parties)
+            if isinstance(planner, Parties)
             else {}
         ),
-        "distances_m": [round(distance, 3) for distance in coordinator.distances],
-        "simulated_s": coordinator.time,
-        "rounds": coordinator.rounds,
+        "distances_m": [round(distance, 3) for distance in planner.distances],
+        "simulated_s": planner.time,
+        "rounds": planner.rounds,
     }
     return Atomic(result, writes)
 
 
-async def _deployed(mission: dict[str, Any]) -> Mind:
-    legs = [await receive_leg(leg) for leg in mission["deployed"]]
+async def _new_planner(mission: dict[str, Any]) -> Planner:
+    reports = [await decode_report(sent) for sent in mission["deployed"]]
     frame = GridFrame.from_dict(mission["frame"])
-    coordinator: Mind
+    planner: Planner
     if mission.get("known_poses", True):
-        poses = [leg.pose for leg in legs]
-        coordinator = Coordinator(frame, poses, bearings=mission["bearings"])
+        poses = [report.pose for report in reports]
+        planner = Coordinator(frame, poses, bearings=mission["bearings"])
     else:
-        coordinator = Parties(frame, len(legs))
-    for slot, leg in enumerate(legs):
-        coordinator.observe(slot, leg)
-    return coordinator
+        planner = Parties(frame, len(reports))
+    for slot, report in enumerate(reports):
+        planner.observe(slot, report)
+    return planner
 
 
-async def _recovered(command: Command, team: Team, told: "_Telling") -> Mind:
-    """What the handler before knew, brought up to date by the robots themselves."""
+async def _recovered_planner(
+    command: Command, team: Team, reporter: "_ProgressReporter"
+) -> Planner:
+    """Restore the planner of a replaced handler from its checkpoint and from fresh reports."""
     mission = command.payload
-    coordinator = await _deployed(mission)
+    planner = await _new_planner(mission)
     saved = command.last_progress.get("checkpoint")
-    state = coordinator.state()
+    state = planner.state()
     if saved:
         try:
-            state = await receive_state(saved)
+            state = await decode_state(saved)
         except BlobMissing as error:
-            logger.warning("the checkpoint is gone: %s", error)
+            logger.warning("cannot load the checkpoint: %s", error)
     reports = await team.report()
-    fresh = {slot: leg for slot, leg in reports.items() if isinstance(leg, Leg)}
+    present = {slot: each for slot, each in reports.items() if isinstance(each, Leg)}
     frame = GridFrame.from_dict(mission["frame"])
     if mission.get("known_poses", True):
-        coordinator = Coordinator.recover(frame, state, fresh)
+        planner = Coordinator.recover(frame, state, present)
     else:
-        coordinator = Parties.recover(frame, state, fresh)
-    for slot, leg in reports.items():
-        if isinstance(leg, RobotLost):
-            told.lose(coordinator, slot, leg)
-    return coordinator
+        planner = Parties.recover(frame, state, present)
+    for slot, report in reports.items():
+        if isinstance(report, RobotLost):
+            reporter.remove(planner, slot, report)
+    return planner
 
 
-class _Telling:
-    """Progress as it is told: at most so often, now and then with a checkpoint."""
+class _ProgressReporter:
+    """Reports progress at a limited rate, with a checkpoint at intervals, and records frames.
+
+    Attributes:
+        lost: Why each lost robot was lost, by name.
+    """
 
     def __init__(self, command: Command, progress: Progress, robots: list[str]) -> None:
         self.lost: dict[str, str] = dict(command.last_progress.get("lost", {}))
         self._progress = progress
         self._robots = robots
-        self._recording = Recording(command, GridFrame.from_dict(command.payload["frame"]))
+        self._recording = RecordingWriter(command, GridFrame.from_dict(command.payload["frame"]))
         self._area = command.payload["area"]
-        self._told = self._saved = -math.inf
+        self._reported = self._saved = -math.inf
         self._checkpoint: dict[str, Any] | None = command.last_progress.get("checkpoint")
         settings = get_settings()
-        self._least = max(1, math.ceil(settings.quorum * len(robots)))
+        self._quorum = max(1, math.ceil(settings.quorum * len(robots)))
 
-    def lose(self, coordinator: Mind, slot: int, loss: RobotLost) -> None:
-        """Take a robot out.
+    def remove(self, planner: Planner, slot: int, loss: RobotLost) -> None:
+        """Remove a lost robot from the plan.
 
         Raises:
-            TooFewLeft: Fewer are left than the quorum.
+            TooFewLeft: Fewer robots are left than the quorum.
         """
         self.lost[self._robots[slot]] = loss.why
         logger.warning("%s", loss)
-        coordinator.remove(slot)
+        planner.remove(slot)
         left = len(self._robots) - len(self.lost)
-        if left < self._least:
+        if left < self._quorum:
             raise TooFewLeft(
-                f"{left} of {len(self._robots)} robots are left, {self._least} are needed; "
+                f"{left} of {len(self._robots)} robots are left, {self._quorum} are needed; "
                 f"{loss} (see QUORUM)"
             )
 
-    async def maybe(self, coordinator: Mind) -> None:
-        """Tell, if it was not told a moment ago."""
+    async def report_if_due(self, planner: Planner) -> None:
+        """Report progress unless the last report is too recent; save a checkpoint if it is due."""
         settings = get_settings()
-        if time.monotonic() - self._told < settings.progress_interval_s:
+        if time.monotonic() - self._reported < settings.progress_interval_s:
             return
         if time.monotonic() - self._saved >= settings.checkpoint_s:
             self._saved = time.monotonic()
-            self._checkpoint = await send_state(coordinator.state())
-        await self.now(coordinator)
+            self._checkpoint = await encode_state(planner.state())
+        await self.report(planner)
 
-    async def now(self, coordinator: Mind) -> None:
-        """Tell how far the mission is."""
-        self._told = time.monotonic()
+    async def report(self, planner: Planner) -> None:
+        """Report progress and record a frame."""
+        self._reported = time.monotonic()
         robots = {
-            name: {"pose": _flat(pose), "driven_m": round(driven, 2)}
+            name: {"pose": _pose_values(pose), "driven_m": round(driven, 2)}
             for name, pose, driven in zip(
-                self._robots, coordinator.poses, coordinator.distances, strict=True
+                self._robots, planner.poses, planner.distances, strict=True
             )
         }
-        detail = {"simulated_s": coordinator.time, "robots": robots, "lost": self.lost}
+        detail = {"simulated_s": planner.time, "robots": robots, "lost": self.lost}
         if self._checkpoint:
             detail["checkpoint"] = self._checkpoint
-        gauges.explored(self._area, coordinator.fraction_known)
-        await self._progress(coordinator.fraction_known, detail)
-        await self._recording.add(await asyncio.to_thread(self._frame, coordinator))
+        gauges.record_explored(self._area, planner.fraction_known)
+        await self._progress(planner.fraction_known, detail)
+        await self._recording.add(await asyncio.to_thread(self._frame, planner))
 
-    def _frame(self, coordinator: Mind) -> Frame:
-        if isinstance(coordinator, Parties):
-            apart, paths = coordinator.apart, coordinator.team_paths
+    def _frame(self, planner: Planner) -> Frame:
+        if isinstance(planner, Parties):
+            apart, paths = planner.apart, planner.team_paths
         else:
-            apart, paths = [], coordinator.paths
-        poses, goals, driven = coordinator.poses, coordinator.goals, coordinator.distances
+            apart, paths = [], planner.paths
+        poses, goals, driven = planner.poses, planner.goals, planner.distances
         return Frame(
-            simulated_s=coordinator.time,
-            fraction=coordinator.fraction_known,
+            simulated_s=planner.time,
+            fraction=planner.fraction_known,
             robots=tuple(
-                Seen(
+                RobotView(
                     name,
                     poses[slot],
                     driven[slot],
@@ -202,10 +212,10 @@ class _Telling:
                 )
                 for slot, name in enumerate(self._robots)
             ),
-            frontiers=tuple(coordinator.frontiers_left),
-            cells=coordinator.team_grid(),
+            frontiers=tuple(planner.frontiers_left),
+            cells=planner.team_grid(),
         )
 
 
-def _flat(pose: Pose) -> list[float]:
+def _pose_values(pose: Pose) -> list[float]:
     return [round(pose.x, 3), round(pose.y, 3), round(pose.heading, 4)]

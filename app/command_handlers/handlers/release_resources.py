@@ -1,8 +1,9 @@
-"""`resources:release`: set free what a mission holds; undoes `resources:allocate`."""
+"""`resources:release`: release a mission's robots; compensates `resources:allocate`."""
 
 import logging
 
 from app.config import get_settings
+from app.event_types import RESOURCES_RELEASE
 from app.robots import fleet
 from sagastream import Atomic, Command, Progress, multi_stage_reply
 
@@ -10,12 +11,12 @@ logger = logging.getLogger(__name__)
 
 
 @multi_stage_reply(
-    stream=get_settings().resources_stream, event_type="resources:release", effect="atomic"
+    stream=get_settings().resources_stream, event_type=RESOURCES_RELEASE, effect="atomic"
 )
 async def release_resources(command: Command, _progress: Progress) -> Atomic:
-    """Set a mission's robots free, or one `robot` of them; right whether it holds any or not."""
-    asked = command.payload
-    names, writes = await fleet.release(asked["mission"], only=asked.get("robot", ""))
-    if "reason" in asked:
-        logger.warning("%s is released by hand: %s", asked["robot"], asked["reason"])
+    """Release all robots that a mission holds, or only `robot`; do nothing if it holds none."""
+    payload = command.payload
+    names, writes = await fleet.release(payload["mission"], only=payload.get("robot", ""))
+    if "reason" in payload:
+        logger.warning("%s was released by an operator: %s", payload["robot"], payload["reason"])
     return Atomic({"released": names}, writes)

@@ -1,39 +1,40 @@
-"""`mission:start`: start a mission for whoever can write to a stream."""
+"""`mission:start`: start a mission by a command, for programs that can write to a stream."""
 
 import asyncio
 import uuid
 from typing import Any
 
 from app.config import get_settings
-from app.orchestrator import Mission, run_saga
+from app.event_types import MISSION_START
+from app.missions.mission import Mission, run_saga
 from sagastream import Command, InvalidMessage, Progress, multi_stage_reply
 
-_KINDS = {str: "text", int: "a whole number", bool: "true or false"}
+_TYPE_NAMES = {str: "text", int: "a whole number", bool: "true or false"}
 _FIELDS = {"area", "robot_count", "seed", "known_poses", "idempotency_key"}
 
 
-@multi_stage_reply(stream=get_settings().mission_stream, event_type="mission:start")
+@multi_stage_reply(stream=get_settings().mission_stream, event_type=MISSION_START)
 async def start_mission(command: Command, _progress: Progress) -> dict[str, Any]:
-    """Start a mission and say its id at once; its end is told by `saga:<id>:replies`.
+    """Start a mission and reply with its id at once; `saga:<id>:replies` reports its stages.
 
-    The same `idempotency_key` (by default the request's id) is the same mission.
+    Equal values of `idempotency_key` (by default the request id) start the same mission.
 
     Raises:
         InvalidMessage: A field is missing, unknown, or of the wrong type.
-        BadMission: The number of robots, or the seed.
-        MapError: There is no such area.
-        SagaError: The key belongs to a mission that was asked for otherwise.
+        BadMission: The number of robots or the seed is out of range.
+        MapError: The area is unknown, or its map is invalid.
+        SagaError: The key belongs to a mission with other parameters.
     """
-    asked = command.payload
-    if unknown := sorted(set(asked) - _FIELDS):
+    payload = command.payload
+    if unknown := sorted(set(payload) - _FIELDS):
         raise InvalidMessage(unknown[0], f"is not a field; known: {', '.join(sorted(_FIELDS))}")
     mission = Mission(
-        _typed(asked, "area", str),
-        _typed(asked, "robot_count", int),
-        _typed({"seed": 0} | asked, "seed", int),
-        _typed({"known_poses": True} | asked, "known_poses", bool),
+        _checked(payload, "area", str),
+        _checked(payload, "robot_count", int),
+        _checked({"seed": 0} | payload, "seed", int),
+        _checked({"known_poses": True} | payload, "known_poses", bool),
     )
-    key = _typed({"idempotency_key": command.request_id} | asked, "idempotency_key", str)
+    key = _checked({"idempotency_key": command.request_id} | payload, "idempotency_key", str)
     await asyncio.to_thread(mission.check)
     handle = await run_saga(
         mission.robot_count,
@@ -45,8 +46,8 @@ async def start_mission(command: Command, _progress: Progress) -> dict[str, Any]
     return {"saga_id": handle.saga_id}
 
 
-def _typed(asked: dict[str, Any], name: str, kind: type) -> Any:
-    value = asked.get(name)
-    if not isinstance(value, kind) or isinstance(value, bool) is not (kind is bool):
-        raise InvalidMessage(name, f"must be {_KINDS[kind]}")
+def _checked(payload: dict[str, Any], name: str, expected: type) -> Any:
+    value = payload.get(name)
+    if not isinstance(value, expected) or isinstance(value, bool) is not (expected is bool):
+        raise InvalidMessage(name, f"must be {_TYPE_NAMES[expected]}")
     return value

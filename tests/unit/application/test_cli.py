@@ -9,12 +9,12 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from app import config
-from app.cli.base import Output, teller
+from app.cli.base import Output, stage_printer
 from app.cli.main import app
 from app.config import ROOT, get_settings
 from app.exploration.map_files import save_map
 from app.exploration.simulation.floor_plans import draw_rooms
-from app.orchestrator import Mission
+from app.missions.mission import Mission
 from app.redis_utils import get_bus
 from app.robots import fleet
 from sagastream.testing import EmbeddedServer
@@ -112,7 +112,7 @@ def test_a_map_may_have_any_name(floor: Path, monkeypatch: pytest.MonkeyPatch) -
         seen.append(mission.area)
         return {"status": "completed"}
 
-    monkeypatch.setattr("app.cli.main._run", note)
+    monkeypatch.setattr("app.cli.main.run_mission", note)
     result = _run("run", "--map", str(odd), "-o", "json")
     assert result.exit_code == 0, result.output
     assert seen == ["my_floor_2"]
@@ -169,9 +169,9 @@ def test_jsonl_has_every_stage(capsys: pytest.CaptureFixture[str]) -> None:
     """Whoever watches reads the stages as they come; otherwise they are for the display alone."""
     shown: list[dict[str, Any]] = []
     stage = {"status": "start", "payload": {}}
-    teller(Output.JSON, shown.append)(stage)
+    stage_printer(Output.JSON, shown.append)(stage)
     assert capsys.readouterr().out == ""
-    teller(Output.JSONL, shown.append)(stage)
+    stage_printer(Output.JSONL, shown.append)(stage)
     assert json.loads(capsys.readouterr().out) == stage
     assert shown == [stage, stage]
 

@@ -1,8 +1,10 @@
 import asyncio
 
+from app.config import Settings
+from app.missions.mission_saga import mission_saga
 from app.observability.gauges import ServerGauges
 from sagastream import Bus
-from sagastream._redis.retrying import end_tasks
+from sagastream.saga import SagaRunner
 
 STREAM = "gauge:commands"
 
@@ -16,14 +18,15 @@ async def test_gauges_tell_depth_age_and_dead_letters(bus: Bus) -> None:
     await call("XGROUP", "CREATE", key(STREAM), "sagastream", "0")
     await call("XREADGROUP", "GROUP", "sagastream", "me", "COUNT", 1, "STREAMS", key(STREAM), ">")
     await call("ZADD", key("sagas:mission:stuck"), 1, "m")
-    gauges = ServerGauges(bus, [STREAM], "mission")
+    gauges = ServerGauges(bus, [STREAM], SagaRunner(bus, mission_saga(Settings())))
     watching = asyncio.create_task(gauges.watch())
-    while not gauges.found:
+    while not gauges.observations:
         await asyncio.sleep(0.01)
-    await end_tasks(watching)
+    watching.cancel()
+    await asyncio.wait([watching])
     told = {
         (name, *(one.attributes or {}).values()): one.value
-        for name, observations in gauges.found.items()
+        for name, observations in gauges.observations.items()
         for one in observations
     }
     assert told[("sagastream.stream.depth", STREAM)] == 2

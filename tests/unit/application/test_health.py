@@ -12,8 +12,8 @@ from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.config import Settings, get_settings
-from app.observability.doctor import ready
-from app.observability.health import PortTaken, Pulse, serve, watched
+from app.observability.doctor import check_readiness
+from app.observability.health import LoopHeartbeat, PortTaken, serve_probes, start_probe_server
 from sagastream import Bus, Command, Progress, multi_stage_reply
 from sagastream.testing import EmbeddedServer
 from tests.collector import free_port
@@ -56,7 +56,7 @@ async def probed(own_server: EmbeddedServer) -> AsyncIterator[tuple[EmbeddedServ
     async with (
         Bus(own_server.url) as bus,
         listening(bus, [probe_it]),
-        watched(settings, [STREAM]),
+        serve_probes(settings, [STREAM]),
     ):
         while not await bus.command("EXISTS", f"listeners:{STREAM}"):
             await asyncio.sleep(0.02)
@@ -86,7 +86,7 @@ async def test_ready_says_which_stream_nobody_reads(
 ) -> None:
     """Group and listener are two reasons, each with how to mend it."""
     _, settings = probed
-    checks = await asyncio.to_thread(ready, settings, [STREAM, "other:commands"])
+    checks = await check_readiness(settings, [STREAM, "other:commands"])
     bad = [check for check in checks if not check.ok]
     assert [check.name for check in bad] == ["group other:commands", "listener other:commands"]
     assert all(check.mend for check in bad)
@@ -98,11 +98,11 @@ def test_a_loop_that_does_not_tick_is_unhealthy(
 ) -> None:
     """Health is about the process: 503 when its loop hangs, though the server answers."""
     settings = Settings(redis_url=server.url, http_port=free_port())
-    pulse = Pulse()
-    probes = serve(settings, (), pulse)
+    heartbeat = LoopHeartbeat()
+    probes = start_probe_server(settings, (), heartbeat)
     try:
         assert asyncio.run(_get(settings.http_port, "/healthz"))[0] == 200
-        monkeypatch.setattr(pulse, "_last", time.monotonic() - 60)
+        monkeypatch.setattr(heartbeat, "_last", time.monotonic() - 60)
         assert asyncio.run(_get(settings.http_port, "/healthz"))[0] == 503
         assert asyncio.run(_get(settings.http_port, "/else"))[0] == 404
     finally:
@@ -132,12 +132,12 @@ async def test_metrics_are_in_prometheus_words(probed: tuple[EmbeddedServer, Set
 async def test_a_taken_port_is_named(probed: tuple[EmbeddedServer, Settings]) -> None:
     """The error says which port, and which variable chooses another."""
     with pytest.raises(PortTaken, match=f":{probed[1].http_port} .*HTTP_PORT"):
-        async with watched(probed[1], [STREAM]):
+        async with serve_probes(probed[1], [STREAM]):
             pass
 
 
 async def test_without_a_port_nothing_listens(server: EmbeddedServer) -> None:
     """Probes are there only when asked for."""
-    async with watched(Settings(redis_url=server.url), []) as pulse:
-        assert pulse.age_s >= 0
+    async with serve_probes(Settings(redis_url=server.url), []) as heartbeat:
+        assert heartbeat.age_s >= 0
     assert get_settings().http_port == 0

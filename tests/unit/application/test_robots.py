@@ -19,7 +19,7 @@ from app.exploration.map_files import save_map
 from app.exploration.simulation.floor_plans import draw_rooms
 from app.redis_utils import request_and_reply
 from app.robots import fleet
-from app.robots.process import Fence, RobotService, StaleOrder, simulated
+from app.robots.process import OrderFence, RobotService, StaleOrder, deploy_simulated
 from app.robots.team import RobotLost, Team
 from sagastream import Bus, Command, Handler, RequestFailed
 from tests.conftest import listening
@@ -73,7 +73,7 @@ def _command(mission: str, names: Sequence[str], **changes: Any) -> Command:
 
 def test_a_fence_lets_the_newest_commander_pass() -> None:
     """Neither an earlier claim of a request passes it, nor a request that was replaced."""
-    fence = Fence()
+    fence = OrderFence()
     for commander, epoch in (("plan", 1), ("plan", 2), ("explore", 1), ("explore", 1)):
         fence.admit(commander, epoch)
     for commander, epoch in (("plan", 3), ("explore", 0)):
@@ -126,7 +126,7 @@ async def test_a_robot_may_have_another_driver(app_bus: Bus, area: str) -> None:
     """What the service was given puts it at its start, and its first leg is what the mission gets."""
 
     def deploy(order: dict[str, Any]) -> tuple[RobotDriver, GridFrame, Leg]:
-        driver, frame, leg = simulated(order)
+        driver, frame, leg = deploy_simulated(order)
         return driver, frame, replace(leg, distance=7.5)
 
     await fleet.check_in("r1")

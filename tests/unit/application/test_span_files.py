@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from app.config import ROOT, Settings
-from app.observability.span_files import spans_of
+from app.observability.span_files import read_spans
 
 pytestmark = pytest.mark.blocking
 
@@ -44,7 +44,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_ended_is_there_however_a_process_dies(written: Path) -> None:
     """Every ended span of both is whole; the root had not ended."""
-    spans = list(spans_of(written))
+    spans = list(read_spans(written))
     assert len(spans) == 402
     assert {span.service for span in spans} == {"first", "second"}
     assert len({span.trace_id for span in spans}) == 2
@@ -52,7 +52,7 @@ def test_what_ended_is_there_however_a_process_dies(written: Path) -> None:
 
 def test_a_span_is_read_as_it_was_made(written: Path) -> None:
     """Name, kind, attributes and error come back."""
-    failed = [span for span in spans_of(written) if span.error]
+    failed = [span for span in read_spans(written) if span.error]
     assert len(failed) == 2
     assert failed[0].error == "LookupError: no such thing"
     assert (failed[0].name, failed[0].kind) == ("send x:commands", "producer")
@@ -64,7 +64,7 @@ def test_half_a_line_is_passed_over(written: Path, tmp_path: Path) -> None:
     """A file that was cut off is read as far as it goes."""
     cut = tmp_path / "cut.jsonl"
     cut.write_bytes(written.read_bytes()[:-100])
-    assert len(list(spans_of(cut))) == 401
+    assert len(list(read_spans(cut))) == 401
 
 
 def test_a_folder_that_cannot_be_made_only_costs_the_file(tmp_path: Path) -> None:
@@ -80,4 +80,4 @@ def test_a_folder_that_cannot_be_made_only_costs_the_file(tmp_path: Path) -> Non
         check=False,
     )
     assert done.returncode == 9
-    assert done.stderr.count("spans are not kept in") == 1
+    assert done.stderr.count("cannot write spans to") == 1

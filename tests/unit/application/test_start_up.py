@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from app.celery_app import celery_app
-from app.cli.workers import KINDS, absent
+from app.cli.workers import KINDS, missing_kinds
 from app.config import get_settings
 from app.redis_utils import get_bus
 from sagastream import Bus
@@ -24,7 +24,7 @@ async def test_nobody_is_asked_where_no_celery_worker_has_been(
 
     monkeypatch.setattr(celery_app.control, "ping", ping)
 
-    assert await absent(get_settings()) == KINDS
+    assert await missing_kinds(get_settings()) == KINDS
 
 
 @pytest.mark.parametrize("answers", [[], [{"worker": {"ok": "pong"}}]])
@@ -36,7 +36,7 @@ async def test_a_mailbox_may_be_one_that_was_left(
     await call("SADD", app_bus.key("_kombu.binding.celery.pidbox"), "left")
     monkeypatch.setattr(celery_app.control, "ping", lambda **_: answers)
 
-    assert ("celery" not in await absent(get_settings())) == bool(answers)
+    assert ("celery" not in await missing_kinds(get_settings())) == bool(answers)
 
 
 def test_a_process_of_robots_imports_nothing_that_plans() -> None:

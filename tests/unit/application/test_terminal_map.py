@@ -7,12 +7,12 @@ import numpy as np
 from app.cli.terminal_map import draw_map
 from app.exploration.driver import Pose
 from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, GridFrame
-from app.missions.frames import Frame, Seen
+from app.missions.frames import Frame, RobotView
 
 _GRID = GridFrame(8, 10, 1.0)
 
 
-def _drawn(*robots: Seen, width: int = 10, height: int = 8) -> list[str]:
+def _drawn(*robots: RobotView, width: int = 10, height: int = 8) -> list[str]:
     cells = np.full((8, 10), UNKNOWN, np.int8)
     cells[0:4, 0:6] = FREE
     cells[0:2, 5] = OCCUPIED
@@ -28,9 +28,9 @@ def test_a_map_is_drawn_the_right_way_up() -> None:
 def test_robots_their_goals_and_losses_are_marked() -> None:
     """An arrow in the direction of the heading, a letter at the goal, a sign for the lost."""
     lines = _drawn(
-        Seen("r1", Pose(0.5, 0.5, math.pi / 2), 0.0, goal=(3.5, 3.5)),
-        Seen("r2", Pose(2.5, 0.5, -math.pi), 0.0),
-        Seen("r3", Pose(4.5, 0.5), 0.0, goal=(1.5, 3.5), lost="gone"),
+        RobotView("r1", Pose(0.5, 0.5, math.pi / 2), 0.0, goal=(3.5, 3.5)),
+        RobotView("r2", Pose(2.5, 0.5, -math.pi), 0.0),
+        RobotView("r3", Pose(4.5, 0.5), 0.0, goal=(1.5, 3.5), lost="gone"),
     )
     assert lines[3] == "↑·←·!█    "
     assert lines[2] == "···o··    "

@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from app.observability.span_files import FileSpan
-from app.observability.waterfall import draw, headline, story
+from app.observability.waterfall import build_waterfall, headline, render
 
 STEPS = ("one", "two")
 
@@ -59,13 +59,13 @@ def request(
 def drawn(spans: list[FileSpan]) -> str:
     """What a terminal without colours shows."""
     out = io.StringIO()
-    Console(file=out, width=150, no_color=True).print(draw(story(spans, STEPS), 150))
+    Console(file=out, width=150, no_color=True).print(render(build_waterfall(spans, STEPS), 150))
     return out.getvalue()
 
 
 def test_a_mission_that_completed() -> None:
     """Each step has its wait, its duration and who ran it; nothing failed."""
-    told = story([ROOT, *request("one", 10, 12), *request("two", 12, 15)], STEPS)
+    told = build_waterfall([ROOT, *request("one", 10, 12), *request("two", 12, 15)], STEPS)
     assert headline(told) == ["mission m completed, 5.0 s"]
     rows = [(r.name, r.status, r.start, r.duration_s, r.waited_s, r.who) for r in told.rows]
     assert rows == [
@@ -81,7 +81,7 @@ def test_what_failed_and_what_was_undone_stand_first() -> None:
         *request("two", 13, 14, undo=True),
         *request("one", 14, 15, undo=True),
     ]
-    assert headline(story(spans, STEPS)) == [
+    assert headline(build_waterfall(spans, STEPS)) == [
         "mission m compensated, 5.0 s",
         "  failed   two: Boom: no floor",
         "  undone   two, one",
@@ -96,7 +96,7 @@ def test_a_compensation_that_failed_cannot_be_missed() -> None:
     """It is in the head and in capitals in its line."""
     spans = [ROOT, *request("one", 10, 11, error="Boom: x")]
     spans += request("one", 11, 12, undo=True, error="Stuck: y")
-    assert story(spans, STEPS).status == "compensation FAILED"
+    assert build_waterfall(spans, STEPS).status == "compensation FAILED"
     assert "UNDO FAILED" in drawn(spans)
 
 
@@ -109,7 +109,7 @@ def test_a_lost_handler_and_its_successor_have_lines() -> None:
     spans[2] = span(
         "process one", "consumer", 14, 20, id="again", about={"request_id": "one", "attempt": 2}
     )
-    rows = story(spans, STEPS).rows
+    rows = build_waterfall(spans, STEPS).rows
     assert [(r.kind, r.attempt, r.status, r.who) for r in rows] == [
         ("step", 1, "done", "listener 7"),
         ("attempt", 1, "LOST", ""),
@@ -136,14 +136,14 @@ def test_orders_of_one_kind_are_one_line() -> None:
                 about=about,
             ),
         ]
-    (orders,) = [row for row in story(spans, STEPS).rows if row.kind == "orders"]
+    (orders,) = [row for row in build_waterfall(spans, STEPS).rows if row.kind == "orders"]
     assert (orders.name, orders.attempt, orders.status) == ("robot:drive", 5, "1 FAILED")
     assert (orders.error, orders.who, orders.waited_s) == ("1 x Stale: no", "robots 7", 0.25)
 
 
 def test_a_step_that_runs_has_no_end() -> None:
     """What was sent and has no span of its own yet is running, and so is the mission."""
-    told = story([ROOT, *request("one", 10, 12), *request("two", 12, 15)[:1]], STEPS)
+    told = build_waterfall([ROOT, *request("one", 10, 12), *request("two", 12, 15)[:1]], STEPS)
     assert told.status == "running"
     assert [(row.name, row.status, row.duration_s) for row in told.rows][1] == (
         *("two", "running", None),
@@ -154,4 +154,4 @@ def test_a_step_that_runs_has_no_end() -> None:
 def test_spans_without_a_root_are_no_story() -> None:
     """That is an error, not an empty picture."""
     with pytest.raises(ValueError, match="no root"):
-        story(request("one", 10, 12), STEPS)
+        build_waterfall(request("one", 10, 12), STEPS)

@@ -25,7 +25,7 @@ from app.missions.mission_saga import mission_runner, mission_saga
 from app.robots import fleet
 from app.web import pages
 from app.web.api import make_app
-from app.web.guard import MOST_BODY, Buckets
+from app.web.security import MAX_BODY_BYTES, RateLimiter
 from sagastream import Bus
 from sagastream.saga.journal import intend, next_action
 from sagastream.saga.store import SagaStore
@@ -321,7 +321,7 @@ async def test_an_error_is_a_page_for_who_looks_at_pages(client: httpx.AsyncClie
 
 def test_what_is_vendored_is_what_its_manifest_says() -> None:
     """Byte by byte, with a licence; nothing lies there that the manifest does not name."""
-    place = pages.HERE / "static" / "vendor"
+    place = pages.WEB_FOLDER / "static" / "vendor"
     manifest = json.loads((place / "manifest.json").read_text())
     for name, about in manifest.items():
         assert hashlib.sha256((place / name).read_bytes()).hexdigest() == about["sha256"]
@@ -367,8 +367,8 @@ async def test_only_json_of_a_decent_size_is_read(client: httpx.AsyncClient) -> 
     _refused(await client.post("/api/missions", content=large, headers=json_type), 413, "TooLarge")
 
     async def drip() -> AsyncIterator[bytes]:
-        for at in range(0, len(large), MOST_BODY // 2):
-            yield large[at : at + MOST_BODY // 2]
+        for at in range(0, len(large), MAX_BODY_BYTES // 2):
+            yield large[at : at + MAX_BODY_BYTES // 2]
 
     answer = await client.post("/api/missions", content=drip(), headers=json_type)
     _refused(answer, 413, "TooLarge")
@@ -389,7 +389,7 @@ async def test_one_client_may_ask_for_only_so_many_changes() -> None:
 def test_a_bucket_fills_again() -> None:
     """As fast as it may be emptied, and for each client alone."""
     clock = iter([0.0, 0.0, 0.0, 0.0, 0.4, 0.5]).__next__
-    buckets = Buckets(2.0, clock)
+    buckets = RateLimiter(2.0, clock)
     assert [buckets.take("a"), buckets.take("a"), buckets.take("a")] == [True, True, False]
     assert buckets.take("b")
     assert [buckets.take("a"), buckets.take("a")] == [False, True]

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 
 from app.exploration.driver import Pose
 from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, Grid, GridFrame
-from app.missions.frames import BadFrame, Frame, Player, Recorder, Seen
+from app.missions.frames import BadFrame, Frame, FrameDecoder, FrameEncoder, RobotView
 
 _GRID = GridFrame(12, 17, 0.05)
 _VALUES = st.sampled_from([UNKNOWN, FREE, OCCUPIED])
@@ -20,26 +20,26 @@ _CELLS = arrays.arrays(np.int8, (12, 17), elements=_VALUES)
 
 def _frame(cells: Grid, second: float = 1.0) -> Frame:
     robots = (
-        Seen("r1", Pose(1.25, 2.5, 0.5), 3.5, goal=(4.0, 5.0)),
-        Seen("r2", Pose(0.0, 0.0, -1.0), 0.0, lost="it was not heard of"),
+        RobotView("r1", Pose(1.25, 2.5, 0.5), 3.5, goal=(4.0, 5.0)),
+        RobotView("r2", Pose(0.0, 0.0, -1.0), 0.0, lost="it was not heard of"),
     )
     return Frame(second, 0.25, robots, ((1.5, 2.5),), cells)
 
 
 def _play(pieces: list[dict[str, Any]]) -> list[Frame]:
-    player = Player()
-    found = [player.take(json.loads(json.dumps(piece))) for piece in pieces]
+    decoder = FrameDecoder()
+    found = [decoder.decode(json.loads(json.dumps(piece))) for piece in pieces]
     return [frame for frame in found if frame]
 
 
 @given(st.lists(_CELLS, min_size=1, max_size=5))
 def test_what_is_recorded_is_played(shown: list[Grid]) -> None:
     """Every frame comes back whole, whatever changed between them."""
-    recorder = Recorder(_GRID)
+    encoder = FrameEncoder(_GRID)
     pieces = [
         piece
         for second, cells in enumerate(shown)
-        for piece in recorder.pieces(_frame(cells, float(second)))
+        for piece in encoder.encode(_frame(cells, float(second)))
     ]
     played = _play(pieces)
     assert [frame.simulated_s for frame in played] == [float(n) for n in range(len(shown))]
@@ -50,13 +50,13 @@ def test_what_is_recorded_is_played(shown: list[Grid]) -> None:
 
 def test_only_what_changed_is_recorded() -> None:
     """A cell that became known is a piece of one cell; nothing new is a piece without cells."""
-    recorder = Recorder(_GRID)
+    encoder = FrameEncoder(_GRID)
     cells = np.full((12, 17), UNKNOWN, np.int8)
-    recorder.pieces(_frame(cells))
+    encoder.encode(_frame(cells))
     cells[3, 4] = FREE
-    (piece,) = recorder.pieces(_frame(cells))
+    (piece,) = encoder.encode(_frame(cells))
     assert piece["cells"]["shape"] == [1, 1]
-    (piece,) = recorder.pieces(_frame(cells))
+    (piece,) = encoder.encode(_frame(cells))
     assert "cells" not in piece
 
 
@@ -65,7 +65,7 @@ def test_a_large_noisy_map_fits_into_messages() -> None:
     random = np.random.default_rng(1)
     grid = GridFrame(900, 1100, 0.05)
     cells = random.choice(np.array([UNKNOWN, FREE, OCCUPIED], np.int8), (900, 1100))
-    pieces = Recorder(grid).pieces(_frame(cells))
+    pieces = FrameEncoder(grid).encode(_frame(cells))
     assert len(pieces) > 1
     assert max(len(json.dumps(piece)) for piece in pieces) < 60_000
     (frame,) = _play(pieces)
@@ -78,7 +78,7 @@ def test_a_new_recorder_begins_anew() -> None:
     second = np.full((12, 17), UNKNOWN, np.int8)
     second[0, 0] = OCCUPIED
     played = _play(
-        [*Recorder(_GRID).pieces(_frame(first)), *Recorder(_GRID).pieces(_frame(second))]
+        [*FrameEncoder(_GRID).encode(_frame(first)), *FrameEncoder(_GRID).encode(_frame(second))]
     )
     assert np.array_equal(played[0].cells, first)
     assert np.array_equal(played[1].cells, second)
@@ -86,31 +86,31 @@ def test_a_new_recorder_begins_anew() -> None:
 
 def test_pieces_without_their_beginning_show_nothing() -> None:
     """A stream whose first entries were trimmed is not drawn wrong."""
-    recorder = Recorder(_GRID)
+    encoder = FrameEncoder(_GRID)
     cells = np.full((12, 17), FREE, np.int8)
-    recorder.pieces(_frame(cells))
-    assert _play(recorder.pieces(_frame(cells))) == []
+    encoder.encode(_frame(cells))
+    assert _play(encoder.encode(_frame(cells))) == []
 
 
 def test_cells_that_do_not_lie_in_the_grid_are_refused() -> None:
     """A piece of another mission is an error, not a torn map."""
     cells = np.full((12, 17), FREE, np.int8)
-    (piece,) = Recorder(_GRID).pieces(_frame(cells))
+    (piece,) = FrameEncoder(_GRID).encode(_frame(cells))
     piece["cells"]["row0"] = 1
     with pytest.raises(BadFrame, match="12 x 17 cells at"):
-        Player().take(piece)
+        FrameDecoder().decode(piece)
     with pytest.raises(BadFrame, match="cells are"):
-        Recorder(_GRID).pieces(_frame(np.zeros((3, 3), np.int8)))
+        FrameEncoder(_GRID).encode(_frame(np.zeros((3, 3), np.int8)))
 
 
 def test_a_path_is_recorded_once() -> None:
     """Each frame has what was driven since the one before, from where that ended, and no more."""
     cells = np.full((12, 17), FREE, np.int8)
-    recorder, way = Recorder(_GRID), [(0.0, 0.0), (1.0, 0.0), (2.0, 0.0), (2.0, 3.0)]
+    encoder, way = FrameEncoder(_GRID), [(0.0, 0.0), (1.0, 0.0), (2.0, 0.0), (2.0, 3.0)]
     pieces = []
     for points in (2, 4, 4):
-        robot = Seen("r1", Pose(0, 0, 0), 0.0, path=way[:points])
-        pieces += recorder.pieces(Frame(1.0, 0.5, (robot,), (), cells))
+        robot = RobotView("r1", Pose(0, 0, 0), 0.0, path=way[:points])
+        pieces += encoder.encode(Frame(1.0, 0.5, (robot,), (), cells))
     told = [list(frame.robots[0].path) for frame in _play(pieces)]
     assert told == [[(0.0, 0.0), (1.0, 0.0)], [(1.0, 0.0), (2.0, 0.0), (2.0, 3.0)], []]
 
@@ -123,8 +123,10 @@ def test_a_long_way_over_a_noisy_map_fits_into_messages() -> None:
     ways = [
         [(round(x, 2), round(y, 2)) for x, y in random.uniform(0, 40, (4000, 2))] for _ in range(20)
     ]
-    robots = tuple(Seen(f"robot-{n}", Pose(0, 0, 0), 0.0, path=way) for n, way in enumerate(ways))
-    pieces = Recorder(grid).pieces(Frame(1.0, 0.5, robots, (), cells))
+    robots = tuple(
+        RobotView(f"robot-{n}", Pose(0, 0, 0), 0.0, path=way) for n, way in enumerate(ways)
+    )
+    pieces = FrameEncoder(grid).encode(Frame(1.0, 0.5, robots, (), cells))
     assert max(len(json.dumps(piece)) for piece in pieces) < 60_000
     (frame,) = _play(pieces)
     assert np.array_equal(frame.cells, cells)
@@ -135,15 +137,15 @@ def test_a_long_way_over_a_noisy_map_fits_into_messages() -> None:
 
 def test_when_other_robots_share_the_map_all_is_told_anew() -> None:
     """The shown map may be another one: its cells and its paths begin from nothing."""
-    recorder, player = Recorder(_GRID), Player()
+    encoder, decoder = FrameEncoder(_GRID), FrameDecoder()
     first = np.full((12, 17), FREE, np.int8)
     second = np.full((12, 17), UNKNOWN, np.int8)
     way = [(0.0, 0.0), (1.0, 0.0)]
     for cells, apart in ((first, True), (second, False)):
-        robot = Seen("r1", Pose(0, 0, 0), 0.0, path=way, apart=apart)
-        (piece,) = recorder.pieces(Frame(1.0, 0.5, (robot,), (), cells))
+        robot = RobotView("r1", Pose(0, 0, 0), 0.0, path=way, apart=apart)
+        (piece,) = encoder.encode(Frame(1.0, 0.5, (robot,), (), cells))
         assert "grid" in piece
-        frame = player.take(piece)
+        frame = decoder.decode(piece)
         assert frame is not None
         assert np.array_equal(frame.cells, cells)
         assert frame.robots[0].apart is apart

@@ -1,0 +1,89 @@
+"""Diagnostic commands: `mission trace` shows what a mission did, `mission doctor` checks the setup.
+
+Neither needs a tracing backend: traces are read from the span files that missions write.
+"""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from app.cli.base import (
+    EXIT_ERROR,
+    Format,
+    Output,
+    app,
+    leave,
+    print_json,
+    run_or_exit,
+    settings_of_command,
+)
+from app.config import Settings
+from app.missions.mission_saga import mission_saga
+from app.observability.doctor import check_all
+from app.observability.waterfall import Waterfall, find_waterfall, headline, render, trace_files
+from app.robots import fleet
+
+_WIDTH = 150
+
+
+@app.command()
+def trace(
+    mission: Annotated[str, typer.Argument(help="The id of the mission, or of its trace.")],
+    *,
+    file: Annotated[
+        Path | None, typer.Option(help="A file of OTLP JSON; default: TRACE_FILE, then TRACE_DIR.")
+    ] = None,
+    output: Format = Output.TEXT,
+) -> None:
+    """Show what a mission did: steps, attempts, their processes, waiting times, failures.
+
+    Example: mission trace 3f2b6f6c-6a5d-4d57-9a3e-0d1f2a9c1b11
+    """
+    settings = settings_of_command()
+    waterfall = _waterfall(mission, settings, file)
+    if print_json(asdict(waterfall), output):
+        return
+    print("\n".join(headline(waterfall)))
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)
+    console.print(render(waterfall, console.width))
+    print(f"trace {waterfall.trace_id}")
+
+
+@app.command()
+def doctor(*, output: Format = Output.TEXT) -> None:
+    """Check what missions need, on this machine and on the server, and print how to fix it.
+
+    Exit codes: 0 all checks passed, 1 a check failed. Example: mission doctor
+    """
+    settings = settings_of_command()
+    checking = check_all(settings, mission_saga(settings), fleet.presence)
+    checks = run_or_exit(checking, "interrupted")
+    if not print_json([asdict(check) for check in checks], output):
+        for check in checks:
+            print(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.detail}")
+            if check.mend:
+                print(f"      fix: {check.mend}")
+    failed = sum(not check.ok for check in checks)
+    if failed:
+        leave(EXIT_ERROR, f"{failed} of {len(checks)} checks failed")
+
+
+def _waterfall(mission: str, settings: Settings, file: Path | None) -> Waterfall:
+    names = [step.name for step in mission_saga(settings).steps]
+    files = [file] if file else trace_files(settings.trace_file, settings.trace_dir)
+    try:
+        found = find_waterfall(mission, files, names)
+    except OSError as error:
+        leave(EXIT_ERROR, f"cannot read {error.filename}: {error.strerror}")
+    if found:
+        return found
+    where = file or settings.trace_file or settings.trace_dir
+    return leave(
+        EXIT_ERROR,
+        f"no spans of mission {mission} in {where}; `mission run` writes those of its own workers, "
+        "other workers write theirs to TRACE_FILE",
+    )

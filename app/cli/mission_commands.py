@@ -1,0 +1,237 @@
+"""Commands for missions on running workers: start, list, show, watch, cancel, resume, fleet.
+
+Interrupting a command that waits does not affect the mission.
+"""
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from app.cli.base import (
+    EXIT_ERROR,
+    Area,
+    Format,
+    KnownPoses,
+    Output,
+    Robots,
+    Seed,
+    app,
+    exit_with_report,
+    leave,
+    print_json,
+    refuse_invalid,
+    run_or_exit,
+    settings_of_command,
+    stage_printer,
+)
+from app.cli.display import MissionDisplay
+from app.cli.replay import show_live_map
+from app.missions.mission import Mission, MissionHandle, follow, run_saga
+from app.missions.mission_saga import mission_runner
+from app.missions.reports import final_report, requests_of, summary_of
+from app.redis_utils import get_bus
+from app.robots import fleet
+from sagastream.saga import Journal, outcome_of
+
+SagaId = Annotated[str, typer.Argument(help="The id of the mission; see `mission list`.")]
+
+
+@app.command()
+def start(
+    *,
+    area: Area,
+    robots: Robots = 2,
+    seed: Seed = 0,
+    known_poses: KnownPoses = True,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            "--id",
+            help="The mission's id: letters, digits, - and _. An existing id returns its mission.",
+        ),
+    ] = None,
+    output: Format = Output.TEXT,
+) -> None:
+    """Start a mission on running workers, and do not wait for its end.
+
+    Example: mission start --area office --robots 3
+    """
+    settings_of_command()
+    mission = Mission(area, robots, seed, known_poses)
+    refuse_invalid(mission)
+
+    async def begin() -> MissionHandle:
+        async with get_bus():
+            return await run_saga(robots, area, seed=seed, saga_id=key, known_poses=known_poses)
+
+    saga_id = run_or_exit(begin(), "interrupted").saga_id
+    if not print_json({"saga_id": saga_id}, output):
+        print(f"started mission {saga_id}; watch it with: mission watch {saga_id}")
+
+
+@app.command("list")
+def list_missions(*, output: Format = Output.TEXT) -> None:
+    """List the missions that are kept, newest first.
+
+    Example: mission list -o json
+    """
+    settings_of_command()
+
+    async def ask() -> list[Journal]:
+        async with get_bus() as bus:
+            await bus.ping()
+            return await mission_runner().journals()
+
+    journals: list[Journal] = list(reversed(run_or_exit(ask(), "interrupted")))
+    summaries = [summary_of(journal) for journal in journals]
+    if print_json(summaries, output):
+        return
+    if not summaries:
+        print(f"no missions at {get_bus().address}")
+        return
+    table = Table("mission", "status", "area", "robots", "step", "age")
+    for summary in summaries:
+        table.add_row(
+            *(summary["saga_id"], summary["status"], summary["area"], str(summary["robots"])),
+            *(summary["at"] or "-", f"{summary['age_s']:.0f} s"),
+        )
+    Console(width=None if Console().is_terminal else 120).print(table)
+
+
+@app.command()
+def show(saga_id: SagaId, *, output: Format = Output.TEXT) -> None:
+    """Show one mission with each request in its journal, forward and undo.
+
+    Example: mission show 3f2b6f6c-6a5d-4d57-9a3e-0d1f2a9c1b11
+    """
+    settings_of_command()
+    journal = _journal(saga_id)
+    summary = summary_of(journal)
+    if print_json(summary | {"error": journal.error, "entries": requests_of(journal)}, output):
+        return
+    print(f"mission {saga_id} {summary['status']}: {summary['area']}, {summary['robots']} robots")
+    table = Table("step", "", "attempt", "status", "took", "request", "error")
+    for entry in requests_of(journal):
+        took = "-" if entry["duration_s"] is None else f"{entry['duration_s']:.1f} s"
+        error = entry["error"].get("message", "")
+        table.add_row(
+            *(entry["step"], entry["direction"], str(entry["attempt"]), entry["status"], took),
+            *(entry["request_id"], error),
+        )
+    Console(width=None if Console().is_terminal else 160).print(table)
+    print(f"trace {outcome_of(journal).trace_id}")
+
+
+@app.command()
+def watch(saga_id: SagaId, *, output: Format = Output.TEXT) -> None:
+    """Follow a mission from its first stage to its end; Ctrl-C does not stop the mission.
+
+    Exit codes: as for `mission run`. Example: mission watch ID
+    """
+    settings_of_command()
+    _follow_to_end(saga_id, output)
+
+
+@app.command()
+def cancel(
+    saga_id: SagaId,
+    *,
+    reason: Annotated[str, typer.Option(help="Recorded in the journal.")] = "cancelled by hand",
+    output: Format = Output.TEXT,
+) -> None:
+    """Undo a mission that has not ended, and wait until it is undone.
+
+    Exit codes: as for `mission run`; 3 when it is undone. Example: mission cancel ID
+    """
+    settings_of_command()
+    ended = _change_mission(lambda runner: runner.compensate(saga_id, reason))
+    if ended.status == "completed":
+        leave(EXIT_ERROR, f"mission {saga_id} has already completed; nothing was undone")
+    _follow_to_end(saga_id, output)
+
+
+@app.command()
+def resume(saga_id: SagaId, *, output: Format = Output.TEXT) -> None:
+    """Resume a mission, a stuck one with new attempts, and wait for its end.
+
+    Exit codes: as for `mission run`. Example: mission resume ID
+    """
+    settings_of_command()
+    _change_mission(lambda runner: runner.resume(saga_id))
+    _follow_to_end(saga_id, output)
+
+
+@app.command()
+def compensate(saga_id: SagaId, *, output: Format = Output.TEXT) -> None:
+    """Undo a mission in any state: compensate a running one, retry a stuck one.
+
+    Exit codes: as for `mission run`. Example: mission compensate ID
+    """
+    settings_of_command()
+    ended = _change_mission(lambda runner: runner.compensate(saga_id, "compensated by hand"))
+    if ended.status == "completed":
+        leave(EXIT_ERROR, f"mission {saga_id} has already completed; nothing was undone")
+    _change_mission(lambda runner: runner.resume(saga_id))
+    _follow_to_end(saga_id, output)
+
+
+@app.command("fleet")
+def show_fleet(*, output: Format = Output.TEXT) -> None:
+    """Show the robots, their batteries, and the missions that hold them.
+
+    Example: REDIS_URL=redis://127.0.0.1:6379/0 mission fleet
+    """
+    settings_of_command()
+
+    async def ask() -> list[fleet.Robot]:
+        async with get_bus() as bus:
+            await bus.ping()
+            return await fleet.robots()
+
+    robots = run_or_exit(ask(), "interrupted")
+    if print_json([asdict(robot) for robot in robots], output):
+        return
+    if not robots:
+        print(f"no robots at {get_bus().address}; start some with `mission workers`")
+        return
+    table = Table("robot", "battery", "present", "held by")
+    for robot in robots:
+        present = "yes" if robot.present else "no"
+        table.add_row(robot.name, f"{robot.battery:.0f} %", present, robot.holder or "-")
+    Console().print(table)
+
+
+def _journal(saga_id: str) -> Journal:
+    async def ask() -> Journal:
+        async with get_bus():
+            return await mission_runner().journal(saga_id)
+
+    found: Journal = run_or_exit(ask(), "interrupted")
+    return found
+
+
+def _change_mission(change: Any) -> Journal:
+    async def apply() -> Journal:
+        async with get_bus():
+            changed: Journal = await change(mission_runner())
+            return changed
+
+    found: Journal = run_or_exit(apply(), "interrupted")
+    return found
+
+
+def _follow_to_end(saga_id: str, output: Output) -> None:
+    async def follow_with_display() -> dict[str, Any]:
+        async with get_bus():
+            journal = await mission_runner().journal(saga_id)
+            with MissionDisplay() as display:
+                handle = MissionHandle(saga_id, journal.input)
+                async with show_live_map(display, saga_id):
+                    outcome = await follow(handle, stage_printer(output, display.show))
+            return final_report(outcome, journal.input)
+
+    interrupted = f"the mission continues; watch it with: mission watch {saga_id}"
+    exit_with_report(run_or_exit(follow_with_display(), interrupted), output)

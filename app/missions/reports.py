@@ -1,0 +1,85 @@
+"""Missions as JSON values: summary, requests and final report, for the terminal and over HTTP."""
+
+import time
+from typing import Any
+
+from app.config import get_settings
+from app.missions.mission_saga import mission_saga
+from sagastream.saga import Journal, SagaOutcome, next_action, outcome_of
+
+
+def summary_of(journal: Journal) -> dict[str, Any]:
+    """Return a mission's parameters, status and current step.
+
+    Ages are in seconds, times in seconds since the epoch.
+    """
+    action = next_action(mission_saga(get_settings()), journal)
+    current = f"{'undo ' if action.direction == 'undo' else ''}{action.step.name}" if action else ""
+    return {
+        "saga_id": journal.saga_id,
+        "status": journal.status,
+        "area": journal.input.get("area"),
+        "robots": journal.input.get("robot_count"),
+        "seed": journal.input.get("seed"),
+        "known_poses": journal.input.get("known_poses", True),
+        "at": current,
+        "started": journal.started,
+        "age_s": round(time.time() - journal.started, 1),
+        "trace_id": outcome_of(journal).trace_id,
+    }
+
+
+def requests_of(journal: Journal) -> list[dict[str, Any]]:
+    """Return every request of a mission, forward and undo, in the order of their intents."""
+    return [
+        {
+            "step": entry.step,
+            "direction": entry.direction,
+            "attempt": entry.attempt,
+            "status": entry.status,
+            "request_id": entry.request_id,
+            "duration_s": None if entry.ended is None else round(entry.ended - entry.started, 3),
+            "error": entry.error,
+        }
+        for entry in journal.entries
+    ]
+
+
+def final_report(outcome: SagaOutcome, saga_input: dict[str, Any]) -> dict[str, Any]:
+    """Return how a mission ended: status, steps, quality of the map, files.
+
+    Coverage and accuracy are from 0 to 1; they are None unless the mission completed.
+    """
+    merged = outcome.results.get("integrate_maps", {})
+    completed = outcome.status == "completed"
+    return {
+        "saga_id": outcome.saga_id,
+        "correlation_id": outcome.correlation_id,
+        "trace_id": outcome.trace_id,
+        "status": outcome.status,
+        "steps": [_step_report(step.name, outcome) for step in mission_saga(get_settings()).steps],
+        "coverage": merged.get("coverage") if completed else None,
+        "accuracy": merged.get("accuracy") if completed else None,
+        "partial": merged.get("partial", False) if completed else None,
+        "area": saga_input["area"],
+        "robots": saga_input["robot_count"],
+        "duration_s": round(outcome.duration_s, 3),
+        "artifacts": merged.get("artifacts", {}) if completed else {},
+        **({"error": outcome.error} if outcome.error else {}),
+    }
+
+
+def _step_report(name: str, outcome: SagaOutcome) -> dict[str, Any]:
+    forward = [e for e in outcome.entries if (e.step, e.direction) == (name, "forward")]
+    undone = any(
+        (e.step, e.direction, e.status) == (name, "undo", "completed") for e in outcome.entries
+    )
+    if not forward:
+        return {"name": name, "status": "not started", "request_id": None, "duration_s": None}
+    entry = forward[-1]
+    return {
+        "name": name,
+        "status": "compensated" if undone and entry.status == "completed" else entry.status,
+        "request_id": entry.request_id,
+        "duration_s": None if entry.ended is None else round(entry.ended - entry.started, 3),
+    }

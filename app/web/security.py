@@ -1,0 +1,151 @@
+"""Security middleware: checks token, origin, size, content type and rate of requests.
+
+It is pure ASGI, so that event streams pass through unbuffered.
+"""
+
+import hashlib
+import hmac
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import cookie_parser
+from starlette.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.web.problems import problem
+
+MAX_BODY_BYTES = 64 * 1024
+_TOO_LARGE = f"the body exceeds {MAX_BODY_BYTES} bytes"
+_MAX_CLIENTS = 10_000
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_PUBLIC_PATHS = frozenset({"/healthz", "/login", "/api/session"})
+_PUBLIC_FOLDER = "/static/"
+COOKIE = "session"
+_HEADERS = (
+    (
+        b"content-security-policy",
+        b"default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
+    ),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"same-origin"),
+    (b"cache-control", b"no-store"),
+)
+
+
+def session_cookie_of(token: str) -> str:
+    """Derive the session cookie from the token, so that no browser stores the token itself."""
+    return hmac.new(token.encode(), b"session", hashlib.sha256).hexdigest()
+
+
+def equal_secrets(one: str, other: str) -> bool:
+    """Compare two secrets in constant time."""
+    return hmac.compare_digest(one.encode(), other.encode())
+
+
+class RateLimiter:
+    """A token bucket per client, which refills at a constant rate.
+
+    Args:
+        per_s: Requests per second, and the size of a burst.
+        now: A monotonic clock in seconds.
+    """
+
+    def __init__(self, per_s: float, now: Callable[[], float] = time.monotonic) -> None:
+        self._per_s = per_s
+        self._now = now
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, client: str) -> bool:
+        """Take a token; return whether one was left."""
+        now = self._now()
+        left, since = self._buckets.pop(client, (self._per_s, now))
+        left = min(self._per_s, left + (now - since) * self._per_s)
+        self._buckets[client] = (left - 1 if left >= 1 else left, now)
+        if len(self._buckets) > _MAX_CLIENTS:
+            self._buckets.popitem(last=False)
+        return left >= 1
+
+
+class SecurityMiddleware:
+    """Refuses requests that must not reach the application.
+
+    Args:
+        app: The application.
+        token: The bearer token that every request must have; '' for none.
+        per_s: Changing requests allowed per client and second.
+    """
+
+    def __init__(self, app: ASGIApp, *, token: str, per_s: float) -> None:
+        self._app = app
+        self._token = token
+        self._limiter = RateLimiter(per_s)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse a request, or pass it to the application."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), *_HEADERS]
+            await send(message)
+
+        headers = Headers(scope=scope)
+        refusal = self._refusal(scope, headers)
+        if refusal:
+            await refusal(scope, receive, send_with_headers)
+            return
+        received = 0
+
+        async def receive_limited() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > MAX_BODY_BYTES:
+                raise TooLarge(413, _TOO_LARGE)
+            return message
+
+        await self._app(scope, receive_limited, send_with_headers)
+
+    def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
+        if not self._is_authorized(scope["path"], headers):
+            if scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
+                return RedirectResponse("/login", 303)
+            return problem(401, "Unauthorized", "send the token as: Authorization: Bearer TOKEN")
+        refusal = self._refusal_of_change(scope, headers)
+        return problem(*refusal) if refusal else None
+
+    def _is_authorized(self, path: str, headers: Headers) -> bool:
+        if not self._token or path in _PUBLIC_PATHS or path.startswith(_PUBLIC_FOLDER):
+            return True
+        bearer = headers.get("authorization", "").removeprefix("Bearer ")
+        cookie = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
+        return equal_secrets(bearer, self._token) or equal_secrets(
+            cookie, session_cookie_of(self._token)
+        )
+
+    def _refusal_of_change(self, scope: Scope, headers: Headers) -> tuple[int, str, str] | None:
+        if scope["method"] in _SAFE_METHODS:
+            return None
+        origin = headers.get("origin")
+        if origin and urlsplit(origin).netloc != headers.get("host"):
+            return 403, "CrossOrigin", f"{origin[:200]} is not the origin of this server"
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
+            return 413, "TooLarge", _TOO_LARGE
+        content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if content_type != "application/json":
+            return 415, "NotJson", "send application/json"
+        client = (scope.get("client") or ("?",))[0]
+        if not self._limiter.take(client):
+            return 429, "TooManyRequests", "wait a moment, then try again"
+        return None
+
+
+class TooLarge(HTTPException):
+    """The body of a request exceeds the limit."""
