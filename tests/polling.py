@@ -11,7 +11,7 @@ _INTERVAL_S = 0.01
 T = TypeVar("T")
 
 
-async def eventually(condition: Callable[[], T | Awaitable[T]], *, within_s: float, why: str) -> T:
+async def eventually(condition: Callable[[], object], *, within_s: float, why: str) -> Any:
     """Poll a condition until it holds.
 
     Args:
