@@ -413,7 +413,10 @@ def goes_red(control: Control) -> bool:
         target = package / control.file
         text = target.read_text(encoding="utf-8")
         target.write_text(text.replace(control.old, control.new), encoding="utf-8")
-        return run_tests(package, control.tests) == 1
+        status = run_tests(package, control.tests)
+    if status not in {0, 1}:
+        sys.exit(f"{control.name}: {control.tests} cannot run (pytest ended with {status})")
+    return status == 1
 
 
 def chosen(arguments: list[str]) -> list[Control]:

@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 _INTERVAL_S = 0.01
 
