@@ -84,6 +84,7 @@ async def test_each_task_asks_for_its_step_and_keeps_the_reply(
     assert sent == [("m1", task.name) for task in _TASKS]
 
 
+@pytest.mark.invariant(10)
 async def test_a_task_that_is_repeated_or_early_does_nothing(app_bus: Bus) -> None:
     """Celery may deliver twice, late or in another order."""
     recorder = Recorder()
@@ -144,6 +145,7 @@ async def test_a_sagas_records_live_until_it_ends(app_bus: Bus) -> None:
     assert await call("PTTL", app_bus.key(f"saga:{saga_id}")) > 0
 
 
+@pytest.mark.invariant(10)
 def test_celery_is_set_up_so_that_losing_or_repeating_a_message_does_no_harm() -> None:
     """The settings that were measured to matter."""
     conf = celery_app.conf
