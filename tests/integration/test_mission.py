@@ -243,7 +243,7 @@ def test_missions_on_running_workers_are_started_seen_and_undone(running: dict[s
     ]
     late = mission("cancel", "one")
     assert late.code == 1
-    assert "had completed" in late.err
+    assert "already completed" in late.err
     mission("start", "--area", "suite", "--robots", "1", "--id", "two")
     cancelled = mission("cancel", "two", "--reason", "the wrong floor", "-o", "json")
     assert cancelled.code == 3, cancelled.err

@@ -314,10 +314,10 @@ def test_the_browser_is_asked_for_the_token_once(running: dict[str, str], watche
         page.goto(f"{mine.url}/fleet")
         assert page.url == f"{mine.url}/login"
         page.get_by_label("The token").fill("wrong")
-        page.get_by_role("button", name="Go on").click()
+        page.get_by_role("button", name="Log in").click()
         expect(page.get_by_role("alert")).to_contain_text("that is not the token")
         page.get_by_label("The token").fill("correct horse")
-        page.get_by_role("button", name="Go on").click()
+        page.get_by_role("button", name="Log in").click()
         expect(page.get_by_role("heading", name="Missions")).to_be_visible()
         (cookie,) = page.context.cookies()
         assert cookie["httpOnly"]

@@ -1,0 +1,1 @@
+"""Missions: what a mission is, its saga, its recording, checkpoints, results and reports."""

@@ -1,0 +1,186 @@
+"""What a mission is, how to start one, and how to follow it to its end.
+
+A started mission ends, whichever process dies: its journal is on the server, and running workers
+(Celery, command listeners, robots) drive it.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from app.config import get_settings
+from app.exploration.map_files import find_map, load_map
+from app.missions import artifacts
+from app.missions.mission_saga import mission_runner
+from app.redis_utils import get_bus, read_stream
+from sagastream import SagastreamError
+from sagastream.saga import Journal, SagaOutcome
+
+MAX_ROBOTS = 64
+_LAST_STAGES_S = 0.2
+
+OnStage = Callable[[dict[str, Any]], None]
+"""Called with each stage of each step: the fields of its reply, `payload` decoded."""
+
+
+class MissionTimeout(SagastreamError, TimeoutError):
+    """A mission did not end within its timeout; it was compensated."""
+
+
+class BadMission(SagastreamError, ValueError):
+    """The parameters of a mission are invalid."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mission:
+    """The parameters of a mission.
+
+    Attributes:
+        area: The name of a map in `MAP_DIR`.
+        robot_count: From 1 to 64.
+        seed: Equal seeds give equal missions.
+        known_poses: True if robots know their poses; else each builds a map in its own frame.
+    """
+
+    area: str
+    robot_count: int
+    seed: int = 0
+    known_poses: bool = True
+
+    def check(self) -> None:
+        """Refuse invalid parameters before anything is started.
+
+        Raises:
+            BadMission: The number of robots or the seed is out of range.
+            MapError: The map is missing or invalid; the error names file and fault.
+        """
+        if not 1 <= self.robot_count <= MAX_ROBOTS:
+            raise BadMission(f"robots: must be from 1 to {MAX_ROBOTS}, not {self.robot_count}")
+        if not 0 <= self.seed < 2**32:
+            raise BadMission(f"seed: must be from 0 to {2**32 - 1}, not {self.seed}")
+        load_map(find_map(get_settings().map_dir, self.area))
+
+
+@dataclass(frozen=True, slots=True)
+class MissionHandle:
+    """A mission that was started.
+
+    Attributes:
+        saga_id: The mission's identity.
+        input: The input of its saga.
+    """
+
+    saga_id: str
+    input: dict[str, Any]
+
+    async def wait(self) -> SagaOutcome:
+        """Wait until the mission has ended: completed, compensated or stuck.
+
+        Raises:
+            NoSuchSaga: It ended and its journal has expired.
+        """
+        return await mission_runner().wait(self.saga_id)
+
+    async def cancel(self, reason: str) -> Journal:
+        """Start compensating the mission unless it has ended; do not wait for the end."""
+        return await mission_runner().compensate(self.saga_id, reason)
+
+    async def stages(self) -> AsyncIterator[dict[str, Any]]:
+        """Yield every stage of its steps, from the first one, without end."""
+        async for stage in read_stream(f"saga:{self.saga_id}:replies", follow=True):
+            yield stage
+
+
+async def run_saga(
+    robot_count: int,
+    area: str,
+    *,
+    seed: int = 0,
+    saga_id: str | None = None,
+    known_poses: bool = True,
+) -> MissionHandle:
+    """Start a mission; return as soon as its journal is written.
+
+    Args:
+        robot_count: The number of robots, 1 to 64.
+        area: The name of a map in `MAP_DIR`.
+        seed: Equal seeds give equal missions.
+        saga_id: The mission's identity, new if None. Starting the same id with the same
+            parameters again returns the same mission.
+        known_poses: True if robots know their poses; else each builds a map in its own frame.
+
+    Raises:
+        BadMission: A parameter is out of range.
+        InvalidMessage: The id cannot be the name of a folder.
+        MapError: The map is missing or invalid.
+        SagaError: The id belongs to a mission with other parameters.
+        ServerUnavailable: The server did not answer.
+    """
+    mission = Mission(area, robot_count, seed, known_poses)
+    await asyncio.to_thread(mission.check)
+    await get_bus().ping()
+    runner = mission_runner()
+    saga_id = saga_id or runner.new_id()
+    artifacts.folder_of(get_settings().out_dir, saga_id)  # refuses ids that cannot name a folder
+    payload: dict[str, Any] = {
+        "area": area,
+        "robot_count": robot_count,
+        "seed": seed,
+        "mission": saga_id,
+    }
+    if not known_poses:
+        payload["known_poses"] = False
+    return MissionHandle(await runner.start(payload, saga_id=saga_id), payload)
+
+
+async def follow(handle: MissionHandle, on_stage: OnStage) -> SagaOutcome:
+    """Wait for a mission's end and report its stages meanwhile.
+
+    Args:
+        handle: The mission.
+        on_stage: Called with every stage of every step, in order.
+    """
+    reporting = asyncio.create_task(_report_stages(handle, on_stage))
+    try:
+        return await handle.wait()
+    finally:
+        # The last stages are in the stream already: one more read returns them.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(reporting), _LAST_STAGES_S)
+        reporting.cancel()
+        await asyncio.wait([reporting])
+
+
+async def follow_or_cancel(
+    handle: MissionHandle, on_stage: OnStage, *, timeout: float | None = None
+) -> SagaOutcome:
+    """Follow a mission to its end; compensate it on timeout and when this call is cancelled.
+
+    Args:
+        handle: The mission.
+        on_stage: Called with every stage of every step, in order.
+        timeout: Seconds after which the mission is compensated; None for no limit.
+
+    Raises:
+        MissionTimeout: It took too long and has been compensated.
+    """
+    following = asyncio.create_task(follow(handle, on_stage))
+    try:
+        async with asyncio.timeout(timeout):
+            return await asyncio.shield(following)
+    except TimeoutError:
+        reason = f"not done within {timeout:g} s"
+        await handle.cancel(reason)
+        await following
+        raise MissionTimeout(f"mission {handle.saga_id} was {reason}") from None
+    except asyncio.CancelledError:
+        await handle.cancel("interrupted")
+        await following
+        raise
+
+
+async def _report_stages(handle: MissionHandle, on_stage: OnStage) -> None:
+    async for stage in handle.stages():
+        on_stage(stage)
