@@ -111,7 +111,7 @@ async def listening(
     **options: Any,
 ) -> AsyncIterator[CommandListener]:
     """A listener with a bus of its own, as another process would have."""
-    async with Bus(bus.url, namespace=bus._prefix.strip("{}:")) as own:
+    async with Bus(bus.url, namespace=bus.namespace) as own:
         listener = CommandListener(
             own, handlers, concurrency=concurrency, drain_s=drain_s, **options
         )

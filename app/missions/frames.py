@@ -124,7 +124,10 @@ class FrameEncoder:
 
     def _new_path(self, robot: RobotView) -> list[list[float]]:
         """Return the simplified path since the last frame, starting where the last one ended."""
-        encoded, self._encoded_points[robot.name] = self._encoded_points.get(robot.name, 0), len(robot.path)
+        encoded, self._encoded_points[robot.name] = (
+            self._encoded_points.get(robot.name, 0),
+            len(robot.path),
+        )
         if robot.apart or len(robot.path) == encoded:
             return []
         points = np.array(robot.path[max(encoded - 1, 0) :], np.float32)
@@ -220,7 +223,9 @@ class FrameDecoder:
         return Frame(
             simulated_s=piece["simulated_s"],
             fraction=piece["fraction"],
-            robots=tuple(_robot_view(robot, paths.get(robot["name"], [])) for robot in piece["robots"]),
+            robots=tuple(
+                _robot_view(robot, paths.get(robot["name"], [])) for robot in piece["robots"]
+            ),
             frontiers=tuple((x, y) for x, y in piece["frontiers"]),
             cells=self._cells,
         )

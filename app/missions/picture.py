@@ -121,7 +121,9 @@ def _paint(shown: Grid, scale: float) -> Picture:
     cells[shown == OCCUPIED] = _WALL
     size = (max(round(shown.shape[1] * scale), 1), max(round(shown.shape[0] * scale), 1))
     interpolation = cv2.INTER_NEAREST if scale >= 1.0 else cv2.INTER_AREA
-    return np.ascontiguousarray(cv2.resize(cells[::-1], size, interpolation=interpolation), np.uint8)
+    return np.ascontiguousarray(
+        cv2.resize(cells[::-1], size, interpolation=interpolation), np.uint8
+    )
 
 
 def _fixed(point: tuple[float, float]) -> tuple[int, int]:

@@ -1,9 +1,8 @@
-"""How a handler's effect stays single, though the handler may run twice.
+"""Effect policies: how a handler's effect stays single, though the handler may run twice.
 
-`idempotent` (the default): running twice does what running once does. `atomic`: the
-handler returns its writes, and they are done in one function with its reply, or not at
-all. `at_most_once`: before it runs a second time, `reconcile` is asked what the first
-time came to.
+`idempotent` (the default): to run it twice has the effect of running it once. `atomic`: the
+handler returns its writes, and they are done in one function with its reply, or not at all.
+`at_most_once`: before a second run, `reconcile` is asked for the result of the first.
 """
 
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ class Write:
     Attributes:
         key: A hash, or a plain value if `field` is None; without the namespace.
         value: The new text; None to delete it.
-        expected: The text that must be there; None if nothing must be.
+        expected: The text that must be there; None if the key or field must be missing.
         field: The hash's field.
     """
 
@@ -29,7 +28,7 @@ class Write:
     field: str | None = None
 
     def flat(self, key: str) -> list[str]:
-        """The write as arguments of the server's function, on a key with its namespace."""
+        """The write as arguments of the server's function, for a key with its namespace."""
         return [
             key,
             *_optional(self.field),
@@ -40,10 +39,10 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Atomic:
-    """What an `atomic` handler returns: its result, and the writes that are its effect.
+    """The return value of an `atomic` handler: its result, and the writes that are its effect.
 
-    All that is expected is checked before the first write. If something is no longer as
-    expected, nothing is written and the handler runs again.
+    All expected values are checked before the first write. If one has changed, nothing is
+    written and the handler runs again.
     """
 
     result: dict[str, Any]

@@ -3,9 +3,9 @@
 SagastreamError
 ├── InvalidMessage        a field of an entry is not what it must be (also a ValueError)
 ├── RequestConflict       a request id was used again with another payload
-├── StageRefused          a stage of a request that belongs to somebody else
-├── LeaseLost             the request belongs to another listener now
-├── WriteConflict         what an atomic handler read was changed under it, every time
+├── StageRefused          a stage of a request that another claim has
+├── LeaseLost             another claim has the request now
+├── WriteConflict         a value that an atomic handler read changed in every run
 ├── RegistrationError     handlers that cannot be served together
 ├── ServerUnavailable     no answer from the server (also a ConnectionError)
 ├── DataLost              the server came back without our data, or with older data
@@ -22,9 +22,9 @@ SagastreamError
 └── SagaError             a saga's declaration or journal does not allow what was asked
     └── NoSuchSaga        there is no journal of that id (any more)
 
-Apart from it stands HandlerStopped, a BaseException that ends a plain handler.
+HandlerStopped is not in the tree: it is a BaseException that ends a plain handler.
 
-Facts are attributes, so that nobody has to parse a message.
+Facts are attributes, so that no program has to parse a message.
 """
 
 from collections.abc import Mapping
@@ -68,7 +68,7 @@ class RequestConflict(SagastreamError):
 
 
 class StageRefused(SagastreamError):
-    """A stage was written for a request by somebody who does not hold it.
+    """A stage was written by a process that has no claim to the request.
 
     Attributes:
         request_id: The request.
@@ -77,7 +77,7 @@ class StageRefused(SagastreamError):
 
     def __init__(self, request_id: str, status: str) -> None:
         super().__init__(
-            f"stage '{status}' of request {request_id} refused: only the handler that holds a "
+            f"stage '{status}' of request {request_id} refused: only the handler that claimed a "
             "request writes its stages",
         )
         self.request_id = request_id
@@ -88,15 +88,17 @@ class StageRefused(SagastreamError):
 
 
 class LeaseLost(SagastreamError):
-    """The request belongs to another listener now, or has ended; this one may write no more.
+    """Another claim has the request, or it has ended; this one may write no more.
 
     Attributes:
         request_id: The request.
-        status: Its status as the server has it.
+        status: Its status on the server.
     """
 
     def __init__(self, request_id: str, status: str) -> None:
-        super().__init__(f"request {request_id} is no longer ours (it is {status or 'unknown'})")
+        super().__init__(
+            f"the lease of request {request_id} is lost (the request is {status or 'unknown'})"
+        )
         self.request_id = request_id
         self.status = status
 
@@ -105,14 +107,16 @@ class LeaseLost(SagastreamError):
 
 
 class WriteConflict(SagastreamError):
-    """What an atomic handler read had changed whenever it was done; nothing was written.
+    """A value that an atomic handler read had changed after each run; nothing was written.
 
     Attributes:
         runs: How often it ran.
     """
 
     def __init__(self, runs: int) -> None:
-        super().__init__(f"what the handler read was changed by others in each of {runs} runs")
+        super().__init__(
+            f"a value that the handler read was changed by another writer in each of {runs} runs"
+        )
         self.runs = runs
 
     def __reduce__(self) -> tuple[type, tuple[int]]:
@@ -122,20 +126,21 @@ class WriteConflict(SagastreamError):
 class HandlerStopped(BaseException):
     """Raised by a plain handler's `progress` when the handler has to end.
 
-    Like `asyncio.CancelledError` it is no `Exception`, so that a handler that catches
-    those still stops.
+    Like `asyncio.CancelledError` it is not an `Exception`, so that a handler that catches
+    exceptions still stops.
     """
 
 
 class RegistrationError(SagastreamError):
-    """Handlers that cannot be served together, or that are none."""
+    """Handlers that cannot be served together, or an object that is not a handler."""
 
 
 class ServerUnavailable(SagastreamError, ConnectionError):
-    """The server did not answer for as long as we were ready to wait.
+    """The server did not answer in time.
 
     Attributes:
-        address: Where the server was looked for, without its password.
+        address: The server, without its password.
+        reason: What happened to the connection.
     """
 
     def __init__(self, address: str, reason: str) -> None:
@@ -151,8 +156,8 @@ class ServerRefused(SagastreamError):
     """The server answers, but for now takes no writes: it is full, or a replica.
 
     Attributes:
-        address: Which server, without its password.
-        reason: In the server's words.
+        address: The server, without its password.
+        reason: The server's error.
     """
 
     def __init__(self, address: str, reason: str) -> None:
@@ -165,14 +170,17 @@ class ServerRefused(SagastreamError):
 
 
 class DataLost(SagastreamError):
-    """The server answers, but what we relied on is gone. What ran must be looked into.
+    """The server answers, but data that we relied on are gone. Check what was running.
 
     Attributes:
-        address: Which server, without its password.
+        address: The server, without its password.
+        how: What was noticed.
     """
 
     def __init__(self, address: str, how: str) -> None:
-        super().__init__(f"{address} has lost data: {how}; what was running is not known any more")
+        super().__init__(
+            f"{address} has lost data: {how}; the state of running requests is unknown"
+        )
         self.address = address
         self.how = how
 
@@ -202,14 +210,16 @@ class ServerUnsuitable(SagastreamError):
 
 
 class Overloaded(SagastreamError):
-    """As many requests as allowed wait in this process already; nothing was sent.
+    """This process has the allowed number of requests in flight; nothing was sent.
 
     Attributes:
-        limit: How many may wait.
+        limit: How many may be in flight.
     """
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"{limit} requests wait in this process already; nothing was sent")
+        super().__init__(
+            f"{limit} requests of this process are in flight already; nothing was sent"
+        )
         self.limit = limit
 
     def __reduce__(self) -> tuple[type, tuple[int]]:
@@ -222,8 +232,8 @@ class ReplyTimeout(SagastreamError, TimeoutError):
     Attributes:
         request_id: The request that was waited for.
         timeout: How long, in seconds.
-        last_stage: The last stage that was seen, None if none.
-        known: What the server knows of it, in words, '' if nothing.
+        last_stage: The last stage that arrived, None if none.
+        known: The diagnosis: what the server knows of the request, '' if it was not asked.
     """
 
     def __init__(
@@ -242,15 +252,15 @@ class ReplyTimeout(SagastreamError, TimeoutError):
 
 
 class NoHandlers(ReplyTimeout):
-    """No reply, and no live listener has the event type. The command stays for one that comes."""
+    """No reply, and no live listener has the event type. The command stays for the next one."""
 
 
 class RequestFailed(SagastreamError):
     """The request ended as failed.
 
     Attributes:
-        error_type: The handler's error, by its class name.
-        message: The handler's error, in words.
+        error_type: The class name of the handler's error.
+        message: The handler's error message.
         trace_id: The trace in which it happened, '' if it was not traced.
         reply: The terminal reply, with every field of its entry.
     """
@@ -268,7 +278,7 @@ class RequestFailed(SagastreamError):
 
 
 class HandlerLost(RequestFailed):
-    """The request's handlers died too often; the command is a dead letter now."""
+    """The request lost its handlers too often; the command is a dead letter now."""
 
 
 class DeadlineExceeded(RequestFailed):
@@ -295,7 +305,7 @@ class SagaError(SagastreamError):
 
 
 class NoSuchSaga(SagaError):
-    """There is no journal of that id: it never was, has expired, or is of another kind.
+    """There is no journal of that id: it was never written, has expired, or is of another saga.
 
     Attributes:
         saga_id: The id.

@@ -19,21 +19,21 @@ class Command:
     """A command as its handler sees it.
 
     Attributes:
-        payload: What was asked, decoded from JSON.
+        payload: The request's payload, decoded from JSON.
         request_id: The identity of the request.
         correlation_id: One for everything that belongs together.
         saga_id: The saga that this is a step of, '' if none.
         event_type: `domain:action`.
-        traceparent: W3C trace context of whoever asked, '' if it was not traced.
-        parent_span_id: The span that asked, 16 hex digits or ''.
+        traceparent: The requester's W3C trace context, '' if it was not traced.
+        parent_span_id: The requester's span, 16 hex digits or ''.
         deadline: Absolute, server time in milliseconds; None without one.
-        epoch: Which claim of the request this is; 1 for the first.
+        epoch: The fencing token: which claim of the request this is; 1 for the first.
         stream: The command stream, without the namespace.
         entry_id: The entry's id in that stream.
-        reply_stream: Where the requester reads, '' if nowhere.
+        reply_stream: The stream that the requester reads, '' if none.
         tracestate: W3C trace state, '' if none.
-        last_progress: The payload of the last progress that an earlier claim reported, {} if
-            there is none: what a handler that takes over can go on from.
+        last_progress: The payload of the last progress stage of an earlier claim, {} if there
+            is none: a handler that takes over can continue from it.
     """
 
     payload: dict[str, Any]

@@ -1,6 +1,6 @@
-"""What stands on the server: command streams, requests, dead letters. For operators and dashboards.
+"""The state of command streams, requests and dead letters, for operators and dashboards.
 
-Reading it changes nothing. Ages and leases are by the server's clock.
+To read it changes nothing. Ages and leases are by the server's clock.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from sagastream._codec.validation import check_name
 from sagastream.bus import Bus
 from sagastream.errors import InvalidMessage
 
-_RECORD = ("status", "stream", "event_type", "owner", "epoch", "lease_until", "timestamp")
+_RECORD = ("status", "stream", "event_type", "consumer", "epoch", "lease_until", "timestamp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +64,13 @@ class RequestStatus:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A command that was given up, or an entry that is no command.
+    """A command that lost its handlers too often, or an entry that is not a command.
 
     Attributes:
         stream: The command stream that it came from.
         letter_id: Its id.
-        reason: Why it was given up.
-        fields: The fields of the command's entry as text; bytes that are no UTF-8 are replaced.
+        reason: Why it is a dead letter.
+        fields: The fields of the command's entry as text; bytes that are not UTF-8 are replaced.
     """
 
     stream: str
@@ -158,12 +158,12 @@ async def dead_letters(
         newest: Read at most so many, the newest first; None for all, the oldest first.
 
     Raises:
-        InvalidMessage: `letter_id` is no id of an entry.
+        InvalidMessage: `letter_id` is not the id of an entry.
         ServerUnavailable: The server did not answer.
     """
     key = bus.key(f"{check_name('stream', stream)}:dead")
     if letter_id and not _is_entry_id(letter_id):
-        raise InvalidMessage("letter_id", f"{letter_id[:40]!r} is no entry id, such as 1700-0")
+        raise InvalidMessage("letter_id", f"{letter_id[:40]!r} is not an entry id, such as 1700-0")
     if newest is not None:
         found = await bus.command("XREVRANGE", key, "+", "-", "COUNT", newest)
     else:

@@ -1,7 +1,7 @@
 """Stay in the trace where work is passed on by another transport, and log what it belongs to.
 
-The library traces its own messages by itself. A program that sends part of a saga's work
-through a task queue uses these, so that its spans and series follow the same conventions.
+The library traces its own messages. A program that sends part of a saga's work through a task
+queue uses these, so that its spans and series follow the same conventions.
 """
 
 import time
@@ -11,16 +11,12 @@ from contextlib import contextmanager
 from opentelemetry.trace import use_span
 
 from sagastream._telemetry import metrics, spans
-from sagastream._telemetry.operations import server_of, template
+from sagastream._telemetry.log_context import in_log_context, log_context
+from sagastream._telemetry.operations import server_of
+from sagastream._telemetry.operations import template as stream_template
+from sagastream._telemetry.trace_context import next_span_id, trace_fields
 
 __all__ = ["chosen_span_id", "log_context", "process_span", "send_span", "stream_template"]
-
-stream_template = template
-
-
-def log_context() -> Mapping[str, str | int]:
-    """What the current code works for, as fields of a log line: ids, event type, step, attempt."""
-    return spans.belonging.get()
 
 
 def chosen_span_id() -> int:
@@ -29,7 +25,7 @@ def chosen_span_id() -> int:
     A provider whose id generator asks for it lets the library record the span of a handler
     that was killed under the id that the handler's children name as their parent.
     """
-    return spans.chosen_span_id.get()
+    return next_span_id.get()
 
 
 @contextmanager
@@ -45,7 +41,7 @@ def send_span(url: str, destination: str, fields: Mapping[str, str]) -> Iterator
         The trace context as headers for the message.
     """
     with spans.sending(server_of(url), destination, fields):
-        yield spans.carrier()
+        yield trace_fields()
 
 
 @contextmanager
@@ -66,19 +62,20 @@ def process_span(
         fields: As for `send_span`; those that name a saga, a request or a step are in
             `log_context` meanwhile.
         headers: What `send_span` yielded.
-        kind: What the series are told apart by, such as the name of a task.
-        redelivered: It was delivered before: the span is linked to the sender's only.
+        kind: The `sagastream.event_type` of the series, such as the name of a task.
+        redelivered: It was delivered before: the span is only linked to the sender's.
     """
     server = server_of(url)
-    span = spans.processing(server, destination, {**headers, **fields}, again=redelivered)
-    series = spans.processing_at(server, destination, fields).series
+    message = {**headers, **fields}
+    span = spans.processing(server, destination, message, redelivered=redelivered)
+    series = spans.process_operation(server, destination, fields).series
     started, error_type = time.perf_counter(), ""
     metrics.consumed(series, 1)
     context = {name: value for name, value in fields.items() if name != "entry_id"}
     try:
         with (
             use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False),
-            spans.belongs(**context),
+            in_log_context(**context),
         ):
             try:
                 yield

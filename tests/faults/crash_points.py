@@ -17,7 +17,7 @@ from typing import Any
 
 import redis
 
-from sagastream._functions.stubs import LIBRARY
+from sagastream._functions.library import LIBRARY
 from sagastream.message import TERMINAL_STAGES
 from sagastream.testing import EmbeddedServer, Fault, FaultProxy
 from tests.faults.invariants import look

@@ -20,7 +20,7 @@ from redis.retry import Retry
 
 from app.exploration.map_files import save_map
 from app.exploration.simulation.floor_plans import draw_rooms
-from sagastream._functions.stubs import LIBRARY
+from sagastream._functions.library import LIBRARY
 from sagastream.testing import EmbeddedServer, Fault, FaultProxy
 from tests.faults.mission_rules import Faults, journal_of, judge, wait_quiet
 from tests.faults.zygote import Spawned, Zygote

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import redis
@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from sagastream._functions.batcher import Answer
-from sagastream._functions.stubs import LIBRARY, SOURCE, Functions
+from sagastream._functions.library import LIBRARY, SOURCE
+from sagastream._functions.requests import RequestFunctions
 from sagastream.testing import EmbeddedServer
 from tests.faults.figures import Figures
 from tests.faults.model import TERMINAL, Request
@@ -25,6 +25,9 @@ _GROUP, _STREAM, _RECORD, _REPLIES = "g", "work:commands", "request:r", "replies
 _MAX_DELIVERIES = 3
 _UNTRACED = ("", "", "")
 _LOOP = asyncio.new_event_loop()
+
+
+T = TypeVar("T")
 
 
 class _Direct:
@@ -51,20 +54,20 @@ class Server:
         client.function_load(SOURCE, replace=True)
         client.xgroup_create(_STREAM, _GROUP, "0", mkstream=True)
 
-        self._functions = Functions(_Direct(client), reply_ttl_ms=_FOR_EVER_MS)
+        self._functions = RequestFunctions(_Direct(client), reply_ttl_ms=_FOR_EVER_MS)
         self.entry_id = "0-0"
 
     @staticmethod
-    def _word(call: Callable[[], Awaitable[Answer]]) -> str:
-        """What a function says."""
+    def _answer(call: Callable[[], Awaitable[T]]) -> T:
+        """What a function answers."""
 
-        async def said() -> str:
-            return (await call()).word
+        async def answered() -> T:
+            return await call()
 
-        return _LOOP.run_until_complete(said())
+        return _LOOP.run_until_complete(answered())
 
     def emit(self, payload: str) -> str:
-        word = self._word(
+        answer = self._answer(
             lambda: self._functions.emit(
                 _RECORD,
                 _STREAM,
@@ -75,16 +78,16 @@ class Server:
         )
         for _, entries in self._client.xreadgroup(_GROUP, "c", {_STREAM: ">"}):
             self.entry_id = entries[0][0].decode()
-        return word
+        return answer.outcome
 
     def begin(self, token: str, *, lapses: bool) -> str:
-        return self._word(
+        answer = self._answer(
             lambda: self._functions.begin(
                 _RECORD,
                 _STREAM,
                 group=_GROUP,
                 entry_id=self.entry_id,
-                owner=f"owner-{token}",
+                consumer=f"consumer-{token}",
                 token=token,
                 lease_ms=0 if lapses else _FOR_EVER_MS,
                 retention_ms=_FOR_EVER_MS,
@@ -92,16 +95,18 @@ class Server:
                 trace=_UNTRACED,
             )
         )
+        return type(answer).__name__.lower()
 
     def progress(self, token: str, seq: int) -> str:
-        return self._word(
+        answer = self._answer(
             lambda: self._functions.progress(
                 _RECORD, _STREAM, "{}", token=token, seq=seq, trace=_UNTRACED
             )
         )
+        return "stale" if answer.is_stale else "ok"
 
     def finish(self, token: str, status: str) -> str:
-        return self._word(
+        answer = self._answer(
             lambda: self._functions.finish(
                 _RECORD,
                 _STREAM,
@@ -114,32 +119,35 @@ class Server:
                 trace=_UNTRACED,
             )
         )
+        return answer.outcome
 
     def renew(self, token: str) -> str:
         answer = self._client.execute_command(
             *("FCALL", f"{LIBRARY}_renew", 2, _RECORD, _STREAM),
-            *(_FOR_EVER_MS, _GROUP, f"owner-{token}", token, self.entry_id),
+            *(_FOR_EVER_MS, _GROUP, f"consumer-{token}", token, self.entry_id),
         )
         return str(answer[0].decode())
 
     def release(self, token: str) -> str:
-        return self._word(
+        answer = self._answer(
             lambda: self._functions.release(
                 _RECORD,
                 _STREAM,
                 group=_GROUP,
                 entry_id=self.entry_id,
-                owner=f"owner-{token}",
+                consumer=f"consumer-{token}",
                 token=token,
             )
         )
+        return answer.outcome
 
     def cancel(self) -> str:
-        return self._word(
+        answer = self._answer(
             lambda: self._functions.cancel(
                 _RECORD, retention_ms=_FOR_EVER_MS, wakeup_prefix="listener:", trace=_UNTRACED
             )
         )
+        return answer.status
 
     def stages(self) -> list[tuple[str, int]]:
         return [

@@ -18,8 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sagastream._functions import stubs
-from sagastream._redis import connection
+from sagastream._client import session
+from sagastream._functions import library
 from sagastream._worker import lease
 from sagastream.testing import die_with_parent
 
@@ -106,19 +106,19 @@ class Spawned:
 
 def _remove_fence() -> None:
     """Let any claim write, any outcome be the last one, and a request be sent and begun again."""
-    source = stubs.SOURCE
+    source = library.SOURCE
     for check, instead in (
         ("return record.token == token and not TERMINAL[record.status]", "return record.digest"),
         ("if record.status == 'running' and left > 0 then", "if false then"),
-        ("  if TERMINAL[record.status] then\n    ack(", "  if false then\n    ack("),
+        ("  if TERMINAL[record.status] then\n    ack(call", "  if false then\n    ack(call"),
         (
-            "  if record.digest then\n    record = record_of",
-            "  if false then\n    record = record_of",
+            "  if record.digest then\n    record = read_record",
+            "  if false then\n    record = read_record",
         ),
     ):
         assert source.count(check) == 1, check
         source = source.replace(check, instead)
-    for module in (stubs, lease, connection):
+    for module in (library, lease, session):
         setattr(module, "SOURCE", source)  # noqa: B010 - they import the name
 
 

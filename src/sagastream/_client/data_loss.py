@@ -1,8 +1,8 @@
-"""Noticing that the server came back without our data, or with older data.
+"""Notice that the server came back without our data, or with older data.
 
 A hash on the server has an id that is made once, and a counter that every emit raises.
-Another id means that everything is gone (`FLUSHALL`, an empty restart); a counter that
-fell means that an older state was put back. Neither can be mended: it is said, loudly.
+Another id means that all data are gone (`FLUSHALL`, an empty restart); a counter that fell
+means that an older state was put back. Neither can be repaired, so it is raised as an error.
 """
 
 import uuid
@@ -16,7 +16,7 @@ class DataLossGuard:
 
     Args:
         connection: The server.
-        key: Where id and counter are.
+        key: The hash of id and counter.
     """
 
     def __init__(self, connection: Connection, key: str) -> None:
@@ -25,15 +25,15 @@ class DataLossGuard:
         self._id = b""
         self._counter = 0
 
-    def counted(self, counter: int) -> None:
-        """Remember the highest counter that an emit has brought back."""
+    def note_counter(self, counter: int) -> None:
+        """Remember the highest counter that an emit has returned."""
         self._counter = max(self._counter, counter)
 
     async def check(self) -> None:
-        """Compare what the server has with what is remembered; the first time, remember it.
+        """Compare the server's data set with the remembered one; the first time, remember it.
 
         Raises:
-            DataLost: It is another data set, or an older state of ours. Raised once.
+            DataLost: It is another data set, or an older state of this one. Raised once.
         """
         await self._connection.call("HSETNX", self.key, "id", str(uuid.uuid4()))
         found, stored = await self._connection.call("HMGET", self.key, "id", "emitted")

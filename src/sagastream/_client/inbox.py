@@ -1,80 +1,52 @@
-"""One inbox stream per process and loop, one reader, and who waits for what.
+"""The inbox: one reply stream per process and event loop, with one reader for all waiters.
 
-A request costs no subscription: its replies are told apart by their request id.
+A request costs no subscription: the reader finds a reply's waiter by its request id.
 """
 
 import asyncio
 import contextlib
-import inspect
 import logging
 import uuid
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from sagastream._client.data_loss import DataLossGuard
+from sagastream._client.reply_queue import Notification, ReplyQueue
 from sagastream._codec.entries import decode_reply
-from sagastream._redis.backoff import backoff_delays, end_tasks
 from sagastream._redis.connection import Connection, entries
+from sagastream._redis.retrying import backoff_delays, end_tasks
 from sagastream.errors import (
     DataLost,
     InvalidMessage,
     Overloaded,
-    ReplyTimeout,
     SagastreamError,
     ServerError,
     ServerUnavailable,
 )
-from sagastream.message import TERMINAL_STAGES, OnProgress
 
 logger = logging.getLogger(__name__)
 
+# How many replies are read before the stream is trimmed behind them.
 _TRIM_EVERY = 256
 _BLOCK_MS = 1000
-_CHECK_S = 0.5
-
-# What a waiter finds: a reply, None when it should look into the record, that the record is
-# gone, or that its time is up.
-Notification = dict[str, Any] | DataLost | TimeoutError | None
-
-
-class ReplyQueue:
-    """What has come for one waiter."""
-
-    __slots__ = ("_future", "_letters", "_loop")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._letters: list[Notification] = []
-        self._future: asyncio.Future[None] | None = None
-
-    def put(self, notification: Notification) -> None:
-        """Add a letter, and wake the waiter."""
-        self._letters.append(notification)
-        if self._future and not self._future.done():
-            self._future.set_result(None)
-
-    async def get(self) -> Notification:
-        """The oldest letter."""
-        while not self._letters:
-            self._future = self._loop.create_future()
-            await self._future
-        return self._letters.pop(0)
+_DATA_CHECK_S = 0.5
 
 
 class Inbox:
-    """The reply stream of one process and loop.
+    """The reply stream of one process and event loop.
 
     Args:
-        connection: Where it lives.
-        instance: What is remembered of the server's data.
+        connection: The server.
+        guard: Notices that the server lost our data.
         prefix: Put before the stream's name.
+        max_bytes: The largest payload, in bytes of JSON.
+        max_in_flight: How many requests may wait for their replies at once.
     """
 
     def __init__(
         self,
         connection: Connection,
-        instance: DataLossGuard,
+        guard: DataLossGuard,
         prefix: str,
         *,
         max_bytes: int,
@@ -83,57 +55,53 @@ class Inbox:
         self.name = f"replies:{uuid.uuid4()}"
         self.key = prefix + self.name
         self._connection = connection
-        self._instance = instance
+        self._guard = guard
         self._max_bytes = max_bytes
-        self._waiting: defaultdict[str, list[ReplyQueue]] = defaultdict(list)
+        self._waiters: defaultdict[str, list[ReplyQueue]] = defaultdict(list)
         self._reader: asyncio.Task[None] | None = None
         self._next_check = 0.0
         self._max_in_flight = max_in_flight
-        self._places = asyncio.Semaphore(max_in_flight)
+        self._slots = asyncio.Semaphore(max_in_flight)
         self._loop = asyncio.get_running_loop()
 
-    def wait_for(self, request_id: str) -> ReplyQueue:
-        """What gets every reply to one request from now on, until `wait_no_more`."""
+    def subscribe(self, request_id: str) -> ReplyQueue:
+        """A queue that gets every reply to one request from now on, until `unsubscribe`."""
         replies = ReplyQueue(self._loop)
-        self._waiting[request_id].append(replies)
-        self._start()
+        self._waiters[request_id].append(replies)
+        if self._reader is None or self._reader.done():
+            self._reader = asyncio.create_task(self._read(), name="sagastream-inbox")
         return replies
 
-    def wait_no_more(self, request_id: str, replies: ReplyQueue) -> None:
-        """Forget a waiter."""
-        self._waiting[request_id].remove(replies)
-        if not self._waiting[request_id]:
-            del self._waiting[request_id]
+    def unsubscribe(self, request_id: str, replies: ReplyQueue) -> None:
+        """Forget a queue."""
+        self._waiters[request_id].remove(replies)
+        if not self._waiters[request_id]:
+            del self._waiters[request_id]
 
-    async def acquire_slot(self, give_up: float, *, wait: bool) -> None:
-        """Take one of the places for waiting requests; `release_slot` gives it back.
+    async def acquire_slot(self, deadline: float, *, wait: bool) -> None:
+        """Acquire a slot for a request in flight; `release_slot` gives it back.
 
         Args:
-            give_up: The loop's time at which the waiting for a place ends.
-            wait: Wait for one; otherwise it is there at once or not at all.
+            deadline: The loop's time at which the wait for a slot ends.
+            wait: Wait for a slot; otherwise fail if none is free.
 
         Raises:
-            Overloaded: There is none.
+            Overloaded: No slot is free.
         """
-        if not self._places.locked():
-            await self._places.acquire()
+        if not self._slots.locked():
+            await self._slots.acquire()
             return
         if not wait:
             raise Overloaded(self._max_in_flight)
         try:
-            async with asyncio.timeout_at(give_up):
-                await self._places.acquire()
+            async with asyncio.timeout_at(deadline):
+                await self._slots.acquire()
         except TimeoutError:
             raise Overloaded(self._max_in_flight) from None
 
     def release_slot(self) -> None:
-        """Give a place back."""
-        self._places.release()
-
-    def _start(self) -> None:
-        """Start the reader, once."""
-        if self._reader is None or self._reader.done():
-            self._reader = asyncio.create_task(self._read(), name="sagastream-inbox")
+        """Give a slot back."""
+        self._slots.release()
 
     async def close(self) -> None:
         """Stop reading and delete the stream."""
@@ -154,7 +122,8 @@ class Inbox:
             except ServerUnavailable as error:
                 self._connection.note_loss(error)
                 await asyncio.sleep(next(delays))
-                self._look_again()
+                # Replies written meanwhile may be lost with the stream, never with the record.
+                self._notify_all(None)
                 continue
             except ServerError:
                 logger.exception("inbox %s cannot be read; trying again", self.key)
@@ -174,68 +143,28 @@ class Inbox:
         now = asyncio.get_running_loop().time()
         if now < self._next_check:
             return
-        self._next_check = now + _CHECK_S
+        self._next_check = now + _DATA_CHECK_S
         try:
-            await self._instance.check()
+            await self._guard.check()
         except DataLost as lost:
-            logger.error("%s", lost)  # noqa: TRY400 - the message says it all
-            for queues in self._waiting.values():
-                for replies in queues:
-                    replies.put(lost)
+            logger.error("%s", lost)  # noqa: TRY400 - the message is complete
+            self._notify_all(lost)
         except SagastreamError as error:
-            logger.debug("data not checked: %s", error)
+            logger.debug("cannot check for data loss: %s", error)
 
-    def _look_again(self) -> None:
-        # What was written while we were away may be lost with the stream, never with the record.
-        for queues in self._waiting.values():
-            for replies in queues:
-                replies.put(None)
+    def _notify_all(self, notification: Notification) -> None:
+        for waiters in self._waiters.values():
+            for replies in waiters:
+                replies.put(notification)
 
     def _deliver(self, raw: Mapping[bytes, bytes]) -> None:
-        queues = self._waiting.get(raw.get(b"request_id", b"").decode(errors="replace"))
-        if not queues:
+        waiters = self._waiters.get(raw.get(b"request_id", b"").decode(errors="replace"))
+        if not waiters:
             return
         try:
             reply = decode_reply(raw, max_bytes=self._max_bytes)
         except InvalidMessage as error:
-            logger.warning("inbox %s: a reply that is none: %s", self.key, error)
+            logger.warning("inbox %s: malformed reply: %s", self.key, error)
             return
-        for replies in queues:
+        for replies in waiters:
             replies.put(reply)
-
-
-async def wait_until_terminal(
-    replies: ReplyQueue,
-    look: Callable[[], Awaitable[dict[str, Any] | None]],
-    *,
-    request_id: str,
-    timeout: float,
-    on_stage: Callable[[dict[str, Any]], None],
-    on_progress: OnProgress | None,
-) -> dict[str, Any]:
-    """Wait for a request's terminal reply, and tell of every stage on the way.
-
-    `look` reads the terminal reply from the record, and gives None while there is none.
-
-    Raises:
-        ReplyTimeout: It is not there when the mail says that time is up.
-        DataLost: The server came back without our data.
-    """
-    last_stage = None
-    while True:
-        notification = await replies.get()
-        if isinstance(notification, DataLost):
-            raise notification
-        stage = notification if isinstance(notification, dict) else await look()
-        if stage is None:
-            if isinstance(notification, TimeoutError):
-                raise ReplyTimeout(request_id, timeout, last_stage)
-            continue
-        last_stage = stage["status"]
-        on_stage(stage)
-        if on_progress:
-            told = on_progress(stage)
-            if inspect.isawaitable(told):
-                await told
-        if last_stage in TERMINAL_STAGES:
-            return stage

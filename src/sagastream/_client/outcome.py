@@ -1,8 +1,8 @@
-"""The end of a request: how it is stored, and what it means to whoever asked."""
+"""The terminal outcome of a request: read it from the record, raise it for the requester."""
 
-from collections.abc import Sequence
 from typing import Any
 
+from sagastream._client.session import Session
 from sagastream._codec.entries import SCHEMA_VERSION
 from sagastream._codec.payload import decode_payload
 from sagastream.errors import DeadlineExceeded, HandlerLost, RequestCancelled, RequestFailed
@@ -12,9 +12,8 @@ _FAILURES: dict[Any, type[RequestFailed]] = {
     "HandlerLost": HandlerLost,
     "DeadlineExceeded": DeadlineExceeded,
 }
-
 # The fields of a reply, in their order. A record has those of the terminal one from the end on.
-REPLY_FIELDS = (
+_REPLY_FIELDS = (
     "correlation_id",
     "request_id",
     "saga_id",
@@ -30,23 +29,34 @@ REPLY_FIELDS = (
 )
 
 
-def completed_or_raise(reply: dict[str, Any]) -> dict[str, Any]:
-    """Return a completed reply; raise what the others stand for."""
-    if reply["status"] == "failed":
-        raise _FAILURES.get(reply["payload"].get("error_type"), RequestFailed)(reply)
-    if reply["status"] == "cancelled":
-        raise RequestCancelled(reply)
-    return reply
+async def read_outcome(session: Session, request_id: str) -> dict[str, Any] | None:
+    """Read the terminal reply from a request's record; None while there is none.
 
-
-def decode_record(stored: Sequence[bytes | None]) -> dict[str, Any] | None:
-    """The terminal reply in a record, from the values of `REPLY_FIELDS`; None while there is none."""
+    Raises:
+        ServerUnavailable: The server did not answer.
+    """
+    record = session.options.record_key(request_id)
+    stored = await session.connection.call("HMGET", record, *_REPLY_FIELDS)
     reply: dict[str, Any] = {
         name: value.decode() if value else ""
-        for name, value in zip(REPLY_FIELDS, stored, strict=True)
+        for name, value in zip(_REPLY_FIELDS, stored, strict=True)
     }
     if reply["status"] not in TERMINAL_STAGES:
         return None
     reply["v"] = SCHEMA_VERSION
     reply["payload"] = decode_payload(reply["payload"], max_bytes=len(reply["payload"].encode()))
+    return reply
+
+
+def completed_or_raise(reply: dict[str, Any]) -> dict[str, Any]:
+    """Return a completed reply; raise the error for any other.
+
+    Raises:
+        RequestFailed: The request failed.
+        RequestCancelled: The request was cancelled.
+    """
+    if reply["status"] == "failed":
+        raise _FAILURES.get(reply["payload"].get("error_type"), RequestFailed)(reply)
+    if reply["status"] == "cancelled":
+        raise RequestCancelled(reply)
     return reply

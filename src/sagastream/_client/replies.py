@@ -1,37 +1,39 @@
-"""`read_replies` and `follow`: one request's end on any reply stream, or all its stages.
+"""Read a request's replies from any reply stream, or all stages from its own log.
 
-Each reader has a consumer group of its own, made at 0 and destroyed when it leaves: so
-two readers of one stream each get their own reply, and a late one still gets it.
+Each reader of a reply stream has its own consumer group, made at 0 and destroyed when it
+leaves: two readers of one stream each get their own reply, and a late one still gets it.
 """
 
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sagastream._codec.entries import decode_reply
-from sagastream._functions.stubs import Functions
-from sagastream._redis.backoff import backoff_delays
-from sagastream._redis.connection import BLOCK_MS, Connection, entries, is_group_gone
+from sagastream._client.outcome import read_outcome
+from sagastream._client.session import Session
+from sagastream._codec.entries import StreamEntry, decode_reply, text_fields
+from sagastream._redis.connection import BLOCK_MS, entries
+from sagastream._redis.retrying import backoff_delays, is_group_gone
+from sagastream._telemetry.trace_context import Trace
 from sagastream.errors import InvalidMessage, ReplyTimeout, ServerError, ServerUnavailable
 from sagastream.message import TERMINAL_STAGES
 
 logger = logging.getLogger(__name__)
 
-READER_PREFIX = "reader-"
+_READER_PREFIX = "reader-"
 _STALE_READER_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True)
 class BackoffConfig:
-    """How long an empty read waits: the BLOCK of the next read grows from one to the next.
+    """How long an empty read waits: each read's BLOCK is longer than that of the one before.
 
     Attributes:
         initial_delay: The first wait, in seconds.
         max_delay: The longest wait, in seconds.
-        factor: What each wait is multiplied by.
+        factor: The growth of the waits.
     """
 
     initial_delay: float = 0.1
@@ -49,61 +51,66 @@ class BackoffConfig:
 
 
 async def read_until_terminal(
-    connection: Connection,
-    functions: Functions,
+    session: Session,
     stream: str,
     *,
     correlation_id: str,
     request_id: str,
     timeout: float,
     backoff: BackoffConfig,
-    look: Callable[[], Awaitable[dict[str, Any] | None]],
-    check: Callable[[], Awaitable[None]],
     on_stage: Callable[[dict[str, Any]], None],
-    max_bytes: int,
 ) -> dict[str, Any]:
-    """Read `stream` until the request's terminal reply is there, and return it.
+    """Read a reply stream until the request's terminal reply is there, and return it.
 
-    `stream` is a key; `look` reads the terminal reply from the request's record, and gives
-    None while there is none; `check` raises `DataLost` when the server has lost our data;
-    `on_stage` is told of each stage.
+    Args:
+        session: The server.
+        stream: The reply stream, without the namespace.
+        correlation_id: The request's correlation id.
+        request_id: The request.
+        timeout: How long to wait, in seconds.
+        backoff: How the waits of empty reads grow.
+        on_stage: Called with each stage.
 
     Raises:
-        ReplyTimeout: Nothing terminal within `timeout` seconds.
+        ReplyTimeout: No terminal reply in time.
+        DataLost: The server came back without our data.
     """
 
     async def ended() -> dict[str, Any] | None:
-        found = await look()
-        if found:
-            on_stage(found)
-        return found
+        reply = await read_outcome(session, request_id)
+        if reply is None or reply.get("correlation_id") != correlation_id:
+            return None
+        on_stage(reply)
+        return reply
 
-    await check()
+    await session.guard.check()
     reply = await ended()
     if reply:
         return reply
-    loop = asyncio.get_running_loop()
-    give_up = loop.time() + timeout
-    name = f"{READER_PREFIX}{uuid.uuid4()}"
+    key, name = session.options.key(stream), f"{_READER_PREFIX}{uuid.uuid4()}"
 
     async def join() -> None:
-        await functions.join(stream, group=name, stale_ms=_STALE_READER_MS, prefix=READER_PREFIX)
+        await session.streams.join(
+            key, group=name, stale_ms=_STALE_READER_MS, prefix=_READER_PREFIX
+        )
 
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout
     await join()
     last_stage: str | None = None
     delay = backoff.initial_delay
-    losses = iter(backoff_delays())
+    retry_delays = iter(backoff_delays())
     try:
-        while (left := give_up - loop.time()) > 0:
+        while (left := deadline - loop.time()) > 0:
             block_ms = max(1, round(min(delay, left) * 1000))
             try:
-                answer = await connection.block(
+                answer = await session.connection.block(
                     *("XREADGROUP", "GROUP", name, name, "COUNT", 100),
-                    *("BLOCK", block_ms, "NOACK", "STREAMS", stream, ">"),
+                    *("BLOCK", block_ms, "NOACK", "STREAMS", key, ">"),
                 )
             except ServerUnavailable as error:
-                connection.note_loss(error)
-                await asyncio.sleep(next(losses))
+                session.connection.note_loss(error)
+                await asyncio.sleep(next(retry_delays))
                 reply = await ended()
                 if reply:
                     return reply
@@ -111,18 +118,16 @@ async def read_until_terminal(
             except ServerError as error:
                 if not is_group_gone(error):
                     raise
-                await check()
+                await session.guard.check()
                 await join()
                 continue
             delay = delay if answer else min(delay * backoff.factor, backoff.max_delay)
+            max_bytes = session.options.max_payload
             for stage in _stages_of(answer, request_id, correlation_id, max_bytes):
                 last_stage = stage["status"]
                 on_stage(stage)
-                logger.info(
-                    "reply %s",
-                    last_stage,
-                    extra={"request_id": request_id, "correlation_id": correlation_id},
-                )
+                ids = {"request_id": request_id, "correlation_id": correlation_id}
+                logger.info("reply %s", last_stage, extra=ids)
                 if last_stage in TERMINAL_STAGES:
                     return stage
         reply = await ended()
@@ -130,13 +135,13 @@ async def read_until_terminal(
             return reply
         raise ReplyTimeout(request_id, timeout, last_stage)
     finally:
-        await asyncio.shield(functions.leave(stream, group=name))
+        await asyncio.shield(session.streams.leave(key, group=name))
 
 
 def _stages_of(
     answer: Any, request_id: str, correlation_id: str, max_bytes: int
 ) -> Iterator[dict[str, Any]]:
-    """The stages of one request among what was read."""
+    """The stages of one request in the answer of a read."""
     wanted = request_id.encode()
     for stream, entry_id, raw in entries(answer):
         if raw.get(b"request_id") != wanted:
@@ -144,35 +149,55 @@ def _stages_of(
         try:
             stage = decode_reply(raw, max_bytes=max_bytes)
         except InvalidMessage as error:
-            logger.warning("%s %s is no reply: %s", stream.decode(), entry_id.decode(), error)
+            logger.warning("%s %s: malformed reply: %s", stream.decode(), entry_id.decode(), error)
             continue
         if stage.get("correlation_id") == correlation_id:
             yield stage
 
 
 async def follow_stages(
-    connection: Connection,
-    record: str,
-    after: str | None,
-    *,
-    max_bytes: int,
-    keep: Callable[[], Awaitable[Any]],
+    session: Session, request_id: str, after: str | None, trace: Trace
 ) -> AsyncIterator[dict[str, Any]]:
-    """The stages in a request's own log, until the terminal one; `keep` has it kept."""
-    last, losses = (after or "0-0").encode(), iter(backoff_delays())
+    """The stages in a request's own log, until the terminal one.
+
+    Args:
+        session: The server.
+        request_id: The request.
+        after: The entry id of the last stage seen; None for all.
+        trace: The trace context of the follower.
+    """
+    record = session.options.record_key(request_id)
+    last, retry_delays = (after or "0-0").encode(), iter(backoff_delays())
     while True:
-        await keep()
+        await session.requests.follow(record, trace)  # the server keeps the log from now on
         try:
-            answer = await connection.block(
+            answer = await session.connection.block(
                 "XREAD", "COUNT", 100, "BLOCK", BLOCK_MS, "STREAMS", f"{record}:stages", last
             )
         except ServerUnavailable as error:
-            connection.note_loss(error)
-            await asyncio.sleep(next(losses))
+            session.connection.note_loss(error)
+            await asyncio.sleep(next(retry_delays))
             continue
         for _, entry_id, raw in entries(answer):
             last = entry_id
-            stage = decode_reply(raw, max_bytes=max_bytes) | {"entry_id": entry_id.decode()}
-            yield stage
+            stage = decode_reply(raw, max_bytes=session.options.max_payload)
+            yield stage | {"entry_id": entry_id.decode()}
             if stage["status"] in TERMINAL_STAGES:
                 return
+
+
+async def read_entries(
+    session: Session, after: Mapping[str, str], *, count: int, block_s: float
+) -> list[StreamEntry]:
+    """Read the entries of streams behind a known one, as `Bus.read_entries` describes."""
+    names = {session.options.key(stream).encode(): stream for stream in after}
+    streams = ("COUNT", count, "STREAMS", *names, *after.values())
+    if block_s:
+        block_ms = round(block_s * 1000)
+        answer = await session.connection.block("XREAD", "BLOCK", block_ms, *streams)
+    else:
+        answer = await session.connection.call("XREAD", *streams)
+    return [
+        StreamEntry(names[key], entry_id.decode(), text_fields(raw))
+        for key, entry_id, raw in entries(answer)
+    ]

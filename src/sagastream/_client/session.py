@@ -1,4 +1,8 @@
-"""What one process and loop has of a bus: its connections, its inbox, what it remembers."""
+"""The session: what one process and event loop has of a bus.
+
+Nothing connects before it is used. A session belongs to one process and one loop, as its
+sockets do; the registry makes another one after a fork.
+"""
 
 import asyncio
 import os
@@ -7,12 +11,15 @@ from dataclasses import dataclass
 
 from sagastream._client.data_loss import DataLossGuard
 from sagastream._client.inbox import Inbox
-from sagastream._functions.stubs import SOURCE, Functions
+from sagastream._functions.library import SOURCE
+from sagastream._functions.requests import RequestFunctions
+from sagastream._functions.sagas import SagaFunctions
+from sagastream._functions.streams import StreamFunctions
 from sagastream._redis.connection import Connection
 from sagastream._telemetry.operations import Server, server_of
 from sagastream.errors import ServerUnsuitable
 
-# How often this process and its parents have forked, as asking for its id each time is slow.
+# How often this process and its parents have forked: asking for the process id each time is slow.
 _forks = [0]
 
 
@@ -24,32 +31,73 @@ os.register_at_fork(after_in_child=_count_fork)
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
-    """What one process and loop has of a bus."""
+class SessionOptions:
+    """What all sessions of a bus have in common.
 
+    Attributes:
+        url: The server.
+        prefix: The namespace's, put before every key.
+        call_timeout_s: How long a call waits for a server that does not answer, in seconds.
+        retention_s: How long an ended request's record is kept, in seconds.
+        max_payload: The largest payload, in bytes of JSON.
+        max_in_flight: How many requests may wait for their replies at once.
+    """
+
+    url: str
+    prefix: str
+    call_timeout_s: float
+    retention_s: float
+    max_payload: int
+    max_in_flight: int
+
+    @property
+    def retention_ms(self) -> int:
+        """The retention in milliseconds."""
+        return round(self.retention_s * 1000)
+
+    def key(self, name: str) -> str:
+        """The key of a stream or record on the server."""
+        return self.prefix + name
+
+    def record_key(self, request_id: str) -> str:
+        """The key of a request's record."""
+        return f"{self.prefix}request:{request_id}"
+
+    def reply_keys(self, reply_stream: str, saga_id: str) -> list[str]:
+        """The keys of the streams that get a request's replies: the requester's and the saga's."""
+        names = [reply_stream, f"saga:{saga_id}:replies" if saga_id else ""]
+        return [self.prefix + name for name in names if name]
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """The connections of one process and event loop, and what uses them."""
+
+    options: SessionOptions
     connection: Connection
-    functions: Functions
-    instance: DataLossGuard
+    requests: RequestFunctions
+    streams: StreamFunctions
+    sagas: SagaFunctions
+    guard: DataLossGuard
     inbox: Inbox
     server: Server
-    prefix: str
 
     async def check(self) -> None:
-        """Ask the server for a sign of life, and make sure that it has our functions.
+        """Check that the server answers, is suitable, and has our functions.
 
         Raises:
             ServerUnavailable: It does not answer.
-            ServerUnsuitable: It refuses us, cannot hold functions, may evict keys, or is of a
-                cluster while there is no namespace.
+            ServerUnsuitable: It refuses us, cannot hold functions, may evict keys, or belongs
+                to a cluster while there is no namespace.
         """
         connection = self.connection
-        about = await connection.call("INFO", call_timeout_s=min(connection.call_timeout_s, 2.0))
-        if about.get("cluster_enabled") and not self.prefix:
+        info = await connection.call("INFO", call_timeout_s=min(connection.call_timeout_s, 2.0))
+        if info.get("cluster_enabled") and not self.options.prefix:
             raise ServerUnsuitable(
-                f"{connection.address} is of a cluster, where the keys of a request would lie "
-                "apart; give a namespace"
+                f"{connection.address} belongs to a cluster, where the keys of a request would "
+                "be in several slots; give a namespace"
             )
-        policy = str(about.get("maxmemory_policy", "noeviction"))
+        policy = str(info.get("maxmemory_policy", "noeviction"))
         if policy != "noeviction":
             raise ServerUnsuitable(
                 f"{connection.address} may evict requests that run (maxmemory-policy {policy}); "
@@ -59,65 +107,55 @@ class Session:
 
 
 class SessionRegistry:
-    """The endpoints of a bus, one a loop; nothing connects before it is used.
+    """The sessions of a bus, one for each event loop of this process.
 
-    The arguments are those of `Bus`; `prefix` is put before every key.
+    Args:
+        options: What they have in common.
     """
 
-    def __init__(
-        self,
-        url: str,
-        prefix: str,
-        *,
-        call_timeout_s: float,
-        retention_s: float,
-        max_payload: int,
-        max_in_flight: int,
-    ) -> None:
-        self._url = url
-        self._prefix = prefix
-        self._call_timeout_s = call_timeout_s
-        self._retention_s = retention_s
-        self._max_payload = max_payload
-        self._max_in_flight = max_in_flight
+    def __init__(self, options: SessionOptions) -> None:
+        self._options = options
         self._forks = _forks[0]
-        self._made: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Session] = (
+        self._sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Session] = (
             weakref.WeakKeyDictionary()
         )
 
-    def here(self) -> Session:
-        """That of the running loop, made now if there is none."""
+    def current(self) -> Session:
+        """The session of the running loop, made now if there is none."""
         if self._forks != _forks[0]:
             # Sockets that came over a fork belong to the parent: leave them alone.
-            self._made = weakref.WeakKeyDictionary()
+            self._sessions = weakref.WeakKeyDictionary()
             self._forks = _forks[0]
         loop = asyncio.get_running_loop()
-        session = self._made.get(loop)
+        session = self._sessions.get(loop)
         if session is None:
-            session = self._made[loop] = self._make()
+            session = self._sessions[loop] = _make(self._options)
         return session
 
     async def close(self) -> None:
-        """Close that of the running loop, if this process made one."""
-        session = self._made.pop(asyncio.get_running_loop(), None)
+        """Close the session of the running loop, if this process made one."""
+        session = self._sessions.pop(asyncio.get_running_loop(), None)
         if session and self._forks == _forks[0]:
             await session.inbox.close()
             await session.connection.close()
 
-    def _make(self) -> Session:
-        connection = Connection(self._url, library=SOURCE, call_timeout_s=self._call_timeout_s)
-        instance = DataLossGuard(connection, f"{self._prefix}sagastream:instance")
-        return Session(
+
+def _make(options: SessionOptions) -> Session:
+    connection = Connection(options.url, library=SOURCE, call_timeout_s=options.call_timeout_s)
+    guard = DataLossGuard(connection, options.key("sagastream:instance"))
+    return Session(
+        options,
+        connection,
+        RequestFunctions(connection, reply_ttl_ms=options.retention_ms),
+        StreamFunctions(connection, reply_ttl_ms=options.retention_ms),
+        SagaFunctions(connection),
+        guard,
+        Inbox(
             connection,
-            Functions(connection, reply_ttl_ms=round(self._retention_s * 1000)),
-            instance,
-            Inbox(
-                connection,
-                instance,
-                self._prefix,
-                max_bytes=self._max_payload,
-                max_in_flight=self._max_in_flight,
-            ),
-            server_of(self._url),
-            self._prefix,
-        )
+            guard,
+            options.prefix,
+            max_bytes=options.max_payload,
+            max_in_flight=options.max_in_flight,
+        ),
+        server_of(options.url),
+    )

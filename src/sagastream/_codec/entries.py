@@ -40,12 +40,12 @@ _SPAN_ID = re.compile(r"[0-9a-f]{16}")
 
 @dataclass(frozen=True, slots=True)
 class StreamEntry:
-    """An entry of any stream, as it was found there.
+    """An entry of any stream.
 
     Attributes:
         stream: The stream's name, without the namespace.
         entry_id: Its id in that stream.
-        fields: Its fields as text; bytes that are no UTF-8 are replaced.
+        fields: Its fields as text; bytes that are not UTF-8 are replaced.
     """
 
     stream: str
@@ -86,7 +86,7 @@ def decode_fields(raw: Mapping[bytes, bytes]) -> dict[str, str]:
 
 
 def text_fields(raw: Mapping[bytes, bytes]) -> dict[str, str]:
-    """An entry's fields as text, whatever they are; bytes that are no UTF-8 are replaced."""
+    """An entry's fields as text; bytes that are not UTF-8 are replaced."""
     return {
         name.decode(errors="replace"): value.decode(errors="replace") for name, value in raw.items()
     }
@@ -101,8 +101,8 @@ def decode_command(
 ) -> Command:
     """Read a command from an entry.
 
-    `event_type` and `payload` must be there. Without a `request_id` the entry's own place
-    becomes its identity, without a `correlation_id` the request is its own.
+    `event_type` and `payload` are required. Without a `request_id` the identity is derived from
+    stream and entry id; without a `correlation_id` it is the request id.
 
     Raises:
         InvalidMessage: Names the first field that is not what it must be.

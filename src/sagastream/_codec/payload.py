@@ -1,7 +1,7 @@
 """Payloads: JSON objects, strictly encoded and decoded.
 
-What is encoded here is also decoded here, and whatever else is found is refused with an
-`InvalidMessage` that names the place.
+What is encoded here is also decoded here; anything else is refused with an `InvalidMessage`
+that names the path in the payload.
 """
 
 import json
@@ -27,7 +27,7 @@ def encode_payload(
     """Encode a payload as canonical JSON: keys sorted, no spaces.
 
     Raises:
-        InvalidMessage: Not a mapping, not JSON, too deep or too large; names the place.
+        InvalidMessage: Not a mapping, not JSON, too deep or too large; names the path.
     """
     if not isinstance(payload, Mapping):
         raise InvalidMessage(field, f"must be a mapping, not {type(payload).__name__}")
@@ -36,7 +36,7 @@ def encode_payload(
     try:
         size = len(text) if text.isascii() else len(text.encode())
     except UnicodeEncodeError as error:
-        raise InvalidMessage(field, "has a lone surrogate, which is no text") from error
+        raise InvalidMessage(field, "has a lone surrogate, which is not text") from error
     if size > max_bytes:
         raise InvalidMessage(
             field,
@@ -52,7 +52,7 @@ def decode_payload(
     field: str = "payload",
     max_bytes: int = MAX_PAYLOAD_BYTES,
 ) -> dict[str, Any]:
-    """Decode a payload; the inverse of `encode_payload`, as strict.
+    """Decode a payload: the inverse of `encode_payload`, equally strict.
 
     Raises:
         InvalidMessage: As `encode_payload`; also for NaN, Infinity and duplicate keys.
@@ -69,7 +69,7 @@ def decode_payload(
     except _ConstantError as error:
         raise InvalidMessage(field, f"has {error}, which is not JSON") from None
     except _TwiceError as error:
-        raise InvalidMessage(f"{field}.{error}", "stands twice in one object") from None
+        raise InvalidMessage(f"{field}.{error}", "is twice in one object") from None
     except ValueError as error:
         raise InvalidMessage(field, f"is not JSON: {error}") from error
     if not isinstance(value, dict):
@@ -80,9 +80,9 @@ def decode_payload(
 
 
 def _is_harmless(text: str) -> bool:
-    """Whether nothing that `_check_value` refuses can be in a JSON text: most are short and plain.
+    """Whether a JSON text cannot have a value that `_check_value` refuses: most are short and plain.
 
-    An escape may be a lone surrogate, a long number too large, and as many brackets too deep.
+    An escape may be a lone surrogate, a long number too large, many brackets too deep.
     """
     return (
         len(text) <= _SHORT
@@ -97,7 +97,7 @@ class _ConstantError(ValueError):
 
 
 class _TwiceError(ValueError):
-    """A key that stands twice in one object."""
+    """A key that is twice in one object."""
 
 
 def _refuse_constant(name: str) -> None:
@@ -123,7 +123,7 @@ _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=
 _DECODER = json.JSONDecoder(
     parse_float=_finite, parse_constant=_refuse_constant, object_pairs_hook=_unique
 )
-# Most values are of these types, and nothing about them can be wrong.
+# Most values have these types, and are always valid.
 _PLAIN = (bool, type(None))
 _PLAIN_INT = 2**63
 
@@ -135,7 +135,7 @@ def _check_value(value: Any, path: str, depth: int) -> None:
         return
     if isinstance(value, str):
         if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
-            raise InvalidMessage(path, "has a lone surrogate, which is no text")
+            raise InvalidMessage(path, "has a lone surrogate, which is not text")
     elif isinstance(value, int):
         if value.bit_length() > MAX_INT_BITS:
             raise InvalidMessage(path, f"has more than {MAX_INT_BITS} bits")

@@ -9,7 +9,7 @@ from sagastream.errors import InvalidMessage
 MAX_NAME_LENGTH = 256
 
 _NAME = re.compile(r"[^\s\x00-\x1f\x7f{}]+")
-# Random digits for ids: asking the system for each id costs more than all the rest of it.
+# Random digits for ids: a system call for each id would cost more than all the rest of it.
 _digits: list[str] = []
 os.register_at_fork(after_in_child=_digits.clear)
 _DIGITS = 32
@@ -38,7 +38,7 @@ def check_name(field: str, value: str, *, required: bool = True) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise InvalidMessage(field, "has a lone surrogate, which is no text") from error
+        raise InvalidMessage(field, "has a lone surrogate, which is not text") from error
     return value
 
 
@@ -46,7 +46,7 @@ def check_seconds(field: str, value: float) -> float:
     """Check a duration.
 
     Raises:
-        InvalidMessage: It is no finite number above 0.
+        InvalidMessage: It is not a finite number above 0.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
         raise InvalidMessage(field, f"must be a number of seconds above 0, not {value!r}")
@@ -56,19 +56,19 @@ def check_seconds(field: str, value: float) -> float:
 
 
 def as_milliseconds(field: str, value: float | None) -> int | None:
-    """Check a duration in seconds, and give it in milliseconds; None stays None.
+    """Check a duration in seconds, and return it in milliseconds; None stays None.
 
     Raises:
-        InvalidMessage: It is no finite number above 0.
+        InvalidMessage: It is not a finite number above 0.
     """
     return None if value is None else max(1, round(check_seconds(field, value) * 1000))
 
 
 def check_count(field: str, value: int | None) -> int | None:
-    """Check a number of things; None stays None.
+    """Check a count; None stays None.
 
     Raises:
-        InvalidMessage: It is no whole number above 0.
+        InvalidMessage: It is not a whole number above 0.
     """
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise InvalidMessage(field, f"must be a whole number above 0, not {value!r}")

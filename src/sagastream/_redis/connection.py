@@ -1,13 +1,13 @@
-"""Connections to the server: one per process and loop, lazily made, with no client retries.
+"""The connection of one process and event loop, made when it is first used.
 
-Commands of one tick travel together on one connection. What is repeated after a lost
-connection is only what answers alike when repeated; the caller says how long to try.
+Commands of one tick go together over one socket; blocking reads have sockets of their own.
+After a loss only commands that answer the same when they are repeated are sent again; the
+caller says how long to try.
 """
 
 import asyncio
 import contextlib
 import logging
-import ssl
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, cast
@@ -15,7 +15,6 @@ from urllib.parse import urlsplit, urlunsplit
 
 import redis
 
-from sagastream._redis.backoff import backoff_delays, end_tasks
 from sagastream._redis.protocol import (
     ConnectionLost,
     Receive,
@@ -25,20 +24,16 @@ from sagastream._redis.protocol import (
     settle,
     url_options,
 )
+from sagastream._redis.retrying import backoff_delays, end_tasks, is_refusal, is_temporary
 from sagastream._telemetry.spans import retried
 from sagastream.errors import ServerError, ServerRefused, ServerUnavailable, ServerUnsuitable
 
 logger = logging.getLogger(__name__)
 
 BLOCK_MS = 2000
-# How many commands may be on their way at once; more wait here.
+# How many commands may wait for their answers at once; more wait here.
 _WINDOW = 1024
-# The codes of answers that mean: not now. Full memory or disk, a replica, a slot that moves.
-_TEMPORARY = frozenset(
-    {"OOM", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "MISCONF", "BUSY", "NOREPLICAS"}
-)
-_REFUSED = frozenset({"NOAUTH", "WRONGPASS"})
-# How redis-py makes values of answers: no more than `INFO` as a mapping, and the like.
+# How redis-py converts answers, such as that of INFO into a mapping.
 _CALLBACKS: dict[str, Callable[[Any], Any]] = redis.Redis(protocol=2).response_callbacks
 
 
@@ -52,12 +47,12 @@ def redact(url: str) -> str:
 
 
 class Connection:
-    """The commands of one process and loop.
+    """Sends the commands of one process and event loop.
 
     Args:
         url: `redis://`, `rediss://` or `unix://`.
         library: The source of the function library, loaded where it is missing.
-        call_timeout_s: How long a call waits for a server that does not answer.
+        call_timeout_s: How long a call waits for a server that does not answer, in seconds.
     """
 
     def __init__(self, url: str, *, library: str, call_timeout_s: float) -> None:
@@ -67,27 +62,27 @@ class Connection:
         self.call_timeout_s = call_timeout_s
         self._loop = asyncio.get_running_loop()
         self._queue: list[tuple[bytes, Receive]] = []
-        self._is_due = False
+        self._is_flush_scheduled = False
         self._protocol: RedisProtocol | None = None
         self._idle: list[RedisProtocol] = []
-        self._returning: asyncio.Task[Any] | None = None
+        self._connecting: asyncio.Task[Any] | None = None
         self._opening: set[asyncio.Task[Any]] = set()
-        self._repeating: set[asyncio.Task[Any]] = set()
+        self._retries: set[asyncio.Task[Any]] = set()
         self._lost = False
 
     async def call(self, *args: Any, call_timeout_s: float | None = None) -> Any:
-        """Send a command that answers alike when it is sent again.
+        """Send a command that answers the same when it is repeated, and wait for its answer.
 
         Raises:
             ServerUnavailable: No answer within `call_timeout_s` seconds.
-            ServerRefused: For as long, the server took no writes.
+            ServerRefused: The server took no writes in that time.
             ServerUnsuitable: The server refuses the connection or has no functions.
             ServerError: The server refused the command.
         """
         try:
             answer = await self._send(args)
         except (OSError, ServerError) as error:
-            answer = await self._call_again(args, error, call_timeout_s, _note_retry)
+            answer = await self._retry(args, error, call_timeout_s, _note_retry)
         if self._lost:
             self.note_return()
         if args[0] == "FCALL":
@@ -103,13 +98,14 @@ class Connection:
         call_timeout_s: float | None,
         on_retry: Callable[[BaseException], bool],
     ) -> None:
-        """Send a command at once that answers alike when it is sent again, and do not wait for it.
+        """Send a command that answers the same when it is repeated, and do not wait.
 
         Args:
             args: The command.
-            receive: Gets its answer, or what `call` would raise.
+            receive: Called with its answer, or with the error that `call` would raise.
             call_timeout_s: As for `call`.
-            on_retry: Told what it is sent again for; says whether anybody still waits.
+            on_retry: Called with the error before each retry; returns whether a caller still
+                waits.
         """
         self._queue.append(
             (pack(args), partial(self._received, args, receive, call_timeout_s, on_retry))
@@ -125,22 +121,22 @@ class Connection:
         answer: Any,
     ) -> None:
         if isinstance(answer, Exception):
-            again = asyncio.create_task(self._call_again(args, answer, call_timeout_s, on_retry))
-            self._repeating.add(again)
-            again.add_done_callback(partial(self._repeated, receive))
+            retry = asyncio.create_task(self._retry(args, answer, call_timeout_s, on_retry))
+            self._retries.add(retry)
+            retry.add_done_callback(partial(self._retried, receive))
             return
         if self._lost:
             self.note_return()
         receive(answer)
 
-    def _repeated(self, receive: Receive, again: "asyncio.Task[Any]") -> None:
-        self._repeating.discard(again)
-        if again.cancelled():
+    def _retried(self, receive: Receive, retry: "asyncio.Task[Any]") -> None:
+        self._retries.discard(retry)
+        if retry.cancelled():
             receive(ServerUnavailable(self.address, "the bus was closed"))
         else:
-            receive(again.exception() or again.result())
+            receive(retry.exception() or retry.result())
 
-    async def _call_again(
+    async def _retry(
         self,
         args: tuple[Any, ...],
         error: BaseException,
@@ -151,9 +147,9 @@ class Connection:
             self.call_timeout_s if call_timeout_s is None else call_timeout_s
         )
         for delay in backoff_delays():
-            if _is_refusal(error):
+            if is_refusal(error):
                 raise ServerUnsuitable(f"{self.address} refuses us: {error}") from error
-            if not isinstance(error, ServerError) or _is_temporary(error):
+            if not isinstance(error, ServerError) or is_temporary(error):
                 self.note_loss(error)
                 if self._loop.time() + delay >= deadline or not on_retry(error):
                     kind = ServerRefused if isinstance(error, ServerError) else ServerUnavailable
@@ -170,11 +166,11 @@ class Connection:
         raise AssertionError("backoff_delays never ends")
 
     async def load_functions(self, *, call_timeout_s: float | None = None) -> None:
-        """Put the function library on the server, where it is missing.
+        """Load the function library if the server does not have it.
 
         Raises:
             ServerUnavailable: No answer within `call_timeout_s` seconds.
-            ServerRefused: For as long, the server took no writes.
+            ServerRefused: The server took no writes in that time.
             ServerUnsuitable: The server has no functions.
         """
         try:
@@ -188,7 +184,7 @@ class Connection:
             ) from error
 
     async def block(self, *args: Any) -> Any:
-        """Send a blocking read on a connection apart; it is not repeated.
+        """Send a blocking read on a socket of its own; it is not repeated.
 
         Raises:
             ServerUnavailable: The connection was lost, or the server cannot serve it now.
@@ -199,7 +195,7 @@ class Connection:
         except OSError as error:
             raise ServerUnavailable(self.address, str(error) or repr(error)) from error
         except ServerError as error:
-            if _is_temporary(error) or _is_refusal(error):
+            if is_temporary(error) or is_refusal(error):
                 raise ServerUnavailable(self.address, error.message) from error
             raise
         if self._lost:
@@ -209,17 +205,29 @@ class Connection:
     async def _block(self, args: tuple[Any, ...]) -> Any:
         while self._idle and not self._idle[-1].is_open:
             self._idle.pop()
-        protocol = self._idle.pop() if self._idle else await self._opened()
+        protocol = self._idle.pop() if self._idle else await self._open_blocking()
         try:
-            return await protocol.ask(*args)
+            return await protocol.call(*args)
         except asyncio.CancelledError:
-            # Its answer may still come, and would be taken for another's.
+            # Its answer may still come, and would be taken for that of the next read.
             protocol.abort(ConnectionLost("cancelled"))
             await asyncio.shield(protocol.close())
             raise
         finally:
             if protocol.is_open:
                 self._idle.append(protocol)
+
+    async def call_within(self, timeout: float, *args: Any) -> Any:
+        """`call` that ends after `timeout` seconds, though an answer is still awaited.
+
+        Raises:
+            ServerUnavailable: No answer in time; otherwise as `call`.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                return await self.call(*args, call_timeout_s=timeout)
+        except TimeoutError:
+            raise ServerUnavailable(self.address, f"no answer within {timeout:g} s") from None
 
     def note_loss(self, error: BaseException) -> None:
         """Log the loss of the server, once."""
@@ -235,11 +243,11 @@ class Connection:
 
     async def close(self) -> None:
         """Send what is queued, then close the sockets; wait at most `call_timeout_s` for that."""
-        await end_tasks(*self._repeating)
+        await end_tasks(*self._retries)
         while self._opening:
             await asyncio.wait(self._opening)
         if self._protocol and self._protocol.is_open:
-            # Its answer comes behind those of whatever was sent before.
+            # Its answer comes after those of all commands before it.
             with contextlib.suppress(OSError, ServerError):
                 async with asyncio.timeout(self.call_timeout_s):
                     await self._send(("PING",))
@@ -247,52 +255,52 @@ class Connection:
         for protocol in protocols:
             if protocol:
                 await protocol.close()
-        await end_tasks(*self._repeating)  # what was on its way when they closed
+        await end_tasks(*self._retries)  # those that the close of the sockets began
 
     @property
     def is_idle(self) -> bool:
-        """Whether it has been opened, and nothing is on its way."""
-        return self._protocol is not None and not self._protocol.waiting and not self._queue
+        """Whether it is open, and no answer is awaited."""
+        return self._protocol is not None and not self._protocol.receivers and not self._queue
 
     def _send(self, args: tuple[Any, ...]) -> "asyncio.Future[Any]":
         future: asyncio.Future[Any] = self._loop.create_future()
         self._queue.append((pack(args), partial(settle, future)))
-        if self._protocol and not self._protocol.waiting:
-            self._flush()  # nothing is on its way that it could go with
-        elif not self._is_due:
-            self._is_due = True
+        if self._protocol and not self._protocol.receivers:
+            self._flush()  # no answer is awaited: nothing to batch it with
+        elif not self._is_flush_scheduled:
+            self._is_flush_scheduled = True
             self._loop.call_soon(self._flush)
         return future
 
     def _flush(self) -> None:
-        self._is_due = False
+        self._is_flush_scheduled = False
         if not self._queue:
             return
         protocol = self._protocol
         if protocol is None or not protocol.is_open:
-            if self._returning is None:
-                self._returning = self._start(self._open())
+            if self._connecting is None:
+                self._connecting = self._start(self._connect())
             return
-        room = _WINDOW - len(protocol.waiting)
+        room = _WINDOW - len(protocol.receivers)
         batch, self._queue = self._queue[:room], self._queue[room:]
         if batch:
             protocol.send(b"".join([data for data, _ in batch]), [receive for _, receive in batch])
 
-    async def _open(self) -> None:
+    async def _connect(self) -> None:
         try:
             self._protocol = await connect(self._options)
-        except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for it
-            self._returning = None
+        except Exception as error:  # noqa: BLE001 - the callers get it
+            self._connecting = None
             queue, self._queue = self._queue, []
             for _, receive in queue:
                 receive(error)
         else:
-            self._returning = None
-            self._protocol.on_room = self._flush
+            self._connecting = None
+            self._protocol.on_answers = self._flush
             self._flush()
 
-    async def _opened(self) -> RedisProtocol:
-        """A connection for a blocking read; one for a caller that is cancelled is kept."""
+    async def _open_blocking(self) -> RedisProtocol:
+        """Open a socket for a blocking read; keep it if the caller is cancelled meanwhile."""
         opening = self._start(connect(self._options))
         try:
             return await asyncio.shield(opening)
@@ -305,7 +313,7 @@ class Connection:
             self._idle.append(opening.result())
 
     def _start(self, opening: Any) -> "asyncio.Task[Any]":
-        # A connection that is being made outlives who asked for it, and is closed with us.
+        # It outlives its caller, and is closed with the connection.
         task = asyncio.create_task(opening, name="sagastream-connect")
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
@@ -317,23 +325,8 @@ def _note_retry(error: BaseException) -> bool:
     return True
 
 
-def _is_refusal(error: BaseException) -> bool:
-    if isinstance(error, ServerError):
-        return error.code in _REFUSED
-    return isinstance(error, ssl.SSLCertVerificationError)
-
-
-def _is_temporary(error: ServerError) -> bool:
-    return error.code in _TEMPORARY or error.message.startswith("UNBLOCKED force unblock")
-
-
-def is_group_gone(error: ServerError) -> bool:
-    """Whether a group read failed because stream or group was deleted; Redis 7.0 has a word more."""
-    return error.code in {"NOGROUP", "UNBLOCKED"}
-
-
 def entries(answer: Any) -> Iterator[tuple[bytes, bytes, dict[bytes, bytes]]]:
-    """Walk through the answer of a stream read: stream, entry id, fields."""
+    """Iterate over the answer of a stream read: stream, entry id, fields."""
     for stream, items in cast("list[Any]", answer or []):
         for entry_id, flat in items:
             fields = (

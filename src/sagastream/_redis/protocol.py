@@ -1,7 +1,7 @@
-"""One connection to the server: bytes out, answers in, in the order in which they were asked for.
+"""The Redis protocol on one socket: commands out, answers in, in the same order.
 
-What a command means, and whether it is sent again, is `connection.py`'s. Addresses, TLS and
-credentials are read from URLs by redis-py, answers are parsed by hiredis.
+What a command means, and whether it is repeated, is the connection's. redis-py reads addresses,
+TLS and credentials from URLs; hiredis parses answers.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from sagastream.errors import ServerError
 ANSWER_TIMEOUT_S = 5.0
 _CONNECT_TIMEOUT_S = 2.0
 _CLOSE_TIMEOUT_S = 1.0
-# Gets an answer, or the exception that came instead.
+# Called with an answer, or with the exception that came instead.
 Receive = Callable[[Any], None]
 
 pack = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)
@@ -36,14 +36,14 @@ def error_of(text: str) -> Exception:
     """The exception for an error as the server words it."""
     code = text.partition(" ")[0]
     if code == "LOADING":
-        return ConnectionLost(text)  # it reads its data, and answers soon
+        return ConnectionLost(text)  # it loads its data, and will answer soon
     if code == "ERR" and "AUTH" in text and "without any password" in text:
         code = "NOAUTH"
     return ServerError(code, text.removeprefix("ERR "))
 
 
 def settle(future: "asyncio.Future[Any]", answer: Any) -> None:
-    """Give a future the answer that came, or the exception."""
+    """Set the result of a future to an answer, or its exception."""
     if future.done():
         return
     if isinstance(answer, BaseException):
@@ -53,52 +53,52 @@ def settle(future: "asyncio.Future[Any]", answer: Any) -> None:
 
 
 class RedisProtocol(asyncio.Protocol):
-    """A connected socket, and who waits for the next answers on it.
+    """A connected socket, and the receivers of the next answers.
 
     Attributes:
-        waiting: Those whose answers have not come, oldest first.
-        on_room: Called when answers have come.
-        gone: Done when the connection is closed, by whichever side.
+        receivers: Those that wait for an answer, oldest first.
+        on_answers: Called when answers have arrived.
+        closed: Done when the connection is closed, by either side.
     """
 
     def __init__(self) -> None:
-        self.waiting: deque[Receive] = deque()
-        self.on_room: Callable[[], None] | None = None
+        self.receivers: deque[Receive] = deque()
+        self.on_answers: Callable[[], None] | None = None
         self._loop = asyncio.get_running_loop()
-        self.gone: asyncio.Future[None] = self._loop.create_future()
+        self.closed: asyncio.Future[None] = self._loop.create_future()
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader(replyError=error_of)
-        self._heard = 0.0
+        self._heard_at = 0.0
         self._alarm: asyncio.TimerHandle | None = None
         self._broken: BaseException | None = None
 
     @property
     def is_open(self) -> bool:
-        """Whether something can be sent."""
+        """Whether commands can be sent."""
         return self._transport is not None and self._broken is None
 
-    def send(self, data: bytes, waiting: Sequence[Receive]) -> None:
-        """Write packed commands, whose answers go to these."""
+    def send(self, data: bytes, receivers: Sequence[Receive]) -> None:
+        """Write packed commands; these receive their answers."""
         assert self._transport is not None
-        if not self.waiting:
-            self._heard = self._loop.time()
-        self.waiting.extend(waiting)
+        if not self.receivers:
+            self._heard_at = self._loop.time()
+        self.receivers.extend(receivers)
         if self._broken:
-            # It was closed before whoever asked for it had its turn.
+            # It was closed between its opening and this call.
             self._fail(self._broken)
             return
         if self._alarm is None:
             self._alarm = self._loop.call_later(ANSWER_TIMEOUT_S, self._check)
         self._transport.write(data)
 
-    async def ask(self, *args: Any) -> Any:
+    async def call(self, *args: Any) -> Any:
         """Send one command and wait for its answer."""
         future: asyncio.Future[Any] = self._loop.create_future()
         self.send(pack(args), (partial(settle, future),))
         return await future
 
     def abort(self, error: BaseException) -> None:
-        """Close at once; who waits gets the error."""
+        """Close at once; the receivers get the error."""
         if self._broken is None:
             self._broken = error
             if self._transport:
@@ -106,34 +106,34 @@ class RedisProtocol(asyncio.Protocol):
             self._fail(error)
 
     async def close(self) -> None:
-        """Close, and wait until the socket is."""
+        """Close, and wait until the socket is closed."""
         self.abort(ConnectionLost("closed"))
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_TIMEOUT_S):
-                await asyncio.shield(self.gone)
+                await asyncio.shield(self.closed)
 
-    # -- what the loop calls ----------------------------------------------------
+    # -- called by the event loop -------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The socket is there."""
-        # Other loops than asyncio's have transports of their own.
+        """The socket is connected."""
+        # uvloop's transports are not asyncio.Transport.
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Hand out the answers that are whole."""
-        reader, waiting = self._reader, self.waiting
-        self._heard = self._loop.time()
+        """Deliver the complete answers."""
+        reader, receivers = self._reader, self.receivers
+        self._heard_at = self._loop.time()
         try:
             reader.feed(data)
             answer = reader.gets()
             while answer is not False:
-                waiting.popleft()(answer)
+                receivers.popleft()(answer)
                 answer = reader.gets()
         except (hiredis.HiredisError, IndexError) as error:
-            self.abort(ConnectionLost(f"that is no answer: {error!r}"))
+            self.abort(ConnectionLost(f"malformed answer: {error!r}"))
             return
-        if self.on_room:
-            self.on_room()
+        if self.on_answers:
+            self.on_answers()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is closed."""
@@ -142,18 +142,18 @@ class RedisProtocol(asyncio.Protocol):
         if self._alarm:
             self._alarm.cancel()
         self._fail(error)
-        if not self.gone.done():
-            self.gone.set_result(None)
+        if not self.closed.done():
+            self.closed.set_result(None)
 
     def _fail(self, error: BaseException) -> None:
-        while self.waiting:
-            self.waiting.popleft()(error)
+        while self.receivers:
+            self.receivers.popleft()(error)
 
     def _check(self) -> None:
         self._alarm = None
-        if not self.waiting:
+        if not self.receivers:
             return
-        left_s = self._heard + ANSWER_TIMEOUT_S - self._loop.time()
+        left_s = self._heard_at + ANSWER_TIMEOUT_S - self._loop.time()
         if left_s <= 0:
             self.abort(ConnectionLost(f"no answer for {ANSWER_TIMEOUT_S:.0f} s"))
         else:
@@ -161,7 +161,7 @@ class RedisProtocol(asyncio.Protocol):
 
 
 def url_options(url: str) -> UrlOptions:
-    """What a URL says, as a connection of redis-py's that is never connected."""
+    """The options in a URL, as a connection of redis-py that is never opened."""
     return ConnectionPool.from_url(url, driver_info=None).make_connection()  # type: ignore[no-any-return,no-untyped-call]
 
 
@@ -174,33 +174,33 @@ async def connect(options: UrlOptions) -> RedisProtocol:
     """
     try:
         async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-            wire = await _open(options)
+            protocol = await _open(options)
             try:
-                await _introduce(wire, options)
+                await _introduce(protocol, options)
             except BaseException:
-                await wire.close()
+                await protocol.close()
                 raise
     except TimeoutError:
         raise ConnectionLost("no connection in time") from None
-    return wire
+    return protocol
 
 
 async def _open(options: UrlOptions) -> RedisProtocol:
     loop = asyncio.get_running_loop()
     if isinstance(options, UnixDomainSocketConnection):
-        _, wire = await loop.create_unix_connection(RedisProtocol, options.path)
-        return wire
+        _, protocol = await loop.create_unix_connection(RedisProtocol, options.path)
+        return protocol
     tls = options.ssl_context.get() if isinstance(options, SSLConnection) else None
-    transport, wire = await loop.create_connection(
+    transport, protocol = await loop.create_connection(
         RedisProtocol, options.host, options.port, ssl=tls
     )
     transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    return wire
+    return protocol
 
 
-async def _introduce(wire: RedisProtocol, options: UrlOptions) -> None:
+async def _introduce(protocol: RedisProtocol, options: UrlOptions) -> None:
     if options.password:
         user = (options.username,) if options.username else ()
-        await wire.ask("AUTH", *user, options.password)
+        await protocol.call("AUTH", *user, options.password)
     if options.db:
-        await wire.ask("SELECT", options.db)
+        await protocol.call("SELECT", options.db)

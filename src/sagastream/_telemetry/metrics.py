@@ -1,7 +1,7 @@
-"""Counts and durations of what goes over the streams, by the OpenTelemetry API alone.
+"""Counters and histograms of messages and sagas, by the OpenTelemetry API alone.
 
-Names and units follow the messaging semantic conventions, version 1.44; what they have no
-name for begins with `sagastream.`. No attribute is an id: streams stand by their templates.
+Names and units follow the messaging semantic conventions, version 1.44; names that they lack
+begin with `sagastream.`. No attribute is an id: a stream is named by its template.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ _METER = metrics.get_meter("sagastream", schema_url="https://opentelemetry.io/sc
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 _MINUTES = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 Series = Mapping[str, str | int]
-# What a series may be told apart by.
+# The attributes that a series may have.
 _KEPT = (
     "messaging.system",
     "messaging.operation.name",
@@ -48,29 +48,31 @@ _CONSUMED = _METER.create_counter(
 _REDELIVERIES = _METER.create_counter(
     "sagastream.redeliveries",
     unit="{message}",
-    description="Commands that were taken over from a handler that was lost or stopped.",
+    description="Number of commands that were taken over from a handler that was lost or stopped.",
 )
 _DEAD_LETTERS = _METER.create_counter(
-    "sagastream.dead_letters", unit="{message}", description="Commands that were given up."
+    "sagastream.dead_letters",
+    unit="{message}",
+    description="Number of commands that became dead letters.",
 )
 _LEASE_LOSSES = _METER.create_counter(
-    "sagastream.lease.losses", unit="{lease}", description="Claims that handlers lost."
+    "sagastream.lease.losses", unit="{lease}", description="Number of claims that handlers lost."
 )
 _STEP = _METER.create_histogram(
     "sagastream.saga.step.duration",
     unit="s",
-    description="From a step's intent to its end.",
+    description="Duration of a saga step from its intent to its end.",
     explicit_bucket_boundaries_advisory=_MINUTES,
 )
 _COMPENSATIONS = _METER.create_counter(
     "sagastream.saga.compensations",
     unit="{compensation}",
-    description="Compensations of steps that have ended.",
+    description="Number of compensations that have ended.",
 )
 
 
 def series_of(attributes: Mapping[str, Any]) -> Series:
-    """The attributes of a span that stay few."""
+    """The attributes of a span that take few values."""
     few = {name: attributes[name] for name in _KEPT if name in attributes}
     low = attributes.get("messaging.destination.template")
     if low:
@@ -83,43 +85,43 @@ def _with(series: Series, error_type: str) -> Series:
 
 
 def operated(series: Series, seconds: float, error_type: str) -> None:
-    """A client's operation on a stream has ended."""
+    """Record the duration of a client's operation on a stream."""
     _OPERATION.record(seconds, _with(series, error_type))
 
 
 def sent(series: Series, error_type: str) -> None:
-    """A message was sent, or that was tried."""
+    """Count a message that was sent, or that could not be sent."""
     _SENT.add(1, _with(series, error_type))
 
 
 def consumed(series: Series, count: int, error_type: str = "") -> None:
-    """Messages were delivered."""
+    """Count delivered messages."""
     _CONSUMED.add(count, _with(series, error_type))
 
 
 def processed(series: Series, seconds: float, event_type: str, error_type: str) -> None:
-    """A handler has ended; `event_type` is one that is handled, or `_OTHER`."""
-    told = _with(series, error_type)
-    _PROCESS.record(seconds, {**told, "sagastream.event_type": event_type})
+    """Record the duration of a handler; `event_type` is one that is handled, or `_OTHER`."""
+    attributes = _with(series, error_type)
+    _PROCESS.record(seconds, {**attributes, "sagastream.event_type": event_type})
 
 
 def redelivered(series: Series) -> None:
-    """A command has a new handler in place of one that is gone."""
+    """Count a command that has a new handler, as the one before was lost or stopped."""
     _REDELIVERIES.add(1, series)
 
 
-def died(series: Series, error_type: str) -> None:
-    """A command has become a dead letter."""
+def dead_lettered(series: Series, error_type: str) -> None:
+    """Count a dead letter."""
     _DEAD_LETTERS.add(1, _with(series, error_type))
 
 
-def lost(series: Series) -> None:
-    """A handler has lost its claim."""
+def lease_lost(series: Series) -> None:
+    """Count a lost claim."""
     _LEASE_LOSSES.add(1, series)
 
 
-def stepped(saga: str, step: str, direction: str, seconds: float, error_type: str) -> None:
-    """A request of a saga has ended."""
+def step_ended(saga: str, step: str, direction: str, seconds: float, error_type: str) -> None:
+    """Record the duration of a saga's request, and count a compensation."""
     few = {"sagastream.saga": saga, "sagastream.step": step}
     few |= {"error.type": error_type} if error_type else {}
     _STEP.record(seconds, few | {"sagastream.direction": direction})

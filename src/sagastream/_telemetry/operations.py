@@ -1,6 +1,7 @@
-"""Where spans and series are made: an operation on a stream of a server, by the conventions.
+"""A messaging operation on a stream of a server: what its spans and series have in common.
 
-What all spans of such a place have in common is made once.
+Names and attributes follow the messaging semantic conventions, version 1.44. They are made
+once for each operation and kept.
 """
 
 import re
@@ -28,9 +29,9 @@ def server_of(url: str) -> Server:
 
 
 def template(stream: str) -> str:
-    """A stream's name with its ids taken out, so that names of spans and series stay few.
+    """A stream's name without its ids, so that names of spans and series stay few.
 
-    An id is what stands behind a colon and has a digit: `robots:r2:commands` is of
+    An id is a part behind a colon that has a digit: `robots:r2:commands` becomes
     `robots:{id}:commands`.
     """
     return _ID.sub("{id}", stream)
@@ -45,12 +46,12 @@ def destination(stream: str) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class MessagingOperation:
-    """An operation on a stream: what all of its spans, and of its series, have in common.
+    """An operation on a stream.
 
     Attributes:
-        name: Of the spans.
-        attributes: Of the spans, by the conventions.
-        series: Those of them that stay few.
+        name: The name of its spans.
+        attributes: The attributes of its spans.
+        series: Those of them that take few values, for its series.
     """
 
     name: str
@@ -59,17 +60,25 @@ class MessagingOperation:
 
 
 @lru_cache(maxsize=1024)
-def place(
-    operation: str, kind: str, server: Server, stream: str, group: str = ""
+def operation_on(
+    name: str, kind: str, server: Server, stream: str, group: str = ""
 ) -> MessagingOperation:
-    """The place of an operation of a kind, by the conventions' names for both."""
+    """An operation on a stream.
+
+    Args:
+        name: `messaging.operation.name`.
+        kind: `messaging.operation.type`.
+        server: The server's attributes.
+        stream: The stream, without the namespace.
+        group: The consumer group, '' if there is none.
+    """
     common: dict[str, str | int | float] = {
         "messaging.system": SYSTEM,
-        "messaging.operation.name": operation,
+        "messaging.operation.name": name,
         "messaging.operation.type": kind,
     }
     if group:
         common["messaging.consumer.group.name"] = group
-    common |= {name: value for name, value in server if value != ""}
+    common |= {attribute: value for attribute, value in server if value != ""}
     common |= destination(stream)
-    return MessagingOperation(f"{operation} {template(stream)}", common, metrics.series_of(common))
+    return MessagingOperation(f"{name} {template(stream)}", common, metrics.series_of(common))

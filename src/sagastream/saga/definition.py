@@ -1,4 +1,4 @@
-"""What a saga is to do: its steps and what undoes them, as plain values."""
+"""The declaration of a saga: its steps and their compensations, as plain values."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ MakePayload = Callable[[dict[str, Any], Results], dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Compensation:
-    """What undoes a step. It must be right to run it whether the step ran, half ran, or not.
+    """The command that undoes a step. It must be right whether the step ran, half ran, or did not.
 
     Attributes:
-        event_type: On the step's stream.
-        payload: Made from the saga's input and the results of its steps.
+        event_type: The command's event type, on the step's stream.
+        payload: Makes its payload from the saga's input and the results of its steps.
     """
 
     event_type: str
@@ -32,11 +32,11 @@ class Step:
     Attributes:
         name: Unique in the saga.
         stream: The command stream.
-        event_type: What is asked for.
-        payload: Made from the saga's input and the results of earlier steps.
-        compensation: What undoes it; None for a step without effect.
+        event_type: The command's event type.
+        payload: Makes its payload from the saga's input and the results of earlier steps.
+        compensation: Undoes it; None for a step without effect.
         timeout: Seconds to wait for its end before it counts as failed, and as in doubt.
-        retries: How often it is tried again before the saga turns round.
+        retries: How often it is tried again before the saga starts compensating.
         effect: The effect policy that its handler must declare; None for any.
     """
 
@@ -55,7 +55,7 @@ class Saga:
     """A named sequence of steps.
 
     Raises:
-        SagaError: No step, or two of one name.
+        SagaError: There is no step, or two have one name.
     """
 
     name: str
@@ -65,7 +65,9 @@ class Saga:
         check_name("saga", self.name)
         names = [step.name for step in self.steps]
         if not names or len(set(names)) != len(names):
-            raise SagaError(f"saga {self.name!r} needs steps with names of their own, not {names}")
+            raise SagaError(
+                f"saga {self.name!r} needs at least one step, and no two of one name: {names}"
+            )
 
     def step(self, name: str) -> Step:
         """The step of that name.

@@ -1,6 +1,7 @@
-"""One request of a saga: intended, sent, waited for and written down.
+"""Execute one request of a saga: write its intent, send it, wait, write how it ended.
 
-Which one is due follows from the journal; who does it, and when, is `saga.py`'s.
+Which request is next follows from the journal; which process executes it, and when, is the
+runner's decision.
 """
 
 import contextlib
@@ -12,6 +13,8 @@ from typing import Any
 from opentelemetry import context as otel_context
 
 from sagastream._telemetry import metrics, spans
+from sagastream._telemetry.log_context import in_log_context
+from sagastream._telemetry.trace_context import extract, trace_id
 from sagastream.bus import Bus
 from sagastream.errors import (
     InvalidMessage,
@@ -36,14 +39,14 @@ from sagastream.saga.store import SagaStore, VersionedJournal
 logger = logging.getLogger(__name__)
 
 _FAILURES = (RequestFailed, RequestCancelled, ReplyTimeout, InvalidMessage, RequestConflict)
-_LEAST_WAIT_S = 0.5
+_MIN_WAIT_S = 0.5
 
 
 class StepExecutor:
-    """Does the one thing that a saga needs next.
+    """Executes the next action of a saga.
 
     Args:
-        bus: Where commands go.
+        bus: The server.
         saga: The declaration.
         store: Its journals.
         max_attempts: How often a compensation is tried before the saga is `stuck`.
@@ -55,29 +58,31 @@ class StepExecutor:
         self._store = store
         self._max_attempts = max_attempts
 
-    async def do(
-        self, seen: VersionedJournal, action: NextAction, on_progress: OnProgress | None
+    async def execute(
+        self, current: VersionedJournal, action: NextAction, on_progress: OnProgress | None
     ) -> tuple[VersionedJournal, bool]:
-        """Intend, send, wait and conclude, unless somebody else is further.
+        """Intend, send, wait and conclude, unless another runner has got further.
 
         Returns:
             The journal after it, and whether this call moved it.
         """
-        seen, moved = await self._store.change(seen, lambda now: self._intended(now, action))
-        journal = seen.journal
+        current, moved = await self._store.change(
+            current, lambda journal: self._intended(journal, action)
+        )
+        journal = current.journal
         entry = journal.last(action.step.name, action.direction)
         if entry is None or entry.attempt != action.attempt or entry.status != "intended":
-            return seen, moved
+            return current, moved
         left_s = entry.started + action.step.timeout - time.time()
         if moved:
-            logger.info("%s sent", entry.step, extra=_about(journal, entry))
-        with within(journal), spans.belongs(**_about(journal, entry)):
+            logger.info("%s sent", entry.step, extra=_ids_of(journal, entry))
+        with under_root_span(journal), in_log_context(**_ids_of(journal, entry)):
             try:
                 reply = await self._bus.request_and_reply(
                     action.step.stream,
                     _event_type(action),
                     entry.payload,
-                    timeout=max(_LEAST_WAIT_S, left_s),
+                    timeout=max(_MIN_WAIT_S, left_s),
                     on_progress=on_progress,
                     request_id=entry.request_id,
                     correlation_id=journal.correlation_id,
@@ -86,8 +91,8 @@ class StepExecutor:
                     effect=action.step.effect if action.direction == "forward" else None,
                 )
             except _FAILURES as failure:
-                return await self._conclude(seen, entry, error=_described(failure))
-        return await self._conclude(seen, entry, result=reply["payload"])
+                return await self._conclude(current, entry, error=_error_of(failure))
+        return await self._conclude(current, entry, result=reply["payload"])
 
     def _intended(self, journal: Journal, action: NextAction) -> Journal:
         if next_action(self._saga, journal) != action:
@@ -96,7 +101,7 @@ class StepExecutor:
 
     async def _conclude(
         self,
-        seen: VersionedJournal,
+        current: VersionedJournal,
         entry: JournalEntry,
         *,
         result: dict[str, Any] | None = None,
@@ -113,36 +118,37 @@ class StepExecutor:
                 max_attempts=self._max_attempts,
             )
 
-        seen, moved = await self._store.change(seen, move)
+        current, moved = await self._store.change(current, move)
         if moved:
-            ended = next(e for e in seen.journal.entries if e.request_id == entry.request_id)
-            self.tell(seen.journal, ended)
-        return seen, moved
+            entries = current.journal.entries
+            ended = next(each for each in entries if each.request_id == entry.request_id)
+            self.report(current.journal, ended)
+        return current, moved
 
-    def tell(self, journal: Journal, entry: JournalEntry) -> None:
+    def report(self, journal: Journal, entry: JournalEntry) -> None:
         """Trace, count and log how a request ended."""
-        about = _about(journal, entry)
+        ids = _ids_of(journal, entry)
         name = entry.step if entry.direction == "forward" else f"undo {entry.step}"
         error_type = str(entry.error.get("error_type", ""))
-        with within(journal):
-            attributes = {f"sagastream.{name}": value for name, value in about.items()}
+        with under_root_span(journal):
+            attributes = {f"sagastream.{field}": value for field, value in ids.items()}
             spans.step(name, attributes, entry.started, entry.error)
-            logger.info("%s %s; saga %s", name, entry.status, journal.status, extra=about)
+            logger.info("%s %s; saga %s", name, entry.status, journal.status, extra=ids)
         seconds = (entry.ended or entry.started) - entry.started
-        metrics.stepped(self._saga.name, entry.step, entry.direction, seconds, error_type)
+        metrics.step_ended(self._saga.name, entry.step, entry.direction, seconds, error_type)
 
 
 @contextlib.contextmanager
-def within(journal: Journal) -> Iterator[None]:
-    """Make the saga's root span the current one, wherever and whenever this runs."""
-    token = otel_context.attach(spans.extract(journal.trace))
+def under_root_span(journal: Journal) -> Iterator[None]:
+    """Make the saga's root span the current one, in any process and at any time."""
+    token = otel_context.attach(extract(journal.trace))
     try:
         yield
     finally:
         otel_context.detach(token)
 
 
-def _about(journal: Journal, entry: JournalEntry) -> dict[str, str | int]:
+def _ids_of(journal: Journal, entry: JournalEntry) -> dict[str, str | int]:
     """What a request belongs to, for log lines and spans."""
     return {
         "saga_id": journal.saga_id,
@@ -160,7 +166,7 @@ def _event_type(action: NextAction) -> str:
     return action.step.compensation.event_type
 
 
-def _described(failure: Exception) -> dict[str, Any]:
+def _error_of(failure: Exception) -> dict[str, Any]:
     if isinstance(failure, RequestFailed):
         return {
             "error_type": failure.error_type,
@@ -170,5 +176,5 @@ def _described(failure: Exception) -> dict[str, Any]:
     return {
         "error_type": type(failure).__name__,
         "message": str(failure),
-        "trace_id": spans.trace_id(),
+        "trace_id": trace_id(),
     }

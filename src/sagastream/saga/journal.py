@@ -1,6 +1,6 @@
 """A saga's journal and how it moves: values and pure functions.
 
-What is due follows from the journal alone; nothing here waits, sends or reads a clock.
+The next action follows from the journal alone; nothing here waits, sends or reads a clock.
 """
 
 import json
@@ -23,14 +23,14 @@ _ENDED = frozenset({"completed", "compensated", "stuck"})
 
 @dataclass(frozen=True, slots=True)
 class JournalEntry:
-    """One request of a saga, as its journal has it.
+    """One request of a saga in its journal.
 
     Attributes:
         step: The step's name.
         direction: `forward`, or `undo` for its compensation.
-        attempt: Grows when the one before has ended and it is tried again.
-        request_id: Follows from saga, step, direction and attempt.
-        payload: What was asked.
+        attempt: From 1; grows when the attempt before has ended and it is tried again.
+        request_id: Derived from saga, step, direction and attempt.
+        payload: The payload of its command.
         status: `intended` until its end is known, then `completed` or `failed`.
         result: The payload of its completed reply.
         error: Type, message and trace id of its failure.
@@ -52,19 +52,19 @@ class JournalEntry:
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """Everything that a saga is, beside its declaration.
+    """The whole state of a saga, apart from its declaration.
 
     Attributes:
         saga_id: Its identity.
         saga: The declaration's name.
         correlation_id: One for all its messages.
-        input: What it was started with.
-        status: Where it stands.
+        input: The input that it was started with.
+        status: Its current status.
         entries: Its requests, in the order in which they were intended.
         trace: The trace context of its root span.
         started: When it was started, in seconds since the epoch.
-        error: What turned it round: `error_type`, `message`, `trace_id`; {} if nothing did.
-        resumed: How many entries there were when a stuck one was last resumed.
+        error: Why it was compensated: `error_type`, `message`, `trace_id`; {} if it was not.
+        resumed: The number of entries when a stuck saga was last resumed.
         v: Schema version.
     """
 
@@ -109,10 +109,10 @@ class NextAction:
     """The one request that a saga needs next.
 
     Attributes:
-        step: Whose.
+        step: The step.
         direction: `forward`, or `undo` for its compensation.
         attempt: From 1.
-        failures: How often it has failed before, since it was last resumed.
+        failures: How often it has failed before, since the saga was last resumed.
     """
 
     step: Step
@@ -122,15 +122,15 @@ class NextAction:
 
 
 def request_id_of(saga_id: str, step: str, direction: Direction, attempt: int) -> str:
-    """The identity of a saga's request: the same for everyone who would send it."""
+    """The identity of a saga's request: the same for every runner that would send it."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"saga/{saga_id}/{step}/{direction}/{attempt}"))
 
 
 def next_action(saga: Saga, journal: Journal) -> NextAction | None:
-    """What a saga needs next; None when it has ended.
+    """The next action of a saga; None when it has ended.
 
-    Forward in the order of declaration. Backward over every step that was intended, the
-    failed or doubtful one included, strictly in reverse.
+    Forward in the order of declaration. Backward over every step with an intent, the failed or
+    doubtful one included, strictly in reverse.
     """
     if journal.status == "running":
         for step in saga.steps:
@@ -158,10 +158,10 @@ def _next_action_of(step: Step, direction: Direction, journal: Journal) -> NextA
 
 
 def superseded_by(journal: Journal, entry: JournalEntry) -> list[str]:
-    """The requests that end when an entry's request is sent.
+    """The requests that an entry's request supersedes.
 
-    An attempt takes the place of those before it, and a compensation also that of every
-    forward request that did not complete: none of them may act behind it.
+    An attempt supersedes the attempts before it, and a compensation also every forward request
+    that did not complete: none of them may act after it.
     """
     return [
         e.request_id
@@ -178,9 +178,9 @@ def superseded_by(journal: Journal, entry: JournalEntry) -> list[str]:
 def intend(
     saga: Saga, journal: Journal, action: NextAction, *, now: float, max_attempts: int
 ) -> Journal:
-    """Write down that a request will be sent; unchanged if it is written already.
+    """Write the intent of a request; the journal is unchanged if it has it.
 
-    One whose payload cannot be made has failed by that.
+    A request whose payload cannot be made has failed.
     """
     step, direction = action.step, action.direction
     last = journal.last(step.name, direction)
@@ -203,7 +203,7 @@ def intend(
     except Exception as failure:  # noqa: BLE001 - a declaration may raise anything
         error = {
             "error_type": type(failure).__name__,
-            "message": f"step {step.name!r} ({direction}) has no payload: {failure!r}",
+            "message": f"cannot make the payload of step {step.name!r} ({direction}): {failure!r}",
             "trace_id": "",
         }
         entry = replace(entry, payload={}, status="failed", error=error, ended=now)
@@ -221,30 +221,30 @@ def conclude(
     error: dict[str, Any] | None = None,
     max_attempts: int,
 ) -> Journal:
-    """Write down how a request ended; unchanged if that is known already."""
+    """Write how a request ended; the journal is unchanged if it has that."""
     entries = list(journal.entries)
-    place = next((i for i, e in enumerate(entries) if e.request_id == request_id), None)
-    if place is None or entries[place].status != "intended":
+    index = next((i for i, e in enumerate(entries) if e.request_id == request_id), None)
+    if index is None or entries[index].status != "intended":
         return journal
-    entries[place] = replace(
-        entries[place],
+    entries[index] = replace(
+        entries[index],
         status="failed" if error else "completed",
         result=result or {},
         error=error or {},
         ended=now,
     )
     journal = replace(journal, entries=tuple(entries))
-    return _consequence(saga, journal, entries[place], max_attempts)
+    return _consequence(saga, journal, entries[index], max_attempts)
 
 
 def _consequence(saga: Saga, journal: Journal, entry: JournalEntry, max_attempts: int) -> Journal:
-    """What follows for the saga from the state of one of its entries."""
+    """Apply what follows for the saga from the status of one of its entries."""
     if journal.is_over or entry.status == "intended":
         return journal
     failures = journal.failures(entry.step, entry.direction)
     if entry.status == "failed" and entry.direction == "forward":
         if failures > saga.step(entry.step).retries:
-            journal = _turn_back(journal, entry.error)
+            journal = _start_compensating(journal, entry.error)
     elif entry.status == "failed" and failures >= max_attempts:
         return replace(journal, status="stuck")
     if next_action(saga, journal) is None:
@@ -253,8 +253,8 @@ def _consequence(saga: Saga, journal: Journal, entry: JournalEntry, max_attempts
     return journal
 
 
-def _turn_back(journal: Journal, error: dict[str, Any]) -> Journal:
-    """Start to compensate a running saga; nothing goes from here back to forward."""
+def _start_compensating(journal: Journal, error: dict[str, Any]) -> Journal:
+    """Start compensating a running saga; no saga goes back from here to forward."""
     if journal.status != "running":
         return journal
     return replace(journal, status="compensating", error=error)
@@ -263,27 +263,27 @@ def _turn_back(journal: Journal, error: dict[str, Any]) -> Journal:
 def abandon(
     saga: Saga, journal: Journal, error: dict[str, Any], *, now: float, max_attempts: int
 ) -> Journal:
-    """Turn a running saga back though nothing failed; what it is at has failed by that."""
-    turned = _turn_back(journal, error)
-    for entry in journal.entries if turned is not journal else ():
+    """Start compensating a running saga though no step failed; its current step counts as failed."""
+    moved = _start_compensating(journal, error)
+    for entry in journal.entries if moved is not journal else ():
         if entry.status == "intended":
-            turned = conclude(
-                saga, turned, entry.request_id, now=now, error=error, max_attempts=max_attempts
+            moved = conclude(
+                saga, moved, entry.request_id, now=now, error=error, max_attempts=max_attempts
             )
-    if turned.status == "compensating" and next_action(saga, turned) is None:
-        turned = replace(turned, status="compensated")
-    return turned
+    if moved.status == "compensating" and next_action(saga, moved) is None:
+        moved = replace(moved, status="compensated")
+    return moved
 
 
 def resume(journal: Journal) -> Journal:
-    """Let a stuck saga try its compensations anew; others are left alone."""
+    """Let a stuck saga try its compensations again; any other is unchanged."""
     if journal.status != "stuck":
         return journal
     return replace(journal, status="compensating", resumed=len(journal.entries))
 
 
 def event_fields(before: Journal | None, after: Journal) -> dict[str, str]:
-    """What a move of the journal is, as fields of an entry of the journal's stream."""
+    """A move of the journal, as fields of an entry in the journal's stream."""
     fields: dict[str, str] = {"status": after.status}
     known = before.entries if before else ()
     changed = [entry for entry in after.entries if entry not in known]
@@ -301,7 +301,7 @@ def event_fields(before: Journal | None, after: Journal) -> dict[str, str]:
 
 
 def dump(journal: Journal) -> str:
-    """The journal as JSON. What is in it was checked when it came in.
+    """The journal as JSON. Its values were checked when they came in.
 
     Raises:
         SagaError: It is too large.
@@ -320,7 +320,7 @@ def dump(journal: Journal) -> str:
 
 
 def load(text: str) -> Journal:
-    """The inverse of `dump`; reads what the last version wrote, too.
+    """The inverse of `dump`; also reads what version 1 wrote.
 
     Raises:
         SagaError: Its schema version is not known here.
@@ -328,7 +328,7 @@ def load(text: str) -> Journal:
     value = json.loads(text)
     if value.get("v") not in {1, JOURNAL_VERSION}:
         raise SagaError(
-            f"journal has schema version {value.get('v')!r}, known here: 1, {JOURNAL_VERSION}"
+            f"the journal has schema version {value.get('v')!r}, known here: 1, {JOURNAL_VERSION}"
         )
     entries = tuple(JournalEntry(**entry) for entry in value.pop("entries"))
     journal = Journal(**value, entries=entries)

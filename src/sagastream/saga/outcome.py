@@ -1,9 +1,9 @@
-"""How a saga ended, read off its journal."""
+"""How a saga ended, from its journal."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from sagastream._telemetry import spans
+from sagastream._telemetry.trace_context import trace_id_of
 from sagastream.saga.journal import Journal, JournalEntry
 
 
@@ -18,8 +18,8 @@ class SagaOutcome:
         status: `completed`, `compensated` or `stuck`.
         entries: Its requests, forward and undo, in order.
         results: The results of the completed steps, by name.
-        error: What turned it round: `error_type`, `message`, `trace_id`; {} if nothing did.
-        duration_s: From its start to its last end.
+        error: Why it was compensated: `error_type`, `message`, `trace_id`; {} if it was not.
+        duration_s: From its start to the end of its last request, in seconds.
     """
 
     saga_id: str
@@ -33,12 +33,12 @@ class SagaOutcome:
 
 
 def outcome_of(journal: Journal) -> SagaOutcome:
-    """How a saga ended, or where it stands."""
+    """How a saga ended, or its current state."""
     ends = [entry.ended for entry in journal.entries if entry.ended is not None]
     return SagaOutcome(
         saga_id=journal.saga_id,
         correlation_id=journal.correlation_id,
-        trace_id=spans.trace_id_of(journal.trace),
+        trace_id=trace_id_of(journal.trace),
         status=journal.status,
         entries=journal.entries,
         results=journal.results(),

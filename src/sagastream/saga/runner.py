@@ -1,9 +1,7 @@
-"""`SagaRunner`: moves sagas on, one request at a time, by what their journals say.
+"""`SagaRunner`: moves sagas forward or back, one request at a time, by their journals.
 
-The declaration stands in `declaration.py`, what follows from a journal in `journal.py`, one
-request of it in `saga_step.py`, the keeping in `saga_store.py`. Any number of runners may work
-on one saga: intents come before commands, requests have derived ids, and the journal moves by
-compare-and-set, so that they end up doing each thing once.
+Any number of runners may work on one saga: intents come before commands, requests have derived
+ids, and the journal moves by compare-and-set, so that together they do each thing once.
 """
 
 import asyncio
@@ -17,13 +15,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from sagastream._codec.payload import encode_payload
-from sagastream._redis.backoff import end_tasks
+from sagastream._redis.retrying import end_tasks
 from sagastream._telemetry import spans
+from sagastream._telemetry.trace_context import trace_id_of
 from sagastream.bus import Bus
 from sagastream.errors import NoSuchSaga, SagaError, SagastreamError
 from sagastream.message import OnProgress
-from sagastream.saga.definition import Compensation, Saga, Step
-from sagastream.saga.executor import StepExecutor, within
+from sagastream.saga.definition import Saga
+from sagastream.saga.executor import StepExecutor, under_root_span
 from sagastream.saga.journal import (
     MAX_JOURNAL_BYTES,
     Journal,
@@ -35,27 +34,27 @@ from sagastream.saga.journal import (
 from sagastream.saga.outcome import SagaOutcome, outcome_of
 from sagastream.saga.store import SagaState, SagaStore, VersionedJournal
 
-__all__ = ["Compensation", "Journal", "Saga", "SagaOutcome", "SagaRunner", "Step"]
-
 logger = logging.getLogger(__name__)
 
 Dispatch = Callable[[str, str], Awaitable[None]]
 
-_MOST_AT_ONCE = 100
+# How many sagas `serve` takes at once.
+_TAKE_LIMIT = 100
+_HEARTBEAT_BATCH = 1000
 
 
 class SagaRunner:
     """The one engine of sagas of one declaration.
 
     Args:
-        bus: Where commands go and journals are.
+        bus: The server.
         saga: The declaration.
-        dispatch: Has a step done elsewhere: called with (saga id, step name), it sends a
-            message to somebody who calls `advance`. Losing, repeating and reordering those
+        dispatch: Sends a step to another process: called with (saga id, step name), it sends a
+            message to a process that calls `advance`. To lose, repeat or reorder these
             messages does no harm. None to do the steps here.
         max_attempts: How often a compensation is tried before the saga is `stuck`.
-        retry_s: Seconds before the second try of a step; doubles from there.
-        wake_after_s: Seconds after which `serve` takes up a saga that nobody is at.
+        retry_s: Seconds before the second attempt of a step; doubles from there.
+        wake_after_s: Seconds after which `serve` claims a saga that no process works on.
     """
 
     def __init__(
@@ -71,13 +70,13 @@ class SagaRunner:
         self._bus = bus
         self.saga = saga
         self._store = SagaStore(bus, saga.name, wake_after_s=wake_after_s)
-        self._stepper = StepExecutor(bus, saga, self._store, max_attempts=max_attempts)
+        self._executor = StepExecutor(bus, saga, self._store, max_attempts=max_attempts)
         self._dispatch = dispatch
         self._max_attempts = max_attempts
         self._retry_s = retry_s
-        self._nudge_s = wake_after_s
-        self._mine: Counter[str] = Counter()
-        self._keeping: asyncio.Task[None] | None = None
+        self._wake_after_s = wake_after_s
+        self._claimed: Counter[str] = Counter()
+        self._heart: asyncio.Task[None] | None = None
 
     @staticmethod
     def new_id() -> str:
@@ -91,9 +90,9 @@ class SagaRunner:
         saga_id: str | None = None,
         correlation_id: str | None = None,
     ) -> str:
-        """Write the journal of a new saga; its id, which a second call with it gives again.
+        """Write the journal of a new saga; returns its id. A second call returns the same.
 
-        From here on it ends, whatever dies, as long as somebody calls `serve`.
+        From here on the saga ends, whatever process dies, as long as one calls `serve`.
 
         Raises:
             InvalidMessage: The input is not JSON, or too large.
@@ -101,17 +100,17 @@ class SagaRunner:
         """
         saga_id = saga_id or self.new_id()
         encode_payload(input, field="input", max_bytes=MAX_JOURNAL_BYTES)
-        with spans.root(f"saga {self.saga.name}", saga_id) as carrier:
+        with spans.root(f"saga {self.saga.name}", saga_id) as trace:
             journal = Journal(
                 saga_id=saga_id,
                 saga=self.saga.name,
                 correlation_id=correlation_id or str(uuid.uuid4()),
                 input=input,
-                trace=carrier,
+                trace=trace,
                 started=time.time(),
             )
         if await self._store.put(journal, None, 0, due_s=None if self._dispatch else 0.0):
-            await self._forward(journal)
+            await self._dispatch_next(journal)
             return saga_id
         known = await self.journal(saga_id)
         if known.input != input:
@@ -145,40 +144,41 @@ class SagaRunner:
         *,
         on_progress: OnProgress | None = None,
     ) -> Journal:
-        """Do the one thing that a saga needs next, and write down how it ended.
+        """Execute the next action of a saga, and write how it ended.
 
-        Calling it twice, late, early, or for a step that is not due does no harm.
+        To call it twice, late, early, or for a step that is not next does no harm.
 
         Args:
             saga_id: The saga.
-            step: Do it only if it is this step's; None for any.
-            on_progress: Gets the stages of its request.
+            step: Execute it only if it belongs to this step; None for any.
+            on_progress: Called with the stages of its request.
 
         Raises:
             NoSuchSaga: There is no such saga.
             ServerUnavailable: The server did not answer.
         """
-        return (await self._advance(await self._store.get(saga_id), step, on_progress)).journal
+        current = await self._store.get(saga_id)
+        return (await self._advance(current, step, on_progress)).journal
 
     async def _advance(
-        self, seen: VersionedJournal, step: str | None, on_progress: OnProgress | None
+        self, current: VersionedJournal, step: str | None, on_progress: OnProgress | None
     ) -> VersionedJournal:
-        action = next_action(self.saga, seen.journal)
+        action = next_action(self.saga, current.journal)
         if action is None or (step is not None and action.step.name != step):
-            return seen
-        if self._wait_s(seen.journal, action) > 0:
-            return seen
-        async with self._at(seen.journal.saga_id):
-            seen, moved = await self._stepper.do(seen, action, on_progress)
+            return current
+        if self._retry_delay_s(current.journal, action) > 0:
+            return current
+        async with self._claim(current.journal.saga_id):
+            current, moved = await self._executor.execute(current, action, on_progress)
         if moved:
-            await self._forward(seen.journal)
-        return seen
+            await self._dispatch_next(current.journal)
+        return current
 
     async def run(self, saga_id: str) -> SagaOutcome:
-        """Drive a saga to its end, and say how it ended.
+        """Drive a saga to its end, and return how it ended.
 
-        Any number of sagas may be driven at once. With a `dispatch` the steps are done
-        elsewhere, and this waits for the end.
+        Any number of sagas may be driven at once. With a `dispatch` the steps are done by
+        other processes, and this waits for the end.
 
         Raises:
             NoSuchSaga: There is no such saga.
@@ -187,15 +187,15 @@ class SagaRunner:
         if self._dispatch:
             await self.wake(saga_id)
             return await self.wait(saga_id)
-        async with self._at(saga_id):
-            seen = await self._store.get(saga_id)
-            while (action := next_action(self.saga, seen.journal)) is not None:
-                await asyncio.sleep(self._wait_s(seen.journal, action))
-                seen = await self._advance(seen, None, None)
-        return outcome_of(seen.journal)
+        async with self._claim(saga_id):
+            current = await self._store.get(saga_id)
+            while (action := next_action(self.saga, current.journal)) is not None:
+                await asyncio.sleep(self._retry_delay_s(current.journal, action))
+                current = await self._advance(current, None, None)
+        return outcome_of(current.journal)
 
     async def wait(self, saga_id: str) -> SagaOutcome:
-        """Wait until a saga has ended, whoever drives it.
+        """Wait until a saga has ended, whichever process drives it.
 
         Raises:
             NoSuchSaga: There is no such saga.
@@ -209,41 +209,43 @@ class SagaRunner:
         return outcome_of(journal)
 
     async def serve(self) -> None:
-        """Take up every open saga that nobody is at, until cancelled.
+        """Drive every open saga that no process works on, until cancelled.
 
-        Whoever drove it may have died, or a message of `dispatch` been lost. Several at once
-        do no harm.
+        The process that drove it may have died, or a message of `dispatch` been lost. Several
+        of these at once do no harm.
         """
-        here: dict[str, asyncio.Task[SagaOutcome]] = {}
+        running: dict[str, asyncio.Task[SagaOutcome]] = {}
         try:
             while True:
                 try:
-                    for saga_id in await self._store.take_due(_MOST_AT_ONCE):
+                    for saga_id in await self._store.take_due(_TAKE_LIMIT):
                         if self._dispatch:
-                            await self._wake(saga_id)
-                        elif saga_id not in here:
-                            here[saga_id] = asyncio.create_task(self.run(saga_id))
-                            here[saga_id].add_done_callback(_told_if_failed)
+                            await self._wake_or_forget(saga_id)
+                        elif saga_id not in running:
+                            running[saga_id] = asyncio.create_task(self.run(saga_id))
+                            running[saga_id].add_done_callback(_log_failure)
                 except SagastreamError as error:
-                    logger.debug("open sagas not looked for: %s", error)
-                here = {saga_id: task for saga_id, task in here.items() if not task.done()}
+                    logger.debug("cannot read which sagas are due: %s", error)
+                running = {saga_id: task for saga_id, task in running.items() if not task.done()}
                 jitter = random.uniform(0.05, 0.1)  # noqa: S311 - jitter, not a secret
-                await asyncio.sleep(min(1.0, self._nudge_s * jitter))
+                await asyncio.sleep(min(1.0, self._wake_after_s * jitter))
         finally:
-            await end_tasks(*here.values())
+            await end_tasks(*running.values())
 
     async def wake(self, saga_id: str) -> Journal:
-        """Have what a saga needs next done now; harmless if somebody is at it.
+        """Dispatch a saga's next action now; harmless if another process works on it.
 
         Raises:
             NoSuchSaga: There is no such saga.
         """
         journal = await self.journal(saga_id)
-        await self._forward(journal)
+        await self._dispatch_next(journal)
         return journal
 
     async def compensate(self, saga_id: str, reason: str) -> Journal:
-        """Turn a running saga round: what it did is undone in reverse. Others are left alone.
+        """Start compensating a running saga: its steps are undone in reverse.
+
+        A saga that does not run is left alone.
 
         Raises:
             NoSuchSaga: There is no such saga.
@@ -252,59 +254,61 @@ class SagaRunner:
         running: list[str] = []
 
         def move(journal: Journal) -> Journal:
-            running[:] = [e.request_id for e in journal.entries if e.status == "intended"]
-            error["trace_id"] = spans.trace_id_of(journal.trace)
+            running[:] = [
+                entry.request_id for entry in journal.entries if entry.status == "intended"
+            ]
+            error["trace_id"] = trace_id_of(journal.trace)
             return abandon(
                 self.saga, journal, error, now=time.time(), max_attempts=self._max_attempts
             )
 
-        seen, moved = await self._store.change(await self._store.get(saga_id), move)
+        current, moved = await self._store.change(await self._store.get(saga_id), move)
         if moved:
-            for entry in seen.journal.entries:
+            for entry in current.journal.entries:
                 if entry.request_id in running:
-                    self._stepper.tell(seen.journal, entry)
-            # A step without compensation has nobody else who would stop it.
+                    self._executor.report(current.journal, entry)
+            # Nothing else stops a step that has no compensation.
             for request_id in running:
                 await self._bus.cancel(request_id)
-            await self._forward(seen.journal)
-        return seen.journal
+            await self._dispatch_next(current.journal)
+        return current.journal
 
     async def resume(self, saga_id: str) -> Journal:
-        """Go on with a saga: a stuck one tries its compensations anew.
+        """Continue a saga: a stuck one tries its compensations again.
 
         Raises:
             NoSuchSaga: There is no such saga.
         """
-        seen, moved = await self._store.change(await self._store.get(saga_id), resume)
+        current, moved = await self._store.change(await self._store.get(saga_id), resume)
         if moved:
-            with within(seen.journal):
+            with under_root_span(current.journal):
                 spans.step("resume", {"sagastream.saga_id": saga_id}, time.time(), {})
-        await self._forward(seen.journal)
-        return seen.journal
+        await self._dispatch_next(current.journal)
+        return current.journal
 
-    # -- who does the next one ------------------------------------------------------
+    # -- which process does the next action -----------------------------------------
 
-    async def _forward(self, journal: Journal) -> None:
-        """Have somebody do what is due next; a saga whose message is lost is due again later."""
+    async def _dispatch_next(self, journal: Journal) -> None:
+        """Send the next action to another process; if the message is lost, the saga is due again."""
         action = next_action(self.saga, journal)
         if action is None or self._dispatch is None:
             return
-        wait_s = self._wait_s(journal, action)
+        delay_s = self._retry_delay_s(journal, action)
         try:
-            if wait_s > 0:
-                await self._store.look_after([journal.saga_id], due_s=wait_s)
+            if delay_s > 0:
+                await self._store.heartbeat([journal.saga_id], due_s=delay_s)
             else:
-                with within(journal):
+                with under_root_span(journal):
                     await self._dispatch(journal.saga_id, action.step.name)
-        except SagastreamError as error:
+        except (SagastreamError, OSError) as error:
             logger.warning(
-                "step %s not passed on: %s",
+                "step %s not dispatched: %s",
                 action.step.name,
                 error,
                 extra={"saga_id": journal.saga_id},
             )
 
-    async def _wake(self, saga_id: str) -> None:
+    async def _wake_or_forget(self, saga_id: str) -> None:
         try:
             await self.wake(saga_id)
         except NoSuchSaga:
@@ -312,37 +316,38 @@ class SagaRunner:
         except SagaError as error:
             logger.warning("%s", error, extra={"saga_id": saga_id})
 
-    def _wait_s(self, journal: Journal, action: NextAction) -> float:
-        """How long a retry still has to wait."""
+    def _retry_delay_s(self, journal: Journal, action: NextAction) -> float:
+        """How long a retry still has to wait, in seconds."""
         last = journal.last(action.step.name, action.direction)
         if not action.failures or last is None or last.ended is None:
             return 0.0
-        return max(0.0, last.ended + self._retry_s * 2.0 ** (action.failures - 1) - time.time())
+        delay_s = self._retry_s * 2.0 ** (action.failures - 1)
+        return max(0.0, last.ended + delay_s - time.time())
 
     @contextlib.asynccontextmanager
-    async def _at(self, saga_id: str) -> AsyncIterator[None]:
-        """Say again and again that somebody is at a saga, so that `serve` leaves it alone."""
-        self._mine[saga_id] += 1
-        if self._keeping is None or self._keeping.done():
-            self._keeping = asyncio.create_task(self._keep())
+    async def _claim(self, saga_id: str) -> AsyncIterator[None]:
+        """Heartbeat: postpone the saga's due time while this process works on it."""
+        self._claimed[saga_id] += 1
+        if self._heart is None or self._heart.done():
+            self._heart = asyncio.create_task(self._beat())
         try:
             yield
         finally:
-            self._mine[saga_id] -= 1
-            if not self._mine[saga_id]:
-                del self._mine[saga_id]
-            if not self._mine:
-                self._keeping.cancel()
+            self._claimed[saga_id] -= 1
+            if not self._claimed[saga_id]:
+                del self._claimed[saga_id]
+            if not self._claimed:
+                self._heart.cancel()
 
-    async def _keep(self) -> None:
+    async def _beat(self) -> None:
         while True:
-            await asyncio.sleep(self._nudge_s / 3)
-            ids = list(self._mine)
+            await asyncio.sleep(self._wake_after_s / 3)
+            ids = list(self._claimed)
             with contextlib.suppress(SagastreamError):
-                for first in range(0, len(ids), 1000):
-                    await self._store.look_after(ids[first : first + 1000])
+                for first in range(0, len(ids), _HEARTBEAT_BATCH):
+                    await self._store.heartbeat(ids[first : first + _HEARTBEAT_BATCH])
 
 
-def _told_if_failed(task: "asyncio.Task[SagaOutcome]") -> None:
+def _log_failure(task: "asyncio.Task[SagaOutcome]") -> None:
     if not task.cancelled() and task.exception():
         logger.warning("a saga was left: %s", task.exception())

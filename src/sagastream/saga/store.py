@@ -1,7 +1,7 @@
-"""Where the journals of one declaration's sagas lie, and which of them are due.
+"""Keep the journals of one declaration's sagas, and the index of which are due.
 
-A journal is a hash with a version, beside it a stream of its moves. Sorted sets tell which
-sagas are open (by when somebody should look after them), ended and stuck.
+A journal is a hash with a version, and a stream of its moves. Sorted sets have the sagas that
+are open (by the time at which a runner should claim them), ended and stuck.
 """
 
 import asyncio
@@ -11,14 +11,14 @@ from typing import Any, Literal
 
 from sagastream._codec.entries import decode_fields
 from sagastream._codec.validation import check_name
-from sagastream._redis.backoff import backoff_delays
 from sagastream._redis.connection import BLOCK_MS, entries
+from sagastream._redis.retrying import backoff_delays
 from sagastream.bus import Bus
 from sagastream.errors import NoSuchSaga, SagastreamError
 from sagastream.saga.journal import Journal, dump, event_fields, load
 
 SagaState = Literal["open", "ended", "stuck"]
-STATES: tuple[SagaState, ...] = ("open", "ended", "stuck")
+_STATES: tuple[SagaState, ...] = ("open", "ended", "stuck")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +33,24 @@ class SagaStore:
     """The journals of the sagas of one declaration.
 
     Args:
-        bus: Where they are.
+        bus: The server.
         name: The declaration's.
-        wake_after_s: How long after its last move an open saga is due to be looked after.
+        wake_after_s: How long after its last move an open saga is due, in seconds.
     """
 
     def __init__(self, bus: Bus, name: str, *, wake_after_s: float) -> None:
         self._bus = bus
         self._name = name
-        self._nudge_s = wake_after_s
+        self._wake_after_s = wake_after_s
 
     async def get(self, saga_id: str) -> VersionedJournal:
-        """A journal and its version.
+        """Read a journal and its version.
 
         Raises:
             NoSuchSaga: There is none, or it is of another declaration.
             SagaError: It was written by a release that this one does not know.
         """
-        stored = await self._call("HMGET", self._key(saga_id), "journal", "version")
+        stored = await self._bus.command("HMGET", self._key(saga_id), "journal", "version")
         if stored[0] is None:
             raise NoSuchSaga(saga_id)
         journal = load(stored[0].decode())
@@ -66,91 +66,100 @@ class SagaStore:
         *,
         due_s: float | None = None,
     ) -> bool:
-        """Replace a journal that is still at `version`; whether that was so.
+        """Replace a journal that is still at `version`; False if it is not.
 
         Args:
             journal: The new one.
-            before: What it was; None for a new saga.
-            version: What it was; 0 for a new saga.
-            due_s: When somebody should look after it; None for the usual time.
+            before: The one that it replaces; None for a new saga.
+            version: The version of that one; 0 for a new saga.
+            due_s: Seconds until a runner should claim it; None for `wake_after_s`.
         """
-        over = journal.status in {"completed", "compensated"}
-        state: SagaState = "ended" if over else "stuck" if journal.status == "stuck" else "open"
-        keys = [self._key(journal.saga_id, "replies")]
-        keys += [self._bus.key(f"request:{e.request_id}") for e in journal.entries]
-        delay_s = self._bus.retention_s if over else self._nudge_s if due_s is None else due_s
-        answer = await self._bus.session().functions.journal(
+        has_expiry = journal.status in {"completed", "compensated"}
+        state: SagaState = "open"
+        if journal.is_over:
+            state = "ended" if has_expiry else "stuck"
+        delay_s = self._wake_after_s if due_s is None else due_s
+        if has_expiry:
+            delay_s = self._bus.retention_s
+        session = self._bus.session()
+        records = [self._key(journal.saga_id, "replies")]
+        records += [session.options.record_key(entry.request_id) for entry in journal.entries]
+        answer = await session.sagas.journal(
             self._key(journal.saga_id),
             self._key(journal.saga_id, "journal"),
-            [self._index(state) for state in STATES],
-            keys if over else [],
+            [self._index(each) for each in _STATES],
+            records if has_expiry else [],
             saga_id=journal.saga_id,
             version=version,
             journal=dump(journal),
             state=state,
             delay_ms=round(delay_s * 1000),
-            told=event_fields(before, journal),
+            fields=event_fields(before, journal),
         )
-        return answer.word == "ok"
+        return answer.is_written
 
     async def change(
-        self, seen: VersionedJournal, move: Callable[[Journal], Journal]
+        self, current: VersionedJournal, move: Callable[[Journal], Journal]
     ) -> tuple[VersionedJournal, bool]:
-        """Apply a pure move, as often as somebody else is faster.
+        """Apply a pure move; retry when a concurrent writer wins the compare-and-set.
 
         Args:
-            seen: The journal as it was seen last; it may be out of date.
-            move: What to do; it leaves a journal alone that it does not fit.
+            current: The journal as it was read last; it may be out of date.
+            move: Returns the journal after the move; it returns a journal that it does not
+                fit unchanged.
 
         Returns:
             The journal after it, and whether this call moved it.
         """
         while True:
-            moved = move(seen.journal)
-            if moved == seen.journal:
-                return seen, False
-            if await self.put(moved, seen.journal, seen.version):
-                return VersionedJournal(moved, seen.version + 1), True
-            seen = await self.get(moved.saga_id)
+            moved = move(current.journal)
+            if moved == current.journal:
+                return current, False
+            if await self.put(moved, current.journal, current.version):
+                return VersionedJournal(moved, current.version + 1), True
+            current = await self.get(moved.saga_id)
 
-    async def take_due(self, most: int) -> list[str]:
-        """Open sagas that nobody has looked after lately; they are not due again for a while."""
-        answer = await self._bus.session().functions.take_due(
-            self._index("open"), most=most, delay_ms=round(self._nudge_s * 1000)
+    async def take_due(self, limit: int) -> list[str]:
+        """Take open sagas that no process has worked on lately; they are postponed."""
+        answer = await self._bus.session().sagas.take_due(
+            self._index("open"), limit=limit, delay_ms=round(self._wake_after_s * 1000)
         )
-        return list(answer.rest)
+        return list(answer.saga_ids)
 
-    async def look_after(self, saga_ids: Sequence[str], *, due_s: float | None = None) -> None:
-        """Say that somebody is at these sagas, or when they are to be looked after."""
-        delay_s = self._nudge_s if due_s is None else due_s
-        await self._bus.session().functions.look_after(
+    async def heartbeat(self, saga_ids: Sequence[str], *, due_s: float | None = None) -> None:
+        """Postpone the due time of sagas: while this process works on them, or by `due_s`."""
+        delay_s = self._wake_after_s if due_s is None else due_s
+        await self._bus.session().sagas.heartbeat(
             self._index("open"), saga_ids, delay_ms=round(delay_s * 1000)
         )
 
     async def forget(self, saga_id: str) -> None:
-        """Take a saga whose journal is gone out of the open ones."""
-        await self._call("ZREM", self._index("open"), saga_id)
+        """Remove a saga whose journal is gone from the open ones."""
+        await self._bus.command("ZREM", self._index("open"), saga_id)
 
     async def counts(self) -> dict[SagaState, int]:
         """How many sagas are in each state."""
-        return {state: int(await self._call("ZCARD", self._index(state))) for state in STATES}
+        return {
+            state: int(await self._bus.command("ZCARD", self._index(state))) for state in _STATES
+        }
 
     async def ids(self, state: SagaState) -> list[str]:
         """The ids of the sagas in a state."""
-        return [found.decode() for found in await self._call("ZRANGE", self._index(state), 0, -1)]
+        found = await self._bus.command("ZRANGE", self._index(state), 0, -1)
+        return [saga_id.decode() for saga_id in found]
 
     async def journals(self) -> list[Journal]:
-        """Every saga whose journal is there, the oldest first."""
-        sets = await asyncio.gather(*(self.ids(state) for state in STATES))
+        """The journals of all sagas that are kept, the oldest first."""
+        sets = await asyncio.gather(*(self.ids(state) for state in _STATES))
         ids = sorted({saga_id for found in sets for saga_id in found})
         stored = await asyncio.gather(
-            *(self._call("HGET", self._key(saga_id), "journal") for saga_id in ids)
+            *(self._bus.command("HGET", self._key(saga_id), "journal") for saga_id in ids)
         )
         journals = [load(text.decode()) for text in stored if text is not None]
         return sorted(journals, key=lambda journal: (journal.started, journal.saga_id))
 
     async def moves(self, saga_id: str, after: str = "0-0") -> AsyncIterator[dict[str, str]]:
-        """Each move of a journal as it comes, from the first; without end.
+        """Each move of a journal as it comes, from the first, without end.
 
         Yields:
             Its fields, with `entry_id`; an empty dict when there was none for a while, and
@@ -159,15 +168,16 @@ class SagaStore:
         key, last = self._key(saga_id, "journal"), after
         delays = iter(backoff_delays())
         while True:
+            connection = self._bus.session().connection
+            answer: Any = None
             try:
-                answer = await self._bus.session().connection.block(
+                answer = await connection.block(
                     *("XREAD", "COUNT", 100, "BLOCK", BLOCK_MS, "STREAMS", key, last)
                 )
                 delays = iter(backoff_delays())
             except SagastreamError as error:
-                self._bus.session().connection.note_loss(error)
+                connection.note_loss(error)
                 await asyncio.sleep(next(delays))
-                answer = None
             found = list(entries(answer))
             if not found:
                 yield {}
@@ -181,6 +191,3 @@ class SagaStore:
 
     def _index(self, state: SagaState) -> str:
         return self._bus.key(f"sagas:{self._name}:{state}")
-
-    async def _call(self, *args: Any) -> Any:
-        return await self._bus.session().connection.call(*args)

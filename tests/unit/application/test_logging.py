@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from app.config import Settings
 from app.logging_config import configure_logs
 from sagastream import Bus, Command, Progress, RequestFailed, multi_stage_reply
-from sagastream._telemetry.spans import belongs
+from sagastream._telemetry.log_context import in_log_context
 from sagastream.saga import Compensation, Saga, SagaRunner, Step
 from tests.conftest import listening
 
@@ -49,7 +49,9 @@ def test_a_line_says_what_it_belongs_to(capsys: pytest.CaptureFixture[str]) -> N
     tracer = TracerProvider().get_tracer("test")
     with (
         tracer.start_as_current_span("x") as span,
-        belongs(saga_id="s", correlation_id="c", request_id="r", step="plan_route", attempt=2),
+        in_log_context(
+            saga_id="s", correlation_id="c", request_id="r", step="plan_route", attempt=2
+        ),
     ):
         logger.info("said %s", "so")
     (line,) = _lines(capsys.readouterr().err)

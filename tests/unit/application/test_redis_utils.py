@@ -191,7 +191,7 @@ async def test_readers_leave_no_group_behind(app_bus: Bus) -> None:
 
 async def test_groups_of_dead_readers_are_swept(app_bus: Bus) -> None:
     """A reader that was killed leaves a group; the next reader removes it, and no living one."""
-    functions = app_bus.session().functions
+    functions = app_bus.session().streams
     stream = app_bus.key("d:replies")
     for group in ("reader-dead", "somebody-else"):
         await functions.join(stream, group=group, stale_ms=60_000, prefix="reader-")

@@ -50,14 +50,14 @@ async def test_a_mismatch_of_one_write_writes_none(
     bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All is checked before the first write; what never fits fails by name."""
-    monkeypatch.setattr("sagastream.listener._MOST_RUNS", 5)
+    monkeypatch.setattr("sagastream._worker.dispatcher._MAX_RUNS", 5)
 
     @multi_stage_reply(stream=STREAM, event_type="account:move", effect="atomic")
     async def move(_command: Command, _progress: Progress) -> Atomic:
         return Atomic({}, (Write("from", "0", None), Write("to", "9", "8")))
 
     async with listening(bus, [move]):
-        with pytest.raises(RequestFailed, match="changed by others") as caught:
+        with pytest.raises(RequestFailed, match="changed by another writer") as caught:
             await bus.request_and_reply(STREAM, "account:move", {})
     assert caught.value.error_type == "WriteConflict"
     assert await _call(bus, "EXISTS", "from") == 0
@@ -124,8 +124,8 @@ async def test_an_atomic_handler_must_return_its_writes(bus: Bus) -> None:
     ("options", "reason"),
     [
         ({"effect": "sometimes"}, "one of idempotent"),
-        ({"effect": "at_most_once"}, "needs `reconcile`"),
-        ({"reconcile": lambda command: None}, "only that has it"),
+        ({"effect": "at_most_once"}, "give both or neither"),
+        ({"reconcile": lambda command: None}, "give both or neither"),
     ],
 )
 def test_a_policy_that_cannot_hold_is_refused_where_it_is_declared(

@@ -91,7 +91,7 @@ async def test_who_comes_early_waits_for_the_command(bus: Bus) -> None:
 @pytest.mark.parametrize("when_full", ["wait", "raise"])
 async def test_one_request_more_than_may_wait(bus: Bus, when_full: Any) -> None:
     """It waits for a place, or is refused before anything is sent, as was chosen."""
-    namespace = bus._prefix.strip("{}:")
+    namespace = bus.namespace
     async with Bus(bus.url, namespace=namespace, max_in_flight=1, when_full=when_full) as small:
         first = _ask(small)
         await asyncio.sleep(0)
@@ -99,7 +99,7 @@ async def test_one_request_more_than_may_wait(bus: Bus, when_full: Any) -> None:
             small.request_and_reply(STREAM, "work:do", {"second": 1}, 20, request_id="second")
         )
         if when_full == "raise":
-            with pytest.raises(Overloaded, match="1 requests wait"):
+            with pytest.raises(Overloaded, match="1 requests of this process"):
                 await second
         async with listening(bus, [work]):
             await first
@@ -111,7 +111,7 @@ async def test_one_request_more_than_may_wait(bus: Bus, when_full: Any) -> None:
 
 async def test_waiting_for_a_place_ends_with_the_timeout(bus: Bus) -> None:
     """A full process does not hold its callers for ever."""
-    namespace = bus._prefix.strip("{}:")
+    namespace = bus.namespace
     async with Bus(bus.url, namespace=namespace, max_in_flight=1) as small:
         first = _ask(small)
         await asyncio.sleep(0)
@@ -155,14 +155,20 @@ async def test_a_cluster_is_refused_without_a_namespace(
 async def test_finished_commands_are_trimmed_and_others_never(bus: Bus) -> None:
     """Behind the last ones, up to the oldest that somebody still needs."""
     functions, call, stream = (
-        bus.session().functions,
+        bus.session().streams,
         bus.command,
         bus.key(STREAM),
     )
 
     async def sweep() -> int:
         await functions.sweep(
-            bus.key("sweeper:g"), stream, owner="o", group="g", lease_ms=60_000, count=1, keep=1000
+            bus.key("sweeper:g"),
+            stream,
+            consumer="o",
+            group="g",
+            lease_ms=60_000,
+            count=1,
+            keep=1000,
         )
         return int(await call("XLEN", stream))
 

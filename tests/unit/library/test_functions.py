@@ -7,8 +7,17 @@ import pytest
 
 from sagastream import Bus
 from sagastream._codec.payload import encode_payload
-from sagastream._functions.batcher import Answer
-from sagastream._functions.stubs import LIBRARY, Functions
+from sagastream._functions.answers import (
+    AdoptAnswer,
+    BeginAnswer,
+    Busy,
+    Claimed,
+    EmitAnswer,
+    FinishAnswer,
+    JournalAnswer,
+    ProgressAnswer,
+)
+from sagastream._functions.library import LIBRARY
 from sagastream.errors import ServerError
 from sagastream.testing import EmbeddedServer, Fault, FaultProxy
 
@@ -18,14 +27,16 @@ _PLAIN = ("event_type", "work:do", "payload", "{}")
 
 
 class Requests:
-    """One request's transitions, with everything but the owner filled in."""
+    """One request's transitions, with everything but the consumer filled in."""
 
-    def __init__(self, bus: Bus, functions: Functions) -> None:
-        self.bus, self.functions = bus, functions
+    def __init__(self, bus: Bus) -> None:
+        self.bus, self.functions = bus, bus.session().requests
         self.record, self.stream = bus.key("request:r1"), bus.key("work:commands")
         self.replies = bus.key("replies:me")
 
-    async def emit(self, payload: dict[str, Any], *, replies: list[str] | None = None) -> Answer:
+    async def emit(
+        self, payload: dict[str, Any], *, replies: list[str] | None = None
+    ) -> EmitAnswer:
         return await self.functions.emit(
             self.record,
             self.stream,
@@ -34,13 +45,13 @@ class Requests:
             reply_streams=[self.replies] if replies is None else replies,
         )
 
-    async def begin(self, entry_id: str, *, token: str, lease_ms: int = 10_000) -> Answer:
+    async def begin(self, entry_id: str, *, token: str, lease_ms: int = 10_000) -> BeginAnswer:
         return await self.functions.begin(
             self.record,
             self.stream,
             group=GROUP,
             entry_id=entry_id,
-            owner=f"owner-{token}",
+            consumer=f"consumer-{token}",
             token=token,
             lease_ms=lease_ms,
             retention_ms=60_000,
@@ -48,7 +59,7 @@ class Requests:
             trace=UNTRACED,
         )
 
-    async def adopt(self, entry_id: str) -> Answer:
+    async def adopt(self, entry_id: str) -> AdoptAnswer:
         ids = {"correlation_id": "c1", "request_id": "r1"}
         return await self.functions.adopt(
             self.record,
@@ -60,7 +71,7 @@ class Requests:
             reply_streams=[self.replies],
         )
 
-    async def finish(self, entry_id: str, *, token: str, status: str = "completed") -> Answer:
+    async def finish(self, entry_id: str, *, token: str, status: str = "completed") -> FinishAnswer:
         return await self.functions.finish(
             self.record,
             self.stream,
@@ -73,7 +84,7 @@ class Requests:
             trace=UNTRACED,
         )
 
-    async def progress(self, *, token: str, seq: int) -> Answer:
+    async def progress(self, *, token: str, seq: int) -> ProgressAnswer:
         return await self.functions.progress(
             self.record, self.stream, f'{{"n":{seq}}}', token=token, seq=seq, trace=UNTRACED
         )
@@ -95,10 +106,14 @@ class Requests:
         return await self.bus.command(*args)
 
 
+def _kind(answer: BeginAnswer) -> str:
+    return type(answer).__name__.lower()
+
+
 @pytest.fixture
 async def requests(bus: Bus) -> Requests:
     """A stream with a group, and one request in it."""
-    made = Requests(bus, bus.session().functions)
+    made = Requests(bus)
     await made.call("XGROUP", "CREATE", made.stream, GROUP, "0", "MKSTREAM")
     return made
 
@@ -107,42 +122,45 @@ async def test_emitting_twice_writes_one_entry(requests: Requests) -> None:
     """A repeated emit, as after a lost answer, is the same entry."""
     first = await requests.emit({})
     again = await requests.emit({})
-    assert (first.word, again.word) == ("new", "known")
-    assert first.rest[0] == again.rest[0]
+    assert (first.outcome, again.outcome) == ("new", "known")
+    assert first.entry_id == again.entry_id
     assert await requests.call("XLEN", requests.stream) == 1
 
 
 async def test_the_same_id_with_another_payload_is_a_conflict(requests: Requests) -> None:
     """Identity is the id: it cannot mean two things."""
     await requests.emit({})
-    assert (await requests.emit({"other": 1})).word == "conflict"
+    assert (await requests.emit({"other": 1})).outcome == "conflict"
     assert await requests.call("XLEN", requests.stream) == 1
 
 
 async def test_begin_is_busy_while_a_lease_is_current(requests: Requests) -> None:
     """No second owner while the first one's lease lasts."""
-    entry = (await requests.emit({})).rest[0]
-    assert (await requests.begin(entry, token="a")).word == "claimed"
+    entry = (await requests.emit({})).entry_id
+    assert _kind(await requests.begin(entry, token="a")) == "claimed"
     busy = await requests.begin(entry, token="b")
-    assert busy.word == "busy"
-    assert busy.rest[0] == "owner-a"
+    assert isinstance(busy, Busy)
+    assert busy.consumer == "consumer-a"
 
 
 async def test_begin_with_the_same_token_answers_the_same(requests: Requests) -> None:
     """A lost answer to begin costs no epoch and no second `start`."""
-    entry = (await requests.emit({})).rest[0]
+    entry = (await requests.emit({})).entry_id
     first = await requests.begin(entry, token="a")
     again = await requests.begin(entry, token="a")
-    assert first.rest[0] == again.rest[0] == "1"
+    assert isinstance(first, Claimed)
+    assert isinstance(again, Claimed)
+    assert first.epoch == again.epoch == 1
     assert await requests.stages() == ["start"]
 
 
 async def test_a_lapsed_lease_is_claimed_with_a_higher_epoch(requests: Requests) -> None:
     """The epoch grows with every claim."""
-    entry = (await requests.emit({})).rest[0]
+    entry = (await requests.emit({})).entry_id
     await requests.begin(entry, token="a", lease_ms=0)
     second = await requests.begin(entry, token="b")
-    assert (second.word, second.rest[0]) == ("claimed", "2")
+    assert isinstance(second, Claimed)
+    assert second.epoch == 2
 
 
 async def test_a_superseded_owner_writes_nothing(requests: Requests) -> None:
@@ -151,8 +169,8 @@ async def test_a_superseded_owner_writes_nothing(requests: Requests) -> None:
     entry = await requests.deliver()
     await requests.begin(entry, token="a", lease_ms=0)
     await requests.begin(entry, token="b")
-    assert (await requests.progress(token="a", seq=1)).word == "stale"
-    assert (await requests.finish(entry, token="a")).word == "stale"
+    assert (await requests.progress(token="a", seq=1)).is_stale
+    assert (await requests.finish(entry, token="a")).outcome == "stale"
     assert await requests.stages() == ["start", "start"]
     assert await requests.pending() == 1
 
@@ -162,19 +180,19 @@ async def test_finish_replies_and_acks_together_and_once(requests: Requests) -> 
     await requests.emit({})
     entry = await requests.deliver()
     await requests.begin(entry, token="a")
-    assert (await requests.finish(entry, token="a")).word == "ok"
-    assert (await requests.finish(entry, token="a")).word == "ok"
+    assert (await requests.finish(entry, token="a")).outcome == "ok"
+    assert (await requests.finish(entry, token="a")).outcome == "ok"
     assert await requests.stages() == ["start", "completed"]
     assert await requests.pending() == 0
 
 
 async def test_the_first_outcome_wins_for_ever(requests: Requests) -> None:
     """A request that completed cannot fail later, not even by its own owner."""
-    entry = (await requests.emit({})).rest[0]
+    entry = (await requests.emit({})).entry_id
     await requests.begin(entry, token="a")
     await requests.finish(entry, token="a")
-    assert (await requests.finish(entry, token="a", status="failed")).word == "stale"
-    assert (await requests.begin(entry, token="b")).word == "done"
+    assert (await requests.finish(entry, token="a", status="failed")).outcome == "stale"
+    assert _kind(await requests.begin(entry, token="b")) == "done"
     assert await requests.stages() == ["start", "completed"]
 
 
@@ -183,9 +201,9 @@ async def test_a_request_that_kills_its_handlers_is_one_dead_letter(requests: Re
     await requests.emit({})
     entry = await requests.deliver()
     for token in "abc":
-        assert (await requests.begin(entry, token=token, lease_ms=0)).word == "claimed"
-    assert (await requests.begin(entry, token="d")).word == "done"
-    assert (await requests.begin(entry, token="e")).word == "done"
+        assert _kind(await requests.begin(entry, token=token, lease_ms=0)) == "claimed"
+    assert _kind(await requests.begin(entry, token="d")) == "done"
+    assert _kind(await requests.begin(entry, token="e")) == "done"
     ((_, letter),) = await requests.call("XRANGE", requests.bus.key("work:commands:dead"), "-", "+")
     assert letter[b"request_id"] == b"r1"
     assert b"lost 3 times" in letter[b"dead_reason"]
@@ -198,17 +216,17 @@ async def test_a_release_is_not_held_against_a_request(requests: Requests) -> No
     await requests.emit({})
     entry = await requests.deliver()
     for token in "abcdefgh":
-        assert (await requests.begin(entry, token=token)).word == "claimed"
+        assert _kind(await requests.begin(entry, token=token)) == "claimed"
         released = await requests.functions.release(
             requests.record,
             requests.stream,
             group=GROUP,
             entry_id=entry,
-            owner=f"owner-{token}",
+            consumer=f"consumer-{token}",
             token=token,
         )
-        assert released.word == "ok"
-        assert (await requests.finish(entry, token=token)).word == "stale"
+        assert released.outcome == "ok"
+        assert (await requests.finish(entry, token=token)).outcome == "stale"
     assert await requests.pending() == 1
 
 
@@ -223,7 +241,7 @@ async def test_renewal_keeps_only_what_is_still_owned(requests: Requests) -> Non
     async def renew(token: str) -> list[bytes]:
         answer: list[bytes] = await requests.call(
             *("FCALL", f"{LIBRARY}_renew", 2, requests.record, requests.stream),
-            *(60_000, GROUP, f"owner-{token}", token, entry),
+            *(60_000, GROUP, f"consumer-{token}", token, entry),
         )
         return answer
 
@@ -235,16 +253,16 @@ async def test_renewal_keeps_only_what_is_still_owned(requests: Requests) -> Non
 
 async def test_repeated_progress_is_written_once(requests: Requests) -> None:
     """Progress is numbered; a number that was there is not written again."""
-    entry = (await requests.emit({})).rest[0]
+    entry = (await requests.emit({})).entry_id
     await requests.begin(entry, token="a")
     for seq in (1, 1, 2, 1):
-        assert (await requests.progress(token="a", seq=seq)).word == "ok"
+        assert not (await requests.progress(token="a", seq=seq)).is_stale
     assert await requests.stages() == ["start", "progress", "progress"]
 
 
 async def test_a_second_requester_gets_the_same_reply(requests: Requests) -> None:
     """Emitting again adds a reply stream; finish writes to all of them."""
-    entry = (await requests.emit({})).rest[0]
+    entry = (await requests.emit({})).entry_id
     await requests.begin(entry, token="a")
     other = requests.bus.key("replies:other")
     await requests.emit({}, replies=[other])
@@ -255,11 +273,11 @@ async def test_a_second_requester_gets_the_same_reply(requests: Requests) -> Non
 
 async def test_a_requester_that_comes_after_the_end_gets_the_reply(requests: Requests) -> None:
     """The record keeps the reply for those who ask later."""
-    entry = (await requests.emit({})).rest[0]
+    entry = (await requests.emit({})).entry_id
     await requests.begin(entry, token="a")
     await requests.finish(entry, token="a")
     late = requests.bus.key("replies:late")
-    assert (await requests.emit({}, replies=[late])).word == "known"
+    assert (await requests.emit({}, replies=[late])).outcome == "known"
     assert await requests.stages(late) == ["completed"]
 
 
@@ -270,7 +288,7 @@ async def test_many_go_together_and_one_that_is_refused_stops_no_other(requests:
     await call("PING")
     before = (await call("INFO", "commandstats"))["cmdstat_fcall"]["calls"]
 
-    def emit(number: int, replies: str) -> "asyncio.Future[Answer]":
+    def emit(number: int, replies: str) -> "asyncio.Future[EmitAnswer]":
         return requests.functions.emit(
             key(f"request:r{number}"),
             requests.stream,
@@ -286,7 +304,7 @@ async def test_many_go_together_and_one_that_is_refused_stops_no_other(requests:
     await on_the_way
     after = (await call("INFO", "commandstats"))["cmdstat_fcall"]["calls"]
     assert after - before == 1
-    assert [getattr(answer, "word", type(answer)) for answer in answers] == [
+    assert [getattr(answer, "outcome", type(answer)) for answer in answers] == [
         "new",
         ServerError,
         "new",
@@ -326,7 +344,7 @@ async def test_a_cancelled_entry_that_is_adopted_never_begins(requests: Requests
     )
     await requests.call("XADD", requests.stream, "*", *_PLAIN)
     entry = await requests.deliver()
-    assert (await requests.adopt(entry)).word == "done"
+    assert (await requests.adopt(entry)).outcome == "done"
     assert await requests.stages() == ["cancelled"]
     assert await requests.pending() == 0
 
@@ -334,10 +352,10 @@ async def test_a_cancelled_entry_that_is_adopted_never_begins(requests: Requests
 async def test_a_plain_entry_is_adopted(requests: Requests) -> None:
     """Another language may XADD; its request is fenced like any other."""
     entry = (await requests.call("XADD", requests.stream, "*", *_PLAIN)).decode()
-    assert (await requests.begin(entry, token="a")).word == "unknown"
-    assert (await requests.adopt(entry)).word == "adopted"
-    assert (await requests.begin(entry, token="a")).word == "claimed"
-    assert (await requests.begin(entry, token="b")).word == "busy"
+    assert _kind(await requests.begin(entry, token="a")) == "unknown"
+    assert (await requests.adopt(entry)).outcome == "adopted"
+    assert _kind(await requests.begin(entry, token="a")) == "claimed"
+    assert _kind(await requests.begin(entry, token="b")) == "busy"
 
 
 async def test_a_second_entry_of_a_request_is_acked_and_not_run(requests: Requests) -> None:
@@ -347,14 +365,14 @@ async def test_a_second_entry_of_a_request_is_acked_and_not_run(requests: Reques
     await requests.call("XADD", requests.stream, "*", *_PLAIN)
     second = await requests.deliver()
     await requests.begin(first, token="a")
-    assert (await requests.begin(second, token="b")).word == "unknown"
-    assert (await requests.adopt(second)).word == "done"
+    assert _kind(await requests.begin(second, token="b")) == "unknown"
+    assert (await requests.adopt(second)).outcome == "done"
     assert await requests.pending() == 1
 
 
 async def test_a_lone_record_expires_after_its_end_and_not_before(requests: Requests) -> None:
     """Nothing live expires."""
-    entry = (await requests.emit({})).rest[0]
+    entry = (await requests.emit({})).entry_id
     await requests.begin(entry, token="a")
     assert await requests.call("PTTL", requests.record) == -1
     await requests.finish(entry, token="a")
@@ -380,7 +398,7 @@ async def test_a_lost_library_is_loaded_again(requests: Requests) -> None:
     """A server that came back without functions is put right by the next call."""
     await requests.emit({})
     await requests.call("FUNCTION", "DELETE", LIBRARY)
-    assert (await requests.emit({})).word == "known"
+    assert (await requests.emit({})).outcome == "known"
 
 
 @pytest.mark.blocking
@@ -409,8 +427,8 @@ async def test_the_journal_moves_by_compare_and_set(requests: Requests) -> None:
     """Of two engines that saw one version, one moves the saga."""
     key = requests.bus.key("saga:s")
 
-    async def put(journal: str) -> Answer:
-        return await requests.functions.journal(
+    async def put(journal: str) -> JournalAnswer:
+        return await requests.bus.session().sagas.journal(
             key,
             f"{key}:journal",
             [requests.bus.key(f"sagas:trip:{state}") for state in ("open", "ended", "stuck")],
@@ -420,10 +438,10 @@ async def test_the_journal_moves_by_compare_and_set(requests: Requests) -> None:
             journal=journal,
             state="open",
             delay_ms=1000,
-            told={"status": "running"},
+            fields={"status": "running"},
         )
 
-    assert [(await put(text)).word for text in ("{}", '{"x":1}')] == ["ok", "moved"]
+    assert [(await put(text)).is_written for text in ("{}", '{"x":1}')] == [True, False]
     assert await requests.call("HGET", key, "journal") == b"{}"
     assert await requests.call("XLEN", f"{key}:journal") == 1
     assert await requests.call("PTTL", key) == -1

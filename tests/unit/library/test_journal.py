@@ -191,7 +191,9 @@ def test_a_payload_that_cannot_be_made_names_its_step() -> None:
     assert what is not None
     journal = intend(saga, _journal(), what, now=0.0, max_attempts=3)
     assert journal.status == "compensated"
-    assert journal.error["message"].startswith("step 'only' (forward) has no payload: KeyError")
+    assert journal.error["message"].startswith(
+        "cannot make the payload of step 'only' (forward): KeyError"
+    )
 
 
 def test_a_step_is_retried_before_the_saga_turns_round() -> None:
@@ -265,5 +267,5 @@ def test_the_stream_of_a_journal_tells_each_move() -> None:
 
 def test_steps_need_names_of_their_own() -> None:
     """Identity comes from the step's name."""
-    with pytest.raises(SagaError, match="names of their own"):
+    with pytest.raises(SagaError, match="no two of one name"):
         Saga("twice", (_step("a"), _step("a")))

@@ -109,7 +109,7 @@ async def test_the_same_request_runs_once_and_answers_both(bus: Bus) -> None:
         await go.wait()
         return {"runs": len(runs)}
 
-    async with listening(bus, [count]), Bus(bus.url, namespace=bus._prefix.strip("{}:")) as other:
+    async with listening(bus, [count]), Bus(bus.url, namespace=bus.namespace) as other:
 
         def ask(asker: Bus) -> "asyncio.Task[dict[str, Any]]":
             asked = asker.request_and_reply(STREAM, "echo:count", {}, request_id="r")

@@ -13,6 +13,7 @@ from sagastream import (
     RequestCancelled,
     multi_stage_reply,
 )
+from sagastream._functions.answers import Claimed
 from sagastream.errors import NoSuchSaga, SagaError
 from sagastream.saga import Compensation, Saga, SagaRunner, Step
 from tests.conftest import listening
@@ -280,9 +281,9 @@ async def test_a_closed_request_that_had_ended_keeps_its_end(bus: Bus) -> None:
     assert recorder.ran == ["a:do", "a:undo"]
 
 
-async def test_what_closes_a_dead_handlers_request_waits_for_its_lease(bus: Bus) -> None:
+async def test_what_supersedes_a_dead_handlers_request_waits_for_its_lease(bus: Bus) -> None:
     """Nobody confirms: the undo begins when the lease has lapsed, and the dead one is fenced."""
-    functions, call = bus.session().functions, bus.command
+    functions, call = bus.session().requests, bus.command
     entry = await bus.emit_command(STREAM, event_type="a:do", payload={}, request_id="do")
     await call("XGROUP", "CREATE", bus.key(STREAM), "sagastream", "0")
     await call(
@@ -294,13 +295,13 @@ async def test_what_closes_a_dead_handlers_request_waits_for_its_lease(bus: Bus)
     answer = await functions.begin(
         *(bus.key("request:do"), bus.key(STREAM)),
         **claim,
-        owner="dead",
+        consumer="dead",
         lease_ms=lease_ms,
         retention_ms=60_000,
         max_deliveries=5,
         trace=("", "", ""),
     )
-    assert answer.word == "claimed"
+    assert isinstance(answer, Claimed)
     recorder = Recorder()
     clock = asyncio.get_running_loop().time
     began = clock()
@@ -313,7 +314,7 @@ async def test_what_closes_a_dead_handlers_request_waits_for_its_lease(bus: Bus)
         trace=("", "", ""),
         retention_ms=60_000,
     )
-    assert late.word == "stale"
+    assert late.outcome == "stale"
     assert recorder.ran == ["a:undo"]
 
 

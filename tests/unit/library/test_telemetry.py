@@ -18,8 +18,10 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
 import sagastream
 from sagastream import Bus, Command, Progress, ReplyTimeout, RequestFailed, multi_stage_reply
+from sagastream._functions.answers import Claimed
 from sagastream._telemetry import metrics
 from sagastream._telemetry import spans as telemetry
+from sagastream._telemetry.trace_context import Trace, next_span_id, trace_id
 from sagastream.saga import Saga, SagaRunner, Step
 from tests.conftest import listening
 from tests.semconv import (
@@ -40,7 +42,7 @@ _TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 async def say(command: Command, _progress: Progress) -> dict[str, Any]:
     """Say what the handler knows of its trace."""
     return {
-        "inside": telemetry.trace_id(),
+        "inside": trace_id(),
         "traceparent": command.traceparent,
         "parent_span_id": command.parent_span_id,
     }
@@ -64,7 +66,7 @@ async def work(command: Command, progress: Progress) -> dict[str, Any]:
 
 class _ChosenIds(RandomIdGenerator):
     def generate_span_id(self) -> int:
-        return telemetry.chosen_span_id.get() or super().generate_span_id()
+        return next_span_id.get() or super().generate_span_id()
 
 
 async def _begin(bus: Bus, request_id: str, *, span_id: str = _LOST) -> None:
@@ -79,22 +81,22 @@ async def _begin(bus: Bus, request_id: str, *, span_id: str = _LOST) -> None:
     await _claim(bus, request_id, entry_id.decode(), trace)
 
 
-async def _claim(bus: Bus, request_id: str, entry_id: str, trace: telemetry.Trace) -> str:
+async def _claim(bus: Bus, request_id: str, entry_id: str, trace: Trace) -> str:
     """Begin a request; what the claim before it left behind."""
-    answer = await bus.session().functions.begin(
+    answer = await bus.session().requests.begin(
         bus.key(f"request:{request_id}"),
         bus.key(STREAM),
         group="sagastream",
         entry_id=entry_id,
-        owner="other",
+        consumer="other",
         token=str(uuid.uuid4()),
         lease_ms=100,
         retention_ms=60_000,
         max_deliveries=5,
         trace=trace,
     )
-    assert answer.word == "claimed"
-    return answer.rest[4]
+    assert isinstance(answer, Claimed)
+    return answer.lost_span
 
 
 async def _claimed_and_left(bus: Bus, request_id: str) -> None:

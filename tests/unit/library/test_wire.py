@@ -154,9 +154,9 @@ async def test_a_connection_that_is_closed_at_once_is_a_lost_one(tmp_path: Path)
     server = await asyncio.get_running_loop().create_unix_server(Bouncer, path)
     try:
         wire = await connect(url_options(f"unix://{path}"))
-        await wire.gone
+        await wire.closed
         with pytest.raises(ConnectionLost, match="closed"):
-            await asyncio.wait_for(wire.ask("PING"), 10)
+            await asyncio.wait_for(wire.call("PING"), 10)
     finally:
         server.close()
         await server.wait_closed()
@@ -171,7 +171,7 @@ async def test_what_nobody_waits_for_is_not_sent_again(own_server: EmbeddedServe
         await asyncio.to_thread(own_server.kill)
 
         async def finish() -> None:
-            await bus.session().functions.finish(
+            await bus.session().requests.finish(
                 *("request:r", "work:commands", "completed", "{}"),
                 group="g",
                 entry_id="1-1",
@@ -182,10 +182,10 @@ async def test_what_nobody_waits_for_is_not_sent_again(own_server: EmbeddedServe
 
         asking = asyncio.create_task(finish())
         async with asyncio.timeout(10):
-            while not connection._repeating:
+            while not connection._retries:
                 await asyncio.sleep(0.01)
             asking.cancel()
-            while connection._repeating:
+            while connection._retries:
                 await asyncio.sleep(0.01)
     assert asking.cancelled()
 
@@ -201,11 +201,11 @@ async def test_closing_ends_what_is_sent_again(own_server: EmbeddedServer) -> No
             bus.emit_command("work:commands", event_type="work:do", payload={})
         )
         async with asyncio.timeout(10):
-            while not connection._repeating:
+            while not connection._retries:
                 await asyncio.sleep(0.01)
     with pytest.raises(ServerUnavailable, match="closed"):
         await asyncio.wait_for(asking, 5)
-    assert not connection._repeating
+    assert not connection._retries
 
 
 def test_another_loop_than_asyncios_will_do(own_server: EmbeddedServer) -> None:

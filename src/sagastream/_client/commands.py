@@ -1,0 +1,155 @@
+"""Emit a command: check it here, write it with its record in one function there."""
+
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any, NotRequired, TypedDict
+
+from sagastream._client.session import Session
+from sagastream._codec.entries import SCHEMA_VERSION
+from sagastream._codec.payload import encode_payload
+from sagastream._codec.validation import as_milliseconds, check_count, check_name
+from sagastream._telemetry import spans
+from sagastream._telemetry.trace_context import trace_fields, trace_id, trace_of
+from sagastream.effects import Effect
+from sagastream.errors import RequestConflict, StageRefused
+
+# The length of an error message in a reply, in characters.
+_MESSAGE_LIMIT = 2000
+# The token of the claim under which the current handler runs, so that it may write its stages.
+claim_token: ContextVar[str] = ContextVar("sagastream_claim_token", default="")
+
+
+class CommandSpec(TypedDict):
+    """A command, apart from its stream; as `Bus.request_and_reply` describes it.
+
+    With `terminal_only` its reply stream gets the terminal stage alone, unless a trace is
+    recorded, which shows every stage.
+    """
+
+    event_type: str
+    payload: Mapping[str, Any]
+    correlation_id: str
+    saga_id: str
+    request_id: str
+    reply_stream: str
+    deadline_s: NotRequired[float | None]
+    maxlen: NotRequired[int | None]
+    ttl: NotRequired[float | None]
+    supersedes: NotRequired[Sequence[str]]
+    effect: NotRequired[Effect | None]
+    terminal_only: NotRequired[bool]
+
+
+async def emit(session: Session, stream: str, spec: CommandSpec) -> tuple[str, bool]:
+    """Write a command and its record.
+
+    Args:
+        session: The server.
+        stream: The command stream.
+        spec: The command.
+
+    Returns:
+        The id of its entry, and whether the request is new.
+
+    Raises:
+        InvalidMessage: A field is not what it must be.
+        RequestConflict: The request id is known with another payload.
+    """
+    options = session.options
+    check_name("stream", stream)
+    request_id = check_name("request_id", spec["request_id"])
+    reply_stream = check_name("reply_stream", spec["reply_stream"], required=False)
+    saga_id = check_name("saga_id", spec["saga_id"], required=False)
+    correlation_id = check_name("correlation_id", spec["correlation_id"])
+    event_type = check_name("event_type", spec["event_type"])
+    payload = encode_payload(spec["payload"], max_bytes=options.max_payload)
+    fields = {
+        "correlation_id": correlation_id,
+        "request_id": request_id,
+        "saga_id": saga_id,
+        "event_type": event_type,
+    }
+    entry = (correlation_id, request_id, saga_id, event_type, payload, reply_stream)
+    with spans.sending(session.server, stream, fields) as span:
+        terminal_only = spec.get("terminal_only") and not span.is_recording()
+        answer = await session.requests.emit(
+            options.record_key(request_id),
+            options.key(stream),
+            session.guard.key,
+            (*entry, SCHEMA_VERSION, *trace_of(span)),
+            reply_streams=options.reply_keys("" if terminal_only else reply_stream, saga_id),
+            end_streams=[options.key(reply_stream)] if terminal_only else [],
+            deadline_ms=as_milliseconds("deadline_s", spec.get("deadline_s")),
+            maxlen=check_count("maxlen", spec.get("maxlen")),
+            ttl_ms=as_milliseconds("ttl", spec.get("ttl")),
+            effect=spec.get("effect") or "",
+            supersedes=[
+                options.record_key(check_name("supersedes", superseded))
+                for superseded in spec.get("supersedes", ())
+            ],
+            wakeup_prefix=options.key("listener:"),
+        )
+        if answer.outcome == "conflict":
+            raise RequestConflict(request_id, stream)
+        session.guard.note_counter(answer.counter)
+        span.set_attribute("messaging.message.id", answer.entry_id)
+        return answer.entry_id, answer.outcome == "new"
+
+
+async def emit_event(
+    session: Session,
+    stream: str,
+    fields: dict[str, str],
+    *,
+    maxlen: int | None,
+    ttl: float | None,
+) -> str:
+    """Write an entry that is no command; its fields are checked.
+
+    Args:
+        session: The server.
+        stream: The stream.
+        fields: The entry's, apart from trace and timestamp.
+        maxlen: Trim the stream to about this many entries.
+        ttl: Seconds after which the stream expires.
+
+    Returns:
+        The entry's id.
+
+    Raises:
+        StageRefused: It is a stage of a request that has a record and is not the caller's.
+    """
+    options, request_id = session.options, fields["request_id"]
+    with spans.sending(session.server, stream, fields) as span:
+        answer = await session.streams.event(
+            options.key(stream),
+            options.record_key(request_id),
+            fields | trace_fields(),
+            token=claim_token.get(),
+            maxlen=check_count("maxlen", maxlen),
+            ttl_ms=as_milliseconds("ttl", ttl),
+        )
+        if answer.is_refused:
+            raise StageRefused(request_id, fields["status"])
+        span.set_attribute("messaging.message.id", answer.entry_id)
+        return answer.entry_id
+
+
+def stage_fields(ids: Mapping[str, str], status: str, payload: str) -> dict[str, str]:
+    """The fields of a stage, with the context of the current span; the server adds epoch and time."""
+    return {
+        "correlation_id": ids.get("correlation_id", ""),
+        "request_id": ids["request_id"],
+        "saga_id": ids.get("saga_id", ""),
+        "event_type": ids.get("event_type", ""),
+        "status": status,
+        "payload": payload,
+        "v": SCHEMA_VERSION,
+        **trace_fields(),
+    }
+
+
+def failure_payload(error_type: str, message: str) -> str:
+    """The payload of a `failed` reply."""
+    safe = message[:_MESSAGE_LIMIT].encode(errors="replace").decode()
+    return encode_payload({"error_type": error_type, "message": safe, "trace_id": trace_id()})

@@ -1,0 +1,323 @@
+"""The answers of the server's functions, each a frozen value with its own type.
+
+A function answers with a list: a word, and the values that belong to it. `parse` methods read
+that list; a word that they do not know is a `KeyError`, as stub and Lua belong to one release.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self, cast
+
+
+def texts(parts: Sequence[Any]) -> list[str]:
+    """The parts of an answer as text."""
+    return [part.decode() if isinstance(part, bytes) else str(part) for part in parts]
+
+
+@dataclass(frozen=True, slots=True)
+class EmitAnswer:
+    """What `emit` did.
+
+    Attributes:
+        outcome: `new`; `known`, the same request was emitted before; or `conflict`, its id was
+            used with another payload, event type or stream.
+        entry_id: The command's entry.
+        counter: How many commands the server has; 0 if this one is not new.
+    """
+
+    outcome: Literal["new", "known", "conflict"]
+    entry_id: str
+    counter: int
+
+    @classmethod
+    def parse(cls, parts: Sequence[Any]) -> Self:
+        """Read the answer."""
+        word, entry_id, counter = parts
+        return cls(word.decode(), entry_id.decode(), int(counter))
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptAnswer:
+    """What `adopt` did.
+
+    Attributes:
+        outcome: `adopted`; `done`, the request has ended or another entry answers for it; or
+            `conflict`, its id was used with another payload or event type.
+        status: The request's status; '' unless `done`.
+    """
+
+    outcome: Literal["adopted", "done", "conflict"]
+    status: str = ""
+
+    @classmethod
+    def parse(cls, parts: Sequence[Any]) -> Self:
+        """Read the answer."""
+        return cls(*cast("Any", texts(parts)))
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The request is this claim's.
+
+    Attributes:
+        epoch: The fencing token: how often the request was claimed.
+        now_ms: The server's time.
+        effect: The effect policy that the handler must declare, '' for any.
+        last_progress: The payload of the last progress stage, '' if there is none.
+        lost_span: The span of a handler that was killed, '' if there is none.
+    """
+
+    epoch: int
+    now_ms: int
+    effect: str
+    last_progress: str
+    lost_span: str
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Another consumer has a current lease.
+
+    Attributes:
+        consumer: Which one.
+        left_ms: How long its lease still runs.
+    """
+
+    consumer: str
+    left_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A superseded request's handler has to end first.
+
+    Attributes:
+        left_ms: How long that can take at most.
+    """
+
+    left_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The request has ended.
+
+    Attributes:
+        status: How.
+        lost_span: The span of a handler that was killed, '' if there is none.
+        is_dead: Whether this call made it a dead letter.
+    """
+
+    status: str
+    lost_span: str
+    is_dead: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """The entry is not that of a record: adopt it."""
+
+
+BeginAnswer = Claimed | Busy | Wait | Done | Unknown
+
+
+def parse_begin(parts: Sequence[Any]) -> BeginAnswer:
+    """Read the answer of `begin`."""
+    word, *rest = texts(parts)
+    if word == "claimed":
+        epoch, now_ms, effect, last_progress, lost_span = rest
+        return Claimed(int(epoch), int(now_ms), effect, last_progress, lost_span)
+    if word == "done":
+        status, lost_span, dead = rest
+        return Done(status, lost_span, dead == "dead")
+    if word == "busy":
+        return Busy(rest[0], int(rest[1]))
+    if word == "wait":
+        return Wait(int(rest[0]))
+    return Unknown()
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressAnswer:
+    """What `progress` did.
+
+    Attributes:
+        is_stale: Whether it was refused, as the claim is no longer the current one.
+        status: The request's status then, '' if it is unknown.
+    """
+
+    is_stale: bool
+    status: str = ""
+
+    @classmethod
+    def parse(cls, parts: Sequence[Any]) -> Self:
+        """Read the answer."""
+        word, *rest = texts(parts)
+        return cls(word == "stale", *rest)
+
+
+@dataclass(frozen=True, slots=True)
+class FinishAnswer:
+    """What `finish` did.
+
+    Attributes:
+        outcome: `ok`; `stale`, the claim is no longer the current one; or `mismatch`, a value is
+            not the one that an atomic handler expected.
+        detail: The request's status if stale, the key at a mismatch.
+    """
+
+    outcome: Literal["ok", "stale", "mismatch"]
+    detail: str = ""
+
+    @classmethod
+    def parse(cls, parts: Sequence[Any]) -> Self:
+        """Read the answer."""
+        return cls(*cast("Any", texts(parts)))
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseAnswer:
+    """What `release` did.
+
+    Attributes:
+        outcome: `ok`; `stale`, the claim is no longer the current one; or `span_taken`, a later
+            claim has recorded the span of this one.
+    """
+
+    outcome: Literal["ok", "stale", "span_taken"]
+
+    @classmethod
+    def parse(cls, parts: Sequence[Any]) -> Self:
+        """Read the answer."""
+        return cls(*cast("Any", texts(parts)))
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAnswer:
+    """What `cancel` did.
+
+    Attributes:
+        status: `cancelled`, `cancelling`, or the status with which the request had ended.
+    """
+
+    status: str
+
+    @classmethod
+    def parse(cls, parts: Sequence[Any]) -> Self:
+        """Read the answer."""
+        return cls(*texts(parts))
+
+
+@dataclass(frozen=True, slots=True)
+class SweepAnswer:
+    """What `sweep` took over.
+
+    Attributes:
+        is_busy: Whether another sweeper has the stream now.
+        entries: Entry ids and fields.
+    """
+
+    is_busy: bool
+    entries: tuple[tuple[str, dict[bytes, bytes]], ...] = ()
+
+    @classmethod
+    def parse(cls, parts: Sequence[Any]) -> Self:
+        """Read the answer."""
+        word, *entries = parts
+        return cls(
+            word == b"busy",
+            tuple(
+                (entry_id.decode(), dict(zip(flat[::2], flat[1::2], strict=True)))
+                for entry_id, flat in entries
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EventAnswer:
+    """What `event` did.
+
+    Attributes:
+        is_refused: Whether it was a stage of a request that is not the caller's.
+        entry_id: The new entry, '' if refused.
+    """
+
+    is_refused: bool
+    entry_id: str = ""
+
+    @classmethod
+    def parse(cls, parts: Sequence[Any]) -> Self:
+        """Read the answer."""
+        word, *rest = texts(parts)
+        return cls(word == "refused", *rest)
+
+
+@dataclass(frozen=True, slots=True)
+class RejectAnswer:
+    """What `reject` did.
+
+    Attributes:
+        is_done: Whether the entry was no longer pending, so that nothing was written.
+    """
+
+    is_done: bool
+
+    @classmethod
+    def parse(cls, parts: Sequence[Any]) -> Self:
+        """Read the answer."""
+        return cls(parts[0] == b"done")
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardAnswer:
+    """What `forward` did.
+
+    Attributes:
+        is_forwarded: Whether the command is in the stream for another listener.
+        entry_id: Its entry then.
+        event_types: What live listeners handle, if none of them handles the command.
+    """
+
+    is_forwarded: bool
+    entry_id: str = ""
+    event_types: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, parts: Sequence[Any]) -> Self:
+        """Read the answer."""
+        word, *rest = texts(parts)
+        return cls(True, rest[0]) if word == "forwarded" else cls(False, "", tuple(rest))
+
+
+@dataclass(frozen=True, slots=True)
+class JournalAnswer:
+    """What `journal` did.
+
+    Attributes:
+        is_written: Whether the journal was at the expected version, and was replaced.
+        version: The version that it has now.
+    """
+
+    is_written: bool
+    version: int
+
+    @classmethod
+    def parse(cls, parts: Sequence[Any]) -> Self:
+        """Read the answer."""
+        return cls(parts[0] == b"ok", int(parts[1]))
+
+
+@dataclass(frozen=True, slots=True)
+class DueAnswer:
+    """What `take_due` took.
+
+    Attributes:
+        saga_ids: The sagas.
+    """
+
+    saga_ids: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, parts: Sequence[Any]) -> Self:
+        """Read the answer."""
+        return cls(tuple(texts(parts[1:])))

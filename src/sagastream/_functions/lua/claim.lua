@@ -1,0 +1,248 @@
+-- Claims, fenced by the epoch: begin, progress, finish, renew, release.
+
+-- The fields of a record that decide a first claim; later claims read all of it.
+local FIRST_CLAIM_FIELDS = { 'entry_id', 'status', 'epoch', 'reply_streams', 'effect', 'after',
+  'correlation_id', 'request_id', 'saga_id', 'event_type' }
+local PROGRESS_FIELDS = { 'token', 'status', 'epoch', 'seq', 'reply_streams', 'followed', 'began',
+  'correlation_id', 'request_id', 'saga_id', 'event_type' }
+
+-- How long the handlers of the requests that this one superseded may still run.
+local function held_ms(after, now)
+  local left = 0
+  for _, key in ipairs(lines(after)) do
+    left = math.max(left, tonumber(redis.call('HGET', key, 'held_until') or '0') - now)
+  end
+  return left
+end
+
+-- Note that the handler of a superseded request has ended: what waits for it may begin.
+local function confirm(key, record, token)
+  if record.held_until and record.token == token then
+    redis.call('HDEL', key, 'held_until', 'span')
+  end
+end
+
+-- Take the span of a claim whose handler never ended it, so that it is recorded once.
+local function take_lost_span(key, record)
+  if not record.span or record.span == '' then
+    return ''
+  end
+  redis.call('HDEL', key, 'span')
+  redis.call('HSET', key, 'span_taken', record.token)
+  return record.span
+end
+
+-- End a request that has lost its handlers too often: one dead letter and one failed reply.
+local function bury(call, key, record, stream, entry_id, trace, group, reply_ttl_ms, retention_ms)
+  local dead = stream .. ':dead'
+  require_type(call, dead, 'stream')
+  require_reply_streams(call, record)
+  local lost = 'its handler was lost ' .. record.epoch .. ' times, the last one at ' .. (record.consumer or '?')
+  local payload = cjson.encode({
+    error_type = 'HandlerLost', message = lost, trace_id = string.sub(trace[1], 4, 35),
+  })
+  local letter = command_entry(record)
+  letter[#letter + 1], letter[#letter + 2] = 'dead_reason', 'HandlerLost: ' .. lost
+  letter[#letter + 1], letter[#letter + 2] = 'dead_entry_id', entry_id
+  redis.call('XADD', dead, '*', unpack(letter))
+  local span = take_lost_span(key, record)
+  conclude(call, key, record, stream, 'failed', payload, trace, reply_ttl_ms, retention_ms, group, entry_id)
+  return { 'done', 'failed', span, 'dead' }
+end
+
+-- begin: claim a request with a token. The epoch grows, so that an earlier claim can write no more.
+-- Race: the answer is lost and the claim is repeated; the same token gets the same answer. Two
+-- listeners at once: the second is answered `busy` while the first one's lease is current.
+-- A claim that was released, as at a shutdown, does not count as a lost handler. The span of a
+-- claim stays in the record until its handler has ended it: the next claim gets the span of a
+-- handler that was killed (epoch, begin in ms, traceparent), and records it.
+-- Shared: group, consumer, lease_ms, reply_ttl_ms, retention_ms, max_deliveries. Own: entry_id,
+-- token, traceparent, tracestate, parent span id.
+-- Returns {'claimed', epoch, now, effect that the handler must declare, last progress, lost span} |
+-- {'busy', consumer, ms left} | {'wait', ms left at most until a superseded handler ends} |
+-- {'done', status, lost span, 'dead' if it is buried now or ''} | {'unknown'}: the entry is not the
+-- record's, adopt it.
+local function begin(call, key, stream, shared, own)
+  local group, consumer, lease_ms, reply_ttl_ms, retention_ms, max_deliveries = unpack(shared, 1, 6)
+  local entry_id, token, trace = own[1], own[2], { own[3], own[4], own[5] }
+  local now = now_ms(call)
+  local record = read_fields(key, FIRST_CLAIM_FIELDS)
+  if record.entry_id ~= entry_id then
+    return { 'unknown' }
+  end
+  if record.status ~= 'pending' then
+    record = read_record(key)
+  end
+  if TERMINAL[record.status] then
+    ack(call, stream, group, entry_id)
+    local is_lost = held_ms(key, now) <= 0
+    return { 'done', record.status, is_lost and take_lost_span(key, record) or '', '' }
+  end
+
+  if record.token == token then
+    return { 'claimed', record.epoch, int(now), record.effect or '', record.progress or '', record.lost or '' }
+  end
+  local held = held_ms(record.after, now)
+  if held > 0 then
+    return { 'wait', int(held) }
+  end
+  local left = tonumber(record.lease_until or '0') - now
+  if record.status == 'running' and left > 0 then
+    return { 'busy', record.consumer, int(left) }
+  end
+  local claims = tonumber(record.epoch)
+  if claims + 1 - tonumber(record.released or '0') > tonumber(max_deliveries) then
+    return bury(call, key, record, stream, entry_id, trace, group, reply_ttl_ms, retention_ms)
+  end
+  local at = int(now)
+  record.epoch = int(claims + 1)
+  add_replies(call, record, reply_ttl_ms, stage_entry(record, 'start', '{}', trace, at))
+  local lost = take_lost_span(key, record)
+  local claimed = { 'status', 'running', 'epoch', record.epoch, 'consumer', consumer, 'token', token,
+    'lease_until', int(now + lease_ms), 'began', at }
+  if claims > 0 then
+    claimed[#claimed + 1], claimed[#claimed + 2] = 'seq', '0'
+  end
+  if lost ~= (record.lost or '') then
+    claimed[#claimed + 1], claimed[#claimed + 2] = 'lost', lost
+  end
+  if trace[1] ~= '' then
+    claimed[#claimed + 1], claimed[#claimed + 2] = 'span', record.epoch .. ' ' .. at .. ' ' .. trace[1]
+  end
+  redis.call('HSET', key, unpack(claimed))
+  return { 'claimed', record.epoch, at, record.effect or '', record.progress or '', lost }
+end
+
+-- progress: write a numbered progress stage. The last one stays in the record, for the next
+-- claim to continue from.
+-- Race: the answer is lost and the stage is repeated; a number that is not higher is not written.
+-- Shared: reply_ttl_ms. Own: token, seq, payload, traceparent, tracestate, parent span id.
+-- Returns {'ok'} | {'stale', status}.
+local function progress(call, key, _, shared, own)
+  local reply_ttl_ms, token, seq, payload, trace = shared[1], own[1], own[2], own[3], slice(own, 4)
+  local record = read_fields(key, PROGRESS_FIELDS)
+  if not owns(record, token) then
+    return { 'stale', record.status or '' }
+  end
+  if tonumber(seq) > tonumber(record.seq or '0') then
+    require_reply_streams(call, record)
+    if not record.followed then
+      require_type(call, key .. ':stages', 'stream')
+      open_stage_log(call, key, record, trace, reply_ttl_ms)
+    end
+    redis.call('HSET', key, 'seq', seq, 'progress', payload)
+    add_replies(call, record, reply_ttl_ms, stage_entry(record, 'progress', payload, trace, int(now_ms(call))))
+  end
+  return { 'ok' }
+end
+
+-- finish: store the outcome, write the terminal reply and ack, together; so there is no ack
+-- without a reply, and the first outcome stays. An `atomic` handler's writes are done here too,
+-- if every value is still the expected one; otherwise nothing is written and nothing ends.
+-- Race: a handler that lost its lease finishes late; its token is stale. The answer is lost and
+-- the finish is repeated; the same outcome by the same token is `ok`.
+-- Shared: group, retention_ms, reply_ttl_ms. Own: entry_id, token, status, payload,
+-- traceparent, tracestate, parent span id, then seven for each write: the key, then field,
+-- expected and value, each with a flag before it.
+-- Returns {'ok'} | {'stale', status} | {'mismatch', key}.
+local function finish(call, key, stream, shared, own)
+  local entry_id, token, status, payload = own[1], own[2], own[3], own[4]
+  local record = read_fields(key, CONCLUSION_FIELDS)
+  confirm(key, record, token)
+  if record.token == token and record.status == status then
+    return { 'ok' }
+  end
+  if not owns(record, token) then
+    return { 'stale', record.status or '' }
+  end
+  if #own > 7 then
+    require_reply_streams(call, record)
+  end
+  for at = 8, #own, 7 do
+    local target, is_field, field, is_expected, expected = unpack(own, at, at + 4)
+    require_type(call, target, is_field == '1' and 'hash' or 'string')
+    local found
+    if is_field == '1' then
+      found = redis.call('HGET', target, field)
+    else
+      found = redis.call('GET', target)
+    end
+    if (is_expected == '1' and found ~= expected) or (is_expected == '0' and found) then
+      return { 'mismatch', target }
+    end
+  end
+  for at = 8, #own, 7 do
+    local target, is_field, field = unpack(own, at, at + 2)
+    local is_value, value = own[at + 5], own[at + 6]
+    if is_field == '1' and is_value == '1' then
+      redis.call('HSET', target, field, value)
+    elseif is_field == '1' then
+      redis.call('HDEL', target, field)
+    elseif is_value == '1' then
+      redis.call('SET', target, value)
+    else
+      redis.call('DEL', target)
+    end
+  end
+  local trace = { own[5], own[6], own[7] }
+  conclude(call, key, record, stream, status, payload, trace, shared[3], shared[2], shared[1], entry_id)
+  return { 'ok' }
+end
+
+-- renew: extend the leases of one listener. An entry's idle time starts anew with it, so that no
+-- sweeper takes live work for dead.
+-- Race: a late renewal must not steal a request back; the token is checked first.
+-- KEYS record and stream of each claim. ARGV lease_ms, group, consumer, then token and entry_id
+-- of each. Returns for each '1' kept, 'c' kept and to be cancelled, or '0' lost.
+local function renew(call, keys, args)
+  local lease_ms, group, consumer = tonumber(args[1]), args[2], args[3]
+  local until_ms = int(now_ms(call) + lease_ms)
+  local out = {}
+  for i = 1, #keys / 2 do
+    local key, stream = keys[2 * i - 1], keys[2 * i]
+    local token, entry_id = args[2 * i + 2], args[2 * i + 3]
+    local found = redis.call('HMGET', key, 'token', 'status', 'cancel', 'held_until')
+    if found[1] == token and found[2] == 'running' then
+      redis.call('HSET', key, 'lease_until', until_ms)
+      redis.pcall('XCLAIM', stream, group, consumer, 0, entry_id, 'JUSTID')
+      out[i] = found[3] and 'c' or '1'
+    elseif found[1] == token and found[4] then
+      -- It is superseded and its handler still runs: the request that follows goes on waiting.
+      redis.call('HSET', key, 'held_until', until_ms)
+      out[i] = 'c'
+    else
+      out[i] = '0'
+    end
+  end
+  return out
+end
+
+-- release: give a claim back without an outcome, as at a shutdown. The next sweep takes the
+-- command at once, and it does not count as a lost handler. For a superseded request this
+-- confirms that its handler has ended.
+-- Race: another listener has claimed the request meanwhile; only the current token gives it back.
+-- KEYS record, stream. ARGV group, entry_id, consumer, token. Returns {'ok'} | {'stale'} |
+-- {'span_taken'}: another claim has recorded this claim's span.
+local function release(_, keys, args)
+  local key, stream = keys[1], keys[2]
+  local group, entry_id, consumer, token = unpack(args, 1, 4)
+  local record = read_record(key)
+  confirm(key, record, token)
+  if record.span_taken == token then
+    return { 'span_taken' }
+  end
+  if not owns(record, token) then
+    return { 'stale' }
+  end
+  redis.call('HSET', key, 'lease_until', '0', 'token', '')
+  redis.call('HDEL', key, 'span')
+  redis.call('HINCRBY', key, 'released', 1)
+  redis.pcall('XCLAIM', stream, group, consumer, 0, entry_id, 'IDLE', 86400000, 'JUSTID')
+  return { 'ok' }
+end
+
+register('begin', batched(begin, 6))
+register('progress', batched(progress, 1))
+register('finish', batched(finish, 3))
+register('renew', renew, WHEN_FULL)
+register('release', release, WHEN_FULL)

@@ -1,0 +1,73 @@
+-- Sagas: the journal's compare-and-set, and which sagas are due.
+
+-- journal: replace a saga's journal if it is still at the expected version; each move is an entry
+-- in the journal's stream. An open saga is in a sorted set by the time at which a runner should
+-- claim it, an ended one by the time at which it and its requests' records expire, together.
+-- Race: two engines that read the same version; the second one's move is refused.
+-- KEYS saga, its stream, open, ended, stuck, records... ARGV expected version, journal, saga id,
+-- 'open' | 'ended' | 'stuck', ms until it is due or expires, fields of the stream's entry...
+-- Returns {'ok', version} | {'moved', version}.
+local function journal(call, keys, args)
+  local saga, stream, open, ended, stuck = unpack(keys, 1, 5)
+  local expected, text, saga_id, state, delay_ms = unpack(args, 1, 5)
+  require_type(call, saga, 'hash')
+  require_type(call, stream, 'stream')
+  for i = 3, 5 do
+    require_type(call, keys[i], 'zset')
+  end
+  local version = redis.call('HGET', saga, 'version') or '0'
+  if version ~= expected then
+    return { 'moved', version }
+  end
+  local now = now_ms(call)
+  version = int(tonumber(version) + 1)
+  redis.call('HSET', saga, 'version', version, 'journal', text)
+  redis.call('XADD', stream, '*', 'version', version, 'timestamp', int(now), unpack(slice(args, 6)))
+  for i = 3, 5 do
+    redis.call('ZREM', keys[i], saga_id)
+  end
+  redis.call('ZREMRANGEBYSCORE', ended, '-inf', int(now))
+  if state == 'open' then
+    redis.call('ZADD', open, int(now + tonumber(delay_ms)), saga_id)
+  elseif state == 'stuck' then
+    redis.call('ZADD', stuck, int(now), saga_id)
+  else
+    redis.call('ZADD', ended, int(now + tonumber(delay_ms)), saga_id)
+    redis.call('PEXPIRE', ended, delay_ms)
+    redis.call('PEXPIRE', saga, delay_ms)
+    redis.call('PEXPIRE', stream, delay_ms)
+    for i = 6, #keys do
+      redis.call('PEXPIRE', keys[i], delay_ms)
+    end
+  end
+  return { 'ok', version }
+end
+
+-- take_due: take open sagas whose time has come, and postpone them.
+-- Race: several runners ask at once; each saga goes to one of them.
+-- KEYS open. ARGV limit, ms until they are due again. Returns {'ok', saga ids...}.
+local function take_due(call, keys, args)
+  require_type(call, keys[1], 'zset')
+  local now = now_ms(call)
+  local found = redis.call('ZRANGEBYSCORE', keys[1], '-inf', int(now), 'LIMIT', 0, args[1])
+  for _, saga_id in ipairs(found) do
+    redis.call('ZADD', keys[1], int(now + tonumber(args[2])), saga_id)
+  end
+  return { 'ok', unpack(found) }
+end
+
+-- heartbeat: postpone the due time of sagas that a process works on.
+-- Race: a saga that has ended meanwhile is not in the set, and must not come back: XX.
+-- KEYS open. ARGV ms until they are due, saga ids... Returns {'ok'}.
+local function heartbeat(call, keys, args)
+  require_type(call, keys[1], 'zset')
+  local at = int(now_ms(call) + tonumber(args[1]))
+  for i = 2, #args do
+    redis.call('ZADD', keys[1], 'XX', at, args[i])
+  end
+  return { 'ok' }
+end
+
+register('journal', journal)
+register('take_due', take_due, WHEN_FULL)
+register('heartbeat', heartbeat, WHEN_FULL)

@@ -1,0 +1,179 @@
+-- Command streams: sweep, event, reject, announce, forward.
+
+-- Drop ended commands behind the last `keep`, never one that is pending or undelivered.
+local function trim(stream, keep)
+  local surplus = redis.call('XLEN', stream) - keep
+  if surplus < keep / 10 then
+    return
+  end
+  local floor = nil
+  for _, group in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+    local oldest = redis.call('XPENDING', stream, group[2])[2] or group[8]
+    local ms, seq = string.match(oldest, '^(%d+)-(%d+)$')
+    ms, seq = tonumber(ms), tonumber(seq)
+    if floor == nil or ms < floor[1] or (ms == floor[1] and seq < floor[2]) then
+      floor = { ms, seq, oldest }
+    end
+  end
+  if floor then
+    redis.call('XTRIM', stream, 'MINID', '~', floor[3], 'LIMIT', int(surplus))
+  end
+end
+
+-- Requeue commands whose entries are gone though they have not ended: the stream was deleted, or
+-- trimmed past them. The entry of the oldest open request tells whether there are any.
+local function requeue(call, stream, limit)
+  for _ = 1, limit do
+    local open = redis.call('ZRANGE', stream .. ':open', 0, 0)[1]
+    if not open then
+      return
+    end
+    local record = read_record(open)
+    if not record.digest or TERMINAL[record.status] then
+      redis.call('ZREM', stream .. ':open', open)
+    else
+      if #redis.call('XRANGE', stream, record.entry_id, record.entry_id) > 0 then
+        return
+      end
+      redis.call('HSET', open, 'entry_id', redis.call('XADD', stream, '*', unpack(command_entry(record))))
+      redis.call('ZADD', stream .. ':open', int(now_ms(call)), open)
+    end
+  end
+end
+
+-- sweep: take over entries that were not renewed for one lease, at most `count`.
+-- Race: two sweepers would take the same entries in turn; one has the group and stream for a
+-- while, and continues where the last one stopped.
+-- KEYS sweeper, stream. ARGV consumer, group, lease_ms, count, how many ended commands to keep.
+-- Returns {'busy'} | {'ok', entries...}, each {entry_id, fields}.
+local function sweep(call, keys, args)
+  local sweeper, stream = keys[1], keys[2]
+  local consumer, group, lease_ms, count, keep = unpack(args, 1, 5)
+  require_type(call, sweeper, 'hash')
+  local now = now_ms(call)
+  local held = redis.call('HMGET', sweeper, 'consumer', 'until', 'cursor')
+  if held[1] and held[1] ~= consumer and tonumber(held[2]) > now then
+    return { 'busy' }
+  end
+  local found = redis.call('XAUTOCLAIM', stream, group, consumer, lease_ms, held[3] or '0-0', 'COUNT', count)
+  redis.call('HSET', sweeper, 'consumer', consumer, 'until', int(now + 0.4 * tonumber(lease_ms)), 'cursor', found[1])
+  redis.call('PEXPIRE', sweeper, 10 * tonumber(lease_ms))
+  local out = { 'ok' }
+  for _, entry in ipairs(found[2]) do
+    out[#out + 1] = entry
+  end
+  -- A consumer is deleted only when nothing is pending for it: its pending entries would be lost.
+  for _, other in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
+    if other[2] ~= consumer and other[4] == 0 and other[6] > 10 * tonumber(lease_ms) then
+      redis.call('XGROUP', 'DELCONSUMER', stream, group, other[2])
+    end
+  end
+  trim(stream, tonumber(keep))
+  requeue(call, stream, REQUEUE_LIMIT)
+  return out
+end
+
+-- event: add an entry to any stream.
+-- Race: a stranger could end a request that is still running. A stage of a request that has a
+-- record is its handler's alone, and only finish writes its terminal stage.
+-- KEYS stream, record. ARGV status, token, maxlen, ttl_ms, fields...
+-- Returns {'ok', entry_id} | {'refused'}.
+local function event(call, keys, args)
+  local stream, key = keys[1], keys[2]
+  local status, token = args[1], args[2]
+  local maxlen, ttl_ms = args[3] ~= '' and args[3], args[4] ~= '' and args[4]
+  require_type(call, stream, 'stream')
+  local record = read_record(key)
+  if record.digest and STAGE[status] and (TERMINAL[status] or not owns(record, token)) then
+    return { 'refused' }
+  end
+  local fields = slice(args, 5)
+  fields[#fields + 1] = 'timestamp'
+  fields[#fields + 1] = int(now_ms(call))
+  return { 'ok', add_entry(stream, fields, maxlen, ttl_ms) }
+end
+
+-- reject: turn an entry that cannot become a request into a dead letter, together with its ack.
+-- The requester gets a failed reply, unless the id belongs to a request that is known.
+-- Race: another listener has rejected the entry already; only a pending entry is rejected.
+-- KEYS stream, dead stream, record, reply stream. ARGV group, entry_id, reply_ttl_ms,
+-- n, n dead-letter fields and values, fields of the reply (none: no reply)...
+-- Returns {'ok'} | {'done'}.
+local function reject(call, keys, args)
+  local stream, dead, key, reply_stream = unpack(keys, 1, 4)
+  local group, entry_id, reply_ttl_ms, count = args[1], args[2], args[3], tonumber(args[4])
+  local letter, fields = slice(args, 5, 4 + count), slice(args, 5 + count)
+  require_type(call, dead, 'stream')
+  local pending = redis.call('XPENDING', stream, group, entry_id, entry_id, 1)
+  if #pending == 0 then
+    return { 'done' }
+  end
+  local reply_type = #fields > 0 and redis.call('TYPE', reply_stream).ok
+  local replies = (reply_type == 'none' or reply_type == 'stream') and redis.call('HEXISTS', key, 'digest') == 0
+  redis.call('XADD', dead, '*', unpack(letter))
+  if replies then
+    local last = #fields
+    fields[last + 1], fields[last + 2] = 'epoch', '0'
+    fields[last + 3], fields[last + 4] = 'timestamp', int(now_ms(call))
+    add_reply(call, reply_stream, reply_ttl_ms, fields)
+  end
+  redis.call('XACK', stream, group, entry_id)
+  return { 'ok' }
+end
+
+-- announce: publish which event types a listener handles, until a time.
+-- Race: a listener that died cannot withdraw; its members expire by the server's clock.
+-- KEYS one sorted set a stream. ARGV ttl_ms (0: withdraw), then a member for each key.
+-- Members are "event type \n consumer"; a key may be given several times. Returns {'ok'}.
+local function announce(call, keys, args)
+  local ttl_ms = tonumber(args[1])
+  local now = now_ms(call)
+  for i, key in ipairs(keys) do
+    require_type(call, key, 'zset')
+    redis.call('ZREMRANGEBYSCORE', key, '-inf', int(now))
+    if ttl_ms > 0 then
+      redis.call('ZADD', key, int(now + ttl_ms), args[i + 1])
+      redis.call('PEXPIRE', key, ttl_ms)
+    else
+      redis.call('ZREM', key, args[i + 1])
+    end
+  end
+  return { 'ok' }
+end
+
+-- forward: put a command back into its stream for a live listener that can handle it. Its old
+-- entry leaves and its new one comes in one step, so that it is always in the stream once.
+-- Race: another listener has acked the entry already; then it is not added again.
+-- KEYS stream, announcements, record. ARGV group, entry_id, event_type, fields...
+-- Returns {'forwarded', entry_id} | {'unhandled', event types that are handled...}.
+local function forward(call, keys, args)
+  local stream, key, group, entry_id, event_type = keys[1], keys[3], args[1], args[2], args[3]
+  local types, found = {}, false
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', keys[2], int(now_ms(call)), '+inf')) do
+    local handled = lines(member)[1]
+    found = found or handled == event_type
+    if not contains(types, handled) then
+      types[#types + 1] = handled
+    end
+  end
+  if not found then
+    table.sort(types)
+    return { 'unhandled', unpack(types) }
+  end
+  require_type(call, key, 'hash')
+  if redis.call('XACK', stream, group, entry_id) == 0 then
+    return { 'forwarded', entry_id }
+  end
+  local new_id = redis.call('XADD', stream, '*', unpack(slice(args, 4)))
+  redis.call('XDEL', stream, entry_id)
+  if redis.call('HGET', key, 'entry_id') == entry_id then
+    redis.call('HSET', key, 'entry_id', new_id)
+  end
+  return { 'forwarded', new_id }
+end
+
+register('sweep', sweep, WHEN_FULL)
+register('event', event)
+register('reject', reject)
+register('announce', announce)
+register('forward', forward)

@@ -1,0 +1,218 @@
+"""Stubs of the functions that move one request: emit, adopt, claim, progress, finish, cancel.
+
+Calls of `emit`, `begin`, `progress` and `finish` that are made in one tick of the event loop
+go to the server as one command; each has its own answer.
+"""
+
+import asyncio
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sagastream._functions.answers import (
+    AdoptAnswer,
+    BeginAnswer,
+    CancelAnswer,
+    EmitAnswer,
+    FinishAnswer,
+    ProgressAnswer,
+    ReleaseAnswer,
+    parse_begin,
+)
+from sagastream._functions.batcher import Batcher
+from sagastream._functions.library import Caller, function_name
+from sagastream._telemetry.trace_context import Trace
+
+_ADOPT, _FOLLOW = function_name("adopt"), function_name("follow")
+_RELEASE, _CANCEL, _RENEW = (function_name(name) for name in ("release", "cancel", "renew"))
+
+
+class RequestFunctions:
+    """Typed calls of the functions that move one request.
+
+    A record and a stream are keys, with their namespace.
+
+    Args:
+        caller: The connection.
+        reply_ttl_ms: How long a reply stream lives after its last entry.
+    """
+
+    def __init__(self, caller: Caller, *, reply_ttl_ms: int) -> None:
+        self._caller = caller
+        self._reply_ttl_ms = str(reply_ttl_ms)
+        self._batcher = Batcher(caller)
+
+    def emit(
+        self,
+        record: str,
+        stream: str,
+        instance: str,
+        entry: Sequence[str],
+        *,
+        reply_streams: Iterable[str],
+        end_streams: Iterable[str] = (),
+        deadline_ms: int | None = None,
+        maxlen: int | None = None,
+        ttl_ms: int | None = None,
+        effect: str = "",
+        supersedes: Sequence[str] = (),
+        wakeup_prefix: str = "",
+    ) -> "asyncio.Future[EmitAnswer]":
+        """Write a command's record and entry.
+
+        Args:
+            record: The request's record.
+            stream: The command stream.
+            instance: The hash that counts commands.
+            entry: The values of correlation_id, request_id, saga_id, event_type, payload,
+                reply_stream, v, traceparent, tracestate and parent_span_id.
+            reply_streams: Get every stage.
+            end_streams: Get the terminal stage alone.
+            deadline_ms: From now, by the server's clock; None for no deadline.
+            maxlen: Trim the stream to about this many entries.
+            ttl_ms: When the stream expires.
+            effect: The effect policy that the handler must declare, '' for any.
+            supersedes: The records of requests that end in the same step.
+            wakeup_prefix: The prefix of the wake-up lists of listeners.
+        """
+        args = [*entry, "\n".join(reply_streams), "\n".join(end_streams)]
+        if deadline_ms is not None:
+            args += ("deadline_ms", str(deadline_ms))
+        if maxlen is not None:
+            args += ("maxlen", str(maxlen))
+        if ttl_ms is not None:
+            args += ("ttl_ms", str(ttl_ms))
+        if effect:
+            args += ("effect", effect)
+        for superseded in supersedes:
+            args += ("supersedes", superseded)
+        shared = (self._reply_ttl_ms, wakeup_prefix, instance)
+        return self._batcher.call("emit", shared, (record, stream), args, EmitAnswer.parse)
+
+    async def adopt(
+        self,
+        record: str,
+        stream: str,
+        fields: Mapping[str, str],
+        *,
+        group: str,
+        entry_id: str,
+        retention_ms: int,
+        reply_streams: Iterable[str],
+    ) -> AdoptAnswer:
+        """Give an entry that came by plain XADD its record."""
+        args = [group, entry_id, self._reply_ttl_ms, str(retention_ms), "\n".join(reply_streams)]
+        for pair in fields.items():
+            args += pair
+        return AdoptAnswer.parse(await self._caller.call("FCALL", _ADOPT, 2, record, stream, *args))
+
+    def begin(
+        self,
+        record: str,
+        stream: str,
+        *,
+        group: str,
+        entry_id: str,
+        consumer: str,
+        token: str,
+        lease_ms: int,
+        retention_ms: int,
+        max_deliveries: int,
+        trace: Trace,
+    ) -> "asyncio.Future[BeginAnswer]":
+        """Claim a request: the epoch grows, and `start` is written."""
+        shared = (group, consumer, str(lease_ms), self._reply_ttl_ms, str(retention_ms))
+        return self._batcher.call(
+            "begin",
+            (*shared, str(max_deliveries)),
+            (record, stream),
+            (entry_id, token, *trace),
+            parse_begin,
+        )
+
+    def progress(
+        self, record: str, stream: str, payload: str, *, token: str, seq: int, trace: Trace
+    ) -> "asyncio.Future[ProgressAnswer]":
+        """Write a numbered progress stage.
+
+        Like `finish` it waits for a server that is away: a handler does not fail for that.
+        """
+        return self._batcher.call(
+            "progress",
+            (self._reply_ttl_ms,),
+            (record, stream),
+            (token, str(seq), payload, *trace),
+            ProgressAnswer.parse,
+            call_timeout_s=math.inf,
+        )
+
+    async def follow(self, record: str, trace: Trace) -> None:
+        """Have a request keep its own stage log."""
+        await self._caller.call("FCALL", _FOLLOW, 1, record, self._reply_ttl_ms, *trace)
+
+    def finish(
+        self,
+        record: str,
+        stream: str,
+        status: str,
+        payload: str,
+        *,
+        group: str,
+        entry_id: str,
+        token: str,
+        retention_ms: int,
+        trace: Trace,
+        writes: Sequence[Sequence[str]] = (),
+    ) -> "asyncio.Future[FinishAnswer]":
+        """Store the outcome, write the terminal reply and ack.
+
+        It waits for a server that is away as long as it takes: work that is done is not given
+        up, and a later claim is refused, or wins meanwhile.
+        """
+        args = [entry_id, token, status, payload, *trace]
+        for write in writes:
+            args += write
+        return self._batcher.call(
+            "finish",
+            (group, str(retention_ms), self._reply_ttl_ms),
+            (record, stream),
+            args,
+            FinishAnswer.parse,
+            call_timeout_s=math.inf,
+        )
+
+    async def release(
+        self, record: str, stream: str, *, group: str, entry_id: str, consumer: str, token: str
+    ) -> ReleaseAnswer:
+        """Give a claim back without an outcome."""
+        args = (group, entry_id, consumer, token)
+        return ReleaseAnswer.parse(
+            await self._caller.call("FCALL", _RELEASE, 2, record, stream, *args)
+        )
+
+    async def cancel(
+        self, record: str, *, retention_ms: int, wakeup_prefix: str, trace: Trace
+    ) -> CancelAnswer:
+        """End a request that has not begun, or ask its handler to stop."""
+        args = (self._reply_ttl_ms, str(retention_ms), wakeup_prefix, *trace)
+        return CancelAnswer.parse(await self._caller.call("FCALL", _CANCEL, 1, record, *args))
+
+
+def renew_command(
+    claims: Sequence[tuple[str, str, str, str]], *, lease_ms: int, group: str, consumer: str
+) -> tuple[Any, ...]:
+    """The command that renews the leases of one listener, for a connection of a thread.
+
+    Args:
+        claims: Record, stream, token and entry id of each.
+        lease_ms: How long the leases are.
+        group: The consumer group.
+        consumer: The listener.
+
+    Returns:
+        The command; its answer has for each claim `1` kept, `c` kept and to be cancelled, or
+        `0` lost.
+    """
+    keys = [key for record, stream, _, _ in claims for key in (record, stream)]
+    own = [part for _, _, token, entry_id in claims for part in (token, entry_id)]
+    return ("FCALL", _RENEW, len(keys), *keys, lease_ms, group, consumer, *own)

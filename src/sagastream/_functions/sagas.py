@@ -1,0 +1,66 @@
+"""Stubs of the functions for sagas: journal, take_due, heartbeat."""
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Literal
+
+from sagastream._functions.answers import DueAnswer, JournalAnswer
+from sagastream._functions.library import Caller, function_name
+
+_JOURNAL, _TAKE_DUE = function_name("journal"), function_name("take_due")
+_HEARTBEAT = function_name("heartbeat")
+
+
+class SagaFunctions:
+    """Typed calls of the functions for sagas. Names of sagas and streams are keys.
+
+    Args:
+        caller: The connection.
+    """
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    async def journal(
+        self,
+        saga: str,
+        stream: str,
+        index: Sequence[str],
+        records: Sequence[str],
+        *,
+        saga_id: str,
+        version: int,
+        journal: str,
+        state: Literal["open", "ended", "stuck"],
+        delay_ms: int,
+        fields: Mapping[str, str],
+    ) -> JournalAnswer:
+        """Replace a saga's journal if it is still at `version`.
+
+        Args:
+            saga: The saga's hash.
+            stream: The stream of its moves.
+            index: The sorted sets of open, ended and stuck sagas.
+            records: What expires with an ended saga.
+            saga_id: Its id.
+            version: The expected version; 0 for a new saga.
+            journal: The new journal as JSON.
+            state: Which of the sets it belongs to.
+            delay_ms: When an open saga is due, or an ended one expires.
+            fields: Of the move's entry in the stream.
+        """
+        keys = (saga, stream, *index, *records)
+        args = (str(version), journal, saga_id, state, str(delay_ms))
+        flat = chain.from_iterable(fields.items())
+        return JournalAnswer.parse(
+            await self._caller.call("FCALL", _JOURNAL, len(keys), *keys, *args, *flat)
+        )
+
+    async def take_due(self, open_sagas: str, *, limit: int, delay_ms: int) -> DueAnswer:
+        """Take open sagas that are due, and postpone them by `delay_ms`."""
+        args = (str(limit), str(delay_ms))
+        return DueAnswer.parse(await self._caller.call("FCALL", _TAKE_DUE, 1, open_sagas, *args))
+
+    async def heartbeat(self, open_sagas: str, saga_ids: Sequence[str], *, delay_ms: int) -> None:
+        """Postpone the due time of sagas that a process works on."""
+        await self._caller.call("FCALL", _HEARTBEAT, 1, open_sagas, str(delay_ms), *saga_ids)

@@ -1,0 +1,120 @@
+"""Stubs of the functions for streams: sweep, event, reject, announce, forward, join, leave."""
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+
+from sagastream._functions.answers import EventAnswer, ForwardAnswer, RejectAnswer, SweepAnswer
+from sagastream._functions.library import Caller, function_name
+
+_SWEEP, _EVENT, _REJECT = (function_name(name) for name in ("sweep", "event", "reject"))
+_ANNOUNCE, _FORWARD = function_name("announce"), function_name("forward")
+_JOIN, _LEAVE = function_name("join"), function_name("leave")
+
+
+class StreamFunctions:
+    """Typed calls of the functions for command streams and reply streams.
+
+    Streams and records are keys, with their namespace.
+
+    Args:
+        caller: The connection.
+        reply_ttl_ms: How long a reply stream lives after its last entry.
+    """
+
+    def __init__(self, caller: Caller, *, reply_ttl_ms: int) -> None:
+        self._caller = caller
+        self._reply_ttl_ms = str(reply_ttl_ms)
+
+    async def sweep(
+        self,
+        sweeper: str,
+        stream: str,
+        *,
+        consumer: str,
+        group: str,
+        lease_ms: int,
+        count: int,
+        keep: int,
+    ) -> SweepAnswer:
+        """Take over entries that were not renewed for one lease; trim ended ones behind `keep`."""
+        args = (consumer, group, lease_ms, count, keep)
+        return SweepAnswer.parse(
+            await self._caller.call("FCALL", _SWEEP, 2, sweeper, stream, *args)
+        )
+
+    async def event(
+        self,
+        stream: str,
+        record: str,
+        fields: Mapping[str, str],
+        *,
+        token: str,
+        maxlen: int | None,
+        ttl_ms: int | None,
+    ) -> EventAnswer:
+        """Add an entry to any stream, unless it is a stage of another claim's request."""
+        args = (fields["status"], token, _optional(maxlen), _optional(ttl_ms))
+        return EventAnswer.parse(
+            await self._caller.call("FCALL", _EVENT, 2, stream, record, *args, *_flat(fields))
+        )
+
+    async def reject(
+        self,
+        stream: str,
+        dead: str,
+        record: str,
+        reply_stream: str,
+        *,
+        group: str,
+        entry_id: str,
+        letter: Sequence[bytes | str],
+        reply: Mapping[str, str],
+    ) -> RejectAnswer:
+        """Turn an entry that cannot become a request into a dead letter."""
+        args = (group, entry_id, self._reply_ttl_ms, str(len(letter)), *letter, *_flat(reply))
+        return RejectAnswer.parse(
+            await self._caller.call("FCALL", _REJECT, 4, stream, dead, record, reply_stream, *args)
+        )
+
+    async def announce(self, members: Sequence[tuple[str, str]], *, ttl_ms: int) -> None:
+        """Publish for `ttl_ms` what a listener handles, as (announcements key, member).
+
+        With 0 it is withdrawn.
+        """
+        keys = [key for key, _ in members]
+        args = (str(ttl_ms), *(member for _, member in members))
+        await self._caller.call("FCALL", _ANNOUNCE, len(keys), *keys, *args)
+
+    async def forward(
+        self,
+        stream: str,
+        announcements: str,
+        record: str,
+        *,
+        group: str,
+        entry_id: str,
+        event_type: str,
+        fields: Sequence[bytes | str],
+    ) -> ForwardAnswer:
+        """Put a command back into its stream for a live listener that can handle it."""
+        args = (group, entry_id, event_type, *fields)
+        return ForwardAnswer.parse(
+            await self._caller.call("FCALL", _FORWARD, 3, stream, announcements, record, *args)
+        )
+
+    async def join(self, stream: str, *, group: str, stale_ms: int, prefix: str) -> None:
+        """Make a reader's group at 0, and destroy those of dead readers."""
+        args = (group, self._reply_ttl_ms, str(stale_ms), prefix)
+        await self._caller.call("FCALL", _JOIN, 1, stream, *args)
+
+    async def leave(self, stream: str, *, group: str) -> None:
+        """Destroy a reader's group, and a stream that has no entry."""
+        await self._caller.call("FCALL", _LEAVE, 1, stream, group)
+
+
+def _flat(fields: Mapping[str, str]) -> list[str]:
+    return list(chain.from_iterable(fields.items()))
+
+
+def _optional(value: int | None) -> str:
+    return "" if value is None else str(value)

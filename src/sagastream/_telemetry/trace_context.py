@@ -1,0 +1,96 @@
+"""Trace context in an entry: written by the sender, read by the receiver.
+
+Three fields carry it: `traceparent` and `tracestate` as W3C has them, and `parent_span_id`,
+which is informative. A malformed context starts a new trace.
+"""
+
+import re
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+_PROPAGATOR = TraceContextTextMapPropagator()
+# The member of `tracestate` that names the root span of a saga.
+_SAGA = "saga"
+_SPAN_ID = re.compile(r"[0-9a-f]{16}")
+
+# The values of traceparent, tracestate and parent_span_id; empty if untraced.
+Trace = tuple[str, str, str]
+_FIELDS = ("traceparent", "tracestate", "parent_span_id")
+_UNTRACED: Trace = ("", "", "")
+
+# The id that the next span is to get, for providers whose id generator asks for it. So the span
+# of a handler that was killed can be recorded by the process that takes its request over.
+next_span_id: ContextVar[int] = ContextVar("sagastream_next_span_id", default=0)
+
+
+def trace_of(span: Span | None = None) -> Trace:
+    """The context of a span, or of the current one, as an entry carries it."""
+    context = (span or trace.get_current_span()).get_span_context()
+    if not context.is_valid:
+        return _UNTRACED
+    span_id = trace.format_span_id(context.span_id)
+    flags = f"{context.trace_flags:02x}"
+    return (
+        f"00-{trace.format_trace_id(context.trace_id)}-{span_id}-{flags}",
+        context.trace_state.to_header() if context.trace_state else "",
+        span_id,
+    )
+
+
+def trace_fields(span: Span | None = None) -> dict[str, str]:
+    """The context of a span, or of the current one, as fields of an entry."""
+    return dict(zip(_FIELDS, trace_of(span), strict=True))
+
+
+def extract(fields: Mapping[str, Any]) -> Context:
+    """The context that an entry carries; an empty one if it is missing or malformed."""
+    if not fields.get("traceparent"):
+        return Context()
+    given = {name: str(fields.get(name) or "") for name in ("traceparent", "tracestate")}
+    return _PROPAGATOR.extract({name: value for name, value in given.items() if value}, Context())
+
+
+def sender_context(fields: Mapping[str, Any]) -> SpanContext:
+    """The context of the span that sent an entry; an invalid one if it was not traced."""
+    if not fields.get("traceparent"):
+        return trace.INVALID_SPAN_CONTEXT
+    return trace.get_current_span(extract(fields)).get_span_context()
+
+
+def trace_id() -> str:
+    """The current trace's id as 32 hex digits, '' if untraced."""
+    context = trace.get_current_span().get_span_context()
+    return trace.format_trace_id(context.trace_id) if context.is_valid else ""
+
+
+def trace_id_of(fields: Mapping[str, Any]) -> str:
+    """The trace id that an entry carries, '' if it has none."""
+    context = sender_context(fields)
+    return trace.format_trace_id(context.trace_id) if context.is_valid else ""
+
+
+def mark_saga_root(span: Span) -> dict[str, str]:
+    """The context of a saga's root span as fields of an entry, with the root's id in `tracestate`."""
+    fields, context = trace_fields(span), span.get_span_context()
+    if context.is_valid:
+        root, state = fields["parent_span_id"], context.trace_state
+        state = state.update(_SAGA, root) if _SAGA in state else state.add(_SAGA, root)
+        fields["tracestate"] = state.to_header()
+    return fields
+
+
+def saga_root_of(sender: SpanContext) -> Context:
+    """The saga's root span as a parent, from what its sender carried; empty if there is none."""
+    root_id = sender.trace_state.get(_SAGA, "") if sender.is_valid else ""
+    if not root_id or not _SPAN_ID.fullmatch(root_id):
+        return Context()
+    root = SpanContext(
+        sender.trace_id, int(root_id, 16), True, sender.trace_flags, sender.trace_state
+    )
+    return trace.set_span_in_context(NonRecordingSpan(root), Context())

@@ -1,0 +1,57 @@
+"""Announce which event types a listener handles, so that others forward commands to it."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterable
+
+from sagastream._client.session import Session
+from sagastream.errors import SagastreamError
+
+logger = logging.getLogger(__name__)
+
+_TTL_S = 10.0
+
+
+def announcements_key(session: Session, stream: str) -> str:
+    """The key of the sorted set of what live listeners handle on a stream."""
+    return session.options.key(f"listeners:{stream}")
+
+
+class Announcer:
+    """The announcements of one listener. They expire when it dies.
+
+    Args:
+        session: The server.
+        handled: What it handles, as (stream, event type).
+        consumer: The listener.
+    """
+
+    def __init__(self, session: Session, handled: Iterable[tuple[str, str]], consumer: str) -> None:
+        self._session = session
+        self._members = [
+            (announcements_key(session, stream), f"{event_type}\n{consumer}")
+            for stream, event_type in sorted(handled)
+        ]
+
+    async def announce(self) -> None:
+        """Announce it for a while.
+
+        Raises:
+            ServerUnavailable: The server did not answer.
+        """
+        await self._session.streams.announce(self._members, ttl_ms=round(_TTL_S * 1000))
+
+    async def withdraw(self) -> None:
+        """Withdraw the announcements; without the server they expire."""
+        with contextlib.suppress(SagastreamError):
+            await self._session.streams.announce(self._members, ttl_ms=0)
+
+    async def keep_announcing(self) -> None:
+        """Announce it again before it expires, until cancelled."""
+        while True:
+            await asyncio.sleep(_TTL_S / 3)
+            try:
+                await self.announce()
+            except SagastreamError as error:
+                logger.debug("not announced: %s", error)
