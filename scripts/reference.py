@@ -145,7 +145,9 @@ def drift(place: Path) -> list[str]:
 def main() -> int:
     """Write the pages, or check them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a file differs")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit with 1 if a file differs"
+    )
     if parser.parse_args().check:
         differ = drift(PLACE)
         print("\n".join(f"{name} differs: run scripts/reference.py" for name in differ))
