@@ -9,9 +9,9 @@ def test_every_step_has_its_event_types() -> None:
     """Each step's forward and compensating event types map to its name, in mission order."""
     steps = mission_saga(Settings()).steps
     assert list(FORWARD_STEPS.items()) == [(step.event_type, step.name) for step in steps]
-    assert COMPENSATED_STEPS == {
+    assert {
         step.compensation.event_type: step.name for step in steps if step.compensation
-    }
+    } == COMPENSATED_STEPS
 
 
 def test_steps_use_the_configured_streams() -> None:
