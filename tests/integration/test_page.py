@@ -151,7 +151,7 @@ def test_a_stuck_mission_is_fixed_and_resumed(
     obstacle.unlink()
     page.get_by_role("button", name="Resume…").click()
     dialog = page.get_by_role("dialog")
-    expect(dialog).to_contain_text("gets new tries")
+    expect(dialog).to_contain_text("gets new attempts")
     dialog.get_by_role("button", name="Resume this mission").click()
     expect(page.locator("#steps h2 .badge")).to_have_text("↩ compensated", timeout=_END_MS)
     expect(lane.locator(".badge")).to_have_text(["↩ undone"] * 3)
@@ -313,10 +313,10 @@ def test_the_browser_is_asked_for_the_token_once(running: dict[str, str], watche
     with Served(running, WEB_TOKEN="correct horse") as mine:
         page.goto(f"{mine.url}/fleet")
         assert page.url == f"{mine.url}/login"
-        page.get_by_label("The token").fill("wrong")
+        page.get_by_label("Token of this server").fill("wrong")
         page.get_by_role("button", name="Log in").click()
-        expect(page.get_by_role("alert")).to_contain_text("that is not the token")
-        page.get_by_label("The token").fill("correct horse")
+        expect(page.get_by_role("alert")).to_contain_text("wrong token")
+        page.get_by_label("Token of this server").fill("correct horse")
         page.get_by_role("button", name="Log in").click()
         expect(page.get_by_role("heading", name="Missions")).to_be_visible()
         (cookie,) = page.context.cookies()
