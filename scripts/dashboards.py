@@ -1,4 +1,4 @@
-"""Writes the Grafana dashboards to deploy/grafana/dashboards; with --check, says whether they differ."""
+"""Writes the Grafana dashboards to deploy/grafana/dashboards; with --check, reports differences."""
 
 import argparse
 import json
@@ -37,7 +37,7 @@ def _graph(title: str, unit: str, *queries: tuple[str, str], says: str = "") -> 
     }
 
 
-def _figure(title: str, expression: str, unit: str = "short", *, bad_from: float = 0) -> Panel:
+def _stat(title: str, expression: str, unit: str = "short", *, bad_from: float = 0) -> Panel:
     steps: list[dict[str, Any]] = [{"color": "green", "value": None}]
     if bad_from:
         steps.append({"color": "red", "value": bad_from})
@@ -69,7 +69,7 @@ def _search(title: str, query: str) -> Panel:
 def _quantiles(metric: str, by: str) -> list[tuple[str, str]]:
     return [
         (f"histogram_quantile({q}, sum by (le, {by}) (rate({metric}_bucket{_RATE})))", legend)
-        for q, legend in ((0.5, f"{{{{{by}}}}} half"), (0.95, f"{{{{{by}}}}} 95 %"))
+        for q, legend in ((0.5, f"{{{{{by}}}}} median"), (0.95, f"{{{{{by}}}}} 95th percentile"))
     ]
 
 
@@ -107,10 +107,10 @@ def _missions() -> dict[str, Any]:
         "missions",
         "Missions",
         [
-            _figure("Open", state.format("open")),
-            _figure("Ended, still kept", state.format("ended")),
-            _figure("Stuck", state.format("stuck"), bad_from=1),
-            _figure("Explored", "max(mission_explored)", "percentunit"),
+            _stat("Open", state.format("open")),
+            _stat("Ended (retained)", state.format("ended")),
+            _stat("Stuck", state.format("stuck"), bad_from=1),
+            _stat("Explored", "max(mission_explored)", "percentunit"),
             _graph(
                 "Steps ended per second",
                 "ops",
@@ -119,7 +119,7 @@ def _missions() -> dict[str, Any]:
                     "{{sagastream_direction}} {{sagastream_step}}",
                 ),
             ),
-            _graph("How long steps take", "s", *_quantiles(step, "sagastream_step")),
+            _graph("Duration of steps", "s", *_quantiles(step, "sagastream_step")),
             _graph(
                 "Failed steps per second",
                 "ops",
@@ -169,9 +169,9 @@ def _handlers() -> dict[str, Any]:
                     f"{{{{{by}}}}} {{{{error_type}}}}",
                 ),
             ),
-            _graph("How long handlers take", "s", *_quantiles(process, by)),
+            _graph("Duration of handlers", "s", *_quantiles(process, by)),
             _graph(
-                "How long operations on streams take",
+                "Duration of stream operations",
                 "s",
                 *_quantiles(
                     "messaging_client_operation_duration_seconds", "messaging_operation_name"
@@ -200,16 +200,18 @@ def _streams() -> dict[str, Any]:
         "streams",
         "Streams",
         [
-            _graph("Not yet read", "short", gauge("sagastream_stream_depth")),
-            _graph("Read and not ended", "short", gauge("sagastream_stream_pending")),
+            _graph("Unread commands", "short", gauge("sagastream_stream_depth")),
+            _graph("Pending commands", "short", gauge("sagastream_stream_pending")),
             _graph(
-                "Age of the oldest not ended", "s", gauge("sagastream_stream_pending_age_seconds")
+                "Age of the oldest pending command",
+                "s",
+                gauge("sagastream_stream_pending_age_seconds"),
             ),
             _graph("Dead letters", "short", gauge("sagastream_stream_dead_letters")),
             _graph("Sent per second", "ops", rate("messaging_client_sent_messages_total")),
             _graph("Consumed per second", "ops", rate("messaging_client_consumed_messages_total")),
-            _graph("Taken over from lost handlers", "ops", rate("sagastream_redeliveries_total")),
-            _graph("Leases lost", "ops", rate("sagastream_lease_losses_total")),
+            _graph("Redeliveries per second", "ops", rate("sagastream_redeliveries_total")),
+            _graph("Lost leases per second", "ops", rate("sagastream_lease_losses_total")),
         ],
         [],
     )
@@ -219,7 +221,7 @@ def _mission_trace() -> dict[str, Any]:
     trace = {
         "type": "traces",
         "title": "Trace $trace",
-        "description": "The id that `mission show` and `mission run` end with.",
+        "description": "The trace id that `mission show` and `mission run` print last.",
         "datasource": TEMPO,
         "targets": [{"refId": "A", "datasource": TEMPO, "queryType": "traceql", "query": "$trace"}],
         "width": 24,
@@ -227,7 +229,7 @@ def _mission_trace() -> dict[str, Any]:
     }
     graph = {
         "type": "nodeGraph",
-        "title": "Who asks whom",
+        "title": "Service graph",
         "datasource": TEMPO,
         "targets": [{"refId": "A", "datasource": TEMPO, "queryType": "serviceMap"}],
         "width": 24,
@@ -242,7 +244,7 @@ def _mission_trace() -> dict[str, Any]:
         ),
     )
     waits = _graph(
-        "Seconds in streams",
+        "Time in streams, 95th percentile",
         "s",
         (
             (
@@ -259,26 +261,28 @@ def _mission_trace() -> dict[str, Any]:
 
 
 def dashboards() -> dict[str, dict[str, Any]]:
-    """Every dashboard by the name of its file."""
+    """Return every dashboard by the name of its file."""
     made = (_missions(), _handlers(), _streams(), _mission_trace())
     return {f"{dashboard['uid']}.json": dashboard for dashboard in made}
 
 
 def drift(place: Path) -> list[str]:
-    """The files that are not as this script would write them."""
+    """Return the names of the files that differ from what this script would write."""
     wanted = {name: json.dumps(made, indent=2) + "\n" for name, made in dashboards().items()}
-    there = {path.name: path.read_text() for path in place.glob("*.json")}
-    names = sorted(wanted.keys() | there.keys())
-    return [name for name in names if wanted.get(name) != there.get(name)]
+    existing = {path.name: path.read_text() for path in place.glob("*.json")}
+    names = sorted(wanted.keys() | existing.keys())
+    return [name for name in names if wanted.get(name) != existing.get(name)]
 
 
 def main() -> int:
     """Write the dashboards, or check them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; 1 if some differ")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit with 1 if a file differs"
+    )
     if parser.parse_args().check:
         differ = drift(PLACE)
-        print("\n".join(f"{name} is not what scripts/dashboards.py writes" for name in differ))
+        print("\n".join(f"{name} differs: run scripts/dashboards.py" for name in differ))
         return 1 if differ else 0
     for name, made in dashboards().items():
         (PLACE / name).write_text(json.dumps(made, indent=2) + "\n")

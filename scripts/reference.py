@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes docs/reference/configuration.md and cli.md from the code; with --check, says whether they differ."""
+"""Writes docs/reference/configuration.md and cli.md from the code; with --check, reports differences."""
 
 import argparse
 import sys
@@ -21,13 +21,12 @@ PLACE = ROOT / "docs" / "reference"
 _CONFIGURATION = """\
 # Settings
 
-Mission control reads its settings from the environment, each from the variable of its name. `mission doctor` says what
-does not fit; a value that is no good ends a command with exit code 2 and the variable's name. The library itself reads
-no environment: what it can be told stands at [`Bus`](api.md#sagastream.Bus) and
-[`CommandListener`](api.md#sagastream.CommandListener). The standard `OTEL_*` variables mean what OpenTelemetry says;
-those that are read here too are in the table.
+Mission control reads its settings from environment variables. `mission doctor` checks that they fit together. An invalid
+value ends a command with exit code 2 and the name of the variable. The library itself does not read the environment; its
+options are the arguments of [`Bus`](api.md#sagastream.Bus) and [`CommandListener`](api.md#sagastream.CommandListener). The
+standard `OTEL_*` variables have the meaning that OpenTelemetry gives them; the table lists those that mission control reads.
 
-This page is written by `scripts/reference.py` from `app/config.py`.
+`scripts/reference.py` generates this page from `app/config.py`.
 
 | variable | default | meaning |
 |---|---|---|
@@ -35,24 +34,24 @@ This page is written by `scripts/reference.py` from `app/config.py`.
 _CLI = """\
 # Commands
 
-`mission` is mission control, `sagastream` the library's own command. Both write results to standard output and all else
-to standard error. `-o json` gives one JSON value, `-o jsonl` a line an item.
+`mission` is the command of mission control, `sagastream` that of the library. Both write results to standard output and
+everything else to standard error. `-o json` prints one JSON value, `-o jsonl` one line per item.
 
-This page is written by `scripts/reference.py` from the programs themselves.
+`scripts/reference.py` generates this page from the programs' own help.
 
 ## Exit codes
 
-| code | |
+| code | meaning |
 |---|---|
-| 0 | done; of a mission: completed |
-| 1 | error, such as a server that cannot be reached |
-| 2 | usage: an option, a setting or a map that is no good, a number of robots that is not 1 to 64 |
-| 3 | a step failed, or the mission was cancelled; all was undone |
+| 0 | success; a mission completed |
+| 1 | error, such as an unreachable server |
+| 2 | usage error: an invalid option, setting or map, or a number of robots outside 1 to 64 |
+| 3 | a step failed, or the mission was cancelled; its steps were undone |
 | 4 | a compensation is stuck |
-| 5 | not done in time, all was undone |
-| 130 | interrupted, all was undone |
+| 5 | timeout; the mission's steps were undone |
+| 130 | interrupted; the mission's steps were undone |
 
-`sagastream` has 0, 1 and 2 alone.
+`sagastream` uses 0, 1 and 2 only.
 
 """
 
@@ -66,7 +65,7 @@ def _default(value: Any) -> str:
 
 
 def configuration() -> str:
-    """The page of settings."""
+    """Return the page of settings."""
     rows = [
         f"| `{name.upper()}` | {_default(field.default)} | {field.description} |"
         for name, field in Settings.model_fields.items()
@@ -92,7 +91,7 @@ def _verb(name: str, command: Any) -> Iterator[str]:
         for option in command.params
     ]
     if rows:
-        yield "| option | | default |\n|---|---|---|\n"
+        yield "| option | meaning | default |\n|---|---|---|\n"
         yield from rows
     yield "\n"
 
@@ -118,7 +117,7 @@ def _sagastream(parser: argparse.ArgumentParser) -> Iterator[str]:
             default = _default(action.default) if action.option_strings else "required"
             rows.append(f"| {names} | {action.help} | {default} |\n")
     yield f"\n### `{parser.prog.replace(' [-h]', '')}`\n\n"
-    yield f"{parser.description or 'Has the commands below.' if verbs else parser.description}\n"
+    yield f"{parser.description}\n"
     if rows:
         yield "\n| option | | default |\n|---|---|---|\n"
         yield from rows
@@ -127,13 +126,13 @@ def _sagastream(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 
 def written() -> dict[str, str]:
-    """Every page by the name of its file."""
+    """Return every page by the name of its file."""
     commands = "".join([_CLI, *_mission(), "## sagastream\n", *_sagastream(make_parser())])
     return {"configuration.md": configuration(), "cli.md": commands}
 
 
 def drift(place: Path) -> list[str]:
-    """The files that are not as this script would write them."""
+    """Return the names of the files that differ from what this script would write."""
     return sorted(
         name
         for name, text in written().items()
@@ -144,10 +143,12 @@ def drift(place: Path) -> list[str]:
 def main() -> int:
     """Write the pages, or check them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; 1 if some differ")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit with 1 if a file differs"
+    )
     if parser.parse_args().check:
         differ = drift(PLACE)
-        print("\n".join(f"{name} is not what scripts/reference.py writes" for name in differ))
+        print("\n".join(f"{name} differs: run scripts/reference.py" for name in differ))
         return 1 if differ else 0
     for name, text in written().items():
         (PLACE / name).write_text(text)

@@ -1,6 +1,6 @@
-"""What can be said of the files under deploy/ without running them: keys, names, queries.
+"""Static checks of the files under deploy/: keys, names, queries.
 
-Each check gives the faults that it finds, one line each, none for a good file.
+Each check yields the faults that it finds, one line per fault.
 """
 
 import re
@@ -16,7 +16,7 @@ import yaml
 ANY: Any = object()
 _LISTENERS = {"endpoint": ANY}
 
-# The keys of Tempo 3 that we use or might; a list stands for a list of such maps.
+# Keys of Tempo 3; a list means a list of such maps.
 TEMPO: Any = {
     "stream_over_http_enabled": ANY,
     "target": ANY,
@@ -82,12 +82,12 @@ _CONDITION = (
 )
 _SPANSET = rf"\{{ *(?:{_CONDITION}(?: *(?:&&|\|\|) *{_CONDITION})*)? *\}}"
 _TRACEQL = re.compile(rf"{_SPANSET}(?: *(?:&&|\|\||>>|>|<<|<) *{_SPANSET})*")
-# What Tempo's generator writes into Prometheus.
+# Metrics that Tempo's generator writes to Prometheus.
 _OF_TEMPO = re.compile(r"traces_(spanmetrics|service_graph)_\w+")
 
 
 def faults_of_keys(given: Any, known: Any, path: str = "") -> Iterator[str]:
-    """Keys that are not known where they stand."""
+    """Yield keys that are unknown at their position."""
     if known is ANY:
         return
     if isinstance(known, list):
@@ -107,7 +107,7 @@ def faults_of_keys(given: Any, known: Any, path: str = "") -> Iterator[str]:
 
 
 def faults_of_compose(path: Path) -> Iterator[str]:
-    """Against the Compose specification, and: images pinned, health checked, files there."""
+    """Check the Compose specification, pinned images, health checks and existing files."""
     checked = subprocess.run(
         [
             *(sys.executable, "-m", "check_jsonschema"),
@@ -138,7 +138,7 @@ def faults_of_compose(path: Path) -> Iterator[str]:
 
 
 def faults_of_targets(prometheus: Any, compose: Any) -> Iterator[str]:
-    """Scrape targets that are no service."""
+    """Yield scrape targets that are not services."""
     for job in prometheus["scrape_configs"]:
         for group in job["static_configs"]:
             for target in group["targets"]:
@@ -149,7 +149,7 @@ def faults_of_targets(prometheus: Any, compose: Any) -> Iterator[str]:
 def faults_of_dashboard(
     dashboard: Any, sources: Sequence[str], metrics: Sequence[str]
 ) -> Iterator[str]:
-    """Queries that do not parse, of metrics that nobody makes, or to sources that are not there."""
+    """Yield queries with syntax errors, unknown metrics or unknown data sources."""
     names = {variable["name"] for variable in dashboard["templating"]["list"]}
     for panel in dashboard["panels"]:
         for target in panel["targets"]:
@@ -167,7 +167,7 @@ def faults_of_dashboard(
 
 
 def faults_of_promql(query: str, metrics: Sequence[str]) -> Iterator[str]:
-    """Against the grammar, and against the names that there are."""
+    """Check syntax and metric names of a PromQL query."""
     plain = query.replace("$__rate_interval", "5m").replace("$$__tags", 'service="x"')
     try:
         promql_parser.parse(plain)
@@ -180,7 +180,7 @@ def faults_of_promql(query: str, metrics: Sequence[str]) -> Iterator[str]:
 
 
 def faults_of_traceql(query: str, variables: set[str]) -> Iterator[str]:
-    """Against the part of the grammar that we use."""
+    """Check a TraceQL query against the used part of the grammar."""
     if _TRACE_ID.fullmatch(query):
         if query.startswith("$") and query[1:] not in variables:
             yield f"{query}: no such variable"

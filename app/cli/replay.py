@@ -30,7 +30,7 @@ _MAX_WAIT_S = 1.0
 
 @app.command()
 def replay(
-    saga_id: Annotated[str, typer.Argument(help="The mission, as `mission list` names it.")],
+    saga_id: Annotated[str, typer.Argument(help="The id of the mission; see `mission list`.")],
     *,
     speed: Annotated[
         float, typer.Option(help="Simulated seconds per second.", min=0.1, max=1000)

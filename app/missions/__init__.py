@@ -1,1 +1,1 @@
-"""Missions: the saga that a mission is, and what it keeps: recording, checkpoints, artifacts, summaries."""
+"""Missions: what a mission is, its saga, its recording, checkpoints, results and reports."""

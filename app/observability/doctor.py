@@ -92,7 +92,8 @@ async def _server_checks(
             yield check
     except SagastreamError as error:
         mend = "start it, resume it if it is suspended, or set REDIS_URL"
-        yield Check("server", False, f"{bus.address}: {error}", mend)
+        detail = str(error) if bus.address in str(error) else f"{bus.address}: {error}"
+        yield Check("server", False, detail, mend)
 
 
 async def _status(bus: Bus, stream: str) -> StreamStatus:

@@ -1,4 +1,4 @@
-"""The application's Celery, with a task that makes a span of its own: for the test of its pools."""
+"""The application's Celery with an additional task that records a span, to test the pools."""
 
 import redis
 from opentelemetry import trace
@@ -11,7 +11,7 @@ DONE = "spans:done"
 
 @celery_app.task(name="spanned")  # type: ignore[untyped-decorator]
 def spanned(number: int) -> None:
-    """Make a span, and say that it is made."""
+    """Record a span and count it."""
     with trace.get_tracer("test").start_as_current_span("inner") as span:
         span.set_attribute("mission.number", number)
     with redis.Redis.from_url(get_settings().redis_url) as client:

@@ -1,4 +1,4 @@
-"""A server and running workers for whole missions, and a floor that is quick to explore."""
+"""Fixtures: a server, running workers, and floors that are quick to explore."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ from sagastream.testing import EmbeddedServer
 
 @dataclass(frozen=True)
 class Ended:
-    """How a program ended."""
+    """The result of a program."""
 
     code: int
     out: str
@@ -30,17 +30,17 @@ class Ended:
 
     @property
     def json(self) -> dict[str, Any]:
-        """Its standard output, which is one JSON object and nothing else."""
+        """Its standard output, parsed as one JSON object."""
         return dict(json.loads(self.out))
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """This process's environment with other settings."""
+    """Return this process's environment with changed settings."""
     return Settings().environment() | settings
 
 
 def run(*arguments: str, env: Mapping[str, str], timeout: float = 100) -> Ended:
-    """Run one of the application's programs to its end."""
+    """Run a program of the application to its end."""
     done = subprocess.run(
         [sys.executable, "-m", *arguments],
         cwd=ROOT,
@@ -56,7 +56,7 @@ def run(*arguments: str, env: Mapping[str, str], timeout: float = 100) -> Ended:
 
 @pytest.fixture(scope="session")
 def maps(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a floor of two rooms, one of so many that it takes a while, and a cave."""
+    """A folder of maps: two rooms, a suite of 150 rooms that takes long, and a cave."""
     place = tmp_path_factory.mktemp("maps")
     cave = draw_cave(5, width=12.0, height=10.0)
     for name, floor in (("rooms", draw_rooms(2)), ("suite", draw_rooms(150)), ("cave", cave)):
@@ -68,7 +68,7 @@ def maps(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def running(
     server: EmbeddedServer, maps: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, str]]:
-    """Workers that run already; the environment in which others find them."""
+    """Start workers; return the environment in which other programs find them."""
     settings = choose_settings(
         redis_url=server.url,
         map_dir=maps,

@@ -1,4 +1,4 @@
-"""A page's server as a process of its own, and pages of it in a browser."""
+"""The web server as a child process, and its pages in a browser."""
 
 import subprocess
 import sys
@@ -36,8 +36,8 @@ class Served:
     """`mission serve` as a child process.
 
     Args:
-        env: Its environment.
-        settings: What is set beside it.
+        env: The environment.
+        settings: Additional settings.
     """
 
     def __init__(self, env: Mapping[str, str], **settings: str) -> None:
@@ -47,7 +47,7 @@ class Served:
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """Its base URL."""
         return f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Self:
@@ -58,7 +58,7 @@ class Served:
         self.kill()
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start it and wait until it responds."""
         self._process = process = subprocess.Popen(
             [sys.executable, "-m", "app.cli", "serve"],
             cwd=ROOT,
@@ -71,7 +71,7 @@ class Served:
         assert process.poll() is None
 
     def kill(self) -> None:
-        """Kill it with SIGKILL."""
+        """Send SIGKILL."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
@@ -84,7 +84,7 @@ class Served:
 
 
 class Watched:
-    """A page of a browser whose errors are kept.
+    """A page in a browser that records its errors.
 
     Args:
         page: The page.
@@ -101,7 +101,7 @@ class Watched:
             self.errors.append(message.text)
 
     def shown(self, shape: tuple[int, int]) -> Grid:
-        """What the map's canvas has in the middle of each cell; UNKNOWN where it shows none."""
+        """Read the cells from the map's canvas, at the centre of each; UNKNOWN where none is drawn."""
         grid = np.full(shape, UNKNOWN, np.int8)
         values = {colour: value for value, colour in _COLOURS.items()}
         for row, col, *colour in self.page.evaluate(_CELLS):
@@ -109,7 +109,7 @@ class Watched:
         return grid
 
     def frames(self) -> tuple[int, int]:
-        """Which frame is drawn, and how many there are."""
+        """Return the index of the drawn frame and the number of frames."""
         told = self.page.locator("#map")
         at, of = (told.get_attribute(f"data-{name}") for name in ("frame", "frames"))
         return (int(at or 0), int(of or 0))

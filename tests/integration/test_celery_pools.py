@@ -1,4 +1,4 @@
-"""Spans of Celery tasks when the worker stops right after them."""
+"""Spans of Celery tasks if the worker stops right after them."""
 
 import signal
 import subprocess
@@ -34,7 +34,7 @@ _SEND = "from tests.integration.celery_spans import spanned\nfor n in range(10):
 def test_no_span_is_lost_at_a_stop(
     tmp_path: Path, server_binary: str | None, pool: tuple[str, ...], protocol: str
 ) -> None:
-    """Ten tasks, then SIGTERM within the second: all ten inner spans are at the collector."""
+    """After ten tasks and SIGTERM within a second, the collector has all ten inner spans."""
     with (
         Collector(tmp_path / "collector.log") as collector,
         EmbeddedServer(binary=server_binary) as server,

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.blocking
 
 @pytest.fixture
 def own_server(server_binary: str | None) -> Iterator[EmbeddedServer]:
-    """A server that no other test uses."""
+    """A server of this test alone."""
     with EmbeddedServer(binary=server_binary) as made:
         yield made
 
@@ -29,8 +29,8 @@ def _doctor(env: dict[str, str]) -> tuple[int, dict[str, Any]]:
     return ended.code, {check["name"]: check for check in json.loads(ended.out)}
 
 
-def test_all_is_well_where_workers_run(running: dict[str, str]) -> None:
-    """Exit 0; what other missions left behind is no fault of the machine."""
+def test_all_checks_pass_with_running_workers(running: dict[str, str]) -> None:
+    """All checks pass with running workers."""
     with redis.Redis.from_url(running["REDIS_URL"]) as client:
         client.delete("sagas:mission:stuck")
     code, checks = _doctor(running)
@@ -38,10 +38,8 @@ def test_all_is_well_where_workers_run(running: dict[str, str]) -> None:
     assert code == 0
 
 
-def test_what_is_missing_is_named_with_how_to_mend_it(
-    own_server: EmbeddedServer, tmp_path: Path
-) -> None:
-    """No worker, a server that may evict, a stuck mission, a dead letter, no map, no collector."""
+def test_faults_are_named_with_their_fix(own_server: EmbeddedServer, tmp_path: Path) -> None:
+    """Each fault is found: workers, eviction, stuck mission, dead letter, maps, collector."""
     with redis.Redis.from_url(own_server.url) as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
         client.zadd("sagas:mission:stuck", {"m1": 1})
@@ -66,8 +64,8 @@ def test_what_is_missing_is_named_with_how_to_mend_it(
 _STREAMS = ("resources", "routing", "exploration", "map")
 
 
-def test_a_frozen_server_is_one_fault(own_server: EmbeddedServer) -> None:
-    """What cannot be asked is not guessed at; what is on this machine is looked at all the same."""
+def test_an_unresponsive_server_is_one_fault(own_server: EmbeddedServer) -> None:
+    """Only the server check fails; the checks of this machine still run."""
     os.kill(own_server.pid, signal.SIGSTOP)
     try:
         code, checks = _doctor(environment(REDIS_URL=own_server.url))

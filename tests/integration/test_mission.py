@@ -1,4 +1,4 @@
-"""Whole missions, each program in a process of its own."""
+"""Complete missions, with every program in its own process."""
 
 import json
 import os
@@ -37,7 +37,7 @@ _ORCHESTRATE = ("app.orchestrator", "--area", "rooms", "--robots", "2", "-o", "j
 
 @pytest.fixture
 def own_server(server_binary: str | None) -> Iterator[EmbeddedServer]:
-    """A server that no other test uses."""
+    """A server of this test alone."""
     with EmbeddedServer(binary=server_binary) as made:
         yield made
 
@@ -61,7 +61,7 @@ def _mission(*arguments: str, env: dict[str, str]) -> "subprocess.Popen[str]":
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell's background job ignores Ctrl-C, and so would what it starts.
+        # Background jobs of a shell ignore SIGINT, and so would their children.
         preexec_fn=_heed_interrupts,  # noqa: PLW1509 - only sets a signal
     )
 
@@ -86,7 +86,7 @@ def _until_exploring(process: "subprocess.Popen[str]") -> None:
 
 
 def test_a_mission_explores_a_floor_through_the_whole_chain(running: dict[str, str]) -> None:
-    """Every step has its stages in its stream, in order, all in one trace; robots are free."""
+    """Every step's stages are in the stream in order and in one trace; the robots are free."""
     ended = run(*_ORCHESTRATE, env=running)
     assert ended.code == 0, ended.err
     report = ended.json
@@ -130,7 +130,7 @@ def test_a_mission_explores_a_floor_through_the_whole_chain(running: dict[str, s
 
 
 def test_the_recording_of_a_mission_ends_with_its_map(running: dict[str, str]) -> None:
-    """From the stream alone, frame after frame, and in no trace; `mission replay` shows it."""
+    """The last decoded frame is the map; frames are not traced; `mission replay` shows it."""
     ended = run(*_ORCHESTRATE, env=running)
     entries = _entries(running["REDIS_URL"], f"missions:{ended.json['saga_id']}:frames")
     assert {entry["traceparent"][-3:] for entry in entries} == {"-00"}
@@ -150,8 +150,8 @@ def test_the_recording_of_a_mission_ends_with_its_map(running: dict[str, str]) -
     assert f"{seconds[-1]:.0f} s simulated" in replayed.out
 
 
-def test_progress_tells_every_pose(running: dict[str, str]) -> None:
-    """Whoever watches sees how much is known and where each robot is."""
+def test_progress_reports_every_pose(running: dict[str, str]) -> None:
+    """Progress reports have the known share and every robot's pose."""
     report = run(*_ORCHESTRATE, "--seed", "3", env=running).json
     told = [
         json.loads(entry["payload"])
@@ -165,7 +165,7 @@ def test_progress_tells_every_pose(running: dict[str, str]) -> None:
 
 
 def test_the_same_seed_gives_the_same_map_to_the_byte(running: dict[str, str]) -> None:
-    """Three times, once with the machine loaded; and another seed gives another mission."""
+    """Three runs, one on a loaded machine, give equal maps; another seed gives another mission."""
 
     def bytes_of(ended: Ended) -> tuple[bytes, bytes, bytes]:
         assert ended.code == 0, ended.err
@@ -184,8 +184,8 @@ def test_the_same_seed_gives_the_same_map_to_the_byte(running: dict[str, str]) -
     assert bytes_of(run(*_ORCHESTRATE, "--seed", "8", env=running)) != first
 
 
-def test_what_is_written_is_an_input_map_again(running: dict[str, str], maps: Path) -> None:
-    """The merged map loads like any other, cell for cell of the floor's size."""
+def test_a_result_is_a_valid_input_map(running: dict[str, str], maps: Path) -> None:
+    """The merged map can be loaded, and has the size of the floor."""
     files = run(*_ORCHESTRATE, env=running).json["artifacts"]
     merged = load_map(Path(files["map_yaml"]))
     floor = load_map(maps / "rooms.yaml")
@@ -197,15 +197,15 @@ def test_what_is_written_is_an_input_map_again(running: dict[str, str], maps: Pa
 
 
 def test_more_robots_than_are_free_is_compensated(running: dict[str, str]) -> None:
-    """Exit 3, a message that says how many there are, and nothing reserved."""
+    """Exit code 3, a message with the number of available robots, and nothing reserved."""
     ended = run("app.orchestrator", "--area", "rooms", "--robots", "5", env=running)
     assert ended.code == 3
     assert "TooFewRobots: 5 robots asked for, 3 free" in ended.out
     assert _holders(running["REDIS_URL"]) == {""}
 
 
-def test_mission_run_uses_workers_that_are_there(running: dict[str, str]) -> None:
-    """With --attach nothing is started; the fleet stays three robots."""
+def test_mission_run_uses_running_workers(running: dict[str, str]) -> None:
+    """With --attach no worker is started; the fleet keeps its three robots."""
     ended = run(
         "app.cli", "run", "--attach", "--area", "rooms", "--robots", "1", "-o", "json", env=running
     )
@@ -214,8 +214,10 @@ def test_mission_run_uses_workers_that_are_there(running: dict[str, str]) -> Non
     assert [robot["present"] for robot in json.loads(fleet.out)] == [True] * 3
 
 
-def test_missions_on_running_workers_are_started_seen_and_undone(running: dict[str, str]) -> None:
-    """Started twice it is one mission; it is listed, shown, cancelled, and its robots are free."""
+def test_missions_on_running_workers_are_started_shown_and_cancelled(
+    running: dict[str, str],
+) -> None:
+    """A mission is started once, listed, shown and cancelled; then its robots are free."""
 
     def mission(*arguments: str) -> Ended:
         return run("app.cli", *arguments, env=running)
@@ -243,7 +245,7 @@ def test_missions_on_running_workers_are_started_seen_and_undone(running: dict[s
     ]
     late = mission("cancel", "one")
     assert late.code == 1
-    assert "had completed" in late.err
+    assert "already completed" in late.err
     mission("start", "--area", "suite", "--robots", "1", "--id", "two")
     cancelled = mission("cancel", "two", "--reason", "the wrong floor", "-o", "json")
     assert cancelled.code == 3, cancelled.err
@@ -263,7 +265,7 @@ def test_missions_on_running_workers_are_started_seen_and_undone(running: dict[s
 def test_a_failing_integration_is_undone_in_reverse(
     own_server: EmbeddedServer, maps: Path, tmp_path: Path
 ) -> None:
-    """Exit 3; the streams show the compensations in reverse; the robots are free again."""
+    """Exit code 3; the compensations run in reverse; the robots are free."""
     (tmp_path / "file").write_text("not a folder")
     ended = run(
         *("app.cli", "run", "--map", str(maps / "rooms.yaml"), "--robots", "2", "-o", "json"),
@@ -291,7 +293,7 @@ def test_a_failing_integration_is_undone_in_reverse(
 
 
 def test_an_interrupted_mission_is_undone(own_server: EmbeddedServer, tmp_path: Path) -> None:
-    """Ctrl-C in the middle: exit 130, all robots free, no child left, nothing written."""
+    """Ctrl-C: exit code 130, robots free, no child process left, no results."""
     env = environment(REDIS_URL=own_server.url)
     process = _mission("--robots", "2", "--out", str(tmp_path / "out"), env=env)
     _until_exploring(process)
@@ -305,10 +307,10 @@ def test_an_interrupted_mission_is_undone(own_server: EmbeddedServer, tmp_path: 
     assert not (tmp_path / "out").exists()
 
 
-def test_the_page_of_a_mission_is_there_as_long_as_it_runs(
+def test_the_page_of_a_mission_is_served_while_it_runs(
     own_server: EmbeddedServer, maps: Path, tmp_path: Path
 ) -> None:
-    """Its address is printed; with the mission the page's server goes, too."""
+    """The address is printed; the web server ends with the mission."""
     env = environment(REDIS_URL=own_server.url)
     process = _mission(
         *("--map", str(maps / "suite.yaml"), "--out", str(tmp_path), "--page"), env=env
@@ -332,7 +334,7 @@ def test_the_page_of_a_mission_is_there_as_long_as_it_runs(
 def test_a_mission_that_takes_too_long_is_undone(
     own_server: EmbeddedServer, tmp_path: Path
 ) -> None:
-    """Exit 5 after the time that it was given; robots free."""
+    """Exit code 5 after the timeout; robots free."""
     env = environment(REDIS_URL=own_server.url)
     ended = run(
         *("app.cli", "run", "--timeout", "1", "--robots", "1", "--out", str(tmp_path)), env=env
@@ -343,7 +345,7 @@ def test_a_mission_that_takes_too_long_is_undone(
 
 
 def test_a_killed_mission_leaves_no_child_behind(tmp_path: Path) -> None:
-    """SIGKILL of `mission run` takes server, workers and robots with it."""
+    """SIGKILL of `mission run` also ends server, workers and robots."""
     process = _mission("--robots", "1", "--out", str(tmp_path), env=environment())
     _until_exploring(process)
     children = _children(process.pid)
@@ -361,7 +363,7 @@ def test_a_killed_mission_leaves_no_child_behind(tmp_path: Path) -> None:
 
 
 def test_an_unreachable_server_is_named_without_its_password(tmp_path: Path) -> None:
-    """Exit 1 within 5 s, and no secret in what is printed."""
+    """Exit code 1 within 5 s, without the password in the output."""
     env = environment(REDIS_URL="redis://me:secret@127.0.0.1:1/0")
     began = time.monotonic()
     ended = run("app.cli", "run", "--out", str(tmp_path), env=env)
@@ -382,7 +384,7 @@ def _startup() -> float:
     [("depot", 3), ("turtlebot3_world", 2)],
 )
 def test_real_floors(exploration_maps: Path | None, tmp_path: Path, name: str, robots: int) -> None:
-    """Floors that people mapped are explored whole."""
+    """Real floors are explored completely."""
     if exploration_maps is None:
         pytest.skip("EXPLORATION_MAPS names no folder of real floor maps")
     ended = run(

@@ -1,4 +1,4 @@
-"""The pages in a browser, on missions that really run."""
+"""The pages in a browser, with running missions."""
 
 import json
 import shutil
@@ -54,19 +54,19 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def served(running: dict[str, str]) -> Iterator[Served]:
-    """The pages' server, beside workers that run."""
+    """The web server, with running workers."""
     with Served(running, WEB_REQUESTS_PER_S="10000") as server:
         yield server
 
 
 @pytest.fixture
 def watched(browser: Browser) -> Iterator[Watched]:
-    """A page that makes no error; the test ends with a look at that."""
+    """A page; the test fails at its end if the page had errors."""
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     made = Watched(context.new_page())
     yield made
     context.close()
-    # The look at the pixels is the test's own.
+    # Reading the canvas is done by the test itself.
     assert [error for error in made.errors if not error.startswith("Canvas2D")] == []
 
 
@@ -93,7 +93,7 @@ def _sees_all(watched: Watched) -> bool:
 
 
 def _has_map(watched: Watched, picture: Path) -> bool:
-    """Whether the canvas has, cell by cell, what a map's file has."""
+    """Return whether the canvas equals a map file, cell by cell."""
     grid = load_map(picture).grid
     return bool(np.array_equal(watched.shown((grid.shape[0], grid.shape[1])), grid))
 
@@ -101,7 +101,7 @@ def _has_map(watched: Watched, picture: Path) -> bool:
 def test_a_mission_is_started_and_watched_to_its_end(
     served: Served, watched: Watched, running: dict[str, str]
 ) -> None:
-    """From the form to the finished map, whose every cell is on the canvas."""
+    """From the form to the final map: every cell is on the canvas."""
     page = watched.page
     page.goto(served.url)
     start = page.locator("details", has_text="Start a mission")
@@ -129,10 +129,10 @@ def test_a_mission_is_started_and_watched_to_its_end(
     assert httpx.get(f"{served.url}{picture}").content.startswith(b"\x89PNG")
 
 
-def test_a_mission_that_fails_and_gets_stuck_is_mended_and_resumed(
+def test_a_stuck_mission_is_fixed_and_resumed(
     served: Served, watched: Watched, running: dict[str, str]
 ) -> None:
-    """The failed step, the lane in reverse, what keeps failing; after Resume all is undone."""
+    """Failed step, compensation lane and stuck compensation are shown; Resume undoes all."""
     page, key = watched.page, f"stuck-{uuid.uuid4().hex[:8]}"
     obstacle = Path(running["OUT_DIR"]) / key
     obstacle.parent.mkdir(parents=True, exist_ok=True)
@@ -151,14 +151,14 @@ def test_a_mission_that_fails_and_gets_stuck_is_mended_and_resumed(
     obstacle.unlink()
     page.get_by_role("button", name="Resume…").click()
     dialog = page.get_by_role("dialog")
-    expect(dialog).to_contain_text("gets new tries")
+    expect(dialog).to_contain_text("gets new attempts")
     dialog.get_by_role("button", name="Resume this mission").click()
     expect(page.locator("#steps h2 .badge")).to_have_text("↩ compensated", timeout=_END_MS)
     expect(lane.locator(".badge")).to_have_text(["↩ undone"] * 3)
 
 
-def test_cancel_says_what_it_will_do_and_does_it(served: Served, watched: Watched) -> None:
-    """The confirmation names what is undone, in that order; then it is undone."""
+def test_cancel_asks_for_confirmation_and_undoes(served: Served, watched: Watched) -> None:
+    """The dialog names the steps to undo in order; then they are undone."""
     page = watched.page
     saga_id = _start(served, "suite")
     page.goto(f"{served.url}/missions/{saga_id}")
@@ -176,10 +176,10 @@ def test_cancel_says_what_it_will_do_and_does_it(served: Served, watched: Watche
     expect(page.locator(".lane .badge")).to_have_text(["↩ undone"] * 2)
 
 
-def test_every_event_comes_once_though_the_pages_server_is_killed(
+def test_every_event_arrives_once_when_the_web_server_is_killed(
     served: Served, running: dict[str, str], browser: Browser
 ) -> None:
-    """SIGKILL in mid-mission, and a new server: no gap, no double, in the order of each stream."""
+    """After SIGKILL and a restart of the server: no gap, no repeat, each stream in order."""
     context = browser.new_context()
     context.add_init_script(_SEEN)
     page = context.new_page()
@@ -226,7 +226,7 @@ def _written(url: str, saga_id: str) -> dict[str, list[str]]:
 def test_a_mission_recorded_by_an_earlier_commit_is_replayed(
     served: Served, running: dict[str, str], watched: Watched
 ) -> None:
-    """The slider goes through it; its last frame is the map that it left behind."""
+    """The slider moves through it; the last frame is the recorded map."""
     told = json.loads((_RECORDINGS / "v1-rooms.json").read_text())
     with redis.Redis.from_url(running["REDIS_URL"]) as client:
         for name, fields in told["hashes"].items():
@@ -256,10 +256,10 @@ def test_a_mission_recorded_by_an_earlier_commit_is_replayed(
     assert _has_map(watched, picture)
 
 
-def test_a_robot_is_released_by_hand(
+def test_an_operator_releases_a_robot(
     served: Served, running: dict[str, str], watched: Watched
 ) -> None:
-    """Who held it is named before; afterwards it is free, and the mission goes on without it."""
+    """The dialog names the holder; then the robot is free and the mission continues."""
     page = watched.page
     saga_id = _start(served, "suite")
     page.goto(f"{served.url}/fleet")
@@ -281,7 +281,7 @@ def test_a_robot_is_released_by_hand(
 def test_every_page_is_accessible(
     served: Served, watched: Watched, scheme: Any, width: int
 ) -> None:
-    """axe-core finds nothing on any page, light or dark, narrow or wide."""
+    """axe-core finds no fault on any page, light or dark, narrow or wide."""
     page = watched.page
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": width, "height": 800})
@@ -308,30 +308,30 @@ def test_every_page_is_accessible(
 
 
 def test_the_browser_is_asked_for_the_token_once(running: dict[str, str], watched: Watched) -> None:
-    """Without it there is only the question; a wrong one is refused, the right one lets in."""
+    """Without a token only the form is shown; a wrong token is refused, the right one accepted."""
     page = watched.page
     with Served(running, WEB_TOKEN="correct horse") as mine:
         page.goto(f"{mine.url}/fleet")
         assert page.url == f"{mine.url}/login"
-        page.get_by_label("The token").fill("wrong")
-        page.get_by_role("button", name="Go on").click()
-        expect(page.get_by_role("alert")).to_contain_text("that is not the token")
-        page.get_by_label("The token").fill("correct horse")
-        page.get_by_role("button", name="Go on").click()
+        page.get_by_label("Token of this server").fill("wrong")
+        page.get_by_role("button", name="Log in").click()
+        expect(page.get_by_role("alert")).to_contain_text("wrong token")
+        page.get_by_label("Token of this server").fill("correct horse")
+        page.get_by_role("button", name="Log in").click()
         expect(page.get_by_role("heading", name="Missions")).to_be_visible()
         (cookie,) = page.context.cookies()
         assert cookie["httpOnly"]
         assert cookie["sameSite"] == "Strict"
         assert "correct horse" not in cookie["value"]
         page.goto("about:blank")
-    # The browser itself says that the wrong one was refused.
+    # The browser logs the refused request.
     watched.errors[:] = [error for error in watched.errors if "401" not in error]
 
 
-def test_a_flood_of_requests_does_a_mission_no_harm(
+def test_a_flood_of_requests_does_not_affect_a_mission(
     running: dict[str, str], request: pytest.FixtureRequest
 ) -> None:
-    """Most are refused with 429, none with a 5xx, and the mission that runs is completed."""
+    """Most requests get 429, none a 5xx, and the running mission completes."""
     requests = 10_000 if request.config.getoption("--long") else 1500
     with Served(running) as mine, httpx.Client() as client, ThreadPoolExecutor(8) as threads:
         saga_id = _start(mine, "rooms")

@@ -1,4 +1,4 @@
-"""Whole missions as a real collector gets them, over both protocols, and as the terminal shows them."""
+"""Traces of complete missions at a real collector, over both protocols, and on the terminal."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ from tests.semconv import SeenSpan, faults_of_series, faults_of_span, faults_of_
 
 pytestmark = [pytest.mark.blocking, pytest.mark.timeout(500)]
 
-# A second until spans leave, and what a busy machine takes to send them.
+# One second until spans are exported, plus the delay of a busy machine.
 _HELD_BACK_S = 2.5
 _MOMENT_S = 120.0
 _STEPS = {"allocate_resources", "plan_route", "perform_exploration", "integrate_maps"}
@@ -32,7 +32,7 @@ _STEPS = {"allocate_resources", "plan_route", "perform_exploration", "integrate_
 
 @dataclass(frozen=True)
 class Told:
-    """Three missions, and all that the collector has of them."""
+    """Three missions and everything that the collector received."""
 
     collector: Collector
     env: dict[str, str]
@@ -58,7 +58,7 @@ def _end(env: dict[str, str], saga_id: str) -> Ended:
 
 
 def _kill_while_exploring(workers: Workers, collector: Collector, url: str, saga_id: str) -> float:
-    """Kill listener and Celery worker when the collector knows of the exploration; start them anew."""
+    """Kill listener and Celery worker once the collector has the exploration; restart them."""
     with redis.Redis.from_url(url, decode_responses=True) as client:
         assert comes_true(
             lambda: any(
@@ -90,7 +90,7 @@ def told(
     server_binary: str | None,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Told]:
-    """A success, a mission whose workers were killed, and one whose last step cannot write."""
+    """One mission completes, one loses its workers, the last step of one cannot write."""
     place = tmp_path_factory.mktemp("told")
     out, trace_file = place / "out", place / "spans.jsonl"
     kept = dict(config._chosen)
@@ -131,14 +131,14 @@ def told(
     get_settings.cache_clear()
 
 
-def test_missions_end_as_they_should(told: Told) -> None:
-    """Completed twice, compensated once: the traces below are of these."""
+def test_missions_end_as_expected(told: Told) -> None:
+    """Two missions complete, one is compensated."""
     assert [told.completed.code, told.resumed.code, told.compensated.code] == [0, 0, 3]
 
 
 @pytest.mark.parametrize("name", ["completed", "compensated"])
 def test_a_mission_is_one_trace(told: Told, name: str) -> None:
-    """One root, no orphan, no id twice; steps, tasks, listener and robots are all in it."""
+    """One root, no orphan, unique ids; steps, tasks, listener and robots are included."""
     spans = told.spans(getattr(told, name))
     assert faults_of_trace(spans) == []
     assert {span.service for span in spans} == {
@@ -148,8 +148,8 @@ def test_a_mission_is_one_trace(told: Told, name: str) -> None:
     assert steps >= _STEPS
 
 
-def test_undoing_is_in_the_trace(told: Told) -> None:
-    """The failed step is an error with its type; each compensation has its span, in reverse."""
+def test_compensations_are_in_the_trace(told: Told) -> None:
+    """The failed step has its error type; each compensation has a span, in reverse order."""
     spans = told.spans(told.compensated)
     steps = [span for span in spans if span.kind == "internal" and span.parent_id]
     steps.sort(key=lambda span: span.start)
@@ -165,9 +165,9 @@ def test_undoing_is_in_the_trace(told: Told) -> None:
 
 
 def test_a_killed_worker_leaves_one_trace(told: Told) -> None:
-    """What was resumed hangs under the root; only spans of its last second are missing.
+    """Resumed work is below the root; only spans of the last second are missing.
 
-    A span that was open when its process was killed is in no file, either.
+    Spans that were open when their process was killed are not in the file either.
     """
     spans = told.spans(told.resumed)
     ids = {span.span_id for span in spans}
@@ -187,14 +187,14 @@ def test_a_killed_worker_leaves_one_trace(told: Told) -> None:
 
 
 def test_every_span_passes_the_conventions(told: Told) -> None:
-    """Names, kinds and attributes are those of version 1.44."""
+    """Names, kinds and attributes match version 1.44."""
     spans = told.collector.spans()
     assert len(spans) > 100
     assert [fault for span in spans for fault in faults_of_span(span)] == []
 
 
 def test_every_metric_passes_the_conventions(told: Told) -> None:
-    """Units, buckets and attributes are theirs, no series has an id, and all are there."""
+    """Units, buckets and attributes match, no series has an id, and none is missing."""
     series = told.collector.series()
     assert [fault for one in series for fault in faults_of_series(one)] == []
     assert {one.name for one in series} >= {
@@ -212,8 +212,8 @@ def test_every_metric_passes_the_conventions(told: Told) -> None:
     }
 
 
-def test_the_terminal_tells_what_failed_and_what_was_undone(told: Told) -> None:
-    """The head names step, error and undoing; each has its line, and who ran it."""
+def test_the_terminal_shows_failure_and_compensations(told: Told) -> None:
+    """The headline names step, error and compensations; each has a row with its process."""
     saga_id = told.compensated.json["saga_id"]
     ended = run("app.cli", "trace", saga_id, env=told.env)
     assert ended.code == 0, ended.err
@@ -225,8 +225,8 @@ def test_the_terminal_tells_what_failed_and_what_was_undone(told: Told) -> None:
     assert any(line.startswith("<- undo integrate_maps") and "undone" in line for line in head)
 
 
-def test_the_terminal_tells_of_a_lost_handler(told: Told) -> None:
-    """Both handlers of the exploration stand under it, the first as LOST."""
+def test_the_terminal_shows_a_lost_handler(told: Told) -> None:
+    """Both handlers of the exploration have rows, the first one LOST."""
     saga_id = told.resumed.json["saga_id"]
     ended = run("app.cli", "trace", saga_id, "-o", "json", env=told.env)
     rows = ended.json["rows"]
@@ -235,8 +235,8 @@ def test_the_terminal_tells_of_a_lost_handler(told: Told) -> None:
     assert ended.json["status"] == "completed"
 
 
-def test_a_run_of_its_own_keeps_its_spans(maps: Path, tmp_path: Path) -> None:
-    """Without any backend or variable: what the run ends with shows its waterfall, with no orphan."""
+def test_mission_run_writes_its_spans(maps: Path, tmp_path: Path) -> None:
+    """Without backend or settings, `mission trace` shows the run, without orphans."""
     env = environment(TRACE_DIR=str(tmp_path / "traces"))
     env.pop("REDIS_URL", None)
     options = ("--map", str(maps / "rooms.yaml"), "--robots", "1", "--out", str(tmp_path / "out"))

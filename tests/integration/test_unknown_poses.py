@@ -1,4 +1,4 @@
-"""Whole missions of robots that do not know where they are."""
+"""Complete missions with unknown poses."""
 
 import json
 from pathlib import Path
@@ -13,8 +13,8 @@ pytestmark = [pytest.mark.blocking, pytest.mark.timeout(180)]
 _UNKNOWN = ("app.orchestrator", "--robots", "2", "--unknown-poses", "-o", "json")
 
 
-def test_robots_with_maps_of_their_own_bring_back_one(running: dict[str, str]) -> None:
-    """Two maps in two frames become one, which is right, and says where each robot stands in it."""
+def test_maps_of_two_robots_are_merged(running: dict[str, str]) -> None:
+    """Two maps are merged into one accurate map, with the pose of each robot in it."""
     ended = run(*_UNKNOWN, "--area", "cave", "--seed", "1", env=running, timeout=150)
 
     assert ended.code == 0, ended.err
@@ -30,8 +30,8 @@ def test_robots_with_maps_of_their_own_bring_back_one(running: dict[str, str]) -
         assert merged.grid[merged.frame.cell(x, y)] == 0
 
 
-def test_maps_that_could_lie_two_ways_stay_apart(running: dict[str, str]) -> None:
-    """Two equal rooms look the same from both sides: no merge is right for certain, and none is made."""
+def test_ambiguous_maps_stay_separate(running: dict[str, str]) -> None:
+    """Symmetric rooms are ambiguous: the maps are not merged."""
     ended = run(*_UNKNOWN, "--area", "rooms", env=running, timeout=150)
 
     assert ended.code == 0, ended.err

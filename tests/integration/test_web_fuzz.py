@@ -1,4 +1,4 @@
-"""The HTTP API under requests that its own description allows, and many that it does not."""
+"""The HTTP API under generated requests, valid and invalid."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from tests.integration.served import Served
 def test_no_request_makes_the_server_fail(
     running: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """Schemathesis finds no 5xx, no answer that the description does not have, no crash."""
+    """Schemathesis finds no 5xx, no undescribed response, no crash."""
     examples = "100" if request.config.getoption("--long") else "8"
     with Served(running, WEB_REQUESTS_PER_S="100000") as served:
         done = subprocess.run(

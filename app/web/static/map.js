@@ -1,5 +1,5 @@
-// Draws a mission: cells, the ways that were driven, robots and what they see from where they are.
-// World coordinates are metres, x to the right and y up, as in the messages.
+// Draws a mission: cells, driven paths, robots and their fields of view.
+// World coordinates are in metres, x to the right and y up, as in the messages.
 
 export const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#b8a900"];
 const MARGIN_M = 1, RANGE_M = 8, BEAMS = 90, SIZE_PX = 9;
@@ -23,9 +23,9 @@ export class MapView {
     this.#dark.addEventListener("change", () => { this.resized = true; });
   }
 
-  // Take what a player shows; boxes as from its `show`.
-  cells(player, boxes) {
-    const { grid, cells } = player;
+  // Draws the cells that a decoder shows; boxes as returned by its `show`.
+  cells(decoder, boxes) {
+    const { grid, cells } = decoder;
     if (!boxes || grid !== this.#grid) {
       this.#grid = grid;
       this.#off.width = grid.cols;
@@ -59,7 +59,7 @@ export class MapView {
     this.#off.getContext("2d").putImageData(this.#image, 0, 0, box.col0, rows - box.row0 - box.rows, box.cols, box.rows);
   }
 
-  // Where the known part lies on the screen, in whole pixels of the device.
+  // Computes the position of the known cells on the canvas, in whole device pixels.
   #fit() {
     const ratio = devicePixelRatio || 1, box = this.#place.getBoundingClientRect();
     const width = Math.round(box.width * ratio), height = Math.round(box.height * ratio);
@@ -109,7 +109,7 @@ export class MapView {
     ctx.globalAlpha = 1;
   }
 
-  // robots: {name, pose, goal, lost, apart}; moving: whether they still look around
+  // robots: {name, pose, goal, lost, apart}; moving: whether to draw their fields of view
   robots(robots, frontiers, cells, moving) {
     const ctx = this.#robots, ink = this.#ink;
     ctx.clearRect(0, 0, ctx.canvas.width, ctx.canvas.height);
@@ -154,7 +154,7 @@ export class MapView {
     ctx.fillText(`${slot + 1}${lost ? " lost" : ""}`, x + r, y - r * 0.6);
   }
 
-  // What a lidar sees from a pose, by the cells that are known.
+  // Draws the field of view of a lidar at a pose, limited by the known walls.
   #view(ctx, [rx, ry], cells, colour) {
     const { rows, cols, resolution, origin_x, origin_y } = this.#grid;
     const col0 = (rx - origin_x) / resolution, row0 = (ry - origin_y) / resolution, most = RANGE_M / resolution;

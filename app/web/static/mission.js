@@ -1,32 +1,32 @@
-// One mission, live or replayed, from one stream of events: its frames, its stages, its journal's moves.
+// The page of one mission, live or replayed, driven by its event stream: frames, stages, moves of its journal.
 
 import { COLOURS, MapView } from "./map.js";
 import { seconds } from "./page.js";
-import { Player } from "./player.js";
+import { FrameDecoder } from "./frame_decoder.js";
 
-const LOG_ROWS = 500, AGAIN_MS = 1000, CATCH_UP_S = 0.4;
+const LOG_ROWS = 500, RECONNECT_MS = 1000, CATCH_UP_S = 0.4;
 const get = (id) => document.getElementById(id);
 const saga = get("mission").dataset.saga;
-const player = new Player(), view = new MapView(get("map"));
+const decoder = new FrameDecoder(), view = new MapView(get("map"));
 const page = { live: true, playing: false, clock: 0, over: false, last: "", frames: 0, catchUp: 0 };
 const stages = new Map();   // request id -> {names, fraction}
-const heard = new Map();    // robot -> ms of the last frame in which it had driven further
+const updates = new Map();  // robot -> ms of the last frame in which it had moved
 let source = null, trailed = -1;
 
 // ---- events -------------------------------------------------------------------------------------
 
 const kinds = {
   frame(fields) {
-    player.take(fields.payload, milliseconds(fields));
-    const frame = player.frames.at(-1);
-    if (!frame || player.frames.length === page.frames) return;
-    page.frames = player.frames.length;
-    page.catchUp = (player.end - page.clock) / CATCH_UP_S;
-    get("time").max = player.end;
+    decoder.decode(fields.payload, milliseconds(fields));
+    const frame = decoder.frames.at(-1);
+    if (!frame || decoder.frames.length === page.frames) return;
+    page.frames = decoder.frames.length;
+    page.catchUp = (decoder.end - page.clock) / CATCH_UP_S;
+    get("time").max = decoder.end;
     for (const robot of frame.robots) {
-      const before = heard.get(robot.name);
+      const before = updates.get(robot.name);
       if (!before || before.driven !== robot.driven_m || before.lost !== robot.lost) {
-        heard.set(robot.name, { ms: frame.ms, driven: robot.driven_m, lost: robot.lost });
+        updates.set(robot.name, { ms: frame.ms, driven: robot.driven_m, lost: robot.lost });
       }
     }
   },
@@ -46,8 +46,8 @@ const kinds = {
 
 function milliseconds(fields) { return Number(fields.entry_id.split("-")[0]); }
 
-function take(event) {
-  // An id is how far each stream was read: one that comes again says nothing new.
+function receive(event) {
+  // The id holds the position in each stream: the same id again is a duplicate.
   if (event.lastEventId === page.last) return;
   page.last = event.lastEventId;
   kinds[event.type](JSON.parse(event.data));
@@ -56,19 +56,19 @@ function take(event) {
 function connect() {
   const after = page.last ? `?after=${encodeURIComponent(page.last)}` : "";
   source = new EventSource(`/api/missions/${saga}/events${after}`);
-  for (const kind of Object.keys(kinds)) source.addEventListener(kind, take);
+  for (const kind of Object.keys(kinds)) source.addEventListener(kind, receive);
   source.addEventListener("end", () => { source.close(); source = null; page.over = true; news("the mission has ended"); moved(); });
-  source.addEventListener("open", () => { if (page.away) news("connected again"); page.away = false; });
+  source.addEventListener("open", () => { if (page.away) news("reconnected"); page.away = false; });
   source.addEventListener("error", () => {
-    if (!page.away) news("the page's server does not answer; waiting for it");
+    if (!page.away) news("the server does not answer; reconnecting");
     page.away = true;
     source?.close();
     source = null;
-    setTimeout(resume, AGAIN_MS);
+    setTimeout(resume, RECONNECT_MS);
   });
 }
 
-// A page that nobody looks at holds no connection: browsers have six for all pages of a server.
+// A hidden page closes its connection: browsers allow six per server for all pages together.
 function resume() { if (!source && !page.over && !document.hidden) connect(); }
 
 document.addEventListener("visibilitychange", () => {
@@ -93,10 +93,10 @@ function news(text) { get("news").textContent = text; }
 // ---- steps and entries --------------------------------------------------------------------------
 
 function chips(request) {
-  const place = document.querySelector(`[data-request="${CSS.escape(request)}"] .stages`);
+  const container = document.querySelector(`[data-request="${CSS.escape(request)}"] .stages`);
   const known = stages.get(request);
-  if (!place || !known) return;
-  place.replaceChildren(...[...known.names].map(([name, count]) => {
+  if (!container || !known) return;
+  container.replaceChildren(...[...known.names].map(([name, count]) => {
     const chip = document.createElement("span");
     chip.className = "chip";
     chip.textContent = name === "progress" && known.fraction !== null
@@ -105,30 +105,30 @@ function chips(request) {
   }));
 }
 
-document.addEventListener("htmx:after:swap", () => { for (const request of stages.keys()) chips(request); then(); });
+document.addEventListener("htmx:after:swap", () => { for (const request of stages.keys()) chips(request); markLaterSteps(); });
 
-// Where a replay stands in the steps: those that began later are faint.
-function then() {
-  const frame = player.frames[player.at];
-  const ms = page.live || !frame || player.at === player.frames.length - 1 ? Infinity : frame.ms;
+// In a replay, dims the steps that started after the shown frame.
+function markLaterSteps() {
+  const frame = decoder.frames[decoder.at];
+  const ms = page.live || !frame || decoder.at === decoder.frames.length - 1 ? Infinity : frame.ms;
   for (const step of document.querySelectorAll("[data-from]")) step.classList.toggle("is-later", Number(step.dataset.from) * 1000 > ms);
 }
 
 function log(kind, fields) {
   const body = get("log").tBodies[0], row = body.insertRow(0);
-  const { payload, entry_id: id, request_id: request = "", status = "", event_type: what = "", ...rest } = fields;
-  const texts = [new Date(milliseconds(fields)).toLocaleTimeString(), id, what || kind, status, request.slice(0, 8)];
+  const { payload, entry_id: id, request_id: request = "", status = "", event_type: eventType = "", ...rest } = fields;
+  const texts = [new Date(milliseconds(fields)).toLocaleTimeString(), id, eventType || kind, status, request.slice(0, 8)];
   for (const text of texts) row.insertCell().textContent = text;
   row.cells[4].title = request;
   const details = document.createElement("details"), summary = document.createElement("summary"), all = document.createElement("pre");
-  const told = JSON.stringify(payload ?? rest);
-  summary.textContent = told.length > 60 ? `${told.slice(0, 60)}…` : told;
+  const compact = JSON.stringify(payload ?? rest);
+  summary.textContent = compact.length > 60 ? `${compact.slice(0, 60)}…` : compact;
   all.textContent = JSON.stringify(fields, null, 1);
   details.append(summary, all);
   row.insertCell().append(details);
   if (body.rows.length > LOG_ROWS) {
     body.deleteRow(-1);
-    get("more").textContent = `The newest ${LOG_ROWS}; all of them: XRANGE saga:${saga}:replies - +`;
+    get("more").textContent = `The newest ${LOG_ROWS} entries; for all run: XRANGE saga:${saga}:replies - +`;
   }
 }
 
@@ -150,8 +150,8 @@ function between(path, from, to, share) {
 }
 
 function robotsAt(index) {
-  const frame = player.frames[index], next = player.frames[index + 1];
-  if (!next || next.s <= frame.s || next.fresh) return frame.robots;
+  const frame = decoder.frames[index], next = decoder.frames[index + 1];
+  if (!next || next.s <= frame.s || next.keyFrame) return frame.robots;
   const share = Math.min(1, Math.max(0, (page.clock - frame.s) / (next.s - frame.s)));
   return frame.robots.map((robot, slot) => {
     const then = next.robots[slot];
@@ -160,18 +160,18 @@ function robotsAt(index) {
   });
 }
 
-function trails(index, anew) {
-  if (anew || index < trailed) { view.clearTrails(); trailed = -1; }
+function trails(index, redraw) {
+  if (redraw || index < trailed) { view.clearTrails(); trailed = -1; }
   if (trailed < 0) {
     trailed = index;
-    while (trailed > 0 && !player.frames[trailed].fresh) trailed -= 1;
+    while (trailed > 0 && !decoder.frames[trailed].keyFrame) trailed -= 1;
     trailed -= 1;
   }
   for (let i = trailed + 1; i <= index; i += 1) {
-    const before = player.frames[i - 1];
-    if (player.frames[i].fresh) view.clearTrails();
-    player.frames[i].robots.forEach((robot, slot) => {
-      const straight = before && !player.frames[i].fresh ? [before.robots[slot].pose, robot.pose] : [];
+    const before = decoder.frames[i - 1];
+    if (decoder.frames[i].keyFrame) view.clearTrails();
+    decoder.frames[i].robots.forEach((robot, slot) => {
+      const straight = before && !decoder.frames[i].keyFrame ? [before.robots[slot].pose, robot.pose] : [];
       if (!robot.apart) view.trail(robot.path?.length ? robot.path : robot.path ? [] : straight, slot);
     });
   }
@@ -197,42 +197,42 @@ function table(frame, robots) {
       for (let i = 0; i < 4; i += 1) row.insertCell();
       row.cells[2].className = row.cells[4].className = "number";
     }
-    const state = robot.lost ? `✗ lost: ${robot.lost}` : robot.apart ? "in a map of its own" : page.over ? "✓ done" : robot.goal ? "▶ on its way" : "waits";
-    const age = Math.max(0, (page.over || !page.live ? player.frames.at(-1).ms : Date.now()) - (heard.get(robot.name)?.ms ?? 0)) / 1000;
+    const state = robot.lost ? `✗ lost: ${robot.lost}` : robot.apart ? "map not merged yet" : page.over ? "✓ done" : robot.goal ? "▶ driving" : "waiting";
+    const age = Math.max(0, (page.over || !page.live ? decoder.frames.at(-1).ms : Date.now()) - (updates.get(robot.name)?.ms ?? 0)) / 1000;
     const texts = [state, `${robot.driven_m.toFixed(1)} m`,
       robot.goal && !robot.lost ? `${robot.goal[0].toFixed(1)}, ${robot.goal[1].toFixed(1)}` : "–", `${seconds(age)} ago`];
     texts.forEach((text, i) => { if (row.cells[i + 1].textContent !== text) row.cells[i + 1].textContent = text; });
   });
-  get("at").textContent = `${seconds(page.clock)} of ${seconds(player.end)}`;
+  get("at").textContent = `${seconds(page.clock)} of ${seconds(decoder.end)}`;
   get("time").setAttribute("aria-valuetext", get("at").textContent);
   get("map").setAttribute("aria-label",
     `Map after ${seconds(frame.s)}: ${robots.length} robots, ${frame.frontiers.length} frontiers left, ${Math.round(frame.fraction * 100)} % of the cells known`);
-  then();
+  markLaterSteps();
 }
 
-// What has not changed is not drawn again: a page that is left open costs its machine little.
+// Draws only what has changed, so that an open page needs little processor time.
 let before = performance.now(), drawing = false, drawn = {};
 async function draw(now) {
   const passed = (now - before) / 1000;
   before = now;
-  if (player.frames.length && !drawing) {
+  if (decoder.frames.length && !drawing) {
     drawing = true;
     try {
-      if (page.live) page.clock = Math.min(player.end, page.clock + passed * page.catchUp);
-      else if (page.playing) page.clock = Math.min(player.end, page.clock + passed * Number(get("speed").value));
-      if (page.playing && page.clock >= player.end) play(false);
-      const index = player.indexAt(page.clock);
-      if (index !== player.at) view.cells(player, await player.show(index));
-      view.repaint(player);
-      const frame = player.frames[index], robots = robotsAt(index), moving = index < player.frames.length - 1 || !page.over;
+      if (page.live) page.clock = Math.min(decoder.end, page.clock + passed * page.catchUp);
+      else if (page.playing) page.clock = Math.min(decoder.end, page.clock + passed * Number(get("speed").value));
+      if (page.playing && page.clock >= decoder.end) play(false);
+      const index = decoder.indexAt(page.clock);
+      if (index !== decoder.at) view.cells(decoder, await decoder.show(index));
+      view.repaint(decoder);
+      const frame = decoder.frames[index], robots = robotsAt(index), moving = index < decoder.frames.length - 1 || !page.over;
       if (view.redrawn || page.clock !== drawn.clock || index !== drawn.index || moving !== drawn.moving) {
         if (index !== trailed || view.redrawn) trails(index, view.redrawn);
         view.redrawn = false;
         drawn = { clock: page.clock, index, moving };
-        view.robots(robots, frame.frontiers, player.cells, moving);
+        view.robots(robots, frame.frontiers, decoder.cells, moving);
         if (page.live || page.playing) get("time").value = page.clock;
         get("map").dataset.frame = index;
-        get("map").dataset.frames = player.frames.length;
+        get("map").dataset.frames = decoder.frames.length;
       }
       table(frame, robots);
     } finally { drawing = false; }
@@ -245,10 +245,10 @@ function play(on) {
   get("play").textContent = on ? "Pause" : "Play";
   get("play").setAttribute("aria-pressed", String(on));
 }
-function live(on) { page.live = on; page.catchUp = (player.end - page.clock) / CATCH_UP_S; get("live").setAttribute("aria-pressed", String(on)); }
+function live(on) { page.live = on; page.catchUp = (decoder.end - page.clock) / CATCH_UP_S; get("live").setAttribute("aria-pressed", String(on)); }
 
 get("play").addEventListener("click", () => {
-  if (!page.playing && page.clock >= player.end) page.clock = 0;
+  if (!page.playing && page.clock >= decoder.end) page.clock = 0;
   live(false);
   play(!page.playing);
 });

@@ -1,4 +1,4 @@
-// What every page needs: clocks that tick, things to copy, questions to confirm, forms for the API.
+// Shared by all pages: running durations, copy buttons, confirmation dialogs, forms that call the API.
 
 export function seconds(s) {
   if (s < 10) return `${s.toFixed(1)} s`;
@@ -30,7 +30,7 @@ async function copy(button) {
     await navigator.clipboard.writeText(button.dataset.copy);
     button.textContent = "copied";
   } catch {
-    button.textContent = "select it";  // a page that is not of this machine, without TLS
+    button.textContent = "select it";  // the clipboard needs TLS, except on localhost
   }
   setTimeout(() => { button.textContent = "copy"; }, 1500);
 }
@@ -47,7 +47,7 @@ document.addEventListener("click", (event) => {
   if ("close" in button.dataset) button.closest("dialog").close();
 });
 
-const named = (path, values) => path.replace(/\{(\w+)\}/g, (_, name) => encodeURIComponent(values[name]));
+const expandPath = (path, values) => path.replace(/\{(\w+)\}/g, (_, name) => encodeURIComponent(values[name]));
 
 function valuesOf(form) {
   const values = {};
@@ -63,12 +63,12 @@ function valuesOf(form) {
 async function send(form) {
   const headers = { "content-type": "application/json" };
   if (form.dataset.key) headers["idempotency-key"] = form.dataset.key;
-  const path = named(form.dataset.api, form.given ?? {});
-  const answer = await fetch(path, { method: "POST", headers, body: JSON.stringify(valuesOf(form)) });
-  const body = await answer.json().catch(() => ({}));
-  if (!answer.ok) {
+  const path = expandPath(form.dataset.api, form.given ?? {});
+  const response = await fetch(path, { method: "POST", headers, body: JSON.stringify(valuesOf(form)) });
+  const body = await response.json().catch(() => ({}));
+  if (!response.ok) {
     const trace = body.trace_id ? ` (trace ${body.trace_id})` : "";
-    throw new Error(`${body.detail ?? answer.statusText}${trace}`);
+    throw new Error(`${body.detail ?? response.statusText}${trace}`);
   }
   return body;
 }
@@ -83,7 +83,7 @@ document.addEventListener("submit", async (event) => {
   try {
     const body = await send(form);
     form.closest("dialog")?.close();
-    if (form.dataset.then) location.assign(named(form.dataset.then, body));
+    if (form.dataset.then) location.assign(expandPath(form.dataset.then, body));
     else document.dispatchEvent(new CustomEvent("changed"));
   } catch (error) {
     problem.textContent = error.message;

@@ -12,7 +12,7 @@ from sagastream.testing import EmbeddedServer
 
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """The messages to Celery that would have been sent, as (saga id, step)."""
+    """The Celery tasks that would have been sent, as (saga id, step)."""
     messages: list[tuple[str, str]] = []
 
     async def note(saga_id: str, step: str) -> None:
@@ -29,7 +29,7 @@ async def app_bus(
     monkeypatch: pytest.MonkeyPatch,
     sent: list[tuple[str, str]],
 ) -> AsyncIterator[Bus]:
-    """The application bound to the test's server, under a namespace of its own."""
+    """The application bound to the test's server, in the test's own namespace."""
     monkeypatch.setattr(config, "_chosen", {})
     choose_settings(redis_url=server.url, namespace=namespace)
     async with get_bus() as bus:

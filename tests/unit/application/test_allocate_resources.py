@@ -29,8 +29,8 @@ async def _fleet_of(count: int) -> list[str]:
     return names
 
 
-def test_the_best_by_battery_and_distance_go() -> None:
-    """A full battery counts, and so does the way to the gate."""
+def test_robots_are_chosen_by_battery_and_distance() -> None:
+    """Both the charge and the distance to the gate count."""
     robots = [
         _robot("empty", battery=40.0),
         _robot("far", battery=90.0, x=5000.0),
@@ -41,8 +41,8 @@ def test_the_best_by_battery_and_distance_go() -> None:
     assert [robot.name for robot in chosen] == ["best", "good"]
 
 
-def test_who_is_held_absent_or_empty_does_not_go() -> None:
-    """Too few is a failure that says how many there are, and why."""
+def test_held_absent_and_empty_robots_are_not_chosen() -> None:
+    """The error says how many robots are available and why not more."""
     robots = [
         _robot("held", holder="m"),
         _robot("absent", present=False),
@@ -56,14 +56,14 @@ def test_who_is_held_absent_or_empty_does_not_go() -> None:
 
 
 def test_a_free_robot_charges() -> None:
-    """Who rests long enough can go again; who is held does not charge."""
+    """A free robot becomes available after charging; a held robot does not charge."""
     tired = _robot("tired", battery=5.0, since=0.0)
     assert choose([tired], 1, 60.0, SETTINGS) == [tired]
     assert replace(tired, holder="m").charge(60.0, SETTINGS) == 5.0
 
 
-async def test_a_mission_gets_robots_and_gives_them_back(app_bus: Bus) -> None:
-    """Allocated robots are the mission's until they are released."""
+async def test_a_mission_reserves_and_releases_robots(app_bus: Bus) -> None:
+    """Allocated robots are held by the mission until they are released."""
     names = await _fleet_of(3)
     async with listening(app_bus, [allocate_resources, release_resources]):
         got = await request_and_reply(
@@ -80,8 +80,8 @@ async def test_a_mission_gets_robots_and_gives_them_back(app_bus: Bus) -> None:
     assert not any(robot.holder for robot in await fleet.robots())
 
 
-async def test_too_few_is_a_failure_and_reserves_none(app_bus: Bus) -> None:
-    """All or none."""
+async def test_too_few_robots_fail_and_reserve_none(app_bus: Bus) -> None:
+    """A mission gets all robots that it asks for or none."""
     await _fleet_of(2)
     async with listening(app_bus, [allocate_resources]):
         with pytest.raises(RequestFailed, match="3 robots asked for, 2 free") as caught:
@@ -94,7 +94,7 @@ async def test_too_few_is_a_failure_and_reserves_none(app_bus: Bus) -> None:
 
 @pytest.mark.parametrize("count", [0, 65, -1, "two", True, None, 1.5])
 async def test_a_wrong_number_of_robots_names_the_field(app_bus: Bus, count: Any) -> None:
-    """Whoever sends the command learns which field is wrong."""
+    """The requester learns which field is wrong."""
     async with listening(app_bus, [allocate_resources]):
         with pytest.raises(RequestFailed, match="robot_count") as caught:
             await request_and_reply(
@@ -110,8 +110,8 @@ async def _allocate(mission: str, count: int) -> list[str]:
     return list(reply["payload"]["robots"])
 
 
-async def test_missions_at_once_share_the_fleet_without_overlap(app_bus: Bus) -> None:
-    """Ten missions race for eight robots, three each: two win, and no robot is given twice."""
+async def test_concurrent_missions_share_the_fleet_without_overlap(app_bus: Bus) -> None:
+    """Ten missions compete for eight robots, three each: two win, and no robot is reserved twice."""
     await _fleet_of(8)
     async with (
         listening(app_bus, [allocate_resources]),
@@ -128,8 +128,8 @@ async def test_missions_at_once_share_the_fleet_without_overlap(app_bus: Bus) ->
     assert len(given) == len(set(given)) == 6
 
 
-async def test_asking_again_gives_the_same_robots(app_bus: Bus) -> None:
-    """A repeated command does not take a second set."""
+async def test_reserving_again_returns_the_same_robots(app_bus: Bus) -> None:
+    """A repeated command reserves no further robots."""
     await _fleet_of(4)
     async with listening(app_bus, [allocate_resources]):
         assert await _allocate("m1", 2) == await _allocate("m1", 2)
@@ -137,7 +137,7 @@ async def test_asking_again_gives_the_same_robots(app_bus: Bus) -> None:
 
 
 async def test_a_handler_that_lost_its_claim_reserves_nothing(app_bus: Bus) -> None:
-    """The reservation is done with the reply or not at all."""
+    """The reservation is written together with the reply or not at all."""
     await _fleet_of(2)
     names, writes = await fleet.reserve("m1", 2)
     assert len(names) == len(writes) == 2
@@ -145,7 +145,7 @@ async def test_a_handler_that_lost_its_claim_reserves_nothing(app_bus: Bus) -> N
 
 
 async def test_driving_uses_the_battery(app_bus: Bus) -> None:
-    """What a robot drove is gone from its battery when it comes back."""
+    """A returning robot has lost charge for the distance driven."""
     await _fleet_of(1)
     async with listening(app_bus, [allocate_resources]):
         (name,) = await _allocate("m1", 1)
@@ -157,7 +157,7 @@ async def test_driving_uses_the_battery(app_bus: Bus) -> None:
 
 
 async def test_a_robot_that_checks_out_is_absent(app_bus: Bus) -> None:
-    """A stopped process's robots are not given away."""
+    """The robots of a stopped process are not reserved."""
     (name,) = await _fleet_of(1)
     await fleet.check_out(name)
     with pytest.raises(TooFewRobots, match="1 absent"):

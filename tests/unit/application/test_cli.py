@@ -24,7 +24,7 @@ pytestmark = pytest.mark.blocking
 
 @pytest.fixture(autouse=True)
 def fresh_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each call reads the environment anew, as a new process does."""
+    """Let each call read the environment again, as a new process does."""
     monkeypatch.setattr(config, "_chosen", {})
     monkeypatch.setattr("app.cli.base.configure", lambda settings, service: None)
     get_settings.cache_clear()
@@ -32,7 +32,7 @@ def fresh_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def floor(tmp_path: Path) -> Path:
-    """A good map file."""
+    """A valid map file."""
     drawn = draw_rooms(1)
     save_map(tmp_path / "room.yaml", drawn.grid, drawn.frame)
     return tmp_path / "room.yaml"
@@ -43,7 +43,7 @@ def _run(*arguments: str) -> Result:
 
 
 def _refused(result: Result) -> str:
-    """The one line of a usage error."""
+    """Return the single line of a usage error."""
     assert result.exit_code == 2, result.output
     (line,) = result.stderr.strip().splitlines()
     assert result.stdout == ""
@@ -57,17 +57,17 @@ def test_a_wrong_number_of_robots_is_a_usage_error(robots: str) -> None:
 
 
 def test_a_wrong_seed_is_a_usage_error() -> None:
-    """The seed is a number that every generator takes."""
+    """The seed must be valid for every random generator."""
     assert "seed" in _refused(_run("run", "--seed", "-1"))
 
 
 def test_a_missing_map_is_named(tmp_path: Path) -> None:
-    """The file is in the line."""
+    """The error names the file."""
     assert "nowhere.yaml" in _refused(_run("run", "--map", str(tmp_path / "nowhere.yaml")))
 
 
-def test_an_unknown_area_is_named_with_those_there_are() -> None:
-    """A typo shows what would have been right."""
+def test_an_unknown_area_is_named_with_the_known_ones() -> None:
+    """The error lists the known areas."""
     line = _refused(_run("run", "--area", "depott"))
     assert "depott" in line
     assert "office" in line
@@ -102,7 +102,7 @@ def test_a_bad_map_is_refused_in_one_line(floor: Path, text: str, fault: str) ->
 
 
 def test_a_map_may_have_any_name(floor: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """--map takes a file, not an area: its name need not be one that messages may carry."""
+    """--map takes any file name, even one that messages could not carry as an area."""
     odd = floor.with_name("my floor (2).yaml")
     odd.write_text(floor.read_text())
     seen: list[str] = []
@@ -119,25 +119,25 @@ def test_a_map_may_have_any_name(floor: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_map_and_area_exclude_each_other(floor: Path) -> None:
-    """Which one would win is not left to guess."""
+    """Giving both is an error."""
     assert "give one" in _refused(_run("run", "--map", str(floor), "--area", "office"))
 
 
-def test_attached_workers_have_their_own_folders(floor: Path) -> None:
-    """A file of this machine means nothing to workers on another."""
+def test_attach_excludes_map_and_out(floor: Path) -> None:
+    """Running workers cannot use a map file of this machine."""
     assert "MAP_DIR" in _refused(_run("run", "--attach", "--map", str(floor)))
 
 
-def test_a_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variable and what is wrong with it, in one line."""
+def test_an_invalid_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line names the variable and the fault."""
     monkeypatch.setenv("FLEET_SIZE", "many")
     assert _refused(_run("run")).startswith("mission: FLEET_SIZE: ")
 
 
-def test_an_empty_fleet_says_what_to_do(
+def test_an_empty_fleet_prints_a_hint(
     server: EmbeddedServer, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing to see is not a blank screen."""
+    """An empty fleet prints a hint."""
     monkeypatch.setenv("REDIS_URL", server.url)
     monkeypatch.setenv("NAMESPACE", namespace)
     result = _run("fleet")
@@ -152,10 +152,10 @@ async def _check_in_two() -> None:
         await fleet.check_in("r2")
 
 
-def test_jsonl_is_a_line_an_item(
+def test_jsonl_is_one_line_per_item(
     server: EmbeddedServer, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is many comes line by line, and is the same as in one piece."""
+    """Each item is one line, equal to the item of the JSON list."""
     monkeypatch.setenv("REDIS_URL", server.url)
     monkeypatch.setenv("NAMESPACE", namespace)
     asyncio.run(_check_in_two())
@@ -166,7 +166,7 @@ def test_jsonl_is_a_line_an_item(
 
 
 def test_jsonl_has_every_stage(capsys: pytest.CaptureFixture[str]) -> None:
-    """Whoever watches reads the stages as they come; otherwise they are for the display alone."""
+    """With jsonl, stages are printed as they arrive; otherwise only the display shows them."""
     shown: list[dict[str, Any]] = []
     stage = {"status": "start", "payload": {}}
     stage_printer(Output.JSON, shown.append)(stage)
@@ -183,7 +183,7 @@ def test_a_namespace_with_braces_is_a_usage_error(monkeypatch: pytest.MonkeyPatc
 
 
 def test_only_the_configuration_reads_the_environment() -> None:
-    """Every default can be found in one place."""
+    """No other module reads environment variables."""
     readers = [
         path.relative_to(ROOT).as_posix()
         for folder in ("app", "src")

@@ -1,4 +1,4 @@
-"""Frames of missions, taken apart and put together again."""
+"""Frames of missions: encoding into pieces and decoding."""
 
 import json
 from typing import Any
@@ -33,8 +33,8 @@ def _play(pieces: list[dict[str, Any]]) -> list[Frame]:
 
 
 @given(st.lists(_CELLS, min_size=1, max_size=5))
-def test_what_is_recorded_is_played(shown: list[Grid]) -> None:
-    """Every frame comes back whole, whatever changed between them."""
+def test_encoded_frames_are_decoded(shown: list[Grid]) -> None:
+    """Every frame is restored completely, whatever changed between frames."""
     encoder = FrameEncoder(_GRID)
     pieces = [
         piece
@@ -48,8 +48,8 @@ def test_what_is_recorded_is_played(shown: list[Grid]) -> None:
         assert (frame.robots, frame.frontiers) == (_frame(cells).robots, _frame(cells).frontiers)
 
 
-def test_only_what_changed_is_recorded() -> None:
-    """A cell that became known is a piece of one cell; nothing new is a piece without cells."""
+def test_only_changes_are_encoded() -> None:
+    """One changed cell gives a piece of one cell; no change gives a piece without cells."""
     encoder = FrameEncoder(_GRID)
     cells = np.full((12, 17), UNKNOWN, np.int8)
     encoder.encode(_frame(cells))
@@ -61,7 +61,7 @@ def test_only_what_changed_is_recorded() -> None:
 
 
 def test_a_large_noisy_map_fits_into_messages() -> None:
-    """What is too large for one message comes in several, and is one frame."""
+    """A large frame is split into several messages and restored as one frame."""
     random = np.random.default_rng(1)
     grid = GridFrame(900, 1100, 0.05)
     cells = random.choice(np.array([UNKNOWN, FREE, OCCUPIED], np.int8), (900, 1100))
@@ -72,8 +72,8 @@ def test_a_large_noisy_map_fits_into_messages() -> None:
     assert np.array_equal(frame.cells, cells)
 
 
-def test_a_new_recorder_begins_anew() -> None:
-    """What the handler before drew and the next does not know is gone."""
+def test_a_new_encoder_starts_with_a_key_frame() -> None:
+    """A new encoder starts with a key frame, which clears what the previous one drew."""
     first = np.full((12, 17), FREE, np.int8)
     second = np.full((12, 17), UNKNOWN, np.int8)
     second[0, 0] = OCCUPIED
@@ -84,16 +84,16 @@ def test_a_new_recorder_begins_anew() -> None:
     assert np.array_equal(played[1].cells, second)
 
 
-def test_pieces_without_their_beginning_show_nothing() -> None:
-    """A stream whose first entries were trimmed is not drawn wrong."""
+def test_pieces_before_a_key_frame_give_no_frame() -> None:
+    """A recording whose first entries were trimmed gives no wrong frames."""
     encoder = FrameEncoder(_GRID)
     cells = np.full((12, 17), FREE, np.int8)
     encoder.encode(_frame(cells))
     assert _play(encoder.encode(_frame(cells))) == []
 
 
-def test_cells_that_do_not_lie_in_the_grid_are_refused() -> None:
-    """A piece of another mission is an error, not a torn map."""
+def test_cells_outside_the_grid_are_refused() -> None:
+    """A piece of another mission is an error, not a damaged map."""
     cells = np.full((12, 17), FREE, np.int8)
     (piece,) = FrameEncoder(_GRID).encode(_frame(cells))
     piece["cells"]["row0"] = 1
@@ -103,8 +103,8 @@ def test_cells_that_do_not_lie_in_the_grid_are_refused() -> None:
         FrameEncoder(_GRID).encode(_frame(np.zeros((3, 3), np.int8)))
 
 
-def test_a_path_is_recorded_once() -> None:
-    """Each frame has what was driven since the one before, from where that ended, and no more."""
+def test_each_path_segment_is_encoded_once() -> None:
+    """Each frame has exactly the path since the previous frame, starting at its end."""
     cells = np.full((12, 17), FREE, np.int8)
     encoder, way = FrameEncoder(_GRID), [(0.0, 0.0), (1.0, 0.0), (2.0, 0.0), (2.0, 3.0)]
     pieces = []
@@ -115,8 +115,8 @@ def test_a_path_is_recorded_once() -> None:
     assert told == [[(0.0, 0.0), (1.0, 0.0)], [(1.0, 0.0), (2.0, 0.0), (2.0, 3.0)], []]
 
 
-def test_a_long_way_over_a_noisy_map_fits_into_messages() -> None:
-    """Twenty robots' whole ways, as one who takes over tells them, come in several pieces."""
+def test_long_paths_over_a_noisy_map_fit_into_messages() -> None:
+    """The complete paths of twenty robots, as after a takeover, are split into several pieces."""
     random = np.random.default_rng(1)
     grid = GridFrame(900, 1100, 0.05)
     cells = random.choice(np.array([UNKNOWN, FREE, OCCUPIED], np.int8), (900, 1100))
@@ -132,11 +132,11 @@ def test_a_long_way_over_a_noisy_map_fits_into_messages() -> None:
     assert np.array_equal(frame.cells, cells)
     for robot, way in zip(frame.robots, ways, strict=True):
         assert (robot.path[0], robot.path[-1]) == (way[0], way[-1])
-        assert len(robot.path) > 3900  # some points lie between their neighbours
+        assert len(robot.path) > 3900  # some points lie on the line between their neighbours
 
 
-def test_when_other_robots_share_the_map_all_is_told_anew() -> None:
-    """The shown map may be another one: its cells and its paths begin from nothing."""
+def test_a_change_of_the_shown_robots_gives_a_key_frame() -> None:
+    """A key frame follows, because the shown map may be another one."""
     encoder, decoder = FrameEncoder(_GRID), FrameDecoder()
     first = np.full((12, 17), FREE, np.int8)
     second = np.full((12, 17), UNKNOWN, np.int8)

@@ -9,8 +9,8 @@ from sagastream.saga import SagaRunner
 STREAM = "gauge:commands"
 
 
-async def test_gauges_tell_depth_age_and_dead_letters(bus: Bus) -> None:
-    """Of three commands one was read a while ago and is not ended, one is dead."""
+async def test_gauges_report_depth_age_and_dead_letters(bus: Bus) -> None:
+    """One of three commands is pending for long, and one is a dead letter."""
     call, key = bus.command, bus.key
     for number in range(3):
         await call("XADD", key(STREAM), f"{1000 + number}-0", "n", number)

@@ -44,14 +44,14 @@ async def _facts(port: int, path: str) -> tuple[int, dict[str, Any]]:
 
 @pytest.fixture
 def own_server() -> Iterator[EmbeddedServer]:
-    """A server that no other test uses, so that it may be frozen."""
+    """A server of this test alone, which it may suspend."""
     with EmbeddedServer() as made:
         yield made
 
 
 @pytest.fixture
 async def probed(own_server: EmbeddedServer) -> AsyncIterator[tuple[EmbeddedServer, Settings]]:
-    """A server that may be frozen, a listener of a stream on it, and probes of that."""
+    """A server that may be suspended, with a listener of one stream and health probes."""
     settings = Settings(redis_url=own_server.url, http_port=free_port())
     async with (
         Bus(own_server.url) as bus,
@@ -63,8 +63,10 @@ async def probed(own_server: EmbeddedServer) -> AsyncIterator[tuple[EmbeddedServ
         yield own_server, settings
 
 
-async def test_a_frozen_server_is_told_within_3_s(probed: tuple[EmbeddedServer, Settings]) -> None:
-    """Ready turns 503 with the reason, and back; the process stays healthy all the while."""
+async def test_an_unresponsive_server_is_reported_within_3_s(
+    probed: tuple[EmbeddedServer, Settings],
+) -> None:
+    """`/readyz` turns 503 with the reason, and back; `/healthz` stays 200."""
     server, settings = probed
     port = settings.http_port
     assert (await _facts(port, "/readyz")) == (200, {"status": "ok", "reasons": []})
@@ -81,10 +83,10 @@ async def test_a_frozen_server_is_told_within_3_s(probed: tuple[EmbeddedServer, 
     assert (await _facts(port, "/readyz"))[0] == 200
 
 
-async def test_ready_says_which_stream_nobody_reads(
+async def test_readiness_names_streams_without_listener(
     probed: tuple[EmbeddedServer, Settings],
 ) -> None:
-    """Group and listener are two reasons, each with how to mend it."""
+    """Group and listener are two reasons, each with a fix."""
     _, settings = probed
     checks = await check_readiness(settings, [STREAM, "other:commands"])
     bad = [check for check in checks if not check.ok]
@@ -93,10 +95,10 @@ async def test_ready_says_which_stream_nobody_reads(
 
 
 @pytest.mark.blocking
-def test_a_loop_that_does_not_tick_is_unhealthy(
+def test_a_blocked_event_loop_is_unhealthy(
     server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Health is about the process: 503 when its loop hangs, though the server answers."""
+    """`/healthz` reports a blocked event loop with 503, although the server answers."""
     settings = Settings(redis_url=server.url, http_port=free_port())
     heartbeat = LoopHeartbeat()
     probes = start_probe_server(settings, (), heartbeat)
@@ -110,8 +112,8 @@ def test_a_loop_that_does_not_tick_is_unhealthy(
         probes.server_close()
 
 
-async def test_metrics_are_in_prometheus_words(probed: tuple[EmbeddedServer, Settings]) -> None:
-    """The page parses as what Prometheus reads, and has what was counted, by stream."""
+async def test_metrics_are_in_prometheus_format(probed: tuple[EmbeddedServer, Settings]) -> None:
+    """`/metrics` parses in the format of Prometheus and has the counted messages by stream."""
     provider = MeterProvider([PrometheusMetricReader()])
     counter = provider.get_meter("test").create_counter("messaging.client.sent.messages")
     counter.add(3, {"messaging.destination.name": STREAM})
@@ -130,14 +132,14 @@ async def test_metrics_are_in_prometheus_words(probed: tuple[EmbeddedServer, Set
 
 
 async def test_a_taken_port_is_named(probed: tuple[EmbeddedServer, Settings]) -> None:
-    """The error says which port, and which variable chooses another."""
+    """The error names the port and the variable that changes it."""
     with pytest.raises(PortTaken, match=f":{probed[1].http_port} .*HTTP_PORT"):
         async with serve_probes(probed[1], [STREAM]):
             pass
 
 
 async def test_without_a_port_nothing_listens(server: EmbeddedServer) -> None:
-    """Probes are there only when asked for."""
+    """Without HTTP_PORT there are no probes."""
     async with serve_probes(Settings(redis_url=server.url), []) as heartbeat:
         assert heartbeat.age_s >= 0
     assert get_settings().http_port == 0

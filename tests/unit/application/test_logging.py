@@ -19,7 +19,7 @@ logger = logging.getLogger("test")
 
 @multi_stage_reply(stream="routing:commands", event_type="routing:plan")
 async def plan(_command: Command, _progress: Progress) -> None:
-    """Log a line from inside."""
+    """Log a line within a handler."""
     logger.warning("planning")
 
 
@@ -31,7 +31,7 @@ async def fail(_command: Command, _progress: Progress) -> None:
 
 @pytest.fixture(autouse=True)
 def root_logger() -> Iterator[None]:
-    """The root logger as it was."""
+    """Restore the root logger."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -43,8 +43,8 @@ def _lines(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_a_line_says_what_it_belongs_to(capsys: pytest.CaptureFixture[str]) -> None:
-    """Trace, span, ids, step and attempt are on a line that names none of them."""
+def test_a_line_carries_its_context(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line carries trace, span, ids, step and attempt of the current work."""
     configure_logs(Settings(log_level="INFO"), "worker")
     tracer = TracerProvider().get_tracer("test")
     with (
@@ -73,7 +73,7 @@ def test_a_line_says_what_it_belongs_to(capsys: pytest.CaptureFixture[str]) -> N
 
 
 async def test_a_handlers_line_has_its_step(bus: Bus, capsys: pytest.CaptureFixture[str]) -> None:
-    """What a handler logs has the request's ids, its attempt, and the mission's step."""
+    """A line of a handler carries the request's ids, its attempt and the mission's step."""
     configure_logs(Settings(), "worker")
     async with listening(bus, [plan]):
         await bus.request_and_reply(
@@ -84,10 +84,10 @@ async def test_a_handlers_line_has_its_step(bus: Bus, capsys: pytest.CaptureFixt
     assert (line["step"], line["direction"]) == ("plan_route", "forward")
 
 
-async def test_a_saga_logs_one_line_a_transition(
+async def test_a_saga_logs_one_line_per_transition(
     bus: Bus, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Sent, started, ended: for the step and for its undoing; no poll is a line."""
+    """Sent, started and ended are logged for step and compensation; polls are not."""
     configure_logs(Settings(log_level="INFO"), "worker")
     step = Step(
         "plan_route",
@@ -113,8 +113,8 @@ async def test_a_saga_logs_one_line_a_transition(
     assert all("step" in line and "attempt" in line for line in lines if "plan_route" in str(line))
 
 
-def test_a_collector_that_is_down_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
-    """The exporter's complaint comes each second; other loggers may repeat themselves."""
+def test_an_unavailable_collector_is_logged_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """Repeated errors of the exporter are logged once; other loggers are not filtered."""
     configure_logs(Settings(), "worker")
     for _ in range(3):
         logging.getLogger("opentelemetry.exporter").error("not exported: %s", "refused")
@@ -125,8 +125,8 @@ def test_a_collector_that_is_down_is_said_once(capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize("password", ["s3cr3t", "p%40ss%2Fword"])
-def test_secrets_are_in_no_line(password: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Neither the server's password, as written or as meant, nor a header's value; nor in tracebacks."""
+def test_secrets_are_redacted(password: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Passwords, URL-encoded or not, and header values are redacted, also in tracebacks."""
     settings = Settings(
         redis_url=f"redis://me:{password}@host:1/0",
         otel_exporter_otlp_headers="authorization=Bearer%20abcdef,x-key=k3y",

@@ -1,4 +1,4 @@
-"""The picture shows what happened, the same every time."""
+"""The picture of a mission shows its map, paths and frontiers, and is reproducible."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def pixels_of(picture: Picture, colour: tuple[int, int, int]) -> int:
 
 
 def test_each_robot_has_its_own_colour() -> None:
-    """A robot's path is drawn in its colour, and a longer one takes more of it."""
+    """A robot's path has its colour, and a longer path has more pixels of it."""
     both, first = draw(FLOOR.grid, FLOOR.frame, PATHS), draw(FLOOR.grid, FLOOR.frame, PATHS[:1])
 
     assert pixels_of(both, BLUE) > 300
@@ -31,7 +31,7 @@ def test_each_robot_has_its_own_colour() -> None:
 
 
 def test_a_path_is_drawn_where_it_was_driven() -> None:
-    """North is up: a robot in the lower left of the floor is in the lower left of the picture."""
+    """North is up: a path in the lower left of the floor is in the lower left of the picture."""
     picture = draw(FLOOR.grid, FLOOR.frame, [[(0.6, 0.6), (0.7, 0.6)]])
 
     rows, cols = np.nonzero((picture[:, :1000] == BLUE).all(axis=2))
@@ -40,7 +40,7 @@ def test_a_path_is_drawn_where_it_was_driven() -> None:
 
 
 def test_the_map_is_drawn_with_its_lowest_row_at_the_bottom() -> None:
-    """The map is turned as the paths are: something solid in the south is in the south."""
+    """The map has the same orientation as the paths: a wall in the south is at the bottom."""
     grid = np.zeros((60, 60), np.int8)
     grid[2:10, 20:40] = OCCUPIED
 
@@ -51,7 +51,7 @@ def test_the_map_is_drawn_with_its_lowest_row_at_the_bottom() -> None:
 
 
 def test_frontiers_left_are_marked() -> None:
-    """What was not finished is shown."""
+    """Remaining frontiers are marked."""
     plain = draw(FLOOR.grid, FLOOR.frame, PATHS)
     marked = draw(FLOOR.grid, FLOOR.frame, PATHS, [(4.0, 1.0)])
 
@@ -59,7 +59,7 @@ def test_frontiers_left_are_marked() -> None:
 
 
 def test_the_same_mission_gives_the_same_file(tmp_path: Path) -> None:
-    """Pictures can be compared by their bytes, and read back as drawn."""
+    """Equal missions give equal bytes, and the file decodes to the drawn picture."""
     for name in ("one.png", "two.png"):
         picture = draw(
             FLOOR.grid, FLOOR.frame, PATHS, [(4.0, 1.0)], title="rooms", facts=["a fact"]
@@ -72,7 +72,7 @@ def test_the_same_mission_gives_the_same_file(tmp_path: Path) -> None:
     assert np.array_equal(read, picture)
 
 
-def test_a_map_of_nothing_can_be_drawn() -> None:
+def test_an_unknown_map_can_be_drawn() -> None:
     """A mission that failed at once has a picture too."""
     unknown = np.full(FLOOR.grid.shape, UNKNOWN, np.int8)
 

@@ -8,8 +8,8 @@ from sagastream.saga.journal import dump, intend, load, next_action
 
 
 @pytest.mark.parametrize("name", ["v1-completed", "v1-compensated"])
-def test_what_the_last_release_recorded_goes_on(name: str) -> None:
-    """From each recorded state of a mission this code asks for what was asked for then."""
+def test_journals_of_the_last_release_continue(name: str) -> None:
+    """From each recorded journal the next request is the one that was sent then."""
     lines = Path(__file__).parents[2].joinpath("journals", f"{name}.jsonl").read_text()
     recorded = [load(line) for line in lines.splitlines()]
     saga = mission_saga(Settings())

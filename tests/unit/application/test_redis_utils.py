@@ -30,7 +30,7 @@ from tests.conftest import listening
 
 @multi_stage_reply(stream="echo:commands", event_type="echo:say")
 async def say(command: Command, progress: Progress) -> dict[str, Any]:
-    """Answer with what was asked."""
+    """Reply with the payload of the command."""
     await progress(0.5)
     return command.payload
 
@@ -40,7 +40,7 @@ async def _call(bus: Bus, command: str, name: str, *args: Any) -> Any:
 
 
 async def _reply(stream: str, request_id: str, status: str, **payload: Any) -> None:
-    """Write a stage as somebody whose requests have no record."""
+    """Write a stage of a request that has no record."""
     await emit_event(
         stream,
         event_type="echo:say",
@@ -52,7 +52,7 @@ async def _reply(stream: str, request_id: str, status: str, **payload: Any) -> N
 
 
 async def test_a_command_has_every_field_of_its_schema(app_bus: Bus) -> None:
-    """Other languages read entries by these names."""
+    """Programs in other languages rely on these field names."""
     entry_id = await emit_command(
         "echo:commands",
         event_type="echo:say",
@@ -82,7 +82,7 @@ async def test_a_command_has_every_field_of_its_schema(app_bus: Bus) -> None:
 
 @pytest.mark.invariant(2)
 async def test_two_requesters_on_one_stream_each_get_their_own(app_bus: Bus) -> None:
-    """200 requests each, at once, on one reply stream: no reply goes to a stranger."""
+    """With 200 concurrent requests each on one reply stream, each requester gets its own replies."""
 
     async def ask(who: str, number: int) -> tuple[str, dict[str, Any]]:
         request_id = f"{who}-{number}"
@@ -105,7 +105,7 @@ async def test_two_requesters_on_one_stream_each_get_their_own(app_bus: Bus) -> 
 
 
 async def test_a_late_reader_gets_what_was_written_before_it_came(app_bus: Bus) -> None:
-    """The group is made at 0, so nothing that is in the stream is missed."""
+    """The group starts at 0, so a late reader misses no entry."""
     await _reply("late:replies", "r", "start")
     await _reply("late:replies", "r", "completed", a=1)
     reply = await read_replies("late:replies", "c", "r", 5)
@@ -115,7 +115,7 @@ async def test_a_late_reader_gets_what_was_written_before_it_came(app_bus: Bus) 
 
 
 async def test_a_reader_waits_through_start_and_progress(app_bus: Bus) -> None:
-    """Only a terminal stage ends the wait; other requests' stages are passed over."""
+    """Only a terminal stage ends the wait; stages of other requests are ignored."""
     reading = asyncio.create_task(read_replies("my:replies", "c", "r", 10))
     await _reply("my:replies", "r", "start")
     await _reply("my:replies", "other", "completed", wrong=True)
@@ -124,9 +124,7 @@ async def test_a_reader_waits_through_start_and_progress(app_bus: Bus) -> None:
     assert (await reading)["payload"] == {"right": True}
 
 
-async def test_nothing_there_times_out_with_growing_waits(
-    app_bus: Bus, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_empty_reads_wait_with_backoff(app_bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     """Empty reads wait 0.1, 0.2, 0.4, 0.8, 1, 1 s: the wait is the BLOCK itself."""
     blocks: list[int] = []
     connection = app_bus.session().connection
@@ -150,7 +148,7 @@ async def test_nothing_there_times_out_with_growing_waits(
 
 
 async def test_a_timeout_is_a_timeout_error_after_the_timeout(app_bus: Bus) -> None:
-    """It says which request, how long, and what was seen last; it leaves no key behind."""
+    """The error names request, timeout and last stage; no key is left behind."""
     began = time.monotonic()
     with pytest.raises(TimeoutError) as caught:
         await read_replies("none:replies", "c", "r", 0.3)
@@ -161,14 +159,14 @@ async def test_a_timeout_is_a_timeout_error_after_the_timeout(app_bus: Bus) -> N
 
 
 async def test_a_timeout_names_the_last_stage(app_bus: Bus) -> None:
-    """Somebody began, so it is not nobody."""
+    """A request that has started times out with its last stage, not with `NoHandlers`."""
     await _reply("some:replies", "r", "start")
     with pytest.raises(ReplyTimeout, match="last stage seen: start"):
         await read_replies("some:replies", "c", "r", 0.2)
 
 
 async def test_a_failed_reply_raises_at_once(app_bus: Bus) -> None:
-    """The reader does not wait for its timeout to learn of a failure."""
+    """A failure is raised before the timeout."""
     await _reply("f:replies", "r", "failed", error_type="Boom", message="broke", trace_id="t")
     with pytest.raises(RequestFailed, match="broke") as caught:
         await asyncio.wait_for(read_replies("f:replies", "c", "r", 60), 5)
@@ -176,14 +174,14 @@ async def test_a_failed_reply_raises_at_once(app_bus: Bus) -> None:
 
 
 async def test_a_cancelled_reply_is_its_own_error(app_bus: Bus) -> None:
-    """Cancelled is not failed."""
+    """A cancelled request raises its own error."""
     await _reply("x:replies", "r", "cancelled")
     with pytest.raises(RequestCancelled):
         await read_replies("x:replies", "c", "r", 5)
 
 
 async def test_readers_leave_no_group_behind(app_bus: Bus) -> None:
-    """Each reader's group is its own and goes with it."""
+    """A reader deletes its own group at the end."""
     await _reply("g:replies", "r", "completed")
     await read_replies("g:replies", "c", "r", 5)
     groups = await app_bus.command("XINFO", "GROUPS", app_bus.key("g:replies"))
@@ -191,7 +189,7 @@ async def test_readers_leave_no_group_behind(app_bus: Bus) -> None:
 
 
 async def test_groups_of_dead_readers_are_swept(app_bus: Bus) -> None:
-    """A reader that was killed leaves a group; the next reader removes it, and no living one."""
+    """The next reader deletes the group of a killed reader, and no group of a living one."""
     functions = app_bus.session().streams
     stream = app_bus.key("d:replies")
     for group in ("reader-dead", "somebody-else"):
@@ -202,8 +200,8 @@ async def test_groups_of_dead_readers_are_swept(app_bus: Bus) -> None:
     assert {group["name"].decode() for group in groups} == {"reader-new", "somebody-else"}
 
 
-async def test_a_reader_whose_stream_is_deleted_goes_on(app_bus: Bus) -> None:
-    """NOGROUP under a reader is mended by making the group again."""
+async def test_a_reader_survives_the_deletion_of_its_stream(app_bus: Bus) -> None:
+    """On NOGROUP a reader creates its group again."""
     reading = asyncio.create_task(read_replies("gone:replies", "c", "r", 20))
     while not await _call(app_bus, "EXISTS", "gone:replies"):
         await asyncio.sleep(0.01)
@@ -213,7 +211,7 @@ async def test_a_reader_whose_stream_is_deleted_goes_on(app_bus: Bus) -> None:
 
 
 async def test_the_same_id_with_another_payload_is_an_error(app_bus: Bus) -> None:
-    """A request id means one thing."""
+    """A request id cannot be reused with another payload."""
     ask = {"event_type": "echo:say", "correlation_id": "c", "request_id": "r"}
     await emit_command("echo:commands", payload={"a": 1}, **ask)
     with pytest.raises(RequestConflict, match="another payload"):
@@ -223,15 +221,15 @@ async def test_the_same_id_with_another_payload_is_an_error(app_bus: Bus) -> Non
 
 
 async def test_emitting_the_same_request_twice_is_one_entry(app_bus: Bus) -> None:
-    """The second call gives the first one's entry id."""
+    """The second call returns the entry id of the first."""
     ask = {"event_type": "echo:say", "correlation_id": "c", "request_id": "r"}
     first = await emit_command("echo:commands", payload={}, **ask)
     assert await emit_command("echo:commands", payload={}, **ask) == first
     assert await _call(app_bus, "XLEN", "echo:commands") == 1
 
 
-async def test_maxlen_and_ttl_are_done_as_asked(app_bus: Bus) -> None:
-    """MAXLEN ~ bounds the stream, EXPIRE gives it an end; neither is there unasked."""
+async def test_maxlen_and_ttl_are_applied(app_bus: Bus) -> None:
+    """MAXLEN ~ and EXPIRE apply when given, and only then."""
     for number in range(400):
         await emit_event(
             "events",
@@ -265,15 +263,15 @@ async def test_maxlen_and_ttl_are_done_as_asked(app_bus: Bus) -> None:
 async def test_bad_arguments_are_refused_before_anything_is_sent(
     app_bus: Bus, change: dict[str, Any], field: str
 ) -> None:
-    """The error names the argument, and the stream stays empty."""
+    """The error names the argument, and nothing is written."""
     with pytest.raises(InvalidMessage) as caught:
         await emit_command("echo:commands", **({"event_type": "echo:say", "payload": {}} | change))
     assert caught.value.field == field
     assert await _call(app_bus, "EXISTS", "echo:commands") == 0
 
 
-async def test_a_request_that_nobody_answers_times_out(app_bus: Bus) -> None:
-    """The waiting ends; the command stays for whoever comes."""
+async def test_a_request_without_listener_times_out(app_bus: Bus) -> None:
+    """The wait ends; the command stays in the stream for a later listener."""
     with pytest.raises(ReplyTimeout):
         await request_and_reply("echo:commands", "echo:say", {}, 0.2, request_id="r")
     async with listening(app_bus, [say]):
@@ -281,8 +279,8 @@ async def test_a_request_that_nobody_answers_times_out(app_bus: Bus) -> None:
     assert reply["status"] == "completed"
 
 
-def test_backoff_must_make_sense() -> None:
-    """A BLOCK that outlives the socket timeout is refused where it is written."""
+def test_invalid_backoff_is_refused() -> None:
+    """A BLOCK longer than the socket timeout is refused in the configuration."""
     with pytest.raises(ValueError, match="initial_delay"):
         BackoffConfig(initial_delay=2.0, max_delay=1.0)
     with pytest.raises(ValueError, match="max_delay"):
@@ -291,8 +289,8 @@ def test_backoff_must_make_sense() -> None:
         BackoffConfig(factor=0.5)
 
 
-async def test_blobs_are_stored_under_their_hash_for_a_while(app_bus: Bus) -> None:
-    """Equal parts are one key, and every one expires."""
+async def test_blobs_are_stored_under_their_hash_and_expire(app_bus: Bus) -> None:
+    """Equal blobs share one key, and every key expires."""
     reference = await put_blob(b"map" * 1000)
     assert await put_blob(b"map" * 1000) == reference
     assert await get_blob(reference) == b"map" * 1000

@@ -1,4 +1,4 @@
-"""Robots and those who command them: who may, who may no longer, and who is lost."""
+"""Orders to robots: fencing of replaced handlers, repeated orders, lost robots."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -38,7 +38,7 @@ def area(app_bus: Bus, tmp_path: Path) -> str:
 
 @asynccontextmanager
 async def robots(bus: Bus, names: Sequence[str]) -> AsyncIterator[dict[str, AsyncExitStack]]:
-    """Robots that listen, each on a stack of its own: closing it is the end of the robot."""
+    """Listening robots, each on its own exit stack: closing the stack kills the robot."""
     async with AsyncExitStack() as all_of_them:
         found = {}
         for name in names:
@@ -71,8 +71,8 @@ def _command(mission: str, names: Sequence[str], **changes: Any) -> Command:
     return replace(command, **changes)
 
 
-def test_a_fence_lets_the_newest_commander_pass() -> None:
-    """Neither an earlier claim of a request passes it, nor a request that was replaced."""
+def test_a_fence_admits_only_the_newest_commander() -> None:
+    """An earlier claim of the request and a replaced request are refused."""
     fence = OrderFence()
     for commander, epoch in (("plan", 1), ("plan", 2), ("explore", 1), ("explore", 1)):
         fence.admit(commander, epoch)
@@ -82,15 +82,15 @@ def test_a_fence_lets_the_newest_commander_pass() -> None:
 
 
 async def test_a_robot_refuses_a_mission_that_does_not_hold_it(app_bus: Bus, area: str) -> None:
-    """A late deployment for a mission that was undone does not take the robot."""
+    """A late deployment of an undone mission does not take the robot."""
     async with robots(app_bus, ["r1"]):
         with pytest.raises(RequestFailed, match="not held by mission m1") as caught:
             await Team(_command("m1", ["r1"])).deploy(area, 1)
     assert caught.value.error_type == "NotHeld"
 
 
-async def test_a_handler_that_was_replaced_commands_no_more(app_bus: Bus, area: str) -> None:
-    """Robots answer the later claim, and refuse the earlier one."""
+async def test_orders_of_a_replaced_handler_are_refused(app_bus: Bus, area: str) -> None:
+    """Robots execute orders of the later claim and refuse those of the earlier one."""
     async with robots(app_bus, ["r1"]):
         names = await _allocate(app_bus, "m1", 1)
         await Team(_command("m1", names)).deploy(area, 1)
@@ -102,8 +102,8 @@ async def test_a_handler_that_was_replaced_commands_no_more(app_bus: Bus, area: 
             assert caught.value.error_type == "StaleOrder"
 
 
-async def test_an_order_that_comes_twice_is_carried_out_once(app_bus: Bus, area: str) -> None:
-    """Its second delivery gets the first one's answer: what changed in the map is not lost."""
+async def test_a_repeated_order_is_executed_once(app_bus: Bus, area: str) -> None:
+    """The second delivery gets the first result, so that no map change is lost."""
     service = RobotService("r1")
     await fleet.check_in("r1")
     names = await _allocate(app_bus, "m1", 1)
@@ -123,7 +123,7 @@ async def test_an_order_that_comes_twice_is_carried_out_once(app_bus: Bus, area:
 
 
 async def test_a_robot_may_have_another_driver(app_bus: Bus, area: str) -> None:
-    """What the service was given puts it at its start, and its first leg is what the mission gets."""
+    """The given `Deploy` is used, and the mission gets its first drive report."""
 
     def deploy(order: dict[str, Any]) -> tuple[RobotDriver, GridFrame, Leg]:
         driver, frame, leg = deploy_simulated(order)
@@ -139,7 +139,7 @@ async def test_a_robot_may_have_another_driver(app_bus: Bus, area: str) -> None:
 
 
 async def test_a_late_order_of_another_mission_changes_nothing(app_bus: Bus, area: str) -> None:
-    """It is refused before it could replace whoever commands the robot now."""
+    """It is refused before it replaces the current commander."""
     async with robots(app_bus, ["r1"]):
         names = await _allocate(app_bus, "m1", 1)
         team = Team(_command("m1", names))
@@ -148,8 +148,8 @@ async def test_a_late_order_of_another_mission_changes_nothing(app_bus: Bus, are
         assert not isinstance((await team.report())[0], RobotLost)
 
 
-async def test_a_recalled_robot_still_tells_what_it_saw(app_bus: Bus, area: str) -> None:
-    """The handler that recalled it may have died before it could say what came of it."""
+async def test_a_recalled_robot_still_reports_its_map(app_bus: Bus, area: str) -> None:
+    """A recalled robot still reports its map, for the recalling handler may have died."""
     async with robots(app_bus, ["r1"]):
         names = await _allocate(app_bus, "m1", 1)
         team = Team(_command("m1", names))
@@ -172,10 +172,10 @@ async def _plan(bus: Bus, area: str, names: Sequence[str]) -> dict[str, Any]:
     return dict(mission | planned["payload"])
 
 
-async def test_a_robot_that_dies_is_taken_out_and_the_others_do_its_part(
+async def test_a_lost_robot_is_removed_and_the_others_explore_its_part(
     app_bus: Bus, area: str
 ) -> None:
-    """The mission ends with the whole floor known, and says who was lost; all are free again."""
+    """The mission completes with the whole floor known and names the lost robot; all are free."""
     async with robots(app_bus, ["r1", "r2"]) as found:
         mission = await _plan(app_bus, area, await _allocate(app_bus, "m1", 2))
         async with listening(app_bus, [perform_exploration]):
@@ -191,7 +191,7 @@ async def test_a_robot_that_dies_is_taken_out_and_the_others_do_its_part(
 
 
 async def test_under_the_quorum_the_exploration_fails(app_bus: Bus, area: str) -> None:
-    """It says how many are left, how many are needed, and who was lost."""
+    """The error says how many robots are left and needed, and which was lost."""
     choose_settings(quorum=1.0)
     async with robots(app_bus, ["r1", "r2"]) as found:
         mission = await _plan(app_bus, area, await _allocate(app_bus, "m1", 2))
@@ -206,8 +206,8 @@ async def test_under_the_quorum_the_exploration_fails(app_bus: Bus, area: str) -
     assert "r2" in caught.value.message
 
 
-async def test_who_takes_an_exploration_over_goes_on_with_it(app_bus: Bus, area: str) -> None:
-    """The next handler starts from the checkpoint: simulated time goes on, and does not restart."""
+async def test_a_takeover_continues_the_exploration(app_bus: Bus, area: str) -> None:
+    """The next handler continues from the checkpoint: simulated time does not restart."""
     choose_settings(checkpoint_s=0.01, progress_interval_s=0.01)
     stages: list[dict[str, Any]] = []
     stop = asyncio.Event()

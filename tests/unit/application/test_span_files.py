@@ -31,7 +31,7 @@ with spans.root("saga mission", "m"):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes wrote into one file at once, before they ended without a word."""
+    """A file that two processes wrote concurrently before they exited without cleanup."""
     path = tmp_path_factory.mktemp("spans") / "new" / "spans.jsonl"
     env = Settings().environment() | {"TRACE_FILE": str(path)}
     running = [
@@ -42,16 +42,16 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_what_ended_is_there_however_a_process_dies(written: Path) -> None:
-    """Every ended span of both is whole; the root had not ended."""
+def test_a_killed_process_loses_no_ended_span(written: Path) -> None:
+    """Every ended span of both processes is complete; the root had not ended."""
     spans = list(read_spans(written))
     assert len(spans) == 402
     assert {span.service for span in spans} == {"first", "second"}
     assert len({span.trace_id for span in spans}) == 2
 
 
-def test_a_span_is_read_as_it_was_made(written: Path) -> None:
-    """Name, kind, attributes and error come back."""
+def test_a_span_is_read_as_it_was_recorded(written: Path) -> None:
+    """Name, kind, attributes and error are read back."""
     failed = [span for span in read_spans(written) if span.error]
     assert len(failed) == 2
     assert failed[0].error == "LookupError: no such thing"
@@ -60,15 +60,15 @@ def test_a_span_is_read_as_it_was_made(written: Path) -> None:
     assert failed[0].end >= failed[0].start > 1_600_000_000
 
 
-def test_half_a_line_is_passed_over(written: Path, tmp_path: Path) -> None:
-    """A file that was cut off is read as far as it goes."""
+def test_an_incomplete_line_is_skipped(written: Path, tmp_path: Path) -> None:
+    """An incomplete last line is skipped."""
     cut = tmp_path / "cut.jsonl"
     cut.write_bytes(written.read_bytes()[:-100])
     assert len(list(read_spans(cut))) == 401
 
 
-def test_a_folder_that_cannot_be_made_only_costs_the_file(tmp_path: Path) -> None:
-    """The process goes on, and says so once."""
+def test_an_invalid_folder_only_disables_the_file(tmp_path: Path) -> None:
+    """The process continues and logs one warning."""
     (tmp_path / "file").write_text("")
     env = Settings().environment() | {"TRACE_FILE": str(tmp_path / "file" / "spans.jsonl")}
     done = subprocess.run(

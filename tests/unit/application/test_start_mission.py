@@ -1,4 +1,4 @@
-"""`mission:start`: missions for whoever can write to a stream."""
+"""`mission:start`: missions that are started by a command."""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ async def _start(**payload: Any) -> str:
 
 
 async def test_a_command_starts_a_mission(app_bus: Bus, sent: list[tuple[str, str]]) -> None:
-    """Its id comes back at once, its journal is there, and its first step is sent."""
+    """The reply has the id at once, the journal exists, and the first step is sent."""
     async with listening(app_bus, [start_mission]):
         saga_id = await _start(area="room", robot_count=2, seed=3)
     journal = await mission_runner().journal(saga_id)
@@ -40,10 +40,8 @@ async def test_a_command_starts_a_mission(app_bus: Bus, sent: list[tuple[str, st
     assert sent == [(saga_id, "allocate_resources")]
 
 
-async def test_a_mission_may_be_one_of_unknown_poses(
-    app_bus: Bus, sent: list[tuple[str, str]]
-) -> None:
-    """What the command says of poses is in the mission's input."""
+async def test_a_mission_may_have_unknown_poses(app_bus: Bus, sent: list[tuple[str, str]]) -> None:
+    """`known_poses` of the command is in the mission's input."""
     async with listening(app_bus, [start_mission]):
         saga_id = await _start(area="room", robot_count=2, known_poses=False)
     journal = await mission_runner().journal(saga_id)
@@ -52,7 +50,7 @@ async def test_a_mission_may_be_one_of_unknown_poses(
 
 
 async def test_one_key_is_one_mission(app_bus: Bus, sent: list[tuple[str, str]]) -> None:
-    """Asked twice it is started once; another mission under the same key is an error."""
+    """The same command twice starts one mission; other parameters under the same key are an error."""
     async with listening(app_bus, [start_mission]):
         first = await _start(area="room", robot_count=2, idempotency_key="k")
         assert await _start(area="room", robot_count=2, idempotency_key="k") == first
@@ -78,10 +76,10 @@ async def test_one_key_is_one_mission(app_bus: Bus, sent: list[tuple[str, str]])
         ({"area": "nowhere", "robot_count": 1}, "nowhere"),
     ],
 )
-async def test_a_bad_mission_names_the_field(
+async def test_invalid_parameters_name_the_field(
     app_bus: Bus, payload: dict[str, Any], message: str
 ) -> None:
-    """Nothing is started."""
+    """No mission is started."""
     async with listening(app_bus, [start_mission]):
         with pytest.raises(RequestFailed, match=message):
             await _start(**payload)

@@ -1,4 +1,4 @@
-"""What a mission starts with: no waiting for what cannot be there, no import that nobody needs."""
+"""Start-up of a mission: no needless waiting, no needless imports."""
 
 import subprocess
 import sys
@@ -14,13 +14,13 @@ from sagastream import Bus
 pytestmark = pytest.mark.blocking
 
 
-async def test_nobody_is_asked_where_no_celery_worker_has_been(
+async def test_celery_is_not_pinged_without_a_mailbox(
     app_bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A ping waits for as long as it may, also when there is nobody to answer."""
+    """Without a mailbox there is no ping, which would block for its whole timeout."""
 
     def ping(**_: object) -> list[object]:
-        raise AssertionError("nobody is there")
+        raise AssertionError("pinged without a mailbox")
 
     monkeypatch.setattr(celery_app.control, "ping", ping)
 
@@ -28,10 +28,10 @@ async def test_nobody_is_asked_where_no_celery_worker_has_been(
 
 
 @pytest.mark.parametrize("answers", [[], [{"worker": {"ok": "pong"}}]])
-async def test_a_mailbox_may_be_one_that_was_left(
+async def test_a_mailbox_may_be_left_by_a_dead_worker(
     app_bus: Bus, monkeypatch: pytest.MonkeyPatch, answers: list[object]
 ) -> None:
-    """Where a worker has been, its answer tells whether it is there."""
+    """With a mailbox, the ping decides whether a worker runs."""
     call = get_bus().command
     await call("SADD", app_bus.key("_kombu.binding.celery.pidbox"), "left")
     monkeypatch.setattr(celery_app.control, "ping", lambda **_: answers)
@@ -39,8 +39,8 @@ async def test_a_mailbox_may_be_one_that_was_left(
     assert ("celery" not in await missing_kinds(get_settings())) == bool(answers)
 
 
-def test_a_process_of_robots_imports_nothing_that_plans() -> None:
-    """SciPy's solvers are a good part of what would keep the first robot from moving."""
+def test_a_robot_process_imports_no_planner() -> None:
+    """SciPy's solvers would delay the start of robot processes."""
     heavy = ["scipy.optimize", "app.exploration.planning.coordinator", "celery", "kombu", "gtsam"]
     program = f"import app.robots.process, sys; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run(

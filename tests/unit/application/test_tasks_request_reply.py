@@ -31,13 +31,13 @@ _TASKS = [
 
 @pytest.fixture(autouse=True)
 async def close_worker_loop(app_bus: Bus) -> AsyncIterator[None]:
-    """The tasks' own loop has connections of its own."""
+    """Close the connections of the tasks' own event loop."""
     yield
     await asyncio.to_thread(tasks.run_in_loop, app_bus.close())
 
 
 class Recorder:
-    """Handlers of every command of a mission that only write down what they were asked."""
+    """Handlers of every command of a mission that only record their payloads."""
 
     def __init__(self, *failing: str) -> None:
         self.asked: list[tuple[str, dict[str, Any]]] = []
@@ -58,14 +58,14 @@ class Recorder:
 
 
 async def _do(task: Any, saga_id: str) -> None:
-    """Call a task as a thread of a Celery worker does."""
+    """Call a task in a thread, as a Celery worker does."""
     await asyncio.to_thread(task, saga_id)
 
 
-async def test_each_task_asks_for_its_step_and_keeps_the_reply(
+async def test_each_task_runs_its_step_and_records_the_result(
     app_bus: Bus, sent: list[tuple[str, str]]
 ) -> None:
-    """A step gets the mission and what came before it, and sends the next one's message."""
+    """A step gets the input and earlier results, and sends the task of the next step."""
     recorder = Recorder()
     async with listening(app_bus, recorder.handlers()):
         saga_id = await mission_runner().start(MISSION, saga_id="m1")
@@ -86,7 +86,7 @@ async def test_each_task_asks_for_its_step_and_keeps_the_reply(
 
 @pytest.mark.invariant(10)
 async def test_a_task_that_is_repeated_or_early_does_nothing(app_bus: Bus) -> None:
-    """Celery may deliver twice, late or in another order."""
+    """Repeated, late and reordered deliveries have no effect."""
     recorder = Recorder()
     async with listening(app_bus, recorder.handlers()):
         saga_id = await mission_runner().start(MISSION, saga_id="m1")
@@ -105,7 +105,7 @@ async def test_a_task_that_is_repeated_or_early_does_nothing(app_bus: Bus) -> No
 
 
 async def test_the_same_task_twice_at_once_runs_its_step_once(app_bus: Bus) -> None:
-    """Two workers with one message are one request."""
+    """Concurrent deliveries of one task give one request."""
     recorder = Recorder()
     async with listening(app_bus, recorder.handlers()):
         saga_id = await mission_runner().start(MISSION, saga_id="m1")
@@ -113,8 +113,8 @@ async def test_the_same_task_twice_at_once_runs_its_step_once(app_bus: Bus) -> N
     assert recorder.events() == ["resources:allocate"]
 
 
-async def test_when_a_step_fails_the_same_tasks_undo_in_reverse(app_bus: Bus) -> None:
-    """The failed step is undone too, then those before it."""
+async def test_after_a_failure_the_same_tasks_compensate_in_reverse(app_bus: Bus) -> None:
+    """The failed step is compensated too, then the earlier ones."""
     recorder = Recorder("map:integrate")
     async with listening(app_bus, recorder.handlers()):
         saga_id = await mission_runner().start(MISSION, saga_id="m1")
@@ -130,7 +130,7 @@ async def test_when_a_step_fails_the_same_tasks_undo_in_reverse(app_bus: Bus) ->
 
 
 async def test_a_sagas_records_live_until_it_ends(app_bus: Bus) -> None:
-    """Nothing of a running mission expires; all of an ended one does."""
+    """Records expire only after the mission has ended."""
     recorder = Recorder()
     call = app_bus.command
     async with listening(app_bus, recorder.handlers()):
@@ -146,8 +146,8 @@ async def test_a_sagas_records_live_until_it_ends(app_bus: Bus) -> None:
 
 
 @pytest.mark.invariant(10)
-def test_celery_is_set_up_so_that_losing_or_repeating_a_message_does_no_harm() -> None:
-    """The settings that were measured to matter."""
+def test_celery_tolerates_lost_and_repeated_messages() -> None:
+    """These settings were found to matter by fault tests."""
     conf = celery_app.conf
     assert conf.task_acks_late is True
     assert conf.task_reject_on_worker_lost is False
@@ -162,6 +162,6 @@ def test_celery_is_set_up_so_that_losing_or_repeating_a_message_does_no_harm() -
     "name", ["allocate_resources", "plan_route", "perform_exploration", "integrate_maps"]
 )
 def test_the_four_steps_are_tasks_by_their_names(name: str) -> None:
-    """Messages of another release find their task."""
+    """Task names are fixed, so that tasks of another release are found."""
     assert name in celery_app.tasks
     assert get_settings().celery_concurrency > 0

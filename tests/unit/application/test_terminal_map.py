@@ -20,13 +20,13 @@ def _drawn(*robots: RobotView, width: int = 10, height: int = 8) -> list[str]:
     return draw_map(frame, _GRID, width=width, height=height).plain.splitlines()
 
 
-def test_a_map_is_drawn_the_right_way_up() -> None:
-    """The row of lowest y is the last line, and a line is two rows tall."""
+def test_a_map_is_drawn_north_up() -> None:
+    """The row with the lowest y is the last line, and a line is two rows high."""
     assert _drawn() == ["        ? ", "          ", "······    ", "·····█    "]
 
 
 def test_robots_their_goals_and_losses_are_marked() -> None:
-    """An arrow in the direction of the heading, a letter at the goal, a sign for the lost."""
+    """Arrows show headings, `o` goals, `!` lost robots."""
     lines = _drawn(
         RobotView("r1", Pose(0.5, 0.5, math.pi / 2), 0.0, goal=(3.5, 3.5)),
         RobotView("r2", Pose(2.5, 0.5, -math.pi), 0.0),
@@ -36,8 +36,8 @@ def test_robots_their_goals_and_losses_are_marked() -> None:
     assert lines[2] == "···o··    "
 
 
-def test_a_map_that_is_too_large_is_drawn_smaller() -> None:
-    """A wall is never lost by that."""
+def test_a_large_map_is_scaled_down() -> None:
+    """Scaling never hides a wall."""
     lines = _drawn(width=5, height=8)
     assert [len(line) for line in lines] == [5, 5]
     assert lines[1] == "··█  "

@@ -1,4 +1,4 @@
-"""A mission's journal as a timeline; the recorded missions lack their very last move."""
+"""Timelines of recorded journals; each recording lacks its last transition."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ _JOURNALS = Path(__file__).parents[2] / "journals"
 
 
 def _timelines(name: str) -> list[tuple[str, Timeline]]:
-    """A recorded mission's timelines, from its start to its end, with its status."""
+    """Return the status and timeline after each recorded transition."""
     journals = [load(line) for line in (_JOURNALS / f"{name}.jsonl").read_text().splitlines()]
     saga = mission_saga(Settings())
     return [(journal.status, timeline_of(saga, journal)) for journal in journals]
@@ -23,8 +23,8 @@ def _states(timeline: Timeline) -> list[str]:
     return [item.state for item in timeline.steps]
 
 
-def test_steps_that_remain_are_shown_from_the_beginning() -> None:
-    """Each step goes from to do over running to done, one after the other."""
+def test_all_steps_are_shown_from_the_start() -> None:
+    """Each step goes from `to do` to `running` to `done`, one after the other."""
     told = [_states(timeline) for _, timeline in _timelines("v1-completed")]
     assert told[0] == ["to do"] * 4
     assert told[-1] == ["done", "done", "done", "running"]
@@ -34,8 +34,8 @@ def test_steps_that_remain_are_shown_from_the_beginning() -> None:
         assert [order.index(state) for state in states] == sorted(map(order.index, states))
 
 
-def test_the_lane_is_what_is_undone_in_reverse() -> None:
-    """Nothing while it runs; then every step that was intended, the failed one first."""
+def test_the_lane_has_the_compensations_in_reverse() -> None:
+    """It is empty while the mission runs, then has every started step, the failed one first."""
     for status, timeline in _timelines("v1-compensated"):
         lane = [item.step for item in timeline.lane]
         if status == "running":
@@ -49,8 +49,8 @@ def test_the_lane_is_what_is_undone_in_reverse() -> None:
 
 
 @pytest.mark.parametrize("name", ["v1-completed", "v1-compensated"])
-def test_what_a_cancel_would_undo_is_what_was_begun(name: str) -> None:
-    """Only steps that have a compensation, the latest first; nothing before the first one."""
+def test_a_cancel_would_undo_the_started_steps(name: str) -> None:
+    """Started steps with a compensation, latest first."""
     told = _timelines(name)
     assert told[0][1].undoes == ()
     for _, timeline in told:

@@ -1,4 +1,4 @@
-"""The steps of a mission whose robots do not know where they are, one after the other."""
+"""The steps of a mission with unknown poses, run one after the other."""
 
 import json
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ CAVE = draw_cave(5, width=12.0, height=10.0)
 async def _step(
     bus: Bus, handler: Handler, event_type: str, mission: dict[str, Any]
 ) -> dict[str, Any]:
-    """Ask for one step, and return what the next one is asked."""
+    """Run one step and return the payload of the next one."""
     async with listening(bus, [handler]):
         reply = await request_and_reply(handler.stream, event_type, mission, timeout=250.0)
     return dict(mission | reply["payload"])
@@ -39,7 +39,7 @@ def _report(ended: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _explored(bus: Bus, floor: FloorMap, place: Path, names: Sequence[str]) -> dict[str, Any]:
-    """Explore a floor with robots at unknown poses, and integrate their maps."""
+    """Explore a floor with unknown poses and integrate the maps."""
     save_map(place / "floor.yaml", floor.grid, floor.frame)
     choose_settings(map_dir=place, out_dir=place / "out", robot_seen_s=600, robot_timeout_s=250)
     async with robots(bus, names):
@@ -57,8 +57,8 @@ async def _explored(bus: Bus, floor: FloorMap, place: Path, names: Sequence[str]
     return await _step(bus, integrate_maps, "map:integrate", mission)
 
 
-async def test_maps_of_unknown_relation_become_one(app_bus: Bus, tmp_path: Path) -> None:
-    """One map, right when laid over the floor, and each robot's pose stands on its free ground."""
+async def test_maps_in_different_frames_are_merged(app_bus: Bus, tmp_path: Path) -> None:
+    """One accurate map results, and each robot's pose is in its free space."""
     ended = await _explored(app_bus, CAVE, tmp_path, ["r1", "r2"])
 
     assert ended["partial"] is False
@@ -70,8 +70,8 @@ async def test_maps_of_unknown_relation_become_one(app_bus: Bus, tmp_path: Path)
         assert merged.grid[merged.frame.cell(x, y)] == FREE
 
 
-async def test_maps_that_may_lie_in_two_ways_stay_apart(app_bus: Bus, tmp_path: Path) -> None:
-    """Two equal rooms look alike from both ends: nothing is merged, and the mission is partial."""
+async def test_ambiguous_maps_are_not_merged(app_bus: Bus, tmp_path: Path) -> None:
+    """Two symmetric rooms are ambiguous: nothing is merged, and the mission is partial."""
     ended = await _explored(app_bus, draw_rooms(2), tmp_path, ["r1", "r2"])
 
     assert ended["partial"] is True

@@ -11,7 +11,7 @@ STEPS = ("one", "two")
 
 
 def span(name: str, kind: str, start: float, end: float, **more: Any) -> FileSpan:
-    """A span of the trace, `sagastream.` put before the names of its attributes."""
+    """Make a span; its attribute names get the prefix `sagastream.`."""
     attributes = {f"sagastream.{key}": value for key, value in more.get("about", {}).items()}
     return FileSpan(
         name=name,
@@ -36,7 +36,7 @@ ROOT = span("saga mission", "internal", 10.0, 10.0, parent="", about={"saga_id":
 def request(
     step: str, start: float, end: float, *, undo: bool = False, error: str = "", wait: float = 0.5
 ) -> list[FileSpan]:
-    """A step's own span, the one that sent its command and its handler's."""
+    """Make the spans of a step: the step, the sending of its command, the handler."""
     request_id = f"{'undo ' if undo else ''}{step}"
     about = {
         "request_id": request_id,
@@ -57,14 +57,14 @@ def request(
 
 
 def drawn(spans: list[FileSpan]) -> str:
-    """What a terminal without colours shows."""
+    """Render a waterfall as a terminal without colours shows it."""
     out = io.StringIO()
     Console(file=out, width=150, no_color=True).print(render(build_waterfall(spans, STEPS), 150))
     return out.getvalue()
 
 
 def test_a_mission_that_completed() -> None:
-    """Each step has its wait, its duration and who ran it; nothing failed."""
+    """Each step has waiting time, duration and process; nothing failed."""
     told = build_waterfall([ROOT, *request("one", 10, 12), *request("two", 12, 15)], STEPS)
     assert headline(told) == ["mission m completed, 5.0 s"]
     rows = [(r.name, r.status, r.start, r.duration_s, r.waited_s, r.who) for r in told.rows]
@@ -74,8 +74,8 @@ def test_a_mission_that_completed() -> None:
     ]
 
 
-def test_what_failed_and_what_was_undone_stand_first() -> None:
-    """The three lines of the head name the error, and the undoing in its order."""
+def test_the_headline_names_failure_and_compensations() -> None:
+    """The headline names the error and the compensations in their order."""
     spans = [
         *(ROOT, *request("one", 10, 12), *request("two", 12, 13, error="Boom: no floor")),
         *request("two", 13, 14, undo=True),
@@ -92,16 +92,16 @@ def test_what_failed_and_what_was_undone_stand_first() -> None:
     ]
 
 
-def test_a_compensation_that_failed_cannot_be_missed() -> None:
-    """It is in the head and in capitals in its line."""
+def test_a_failed_compensation_is_conspicuous() -> None:
+    """It is in the headline, and in capitals in its row."""
     spans = [ROOT, *request("one", 10, 11, error="Boom: x")]
     spans += request("one", 11, 12, undo=True, error="Stuck: y")
     assert build_waterfall(spans, STEPS).status == "compensation FAILED"
     assert "UNDO FAILED" in drawn(spans)
 
 
-def test_a_lost_handler_and_its_successor_have_lines() -> None:
-    """The first is LOST and waited for its command, the second for the first to be missed."""
+def test_a_lost_handler_and_its_successor_have_rows() -> None:
+    """The first is LOST; the second waited until the lease of the first expired."""
     spans = [ROOT, *request("one", 10, 20)]
     about = {"request_id": "one", "attempt": 1}
     lost = "HandlerLost: its handler was lost"
@@ -118,8 +118,8 @@ def test_a_lost_handler_and_its_successor_have_lines() -> None:
     assert rows[1].waited_s == pytest.approx(0.2)
 
 
-def test_orders_of_one_kind_are_one_line() -> None:
-    """With how many there were, how many failed, and by what."""
+def test_orders_of_one_event_type_share_a_row() -> None:
+    """The row has the number of orders, of failures, and the errors."""
     spans = [ROOT, *request("one", 10, 20)]
     for number in range(5):
         start = 11 + number
@@ -141,8 +141,8 @@ def test_orders_of_one_kind_are_one_line() -> None:
     assert (orders.error, orders.who, orders.waited_s) == ("1 x Stale: no", "robots 7", 0.25)
 
 
-def test_a_step_that_runs_has_no_end() -> None:
-    """What was sent and has no span of its own yet is running, and so is the mission."""
+def test_a_running_step_has_no_duration() -> None:
+    """A sent step without a span of its own is running, and so is the mission."""
     told = build_waterfall([ROOT, *request("one", 10, 12), *request("two", 12, 15)[:1]], STEPS)
     assert told.status == "running"
     assert [(row.name, row.status, row.duration_s) for row in told.rows][1] == (
@@ -151,7 +151,7 @@ def test_a_step_that_runs_has_no_end() -> None:
     assert "running" in drawn([ROOT, *request("one", 10, 12)[:2]])
 
 
-def test_spans_without_a_root_are_no_story() -> None:
-    """That is an error, not an empty picture."""
+def test_spans_without_a_root_are_an_error() -> None:
+    """A missing root is an error, not an empty waterfall."""
     with pytest.raises(ValueError, match="no root"):
         build_waterfall(request("one", 10, 12), STEPS)

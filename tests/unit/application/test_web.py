@@ -1,4 +1,4 @@
-"""Missions over HTTP."""
+"""The web server: API, event streams, security."""
 
 import asyncio
 import hashlib
@@ -46,7 +46,7 @@ def area(app_bus: Bus, tmp_path: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
-    """The spans of requests, in memory."""
+    """The recorded spans of requests."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -64,13 +64,13 @@ def _client(**settings: Any) -> httpx.AsyncClient:
 
 @pytest.fixture
 async def client() -> AsyncIterator[httpx.AsyncClient]:
-    """A caller of the API, by its usual settings."""
+    """A client of the API with default settings."""
     async with _client() as made:
         yield made
 
 
 def _refused(answer: httpx.Response, status: int, title: str) -> str:
-    """The detail of a problem, whose form is checked."""
+    """Check the format of a problem and return its detail."""
     assert answer.headers["content-type"] == "application/problem+json"
     body = answer.json()
     assert set(body) == {"type", "title", "status", "detail", "trace_id"}
@@ -83,7 +83,7 @@ def _refused(answer: httpx.Response, status: int, title: str) -> str:
 async def test_a_mission_is_started_and_shown(
     client: httpx.AsyncClient, sent: list[tuple[str, str]]
 ) -> None:
-    """It is accepted at once, its first step is sent, and it says what remains to be done."""
+    """It is accepted at once, its first step is sent, and all steps remain."""
     started = await client.post("/api/missions", json=_ROOM | {"seed": 7})
     assert started.status_code == 202
     saga_id = started.json()["saga_id"]
@@ -107,7 +107,7 @@ async def test_a_mission_is_started_and_shown(
 async def test_a_request_is_a_new_trace_linked_to_its_callers(
     client: httpx.AsyncClient, spans: InMemorySpanExporter
 ) -> None:
-    """A caller does not decide what is recorded here, but is found from here."""
+    """A request starts a new trace, which links to the caller's span."""
     answer = await client.get("/api/missions/nobody", headers={"traceparent": _CALLER})
     (span,) = spans.get_finished_spans()
     assert span.name == "GET /api/missions/{saga_id}"
@@ -117,7 +117,7 @@ async def test_a_request_is_a_new_trace_linked_to_its_callers(
 
 
 async def test_a_key_is_the_missions_id(client: httpx.AsyncClient) -> None:
-    """Sent twice it is one mission; with another mission it is refused; it must be a name."""
+    """The same key twice is one mission; other parameters and invalid keys are refused."""
     key = {"idempotency-key": "monday-1"}
     for _ in range(2):
         started = await client.post("/api/missions", json=_ROOM, headers=key)
@@ -143,16 +143,16 @@ async def test_a_key_is_the_missions_id(client: httpx.AsyncClient) -> None:
         ([], "InvalidRequest", "body: "),
     ],
 )
-async def test_what_cannot_be_a_mission_is_refused(
+async def test_invalid_missions_are_refused(
     client: httpx.AsyncClient, body: Any, title: str, detail: str
 ) -> None:
-    """The field is named, and no mission is there."""
+    """The error names the field, and no mission is started."""
     assert detail in _refused(await client.post("/api/missions", json=body), 422, title)
     assert (await client.get("/api/missions")).json() == []
 
 
 async def test_a_mission_is_cancelled_and_listed_by_its_status(client: httpx.AsyncClient) -> None:
-    """Its journal says why; one that has ended is left alone."""
+    """The journal has the reason; an ended mission does not change."""
     for key in ("a", "b"):
         await client.post("/api/missions", json=_ROOM, headers={"idempotency-key": key})
     ended = await client.post("/api/missions/a/cancel", json={"reason": "it rains"})
@@ -171,7 +171,7 @@ async def test_a_mission_is_cancelled_and_listed_by_its_status(client: httpx.Asy
 
 @pytest.mark.parametrize("path", ["", "/events", "/cancel", "/resume"])
 async def test_an_unknown_mission_is_not_found(client: httpx.AsyncClient, path: str) -> None:
-    """Whatever is asked of it."""
+    """Every operation on it responds with 404."""
     url = f"/api/missions/nobody{path}"
     post = path in {"/cancel", "/resume"}
     answer = await (client.post(url, json={}) if post else client.get(url))
@@ -181,7 +181,7 @@ async def test_an_unknown_mission_is_not_found(client: httpx.AsyncClient, path: 
 async def _events(
     client: httpx.AsyncClient, saga_id: str, after: str | None = None
 ) -> list[tuple[str, str, dict[str, Any]]]:
-    """Id, kind and data of each event until the mission's end."""
+    """Read id, kind and data of each event until the mission's end."""
     headers = {"last-event-id": after} if after else {}
     answer = await client.get(f"/api/missions/{saga_id}/events", headers=headers)
     assert answer.headers["content-type"].startswith("text/event-stream")
@@ -192,8 +192,8 @@ async def _events(
     return found
 
 
-async def test_events_are_taken_up_behind_the_last_one_seen(client: httpx.AsyncClient) -> None:
-    """Wherever a page lost its server: what it missed comes, and nothing twice."""
+async def test_events_resume_behind_the_last_one_seen(client: httpx.AsyncClient) -> None:
+    """After any event, a client that resumes gets exactly the missed events."""
     await client.post("/api/missions", json=_ROOM, headers={"idempotency-key": "m"})
     await mission_runner().compensate("m", "enough")
     told = await _events(client, "m")
@@ -203,10 +203,10 @@ async def test_events_are_taken_up_behind_the_last_one_seen(client: httpx.AsyncC
         assert await _events(client, "m", told[seen][0]) == (told[seen + 1 :] or told[-1:])
 
 
-async def test_events_of_all_streams_come_in_the_order_of_their_time(
+async def test_events_of_all_streams_are_in_order_of_time(
     client: httpx.AsyncClient, app_bus: Bus
 ) -> None:
-    """Stages, moves and frames are one story."""
+    """Stages, moves and frames are merged by time."""
     await client.post("/api/missions", json=_ROOM, headers={"idempotency-key": "m"})
     for stream, step in ((get_settings().recording_stream("m"), 1), ("saga:m:replies", 2)):
         for number in range(150):
@@ -223,10 +223,10 @@ async def test_events_of_all_streams_come_in_the_order_of_their_time(
     assert [kind for _, kind, _ in told[:4]] == ["frame", "stage", "frame", "stage"]
 
 
-async def test_readers_that_are_equally_far_cost_one_read(
+async def test_clients_at_the_same_position_share_a_read(
     client: httpx.AsyncClient, app_bus: Bus
 ) -> None:
-    """Ten who look at a mission ask the server as often as one does, and see the same."""
+    """Ten clients cause as many reads as one, and get the same events."""
     await client.post("/api/missions", json=_ROOM, headers={"idempotency-key": "m"})
     await mission_runner().compensate("m", "enough")
 
@@ -243,15 +243,15 @@ async def test_readers_that_are_equally_far_cost_one_read(
     assert costs[1] <= costs[0] + 1
 
 
-async def test_an_id_that_is_none_of_an_event_is_refused(client: httpx.AsyncClient) -> None:
-    """Before the stream begins, so that the page is told."""
+async def test_an_invalid_event_id_is_refused(client: httpx.AsyncClient) -> None:
+    """The error comes before the stream starts, so that the page sees it."""
     await client.post("/api/missions", json=_ROOM, headers={"idempotency-key": "m"})
     answer = await client.get("/api/missions/m/events", headers={"last-event-id": "nonsense"})
     assert "Last-Event-ID" in _refused(answer, 422, "InvalidMessage")
 
 
-async def test_events_are_taken_up_by_who_cannot_send_headers(client: httpx.AsyncClient) -> None:
-    """What a query says does the same; the header, which a browser sends anew, goes before it."""
+async def test_events_resume_by_query_parameter(client: httpx.AsyncClient) -> None:
+    """The query parameter works too; the header, which browsers update, takes precedence."""
     await client.post("/api/missions", json=_ROOM, headers={"idempotency-key": "m"})
     await mission_runner().compensate("m", "enough")
     told = await _events(client, "m")
@@ -263,8 +263,8 @@ async def test_events_are_taken_up_by_who_cannot_send_headers(client: httpx.Asyn
     assert "Last-Event-ID" in _refused(refused, 422, "InvalidMessage")
 
 
-async def test_a_mission_is_compensated_whatever_it_is_at(client: httpx.AsyncClient) -> None:
-    """A running one turns round; one that is undone already stays as it is."""
+async def test_a_mission_is_compensated_in_any_state(client: httpx.AsyncClient) -> None:
+    """A running mission is compensated; a compensated one does not change."""
     await client.post("/api/missions", json=_ROOM, headers={"idempotency-key": "m"})
     for _ in range(2):
         answer = await client.post("/api/missions/m/compensate", json={})
@@ -273,8 +273,8 @@ async def test_a_mission_is_compensated_whatever_it_is_at(client: httpx.AsyncCli
         assert answer.json()["error"]["message"] == "compensated by hand"
 
 
-async def test_what_is_told_of_progress_is_listed(client: httpx.AsyncClient, app_bus: Bus) -> None:
-    """The last stage that has figures says how much is known and how far was driven."""
+async def test_reported_progress_is_listed(client: httpx.AsyncClient, app_bus: Bus) -> None:
+    """The list shows the known share and the distance of the last progress report."""
     await client.post("/api/missions", json=_ROOM, headers={"idempotency-key": "m"})
     saga, journal = mission_saga(get_settings()), await mission_runner().journal("m")
     what = next_action(saga, journal)
@@ -291,8 +291,8 @@ async def test_what_is_told_of_progress_is_listed(client: httpx.AsyncClient, app
     assert (row["known"], row["driven_m"]) == (0.25, 6.5)
 
 
-async def test_a_browser_is_let_in_by_what_it_was_given_for_the_token() -> None:
-    """A wrong token gives nothing; the cookie is not the token, and opens what the token opens."""
+async def test_a_browser_logs_in_with_the_token() -> None:
+    """A wrong token sets no cookie; the cookie is not the token and grants the same access."""
     async with _client(web_token="correct horse") as client:
         page = {"accept": "text/html"}
         assert (await client.get("/", headers=page)).headers["location"] == "/login"
@@ -308,8 +308,8 @@ async def test_a_browser_is_let_in_by_what_it_was_given_for_the_token() -> None:
         assert (await client.get("/", headers=page)).status_code == 303
 
 
-async def test_an_error_is_a_page_for_who_looks_at_pages(client: httpx.AsyncClient) -> None:
-    """A browser that follows a dead link sees what is wrong; a program gets a problem."""
+async def test_browsers_get_errors_as_pages(client: httpx.AsyncClient) -> None:
+    """A browser gets an error page, a program a problem."""
     shown = await client.get("/missions/nobody", headers={"accept": "text/html"})
     assert shown.status_code == 404
     assert "NoSuchSaga" in shown.text
@@ -319,8 +319,8 @@ async def test_an_error_is_a_page_for_who_looks_at_pages(client: httpx.AsyncClie
         assert (await client.get(f"/missions/m/files/{name}")).status_code == 404
 
 
-def test_what_is_vendored_is_what_its_manifest_says() -> None:
-    """Byte by byte, with a licence; nothing lies there that the manifest does not name."""
+def test_vendored_files_match_their_manifest() -> None:
+    """Every vendored file has its hash and licence in the manifest, and no file is missing there."""
     place = pages.WEB_FOLDER / "static" / "vendor"
     manifest = json.loads((place / "manifest.json").read_text())
     for name, about in manifest.items():
@@ -331,15 +331,15 @@ def test_what_is_vendored_is_what_its_manifest_says() -> None:
 
 
 async def test_the_fleet_and_the_areas_are_shown(client: httpx.AsyncClient) -> None:
-    """What one needs to know to start a mission."""
+    """Both lists are available to clients."""
     await fleet.check_in("r1")
     (robot,) = (await client.get("/api/fleet")).json()
     assert (robot["name"], robot["holder"], robot["present"]) == ("r1", "", True)
     assert (await client.get("/api/areas")).json() == ["room"]
 
 
-async def test_without_the_token_nothing_is_told() -> None:
-    """A wrong one is as good as none; only whether the process lives is everybody's."""
+async def test_nothing_is_accessible_without_the_token() -> None:
+    """Without the right token only `/healthz` is accessible."""
     async with _client(web_token="s3cret") as client:
         for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "s3cret2"}):
             answer = await client.get("/api/missions", headers=headers)
@@ -351,15 +351,15 @@ async def test_without_the_token_nothing_is_told() -> None:
 
 
 async def test_another_origin_is_refused(client: httpx.AsyncClient) -> None:
-    """A foreign page in the user's browser starts nothing; our own does."""
+    """A page of another origin cannot start a mission; our own can."""
     for origin, status in (("http://mission.test", 202), ("http://evil.test", 403), ("null", 403)):
         answer = await client.post("/api/missions", json=_ROOM, headers={"origin": origin})
         assert answer.status_code == status
     assert len((await client.get("/api/missions")).json()) == 1
 
 
-async def test_only_json_of_a_decent_size_is_read(client: httpx.AsyncClient) -> None:
-    """Forms, and bodies that say or hide how large they are, are refused."""
+async def test_only_json_of_limited_size_is_accepted(client: httpx.AsyncClient) -> None:
+    """Forms and oversized bodies, with or without content-length, are refused."""
     form = await client.post("/api/missions", data={"area": "room"})
     _refused(form, 415, "NotJson")
     large = json.dumps(_ROOM | {"area": "x" * 10_000_000}).encode()
@@ -374,8 +374,8 @@ async def test_only_json_of_a_decent_size_is_read(client: httpx.AsyncClient) -> 
     _refused(answer, 413, "TooLarge")
 
 
-async def test_one_client_may_ask_for_only_so_many_changes() -> None:
-    """Reading is free; what changes something has a limit."""
+async def test_changes_of_one_client_are_rate_limited() -> None:
+    """Changes are rate-limited, reads are not."""
     async with _client(web_requests_per_s=2.0) as client:
         statuses = [
             (await client.post("/api/missions/nobody/resume", json={})).status_code
@@ -386,8 +386,8 @@ async def test_one_client_may_ask_for_only_so_many_changes() -> None:
         assert (await client.get("/api/missions")).status_code == 200
 
 
-def test_a_bucket_fills_again() -> None:
-    """As fast as it may be emptied, and for each client alone."""
+def test_a_bucket_refills() -> None:
+    """Each client has its own bucket, which refills at the limit rate."""
     clock = iter([0.0, 0.0, 0.0, 0.0, 0.4, 0.5]).__next__
     buckets = RateLimiter(2.0, clock)
     assert [buckets.take("a"), buckets.take("a"), buckets.take("a")] == [True, True, False]
@@ -395,8 +395,8 @@ def test_a_bucket_fills_again() -> None:
     assert [buckets.take("a"), buckets.take("a")] == [False, True]
 
 
-async def test_no_more_missions_than_allowed_are_open() -> None:
-    """One more has to wait until one has ended."""
+async def test_the_number_of_open_missions_is_limited() -> None:
+    """Another mission is refused until one has ended."""
     async with _client(web_open_missions=1) as client:
         key = {"idempotency-key": "only"}
         first = await client.post("/api/missions", json=_ROOM, headers=key)
@@ -408,14 +408,14 @@ async def test_no_more_missions_than_allowed_are_open() -> None:
         assert (await client.post("/api/missions", json=_ROOM)).status_code == 202
 
 
-async def test_a_server_that_is_away_is_said(client: httpx.AsyncClient) -> None:
-    """It is not this program's fault, and may be over soon."""
+async def test_an_unavailable_server_is_reported(client: httpx.AsyncClient) -> None:
+    """The response is 503, not 500."""
     choose_settings(redis_url="redis://127.0.0.1:1/0", call_timeout_s=0.1)
     _refused(await client.get("/api/missions"), 503, "ServerUnavailable")
 
 
 async def test_the_description_names_every_path(client: httpx.AsyncClient) -> None:
-    """With what may go wrong on it; no page from elsewhere is loaded to show it."""
+    """Each path lists its errors, and no external documentation page is loaded."""
     described = (await client.get("/api/openapi.json")).json()
     assert "/api/missions/{saga_id}/events" in described["paths"]
     for path, verbs in described["paths"].items():
@@ -428,16 +428,14 @@ async def test_the_description_names_every_path(client: httpx.AsyncClient) -> No
 
 @pytest.fixture
 def fresh() -> Iterator[None]:
-    """Settings of a new process."""
+    """Reset the settings, as in a new process."""
     get_settings.cache_clear()
     yield
     get_settings.cache_clear()
 
 
-def test_beyond_this_machine_a_token_is_needed(
-    fresh: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without one the command ends before it listens."""
+def test_a_token_is_required_beyond_loopback(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a token the command exits before it listens."""
     monkeypatch.setattr("app.cli.base.configure", lambda settings, service: None)
     for host in ("0.0.0.0", "::", "10.0.0.1", "mission.example"):  # noqa: S104 - refused
         result = CliRunner().invoke(cli, ["serve", "--host", host])
@@ -445,8 +443,8 @@ def test_beyond_this_machine_a_token_is_needed(
         assert "WEB_TOKEN" in result.stderr
 
 
-def test_a_port_that_is_taken_is_said(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line that names what to change, not a traceback."""
+def test_a_taken_web_port_is_named(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line names the settings to change; there is no traceback."""
     monkeypatch.setattr("app.cli.base.configure", lambda settings, service: None)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

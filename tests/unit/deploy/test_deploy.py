@@ -46,20 +46,20 @@ def _load(name: str) -> Any:
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    """The script that writes the dashboards."""
+    """The script that generates the dashboards."""
     return load_script("dashboards")
 
 
 @pytest.fixture(scope="module")
 def sources() -> list[str]:
-    """The data sources that are provisioned."""
+    """The provisioned data sources."""
     listed = _load("grafana/provisioning/datasources/datasources.yaml")
     return [source["uid"] for source in listed["datasources"]]
 
 
 @pytest.fixture(scope="module")
 def names() -> list[str]:
-    """The names that our instruments have on /metrics."""
+    """The names of our metrics on /metrics."""
     registry = CollectorRegistry()
     reader = PrometheusMetricReader(registry=registry)
     meter = MeterProvider([reader]).get_meter("test")
@@ -86,7 +86,7 @@ def names() -> list[str]:
 
 @pytest.mark.parametrize("name", FILES)
 def test_keys_are_known(name: str) -> None:
-    """Every key of every file is one that its reader knows."""
+    """Every key of every file is known to the program that reads it."""
     assert list(faults_of_keys(_load(name), FILES[name])) == []
 
 
@@ -111,15 +111,17 @@ def test_keys_are_known(name: str) -> None:
     ],
 )
 def test_a_wrong_key_is_found(name: str, change: dict[str, Any], fault: str) -> None:
-    """A typo, a key of Tempo 2 and a value in a map's place are faults."""
+    """A typo, a key of Tempo 2, and a value instead of a map are faults."""
     found = list(faults_of_keys(_load(name) | change, FILES[name]))
     assert any(re.search(fault, one) for one in found), found
 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is Debian's `prometheus`")
 @pytest.mark.parametrize(("old", "new", "code"), [("", "", 0), ("scrape_interval", "scrape", 1)])
-def test_prometheus_takes_its_configuration(tmp_path: Path, old: str, new: str, code: int) -> None:
-    """Its own check says so, and refuses a misspelt key."""
+def test_prometheus_accepts_its_configuration(
+    tmp_path: Path, old: str, new: str, code: int
+) -> None:
+    """`promtool` accepts the configuration and refuses a misspelt key."""
     path = tmp_path / "prometheus.yml"
     path.write_text((DEPLOY / "prometheus.yml").read_text().replace(old, new))
     checked = subprocess.run(
@@ -128,8 +130,8 @@ def test_prometheus_takes_its_configuration(tmp_path: Path, old: str, new: str, 
     assert checked.returncode == code, checked.stderr
 
 
-def test_compose_is_good() -> None:
-    """By the specification; with pinned images, health checks, and files that are there."""
+def test_compose_is_valid() -> None:
+    """It follows the specification, with pinned images, health checks and existing files."""
     assert list(faults_of_compose(DEPLOY / "compose.yaml")) == []
 
 
@@ -145,7 +147,7 @@ def test_compose_is_good() -> None:
     ],
 )
 def test_a_wrong_compose_file_is_found(tmp_path: Path, old: str, new: str, fault: str) -> None:
-    """Each seeded fault is named."""
+    """Each seeded fault is reported."""
     text = (DEPLOY / "compose.yaml").read_text()
     assert old in text
     for name in ("tempo.yaml", "prometheus.yml"):
@@ -159,8 +161,8 @@ def test_a_wrong_compose_file_is_found(tmp_path: Path, old: str, new: str, fault
     assert any(fault in found for found in faults_of_compose(path))
 
 
-def test_what_is_scraped_is_there() -> None:
-    """Prometheus asks services of the compose file, and a misspelt one is found."""
+def test_scrape_targets_exist() -> None:
+    """Scrape targets are services of the compose file; a misspelt one is found."""
     prometheus, compose = _load("prometheus.yml"), _load("compose.yaml")
     assert list(faults_of_targets(prometheus, compose)) == []
     prometheus["scrape_configs"][0]["static_configs"][0]["targets"].append("listner:8080")
@@ -170,7 +172,7 @@ def test_what_is_scraped_is_there() -> None:
 
 
 def test_dashboards_are_what_the_script_writes(script: ModuleType, tmp_path: Path) -> None:
-    """A dashboard that was changed by hand, or is one too many, is a difference."""
+    """Edited and additional dashboards are reported."""
     assert script.drift(DEPLOY / "grafana" / "dashboards") == []
     for path in (DEPLOY / "grafana" / "dashboards").glob("*.json"):
         (tmp_path / path.name).write_text(path.read_text())
@@ -179,16 +181,16 @@ def test_dashboards_are_what_the_script_writes(script: ModuleType, tmp_path: Pat
     assert script.drift(tmp_path) == ["other.json", "streams.json"]
 
 
-def test_dashboards_ask_for_what_there_is(
+def test_dashboards_query_existing_metrics(
     script: ModuleType, sources: list[str], names: list[str]
 ) -> None:
-    """Every query parses, its metrics are made by us or Tempo, and its source is provisioned."""
+    """Every query parses, its metrics exist, and its data source is provisioned."""
     for dashboard in script.dashboards().values():
         assert list(faults_of_dashboard(dashboard, sources, names)) == []
 
 
 def test_a_dashboard_of_an_unknown_source_is_found(script: ModuleType, names: list[str]) -> None:
-    """Each panel of Prometheus is named when there is no Prometheus."""
+    """Without Prometheus, each of its panels is reported."""
     streams = script.dashboards()["streams.json"]
     assert len(list(faults_of_dashboard(streams, ["tempo"], names))) == len(streams["panels"])
 
@@ -203,7 +205,7 @@ def test_a_dashboard_of_an_unknown_source_is_found(script: ModuleType, names: li
     ],
 )
 def test_a_bad_query_is_found(query: str, names: list[str]) -> None:
-    """What does not parse, and what nobody makes."""
+    """Syntax errors and unknown metrics are reported."""
     assert list(faults_of_promql(query, names))
 
 
@@ -212,19 +214,19 @@ def test_a_bad_query_is_found(query: str, names: list[str]) -> None:
     ["{ status = eror }", "{ name = 'x' }", "{ kind = consumer", "$trcae", "{ spam.x = 1 }"],
 )
 def test_a_bad_trace_query_is_found(query: str) -> None:
-    """A misspelt word, the wrong quotes, an open brace, an unknown variable or scope."""
+    """Typos, wrong quotes, open braces, unknown variables and scopes are reported."""
     assert list(faults_of_traceql(query, {"trace"}))
 
 
 def test_queries_of_data_sources_parse(names: list[str]) -> None:
-    """The link from a span to its metrics is a query, too."""
+    """The queries that link spans to metrics parse."""
     for source in _load("grafana/provisioning/datasources/datasources.yaml")["datasources"]:
         for query in source["jsonData"].get("tracesToMetrics", {}).get("queries", ()):
             assert list(faults_of_promql(query["query"], names)) == []
 
 
-def test_dashboards_are_json_that_grafana_takes(script: ModuleType) -> None:
-    """Ids of panels differ, none lies on another, and every dashboard has a name of its own."""
+def test_dashboards_are_valid_for_grafana(script: ModuleType) -> None:
+    """Panel ids are unique, panels do not overlap, dashboard names are unique."""
     made = [json.loads(json.dumps(one)) for one in script.dashboards().values()]
     assert len({dashboard["uid"] for dashboard in made}) == len(made)
     for dashboard in made:
