@@ -7,7 +7,7 @@ sockets do; the registry makes another one after a fork.
 import asyncio
 import os
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sagastream._client.data_loss import DataLossGuard
 from sagastream._client.inbox import Inbox
@@ -41,6 +41,7 @@ class SessionOptions:
         retention_s: How long an ended request's record is kept, in seconds.
         max_payload: The largest payload, in bytes of JSON.
         max_in_flight: How many requests may wait for their replies at once.
+        retention_ms: The retention in milliseconds.
     """
 
     url: str
@@ -49,11 +50,10 @@ class SessionOptions:
     retention_s: float
     max_payload: int
     max_in_flight: int
+    retention_ms: int = field(init=False)
 
-    @property
-    def retention_ms(self) -> int:
-        """The retention in milliseconds."""
-        return round(self.retention_s * 1000)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "retention_ms", round(self.retention_s * 1000))
 
     def key(self, name: str) -> str:
         """The key of a stream or record on the server."""

@@ -121,14 +121,12 @@ class Claim:
         self._session = session
         self._raw = raw
         self._options = options
-        self._progress = ProgressThrottle(self._write_progress, options.progress_interval_s)
+        self._progress: ProgressThrottle | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._left_s: float | None = None
         self._is_finishing = False
         self._is_span_taken = False
         self._error_type = ""
-
-    # -- begin ------------------------------------------------------------------
 
     async def begin(self) -> bool:
         """Claim the request and write `start`; False if another claim has it, or it has ended.
@@ -213,8 +211,6 @@ class Claim:
             return {}
         return decode_payload(progress, max_bytes=self._session.options.max_payload)
 
-    # -- while the handler runs -------------------------------------------------
-
     def enter(self, *, is_handled: bool) -> None:
         """Make this the current claim, so that `emit_event` may write its stages, and trace it.
 
@@ -298,6 +294,9 @@ class Claim:
         )
         if self.ending == "lost":
             raise LeaseLost(self.command.request_id, "claimed again")
+        if self._progress is None:
+            interval_s = self._options.progress_interval_s
+            self._progress = ProgressThrottle(self._write_progress, interval_s)
         await self._progress.put(fraction, payload)
 
     async def _write_progress(
@@ -309,8 +308,6 @@ class Claim:
         if answer.is_stale:
             raise LeaseLost(self.command.request_id, answer.status)
         self.span.add_event("progress", {"sagastream.fraction": fraction})
-
-    # -- the end ----------------------------------------------------------------
 
     async def complete(self, outcome: Atomic) -> bool:
         """Write `completed` with the result, and the handler's writes with it.
@@ -370,7 +367,8 @@ class Claim:
             await self.release()
 
     async def _finish(self, status: str, payload: str, writes: Sequence[Write] = ()) -> bool:
-        await self._progress.close()
+        if self._progress:
+            await self._progress.close()
         self._is_finishing = True
         with self._settling("ack"):
             answer = await self._session.requests.finish(
