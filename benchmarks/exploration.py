@@ -193,7 +193,9 @@ def merging_part(rows: list[Row]) -> list[str]:
     """Registrations of pairs."""
 
     def right(row: Row) -> bool:
-        return row.get("off_m", math.inf) < _RIGHT_M and row.get("off_deg", 180.0) < _RIGHT_DEG
+        return bool(row.get("off_m", math.inf) < _RIGHT_M) and bool(
+            row.get("off_deg", 180.0) < _RIGHT_DEG
+        )
 
     def line(name: str, chosen: Callable[[Row], bool]) -> list[object]:
         own = [row for row in rows if chosen(row)]

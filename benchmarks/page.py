@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Playwright, sync_playwright
+from playwright.sync_api import Browser, Playwright, ViewportSize, sync_playwright
 
 from app.cli.workers import Workers
 from app.config import ROOT, choose_settings
@@ -37,7 +37,7 @@ from sagastream.testing import EmbeddedServer, die_with_parent
 
 _PORT = 8123
 _URL = f"http://127.0.0.1:{_PORT}"
-_WINDOW = {"width": 1440, "height": 900}
+_WINDOW: ViewportSize = {"width": 1440, "height": 900}
 _LOW = ["chrt", "--idle", "0"]
 # Sessions share the processor evenly while this is on, however idle one's priority is.
 _BY_SESSION = Path("/proc/sys/kernel/sched_autogroup_enabled")

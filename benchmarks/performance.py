@@ -30,7 +30,7 @@ from performance_peers import PEERS, ROOT
 from performance_plots import draw_plots
 from performance_report import write_table
 from performance_sagas import saga_ms
-from performance_server import NoServer, Valkey, server_of
+from performance_server import Nats, NoServer, Valkey, server_of
 
 from tests.collector import Collector
 
@@ -84,7 +84,7 @@ class Passes:
 
     def _run(self, run: Run) -> None:
         with contextlib.ExitStack() as stack:
-            server = self._server(run) or stack.enter_context(server_of(run.peer))
+            server: Valkey | Nats = self._server(run) or stack.enter_context(server_of(run.peer))
             env = _traced(stack) if run.traced else {}
             contest = stack.enter_context(Contest(run.peer, server, workers=run.workers, env=env))
             for load in run.loads:

@@ -44,7 +44,7 @@ class Contest:
     ) -> None:
         self._peer, self._server, self._count = peer, server, workers
         own = {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"} if not peer.pins else {"PYTHONPATH": ""}
-        self._env = dict(os.environ) | own | (env or {})
+        self._env = dict(os.environ) | own | dict(env or {})
 
     def __enter__(self) -> Self:
         peer, url = self._peer, self._server.url

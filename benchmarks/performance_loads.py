@@ -3,17 +3,15 @@
 import asyncio
 import itertools
 import socket
-import time
 from collections.abc import Coroutine, Iterable
-from dataclasses import replace
 from typing import Any
 
 import hiredis
 from performance_server import Valkey, monitored
 
-from sagastream import Bus
-from sagastream.saga.journal import Journal, JournalEntry, request_id_of
-from sagastream.saga.store import SagaStore
+from sagastream import Bus, Command, CommandListener, Progress, multi_stage_reply
+from sagastream.saga import Saga, SagaRunner, Step
+from sagastream.testing import running
 
 _AT_ONCE = 1000
 _REQUEST_ID = "request-template"  # as long as what takes its place
@@ -56,24 +54,37 @@ def _send_again(server: Valkey, one: bytes, answers: int, count: int) -> None:
                     raise answer
 
 
+@multi_stage_reply(stream="sagas:commands", event_type="sagas:do")
+async def _do(command: Command, _progress: Progress) -> dict[str, Any]:
+    return command.payload
+
+
+async def _dispatch(_saga_id: str, _step: str) -> None:
+    """Leave the next step undone."""
+
+
 async def fill_sagas(server: Valkey, count: int) -> None:
-    """Leave sagas that are at their second step, each journal written by the library."""
-    async with Bus(server.url) as bus:
-        await bus.ping()
-        store = SagaStore(bus, "other", wake_after_s=3600.0)
-        await _in_turns(store.put(_journal(f"saga-{number}"), None, 0) for number in range(count))
+    """Leave open sagas whose first step has completed."""
+    steps = [
+        Step(name, "sagas:commands", "sagas:do", lambda given, _: given)
+        for name in ("first", "second")
+    ]
+    async with (
+        Bus(server.url) as bus,
+        Bus(server.url) as listening,
+        running(CommandListener(listening, [_do], concurrency=256)),
+    ):
+        saga = Saga("other", tuple(steps))
+        runner = SagaRunner(bus, saga, dispatch=_dispatch, wake_after_s=3600.0)
+
+        async def fill(saga_id: str) -> None:
+            await runner.start({"number": 7}, saga_id=saga_id)
+            await runner.advance(saga_id)
+
+        await _in_turns(fill(f"saga-{number}") for number in range(count))
 
 
 async def _in_turns(doing: Iterable[Coroutine[Any, Any, Any]]) -> None:
     left = iter(doing)
     while batch := list(itertools.islice(left, _AT_ONCE)):
         await asyncio.gather(*batch)
-
-
-def _journal(saga_id: str) -> Journal:
-    first, second = (
-        JournalEntry(step, "forward", 1, request_id_of(saga_id, step, "forward", 1), {"number": 7})
-        for step in ("first", "second")
-    )
-    entries = (replace(first, status="completed", result={"number": 7}, ended=time.time()), second)
-    return Journal(saga_id, "other", saga_id, {"number": 7}, entries=entries, started=time.time())

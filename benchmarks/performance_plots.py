@@ -80,10 +80,10 @@ def _latency(path: Path, figures: dict[str, Any]) -> None:
 
 def _in_flight(path: Path, figures: dict[str, Any]) -> None:
     """Requests a second over how many wait at once."""
-    lines = {}
+    lines: dict[str, list[tuple[float, float]]] = {}
     for peer in PEERS:
         told = {n: figures.get(f"{peer.name}/echo/{n}") for n in CURVE}
-        points = [(n, one["per_s"]) for n, one in told.items() if one]
+        points = [(float(n), float(one["per_s"])) for n, one in told.items() if one]
         if points:
             lines[peer.name] = points
     rates = [rate for points in lines.values() for _, rate in points]
@@ -93,11 +93,11 @@ def _in_flight(path: Path, figures: dict[str, Any]) -> None:
 
 def _backlog(path: Path, figures: dict[str, Any]) -> None:
     """Requests a second over how many commands lie in another stream."""
-    lines = {}
+    lines: dict[str, list[tuple[float, float]]] = {}
     for count in (1, 64):
         told = {n: figures.get(f"sagastream-backlog-{n}/echo/{count}") for n in BACKLOGS}
         # A logarithm has no zero: an empty stream stands where one command would.
-        points = [(max(n, 1), one["per_s"]) for n, one in told.items() if one]
+        points = [(float(max(n, 1)), float(one["per_s"])) for n, one in told.items() if one]
         if points:
             lines[f"{count} in flight"] = points
     most = max(rate for points in lines.values() for _, rate in points)

@@ -47,7 +47,8 @@ async def time_sagas(runner: SagaRunner, seconds: float) -> float:
     async with asyncio.timeout(_READY_S):
         for _ in range(5):
             await runner.run(await runner.start({"number": 0}))
-    took, until = [], time.perf_counter() + seconds
+    took: list[float] = []
+    until = time.perf_counter() + seconds
     while (began := time.perf_counter()) < until:
         outcome = await runner.run(await runner.start({"number": len(took)}))
         took.append(1000 * (time.perf_counter() - began))

@@ -132,7 +132,7 @@ def _unescaped(text: str) -> bytes:
 
 def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
     """Start a process that dies with this one; silent where nothing else is asked for."""
-    quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    quiet: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
     return subprocess.Popen(
         command,
         **quiet | options,

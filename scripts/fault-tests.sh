@@ -4,4 +4,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh
-exec .venv/bin/python -m pytest --override-ini testpaths=tests/faults --capture=no "$@"
+exec "${VENV:-.venv}/bin/python" -m pytest --override-ini testpaths=tests/faults --capture=no "$@"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Pins requirements.in into requirements.lock, with hashes. Needs uv.
+# Pins the dependencies of pyproject.toml and app/pyproject.toml into requirements.lock, with hashes. Needs uv.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-uv pip compile requirements.in --python-version 3.11 --universal --generate-hashes \
-  --no-emit-index-url --no-header --quiet --output-file requirements.lock
+uv pip compile pyproject.toml app/pyproject.toml --group dev --python-version 3.11 --universal --generate-hashes \
+  --no-emit-package sagastream --no-emit-index-url --no-header --quiet --output-file requirements.lock

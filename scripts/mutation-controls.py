@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Remove one check at a time from a copy of the library, and see the tests go red.
+"""Remove one check at a time from a copy of the library: its tests must fail.
 
     .venv/bin/python scripts/mutation-controls.py [NAME…]
+    .venv/bin/python scripts/mutation-controls.py --of-the-day 5
 
-Prints a line a control, and fails if the tests stay green without a check. Without a name all
-controls run, and then the untouched library against all tests of it, which must be green.
+Prints one line for each control, and fails if the tests pass without a check. Without a name
+all controls run, and then all tests of the unchanged library, which must pass. `--of-the-day`
+runs a few controls; which ones changes with the date, so that in time all of them run.
 """
 
 import shutil
@@ -12,11 +14,15 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = ROOT / "src" / "sagastream"
-LUA = "functions/sagastream.lua"
+RECORD, REQUEST = "_functions/lua/record.lua", "_functions/lua/request.lua"
+CLAIM, STREAM = "_functions/lua/claim.lua", "_functions/lua/stream.lua"
+SAGA_LUA, READERS = "_functions/lua/saga.lua", "_functions/lua/readers.lua"
+PRELUDE = "_functions/lua/prelude.lua"
 UNIT = "tests/unit/library/test_functions.py"
 LEASES = "tests/unit/library/test_leases.py"
 LISTENER = "tests/unit/library/test_listener.py"
@@ -24,6 +30,7 @@ JOURNAL = "tests/unit/library/test_journal.py"
 SAGA = "tests/unit/library/test_saga.py"
 FOLLOW = "tests/unit/library/test_follow.py"
 EFFECTS = "tests/unit/library/test_effects.py"
+REPLIES = "tests/unit/application/test_redis_utils.py"
 MODEL = "tests/faults/test_model.py"
 LOAD = "tests/faults/test_load.py"
 CONNECTIONS = "tests/faults/test_connections.py"
@@ -35,7 +42,7 @@ ALL = ("tests/unit/library", "tests/faults", "--ignore=tests/faults/test_mission
 
 @dataclass(frozen=True)
 class Control:
-    """A check, how it is removed, and the tests that must notice."""
+    """A check, how it is removed, and the tests that must fail without it."""
 
     name: str
     file: str
@@ -47,249 +54,346 @@ class Control:
 CONTROLS = [
     Control(
         "1 same id, other payload",
-        LUA,
-        "if record.digest ~= about.digest or record.stream ~= stream then",
+        REQUEST,
+        "if record.digest ~= spec.digest or record.stream ~= stream then",
         "if false then",
         UNIT,
     ),
     Control(
         "2 emit is idempotent",
-        LUA,
-        "  if record.digest then\n    record = record_of(key)",
-        "  if false then\n    record = record_of(key)",
+        REQUEST,
+        "  if record.digest then\n    record = read_record(key)",
+        "  if false then\n    record = read_record(key)",
         UNIT,
     ),
     Control(
-        "2 late reply stream gets the reply",
-        LUA,
+        "2 a late reply stream gets the reply",
+        RECORD,
         "  if TERMINAL[record.status] then\n    for",
         "  if false then\n    for",
         UNIT,
     ),
     Control(
+        "2 a stream for the end alone gets it",
+        RECORD,
+        "  if is_terminal then\n    for",
+        "  if false then\n    for",
+        UNIT,
+    ),
+    Control(
+        "2 lost commands are requeued",
+        STREAM,
+        "  requeue(call, stream, REQUEUE_LIMIT)",
+        "",
+        DELIVERY,
+    ),
+    Control(
+        "2 a forwarded command is added once",
+        STREAM,
+        "if redis.call('XACK', stream, group, entry_id) == 0 then",
+        "if redis.call('XACK', stream, group, entry_id) < 0 then",
+        UNIT,
+    ),
+    Control(
         "3 writes are fenced",
-        LUA,
+        RECORD,
         "return record.token == token and not TERMINAL[record.status]",
         "return not TERMINAL[record.status]",
         UNIT,
     ),
     Control(
-        "3 first outcome wins",
-        LUA,
+        "3 the first outcome wins",
+        RECORD,
         "return record.token == token and not TERMINAL[record.status]",
         "return record.token == token",
         UNIT,
     ),
     Control(
+        "3 the model notices a missing fence",
+        RECORD,
+        "return record.token == token and not TERMINAL[record.status]",
+        "return not TERMINAL[record.status]",
+        MODEL,
+    ),
+    Control(
         "3 busy while a lease is current",
-        LUA,
+        CLAIM,
         "if record.status == 'running' and left > 0 then",
         "if false then",
         UNIT,
     ),
     Control(
         "3 begin repeats its answer",
-        LUA,
+        CLAIM,
         "  if record.token == token then",
         "  if false then",
         UNIT,
     ),
     Control(
         "3 progress is numbered",
-        LUA,
+        CLAIM,
         "if tonumber(seq) > tonumber(record.seq or '0') then",
         "if true then",
         UNIT,
     ),
     Control(
-        "3 stages are their holder's alone",
-        LUA,
+        "3 stages belong to the handler",
+        STREAM,
         "if record.digest and STAGE[status] and",
         "if false and",
         LISTENER,
     ),
     Control(
+        "3 a refused request stops no other",
+        PRELUDE,
+        "        answer = { 'error', type(answer) == 'table' and answer.err or tostring(answer) }",
+        "        error(answer, 0)",
+        UNIT,
+    ),
+    Control(
         "4 no ack without a reply",
-        LUA,
-        "  add_replies(record, reply_ttl_ms, stage_of(record, status, payload, trace, now), true)\n",
+        RECORD,
+        "  add_replies(call, record, reply_ttl_ms, stage_entry(record, status, payload, trace, now), true)\n",
         "",
         UNIT,
     ),
     Control(
-        "4 a shutdown writes no end",
-        "listener.py",
+        "4 a shutdown writes no terminal stage",
+        "_worker/dispatcher.py",
         "        if claim.ending is None:",
         "        if claim.ending is None:\n            await claim.cancel()",
         LISTENER,
     ),
-    Control("5 renewal", "lease.py", "                    self._renew(client)", "", LEASES),
     Control(
-        "5 renewal checks the owner",
-        LUA,
+        "5 leases are renewed",
+        "_worker/lease.py",
+        "                    self._renew(connection)",
+        "",
+        LEASES,
+    ),
+    Control(
+        "5 renewal checks the token",
+        CLAIM,
         "if found[1] == token and found[2] == 'running' then",
         "if true then",
         UNIT,
     ),
     Control(
         "5 no more than the free slots",
-        "intake.py",
-        "if free < len(streams):",
+        "_worker/consumer.py",
+        "if limit < len(streams):",
         "if False:",
         LISTENER,
     ),
     Control(
-        "5 a frozen server lapses nobody",
-        "intake.py",
+        "5 a frozen server lapses no lease",
+        "_worker/consumer.py",
         " or self._keeper.contact_s < self._lease_s",
         "",
         LEASES,
     ),
-    Control("5 dead listeners are swept", "intake.py", "swept or await", "await", LEASES),
-    Control("6 poison", LUA, "> tonumber(max_deliveries) then", "> 1000 then", UNIT),
     Control(
-        "6 a release is no loss",
-        LUA,
+        "5 commands of dead listeners are swept",
+        "_worker/consumer.py",
+        "await self._sweep(limit) or await",
+        "await",
+        LEASES,
+    ),
+    Control(
+        "5 one sweeper at a time",
+        STREAM,
+        "if held[1] and held[1] ~= consumer and tonumber(held[2]) > now then",
+        "if false then",
+        UNIT,
+    ),
+    Control(
+        "5 a consumer with pending entries stays",
+        STREAM,
+        " and other[4] == 0 and other[6] >",
+        " and other[6] >",
+        UNIT,
+    ),
+    Control("6 poison", CLAIM, "> tonumber(max_deliveries) then", "> 1000 then", UNIT),
+    Control(
+        "6 a release is no lost handler",
+        CLAIM,
         "claims + 1 - tonumber(record.released or '0') > tonumber(max_deliveries)",
         "claims + 1 > tonumber(max_deliveries)",
         UNIT,
     ),
     Control(
-        "7 what is pending is not trimmed",
-        LUA,
+        "7 pending commands are not trimmed",
+        STREAM,
         "redis.call('XPENDING', stream, group[2])[2] or group[8]",
         "group[8]",
         FOLLOW,
     ),
     Control(
-        "7 nothing live expires",
-        LUA,
-        "  append(opened, stream .. ':open', int(now_ms()), key)",
+        "7 no live record expires",
+        RECORD,
+        "  append(call.opened, stream .. ':open', int(now_ms(call)), key)",
         "  redis.call('PEXPIRE', key, 60000)",
         UNIT,
     ),
     Control(
-        "7 a saga that is stuck does not expire",
-        LUA,
+        "7 a followed record does not expire",
+        RECORD,
+        "    redis.call('PERSIST', key)\n",
+        "",
+        FOLLOW,
+    ),
+    Control(
+        "7 a stuck saga does not expire",
+        SAGA_LUA,
         "    redis.call('ZADD', stuck, int(now), saga_id)",
         "    redis.call('PEXPIRE', saga, delay_ms)",
         SAGA,
     ),
     Control(
-        "9 journal by compare-and-set", LUA, "if version ~= expected then", "if false then", UNIT
+        "7 a reply stream with an entry stays",
+        READERS,
+        "if redis.call('XLEN', stream) == 0 and",
+        "if",
+        REPLIES,
     ),
-    Control("9 undo in reverse", "journal.py", "in reversed(saga.steps)", "in saga.steps", JOURNAL),
-    Control(
-        "9 an undo closes what it undoes",
-        LUA,
-        "if close(other, trace, doorbells, reply_ttl_ms) then",
-        "if false then",
-        SAGA,
-    ),
-    Control("9 an undo waits for who is at it", LUA, "if held > 0 then", "if false then", SAGA),
-    Control(
-        "10 sagas that are due are taken up",
-        "saga.py",
-        "for saga_id in await self._store.due(_MOST_AT_ONCE):",
-        "for saga_id in ():",
-        SAGA,
-    ),
-    Control("11 expired is not run", "listener.py", "elif claim.expired:", "elif False:", LISTENER),
-    Control(
-        "11 a deadline ends what runs",
-        "claim.py",
-        "if self._left_s is not None:\n            self._alarm",
-        "if False:\n            self._alarm",
-        LEASES,
-    ),
-    Control(
-        "12 a lost library is loaded again",
-        "connection.py",
-        'elif "Function not found" in str(error):',
-        "elif False:",
-        UNIT,
-    ),
-    Control(
-        "12 lost answers are asked for again",
-        "connection.py",
-        "except (*LOST, ResponseError, AuthenticationError)",
-        "except (ResponseError, AuthenticationError)",
-        CONNECTIONS,
-    ),
-    Control("2 lost commands are put back", LUA, "  requeue(stream, REQUEUE_LIMIT)", "", DELIVERY),
     Control(
         "8 atomic writes are checked",
-        LUA,
+        CLAIM,
         "if (is_expected == '1' and found ~= expected) or (is_expected == '0' and found) then",
         "if false then",
         EFFECTS,
     ),
     Control(
         "8 at most once asks first",
-        "handlers.py",
+        "_worker/execution.py",
         "if handler.reconcile and command.epoch > 1:",
         "if False:",
         EFFECTS,
     ),
     Control(
-        "3 the model notices a missing fence",
-        LUA,
-        "return record.token == token and not TERMINAL[record.status]",
-        "return not TERMINAL[record.status]",
-        MODEL,
-    ),
-    Control(
-        "12 a server that takes no writes is waited for",
-        "connection.py",
-        "if isinstance(error, LOST) or _mends_itself(error):",
-        "if isinstance(error, LOST):",
-        NO_WRITES,
-    ),
-    Control(
-        "12 lost data are noticed", "instance.py", "if known and known != found:", "if False:", LOAD
-    ),
-    Control(
-        "8 a step's policy is demanded",
-        "listener.py",
+        "8 a step's policy is required",
+        "_worker/dispatcher.py",
         'elif claim.effect not in {"", handler.effect}:',
         "elif False:",
         SAGA,
     ),
     Control(
-        "9 what was closed before it came is refused",
-        LUA,
-        """    redis.call('HSET', key, 'cancel', cjson.encode(trace))
-    redis.call('PEXPIRE', key, reply_ttl_ms)
-""",
+        "9 the journal moves by compare-and-set",
+        SAGA_LUA,
+        "if version ~= expected then",
+        "if false then",
+        UNIT,
+    ),
+    Control(
+        "9 compensation in reverse",
+        "saga/journal.py",
+        "in reversed(saga.steps)",
+        "in saga.steps",
+        JOURNAL,
+    ),
+    Control(
+        "9 a compensation supersedes its forward request",
+        REQUEST,
+        "if supersede(call, other, trace, wakeup_prefix, reply_ttl_ms) then",
+        "if false then",
+        SAGA,
+    ),
+    Control(
+        "9 a compensation waits for the forward handler",
+        CLAIM,
+        "if held > 0 then",
+        "if false then",
+        SAGA,
+    ),
+    Control(
+        "9 a request that was superseded before its emit is refused",
+        REQUEST,
+        "    redis.call('HSET', key, 'cancel', cjson.encode(trace))\n    redis.call('PEXPIRE', key, reply_ttl_ms)\n",
         "",
         SAGA,
     ),
     Control(
-        "9 a closed handler confirms its end",
-        LUA,
+        "9 a superseded handler confirms its end",
+        CLAIM,
         "if record.held_until and record.token == token then",
         "if false then",
         SAGA,
     ),
     Control(
-        "3 one that is refused stops no other",
-        LUA,
-        "      answer = { 'error', type(answer) == 'table' and answer.err or tostring(answer) }",
-        "      error(answer, 0)",
+        "9 a heartbeat does not reopen a saga",
+        SAGA_LUA,
+        "redis.call('ZADD', keys[1], 'XX', at, args[i])",
+        "redis.call('ZADD', keys[1], at, args[i])",
         UNIT,
     ),
     Control(
-        "2 who wants the end alone gets it",
-        LUA,
-        "  if is_end then\n    for",
-        "  if false then\n    for",
+        "10 sagas that are due are driven",
+        "saga/runner.py",
+        "for saga_id in await self._store.take_due(_TAKE_LIMIT):",
+        "for saga_id in ():",
+        SAGA,
+    ),
+    Control(
+        "10 a due saga goes to one runner",
+        SAGA_LUA,
+        "    redis.call('ZADD', keys[1], int(now + tonumber(args[2])), saga_id)\n",
+        "",
         UNIT,
     ),
-    Control("12 older data are noticed", "instance.py", "if counter < highest:", "if False:", LOAD),
+    Control(
+        "11 an expired request is not run",
+        "_worker/dispatcher.py",
+        "elif claim.is_expired:",
+        "elif False:",
+        LISTENER,
+    ),
+    Control(
+        "11 a deadline ends a running handler",
+        "_worker/claim.py",
+        "if self._left_s is not None:\n            self._alarm",
+        "if False:\n            self._alarm",
+        LEASES,
+    ),
+    Control(
+        "12 a lost library is loaded again",
+        "_redis/connection.py",
+        'elif "Function not found" in error.message:',
+        "elif False:",
+        UNIT,
+    ),
+    Control(
+        "12 lost answers are requested again",
+        "_redis/connection.py",
+        "        except (OSError, ServerError) as error:\n            answer = await",
+        "        except ServerError as error:\n            answer = await",
+        CONNECTIONS,
+    ),
+    Control(
+        "12 a server that takes no writes is waited for",
+        "_redis/connection.py",
+        "if not isinstance(error, ServerError) or is_temporary(error):",
+        "if not isinstance(error, ServerError):",
+        NO_WRITES,
+    ),
+    Control(
+        "12 lost data are noticed",
+        "_client/data_loss.py",
+        "if known and known != found:",
+        "if False:",
+        LOAD,
+    ),
+    Control(
+        "12 older data are noticed",
+        "_client/data_loss.py",
+        "if counter < highest:",
+        "if False:",
+        LOAD,
+    ),
 ]
 
 
 def run_tests(package: Path, *tests: str) -> int:
-    """Run tests against the library in a folder; pytest's status."""
+    """Run tests against the library in a folder; returns pytest's status."""
     path = f"import sys; sys.path.insert(0, {str(package.parent)!r}); import pytest"
     command = f"{path}; sys.exit(pytest.main(['-q', '-x', '--timeout=30', *{tests!r}]))"
     return subprocess.run(
@@ -302,23 +406,39 @@ def run_tests(package: Path, *tests: str) -> int:
 
 
 def goes_red(control: Control) -> bool:
-    """Whether the tests notice that the check is gone."""
+    """Whether the tests fail without the check."""
     with tempfile.TemporaryDirectory(prefix="mutation-") as name:
         package = Path(name) / "src" / "sagastream"
         shutil.copytree(LIBRARY, package)
         target = package / control.file
         text = target.read_text(encoding="utf-8")
         target.write_text(text.replace(control.old, control.new), encoding="utf-8")
-        return run_tests(package, control.tests) == 1
+        status = run_tests(package, control.tests)
+    if status not in {0, 1}:
+        sys.exit(f"{control.name}: {control.tests} cannot run (pytest ended with {status})")
+    return status == 1
+
+
+def chosen(arguments: list[str]) -> list[Control]:
+    """The controls that were asked for: by name, of the day, or all.
+
+    A model or load test takes minutes, so those are not of the day.
+    """
+    if arguments[:1] == ["--of-the-day"]:
+        quick = [control for control in CONTROLS if control.tests not in {MODEL, LOAD, NO_WRITES}]
+        count = int(arguments[1])
+        first = datetime.now(tz=UTC).toordinal() * count
+        return [quick[(first + number) % len(quick)] for number in range(count)]
+    return [c for c in CONTROLS if not arguments or any(name in c.name for name in arguments)]
 
 
 def main() -> None:
-    """Run all controls, or those whose names contain an argument.
+    """Run the controls.
 
     Raises:
-        SystemExit: A check is not where its control looks for it, or not as it should be.
+        SystemExit: A check is not in the file that its control names, or tests pass without it.
     """
-    wanted = [c for c in CONTROLS if not sys.argv[1:] or any(a in c.name for a in sys.argv[1:])]
+    wanted = chosen(sys.argv[1:])
     for control in wanted:
         if control.old not in (LIBRARY / control.file).read_text(encoding="utf-8"):
             sys.exit(f"{control.name}: {control.file} has no {control.old!r}")
@@ -330,11 +450,11 @@ def main() -> None:
             wrong.append(control.name)
     if not sys.argv[1:]:
         green = run_tests(LIBRARY, *ALL) == 0
-        print(f"{'green' if green else 'red':6}nothing is removed", flush=True)
+        print(f"{'green' if green else 'red':6}unchanged library", flush=True)
         if not green:
-            wrong.append("nothing is removed")
+            wrong.append("unchanged library")
     if wrong:
-        sys.exit(f"not as it should be: {', '.join(wrong)}")
+        sys.exit(f"wrong: {', '.join(wrong)}")
 
 
 if __name__ == "__main__":

@@ -2,15 +2,10 @@
 """Writes docs/reference/configuration.md and cli.md from the code; with --check, reports differences."""
 
 import argparse
-import contextlib
-import io
-import os
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import typer
 from pydantic_core import PydanticUndefined
@@ -20,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from app.cli.main import app
 from app.config import ROOT, Settings
 from app.orchestrator import orchestrator_app
-from sagastream.cli.main import main as sagastream_cli
+from sagastream.cli.main import make_parser
 
 PLACE = ROOT / "docs" / "reference"
 _CONFIGURATION = """\
@@ -109,27 +104,33 @@ def _mission() -> Iterator[str]:
     yield from _verb("python -m app.orchestrator", typer.main.get_command(orchestrator_app))
 
 
-def _help(arguments: list[str]) -> str:
-    said = io.StringIO()
-    folded = mock.patch.dict(os.environ, COLUMNS="100")  # argparse folds its lines by it
-    with folded, contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
-        sagastream_cli([*arguments, "--help"])
-    return said.getvalue()
+def _sagastream(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Yield the arguments of a command and of its subcommands.
 
-
-def _sagastream(arguments: list[str]) -> Iterator[str]:
-    """Yield the help of a command and of its subcommands."""
-    text = _help(arguments)
-    title = " ".join(["sagastream", *arguments])
-    yield f"\n### `{title}`\n\n```plain\n{text}```\n"
-    for verbs in re.findall(r"\{([\w,]+)\} \.\.\.", text):
-        for verb in verbs.split(","):
-            yield from _sagastream([*arguments, verb])
+    They are read from the parser, because argparse formats its help differently in each Python.
+    """
+    verbs: list[argparse.ArgumentParser] = []
+    rows = []
+    for action in parser._actions:  # noqa: SLF001 - argparse has no public list of them
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+            verbs += dict.fromkeys(action.choices.values())
+        elif not isinstance(action, argparse._HelpAction):  # noqa: SLF001
+            flags = action.option_strings or [action.dest.upper()]
+            names = ", ".join(f"`{flag}`" for flag in flags)
+            default = _default(action.default) if action.option_strings else "required"
+            rows.append(f"| {names} | {action.help} | {default} |\n")
+    yield f"\n### `{parser.prog.replace(' [-h]', '')}`\n\n"
+    yield f"{parser.description or 'Has the commands below.' if verbs else parser.description}\n"
+    if rows:
+        yield "\n| option | meaning | default |\n|---|---|---|\n"
+        yield from rows
+    for verb in verbs:
+        yield from _sagastream(verb)
 
 
 def written() -> dict[str, str]:
     """Return every page by the name of its file."""
-    commands = "".join([_CLI, *_mission(), "## sagastream\n", *_sagastream([])])
+    commands = "".join([_CLI, *_mission(), "## sagastream\n", *_sagastream(make_parser())])
     return {"configuration.md": configuration(), "cli.md": commands}
 
 

@@ -1,14 +1,25 @@
 #!/usr/bin/env bash
 # Makes .venv from requirements.lock and installs this checkout; does nothing when up to date.
+# Takes the first Python of 3.11 to 3.13 that it finds; PYTHON names another one, VENV another folder.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-if ! cmp -s .venv/.lock requirements.lock; then
-  echo "setting up .venv (once)" >&2
-  "$(command -v python3.11 || command -v python3)" -m venv --clear .venv
-  .venv/bin/pip install --quiet --require-hashes -r requirements.lock >&2
-  cp requirements.lock .venv/.lock
+venv=${VENV:-.venv}
+suits() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2> /dev/null; }
+if ! cmp -s "$venv/.lock" requirements.lock; then
+  python=${PYTHON:-}
+  for found in python3 python3.11 python3.12 python3.13; do
+    if [ -z "$python" ] && suits "$found"; then python=$found; fi
+  done
+  if [ -z "$python" ]; then
+    echo "no Python of 3.11 to 3.13 found; set PYTHON to one" >&2
+    exit 1
+  fi
+  echo "setting up $venv with $("$python" --version) (once)" >&2
+  "$python" -m venv --clear "$venv"
+  "$venv/bin/pip" install --quiet --require-hashes -r requirements.lock >&2
+  cp requirements.lock "$venv/.lock"
 fi
-if ! cat pyproject.toml app/pyproject.toml | cmp -s .venv/.projects -; then
-  .venv/bin/pip install --quiet --no-deps --no-build-isolation -e . -e app >&2
-  cat pyproject.toml app/pyproject.toml > .venv/.projects
+if ! cat pyproject.toml app/pyproject.toml | cmp -s "$venv/.projects" -; then
+  "$venv/bin/pip" install --quiet --no-deps --no-build-isolation -e . -e app >&2
+  cat pyproject.toml app/pyproject.toml > "$venv/.projects"
 fi

@@ -4,4 +4,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh
 # They wait more than they work: more at once than there are cores. `-n 0` for one after the other.
-exec .venv/bin/python -m pytest --numprocesses 3 --override-ini testpaths=tests/unit "$@"
+exec "${VENV:-.venv}/bin/python" -m pytest --numprocesses 3 --override-ini testpaths=tests/unit "$@"

@@ -374,7 +374,7 @@ def _typer_faults(command: Any, arguments: list[str]) -> Iterator[str]:
 
 def _sagastream_faults(arguments: list[str]) -> Iterator[str]:
     try:
-        sagastream_cli._parser().parse_args(arguments)
+        sagastream_cli.make_parser().parse_args(arguments)
     except SystemExit as ended:
         if ended.code:
             yield f"sagastream does not take {shlex.join(arguments)}"

@@ -25,7 +25,7 @@ CONNECTIONS = 1000
 class Tick:
     """Collects the commands of one tick of the loop into one pipeline."""
 
-    def __init__(self, client: redis.asyncio.Redis) -> None:
+    def __init__(self, client: Any) -> None:
         self._client = client
         self._waiting: list[tuple[tuple[Any, ...], asyncio.Future[None]]] = []
         self._sending: set[asyncio.Task[None]] = set()
@@ -58,7 +58,7 @@ class Tick:
 class Direct:
     """Sends what belongs together in a pipeline of its own."""
 
-    def __init__(self, client: redis.asyncio.Redis) -> None:
+    def __init__(self, client: Any) -> None:
         self._client = client
 
     async def __call__(self, *commands: tuple[Any, ...]) -> None:
@@ -74,7 +74,7 @@ class Direct:
 
 async def work(url: str, how: type[Tick | Direct]) -> None:
     """Read commands, run each in a task, answer and acknowledge."""
-    client = redis.asyncio.from_url(url, max_connections=CONNECTIONS)
+    client: Any = redis.asyncio.from_url(url, max_connections=CONNECTIONS)
     send, tasks = how(client), set()
     with contextlib.suppress(ResponseError):
         await client.xgroup_create(COMMANDS, GROUP, "0", mkstream=True)
@@ -100,7 +100,7 @@ async def work(url: str, how: type[Tick | Direct]) -> None:
 @contextlib.asynccontextmanager
 async def asking(url: str, how: type[Tick | Direct]) -> AsyncIterator[driver.Ask]:
     """A reply stream with one reader, and the futures of those who wait."""
-    client = redis.asyncio.from_url(url, max_connections=CONNECTIONS)
+    client: Any = redis.asyncio.from_url(url, max_connections=CONNECTIONS)
     send, inbox = how(client), f"replies:{uuid.uuid4()}"
     waiting: dict[str, asyncio.Future[Any]] = {}
 

@@ -33,18 +33,21 @@ async def _run(options: argparse.Namespace) -> Any:
         return [_row(letter) for letter in letters]
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of `sagastream` and its commands."""
     parser = argparse.ArgumentParser(prog="sagastream", description=__doc__.splitlines()[0])
     parser.add_argument("--url", default="redis://127.0.0.1:6379/0", help="the server")
     parser.add_argument("--namespace", default="", help="put before every key, as {namespace}:")
-    dead = parser.add_subparsers(required=True).add_parser("dead", help="dead letters")
+    dead = parser.add_subparsers(required=True).add_parser(
+        "dead", help="dead letters", description="Work with dead letters."
+    )
     verbs = dead.add_subparsers(dest="verb", required=True)
     for verb, what in (
-        ("list", "list them"),
-        ("show", "show one with all fields"),
-        ("retry", "emit the command of one again"),
+        ("list", "List dead letters, the oldest first."),
+        ("show", "Show a dead letter with all fields."),
+        ("retry", "Emit the command of a dead letter again, as a new request."),
     ):
-        command = verbs.add_parser(verb, help=what)
+        command = verbs.add_parser(verb, help=what, description=what)
         command.add_argument("stream", help="the command stream, such as work:commands")
         command.add_argument(
             *("-o", "--output"),
@@ -59,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of `sagastream`."""
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     try:
         answer = asyncio.run(_run(options))
     except SagastreamError as error:

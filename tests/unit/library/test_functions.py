@@ -16,10 +16,12 @@ from sagastream._functions.answers import (
     FinishAnswer,
     JournalAnswer,
     ProgressAnswer,
+    SweepAnswer,
 )
 from sagastream._functions.library import LIBRARY
 from sagastream.errors import ServerError
 from sagastream.testing import EmbeddedServer, Fault, FaultProxy
+from tests.polling import eventually
 
 GROUP = "g"
 UNTRACED = ("", "", "")
@@ -445,3 +447,84 @@ async def test_the_journal_moves_by_compare_and_set(requests: Requests) -> None:
     assert await requests.call("HGET", key, "journal") == b"{}"
     assert await requests.call("XLEN", f"{key}:journal") == 1
     assert await requests.call("PTTL", key) == -1
+
+
+async def test_a_command_that_was_acked_elsewhere_is_not_forwarded(requests: Requests) -> None:
+    """Its entry stays the only one, though a live listener could handle it."""
+    await requests.emit({})
+    entry = await requests.deliver()
+    streams, key = requests.bus.session().streams, requests.bus.key
+    announcements = key("listeners:work:commands")
+    await streams.announce([(announcements, "work:do\nother")], ttl_ms=60_000)
+    await requests.call("XACK", requests.stream, GROUP, entry)
+    answer = await streams.forward(
+        requests.stream,
+        announcements,
+        requests.record,
+        group=GROUP,
+        entry_id=entry,
+        event_type="work:do",
+        fields=_PLAIN,
+    )
+    assert answer.is_forwarded
+    found = await requests.call("XRANGE", requests.stream, "-", "+")
+    assert [entry_id.decode() for entry_id, _ in found] == [entry]
+
+
+async def _sweep(requests: Requests, consumer: str, *, lease_ms: int) -> SweepAnswer:
+    return await requests.bus.session().streams.sweep(
+        requests.bus.key("sweeper:g:work:commands"),
+        requests.stream,
+        consumer=consumer,
+        group=GROUP,
+        lease_ms=lease_ms,
+        count=10,
+        keep=10_000,
+    )
+
+
+async def test_one_sweeper_has_a_stream_at_a_time(requests: Requests) -> None:
+    """A second one is told that it is busy."""
+    assert not (await _sweep(requests, "first", lease_ms=60_000)).is_busy
+    assert (await _sweep(requests, "second", lease_ms=60_000)).is_busy
+
+
+async def test_a_consumer_with_pending_entries_is_not_deleted(requests: Requests) -> None:
+    """The sweep takes one of its two entries; the other one would be lost with the consumer."""
+    lease_ms = 20
+    for _ in range(2):
+        await requests.call("XADD", requests.stream, "*", *_PLAIN)
+        await requests.deliver()
+
+    async def is_idle() -> bool:
+        (reader,) = await requests.call("XINFO", "CONSUMERS", requests.stream, GROUP)
+        return bool(reader["idle"] > 10 * lease_ms)
+
+    await eventually(is_idle, within_s=10, why="the consumer was idle for ten leases")
+    taken = await requests.bus.session().streams.sweep(
+        requests.bus.key("sweeper:g:work:commands"),
+        requests.stream,
+        consumer="sweeper",
+        group=GROUP,
+        lease_ms=lease_ms,
+        count=1,
+        keep=10_000,
+    )
+    assert len(taken.entries) == 1
+    assert await requests.pending() == 2
+
+
+async def test_a_due_saga_goes_to_one_runner(requests: Requests) -> None:
+    """The first one that asks takes it; it is not due for the next."""
+    key, sagas = requests.bus.key("sagas:trip:open"), requests.bus.session().sagas
+    await requests.call("ZADD", key, 0, "s")
+    assert (await sagas.take_due(key, limit=10, delay_ms=60_000)).saga_ids == ("s",)
+    assert (await sagas.take_due(key, limit=10, delay_ms=60_000)).saga_ids == ()
+    await requests.call("DEL", key)
+
+
+async def test_a_heartbeat_does_not_reopen_a_saga(requests: Requests) -> None:
+    """A saga that has ended meanwhile stays out of the open ones."""
+    key = requests.bus.key("sagas:trip:open")
+    await requests.bus.session().sagas.heartbeat(key, ["ended"], delay_ms=60_000)
+    assert await requests.call("ZCARD", key) == 0
