@@ -84,7 +84,8 @@ class Passes:
 
     def _run(self, run: Run) -> None:
         with contextlib.ExitStack() as stack:
-            server: Valkey | Nats = self._server(run) or stack.enter_context(server_of(run.peer))
+            opened: Any = server_of(run.peer)
+            server: Valkey | Nats = self._server(run) or stack.enter_context(opened)
             env = _traced(stack) if run.traced else {}
             contest = stack.enter_context(Contest(run.peer, server, workers=run.workers, env=env))
             for load in run.loads:

@@ -120,7 +120,7 @@ def _sagastream(parser: argparse.ArgumentParser) -> Iterator[str]:
             default = _default(action.default) if action.option_strings else "required"
             rows.append(f"| {names} | {action.help} | {default} |\n")
     yield f"\n### `{parser.prog.replace(' [-h]', '')}`\n\n"
-    yield f"{parser.description or 'Has the commands below.' if verbs else parser.description}\n"
+    yield f"{parser.description}\n"
     if rows:
         yield "\n| option | meaning | default |\n|---|---|---|\n"
         yield from rows

@@ -9,10 +9,10 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from sagastream._client import commands
-from sagastream._client.outcome import read_outcome
 from sagastream._client.replies import BackoffConfig, follow_stages, read_entries
 from sagastream._client.request import read_replies, request_and_reply
 from sagastream._client.session import Session, SessionOptions, SessionRegistry
+from sagastream._client.terminal_outcome import read_outcome
 from sagastream._codec.entries import SCHEMA_VERSION, StreamEntry, text_fields
 from sagastream._codec.payload import MAX_PAYLOAD_BYTES, encode_payload
 from sagastream._codec.validation import check_name, new_id

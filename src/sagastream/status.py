@@ -155,7 +155,7 @@ async def dead_letters(
         bus: The server.
         stream: The command stream.
         letter_id: The one to read; '' for all.
-        newest: Read at most so many, the newest first; None for all, the oldest first.
+        newest: Read at most this many, the newest first; None for all, the oldest first.
 
     Raises:
         InvalidMessage: `letter_id` is not the id of an entry.

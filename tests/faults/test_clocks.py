@@ -51,6 +51,7 @@ def _an_hour_off(hours: int, role: str, *arguments: object) -> Iterator[None]:
 
 @pytest.mark.skipif(not _FAKETIME, reason="needs libfaketime: apt-get install faketime")
 @pytest.mark.parametrize("hours", [1, -1])
+@pytest.mark.invariant(11)
 async def test_clocks_that_are_wrong_change_nothing(
     store: EmbeddedServer, hours: int, figures: Figures
 ) -> None:

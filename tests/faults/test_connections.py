@@ -22,6 +22,8 @@ def _entries_a_request(store: EmbeddedServer, requests: int) -> str:
 
 
 @pytest.mark.parametrize("fault", [Fault.BEFORE, Fault.AFTER])
+@pytest.mark.invariant(1)
+@pytest.mark.invariant(12)
 async def test_lost_answers_do_not_double_a_command(
     store: EmbeddedServer, fault: Fault, figures: Figures
 ) -> None:
@@ -41,6 +43,7 @@ async def test_lost_answers_do_not_double_a_command(
 
 
 @pytest.mark.parametrize("fault", [Fault.SWALLOW, Fault.HALF_OPEN])
+@pytest.mark.invariant(12)
 async def test_an_answer_that_never_comes_is_asked_for_again(
     store: EmbeddedServer,
     fault: Fault,

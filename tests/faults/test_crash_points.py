@@ -34,6 +34,11 @@ _STORIES = [
 @pytest.mark.parametrize("fault", [Fault.BEFORE, Fault.AFTER], ids=["before", "after"])
 @pytest.mark.parametrize("fsync", [None, "everysec", "always"], ids=["role", "server", "fsync"])
 @pytest.mark.parametrize(("scenario", "story", "role", "number"), _STORIES)
+@pytest.mark.invariant(1)
+@pytest.mark.invariant(2)
+@pytest.mark.invariant(3)
+@pytest.mark.invariant(4)
+@pytest.mark.invariant(5)
 def test_a_kill_at_any_command_loses_and_doubles_nothing(
     scenario: str,
     story: Callable[[Stage], str],

@@ -16,6 +16,7 @@ from tests.faults.roles import listener, listening, spawn
 pytestmark = [pytest.mark.blocking, pytest.mark.timeout(120)]
 
 
+@pytest.mark.invariant(1)
 async def test_every_command_three_times_and_shuffled_is_one_run_each(
     store: EmbeddedServer, figures: Figures
 ) -> None:
@@ -43,6 +44,7 @@ async def test_every_command_three_times_and_shuffled_is_one_run_each(
 
 
 @pytest.mark.parametrize("loss", ["stream", "group"])
+@pytest.mark.invariant(2)
 async def test_commands_whose_stream_was_deleted_are_put_back(
     store: EmbeddedServer, loss: str, figures: Figures
 ) -> None:

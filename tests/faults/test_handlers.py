@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.blocking, pytest.mark.timeout(300)]
 _DEATHS = {"exit": 1, "segfault": -signal.SIGSEGV, "oom": -signal.SIGKILL, "hang": None}
 
 
+@pytest.mark.invariant(5)
 async def test_a_handler_that_blocks_its_loop_for_three_leases_runs_once(
     store: EmbeddedServer, figures: Figures
 ) -> None:
@@ -34,6 +35,7 @@ async def test_a_handler_that_blocks_its_loop_for_three_leases_runs_once(
     figures.row("handler blocks its event loop for 3 leases").check(store, "r")
 
 
+@pytest.mark.invariant(3)
 async def test_a_handler_that_was_stopped_writes_nothing_when_it_goes_on(
     store: EmbeddedServer, figures: Figures
 ) -> None:
@@ -117,6 +119,7 @@ async def _poison(store: EmbeddedServer, how: str, row: Row) -> None:
     row.check(store, "r", status="failed")
 
 
+@pytest.mark.invariant(6)
 async def test_a_command_that_kills_every_handler_is_given_up(
     server_binary: str | None, figures: Figures
 ) -> None:

@@ -63,6 +63,7 @@ async def test_many_requests_in_flight_from_one_process(
     row.check(store, *(f"r{number}" for number in range(count)))
 
 
+@pytest.mark.invariant(6)
 async def test_rubbish_in_the_stream_kills_nobody(
     store: EmbeddedServer, figures: Figures, is_long: bool
 ) -> None:
@@ -105,6 +106,7 @@ async def test_rubbish_in_the_stream_kills_nobody(
 
 
 @pytest.mark.parametrize("waiting", ["request_and_reply", "read_replies"])
+@pytest.mark.invariant(12)
 async def test_a_server_that_lost_everything_is_noticed_within_two_seconds(
     store: EmbeddedServer, waiting: str, figures: Figures
 ) -> None:

@@ -169,6 +169,7 @@ def _run_all(world: World, seeds: Sequence[int], name: str) -> list[str]:
 _FLEET = (tuple(f"a{n}" for n in range(8)), tuple(f"b{n}" for n in range(8)))
 
 
+@pytest.mark.invariant(10)
 def test_messages_three_times_and_shuffled_change_no_result(
     store: EmbeddedServer, tmp_path: Path, figures: Figures, server_binary: str | None
 ) -> None:
@@ -188,6 +189,7 @@ def test_messages_three_times_and_shuffled_change_no_result(
     assert [status for status, _, _ in once] == ["completed"] * 2 + ["compensated"] * 4
 
 
+@pytest.mark.invariant(10)
 def test_a_mission_ends_though_celerys_queue_is_deleted(
     store: EmbeddedServer, tmp_path: Path, figures: Figures
 ) -> None:

@@ -221,6 +221,7 @@ def client(store: EmbeddedServer) -> Iterator["redis.Redis"]:
         yield made
 
 
+@pytest.mark.invariant(3)
 def test_the_server_does_what_the_model_does(
     client: "redis.Redis", figures: Figures, is_long: bool
 ) -> None:
@@ -298,6 +299,7 @@ def _schedule(seed: int) -> Request:
     return request
 
 
+@pytest.mark.invariant(3)
 def test_disorder_breaks_no_promise(figures: Figures, is_long: bool) -> None:
     """In every schedule: at most one end, no stage after it, epochs that only grow."""
     schedules = 1_000_000 if is_long else 10_000

@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.blocking, pytest.mark.timeout(300)]
 
 
 @pytest.mark.parametrize("fsync", ["everysec", "always"])
+@pytest.mark.invariant(12)
 async def test_a_server_that_was_killed_is_used_again_within_a_second(
     fsync: Literal["everysec", "always"],
     server_binary: str | None,
@@ -65,6 +66,7 @@ async def test_a_server_that_restarts_in_good_order_is_a_delay(
     row.check(store, "r", *(f"r{n}" for n in range(20)))
 
 
+@pytest.mark.invariant(5)
 async def test_a_frozen_server_lapses_nobody(store: EmbeddedServer, figures: Figures) -> None:
     """Three leases without the server: the handler keeps its claim."""
     with listening(store.url), listening(store.url):
@@ -106,6 +108,7 @@ async def test_a_server_that_freezes_doubles_no_command(
 
 
 @pytest.mark.parametrize("trouble", ["full", "replica"])
+@pytest.mark.invariant(12)
 async def test_a_server_that_takes_no_writes_for_a_while(
     store: EmbeddedServer, trouble: str, figures: Figures
 ) -> None:

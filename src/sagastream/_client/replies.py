@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sagastream._client.outcome import read_outcome
 from sagastream._client.session import Session
+from sagastream._client.terminal_outcome import read_outcome
 from sagastream._codec.entries import StreamEntry, decode_reply, text_fields
 from sagastream._redis.connection import BLOCK_MS, entries
 from sagastream._redis.retrying import backoff_delays, is_group_gone

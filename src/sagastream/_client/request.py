@@ -4,10 +4,10 @@ import asyncio
 from typing import Any
 
 from sagastream._client.commands import CommandSpec, emit
-from sagastream._client.outcome import completed_or_raise, read_outcome
 from sagastream._client.replies import BackoffConfig, read_until_terminal
 from sagastream._client.reply_queue import wait_until_terminal
 from sagastream._client.session import Session
+from sagastream._client.terminal_outcome import completed_or_raise, read_outcome
 from sagastream._client.timeouts import explain_timeout
 from sagastream._codec.validation import check_name, check_seconds
 from sagastream._telemetry.spans import Receiving

@@ -1,6 +1,6 @@
 """The connection of one process and event loop, made when it is first used.
 
-Commands of one tick go together over one socket; blocking reads have sockets of their own.
+Commands of one tick go together over one socket; each blocking read has another socket.
 After a loss only commands that answer the same when they are repeated are sent again; the
 caller says how long to try.
 """
@@ -184,7 +184,7 @@ class Connection:
             ) from error
 
     async def block(self, *args: Any) -> Any:
-        """Send a blocking read on a socket of its own; it is not repeated.
+        """Send a blocking read on another socket; it is not repeated.
 
         Raises:
             ServerUnavailable: The connection was lost, or the server cannot serve it now.

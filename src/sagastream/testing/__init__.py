@@ -5,7 +5,7 @@ server binary that you name. Nothing here is needed by a program in operation.
 """
 
 from sagastream.testing.fault_proxy import Fault, FaultProxy
-from sagastream.testing.listener import running
+from sagastream.testing.running import running
 from sagastream.testing.server import EmbeddedServer, bundled_binary, die_with_parent
 
 __all__ = [

@@ -82,7 +82,7 @@ class FaultProxy:
         self._thread = threading.Thread(target=self._serve, name="fault-proxy", daemon=True)
         self._ready = threading.Event()
         self._stop = asyncio.Event()
-        # An event loop holds its tasks weakly: one that waits for ever would be collected.
+        # An event loop holds its tasks weakly: one that waits permanently would be collected.
         self._connections: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
 

@@ -80,6 +80,7 @@ async def test_a_command_has_every_field_of_its_schema(app_bus: Bus) -> None:
     assert {"traceparent", "tracestate", "parent_span_id"} <= fields.keys()
 
 
+@pytest.mark.invariant(2)
 async def test_two_requesters_on_one_stream_each_get_their_own(app_bus: Bus) -> None:
     """With 200 concurrent requests each on one reply stream, each requester gets its own replies."""
 

@@ -84,6 +84,7 @@ async def test_each_task_runs_its_step_and_records_the_result(
     assert sent == [("m1", task.name) for task in _TASKS]
 
 
+@pytest.mark.invariant(10)
 async def test_a_task_that_is_repeated_or_early_does_nothing(app_bus: Bus) -> None:
     """Repeated, late and reordered deliveries have no effect."""
     recorder = Recorder()
@@ -144,6 +145,7 @@ async def test_a_sagas_records_live_until_it_ends(app_bus: Bus) -> None:
     assert await call("PTTL", app_bus.key(f"saga:{saga_id}")) > 0
 
 
+@pytest.mark.invariant(10)
 def test_celery_tolerates_lost_and_repeated_messages() -> None:
     """These settings were found to matter by fault tests."""
     conf = celery_app.conf

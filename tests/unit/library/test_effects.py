@@ -24,6 +24,7 @@ async def _call(bus: Bus, command: str, name: str, *args: Any) -> Any:
     return await bus.command(command, bus.key(name), *args)
 
 
+@pytest.mark.invariant(8)
 async def test_atomic_writes_come_with_the_reply_and_race_safely(bus: Bus) -> None:
     """Forty increments at once are forty: who read an old value runs again."""
     runs = []
@@ -46,6 +47,7 @@ async def test_atomic_writes_come_with_the_reply_and_race_safely(bus: Bus) -> No
     await _call(bus, "DEL", "accounts")
 
 
+@pytest.mark.invariant(8)
 async def test_a_mismatch_of_one_write_writes_none(
     bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,6 +81,7 @@ async def test_atomic_writes_can_delete(bus: Bus) -> None:
     await _call(bus, "DEL", "hash")
 
 
+@pytest.mark.invariant(8)
 async def test_a_second_claim_is_reconciled_before_it_runs(bus: Bus) -> None:
     """What the first claim did is found out, not done again."""
     paid: list[int] = []
@@ -128,6 +131,7 @@ async def test_an_atomic_handler_must_return_its_writes(bus: Bus) -> None:
         ({"reconcile": lambda command: None}, "give both or neither"),
     ],
 )
+@pytest.mark.invariant(8)
 def test_a_policy_that_cannot_hold_is_refused_where_it_is_declared(
     options: dict[str, Any], reason: str
 ) -> None:

@@ -77,6 +77,7 @@ async def test_who_lost_the_thread_goes_on_behind_the_last_stage(bus: Bus) -> No
     assert await _followed(bus, stages[1]["entry_id"]) == stages[2:]
 
 
+@pytest.mark.invariant(2)
 async def test_who_comes_early_waits_for_the_command(bus: Bus) -> None:
     """Following may begin before anything is there; a failed end is an end."""
     following = asyncio.create_task(_followed(bus))
@@ -122,6 +123,7 @@ async def test_waiting_for_a_place_ends_with_the_timeout(bus: Bus) -> None:
 
 
 @pytest.mark.blocking
+@pytest.mark.invariant(7)
 async def test_a_server_that_may_evict_is_refused(server_binary: str | None) -> None:
     """The error says what to run; afterwards it is good."""
     with EmbeddedServer(binary=server_binary) as server:
@@ -152,6 +154,7 @@ async def test_a_cluster_is_refused_without_a_namespace(
             await bus.ping()
 
 
+@pytest.mark.invariant(7)
 async def test_finished_commands_are_trimmed_and_others_never(bus: Bus) -> None:
     """Behind the last ones, up to the oldest that somebody still needs."""
     functions, call, stream = (

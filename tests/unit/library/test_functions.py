@@ -120,6 +120,8 @@ async def requests(bus: Bus) -> Requests:
     return made
 
 
+@pytest.mark.invariant(1)
+@pytest.mark.invariant(2)
 async def test_emitting_twice_writes_one_entry(requests: Requests) -> None:
     """A repeated emit, as after a lost answer, is the same entry."""
     first = await requests.emit({})
@@ -129,6 +131,7 @@ async def test_emitting_twice_writes_one_entry(requests: Requests) -> None:
     assert await requests.call("XLEN", requests.stream) == 1
 
 
+@pytest.mark.invariant(1)
 async def test_the_same_id_with_another_payload_is_a_conflict(requests: Requests) -> None:
     """Identity is the id: it cannot mean two things."""
     await requests.emit({})
@@ -136,6 +139,8 @@ async def test_the_same_id_with_another_payload_is_a_conflict(requests: Requests
     assert await requests.call("XLEN", requests.stream) == 1
 
 
+@pytest.mark.invariant(3)
+@pytest.mark.invariant(5)
 async def test_begin_is_busy_while_a_lease_is_current(requests: Requests) -> None:
     """No second owner while the first one's lease lasts."""
     entry = (await requests.emit({})).entry_id
@@ -145,6 +150,7 @@ async def test_begin_is_busy_while_a_lease_is_current(requests: Requests) -> Non
     assert busy.consumer == "consumer-a"
 
 
+@pytest.mark.invariant(3)
 async def test_begin_with_the_same_token_answers_the_same(requests: Requests) -> None:
     """A lost answer to begin costs no epoch and no second `start`."""
     entry = (await requests.emit({})).entry_id
@@ -156,6 +162,7 @@ async def test_begin_with_the_same_token_answers_the_same(requests: Requests) ->
     assert await requests.stages() == ["start"]
 
 
+@pytest.mark.invariant(3)
 async def test_a_lapsed_lease_is_claimed_with_a_higher_epoch(requests: Requests) -> None:
     """The epoch grows with every claim."""
     entry = (await requests.emit({})).entry_id
@@ -165,6 +172,7 @@ async def test_a_lapsed_lease_is_claimed_with_a_higher_epoch(requests: Requests)
     assert second.epoch == 2
 
 
+@pytest.mark.invariant(3)
 async def test_a_superseded_owner_writes_nothing(requests: Requests) -> None:
     """Neither progress nor a result of the old owner gets through, and it acks nothing."""
     await requests.emit({})
@@ -177,6 +185,8 @@ async def test_a_superseded_owner_writes_nothing(requests: Requests) -> None:
     assert await requests.pending() == 1
 
 
+@pytest.mark.invariant(3)
+@pytest.mark.invariant(4)
 async def test_finish_replies_and_acks_together_and_once(requests: Requests) -> None:
     """The terminal reply is there once, however often finish is repeated."""
     await requests.emit({})
@@ -188,6 +198,7 @@ async def test_finish_replies_and_acks_together_and_once(requests: Requests) -> 
     assert await requests.pending() == 0
 
 
+@pytest.mark.invariant(3)
 async def test_the_first_outcome_wins_for_ever(requests: Requests) -> None:
     """A request that completed cannot fail later, not even by its own owner."""
     entry = (await requests.emit({})).entry_id
@@ -198,6 +209,7 @@ async def test_the_first_outcome_wins_for_ever(requests: Requests) -> None:
     assert await requests.stages() == ["start", "completed"]
 
 
+@pytest.mark.invariant(6)
 async def test_a_request_that_kills_its_handlers_is_one_dead_letter(requests: Requests) -> None:
     """After three lost handlers the fourth claim ends it: a letter, a reply and an ack."""
     await requests.emit({})
@@ -213,6 +225,8 @@ async def test_a_request_that_kills_its_handlers_is_one_dead_letter(requests: Re
     assert await requests.pending() == 0
 
 
+@pytest.mark.invariant(4)
+@pytest.mark.invariant(6)
 async def test_a_release_is_not_held_against_a_request(requests: Requests) -> None:
     """Shutdowns are no crashes: any number of them does not make a dead letter."""
     await requests.emit({})
@@ -232,6 +246,7 @@ async def test_a_release_is_not_held_against_a_request(requests: Requests) -> No
     assert await requests.pending() == 1
 
 
+@pytest.mark.invariant(5)
 async def test_renewal_keeps_only_what_is_still_owned(requests: Requests) -> None:
     """A late renewal of an old owner neither renews nor steals the entry back."""
     await requests.emit({})
@@ -253,6 +268,7 @@ async def test_renewal_keeps_only_what_is_still_owned(requests: Requests) -> Non
     assert await requests.call("HGET", requests.record, "lease_until") > before
 
 
+@pytest.mark.invariant(3)
 async def test_repeated_progress_is_written_once(requests: Requests) -> None:
     """Progress is numbered; a number that was there is not written again."""
     entry = (await requests.emit({})).entry_id
@@ -262,6 +278,7 @@ async def test_repeated_progress_is_written_once(requests: Requests) -> None:
     assert await requests.stages() == ["start", "progress", "progress"]
 
 
+@pytest.mark.invariant(2)
 async def test_a_second_requester_gets_the_same_reply(requests: Requests) -> None:
     """Emitting again adds a reply stream; finish writes to all of them."""
     entry = (await requests.emit({})).entry_id
@@ -273,6 +290,7 @@ async def test_a_second_requester_gets_the_same_reply(requests: Requests) -> Non
     assert await requests.stages() == ["start", "completed"]
 
 
+@pytest.mark.invariant(2)
 async def test_a_requester_that_comes_after_the_end_gets_the_reply(requests: Requests) -> None:
     """The record keeps the reply for those who ask later."""
     entry = (await requests.emit({})).entry_id
@@ -351,6 +369,7 @@ async def test_a_cancelled_entry_that_is_adopted_never_begins(requests: Requests
     assert await requests.pending() == 0
 
 
+@pytest.mark.invariant(2)
 async def test_a_plain_entry_is_adopted(requests: Requests) -> None:
     """Another language may XADD; its request is fenced like any other."""
     entry = (await requests.call("XADD", requests.stream, "*", *_PLAIN)).decode()
@@ -360,6 +379,8 @@ async def test_a_plain_entry_is_adopted(requests: Requests) -> None:
     assert _kind(await requests.begin(entry, token="b")) == "busy"
 
 
+@pytest.mark.invariant(1)
+@pytest.mark.invariant(2)
 async def test_a_second_entry_of_a_request_is_acked_and_not_run(requests: Requests) -> None:
     """Twice in the stream is still one request."""
     await requests.emit({})
@@ -372,6 +393,7 @@ async def test_a_second_entry_of_a_request_is_acked_and_not_run(requests: Reques
     assert await requests.pending() == 1
 
 
+@pytest.mark.invariant(7)
 async def test_a_lone_record_expires_after_its_end_and_not_before(requests: Requests) -> None:
     """Nothing live expires."""
     entry = (await requests.emit({})).entry_id
@@ -382,6 +404,7 @@ async def test_a_lone_record_expires_after_its_end_and_not_before(requests: Requ
     assert await requests.call("PTTL", requests.replies) > 0
 
 
+@pytest.mark.invariant(4)
 async def test_a_key_of_another_type_is_refused_before_any_write(requests: Requests) -> None:
     """A refused function changes nothing: the entry stays pending."""
     await requests.emit({})
@@ -396,6 +419,7 @@ async def test_a_key_of_another_type_is_refused_before_any_write(requests: Reque
     await requests.call("DEL", requests.replies)
 
 
+@pytest.mark.invariant(12)
 async def test_a_lost_library_is_loaded_again(requests: Requests) -> None:
     """A server that came back without functions is put right by the next call."""
     await requests.emit({})
@@ -405,6 +429,7 @@ async def test_a_lost_library_is_loaded_again(requests: Requests) -> None:
 
 @pytest.mark.blocking
 @pytest.mark.parametrize("fault", [Fault.BEFORE, Fault.AFTER])
+@pytest.mark.invariant(12)
 async def test_a_connection_lost_while_the_library_is_loaded_is_a_delay(
     requests: Requests, server: EmbeddedServer, namespace: str, fault: Fault
 ) -> None:
@@ -425,6 +450,7 @@ async def test_a_connection_lost_while_the_library_is_loaded_is_a_delay(
     assert lost
 
 
+@pytest.mark.invariant(9)
 async def test_the_journal_moves_by_compare_and_set(requests: Requests) -> None:
     """Of two engines that saw one version, one moves the saga."""
     key = requests.bus.key("saga:s")
@@ -449,6 +475,7 @@ async def test_the_journal_moves_by_compare_and_set(requests: Requests) -> None:
     assert await requests.call("PTTL", key) == -1
 
 
+@pytest.mark.invariant(2)
 async def test_a_command_that_was_acked_elsewhere_is_not_forwarded(requests: Requests) -> None:
     """Its entry stays the only one, though a live listener could handle it."""
     await requests.emit({})
@@ -483,12 +510,14 @@ async def _sweep(requests: Requests, consumer: str, *, lease_ms: int) -> SweepAn
     )
 
 
+@pytest.mark.invariant(5)
 async def test_one_sweeper_has_a_stream_at_a_time(requests: Requests) -> None:
     """A second one is told that it is busy."""
     assert not (await _sweep(requests, "first", lease_ms=60_000)).is_busy
     assert (await _sweep(requests, "second", lease_ms=60_000)).is_busy
 
 
+@pytest.mark.invariant(4)
 async def test_a_consumer_with_pending_entries_is_not_deleted(requests: Requests) -> None:
     """The sweep takes one of its two entries; the other one would be lost with the consumer."""
     lease_ms = 20
@@ -514,6 +543,7 @@ async def test_a_consumer_with_pending_entries_is_not_deleted(requests: Requests
     assert await requests.pending() == 2
 
 
+@pytest.mark.invariant(10)
 async def test_a_due_saga_goes_to_one_runner(requests: Requests) -> None:
     """The first one that asks takes it; it is not due for the next."""
     key, sagas = requests.bus.key("sagas:trip:open"), requests.bus.session().sagas
@@ -523,6 +553,7 @@ async def test_a_due_saga_goes_to_one_runner(requests: Requests) -> None:
     await requests.call("DEL", key)
 
 
+@pytest.mark.invariant(9)
 async def test_a_heartbeat_does_not_reopen_a_saga(requests: Requests) -> None:
     """A saga that has ended meanwhile stays out of the open ones."""
     key = requests.bus.key("sagas:trip:open")

@@ -79,6 +79,7 @@ def test_all_steps_forward_in_order() -> None:
     assert journal.results() == {name: {"by": name} for name in "abcd"}
 
 
+@pytest.mark.invariant(9)
 def test_a_failure_undoes_in_reverse_with_the_failed_step() -> None:
     """The failed step may have acted, so it is undone too; one without effect is not."""
     journal, asked = _drive(lambda step, direction, attempt: step == "c" and direction == "forward")
@@ -98,6 +99,7 @@ def test_a_compensation_is_retried_with_a_new_identity() -> None:
     assert len({e.request_id for e in undone}) == 3
 
 
+@pytest.mark.invariant(9)
 def test_a_compensation_that_always_fails_is_stuck() -> None:
     """It does not go on to earlier steps, and does not pretend to have ended well."""
     journal, asked = _drive(lambda step, direction, attempt: step == "c")
@@ -107,6 +109,7 @@ def test_a_compensation_that_always_fails_is_stuck() -> None:
 
 
 @given(st.sets(st.sampled_from([(s, d) for s in "abcd" for d in ("forward", "undo")])))
+@pytest.mark.invariant(9)
 def test_every_saga_ends_and_never_turns_forward_again(failing: set[tuple[str, str]]) -> None:
     """Whatever fails, it ends, and after the first undo nothing goes forward."""
     journal, asked = _drive(lambda step, direction, attempt: (step, direction) in failing)
@@ -127,6 +130,7 @@ def test_a_second_outcome_changes_nothing() -> None:
     assert conclude(SAGA, once, request_id, now=2.0, error=_ERROR, max_attempts=3) == once
 
 
+@pytest.mark.invariant(9)
 def test_an_intent_is_written_once() -> None:
     """Two engines that see the same state write the same intent."""
     what = next_action(SAGA, _journal())
@@ -135,6 +139,7 @@ def test_an_intent_is_written_once() -> None:
     assert intend(SAGA, once, what, now=5.0, max_attempts=3) == once
 
 
+@pytest.mark.invariant(9)
 def test_turning_back_covers_the_doubtful_step() -> None:
     """A step whose end is unknown is undone as well."""
     journal = _journal()
@@ -154,6 +159,7 @@ def test_an_ended_saga_does_not_turn_back() -> None:
     assert abandon(SAGA, journal, _ERROR, now=1.0, max_attempts=3) == journal
 
 
+@pytest.mark.invariant(1)
 def test_identity_depends_on_all_that_makes_a_request() -> None:
     """Saga, step, direction and attempt each make another request; nothing else does."""
     ids = {
@@ -221,6 +227,7 @@ def test_a_resumed_saga_tries_its_compensation_anew() -> None:
     assert undone == [("c", 1), ("c", 2), ("c", 3), ("c", 4), ("c", 5), ("c", 6), ("a", 1)]
 
 
+@pytest.mark.invariant(9)
 def test_what_may_still_act_is_closed_by_what_comes_after_it() -> None:
     """An undo closes every forward request in doubt, and its own earlier attempts."""
     saga = Saga("trip", (replace(_step("a"), retries=1), _step("b"), _step("c")))

@@ -61,6 +61,7 @@ def _ask(bus: Bus, **options: Any) -> "asyncio.Task[dict[str, Any]]":
     return asyncio.create_task(asked)
 
 
+@pytest.mark.invariant(5)
 async def test_a_handler_that_takes_many_leases_runs_once(bus: Bus, work: Work) -> None:
     """Renewal keeps the claim, whatever another listener's sweeper would like."""
     async with (
@@ -77,6 +78,7 @@ async def test_a_handler_that_takes_many_leases_runs_once(bus: Bus, work: Work) 
     assert work.epochs == [1]
 
 
+@pytest.mark.invariant(5)
 async def test_the_command_of_a_dead_listener_is_taken_over(bus: Bus, work: Work) -> None:
     """A claim that nobody renews goes to another listener, with a higher epoch."""
     call = bus.command
@@ -94,6 +96,7 @@ async def test_the_command_of_a_dead_listener_is_taken_over(bus: Bus, work: Work
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.invariant(5)
 async def test_all_that_a_dead_listener_held_waits_for_free_slots_only(
     bus: Bus, work: Work
 ) -> None:
@@ -110,6 +113,7 @@ async def test_all_that_a_dead_listener_held_waits_for_free_slots_only(
     assert len(replies) == len(asked)
 
 
+@pytest.mark.invariant(4)
 async def test_a_stopped_listener_hands_its_work_on_at_once(bus: Bus, work: Work) -> None:
     """The next need not wait for the lease to lapse."""
     asked = _ask(bus)
@@ -122,6 +126,8 @@ async def test_a_stopped_listener_hands_its_work_on_at_once(bus: Bus, work: Work
     assert reply["payload"] == {"epoch": 2}
 
 
+@pytest.mark.invariant(3)
+@pytest.mark.invariant(5)
 async def test_a_lost_lease_stops_the_handler_which_writes_nothing(bus: Bus, work: Work) -> None:
     """When the server says that the claim is another's, the handler ends in silence."""
     asked = _ask(bus, timeout=60)
@@ -243,6 +249,7 @@ async def test_a_plain_handler_stops_at_its_next_progress(bus: Bus) -> None:
     assert stopped.is_set()
 
 
+@pytest.mark.invariant(11)
 async def test_a_running_request_ends_at_its_deadline(bus: Bus, work: Work) -> None:
     """Its handler is cancelled, its requester is told by name."""
     async with listening(bus, [work.handler]):
@@ -299,6 +306,7 @@ async def test_silence_about_an_unknown_request_says_so(bus: Bus) -> None:
         await bus.read_replies("mine", "c", "never", 0.1)
 
 
+@pytest.mark.invariant(5)
 async def test_a_listener_sweeps_only_after_a_lease_of_contact(bus: Bus, work: Work) -> None:
     """What looks idle may be a server's that was away: its owner gets a lease to renew it."""
     lease_s = 2.0

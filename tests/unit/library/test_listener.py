@@ -98,6 +98,8 @@ async def test_a_result_that_is_no_payload_is_a_failure(bus: Bus) -> None:
     assert caught.value.error_type == "InvalidMessage"
 
 
+@pytest.mark.invariant(1)
+@pytest.mark.invariant(2)
 async def test_the_same_request_runs_once_and_answers_both(bus: Bus) -> None:
     """Two requesters with one id share one run and its reply."""
     runs = []
@@ -130,6 +132,7 @@ async def bus_call(bus: Bus, command: str, name: str, *args: Any) -> Any:
     return await bus.command(command, bus.key(name), *args) or b""
 
 
+@pytest.mark.invariant(5)
 async def test_never_more_than_its_free_slots(bus: Bus) -> None:
     """What it cannot run now stays in the stream, for whoever can."""
     busy, go = asyncio.Semaphore(0), asyncio.Event()
@@ -212,6 +215,7 @@ async def test_stop_finishes_what_runs_and_reads_nothing_more(bus: Bus) -> None:
     assert await bus_call(bus, "HGET", "request:later", "status") == b"pending"
 
 
+@pytest.mark.invariant(4)
 async def test_a_shutdown_writes_no_terminal_stage(bus: Bus) -> None:
     """What did not finish in time stays pending for the next, unanswered."""
     begun = asyncio.Event()
@@ -239,6 +243,7 @@ async def test_a_shutdown_writes_no_terminal_stage(bus: Bus) -> None:
         ({"event_type": b"\xff", "payload": "{}"}, "not UTF-8"),
     ],
 )
+@pytest.mark.invariant(6)
 async def test_an_entry_that_is_no_command_becomes_a_dead_letter(
     bus: Bus, fields: dict[str, Any], reason: str
 ) -> None:
@@ -255,6 +260,8 @@ async def test_an_entry_that_is_no_command_becomes_a_dead_letter(
     assert (await bus_call(bus, "XPENDING", STREAM, "sagastream"))["pending"] == 0
 
 
+@pytest.mark.invariant(1)
+@pytest.mark.invariant(6)
 async def test_a_forged_payload_under_a_known_id_is_a_dead_letter(bus: Bus) -> None:
     """A plain entry cannot change what a request is, and its requester is not misled."""
     async with listening(bus, [say]):
@@ -269,6 +276,7 @@ async def test_a_forged_payload_under_a_known_id_is_a_dead_letter(bus: Bus) -> N
     assert await bus.outcome("r") == good
 
 
+@pytest.mark.invariant(11)
 async def test_an_expired_command_fails_without_running(bus: Bus) -> None:
     """Whoever meets it says so, by the server's clock."""
     runs: list[str] = []
@@ -293,6 +301,7 @@ async def test_an_expired_command_fails_without_running(bus: Bus) -> None:
     assert runs == []
 
 
+@pytest.mark.invariant(3)
 async def test_only_the_holder_writes_stages(bus: Bus) -> None:
     """A stranger can neither end nor advance a request; its handler may report progress."""
 
@@ -323,6 +332,7 @@ async def test_only_the_holder_writes_stages(bus: Bus) -> None:
     assert await bus_call(bus, "XLEN", "mine") == 1
 
 
+@pytest.mark.invariant(12)
 async def test_a_group_that_was_destroyed_is_made_again(bus: Bus) -> None:
     """The stream deleted under a listener costs a moment, not the listener."""
     async with listening(bus, [say]):

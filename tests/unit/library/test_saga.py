@@ -75,6 +75,7 @@ async def test_steps_run_forward_and_their_results_are_kept(bus: Bus) -> None:
     assert outcome.error == {}
 
 
+@pytest.mark.invariant(9)
 async def test_a_compensation_that_fails_three_times_is_tried_again(bus: Bus) -> None:
     """The saga ends compensated, strictly in reverse, once it works."""
     recorder = Recorder(c_do=1, c_undo=3)
@@ -86,6 +87,7 @@ async def test_a_compensation_that_fails_three_times_is_tried_again(bus: Bus) ->
     assert outcome.error["message"] == "c:do cannot be done"
 
 
+@pytest.mark.invariant(9)
 async def test_a_stuck_saga_goes_on_when_it_is_resumed(bus: Bus) -> None:
     """It stays visible and does not expire; resumed after the mending it ends compensated."""
     recorder = Recorder(b_do=1, b_undo=2)
@@ -100,6 +102,7 @@ async def test_a_stuck_saga_goes_on_when_it_is_resumed(bus: Bus) -> None:
     assert recorder.ran == ["a:do", "b:do", "b:undo", "b:undo", "b:undo", "a:undo"]
 
 
+@pytest.mark.invariant(10)
 async def test_messages_that_are_lost_repeated_or_late_change_nothing(bus: Bus) -> None:
     """With each message sent three times, and the first of each lost, a server brings it home."""
     recorder = Recorder(c_do=1)
@@ -128,6 +131,7 @@ async def test_messages_that_are_lost_repeated_or_late_change_nothing(bus: Bus) 
     assert len(recorder.ran) == 5 * 3 + 3
 
 
+@pytest.mark.invariant(10)
 async def test_a_saga_whose_driver_died_is_taken_up(bus: Bus) -> None:
     """Whoever serves takes up a saga that nobody is at, from where its journal stands."""
     recorder = Recorder()
@@ -179,6 +183,7 @@ async def test_a_saga_that_somebody_is_at_is_left_alone(bus: Bus) -> None:
     assert nudged.count(saga_id) <= 1
 
 
+@pytest.mark.invariant(9)
 async def test_cancelling_a_saga_stops_its_handler_before_anything_is_undone(bus: Bus) -> None:
     """The undo begins when the handler that was at it has really stopped."""
     told: list[str] = []
@@ -281,6 +286,7 @@ async def test_a_closed_request_that_had_ended_keeps_its_end(bus: Bus) -> None:
     assert recorder.ran == ["a:do", "a:undo"]
 
 
+@pytest.mark.invariant(9)
 async def test_what_supersedes_a_dead_handlers_request_waits_for_its_lease(bus: Bus) -> None:
     """Nobody confirms: the undo begins when the lease has lapsed, and the dead one is fenced."""
     functions, call = bus.session().requests, bus.command
@@ -318,6 +324,7 @@ async def test_what_supersedes_a_dead_handlers_request_waits_for_its_lease(bus: 
     assert recorder.ran == ["a:undo"]
 
 
+@pytest.mark.invariant(8)
 async def test_a_step_may_demand_an_effect_policy(bus: Bus) -> None:
     """A handler that declares another is an error, and does not run."""
     recorder = Recorder()
@@ -399,6 +406,7 @@ async def test_a_saga_that_is_not_there_is_named(bus: Bus) -> None:
         await runner.journal("s")
 
 
+@pytest.mark.invariant(7)
 async def test_an_ended_saga_and_all_of_it_expires(bus: Bus) -> None:
     """Journal, its stream, the replies and the records get their end with the saga's."""
     recorder = Recorder(c_do=1)

@@ -93,6 +93,7 @@ async def test_a_bus_says_who_did_not_answer_and_not_the_password() -> None:
     await bus.close()
 
 
+@pytest.mark.invariant(12)
 async def test_calls_wait_for_a_server_that_comes_back(server_binary: str | None) -> None:
     """A restart in the middle is a delay, not an error."""
     with EmbeddedServer(aof=True, binary=server_binary) as server:
