@@ -233,7 +233,10 @@ class Connection:
         """Log the loss of the server, once."""
         if not self._lost:
             self._lost = True
-            logger.warning("lost %s: %s", self.address, error or repr(error))
+            reason = str(error) or repr(error)
+            if isinstance(error, ServerUnavailable | ServerRefused):
+                reason = error.reason
+            logger.warning("lost %s: %s", self.address, reason)
 
     def note_return(self) -> None:
         """Log the return of the server, once."""
