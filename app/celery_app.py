@@ -9,6 +9,8 @@ from kombu.exceptions import OperationalError
 
 from app.config import get_settings
 
+TASK_QUEUE = "celery"
+
 celery_app = Celery("app", broker=get_settings().broker_url, include=["app.tasks"])
 celery_app.conf.update(
     accept_content=["json"],
@@ -20,6 +22,7 @@ celery_app.conf.update(
         "unacked_restore_throttle": 1,
     },
     task_acks_late=True,
+    task_default_queue=TASK_QUEUE,
     task_ignore_result=True,
     task_publish_retry=True,
     task_reject_on_worker_lost=False,
@@ -31,8 +34,6 @@ celery_app.conf.update(
     # Celery's default of 4 s, after which it would kill every child.
     worker_proc_alive_timeout=60.0,
 )
-
-TASK_QUEUE: str = celery_app.conf.task_default_queue
 
 
 def count_workers(timeout_s: float) -> int:

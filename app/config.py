@@ -1,8 +1,8 @@
 """Settings of the application: every default in one place, overridden from the environment.
 
 The environment variable of a field has the field's name in capitals. Nothing else in the
-project reads the environment. The one exception are the standard OTEL_* variables, which the
-OpenTelemetry SDK reads too.
+project reads the environment, except that the OpenTelemetry SDK reads the standard OTEL_*
+variables too.
 """
 
 import os

@@ -64,7 +64,7 @@ async def emit_command(stream: str, **options: Any) -> str:
 
 
 async def emit_event(stream: str, **options: Any) -> str:
-    """Call `Bus.emit_event` on the application's server; `maxlen` and `ttl` default to settings."""
+    """Call `Bus.emit_event` on the application's server, with its `maxlen` and `ttl`."""
     settings = get_settings()
     limits = {"maxlen": settings.event_maxlen, "ttl": settings.event_ttl_s}
     return await get_bus().emit_event(stream, **(limits | options))
@@ -77,7 +77,7 @@ async def read_replies(
     timeout: float | None = None,
     backoff_config: BackoffConfig | None = None,
 ) -> dict[str, Any]:
-    """Call `Bus.read_replies` on the application's server; timeout and backoff default to settings."""
+    """Call `Bus.read_replies` on the application's server, with its timeout and backoff."""
     settings = get_settings()
     return await get_bus().read_replies(
         stream,
@@ -101,7 +101,7 @@ async def request_and_reply(
     on_progress: OnProgress | None = None,
     **ids: Any,
 ) -> dict[str, Any]:
-    """Call `Bus.request_and_reply` on the application's server; the timeout defaults to settings."""
+    """Call `Bus.request_and_reply` on the application's server, with its timeout."""
     settings = get_settings()
     return await get_bus().request_and_reply(
         stream,

@@ -105,7 +105,10 @@ def _mission() -> Iterator[str]:
 
 
 def _sagastream(parser: argparse.ArgumentParser) -> Iterator[str]:
-    """The arguments of a command, and those of its verbs; help texts differ between Pythons."""
+    """Yield the arguments of a command and of its subcommands.
+
+    They are read from the parser, because argparse formats its help differently in each Python.
+    """
     verbs: list[argparse.ArgumentParser] = []
     rows = []
     for action in parser._actions:  # noqa: SLF001 - argparse has no public list of them
@@ -119,7 +122,7 @@ def _sagastream(parser: argparse.ArgumentParser) -> Iterator[str]:
     yield f"\n### `{parser.prog.replace(' [-h]', '')}`\n\n"
     yield f"{parser.description}\n"
     if rows:
-        yield "\n| option | | default |\n|---|---|---|\n"
+        yield "\n| option | meaning | default |\n|---|---|---|\n"
         yield from rows
     for verb in verbs:
         yield from _sagastream(verb)

@@ -150,7 +150,7 @@ def stage_printer(
 
 
 def exit_with_report(report: dict[str, Any], output: Output) -> NoReturn:
-    """Print the report of an report mission and exit with the code of its status."""
+    """Print the report of an ended mission and exit with the code of its status."""
     if not print_json(report, output):
         _print_text(report)
     sys.exit(EXIT_CODES[report["status"]])

@@ -84,6 +84,6 @@ def _waterfall(mission: str, settings: Settings, file: Path | None) -> Waterfall
     where = file or settings.trace_file or settings.trace_dir
     return leave(
         EXIT_ERROR,
-        f"no spans of mission {mission} in {where}; `mission run` writes those of its own workers, "
+        f"no spans of mission {mission} in {where}; `mission run` writes those of the workers it starts, "
         "other workers write theirs to TRACE_FILE",
     )

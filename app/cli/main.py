@@ -164,7 +164,7 @@ async def run_mission(
                         "use --attach and --area, or another server"
                     )
                 running = stack.enter_context(Workers(settings, kinds))
-                # Flush while the workers stop, not after: an unresponsive collector delays only once.
+                # Flush while the workers stop: an unresponsive collector then delays only once.
                 stack.callback(threading.Thread(target=providers.shut_down).start)
                 # A slow import that starting the mission needs: done while the workers start.
                 importing = asyncio.to_thread(import_module, "app.celery_app")

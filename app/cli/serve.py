@@ -1,4 +1,4 @@
-"""`mission serve`: the web server with pages and API; `mission run` can start one for its mission."""
+"""`mission serve`: the web server with pages and API; also started by `mission run`."""
 
 import asyncio
 import ipaddress
@@ -56,7 +56,8 @@ def serve(
     except OSError as error:
         leave(
             EXIT_ERROR,
-            f"WEB_HOST, WEB_PORT: cannot listen on {settings.web_host} port {settings.web_port}: {error.strerror}",
+            f"WEB_HOST, WEB_PORT: cannot listen on {settings.web_host} port {settings.web_port}: "
+            f"{error.strerror}",
         )
 
     async def serve_until_stopped() -> None:

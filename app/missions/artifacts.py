@@ -39,7 +39,7 @@ def write(
     report: dict[str, Any],
     others: Sequence[tuple[Grid, GridFrame]] = (),
 ) -> dict[str, str]:
-    """Write map, picture and report into a new folder, which is then renamed into folder.
+    """Write map, picture and report into a draft folder, then rename it to the mission's folder.
 
     Args:
         folder: The mission's folder; an older one is replaced.

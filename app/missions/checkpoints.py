@@ -13,7 +13,7 @@ from app.robots.codecs import decode_report, encode_report, load_json
 
 
 async def encode_state(state: State) -> dict[str, Any]:
-    """Encode a planner's state as JSON; store its large parts for the setting `checkpoint_ttl_s`."""
+    """Encode a planner's state as JSON; store its large parts for `checkpoint_ttl_s` seconds."""
     ttl_s = get_settings().checkpoint_ttl_s
     reports = [await encode_report(report, ttl_s=ttl_s) for report in state.legs]
     return {

@@ -68,22 +68,22 @@ def draw(
     row0, col0, row1, col1 = _shown(grid, frame)
     shown = grid[row0:row1, col0:col1]
     scale = min(max(_LONGER_SIDE / max(shown.shape), 0.05), 16.0)
-    canvas = _paint(shown, scale)
+    image = _paint(shown, scale)
 
     def pixel(point: Point) -> tuple[float, float]:
         row, col = frame.in_cells(*point)
-        return (col - col0) * scale, canvas.shape[0] - (row - row0) * scale
+        return (col - col0) * scale, image.shape[0] - (row - row0) * scale
 
     for point in frontiers:
-        _cross(canvas, pixel(point))
+        _cross(image, pixel(point))
     pixel_paths = [[pixel(point) for point in path] for path in paths]
     for slot, path in enumerate(pixel_paths):
-        _draw_path(canvas, path, _ROBOTS[slot % len(_ROBOTS)])
+        _draw_path(image, path, _ROBOTS[slot % len(_ROBOTS)])
     for slot, path in enumerate(pixel_paths):
-        _mark_ends(canvas, path, _ROBOTS[slot % len(_ROBOTS)])
-    cv2.rectangle(canvas, (0, 0), (canvas.shape[1] - 1, canvas.shape[0] - 1), _INK, 1)
-    legend = _legend(canvas.shape[0], len(paths), len(frontiers), scale / frame.resolution, facts)
-    return _compose(canvas, legend, title)
+        _mark_ends(image, path, _ROBOTS[slot % len(_ROBOTS)])
+    cv2.rectangle(image, (0, 0), (image.shape[1] - 1, image.shape[0] - 1), _INK, 1)
+    legend = _legend(image.shape[0], len(paths), len(frontiers), scale / frame.resolution, facts)
+    return _compose(image, legend, title)
 
 
 def save_picture(path: Path, picture: Picture) -> None:
@@ -132,41 +132,41 @@ def _fixed(point: tuple[float, float]) -> tuple[int, int]:
     return round(point[0] * unit), round(point[1] * unit)
 
 
-def _draw_path(canvas: Picture, path: Sequence[tuple[float, float]], colour: _Colour) -> None:
+def _draw_path(image: Picture, path: Sequence[tuple[float, float]], colour: _Colour) -> None:
     """Draw a path on a light outline that separates crossing paths."""
     points = np.array([_fixed(point) for point in path], np.int32).reshape(-1, 1, 2)
     if len(points) > 1:
-        cv2.polylines(canvas, [points], False, _PAPER, 5, cv2.LINE_AA, _FRACTION)
-        cv2.polylines(canvas, [points], False, colour, 2, cv2.LINE_AA, _FRACTION)
+        cv2.polylines(image, [points], False, _PAPER, 5, cv2.LINE_AA, _FRACTION)
+        cv2.polylines(image, [points], False, colour, 2, cv2.LINE_AA, _FRACTION)
 
 
-def _mark_ends(canvas: Picture, path: Sequence[tuple[float, float]], colour: _Colour) -> None:
+def _mark_ends(image: Picture, path: Sequence[tuple[float, float]], colour: _Colour) -> None:
     """Mark the start of a path with a ring and its end with a square."""
     if path:
-        _ring(canvas, path[0], colour)
-        _square(canvas, path[-1], colour)
+        _ring(image, path[0], colour)
+        _square(image, path[-1], colour)
 
 
-def _ring(canvas: Picture, at: tuple[float, float], colour: _Colour) -> None:
+def _ring(image: Picture, at: tuple[float, float], colour: _Colour) -> None:
     unit = 1 << _FRACTION
-    cv2.circle(canvas, _fixed(at), 8 * unit, _PAPER, -1, cv2.LINE_AA, _FRACTION)
-    cv2.circle(canvas, _fixed(at), 7 * unit, colour, 3, cv2.LINE_AA, _FRACTION)
+    cv2.circle(image, _fixed(at), 8 * unit, _PAPER, -1, cv2.LINE_AA, _FRACTION)
+    cv2.circle(image, _fixed(at), 7 * unit, colour, 3, cv2.LINE_AA, _FRACTION)
 
 
-def _square(canvas: Picture, at: tuple[float, float], colour: _Colour) -> None:
+def _square(image: Picture, at: tuple[float, float], colour: _Colour) -> None:
     x, y = round(at[0]), round(at[1])
-    cv2.rectangle(canvas, (x - 8, y - 8), (x + 8, y + 8), _PAPER, -1)
-    cv2.rectangle(canvas, (x - 6, y - 6), (x + 6, y + 6), colour, -1)
+    cv2.rectangle(image, (x - 8, y - 8), (x + 8, y + 8), _PAPER, -1)
+    cv2.rectangle(image, (x - 6, y - 6), (x + 6, y + 6), colour, -1)
 
 
-def _cross(canvas: Picture, at: tuple[float, float]) -> None:
+def _cross(image: Picture, at: tuple[float, float]) -> None:
     x, y = round(at[0]), round(at[1])
-    cv2.drawMarker(canvas, (x, y), _PAPER, cv2.MARKER_TILTED_CROSS, 14, 4, cv2.LINE_AA)
-    cv2.drawMarker(canvas, (x, y), _FRONTIER, cv2.MARKER_TILTED_CROSS, 12, 2, cv2.LINE_AA)
+    cv2.drawMarker(image, (x, y), _PAPER, cv2.MARKER_TILTED_CROSS, 14, 4, cv2.LINE_AA)
+    cv2.drawMarker(image, (x, y), _FRONTIER, cv2.MARKER_TILTED_CROSS, 12, 2, cv2.LINE_AA)
 
 
-def _write(canvas: Picture, text: str, x: int, y: int, size: float = 0.55) -> None:
-    cv2.putText(canvas, text, (x, y), _FONT, size, _INK, 1, cv2.LINE_AA)
+def _write(image: Picture, text: str, x: int, y: int, size: float = 0.55) -> None:
+    cv2.putText(image, text, (x, y), _FONT, size, _INK, 1, cv2.LINE_AA)
 
 
 def _legend(
@@ -174,35 +174,35 @@ def _legend(
 ) -> Picture:
     """Draw the legend: the symbols, a scale bar, and the given facts."""
     lines = robots + 2 + (frontiers > 0) + len(facts) + 4
-    canvas = np.full((max(height, lines * _LINE), 260, 3), 255, np.uint8)
+    image = np.full((max(height, lines * _LINE), 260, 3), 255, np.uint8)
     y = _LINE // 2
     for slot in range(robots):
         colour = _ROBOTS[slot % len(_ROBOTS)]
-        cv2.line(canvas, (4, y), (44, y), colour, 2, cv2.LINE_AA)
-        _write(canvas, f"robot {slot}", 56, y + 6)
+        cv2.line(image, (4, y), (44, y), colour, 2, cv2.LINE_AA)
+        _write(image, f"robot {slot}", 56, y + 6)
         y += _LINE
-    _ring(canvas, (24.0, float(y)), _INK)
-    _write(canvas, "start", 56, y + 6)
+    _ring(image, (24.0, float(y)), _INK)
+    _write(image, "start", 56, y + 6)
     y += _LINE
-    _square(canvas, (24.0, float(y)), _INK)
-    _write(canvas, "end", 56, y + 6)
+    _square(image, (24.0, float(y)), _INK)
+    _write(image, "end", 56, y + 6)
     y += _LINE
     if frontiers:
-        _cross(canvas, (24.0, float(y)))
-        _write(canvas, f"frontier left ({frontiers})", 56, y + 6)
+        _cross(image, (24.0, float(y)))
+        _write(image, f"frontier left ({frontiers})", 56, y + 6)
         y += _LINE
     y += _LINE // 2
     metres = _round_length(200.0 / pixels_per_metre)
     right = 4 + round(metres * pixels_per_metre)
-    cv2.line(canvas, (4, y), (right, y), _INK, 2)
+    cv2.line(image, (4, y), (right, y), _INK, 2)
     for x in (4, right):
-        cv2.line(canvas, (x, y - 5), (x, y + 5), _INK, 2)
-    _write(canvas, f"{metres:g} m", 4, y + _LINE - 6)
+        cv2.line(image, (x, y - 5), (x, y + 5), _INK, 2)
+    _write(image, f"{metres:g} m", 4, y + _LINE - 6)
     y += 2 * _LINE
     for fact in facts:
-        _write(canvas, fact, 4, y + 6)
+        _write(image, fact, 4, y + 6)
         y += _LINE
-    return canvas
+    return image
 
 
 def _round_length(longest: float) -> float:
@@ -211,14 +211,14 @@ def _round_length(longest: float) -> float:
     return max(step * power for step in (1.0, 2.0, 5.0) if step * power <= longest)
 
 
-def _compose(canvas: Picture, legend: Picture, title: str) -> Picture:
+def _compose(image: Picture, legend: Picture, title: str) -> Picture:
     """Arrange map, legend and title on one page."""
     header = _PAD + (_LINE if title else 0)
-    height = header + max(canvas.shape[0], legend.shape[0]) + _PAD
-    width = canvas.shape[1] + legend.shape[1] + 3 * _PAD
+    height = header + max(image.shape[0], legend.shape[0]) + _PAD
+    width = image.shape[1] + legend.shape[1] + 3 * _PAD
     page = np.full((height, width, 3), 255, np.uint8)
-    page[header : header + canvas.shape[0], _PAD : _PAD + canvas.shape[1]] = canvas
-    left = 2 * _PAD + canvas.shape[1]
+    page[header : header + image.shape[0], _PAD : _PAD + image.shape[1]] = image
+    left = 2 * _PAD + image.shape[1]
     page[header : header + legend.shape[0], left : left + legend.shape[1]] = legend
     if title:
         _write(page, title, _PAD, header - 14, 0.7)

@@ -1,6 +1,6 @@
 """Checks of what missions need, each with how to fix it: for `/readyz` and `mission doctor`.
 
-The server is asked over a bus of its own that waits a second for each answer, so that an
+The server is asked over a separate bus that waits a second for each answer, so that an
 unresponsive server is reported as one failed check, not waited for.
 """
 

@@ -159,7 +159,7 @@ def _request_rows(
     *,
     has_ended: bool,
 ) -> list[Row]:
-    """Return the row of a step, of each handler if there were several, of each event type of orders."""
+    """Return the rows of a step, of its handlers if there were several, and of its orders."""
     undo = span.attributes["sagastream.direction"] == "undo"
     handlers = sorted((s for s in request if s.kind == "consumer"), key=lambda s: s.start)
     sent = min((s.start for s in request if s.kind == "producer"), default=span.start)

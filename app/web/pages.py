@@ -1,6 +1,6 @@
 """The pages: missions, one mission, and the fleet, rendered on the server as HTML.
 
-Pages change state only through the API. Parts that change often have routes of their own below
+Pages change state only through the API. Parts that change often have separate routes below
 `/parts`, which the browser polls.
 """
 

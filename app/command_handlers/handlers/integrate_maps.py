@@ -137,7 +137,8 @@ def _registered(
 ) -> _Merged:
     """Merge maps that each have their own frame.
 
-    The merged map with most known cells is the mission's result. The details name the robots of each merged map, and each robot's pose in the frame of its map.
+    The merged map with most known cells is the mission's result. The details name the robots of
+    each merged map, and each robot's pose in the frame of its map.
     """
     # Imported here: the solver is slow to import, and missions with known poses do not need it.
     from app.exploration.merging.joint_map import joint_maps, on_floor  # noqa: PLC0415

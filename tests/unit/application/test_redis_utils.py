@@ -192,12 +192,12 @@ async def test_groups_of_dead_readers_are_swept(app_bus: Bus) -> None:
     """The next reader deletes the group of a killed reader, and no group of a living one."""
     functions = app_bus.session().streams
     stream = app_bus.key("d:replies")
-    for group in ("reader-dead", "somebody-else"):
+    for group in ("reader-dead", "someone-else"):
         await functions.join(stream, group=group, stale_ms=60_000, prefix="reader-")
     await asyncio.sleep(0.02)
     await functions.join(stream, group="reader-new", stale_ms=10, prefix="reader-")
     groups = await app_bus.command("XINFO", "GROUPS", stream)
-    assert {group["name"].decode() for group in groups} == {"reader-new", "somebody-else"}
+    assert {group["name"].decode() for group in groups} == {"reader-new", "someone-else"}
 
 
 async def test_a_reader_survives_the_deletion_of_its_stream(app_bus: Bus) -> None:

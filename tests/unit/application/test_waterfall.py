@@ -142,7 +142,7 @@ def test_orders_of_one_event_type_share_a_row() -> None:
 
 
 def test_a_running_step_has_no_duration() -> None:
-    """A sent step without a span of its own is running, and so is the mission."""
+    """A sent step whose span is missing is running, and so is the mission."""
     told = build_waterfall([ROOT, *request("one", 10, 12), *request("two", 12, 15)[:1]], STEPS)
     assert told.status == "running"
     assert [(row.name, row.status, row.duration_s) for row in told.rows][1] == (
