@@ -392,10 +392,10 @@ CONTROLS = [
 ]
 
 
-def run_tests(package: Path, *tests: str) -> int:
+def run_tests(package: Path, *tests: str, timeout_s: int = 30) -> int:
     """Run tests against the library in a folder; returns pytest's status."""
     path = f"import sys; sys.path.insert(0, {str(package.parent)!r}); import pytest"
-    command = f"{path}; sys.exit(pytest.main(['-q', '-x', '--timeout=30', *{tests!r}]))"
+    command = f"{path}; sys.exit(pytest.main(['-q', '-x', '--timeout={timeout_s}', *{tests!r}]))"
     return subprocess.run(
         [sys.executable, "-c", command],
         cwd=ROOT,
@@ -449,7 +449,7 @@ def main() -> None:
         if not red:
             wrong.append(control.name)
     if not sys.argv[1:]:
-        green = run_tests(LIBRARY, *ALL) == 0
+        green = run_tests(LIBRARY, *ALL, timeout_s=600) == 0
         print(f"{'green' if green else 'red':6}unchanged library", flush=True)
         if not green:
             wrong.append("unchanged library")

@@ -19,6 +19,7 @@ from sagastream import (
 from sagastream.cli.main import main
 from sagastream.testing import EmbeddedServer, bundled_binary
 from tests.conftest import listening
+from tests.polling import eventually
 
 STREAM = "work:commands"
 
@@ -87,6 +88,22 @@ async def test_who_comes_early_waits_for_the_command(bus: Bus) -> None:
             await _ask(bus, fail=True)
         stages = await asyncio.wait_for(following, 10)
     assert (stages[0]["status"], stages[-1]["status"]) == ("start", "failed")
+
+
+@pytest.mark.invariant(7)
+async def test_a_command_that_was_followed_before_it_came_does_not_expire(bus: Bus) -> None:
+    """What was kept for the followers for a while becomes the record of a live request."""
+    record = bus.key("request:r")
+    following = asyncio.create_task(_followed(bus))
+
+    async def is_followed() -> bool:
+        return bool(await bus.command("PTTL", record) > 0)
+
+    await eventually(is_followed, within_s=10, why="the follower made itself known")
+    await bus.emit_command(STREAM, event_type="work:do", payload={}, request_id="r")
+    assert await bus.command("PTTL", record) == -1
+    await bus.cancel("r")
+    assert (await asyncio.wait_for(following, 10))[-1]["status"] == "cancelled"
 
 
 @pytest.mark.parametrize("when_full", ["wait", "raise"])
