@@ -5,4 +5,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh
 export PYTHONPATH=src:.:benchmarks
-exec .venv/bin/python benchmarks/performance.py "$@"
+exec "${VENV:-.venv}/bin/python" benchmarks/performance.py "$@"

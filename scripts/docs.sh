@@ -3,5 +3,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh
-if [ "${1:-build}" = serve ]; then exec .venv/bin/python -m mkdocs serve --strict; fi
-exec .venv/bin/python -m mkdocs build --strict
+if [ "${1:-build}" = serve ]; then exec "${VENV:-.venv}/bin/python" -m mkdocs serve --strict; fi
+exec "${VENV:-.venv}/bin/python" -m mkdocs build --strict

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 maps=$1 results=$2
 scripts/setup.sh
 export PYTHONPATH=.:benchmarks
-python=.venv/bin/python
+python="${VENV:-.venv}/bin/python"
 mkdir -p "$results"
 $python benchmarks/exploration_cost.py --out "$results/cost.json"
 known() {

@@ -3,4 +3,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh
-exec "${VENV:-.venv}/bin/python" -m pytest --override-ini testpaths=tests/integration "$@"
+venv=${VENV:-.venv}
+unset VENV  # scripts that tests run use other environments
+exec "$venv/bin/python" -m pytest --override-ini testpaths=tests/integration "$@"

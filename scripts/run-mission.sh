@@ -4,4 +4,4 @@
 set -euo pipefail
 home=$(cd "$(dirname "$0")/.." && pwd)
 "$home/scripts/setup.sh"
-exec "$home/.venv/bin/mission" run "$@"
+exec "$home/${VENV:-.venv}/bin/mission" run "$@"

@@ -1,0 +1,78 @@
+"""`sagastream.status`: what operators and dashboards read about streams and requests."""
+
+import pytest
+
+from sagastream import Bus, Command, InvalidMessage, Progress, multi_stage_reply
+from sagastream.status import dead_letters, request_status, stream_status
+from tests.conftest import listening
+from tests.polling import eventually
+
+STREAM = "work:commands"
+
+
+@multi_stage_reply(stream=STREAM, event_type="work:do")
+async def work(_command: Command, _progress: Progress) -> None:
+    """Do nothing."""
+
+
+async def test_a_stream_without_listener_has_no_group(bus: Bus) -> None:
+    """Commands wait in it, and no group counts them."""
+    await bus.emit_command(STREAM, event_type="work:do", payload={})
+    status = await stream_status(bus, STREAM)
+    assert not status.has_group
+    assert (status.depth, status.pending, status.dead_letters) == (0, 0, 0)
+    assert status.event_types == ()
+
+
+async def test_the_depth_and_the_pending_commands_of_a_stream(bus: Bus) -> None:
+    """One of three commands was read and not ended, two were not read."""
+    key = bus.key(STREAM)
+    await bus.command("XGROUP", "CREATE", key, "sagastream", "0", "MKSTREAM")
+    for _ in range(3):
+        await bus.emit_command(STREAM, event_type="work:do", payload={})
+    read = ("XREADGROUP", "GROUP", "sagastream", "gone", "COUNT", 1, "STREAMS", key, ">")
+    await bus.command(*read)
+    status = await stream_status(bus, STREAM, timeout=5)
+    assert status.has_group
+    assert (status.depth, status.pending) == (2, 1)
+    assert status.oldest_pending_s >= 0
+
+
+async def test_a_live_listener_announces_its_event_types(bus: Bus) -> None:
+    """They are there while it runs."""
+    async with listening(bus, [work]):
+
+        async def announced() -> bool:
+            return (await stream_status(bus, STREAM)).event_types == ("work:do",)
+
+        await eventually(announced, within_s=10, why="the listener announced its event type")
+
+
+async def test_the_status_of_a_request_before_and_after_its_claim(bus: Bus) -> None:
+    """It is unknown, then pending, then completed by a consumer in epoch 1."""
+    assert await request_status(bus, "r") is None
+    await bus.emit_command(STREAM, event_type="work:do", payload={}, request_id="r")
+    pending = await request_status(bus, "r")
+    assert pending is not None
+    assert (pending.status, pending.stream, pending.event_type) == ("pending", STREAM, "work:do")
+    assert (pending.consumer, pending.epoch, pending.lease_s) == ("", 0, None)
+    async with listening(bus, [work]):
+        await bus.request_and_reply(STREAM, "work:do", {}, 10, request_id="r")
+    ended = await request_status(bus, "r")
+    assert ended is not None
+    assert (ended.status, ended.epoch) == ("completed", 1)
+    assert ended.consumer.startswith("sagastream-")
+    assert ended.lease_s is not None
+
+
+async def test_dead_letters_have_their_reason_apart_from_their_fields(bus: Bus) -> None:
+    """Bytes that are not UTF-8 are replaced; the newest come first when they are counted."""
+    dead = bus.key(f"{STREAM}:dead")
+    for number in range(2):
+        await bus.command("XADD", dead, "*", "n", number, "dead_reason", b"bad \xff")
+    oldest, newest = await dead_letters(bus, STREAM)
+    assert (oldest.reason, oldest.fields) == ("bad \ufffd", {"n": "0"})
+    assert await dead_letters(bus, STREAM, newest=1) == [newest]
+    assert await dead_letters(bus, STREAM, letter_id=oldest.letter_id) == [oldest]
+    with pytest.raises(InvalidMessage, match="letter_id"):
+        await dead_letters(bus, STREAM, letter_id="x")
