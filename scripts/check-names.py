@@ -16,7 +16,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 GLOSSARY = ROOT / "docs" / "explanation" / "glossary.md"
-# Names that are right where they are: (the file's end, the name).
+FOLDERS = {
+    "everywhere": ("src", "app"),
+    "library": ("src",),
+    "application": ("app",),
+    "exploration": ("app/exploration",),
+}
+# Names that are right where they are, by file.
 ALLOWED: set[tuple[str, str]] = set()
 # A metric or an attribute of a span.
 _METRIC = re.compile(r"(sagastream|mission)(\.[a-z_]+)+")
@@ -25,15 +31,14 @@ COMMON_MODULES = {"__init__", "__main__", "main"}
 
 
 def replaced() -> dict[str, set[str]]:
-    """The names that must not be used, by the part of the project: `src`, `app`."""
+    """The names that must not be used, by the folder that the rule is for."""
     table = GLOSSARY.read_text(encoding="utf-8").rpartition("| not | but | where |")[2]
-    names: dict[str, set[str]] = {"src": set(), "app": set()}
+    names: dict[str, set[str]] = defaultdict(set)
     for row in table.splitlines():
         cells = [cell.strip() for cell in row.split("|")]
-        if len(cells) < 4 or "`" not in cells[1]:  # noqa: PLR2004 - not | but | where
-            continue
-        for part in {"library": ["src"], "application": ["app"]}.get(cells[3], ["src", "app"]):
-            names[part].update(re.findall(r"`(\w+)`", cells[1]))
+        if len(cells) > len(("", "not", "but", "where")) and "`" in cells[1]:
+            for folder in FOLDERS[cells[3]]:
+                names[folder].update(re.findall(r"`(\w+)`", cells[1]))
     return names
 
 
@@ -69,20 +74,19 @@ def main() -> int:
     wrong = []
     classes: dict[str, list[str]] = defaultdict(list)
     modules: dict[str, list[str]] = defaultdict(list)
-    for part, names in replaced().items():
-        for path in sorted((ROOT / part).rglob("*.py")):
-            where = str(path.relative_to(ROOT))
-            if path.stem not in COMMON_MODULES:
-                modules[path.stem].append(where)
-            for line, name in names_of(path):
-                bare = name.strip("_")
-                if bare in names and not any(
-                    where.endswith(end) and bare == allowed for end, allowed in ALLOWED
-                ):
-                    wrong.append(f"{where}:{line}: {name}: the glossary has another name")
-            for node in ast.parse(path.read_text(encoding="utf-8")).body:
-                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                    classes[node.name].append(where)
+    rules = replaced()
+    for path in sorted(path for part in ("src", "app") for path in (ROOT / part).rglob("*.py")):
+        where = str(path.relative_to(ROOT))
+        names = set().union(*(rules[folder] for folder in rules if where.startswith(f"{folder}/")))
+        if path.stem not in COMMON_MODULES:
+            modules[path.stem].append(where)
+        for line, name in names_of(path):
+            bare = name.strip("_")
+            if bare in names and (where, bare) not in ALLOWED:
+                wrong.append(f"{where}:{line}: {name}: the glossary has another name")
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                classes[node.name].append(where)
     for kind, found in (("class", classes), ("module", modules)):
         wrong += [
             f"{kind} {name} exists {len(places)} times: {', '.join(places)}"
