@@ -1,8 +1,8 @@
-"""The figures of exploration as tables and a plot, made of what the other programs measured.
+"""Write the figures of exploration as tables and a plot.
 
-It reads the JSON lines of `exploration_known.py`, `exploration_bounds.py`, `exploration_slam.py` and
-`exploration_merging.py` from a folder and writes `figures.md`, `speed-up.png` and a few pictures. `scripts/
-exploration-benchmark.sh` runs everything in order.
+It reads the JSON lines of `exploration_known.py`, `exploration_bounds.py`, `exploration_slam.py`
+and `exploration_merging.py` from a folder and writes `figures.md` and `speed-up.png`.
+`scripts/exploration-benchmark.sh` runs all of them in order.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def rows_of(folder: Path, pattern: str) -> list[Row]:
 
 
 def speed_ups(rows: Iterable[Row]) -> dict[str, dict[int, list[float]]]:
-    """T99 of one robot over that of the team, same floor and seed, by group and team size."""
+    """Return T99 of one robot over T99 of the team, same floor and seed, by group and team size."""
     alone = {(row["floor"], row["seed"]): row["t99"] for row in rows if row["robots"] == 1}
     found: dict[str, dict[int, list[float]]] = {}
     for row in rows:
@@ -66,7 +66,7 @@ def table(head: Sequence[str], lines: Iterable[Sequence[object]]) -> list[str]:
 
 
 def known_part(rows: list[Row]) -> list[str]:
-    """Completeness and speed with known poses, of teams that start together and scattered ones."""
+    """Report completeness and speed with known poses, of teams that start together or scattered."""
     complete = sum(row["coverage"] >= 0.99 for row in rows)
     left = sum(row["worth_left"] > 0 for row in rows)
     patched = sum(row["hidden_left"] > 0 for row in rows)
@@ -77,22 +77,22 @@ def known_part(rows: list[Row]) -> list[str]:
     return [
         "## Known poses",
         "",
-        f"{complete} of {len(rows)} missions ended by themselves with coverage of at least 0.99;",
-        f"in {reachable} of them a frontier was left that a robot can get to.",
-        f"In {left} of them 5 or more frontier cells that it cannot were left beside some that can be",
-        f"observed from elsewhere; in {patched} of them a patch of 5 or more of those stayed unknown.",
+        f"{complete} of {len(rows)} missions ended by themselves with a coverage of at least 0.99.",
+        f"In {reachable} of them a frontier remained that a robot can reach.",
+        f"In {left} of them 5 or more unreachable frontier cells remained next to cells that are",
+        f"observable from elsewhere; in {patched} of them a patch of 5 or more such cells stayed unknown.",
         "",
-        "Teams that start together, side by side, by the size of the floor; medians of all missions:",
+        "Teams that start together, by the size of the floor; medians of all missions:",
         "",
         *_by_size(together),
-        f"({_ONE_ROOM} is left out: one room that a first scan shows almost whole.)",
+        f"({_ONE_ROOM} is excluded: it is one room, almost all of which the first scan shows.)",
         "",
         "The same by floor:",
         "",
         *_by_floor(together, speed_ups(together)),
         *(
             [
-                "Teams that start scattered, each robot at a place drawn from the seed:",
+                "Teams that start scattered, each robot at a random place:",
                 "",
                 *_by_floor(scattered, speed_ups([*alone, *scattered])),
             ]
@@ -103,7 +103,7 @@ def known_part(rows: list[Row]) -> list[str]:
 
 
 def _by_size(rows: list[Row]) -> list[str]:
-    """Write medians by size of floor and size of team."""
+    """Return medians by size of floor and size of team."""
     rows = [row for row in rows if row["floor"] != _ONE_ROOM]
     large = [row for row in rows if row["free_m2"] >= LARGE_M2]
     small = [row for row in rows if row["free_m2"] < LARGE_M2]
@@ -114,14 +114,14 @@ def _by_size(rows: list[Row]) -> list[str]:
             team = [row for row in own if row["robots"] == robots]
             gain = median(up for of_floor in ups.values() for up in of_floor.get(robots, []))
             overlap = median(row["overlap_t99"] for row in team)
-            twice = f"{overlap / (robots - 1):.2f}"
-            lines.append([name, robots, len(team), f"{gain:.2f}", f"{overlap:.2f}", twice])
-    head = ["free ground", "robots", "missions", "speed-up to T99", "overlap at T99"]
+            each = f"{overlap / (robots - 1):.2f}"
+            lines.append([name, robots, len(team), f"{gain:.2f}", f"{overlap:.2f}", each])
+    head = ["free area", "robots", "missions", "speed-up to T99", "overlap at T99"]
     return table([*head, "for each robot beyond the first"], lines)
 
 
 def _by_floor(rows: list[Row], ups: dict[str, dict[int, list[float]]]) -> list[str]:
-    """Write medians by floor and team size."""
+    """Return medians by floor and team size."""
     lines = []
     for group in sorted({kind(row["floor"]) for row in rows}):
         for robots in sorted({row["robots"] for row in rows}):
@@ -132,16 +132,18 @@ def _by_floor(rows: list[Row], ups: dict[str, dict[int, list[float]]]) -> list[s
                 shares = [
                     f"{median(r[key] for r in own):.2f}" for key in ("overlap_t99", "overlap")
                 ]
-                way = f"{median(r['travelled'] for r in own):.0f}"
+                distance = f"{median(r['travelled'] for r in own):.0f}"
                 least = f"{min(r['coverage'] for r in own):.4f}"
                 gain = f"{median(up):.2f}" if up else "-"
-                lines.append([group, robots, len(own), least, *cells, gain, *shares, way])
+                lines.append([group, robots, len(own), least, *cells, gain, *shares, distance])
     head = ["floor", "robots", "missions", "least coverage", "T90 s", "T99 s", "makespan s"]
-    return table([*head, "speed-up to T99", "overlap at T99", "overlap at the end", "way m"], lines)
+    return table(
+        [*head, "speed-up to T99", "overlap at T99", "overlap at the end", "distance m"], lines
+    )
 
 
 def bounds_part(bounds: list[Row], rows: list[Row]) -> list[str]:
-    """What no team that starts together can do better, beside what ours did."""
+    """Report the bounds for any team that starts together, next to our figures."""
     together = [row for row in rows if not row["scattered"]]
     t99 = {(row["floor"], row["seed"], row["robots"]): row["t99"] for row in together}
     lines = []
@@ -156,19 +158,19 @@ def bounds_part(bounds: list[Row], rows: list[Row]) -> list[str]:
                 overlap = median(r["overlap_least"] for r in own)
                 cells = [f"{least:.0f}", f"{ours:.0f}", f"{median(alone):.2f}", f"{overlap:.2f}"]
                 lines.append([group, robots, len(own), *cells])
-    head = ["floor", "robots", "missions", "least T99 s", "T99 s", "most speed-up"]
+    head = ["floor", "robots", "missions", "least T99 s", "T99 s", "maximum speed-up"]
     return [
-        "What no team that starts together can do better, though it knew the floor (medians):",
+        "Bounds for any team that starts together, even if it knew the floor (medians):",
         "",
         *table([*head, "least overlap"], lines),
     ]
 
 
 def slam_part(rows: list[Row]) -> list[str]:
-    """Missions without known poses."""
+    """Report missions with unknown poses."""
     good = sum(row["ate_m"] <= 0.10 and row["status"] == "completed" for row in rows)
 
-    def middle(name: str, own: list[Row]) -> str:
+    def middle_of(name: str, own: list[Row]) -> str:
         return f"{median(row[name] for row in own):.3f}"
 
     names = ("ate_m", "free_iou", "occupied_f1", "agreement", "coverage")
@@ -178,7 +180,7 @@ def slam_part(rows: list[Row]) -> list[str]:
         own = [row for row in rows if group in ("all", kind(row["floor"]))]
         worst = f"{max(row['ate_m'] for row in own):.3f}"
         pace = f"{median(row['pace_cpu'] for row in own):.0f}"
-        lines.append([group, len(own), *(middle(name, own) for name in names), worst, pace])
+        lines.append([group, len(own), *(middle_of(name, own) for name in names), worst, pace])
     head = ["floor", "missions", "ATE m", "free IoU", "occupied F1", "agreement", "coverage"]
     return [
         "## Unknown poses, 4 robots",
@@ -190,12 +192,11 @@ def slam_part(rows: list[Row]) -> list[str]:
 
 
 def merging_part(rows: list[Row]) -> list[str]:
-    """Registrations of pairs."""
+    """Report registrations of pairs."""
 
     def right(row: Row) -> bool:
-        return bool(row.get("off_m", math.inf) < _RIGHT_M) and bool(
-            row.get("off_deg", 180.0) < _RIGHT_DEG
-        )
+        off_m, off_deg = row.get("off_m", math.inf), row.get("off_deg", 180.0)
+        return bool(off_m < _RIGHT_M and off_deg < _RIGHT_DEG)
 
     def line(name: str, chosen: Callable[[Row], bool]) -> list[object]:
         own = [row for row in rows if chosen(row)]
@@ -218,33 +219,33 @@ def merging_part(rows: list[Row]) -> list[str]:
         "## Merging",
         "",
         *table(["pairs", "number", "merged right", "merged wrong"], lines),
-        f"Of those merged right the median is off {off_cm:.1f} cm and {off_deg:.2f} degrees;",
-        f"a pair takes {cpu:.2f} s of CPU in the median.",
+        f"The median error of those merged right is {off_cm:.1f} cm and {off_deg:.2f} degrees;",
+        f"the median CPU time of a pair is {cpu:.2f} s.",
         "",
     ]
 
 
 def plot(path: Path, ups: dict[str, dict[int, list[float]]]) -> None:
-    """Draw the median speed-up over team size, a line a group, and the ideal."""
+    """Plot the median speed-up over team size, one line for each group, and the ideal."""
     size, left, low, step = 640, 70, 560, 60
-    sheet = np.full((size, size + 160, 3), 255, np.uint8)
+    image = np.full((size, size + 160, 3), 255, np.uint8)
 
     def at(robots: float, gain: float) -> tuple[int, int]:
         return round(left + step * robots), round(low - step * gain)
 
     font = cv2.FONT_HERSHEY_SIMPLEX
     for number in range(1, 9):
-        cv2.line(sheet, at(0, number), at(8, number), (225, 225, 225), 1)
+        cv2.line(image, at(0, number), at(8, number), (225, 225, 225), 1)
         cv2.putText(
-            sheet, str(number), (left - 25, at(0, number)[1] + 5), font, 0.5, (40, 40, 40), 1
+            image, str(number), (left - 25, at(0, number)[1] + 5), font, 0.5, (40, 40, 40), 1
         )
         cv2.putText(
-            sheet, str(number), (at(number, 0)[0] - 5, low + 22), font, 0.5, (40, 40, 40), 1
+            image, str(number), (at(number, 0)[0] - 5, low + 22), font, 0.5, (40, 40, 40), 1
         )
-    cv2.line(sheet, at(1, 1), at(8, 8), (160, 160, 160), 1, cv2.LINE_AA)
-    cv2.putText(sheet, "robots", at(3.5, -0.8), font, 0.55, (40, 40, 40), 1, cv2.LINE_AA)
+    cv2.line(image, at(1, 1), at(8, 8), (160, 160, 160), 1, cv2.LINE_AA)
+    cv2.putText(image, "robots", at(3.5, -0.8), font, 0.55, (40, 40, 40), 1, cv2.LINE_AA)
     cv2.putText(
-        sheet,
+        image,
         f"speed-up to T99, median, floors of {LARGE_M2:,.0f} m2 or more",
         (left, 30),
         font,
@@ -257,11 +258,11 @@ def plot(path: Path, ups: dict[str, dict[int, list[float]]]) -> None:
         colour = _COLOURS[index % len(_COLOURS)]
         points = [at(robots, median(values)) for robots, values in sorted(gains.items())]
         line = np.array(points, np.int32).reshape(-1, 1, 2)
-        cv2.polylines(sheet, [line], False, colour, 2, cv2.LINE_AA)
+        cv2.polylines(image, [line], False, colour, 2, cv2.LINE_AA)
         y = 70 + 26 * index
-        cv2.line(sheet, (size - 30, y), (size, y), colour, 2, cv2.LINE_AA)
-        cv2.putText(sheet, group, (size + 8, y + 5), font, 0.45, (40, 40, 40), 1, cv2.LINE_AA)
-    save_picture(path, sheet)
+        cv2.line(image, (size - 30, y), (size, y), colour, 2, cv2.LINE_AA)
+        cv2.putText(image, group, (size + 8, y + 5), font, 0.45, (40, 40, 40), 1, cv2.LINE_AA)
+    save_picture(path, image)
 
 
 def main() -> None:
@@ -274,7 +275,7 @@ def main() -> None:
     parts = [
         "# Figures of exploration",
         "",
-        "Written by `scripts/exploration-benchmark.sh`; what they mean: [README.md](README.md).",
+        "Written by `scripts/exploration-benchmark.sh`; [README.md](README.md) explains them.",
         "",
         *known_part(known),
         *bounds_part(rows_of(options.results, "bounds*.jsonl"), known),

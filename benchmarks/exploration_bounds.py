@@ -1,10 +1,11 @@
-"""What no team that starts together can do better, floor by floor: the time to 99 %, the overlap.
+"""Bounds for any team that starts together: the time to 99 % and the overlap, floor by floor.
 
-Time: a cell is known no sooner than a robot can drive the shortest way to a place that sees it. A
+Time: no cell is known before a robot can have driven the shortest path to a place that sees it. A
 team of any size that knew the floor would need that long.
 
-Overlap, the sum of what each robot covered over what the team did, less one: every robot sees what
-lies around its start, though it never moved, and what several see there counts for each of them.
+Overlap, the sum of the cells that each robot saw over those that the team saw, less one: every
+robot sees the surroundings of its start even if it never moves, and what several robots see there
+counts for each of them.
 """
 
 import argparse
@@ -15,41 +16,43 @@ import numpy as np
 import numpy.typing as npt
 from exploration_floors import chosen, drawn_floors, large_floors, real_floors
 
+from app.exploration.clearance import traversable_cells
 from app.exploration.driver import Pose
 from app.exploration.evaluation.first_seen import Seconds, time_to
 from app.exploration.evaluation.map_quality import observable
 from app.exploration.grid import FREE, FloorMap, Mask
 from app.exploration.lidar import beam_angles, mark_visible
-from app.exploration.planning.paths import STRAIGHT, UNREACHED, distance_field
-from app.exploration.simulation.simulated_robot import RobotSpec, standing_room, start_poses
+from app.exploration.shortest_paths import STRAIGHT, UNREACHED, distance_field
+from app.exploration.simulation.simulated_robot import RobotSpec
+from app.exploration.simulation.start_poses import start_poses
 
 _LATTICE_M = 0.4
-_BAND_S = 1.0  # seconds of way that are looked at together
+_BAND_S = 1.0  # seconds of driving that are evaluated together
 _BEAMS = 720
 
 
 def earliest(floor: FloorMap, start: Pose, spec: RobotSpec) -> Seconds:
     """Return when each cell can be known at the earliest, (rows, cols) float32 seconds.
 
-    Places to look from are those of `quality.observable`.
+    The viewpoints are those of `map_quality.observable`.
     """
     frame = floor.frame
     row, col = frame.cell(start.x, start.y)
-    ways = distance_field(standing_room(floor, spec.radius), (row, col))
+    costs = distance_field(traversable_cells(floor, spec.radius), (row, col))
     step = max(1, round(_LATTICE_M / frame.resolution))
-    lattice = np.zeros(ways.shape, np.bool_)
+    lattice = np.zeros(costs.shape, np.bool_)
     lattice[row % step :: step, col % step :: step] = True
-    places = np.argwhere(lattice & (ways < UNREACHED))
-    seconds = ways[places[:, 0], places[:, 1]] * (frame.resolution / STRAIGHT / spec.speed)
-    first = np.full(ways.shape, np.inf, np.float32)
+    viewpoints = np.argwhere(lattice & (costs < UNREACHED))
+    seconds = costs[viewpoints[:, 0], viewpoints[:, 1]] * (frame.resolution / STRAIGHT / spec.speed)
+    first = np.full(costs.shape, np.inf, np.float32)
     for band in range(int(seconds.max() / _BAND_S) + 1):
-        seen = _seen(floor, places[seconds // _BAND_S == band], spec)
+        seen = _seen(floor, viewpoints[seconds // _BAND_S == band], spec)
         first[seen & np.isinf(first)] = band * _BAND_S
     return first
 
 
 def overlap_of_starts(floor: FloorMap, starts: list[Pose], seen: Mask, spec: RobotSpec) -> float:
-    """Return the overlap of a team that has seen the whole floor, each cell but those at the start once.
+    """Return the overlap of a team that saw each cell once, except those in sight of its starts.
 
     Args:
         floor: the floor.
@@ -65,14 +68,14 @@ def overlap_of_starts(floor: FloorMap, starts: list[Pose], seen: Mask, spec: Rob
     return (sum(int(np.count_nonzero(view)) for view in views) - once) / int(np.count_nonzero(seen))
 
 
-def _seen(floor: FloorMap, places: npt.NDArray[np.int64], spec: RobotSpec) -> Mask:
-    """Tell what is seen from cells, (n, 2) row and column."""
+def _seen(floor: FloorMap, viewpoints: npt.NDArray[np.int64], spec: RobotSpec) -> Mask:
+    """Return the cells in sight of viewpoints, (n, 2) row and column."""
     reach = spec.lidar.max_range / floor.frame.resolution
-    return mark_visible(floor.grid != FREE, places, beam_angles(_BEAMS), reach)
+    return mark_visible(floor.grid != FREE, viewpoints, beam_angles(_BEAMS), reach)
 
 
 def main() -> None:
-    """Write one JSON line a floor, seed and team size."""
+    """Write one JSON line for each floor, seed and team size."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--maps", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)

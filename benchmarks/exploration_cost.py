@@ -1,4 +1,4 @@
-"""What one lidar scan costs, in CPU time of one core: the least of many repetitions."""
+"""The cost of one lidar scan, in CPU time of one core: the minimum of many repetitions."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ _SCANS = 50
 
 
 def least(scan: Callable[[], object]) -> float:
-    """Return microseconds of CPU a scan, the least mean of many batches."""
+    """Return microseconds of CPU for one scan, the minimum of the means of many batches."""
     best = np.inf
     for _ in range(_REPEATS):
         began = time.process_time()

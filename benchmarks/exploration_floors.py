@@ -28,7 +28,7 @@ def drawn_floors() -> dict[str, FloorMap]:
 
 
 def large_floors() -> dict[str, FloorMap]:
-    """Draw the same larger, by kind and seed: 1,500 to 2,900 square metres."""
+    """Draw larger floors of the same kinds, by kind and seed: 1,500 to 2,900 square metres."""
     floors = {}
     for seed in DRAWN_SEEDS:
         floors[f"campus-{seed}"] = draw_campus(seed)
@@ -38,13 +38,13 @@ def large_floors() -> dict[str, FloorMap]:
 
 
 def kind(floor: str) -> str:
-    """Name the group that a floor is reported in: drawn ones differ in their seed alone."""
+    """Return the group that a floor is reported in: its name without the seed."""
     stem, _, seed = floor.rpartition("-")
     return stem if seed.isdecimal() else floor
 
 
 def chosen(floors: dict[str, FloorMap], names: Sequence[str] | None) -> dict[str, FloorMap]:
-    """Pick floors by name or kind, all of them if none is named."""
+    """Select floors by name or kind, all of them if none is named."""
     return {
         name: floor
         for name, floor in floors.items()
@@ -53,5 +53,5 @@ def chosen(floors: dict[str, FloorMap], names: Sequence[str] | None) -> dict[str
 
 
 def free_m2(floor: FloorMap) -> float:
-    """Measure the free ground of a floor, square metres."""
+    """Return the free area of a floor, square metres."""
     return int((floor.grid == FREE).sum()) * floor.frame.resolution**2

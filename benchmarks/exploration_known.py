@@ -1,4 +1,4 @@
-"""Missions with known poses: completeness, time to 90 and 99 %, overlap, makespan, way."""
+"""Missions with known poses: completeness, time to 90 and 99 %, overlap, makespan, distance."""
 
 import argparse
 import json
@@ -16,14 +16,14 @@ from exploration_floors import chosen, drawn_floors, free_m2, large_floors, real
 from app.exploration.evaluation.first_seen import time_to
 from app.exploration.evaluation.map_quality import accuracy, coverage, observable, reachable
 from app.exploration.grid import UNKNOWN, FloorMap, Grid, Mask
-from app.exploration.planning.frontiers import cluster, frontier_cells
-from app.exploration.planning.settings import DEFAULTS
+from app.exploration.planning.frontiers import cluster_frontiers, frontier_cells
+from app.exploration.planning.settings import DEFAULT_SETTINGS
 from app.exploration.simulation.simulate import simulate
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One mission's figures; times in simulated seconds but `wall_s`."""
+    """The figures of one mission; times in simulated seconds except `wall_s` and `cpu_s`."""
 
     floor: str
     free_m2: float
@@ -47,7 +47,7 @@ class Run:
     cpu_s: float
 
 
-_HIDES = 5  # cells
+_PATCH_CELLS = 5  # cells
 
 
 @lru_cache(maxsize=1)
@@ -55,18 +55,18 @@ def _floors(folder: Path) -> dict[str, FloorMap]:
     return real_floors(folder) | drawn_floors() | large_floors()
 
 
-def reachable_left(grid: Grid, stand: Mask, resolution: float) -> int:
-    """Count frontiers, as missions have them, that reach to where a robot's disc can get."""
-    least = math.ceil(DEFAULTS.frontier_least_m / resolution - 1e-9)
-    pieces = cluster(frontier_cells(grid), least=least, longest=10**6)
-    return sum(bool(stand[piece.cells[:, 0], piece.cells[:, 1]].any()) for piece in pieces)
+def reachable_left(grid: Grid, reached: Mask, resolution: float) -> int:
+    """Count remaining frontiers, by the mission's own definition, that a robot's disc can reach."""
+    min_cells = math.ceil(DEFAULT_SETTINGS.frontier_min_m / resolution - 1e-9)
+    pieces = cluster_frontiers(frontier_cells(grid), min_cells=min_cells, max_extent=10**6)
+    return sum(bool(reached[piece.cells[:, 0], piece.cells[:, 1]].any()) for piece in pieces)
 
 
 def worth_left(grid: Grid, seen: Mask) -> int:
-    """Count frontiers of 5 cells or more beside unknown observable ones, be it a single one."""
+    """Count remaining frontiers of 5 or more cells next to unknown observable cells."""
     hidden = seen & (grid == UNKNOWN)
-    beside = cv2.dilate(hidden.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-    return len(cluster(frontier_cells(grid) & beside, least=5, longest=10**6))
+    adjacent = cv2.dilate(hidden.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    return len(cluster_frontiers(frontier_cells(grid) & adjacent, min_cells=5, max_extent=10**6))
 
 
 def hidden_left(grid: Grid, seen: Mask) -> int:
@@ -74,9 +74,9 @@ def hidden_left(grid: Grid, seen: Mask) -> int:
     hidden = (seen & (grid == UNKNOWN)).astype(np.uint8)
     _, labels, sizes, _ = cv2.connectedComponentsWithStats(hidden, connectivity=8)
     frontier = frontier_cells(grid).astype(np.uint8)
-    beside = cv2.dilate(frontier, np.ones((3, 3), np.uint8)) > 0
-    behind = np.unique(labels[beside & (hidden > 0)])
-    return int(np.count_nonzero(sizes[behind, cv2.CC_STAT_AREA] >= _HIDES))
+    adjacent = cv2.dilate(frontier, np.ones((3, 3), np.uint8)) > 0
+    behind = np.unique(labels[adjacent & (hidden > 0)])
+    return int(np.count_nonzero(sizes[behind, cv2.CC_STAT_AREA] >= _PATCH_CELLS))
 
 
 def measure(job: tuple[Path, str, int, int, bool]) -> Run:
@@ -87,8 +87,8 @@ def measure(job: tuple[Path, str, int, int, bool]) -> Run:
     outcome = simulate(floor, robots, seed, scattered=scattered)
     wall, cpu = time.perf_counter() - began, time.process_time() - cpu_began
     seen = observable(floor, outcome.starts[0])
-    chronicle = outcome.chronicle
-    t99 = time_to(0.99, chronicle.first_known, seen)
+    first_seen = outcome.first_seen
+    t99 = time_to(0.99, first_seen.first_known, seen)
     return Run(
         floor=name,
         free_m2=free_m2(floor),
@@ -96,11 +96,11 @@ def measure(job: tuple[Path, str, int, int, bool]) -> Run:
         seed=seed,
         coverage=coverage(outcome.grid, floor, seen),
         accuracy=accuracy(outcome.grid, floor),
-        t90=time_to(0.9, chronicle.first_known, seen),
+        t90=time_to(0.9, first_seen.first_known, seen),
         t99=t99,
         makespan=outcome.seconds,
-        overlap=chronicle.overlap(seen),
-        overlap_t99=chronicle.overlap(seen, until=t99),
+        overlap=first_seen.overlap(seen),
+        overlap_t99=first_seen.overlap(seen, until=t99),
         scattered=scattered,
         travelled=sum(outcome.distances),
         rounds=outcome.rounds,
@@ -116,7 +116,7 @@ def measure(job: tuple[Path, str, int, int, bool]) -> Run:
 
 
 def main() -> None:
-    """Write one JSON line a mission."""
+    """Write one JSON line for each mission."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--maps", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)

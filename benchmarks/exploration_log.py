@@ -1,4 +1,4 @@
-"""A real log: SLAM over all of it, and over two halves that are merged without known pose."""
+"""A real log: SLAM over all of it, and over two halves that are merged without known poses."""
 
 import argparse
 import math
@@ -13,20 +13,20 @@ from exploration_pairs import redrawn
 from app.exploration.mapping.slam import SlamMap
 from app.exploration.merging.registration import DEFAULT_GATE, register
 from app.exploration.se2 import Transform, between, compose, inverse, wrap
-from app.exploration.simulation.log_replay import Record, read_carmen
+from app.exploration.simulation.log_replay import LogRecord, read_carmen
 from app.missions.picture import draw, save_picture
 
 _RESOLUTION = 0.05
 
 
-def mapped(records: Sequence[Record], start: Transform) -> tuple[SlamMap, list[float]]:
-    """Run SLAM from raw odometry; returns the map and the seconds of CPU of each update."""
+def mapped(records: Sequence[LogRecord], start: Transform) -> tuple[SlamMap, list[float]]:
+    """Run SLAM from raw odometry; return the map and the CPU seconds of each update."""
     slam = SlamMap()
-    slam.begin(0, records[0].scan, start)
+    slam.begin(records[0].scan, start)
     spent = []
     for before, after in pairwise(records):
         began = time.process_time()
-        slam.add(0, after.scan, between(before.odometry, after.odometry))
+        slam.add(after.scan, between(before.odometry, after.odometry))
         spent.append(time.process_time() - began)
     slam.solve()
     return slam, spent
@@ -52,9 +52,9 @@ def main() -> None:
     off = between(odometry[-1], whole.poses[-1])
     loops = [edge for edge in whole.graph.edges if edge.end - edge.start > len(records) // 2]
     errors = [between(edge.motion, between(*whole.poses[[edge.start, edge.end]])) for edge in loops]
-    print(f"scans {len(records)}, update {1e3 * float(np.mean(spent)):.1f} ms CPU in the mean")
+    print(f"scans {len(records)}, mean CPU time of an update {1e3 * float(np.mean(spent)):.1f} ms")
     print(
-        f"odometry ends {math.hypot(off[0], off[1]):.2f} m and {math.degrees(off[2]):.1f} deg off"
+        f"odometry error at the end: {math.hypot(off[0], off[1]):.2f} m, {math.degrees(off[2]):.1f} deg"
     )
     print(f"edges over half the log: {len(loops)}, RMS residual "
           f"{float(np.sqrt(np.mean(np.square(errors)[:, :2].sum(axis=1)))):.3f} m")  # fmt: skip

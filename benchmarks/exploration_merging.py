@@ -17,8 +17,8 @@ from app.exploration.se2 import apply, wrap
 from app.exploration.simulation.floor_plans import draw_office
 from app.exploration.simulation.halls_and_caves import draw_cave, draw_hall
 
-# The maps, and the seeds of each kind of drawn floor, by metres a cell. 200 to 205 were a test once,
-# as were 300 to 305.
+# The maps, and the seeds of each kind of drawn floor, by metres a cell. Seeds 200 to 205 and 300 to
+# 305 were tests of earlier gates.
 _FLOORS: dict[str, tuple[list[str], dict[float, list[int]]]] = {
     "fix": (
         ["depot"],
@@ -33,7 +33,7 @@ _FLOORS: dict[str, tuple[list[str], dict[float, list[int]]]] = {
 
 
 def floors_for(use: str, folder: Path) -> dict[str, FloorMap]:
-    """The floors for one use: the gate is fixed on other ones than it is tested on."""
+    """Return the floors for one use: the gate is fitted on other floors than it is tested on."""
     real = real_floors(folder)
     names, drawn = _FLOORS[use]
     floors = {name: real[name] for name in names if name in real}
@@ -65,7 +65,7 @@ def measure(pair: Pair) -> dict[str, object]:
         "agreement": found.agreement,
         "distinct": found.distinct,
         "conflict": found.conflict,
-        "warp": found.warp,
+        "residual_rms": found.residual_rms,
     }
     if pair.truth is not None:
         known = np.argwhere(pair.grids[1] >= 0).mean(axis=0)
@@ -77,7 +77,7 @@ def measure(pair: Pair) -> dict[str, object]:
 
 
 def main() -> None:
-    """Write one JSON line a pair."""
+    """Write one JSON line for each pair."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("use", choices=["fix", "test"])
     parser.add_argument("--maps", type=Path, required=True)
@@ -86,11 +86,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     cv2.setNumThreads(1)
-    many = options.pairs
+    count = options.pairs
     floors = floors_for(options.use, options.maps)
     with options.out.open("w") as file:
         for pair in pairs_of(
-            floors, options.seed, wide=many, narrow=many, apart=many, foreign=many
+            floors, options.seed, wide=count, narrow=count, disjoint=count, foreign=count
         ):
             file.write(json.dumps(measure(pair)) + "\n")
             file.flush()

@@ -1,4 +1,4 @@
-"""Pictures of two missions: eight robots with known poses, four without."""
+"""Pictures of two missions: eight robots with known poses, four with unknown ones."""
 
 import argparse
 from pathlib import Path
@@ -21,14 +21,13 @@ def main() -> None:
     title = "hall, 8 robots, known poses"
     picture = draw(known.grid, hall.frame, known.paths, known.frontiers_left, title=title)
     save_picture(options.out / "mission-known.png", picture)
-    mission = run(floors["cave-0"], 4, 1)
-    (party,) = mission.outcome.parties
-    tracks = []
-    for slot in party.slots:
-        poses = party.slam.poses[party.slam.of_robot(slot)]
-        tracks.append([(float(x), float(y)) for x, y, _ in poses])
+    outcome = run(floors["cave-0"], 4, 1).outcome
+    (joint,) = outcome.maps
+    tracks = [
+        [(float(x), float(y)) for x, y, _ in outcome.trajectory(slot)] for slot in joint.members
+    ]
     title = "cave, 4 robots, unknown poses, in the frame of robot 0"
-    picture = draw(party.grid, party.frame, tracks, title=title)
+    picture = draw(joint.grid, joint.frame, tracks, title=title)
     save_picture(options.out / "mission-slam.png", picture)
 
 

@@ -1,8 +1,7 @@
-"""Missions without known poses: trajectory error, map against the floor, pace, cost of an update."""
+"""Missions with unknown poses: trajectory error, map against the floor, pace, CPU time."""
 
 import argparse
 import json
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,59 +13,63 @@ from app.exploration.driver import Pose
 from app.exploration.evaluation.fidelity import alignment, fidelity, trajectory_error
 from app.exploration.evaluation.map_quality import coverage, observable
 from app.exploration.grid import FloorMap, Grid
-from app.exploration.mapping.keyframes import draw
+from app.exploration.mapping.keyframes import draw_keyframes
 from app.exploration.mapping.slam_robot import SlamRobot
 from app.exploration.merging.evidence import occupancy
 from app.exploration.se2 import Transform, compose
-from app.exploration.simulation.deployment import bodies_on, true_starts
-from app.exploration.simulation.expedition import Expedition, explore
-from app.exploration.simulation.mobile_base import SimulatedBody
+from app.exploration.simulation.deployment import own_frame, place_bases
+from app.exploration.simulation.simulate_unknown_poses import (
+    UnknownPoseExploration,
+    simulate_unknown_poses,
+)
+from app.exploration.simulation.simulated_base import SimulatedBase
+from app.exploration.simulation.start_poses import true_starts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Mission:
-    """An expedition with the bodies that know where they were."""
+class UnknownPoseRun:
+    """An exploration, with the bases that know their true poses."""
 
     floor: FloorMap
     starts: list[Pose]
-    bodies: list[SimulatedBody]
-    outcome: Expedition
+    bases: list[SimulatedBase]
+    outcome: UnknownPoseExploration
     wall_s: float
     cpu_s: float
 
     def tracks(self) -> tuple[Transform, Transform]:
-        """Return (n, 3) estimated poses of the largest party, and the true ones."""
-        party = max(self.outcome.parties, key=lambda one: len(one.robots))
-        estimated = [party.slam.poses[party.slam.of_robot(slot)] for slot in party.slots]
-        return np.vstack(estimated), np.vstack([self.bodies[slot].track for slot in party.slots])
+        """Return (n, 3) estimated poses of the largest map's robots, and the true ones."""
+        members = max(self.outcome.maps, key=lambda joint: len(joint.members)).members
+        estimated = [self.outcome.trajectory(slot) for slot in members]
+        return np.vstack(estimated), np.vstack([self.bases[slot].track for slot in members])
 
     def merged(self) -> Grid:
-        """Draw the largest party's map on the floor's grid, at the best place for its track."""
-        party = max(self.outcome.parties, key=lambda one: len(one.robots))
-        place = alignment(*self.tracks())
+        """Draw the largest map's keyframes on the floor's grid, aligned by its track."""
+        members = max(self.outcome.maps, key=lambda joint: len(joint.members)).members
+        to_floor = alignment(*self.tracks())
         total = np.zeros(self.floor.grid.shape, np.int16)
-        for slot in party.slots:
-            own = party.slam.of_robot(slot)
+        for slot in members:
             layer = np.zeros(self.floor.grid.shape, np.int8)
-            keyframes = [party.slam.keyframes[index] for index in own]
-            draw(layer, self.floor.frame, keyframes, compose(place, party.slam.poses[own]))
+            poses = compose(to_floor, self.outcome.trajectory(slot))
+            keyframes = self.outcome.robots[slot].slam.keyframes
+            draw_keyframes(layer, self.floor.frame, keyframes, poses)
             total += layer
         return occupancy(total)
 
 
-def run(floor: FloorMap, robots: int, seed: int) -> Mission:
-    """Explore a floor with robots at unknown poses, in unknown directions."""
-    starts, bodies = true_starts(floor, robots, seed), bodies_on(floor, robots, seed)
-    team = [SlamRobot(body, slot=slot) for slot, body in enumerate(bodies)]
-    extent = math.hypot(floor.frame.rows, floor.frame.cols) * floor.frame.resolution
+def run(floor: FloorMap, robots: int, seed: int) -> UnknownPoseRun:
+    """Explore a floor with robots at unknown poses and random headings."""
+    starts, bases = true_starts(floor, robots, seed), place_bases(floor, robots, seed)
+    frame = own_frame(floor)
+    team = [SlamRobot(base, frame) for base in bases]
     began, cpu_began = time.perf_counter(), time.process_time()
-    outcome = explore(team, extent_m=extent)
+    outcome = simulate_unknown_poses(team, frame)
     wall, cpu = time.perf_counter() - began, time.process_time() - cpu_began
-    return Mission(floor, starts, bodies, outcome, wall, cpu)
+    return UnknownPoseRun(floor, starts, bases, outcome, wall, cpu)
 
 
-def measure(name: str, mission: Mission, robots: int, seed: int) -> dict[str, object]:
-    """Return one mission's figures."""
+def measure(name: str, mission: UnknownPoseRun, robots: int, seed: int) -> dict[str, object]:
+    """Return the figures of one run."""
     estimated, truth = mission.tracks()
     merged = mission.merged()
     seen = observable(mission.floor, mission.starts[0])
@@ -92,7 +95,7 @@ def measure(name: str, mission: Mission, robots: int, seed: int) -> dict[str, ob
 
 
 def main() -> None:
-    """Write one JSON line a mission."""
+    """Write one JSON line for each run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--maps", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)

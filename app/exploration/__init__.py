@@ -1,5 +1,5 @@
-"""Collaborative exploration of a floor by robots with lidar, and nothing of messaging.
+"""Collaborative exploration of a floor by robots with lidar; no messaging.
 
 Everything here is a plain value or a pure function of values, in metres and simulated seconds.
-Poses are known in one frame; files stand in `map_files` and `picture` only.
+Only `map_files` and `simulation.log_replay` read or write files.
 """

@@ -1,21 +1,27 @@
-"""What the mission asks of a robot, and the small values that cross that border.
+"""The driver interface: what a mission asks of a robot, and the values that cross it.
 
-A simulated robot stands behind it today; a real one can, for nothing here knows of a simulation.
+Nothing here depends on a simulation: a real robot can stand behind the interface as well.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
-from app.exploration.grid import LogOdds
+import numpy as np
+
+from app.exploration.grid import Box, GridFrame, LogOdds
 
 Point = tuple[float, float]
 """(x, y) in metres, map frame."""
 
 
+class StartError(ValueError):
+    """Robots cannot start at the given pose, or not as many of them as requested."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pose:
-    """Where a robot stands: metres and radians from the x axis, map frame."""
+    """Position and heading of a robot: metres and radians from the x axis, map frame."""
 
     x: float
     y: float
@@ -24,10 +30,10 @@ class Pose:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a robot is to do until the next barrier.
+    """What a robot shall do until the next barrier.
 
     Attributes:
-        path: waypoints in driving order, without the place where the robot stands; empty to wait.
+        path: waypoints in driving order, without the robot's own position; empty to wait.
         until: the barrier, mission seconds.
     """
 
@@ -37,32 +43,52 @@ class Order:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Patch:
-    """A rectangle of a robot's own evidence, to be laid over what was known of it.
+    """A rectangle of a robot's own evidence; it replaces earlier evidence of that robot.
 
     Attributes:
-        row0: the row of the rectangle's first cell in the mission's frame.
-        col0: its column.
-        cells: (rows, cols) int8 log-odds units, see `lidar`; 0 by 0 where nothing changed.
+        row0: the row of its first cell in the mission's frame.
+        col0: the column of its first cell in the mission's frame.
+        cells: (rows, cols) int8 log-odds units, see `lidar`; 0 by 0 if nothing changed.
     """
 
     row0: int
     col0: int
     cells: LogOdds
 
+    @classmethod
+    def cut(cls, evidence: LogOdds, box: Box) -> Self:
+        """Copy a rectangle of an evidence grid, (rows, cols) int8; empty if the box is."""
+        cells = evidence[box.slices].copy()
+        return cls(box.row0, box.col0, cells) if cells.size else cls(0, 0, cells[:0, :0])
+
+    @property
+    def box(self) -> Box:
+        """The rectangle in the mission's frame."""
+        rows, cols = self.cells.shape
+        return Box(self.row0, self.col0, self.row0 + rows, self.col0 + cols)
+
+    def lies_in(self, frame: GridFrame) -> bool:
+        """Return whether the rectangle lies inside a frame."""
+        box = self.box
+        return min(box.row0, box.col0) >= 0 and box.row1 <= frame.rows and box.col1 <= frame.cols
+
+
+EMPTY_PATCH = Patch(0, 0, np.zeros((0, 0), np.int8))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Leg:
-    """What a robot reports when a leg ends.
+class DriveReport:
+    """What a robot reports after each call.
 
     Attributes:
-        time: mission seconds at the end; a robot that is there early stands until the barrier.
+        time: mission seconds at the end; a robot that arrives early waits until the barrier.
         pose: where it stands now.
-        distance: metres driven in this leg.
-        path: the points driven through, the first and the last included.
-        reached: how many of the ordered waypoints lie behind.
+        distance: metres driven since the last report.
+        path: points driven through since the last report, first and last included.
+        reached: number of ordered waypoints that it has passed.
         arrived: it reached the last waypoint.
-        blocked: it refused to go on, for its body would not fit; it stands before that place and
-            faces it.
+        blocked: it stopped because its body would not fit; it stands before that place and faces
+            it.
         patch: what changed in its map.
     """
 
@@ -77,16 +103,16 @@ class Leg:
 
 
 class RobotDriver(Protocol):
-    """A robot that can be sent along a path and asked for what it saw. Calls block."""
+    """A robot that drives along paths and reports what it sees. Calls block."""
 
-    def deploy(self, pose: Pose) -> Leg:
-        """Take up a pose at time 0 and look around; the report holds the first scan."""
+    def deploy(self, pose: Pose) -> DriveReport:
+        """Take up a pose at time 0 and scan; the report holds the first scan."""
         ...
 
-    def drive(self, path: Sequence[Point], until: float) -> Leg:
+    def drive(self, path: Sequence[Point], until: float) -> DriveReport:
         """Follow waypoints until the last one, an obstacle or the given mission second."""
         ...
 
-    def recall(self) -> Leg:
-        """Stop for good; the patch of this last report is all that the robot ever saw."""
+    def recall(self) -> DriveReport:
+        """Stop for good; the patch of this last report is everything that the robot saw."""
         ...

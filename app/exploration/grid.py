@@ -1,8 +1,7 @@
-"""The occupancy grid's vocabulary: cell values, the frame that places cells, a named floor.
+"""The occupancy grid: cell values, the frame that places cells, a named floor.
 
-Row 0 is the row of lowest y and column 0 the column of lowest x, so an index grows as its
-coordinate does. Images store the top row first: whoever reads or writes one turns it over there,
-and nowhere else.
+Row 0 is the row of lowest y and column 0 the column of lowest x, so that an index grows with its
+coordinate. Images store the top row first; only code that reads or writes images flips them.
 """
 
 from collections.abc import Mapping
@@ -19,6 +18,12 @@ OCCUPIED = 100
 
 Grid = npt.NDArray[np.int8]
 """Occupancy, (rows, cols) int8 of UNKNOWN, FREE or OCCUPIED, as in ROS `nav_msgs/OccupancyGrid`."""
+
+Cell = tuple[int, int]
+"""Row and column."""
+
+Cells = npt.NDArray[np.int32]
+"""Rows and columns, (n, 2) int32."""
 
 Mask = npt.NDArray[np.bool_]
 """A set of cells, (rows, cols) bool."""
@@ -45,7 +50,7 @@ class GridFrame:
     origin_x: float = 0.0
     origin_y: float = 0.0
 
-    def cell(self, x: float, y: float) -> tuple[int, int]:
+    def cell(self, x: float, y: float) -> Cell:
         """Return the (row, col) that holds a point; it may lie outside the grid."""
         col = floor((x - self.origin_x) / self.resolution)
         row = floor((y - self.origin_y) / self.resolution)
@@ -63,7 +68,7 @@ class GridFrame:
         return (y - self.origin_y) / self.resolution, (x - self.origin_x) / self.resolution
 
     def contains(self, row: int, col: int) -> bool:
-        """Tell whether a cell lies inside the grid."""
+        """Return whether a cell lies inside the grid."""
         return 0 <= row < self.rows and 0 <= col < self.cols
 
     def to_dict(self) -> dict[str, Any]:
@@ -72,7 +77,7 @@ class GridFrame:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote.
+        """Make a frame of the values that `to_dict` returned.
 
         Raises:
             TypeError: a field is missing or unknown.
@@ -89,6 +94,11 @@ class Box:
     row1: int
     col1: int
 
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """The rectangle as an index of a (rows, cols) array."""
+        return slice(self.row0, self.row1), slice(self.col0, self.col1)
+
     def union(self, other: "Box") -> "Box":
         """Return the smallest box that holds both."""
         return Box(
@@ -99,12 +109,20 @@ class Box:
         )
 
 
+def bounding_box(mask: npt.NDArray[np.generic]) -> Box | None:
+    """Return the smallest box around all cells that are not zero, None if there are none."""
+    rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not rows.size:
+        return None
+    return Box(int(rows[0]), int(cols[0]), int(rows[-1]) + 1, int(cols[-1]) + 1)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class FloorMap:
     """A floor with its name.
 
     Attributes:
-        name: the map's name, its file's stem.
+        name: the map's name, the stem of its file.
         grid: (rows, cols) int8 occupancy, row 0 lowest.
         frame: where the grid lies.
     """

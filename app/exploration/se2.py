@@ -1,4 +1,4 @@
-"""Rigid motions of the plane as arrays: (..., 3) float64 of x, y in metres and angle in radians."""
+"""Rigid transforms of the plane as arrays: (..., 3) float64 of x, y in metres, angle in radians."""
 
 import math
 from typing import cast
@@ -9,7 +9,7 @@ import numpy.typing as npt
 from app.exploration.driver import Pose
 
 Transform = npt.NDArray[np.float64]
-"""(3,) or (n, 3) float64: x, y, angle; maps points of one frame into another."""
+"""(3,) or (n, 3) float64: x, y, angle; transforms points of one frame into another."""
 
 Points = npt.NDArray[np.float64]
 """(n, 2) float64 metres."""
@@ -18,14 +18,14 @@ IDENTITY: Transform = np.zeros(3)
 
 
 def wrap(angle: float) -> float:
-    """Return the same direction within -pi to pi."""
+    """Return the same angle within -pi to pi."""
     return math.remainder(angle, 2.0 * math.pi)
 
 
 def compose(first: Transform, second: Transform) -> Transform:
-    """Return `first` after `second`: what the second expresses in its frame, in the first's.
+    """Return `first` after `second`: a transform in the second frame, expressed in the first.
 
-    Either may be (3,) or (n, 3); the other is repeated.
+    Either may be (3,) or (n, 3); they are broadcast.
     """
     first, second = np.broadcast_arrays(first, second)
     cos, sin = np.cos(first[..., 2]), np.sin(first[..., 2])
@@ -40,7 +40,7 @@ def compose(first: Transform, second: Transform) -> Transform:
 
 
 def inverse(transform: Transform) -> Transform:
-    """Return the motion that undoes one, (3,) or (n, 3)."""
+    """Return the inverse of a transform, (3,) or (n, 3)."""
     cos, sin = np.cos(transform[..., 2]), np.sin(transform[..., 2])
     return np.stack(
         [
@@ -53,24 +53,24 @@ def inverse(transform: Transform) -> Transform:
 
 
 def between(start: Transform, end: Transform) -> Transform:
-    """Return the end as seen from the start."""
+    """Return the end as seen from the start: the relative transform."""
     return compose(inverse(start), end)
 
 
 def apply(transform: Transform, points: Points) -> Points:
-    """Move points, (n, 2) metres, by one motion, (3,)."""
+    """Transform points, (n, 2) metres, by one transform, (3,)."""
     cos, sin = math.cos(transform[2]), math.sin(transform[2])
     turn = np.array([[cos, sin], [-sin, cos]])
     return cast("Points", points @ turn + transform[:2])
 
 
 def of_pose(pose: Pose) -> Transform:
-    """Return a pose as a motion, from its robot's body to its map."""
+    """Return a pose as a transform, (3,), from the robot's frame to the map's."""
     return np.array([pose.x, pose.y, pose.heading])
 
 
 def to_pose(transform: Transform) -> Pose:
-    """Return a motion, (3,), as a pose."""
+    """Return a transform, (3,), as a pose."""
     return Pose(float(transform[0]), float(transform[1]), float(transform[2]))
 
 

@@ -1,4 +1,4 @@
-"""How right poses and maps are that come in a frame of their own."""
+"""Accuracy of estimated poses and of maps in a frame of their own."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from app.exploration.se2 import Transform, compose
 
 
 def alignment(estimated: Transform, truth: Transform) -> Transform:
-    """Find the motion that brings one track onto another with the least squared distance.
+    """Find the rigid transform that aligns one track with another with the least squared error.
 
     Horn, "Closed-form solution of absolute orientation" (1987), in the plane, without scale.
 
@@ -19,13 +19,13 @@ def alignment(estimated: Transform, truth: Transform) -> Transform:
         truth: (n, 3) poses of the same moments in another frame.
 
     Returns:
-        (3,) of the first frame in the second.
+        (3,) from the first frame to the second.
     """
     here, there = estimated[:, :2], truth[:, :2]
     middle, goal = here.mean(axis=0), there.mean(axis=0)
     spread = (here - middle).T @ (there - goal)
     angle = float(np.arctan2(spread[0, 1] - spread[1, 0], spread[0, 0] + spread[1, 1]))
-    if np.hypot(*(here - middle).T).max(initial=0.0) < 0.1:  # noqa: PLR2004, it did not move
+    if np.hypot(*(here - middle).T).max(initial=0.0) < 0.1:  # noqa: PLR2004, the robot did not move
         off = truth[:, 2] - estimated[:, 2]
         angle = float(np.arctan2(np.sin(off).mean(), np.cos(off).mean()))
     cos, sin = np.cos(angle), np.sin(angle)
@@ -34,7 +34,7 @@ def alignment(estimated: Transform, truth: Transform) -> Transform:
 
 
 def trajectory_error(estimated: Transform, truth: Transform) -> float:
-    """Return the absolute trajectory error: RMS metres after `alignment`.
+    """Return the absolute trajectory error (ATE): RMS metres after `alignment`.
 
     Sturm et al., "A Benchmark for the Evaluation of RGB-D SLAM Systems" (IROS 2012).
 
@@ -48,7 +48,7 @@ def trajectory_error(estimated: Transform, truth: Transform) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Fidelity:
-    """How well a map shows what could be seen of a floor.
+    """How well a map shows the observable part of a floor.
 
     Attributes:
         free_iou: intersection over union of the map's free cells and the observable ones.
@@ -68,18 +68,18 @@ def fidelity(merged: Grid, floor: FloorMap, observable: Mask, *, near: float = 0
     Args:
         merged: (rows, cols) int8 occupancy in the floor's frame.
         floor: the true floor.
-        observable: (rows, cols) bool, from `quality.observable`.
+        observable: (rows, cols) bool, from `map_quality.observable`.
         near: metres within which an occupied cell is right.
 
     Raises:
-        ValueError: the map is not of the floor's shape.
+        ValueError: the map's shape is not the floor's.
     """
     if merged.shape != floor.grid.shape:
-        raise ValueError(f"map {merged.shape} is not of the floor's shape {floor.grid.shape}")
+        raise ValueError(f"map {merged.shape} differs in shape from the floor {floor.grid.shape}")
     free = merged == FREE
     union = int(np.count_nonzero(free | observable))
-    beside = cv2.dilate(observable.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-    surface = beside & (floor.grid != FREE)
+    near_observable = cv2.dilate(observable.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    surface = near_observable & (floor.grid != FREE)
     occupied = merged == OCCUPIED
     reach = near / floor.frame.resolution + 1e-3
     right = _share_near(occupied, surface, reach)
@@ -94,9 +94,9 @@ def fidelity(merged: Grid, floor: FloorMap, observable: Mask, *, near: float = 0
 
 
 def _share_near(cells: Mask, goal: Mask, reach: float) -> float:
-    """Return the share of some cells that lie within a distance of others, in cells."""
+    """Return the share of cells that lie within a distance, cells, of other cells."""
     count = int(np.count_nonzero(cells))
     if not count or not goal.any():
         return 0.0
-    away = cv2.distanceTransform((~goal).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return int(np.count_nonzero(away[cells] <= reach)) / count
+    distance = cv2.distanceTransform((~goal).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return int(np.count_nonzero(distance[cells] <= reach)) / count

@@ -1,10 +1,10 @@
-"""How fast a team came to know a floor, and how much of its work was done twice.
+"""How fast a team came to know a floor, and how much of its work was redundant.
 
 T90, T99 and the overlap rate are those of Xu et al., "Explore-Bench: Data Sets, Metrics and
 Evaluations for Frontier-based and Deep-reinforcement-learning-based Autonomous Exploration"
-(ICRA 2022), over the cells that can be observed at all; see `quality.observable`. Its program
-(`exploration_metric_for_two_robots.py`) takes the overlap rate when 99 % are known, as an
-exploration ends there; ours go on until nothing is left, so that both moments can be asked for.
+(ICRA 2022), over the observable cells; see `map_quality.observable`. Their program
+(`exploration_metric_for_two_robots.py`) computes the overlap rate at 99 % known, where its
+explorations end. Ours continue until no frontier is left, so that both moments can be evaluated.
 """
 
 import math
@@ -12,19 +12,19 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from app.exploration.driver import Leg
+from app.exploration.driver import DriveReport
 from app.exploration.grid import GridFrame, Mask
 
 Seconds = npt.NDArray[np.float32]
 """(rows, cols) float32, the mission second at which a cell became known, infinite if never."""
 
 
-class Chronicle:
-    """Remembers when the team, and each robot, first knew each cell.
+class FirstSeenTimes:
+    """When the team, and each robot, first saw each cell.
 
     Args:
         frame: the mission's frame.
-        robots: how many.
+        robots: number of robots.
 
     Attributes:
         by_robot: each robot's own seconds, by slot.
@@ -39,23 +39,23 @@ class Chronicle:
         """When the team first knew each cell."""
         return np.asarray(np.minimum.reduce(self.by_robot), np.float32)
 
-    def note(self, slot: int, leg: Leg) -> None:
-        """Take a robot's report; its cells count as known at the report's second."""
-        cells = leg.patch.cells
-        rows = slice(leg.patch.row0, leg.patch.row0 + cells.shape[0])
-        cols = slice(leg.patch.col0, leg.patch.col0 + cells.shape[1])
+    def record(self, slot: int, report: DriveReport) -> None:
+        """Record a robot's report; its cells count as seen at the report's second."""
+        cells = report.patch.cells
+        rows = slice(report.patch.row0, report.patch.row0 + cells.shape[0])
+        cols = slice(report.patch.col0, report.patch.col0 + cells.shape[1])
         part = self.by_robot[slot][rows, cols]
-        part[(cells != 0) & (part > leg.time)] = leg.time
+        part[(cells != 0) & (part > report.time)] = report.time
 
     def overlap(self, observable: Mask, *, until: float = math.inf) -> float:
-        """Return the sum of what each robot covered over what the team did, less one.
+        """Return the sum of the cells that each robot saw over those that the team saw, less one.
 
         Args:
             observable: (rows, cols) bool.
-            until: the second at which it is asked for; by default the mission's end.
+            until: mission second of the evaluation; by default the mission's end.
 
         Returns:
-            0 when no cell was seen by two robots, robots - 1 when all saw everything.
+            0 if no cell was seen by two robots, robots - 1 if each robot saw every cell.
         """
         seen = [(first <= until) & np.isfinite(first) & observable for first in self.by_robot]
         together = int(np.count_nonzero(np.logical_or.reduce(seen)))

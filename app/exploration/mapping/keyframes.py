@@ -1,4 +1,4 @@
-"""Scans that are kept, and the evidence grid drawn from them."""
+"""Keyframes: lidar scans that are kept for good, and the grids drawn from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from app.exploration.grid import Box, GridFrame, LogOdds
 from app.exploration.lidar import integrate
+from app.exploration.mapping.scan_matching import LikelihoodField, likelihood_field
 from app.exploration.se2 import Points, Transform
 
 
@@ -18,7 +19,7 @@ class Scan:
     Attributes:
         angles: (beams,) float64 radians from the robot's heading; failed beams are left out.
         ranges: (beams,) float64 metres, infinite for a beam without return.
-        reach: metres, how far such a beam speaks for free ground.
+        reach: metres up to which a beam without return marks cells as free.
     """
 
     angles: npt.NDArray[np.float64]
@@ -26,30 +27,28 @@ class Scan:
     reach: float
 
     def points(self) -> Points:
-        """Return the places of the returns, (n, 2) metres in the robot's frame."""
-        there = np.isfinite(self.ranges)
-        ranges, angles = self.ranges[there], self.angles[there]
+        """Return the end points of the returns, (n, 2) metres in the robot's frame."""
+        returned = np.isfinite(self.ranges)
+        ranges, angles = self.ranges[returned], self.angles[returned]
         return np.column_stack([ranges * np.cos(angles), ranges * np.sin(angles)])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Keyframe:
-    """A scan kept for good.
+    """A scan that is kept for good.
 
     Attributes:
-        robot: who took it.
-        way: metres that the robot had driven by its odometry.
+        driven: metres that the robot had driven by its odometry.
         scan: the scan.
         points: (n, 2) metres, its returns in the robot's frame.
     """
 
-    robot: int
-    way: float
+    driven: float
     scan: Scan
     points: Points
 
 
-def draw(
+def draw_keyframes(
     evidence: LogOdds, frame: GridFrame, keyframes: Sequence[Keyframe], poses: Transform
 ) -> Box | None:
     """Add keyframes to an evidence grid, in place.
@@ -57,11 +56,11 @@ def draw(
     Args:
         evidence: (rows, cols) int8 log-odds units, changed in place.
         frame: the grid's frame.
-        keyframes: n of them.
+        keyframes: n keyframes.
         poses: (n, 3) in the frame that the grid lies in.
 
     Returns:
-        A box around all that changed, None if nothing did.
+        The bounding box of the changed cells, None if no cell changed.
 
     Raises:
         ValueError: a pose lies outside the grid.
@@ -76,3 +75,19 @@ def draw(
         if box is not None:
             changed = box if changed is None else changed.union(box)
     return changed
+
+
+def keyframe_field(
+    keyframes: Sequence[Keyframe], poses: Transform, around: Points, *, margin: float
+) -> LikelihoodField:
+    """Build the likelihood field of keyframes.
+
+    Args:
+        keyframes: n keyframes.
+        poses: (n, 3) in the map's frame.
+        around: (m, 2) metres, map's frame; the field spans these points and a margin.
+        margin: metres.
+    """
+    return likelihood_field(
+        [keyframe.points for keyframe in keyframes], poses, around, margin=margin
+    )

@@ -1,13 +1,13 @@
-"""The pose graph: what scans say of each other, and the poses that agree with it best.
+"""The pose graph: relative motions between keyframes, and the poses that fit them best.
 
-Edges between successive keyframes are trusted; all others may be wrong, and carry the robust
-kernel of Geman and McClure, so that a false one loses its weight instead of bending the map. A
-right one may be far off before the graph is solved: then a wide kernel goes before the narrow
+Edges between successive keyframes are trusted. All others may be wrong and carry the robust
+kernel of Geman and McClure, so that a false edge loses its weight instead of distorting the map.
+A true edge may be far off before the graph is solved; therefore a wide kernel precedes the narrow
 one, as in graduated non-convexity (Yang et al., "Graduated Non-Convexity for Robust Spatial
-Perception", RA-L 2020). Solved by Levenberg-Marquardt in GTSAM (Dellaert and Kaess 2017).
+Perception", RA-L 2020). The solver is Levenberg-Marquardt in GTSAM (Dellaert and Kaess 2017).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import gtsam
 import numpy as np
@@ -15,12 +15,12 @@ import numpy.typing as npt
 
 from app.exploration.se2 import Transform, between
 
-_KERNELS = (3.0, 40.0)  # sigmas from which an edge loses its weight
+_KERNELS = (3.0, 40.0)  # sigmas at which an edge loses its weight
 _NEWEST = 20  # edges that may be far off
 _ANCHOR = 1e-6
-_STEPS = 15
-_ENOUGH = 1e-3  # share by which a step must lower the error
-_LEAST = 1.0  # information below which a direction counts as not measured
+_MAX_STEPS = 15
+_MIN_DECREASE = 1e-3  # share by which a step must lower the error
+_MIN_INFORMATION = 1.0  # added to each axis, so that an axis without information stays solvable
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,21 +41,17 @@ class Edge:
     information: npt.NDArray[np.float64]
     trusted: bool
 
-    def shifted(self, offset: int) -> "Edge":
-        """Return the edge of keyframes that moved to later indices."""
-        return replace(self, start=self.start + offset, end=self.end + offset)
-
-    def disagreement(self, poses: Transform) -> float:
+    def residual_sigmas(self, poses: Transform) -> float:
         """Return by how many sigmas poses, (n, 3), contradict the edge."""
         off = between(self.motion, between(poses[self.start], poses[self.end]))
         return float(np.sqrt(off @ self.information @ off))
 
 
 class PoseGraph:
-    """Edges between keyframes, kept in the solver's form; keyframe 0 stays where it is.
+    """Edges between keyframes, kept in the solver's form; keyframe 0 stays fixed.
 
     Attributes:
-        edges: all of them, in the order in which they came.
+        edges: all edges, in the order in which they were added.
     """
 
     def __init__(self) -> None:
@@ -63,13 +59,15 @@ class PoseGraph:
         self._graphs = [gtsam.NonlinearFactorGraph() for _ in _KERNELS]
         self._kernels = [gtsam.noiseModel.mEstimator.GemanMcClure.Create(k) for k in _KERNELS]
         self._parameters = gtsam.LevenbergMarquardtParams()
-        self._parameters.setMaxIterations(_STEPS)
-        self._parameters.setRelativeErrorTol(_ENOUGH)
+        self._parameters.setMaxIterations(_MAX_STEPS)
+        self._parameters.setRelativeErrorTol(_MIN_DECREASE)
 
     def add(self, edge: Edge) -> None:
-        """Take an edge."""
+        """Add an edge."""
         self.edges.append(edge)
-        plain = gtsam.noiseModel.Gaussian.Information(edge.information + _LEAST * np.eye(3))
+        plain = gtsam.noiseModel.Gaussian.Information(
+            edge.information + _MIN_INFORMATION * np.eye(3)
+        )
         motion = gtsam.Pose2(*edge.motion)
         for graph, kernel in zip(self._graphs, self._kernels, strict=True):
             noise: gtsam.noiseModel.Base = plain
@@ -77,15 +75,8 @@ class PoseGraph:
                 noise = gtsam.noiseModel.Robust.Create(kernel, plain)
             graph.add(gtsam.BetweenFactorPose2(edge.start, edge.end, motion, noise))
 
-    def copy(self) -> "PoseGraph":
-        """Return a graph of the same edges."""
-        twin = PoseGraph()
-        twin.edges = list(self.edges)
-        twin._graphs = [gtsam.NonlinearFactorGraph(graph) for graph in self._graphs]
-        return twin
-
     def solve(self, poses: Transform) -> Transform:
-        """Find the poses that agree best with all edges.
+        """Find the poses that fit all edges best.
 
         Args:
             poses: (n, 3) first guess; the edges connect all of them.
@@ -95,11 +86,11 @@ class PoseGraph:
         """
         narrow, wide = self._graphs
         loops = [edge for edge in self.edges[-_NEWEST:] if not edge.trusted]
-        if any(edge.disagreement(poses) > _KERNELS[0] for edge in loops):
-            poses = self._climb(wide, poses)
-        return self._climb(narrow, poses)
+        if any(edge.residual_sigmas(poses) > _KERNELS[0] for edge in loops):
+            poses = self._optimize(wide, poses)
+        return self._optimize(narrow, poses)
 
-    def _climb(self, factors: gtsam.NonlinearFactorGraph, poses: Transform) -> Transform:
+    def _optimize(self, factors: gtsam.NonlinearFactorGraph, poses: Transform) -> Transform:
         graph = gtsam.NonlinearFactorGraph(factors)
         anchor = gtsam.noiseModel.Isotropic.Sigma(3, _ANCHOR)
         graph.add(gtsam.PriorFactorPose2(0, gtsam.Pose2(*poses[0]), anchor))

@@ -1,10 +1,11 @@
-"""Scan matching: where a scan fits best into a field of how likely a return is where.
+"""Scan matching: find the pose at which a scan fits best into a likelihood field.
 
 The field is the likelihood field of Thrun, Burgard and Fox, "Probabilistic Robotics" (2005),
-ch. 6.4, splat from the points of other scans without rounding them to cells. The search is
+ch. 6.4, splatted from the points of other scans without rounding them to cells. The search is
 correlative over a window (Olson, "Real-Time Correlative Scan Matching", ICRA 2009), coarse on a
-field of maxima; the end is Gauss-Newton on the interpolated field (Kohlbrecher et al. 2011), with
-the odometry as prior where there is one, so that a bare corridor does not slide.
+max-pooled field. The refinement is Gauss-Newton on the interpolated field (Kohlbrecher et al.
+2011), with the odometry as prior where there is one, so that a scan does not slide along a bare
+corridor.
 """
 
 import math
@@ -18,20 +19,23 @@ from numba import njit
 from app.exploration.se2 import Points, Transform
 
 SIGMA = 0.08
-"""Metres from a return's place at which another is 0.6 as likely."""
+"""Standard deviation of a return's position, metres."""
 
-_CELL = 0.05
-_REACH = 2.5  # sigmas that a point is felt
-_POOL = 4  # cells of the fine field a cell of the coarse one
-_PEAKS = 4  # places of the coarse search that are looked at closely
+FIELD_MARGIN_M = 0.4
+"""Metres by which a field should exceed the window that is searched in it."""
+
+_CELL = 0.05  # metres
+_REACH = 2.5  # sigmas within which a point raises the field
+_POOL = 4  # fine cells along one side of a coarse cell
+_PEAKS = 4  # best poses of the coarse search that are refined
 _TURNS = np.linspace(-0.03, 0.03, 5)
-_FINE = 16.0  # entries of the splat's table for a squared cell
-_STEPS = 12
-_NOTHING = 1e-3  # a likelihood that counts as none
-_FLAT = 1e-6  # a slope that shows no way
-_STIFF = 1e4  # a damping at which the climb ends
-_DONE = 1e-3  # a gain after which it ends
-_EVERY = 3  # points are thinned to so many for the search
+_FINE = 16.0  # entries of the splat's table for each squared cell
+_MAX_STEPS = 12
+_MIN_LIKELIHOOD = 1e-3  # a lower likelihood counts as none
+_MIN_SLOPE = 1e-6  # a lower slope has no direction
+_MAX_DAMPING = 1e4  # the refinement ends at a higher damping
+_MIN_GAIN = 1e-3  # the refinement ends after a smaller gain
+_EVERY = 3  # the search uses one point of this many
 
 Likelihood = npt.NDArray[np.float32]
 """(rows, cols) float32, 0 to 1."""
@@ -39,7 +43,7 @@ Likelihood = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LikelihoodField:
-    """Where returns are likely.
+    """How likely a return is at each place.
 
     Attributes:
         cells: (rows, cols) float32, 0 to 1, 0.05 m a cell.
@@ -54,7 +58,7 @@ class LikelihoodField:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Match:
-    """Where a scan fits.
+    """The pose at which a scan fits.
 
     Attributes:
         pose: (3,) of the scan in the field's frame.
@@ -67,26 +71,26 @@ class Match:
     information: npt.NDArray[np.float64]
 
 
-def local_field(
+def likelihood_field(
     scans: Sequence[Points], poses: Transform, around: Points, *, margin: float
 ) -> LikelihoodField:
-    """Build a field of several scans.
+    """Build the likelihood field of several scans.
 
     Args:
         scans: each (n, 2) metres in its own frame.
-        poses: (scans, 3) of them.
-        around: (m, 2) metres, frame of the poses; the field spans these.
-        margin: metres by which it is larger.
+        poses: (scans, 3) of the scans.
+        around: (m, 2) metres, frame of the poses; the field spans these points and a margin.
+        margin: metres.
     """
-    field = _empty(around, margin)
+    field = _empty_field(around, margin)
     scale = np.array([1.0 / _CELL, 1.0 / _CELL, 1.0])
     for points, pose in zip(scans, poses * scale, strict=True):
         _splat(field.cells, points / _CELL, pose, field.x / _CELL, field.y / _CELL, SIGMA / _CELL)
     return field
 
 
-def _empty(around: Points, margin: float) -> LikelihoodField:
-    """Return a field of nothing that spans points and a margin."""
+def _empty_field(around: Points, margin: float) -> LikelihoodField:
+    """Return a field of zeros that spans points and a margin."""
     x, y = around[:, 0], around[:, 1]
     low_x = math.floor((x.min() - margin) / _CELL) * _CELL
     low_y = math.floor((y.min() - margin) / _CELL) * _CELL
@@ -101,13 +105,13 @@ def refine(
     guess: Transform,
     prior: npt.NDArray[np.float64] | None = None,
 ) -> Match:
-    """Climb from a guess to the nearest best fit.
+    """Refine a guess to the nearest local optimum.
 
     Args:
         field: the field.
         points: (n, 2) metres, the scan in its own frame.
         guess: (3,) of the scan in the field's frame.
-        prior: (3, 3) information of the guess, frame of the field; None for none.
+        prior: (3, 3) information of the guess, field's frame; None without a prior.
     """
     pose, score, hessian = _gauss_newton(
         field.cells,
@@ -180,7 +184,7 @@ def _nearby(
     reach: int,
     turns: npt.NDArray[np.float64],
 ) -> Transform:
-    """Find the best of the poses around a guess, on the field's own cells.
+    """Find the best pose around a guess on the fine field, in steps of whole cells.
 
     Args:
         field: the field.
@@ -205,7 +209,7 @@ def _nearby(
 def _splat(  # noqa: PLR0917, compiled: no keyword crosses cheaply
     cells: Likelihood, points: Points, pose: Transform, x: float, y: float, sigma: float
 ) -> None:
-    """Raise the field, whose corner lies at x and y, around each point of a scan; all in cells."""
+    """Raise the field around each point of a scan; all in cells, the field's corner at x and y."""
     rows, cols = cells.shape
     reach = int(np.ceil(_REACH * sigma))
     size = int((reach + 1) * (reach + 1) * 2 * _FINE) + 1
@@ -232,7 +236,7 @@ def _window(
     turns: npt.NDArray[np.float64],
     reach: int,
 ) -> npt.NDArray[np.float32]:
-    """Return the mean likelihood for each angle and shift, (turns, y, x), shifts whole cells."""
+    """Return the mean likelihood for each turn and shift, (turns, y, x), shifts in whole cells."""
     rows, cols = cells.shape
     side = 2 * reach + 1
     scores = np.zeros((turns.size, side, side), np.float32)
@@ -254,8 +258,8 @@ def _terms(
 ) -> tuple[float, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return the sum of likelihoods, its gradient and its curvature, by metres and radians.
 
-    A point pulls along the field's slope; there its squared distance, and with it the curvature,
-    is that of a Gaussian, weighed by how likely the point is (Welsch's weights).
+    A point pulls along the slope of the field. Its squared distance, and with it the curvature, is
+    that of a Gaussian, weighted by the point's likelihood (Welsch's weights).
     """
     rows, cols = cells.shape
     cos, sin = np.cos(pose[2]), np.sin(pose[2])
@@ -276,13 +280,13 @@ def _terms(
         value = (low * (1 - right) + low_right * right) * (1 - up) + (
             high * (1 - right) + high_right * right
         ) * up
-        if value < _NOTHING:
+        if value < _MIN_LIKELIHOOD:
             continue
         total += value
         along = ((low_right - low) * (1 - up) + (high_right - high) * up) / _CELL
         across = ((high - low) * (1 - right) + (high_right - low_right) * right) / _CELL
         slope = np.hypot(along, across)
-        if slope < _FLAT:
+        if slope < _MIN_SLOPE:
             continue
         lever = (-along * y + across * x) * _CELL
         gradient[0] += along
@@ -301,13 +305,13 @@ def _terms(
 def _gauss_newton(
     cells: Likelihood, points: Points, start: Transform, prior: npt.NDArray[np.float64]
 ) -> tuple[Transform, float, npt.NDArray[np.float64]]:
-    """Climb, damped after Levenberg and Marquardt; poses in cells, curvatures in metres."""
+    """Run Gauss-Newton with Levenberg-Marquardt damping; poses in cells, curvature in metres."""
     best, pose = start.copy(), start.copy()
     total, gradient, hessian = _terms(cells, points, start)
     pull = np.zeros(3)
     best_gain = total
     damping = 1e-3
-    for _ in range(_STEPS):
+    for _ in range(_MAX_STEPS):
         whole = hessian + prior
         for axis in range(3):
             whole[axis, axis] += damping * whole[axis, axis] + 1e-3
@@ -321,7 +325,7 @@ def _gauss_newton(
         new_total, new_gradient, new_hessian = _terms(cells, points, pose)
         gain = new_total - 0.5 * np.dot(off, prior @ off)
         if gain > best_gain:
-            done = gain - best_gain < _DONE
+            done = gain - best_gain < _MIN_GAIN
             best[:] = pose
             best_gain, total = gain, new_total
             gradient, hessian = new_gradient, new_hessian
@@ -331,6 +335,6 @@ def _gauss_newton(
                 break
         else:
             damping = max(10.0 * damping, 0.1)
-            if damping > _STIFF:
+            if damping > _MAX_DAMPING:
                 break
     return best, total / points.shape[0], hessian

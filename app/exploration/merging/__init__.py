@@ -1,1 +1,1 @@
-"""Maps of several robots made one, with known poses or by registration."""
+"""Maps of several robots merged into one, with known poses or by registration."""

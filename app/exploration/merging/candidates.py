@@ -1,8 +1,8 @@
-"""Where one map might lie in another's frame: guesses, to be climbed and judged elsewhere.
+"""Candidate transforms between two maps, to be refined and ranked elsewhere.
 
-By correlation over all turns and shifts (as Birk and Carpin 2006 search, but by FFT), and by
-features of the maps as pictures: ORB (Rublee et al., ICCV 2011) with RANSAC, as map mergers for
-ROS do it (Hörner, "Map-merging for multi-robot system", 2016).
+Candidates come from correlation over all turns and shifts (as in Birk and Carpin 2006, but by
+FFT), and from image features: ORB (Rublee et al., ICCV 2011) with RANSAC, as in map mergers for
+ROS (Hörner, "Map-merging for multi-robot system", 2016).
 """
 
 import math
@@ -13,71 +13,73 @@ import numpy.typing as npt
 from scipy import fft
 
 from app.exploration.grid import FREE, OCCUPIED
-from app.exploration.merging.map_features import Sheet
+from app.exploration.merging.map_features import MapFeatures
 from app.exploration.se2 import Points, Transform, apply, wrap
 
-_COARSE = 0.2  # metres a cell of the correlation, if the maps are not too large for it
-_LARGEST = 288  # cells of the correlation to a side, at most
-_BLOCKED = 2.0  # what a wall on free ground costs, in walls that fit
-_OPEN = 0.04  # what free ground on free ground is worth, likewise
-_APART = 0.75  # metres between them
+_COARSE_M = 0.2  # metres a cell of the correlation, unless the maps are too large
+_MAX_CELLS = 288  # maximum side of the correlation, cells
+_CONFLICT_COST = 2.0  # cost of a wall on free space, in matching walls
+_FREE_GAIN = 0.04  # gain of free space on free space, in matching walls
+_PEAK_SPACING_M = 0.75  # minimum distance between two peaks of one turn, metres
 
-_PIXEL = 0.1  # metres a pixel of the picture that features are found in
-_RIM = 20  # pixels around it
+_PIXEL = 0.1  # metres a pixel of the image that ORB features are extracted from
+_RIM = 20  # pixels around the map in that image
 _GREY = {OCCUPIED: 0, FREE: 255}
 _UNSEEN = 127
 _FEATURES = 1500
 _LEVELS = 2
 _EDGE = 15
 _CONTRAST = 10
-_FEWEST = 5  # matches that make a guess
-_NEAR = 0.3  # metres by which a match may be off
-_SCALE = 0.1  # by which the two maps may seem to differ in size
-_ROUNDS = 3  # guesses by features
+_MIN_MATCHES = 5  # matches needed for a candidate
+_INLIER_M = 0.3  # maximum error of an inlier, metres
+_MAX_SCALE_ERROR = 0.1  # maximum difference in apparent size of the two maps
+_ROUNDS = 3  # candidates by features
 
 
-def by_correlation(one: Sheet, two: Sheet, *, turns: int, peaks: int) -> list[Transform]:
-    """Turn the second map step by step and correlate walls and free ground.
+def by_correlation(
+    one: MapFeatures, two: MapFeatures, *, turns: int, peaks: int
+) -> list[Transform]:
+    """Turn the second map step by step and correlate walls and free space.
 
     Args:
         one: a map.
         two: the map that is turned.
-        turns: steps of a whole turn.
-        peaks: guesses for each.
+        turns: steps of a full turn.
+        peaks: candidates for each step.
 
     Returns:
-        Guesses, (3,) of the second's frame in the first's, in the order of their turns.
+        Candidates, (3,) from the second's frame to the first's, in the order of their turns.
     """
     middle = (two.walls.min(axis=0) + two.walls.max(axis=0)) / 2.0
-    walls, ground = two.walls - middle, two.ground - middle
-    radius = max(float(np.hypot(*part.T).max(initial=0.0)) for part in (walls, ground))
-    low = np.minimum(one.walls.min(axis=0), one.ground.min(axis=0, initial=np.inf))
-    high = np.maximum(one.walls.max(axis=0), one.ground.max(axis=0, initial=-np.inf))
-    cell = max(_COARSE, (float((high - low).max()) + 2.0 * radius) / _LARGEST)
+    walls, free = two.walls - middle, two.free_points - middle
+    radius = max(float(np.hypot(*part.T).max(initial=0.0)) for part in (walls, free))
+    low = np.minimum(one.walls.min(axis=0), one.free_points.min(axis=0, initial=np.inf))
+    high = np.maximum(one.walls.max(axis=0), one.free_points.max(axis=0, initial=-np.inf))
+    cell = max(_COARSE_M, (float((high - low).max()) + 2.0 * radius) / _MAX_CELLS)
     side = 2 * math.ceil(radius / cell) + 1
     shape = [fft.next_fast_len(int(n) + side, real=True) for n in np.ceil((high - low) / cell)][
         ::-1
     ]
     walls_one = _image((one.walls - low) / cell, shape)
-    ground_one = _image((one.ground - low) / cell, shape)
+    free_one = _image((one.free_points - low) / cell, shape)
     near_walls = cv2.GaussianBlur(walls_one, (0, 0), 1.0) * 4.0
-    for_walls = fft.rfft2(near_walls - _BLOCKED * ground_one)
-    for_ground = fft.rfft2(_OPEN * ground_one - _BLOCKED * walls_one)
+    for_walls = fft.rfft2(near_walls - _CONFLICT_COST * free_one)
+    for_free = fft.rfft2(_FREE_GAIN * free_one - _CONFLICT_COST * walls_one)
     found: list[Transform] = []
     for angle in np.arange(turns) * (2.0 * math.pi / turns):
         turn = np.array([0.0, 0.0, angle])
         shift = np.full(2, radius)
         turned_walls = fft.rfft2(_image((apply(turn, walls) + shift) / cell, shape))
-        turned_ground = fft.rfft2(_image((apply(turn, ground) + shift) / cell, shape))
+        turned_free = fft.rfft2(_image((apply(turn, free) + shift) / cell, shape))
         fit = fft.irfft2(
-            for_walls * np.conj(turned_walls) + for_ground * np.conj(turned_ground), s=shape
+            for_walls * np.conj(turned_walls) + for_free * np.conj(turned_free), s=shape
         )
         for _ in range(peaks):
             row, col = np.unravel_index(int(np.argmax(fit)), fit.shape)
             place = np.array([_signed(int(col), shape[1], side), _signed(int(row), shape[0], side)])
             moved = low + place * cell + shift - apply(turn, middle[None])[0]
             found.append(np.array([*moved, wrap(angle)]))
-            reach = math.ceil(_APART / cell)
+            reach = math.ceil(_PEAK_SPACING_M / cell)
             fit[
                 max(row - reach, 0) : row + reach + 1, max(col - reach, 0) : col + reach + 1
             ] = -np.inf
@@ -85,20 +87,20 @@ def by_correlation(one: Sheet, two: Sheet, *, turns: int, peaks: int) -> list[Tr
 
 
 def _signed(index: int, size: int, side: int) -> int:
-    """Return the shift that an index of a circular correlation stands for."""
+    """Return the signed shift of an index of a circular correlation."""
     return index - size if index >= size - side else index
 
 
 def _image(points: Points, shape: list[int]) -> npt.NDArray[np.float32]:
-    """Raster points, given in cells: one where there are any."""
+    """Rasterize points, given in cells: 1 in cells that hold any."""
     image = np.zeros(shape, np.float32)
     at = points.astype(np.int32)
     image[at[:, 1], at[:, 0]] = 1.0
     return image
 
 
-def by_features(one: Sheet, two: Sheet) -> list[Transform]:
-    """Match corners of the maps as pictures; of what no guess explains, further ones are made."""
+def by_features(one: MapFeatures, two: MapFeatures) -> list[Transform]:
+    """Match the maps' ORB features; matches that no candidate explains yield further candidates."""
     (here, at_here), (there, at_there) = _features(one), _features(two)
     if at_here is None or at_there is None:
         return []
@@ -107,12 +109,12 @@ def by_features(one: Sheet, two: Sheet) -> list[Transform]:
     ends = here[[match.trainIdx for match in matches]]
     found: list[Transform] = []
     for _ in range(_ROUNDS):
-        if len(starts) < _FEWEST:
+        if len(starts) < _MIN_MATCHES:
             break
-        motion, inliers = cv2.estimateAffinePartial2D(starts, ends, ransacReprojThreshold=_NEAR)
+        motion, inliers = cv2.estimateAffinePartial2D(starts, ends, ransacReprojThreshold=_INLIER_M)
         if motion is None:
             break
-        if abs(math.hypot(motion[0, 0], motion[1, 0]) - 1.0) < _SCALE:
+        if abs(math.hypot(motion[0, 0], motion[1, 0]) - 1.0) < _MAX_SCALE_ERROR:
             turn = math.atan2(motion[1, 0], motion[0, 0])
             middle = starts[inliers.ravel() > 0].mean(axis=0)
             place = motion[:, :2] @ middle + motion[:, 2]
@@ -123,12 +125,12 @@ def by_features(one: Sheet, two: Sheet) -> list[Transform]:
     return found
 
 
-def _features(sheet: Sheet) -> tuple[Points, npt.NDArray[np.uint8] | None]:
-    """Return where a map's corners are, (n, 2) metres, and how they look, None without any."""
-    picture = np.full(sheet.grid.shape, _UNSEEN, np.uint8)
+def _features(features: MapFeatures) -> tuple[Points, npt.NDArray[np.uint8] | None]:
+    """Return the positions, (n, 2) metres, and descriptors, if any, of a map's ORB features."""
+    picture = np.full(features.grid.shape, _UNSEEN, np.uint8)
     for value, grey in _GREY.items():
-        picture[sheet.grid == value] = grey
-    scale = sheet.frame.resolution / _PIXEL
+        picture[features.grid == value] = grey
+    scale = features.frame.resolution / _PIXEL
     picture = np.asarray(
         cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8
     )
@@ -140,6 +142,6 @@ def _features(sheet: Sheet) -> tuple[Points, npt.NDArray[np.uint8] | None]:
         _FEATURES, nlevels=_LEVELS, edgeThreshold=_EDGE, fastThreshold=_CONTRAST
     )
     corners, looks = finder.detectAndCompute(picture, None)
-    corner = np.array([sheet.frame.origin_x, sheet.frame.origin_y])
+    corner = np.array([features.frame.origin_x, features.frame.origin_y])
     at = np.array([key.pt for key in corners]).reshape(-1, 2)
     return (at - _RIM + 0.5) * _PIXEL + corner, looks

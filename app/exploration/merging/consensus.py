@@ -1,9 +1,9 @@
-"""Many maps of unrelated frames: which of them belong together, and where each lies.
+"""Consensus of many registrations: which maps belong together, and where each lies.
 
-All pairs are registered. Of the accepted registrations a consistent set is kept, in the spirit of
-pairwise consistency maximization (Mangelson et al., ICRA 2018): around every triangle the motions
-must cancel, and the joint pose graph of what is left must agree with each of them. Nothing is
-chained from pair to pair: one solution holds for all maps at once.
+All pairs are registered. A consistent set of the accepted registrations is kept, in the spirit of
+pairwise consistency maximization (Mangelson et al., ICRA 2018): the transforms around each triangle
+must cancel, and the joint pose graph of the rest must fit each of them. Maps are not chained pair
+by pair: one solution holds for all of them.
 """
 
 import math
@@ -15,72 +15,81 @@ import numpy as np
 
 from app.exploration.grid import Grid, GridFrame
 from app.exploration.mapping.pose_graph import Edge, PoseGraph
-from app.exploration.merging.registration import DEFAULT_GATE, Gate, Registration, register
+from app.exploration.merging.registration import (
+    DEFAULT_GATE,
+    Registration,
+    RegistrationGate,
+    register,
+)
 from app.exploration.se2 import Transform, between, compose, inverse
 
-_OFF_M = 0.3  # a triangle or an edge that is further off is not consistent
-_OFF_RAD = math.radians(2.0)
-_SPREAD_M = 0.03  # of a registration, metres
-_SPREAD_RAD = 0.004
+_MAX_ERROR_M = 0.3  # a triangle or link with a larger error is inconsistent
+_MAX_ERROR_RAD = math.radians(2.0)
+_SIGMA_M = 0.03  # standard deviation of a registration, metres
+_SIGMA_RAD = 0.004  # standard deviation of a registration, radians
 
 Link = tuple[int, int]
-"""Two maps by index, the smaller first; its motion is that of the second's frame in the first's."""
+"""Two maps by index, the smaller first; its transform is from the second's frame to the first's."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Group:
+class MapGroup:
     """Maps that belong together.
 
     Attributes:
         members: their indices, ascending.
-        transforms: (members, 3) of each one's frame in the first member's.
+        transforms: (members, 3) from each map's frame to the first member's.
     """
 
     members: tuple[int, ...]
     transforms: Transform
 
 
-def relate(maps: Sequence[tuple[Grid, GridFrame]], gate: Gate = DEFAULT_GATE) -> list[Group]:
+def group_maps(
+    maps: Sequence[tuple[Grid, GridFrame]], gate: RegistrationGate = DEFAULT_GATE
+) -> list[MapGroup]:
     """Register all pairs of maps and group those that belong together.
 
     Args:
-        maps: occupancy grids, (rows, cols) int8, with frames that have nothing to do with each other.
-        gate: what a registration must show.
+        maps: occupancy grids, (rows, cols) int8, each in an unrelated frame.
+        gate: what a registration must show to be accepted.
 
     Returns:
-        Groups in the order of their first members; a map that fits no other is one by itself.
+        Groups in the order of their first members; a map that matches no other is a group of one.
     """
     links: dict[Link, Registration] = {}
     for one, two in combinations(range(len(maps)), 2):
         found = register(*maps[one], *maps[two])
         if found is not None and gate.accepts(found):
             links[one, two] = found
-    return agree(len(maps), {link: (found.transform, found.walls) for link, found in links.items()})
+    return consistent_groups(
+        len(maps), {link: (found.transform, found.walls) for link, found in links.items()}
+    )
 
 
-def agree(count: int, links: Mapping[Link, tuple[Transform, float]]) -> list[Group]:
+def consistent_groups(count: int, links: Mapping[Link, tuple[Transform, float]]) -> list[MapGroup]:
     """Keep a consistent set of links and place the maps by all of them jointly.
 
     Args:
-        count: how many maps.
-        links: for each, its motion, (3,), and the metres of wall that support it.
+        count: number of maps.
+        links: for each, its transform, (3,), and the metres of wall that support it.
     """
     kept = dict(links)
     while True:
-        blame = _blame(kept)
-        if not blame:
-            groups = [_placed(members, kept) for members in _components(count, kept)]
-            worst = _worst(groups, kept)
+        scores = _triangle_scores(kept)
+        if not scores:
+            groups = [_place_group(members, kept) for members in _components(count, kept)]
+            worst = _worst_link(groups, kept)
             if worst is None:
                 return groups
             del kept[worst]
         else:
-            # The link of most bad triangles goes; of several, the one with the least support.
-            del kept[min(blame, key=lambda link: (-blame[link], kept[link][1], link))]
+            # Drop the link in the most inconsistent triangles; of several, that with the least wall.
+            del kept[min(scores, key=lambda link: (-scores[link], kept[link][1], link))]
 
 
-def _blame(links: Mapping[Link, tuple[Transform, float]]) -> dict[Link, int]:
-    """Count, for each link, the triangles that do not close less those that do, if any does not."""
+def _triangle_scores(links: Mapping[Link, tuple[Transform, float]]) -> dict[Link, int]:
+    """Score each link in an inconsistent triangle: inconsistent triangles less consistent ones."""
     bad: dict[Link, int] = {}
     score: dict[Link, int] = {}
     nodes = sorted({node for link in links for node in link})
@@ -98,7 +107,7 @@ def _blame(links: Mapping[Link, tuple[Transform, float]]) -> dict[Link, int]:
 
 
 def _consistent(off: Transform) -> bool:
-    return math.hypot(off[0], off[1]) <= _OFF_M and abs(off[2]) <= _OFF_RAD
+    return math.hypot(off[0], off[1]) <= _MAX_ERROR_M and abs(off[2]) <= _MAX_ERROR_RAD
 
 
 def _components(count: int, links: Mapping[Link, tuple[Transform, float]]) -> list[list[int]]:
@@ -110,12 +119,12 @@ def _components(count: int, links: Mapping[Link, tuple[Transform, float]]) -> li
     return [[node for node in range(count) if part[node] == root] for root in sorted(set(part))]
 
 
-def _placed(members: list[int], links: Mapping[Link, tuple[Transform, float]]) -> Group:
+def _place_group(members: list[int], links: Mapping[Link, tuple[Transform, float]]) -> MapGroup:
     """Place connected maps by one joint pose graph."""
     index = {member: place for place, member in enumerate(members)}
     poses: dict[int, Transform] = {members[0]: np.zeros(3)}
     graph = PoseGraph()
-    information = np.diag([_SPREAD_M**-2, _SPREAD_M**-2, _SPREAD_RAD**-2])
+    information = np.diag([_SIGMA_M**-2, _SIGMA_M**-2, _SIGMA_RAD**-2])
     own = {link: value for link, value in links.items() if link[0] in index}
     while len(poses) < len(members):
         for (one, two), (motion, _) in own.items():
@@ -126,11 +135,13 @@ def _placed(members: list[int], links: Mapping[Link, tuple[Transform, float]]) -
     for (one, two), (motion, _) in own.items():
         graph.add(Edge(index[one], index[two], motion, information, trusted=True))
     guess = np.array([poses[member] for member in members])
-    return Group(tuple(members), graph.solve(guess) if own else guess)
+    return MapGroup(tuple(members), graph.solve(guess) if own else guess)
 
 
-def _worst(groups: Sequence[Group], links: Mapping[Link, tuple[Transform, float]]) -> Link | None:
-    """Return the link that the joint solution contradicts most, if it is not consistent."""
+def _worst_link(
+    groups: Sequence[MapGroup], links: Mapping[Link, tuple[Transform, float]]
+) -> Link | None:
+    """Return the link that contradicts the joint solution most, None if all are consistent."""
     at = {
         member: pose
         for group in groups

@@ -1,7 +1,7 @@
-"""Several robots' evidence made one map.
+"""Layers of evidence: merge several robots' layers, move a layer into another frame.
 
-All layers lie in one frame, so cells add up. Layers of unknown relative pose are first brought
-into one frame: `slam.consensus` finds where each lies, `place` moves it there.
+Layers in one frame add up cell by cell. Layers of unknown relative pose are first moved into one
+frame: `consensus` finds the transforms, `transform_layer` applies them.
 """
 
 import math
@@ -14,14 +14,14 @@ import numpy.typing as npt
 from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, Grid, GridFrame, LogOdds
 
 
-def merge(layers: Sequence[LogOdds]) -> Grid:
-    """Add log-odds cell by cell: independent evidence (Thrun, Burgard and Fox, ch. 9).
+def merge_layers(layers: Sequence[LogOdds]) -> Grid:
+    """Add log-odds cell by cell, as independent evidence (Thrun, Burgard and Fox, ch. 9).
 
     Args:
         layers: at least one, each (rows, cols) int8 log-odds units in the same frame.
 
     Returns:
-        (rows, cols) int8 occupancy: see `occupancy`.
+        (rows, cols) int8 occupancy, see `occupancy`.
 
     Raises:
         ValueError: there is no layer, or they differ in shape.
@@ -37,24 +37,24 @@ def merge(layers: Sequence[LogOdds]) -> Grid:
     return occupancy(total)
 
 
-def place(
+def transform_layer(
     layer: LogOdds, frame: GridFrame, transform: npt.NDArray[np.float64], target: GridFrame
 ) -> LogOdds:
-    """Move evidence into another frame; each cell takes the value of the nearest one.
+    """Move evidence into another frame; each cell takes the value of the nearest source cell.
 
     Args:
         layer: (rows, cols) int8 log-odds units.
         frame: where it lies in its own frame.
-        transform: (3,) x, y, angle of that frame in the target's.
+        transform: (3,) x, y, angle from that frame to the target's.
         target: the grid to fill.
 
     Returns:
-        (rows, cols) int8 of the target, 0 where the layer says nothing.
+        (rows, cols) int8 of the target, 0 outside the layer.
     """
     cos, sin = math.cos(transform[2]), math.sin(transform[2])
     scale = target.resolution / frame.resolution
     turn = scale * np.array([[cos, sin], [-sin, cos]])
-    # The centre of the target's cell (0, 0), seen from the layer's frame, in its cells.
+    # The centre of the target's cell (0, 0) in the layer's frame, in cells.
     x, y = target.centre(0, 0)
     off = np.array([x - transform[0], y - transform[1]])
     corner = np.array([[cos, sin], [-sin, cos]]) @ off
@@ -70,9 +70,9 @@ def place(
 
 
 def occupancy(evidence: npt.NDArray[np.int8] | npt.NDArray[np.int16]) -> Grid:
-    """Turn log-odds units into occupancy: any evidence decides, and none is UNKNOWN.
+    """Convert log-odds units to occupancy: by their sign, UNKNOWN for 0.
 
-    A single return or miss is 0.85 or more from even odds, so a dead band around zero would
+    A single hit or miss is at least 0.85 from even odds, in log-odds; a dead band around zero would
     only hide cells on which two robots disagree.
     """
     grid = np.full(evidence.shape, UNKNOWN, np.int8)

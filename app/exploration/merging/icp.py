@@ -1,9 +1,10 @@
-"""Laying walls of one map upon those of another, from a guess that is roughly right.
+"""Refinement of a transform between two maps by point-to-line ICP.
 
-Point-to-line ICP (Censi, "An ICP variant using a point-to-line metric", ICRA 2008) over a table of
-each cell's nearest wall, so that a guess costs a tenth of a millisecond and hundreds can be
-followed. Only walls that face the same way are paired: a thin wall seen from both sides would pull
-the maps together by its thickness, and of two maps that share little most walls have no partner.
+The method is that of Censi, "An ICP variant using a point-to-line metric" (ICRA 2008), over a
+lookup table of each cell's nearest wall, so that a candidate costs a tenth of a millisecond and
+hundreds can be refined. Only walls with similar normals are paired: otherwise a thin wall that is
+seen from both sides would shift the maps by its thickness, and maps that share little would pair
+walls that have no partner.
 """
 
 from collections.abc import Sequence
@@ -12,38 +13,43 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from app.exploration.merging.map_features import Sheet, in_cells
+from app.exploration.merging.map_features import MapFeatures, to_cells
 from app.exploration.se2 import Points, Transform, apply, compose
 
-_STEPS = 5  # at each reach
-_SIDE = 0.5  # cosine between two faces from which on they are the same
-_STIFF = 1e-3  # share of the mean curvature that keeps a bare wall from sliding
+_STEPS = 5  # for each pairing distance
+_SAME_SIDE = 0.5  # minimum cosine between the normals of paired walls
+_DAMPING = 1e-3  # share of the mean curvature; it keeps a map from sliding along bare walls
 
 
-def climb(
-    here: Sheet, points: Points, facing: Points, guess: Transform, *, reaches: Sequence[float]
+def icp_refine(
+    here: MapFeatures,
+    points: Points,
+    normals: Points,
+    guess: Transform,
+    *,
+    reaches: Sequence[float],
 ) -> Transform:
-    """Move walls of a map onto those of another, near a guess.
+    """Move the walls of one map onto those of another, starting from a guess.
 
     Args:
         here: the map that stays.
-        points: (n, 2) metres, walls of the one that moves, in its frame.
-        facing: (n, 2) to which side of each the ground is free.
-        guess: (3,) of that frame in the frame that stays.
+        points: (n, 2) metres, walls of the map that moves, in its frame.
+        normals: (n, 2) unit vectors, from each wall towards its free side.
+        guess: (3,) from that frame to the frame that stays.
         reaches: metres within which walls are paired, one round of steps for each.
 
     Returns:
-        The pose, (3,).
+        The refined transform, (3,).
     """
     middle = points.mean(axis=0)
     resolution = here.frame.resolution
-    start = np.array([*in_cells(here.frame, apply(guess, middle[None]))[0], guess[2]])
-    pose = _climb(
-        here.nearest,
-        in_cells(here.frame, here.walls),
-        here.facing,
+    start = np.array([*to_cells(here.frame, apply(guess, middle[None]))[0], guess[2]])
+    pose = _icp(
+        here.nearest_wall,
+        to_cells(here.frame, here.walls),
+        here.normals,
         (points - middle) / resolution,
-        facing,
+        normals,
         start,
         np.array(reaches) / resolution,
     )
@@ -52,17 +58,17 @@ def climb(
 
 
 @njit(cache=True, nogil=True)
-def _climb(  # noqa: PLR0917, compiled: no keyword crosses cheaply
-    nearest: npt.NDArray[np.int32],
+def _icp(  # noqa: PLR0917, compiled: no keyword crosses cheaply
+    nearest_wall: npt.NDArray[np.int32],
     walls: Points,
-    faces: Points,
+    wall_normals: Points,
     points: Points,
-    facing: Points,
+    normals: Points,
     pose: Transform,
     reaches: npt.NDArray[np.float64],
 ) -> Transform:
-    """`climb` in cells; points lie around their own middle, faces are unit vectors."""
-    rows, cols = nearest.shape
+    """Implement `icp_refine` in cells; points are relative to their centroid."""
+    rows, cols = nearest_wall.shape
     pose = pose.copy()
     hessian = np.zeros((3, 3))
     for reach in reaches:
@@ -78,18 +84,18 @@ def _climb(  # noqa: PLR0917, compiled: no keyword crosses cheaply
                 col, row = int(np.floor(pose[0] + x)), int(np.floor(pose[1] + y))
                 if not (0 <= row < rows and 0 <= col < cols):
                     continue
-                wall = nearest[row, col]
+                wall = nearest_wall[row, col]
                 across, along = walls[wall, 0] - pose[0] - x, walls[wall, 1] - pose[1] - y
                 far = (across * across + along * along) / (reach * reach)
                 if far >= 1.0:
                     continue
-                to_x = cos * facing[index, 0] - sin * facing[index, 1]
-                to_y = sin * facing[index, 0] + cos * facing[index, 1]
-                if faces[wall, 0] * to_x + faces[wall, 1] * to_y < _SIDE:
+                to_x = cos * normals[index, 0] - sin * normals[index, 1]
+                to_y = sin * normals[index, 0] + cos * normals[index, 1]
+                if wall_normals[wall, 0] * to_x + wall_normals[wall, 1] * to_y < _SAME_SIDE:
                     continue
                 weight = (1.0 - far) * (1.0 - far)
-                # The mean of both faces: either alone is rough where a wall is drawn in steps.
-                to_x, to_y = faces[wall, 0] + to_x, faces[wall, 1] + to_y
+                # Use the mean of both normals: each alone is rough where a wall is drawn in steps.
+                to_x, to_y = wall_normals[wall, 0] + to_x, wall_normals[wall, 1] + to_y
                 length = np.hypot(to_x, to_y)
                 jacobian[0], jacobian[1] = to_x / length, to_y / length
                 jacobian[2] = jacobian[1] * x - jacobian[0] * y
@@ -103,8 +109,8 @@ def _climb(  # noqa: PLR0917, compiled: no keyword crosses cheaply
             if total <= 0.0:
                 break
             damped = hessian.copy()
-            damped[0, 0] += _STIFF * total
-            damped[1, 1] += _STIFF * total
-            damped[2, 2] += _STIFF * spread + 1e-9
+            damped[0, 0] += _DAMPING * total
+            damped[1, 1] += _DAMPING * total
+            damped[2, 2] += _DAMPING * spread + 1e-9
             pose += np.linalg.solve(damped, gradient)
     return pose

@@ -1,4 +1,4 @@
-"""Robots' maps in frames of their own, made as few maps as they let themselves be made."""
+"""Joint maps: robots' maps in frames of their own, merged into as few maps as possible."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, Grid, GridFrame, LogOdds
-from app.exploration.merging.consensus import Group, relate
-from app.exploration.merging.evidence import occupancy, place
-from app.exploration.merging.registration import DEFAULT_GATE, Gate
+from app.exploration.merging.consensus import MapGroup, group_maps
+from app.exploration.merging.evidence import occupancy, transform_layer
+from app.exploration.merging.registration import DEFAULT_GATE, RegistrationGate
 from app.exploration.se2 import IDENTITY, Transform, apply
 
 _RIM = 4  # unknown cells around a map
@@ -20,7 +20,7 @@ class JointMap:
 
     Attributes:
         members: the robots, ascending.
-        transforms: (members, 3) of each one's own frame in the map's.
+        transforms: (members, 3) from each robot's own frame to the map's.
         grid: (rows, cols) int8 occupancy.
         frame: where the grid lies.
     """
@@ -32,40 +32,42 @@ class JointMap:
 
 
 def joint_maps(
-    layers: Sequence[LogOdds], frame: GridFrame, gate: Gate = DEFAULT_GATE
+    layers: Sequence[LogOdds], frame: GridFrame, gate: RegistrationGate = DEFAULT_GATE
 ) -> list[JointMap]:
     """Register the robots' maps, and draw one map of each group that belongs together.
 
     Args:
         layers: each (rows, cols) int8 log-odds units, in its robot's own frame.
         frame: the same for all, each around its robot's start.
-        gate: what a registration must show.
+        gate: what a registration must show to be accepted.
 
     Returns:
-        Those that know most first; a single one if all belong together.
+        The maps, largest known area first; one map if all belong together.
     """
     maps = [(occupancy(layer), frame) for layer in layers]
     known = [index for index, (grid, _) in enumerate(maps) if (grid != UNKNOWN).any()]
     groups = [
-        Group(tuple(known[member] for member in group.members), group.transforms)
-        for group in relate([maps[index] for index in known], gate)
+        MapGroup(tuple(known[member] for member in group.members), group.transforms)
+        for group in group_maps([maps[index] for index in known], gate)
     ]
-    groups += [Group((index,), IDENTITY[None]) for index in range(len(maps)) if index not in known]
+    groups += [
+        MapGroup((index,), IDENTITY[None]) for index in range(len(maps)) if index not in known
+    ]
     drawn = [_drawn(group, layers, frame) for group in groups]
     return sorted(drawn, key=lambda one: -int(np.count_nonzero(one.grid != UNKNOWN)))
 
 
-def _drawn(group: Group, layers: Sequence[LogOdds], frame: GridFrame) -> JointMap:
-    """Add the evidence of a group on a grid that just holds it."""
+def _drawn(group: MapGroup, layers: Sequence[LogOdds], frame: GridFrame) -> JointMap:
+    """Add the evidence of a group on the smallest grid that holds it."""
     resolution = frame.resolution
     corners = []
-    for member, there in zip(group.members, group.transforms, strict=True):
+    for member, transform in zip(group.members, group.transforms, strict=True):
         rows = np.flatnonzero(layers[member].any(axis=1))
         cols = np.flatnonzero(layers[member].any(axis=0))
         if rows.size:
             x0, y0 = frame.centre(int(rows[0]), int(cols[0]))
             x1, y1 = frame.centre(int(rows[-1]), int(cols[-1]))
-            corners.append(apply(there, np.array([(x0, y0), (x0, y1), (x1, y0), (x1, y1)])))
+            corners.append(apply(transform, np.array([(x0, y0), (x0, y1), (x1, y0), (x1, y1)])))
     around = np.vstack([*corners, np.zeros((1, 2))])
     row0, col0 = frame.cell(*around.min(axis=0))
     row1, col1 = frame.cell(*around.max(axis=0))
@@ -77,17 +79,17 @@ def _drawn(group: Group, layers: Sequence[LogOdds], frame: GridFrame) -> JointMa
         frame.origin_y + (row0 - _RIM) * resolution,
     )
     total = np.zeros((target.rows, target.cols), np.int16)
-    for member, there in zip(group.members, group.transforms, strict=True):
-        total += place(layers[member], frame, there, target)
+    for member, transform in zip(group.members, group.transforms, strict=True):
+        total += transform_layer(layers[member], frame, transform, target)
     return JointMap(group.members, group.transforms, occupancy(total), target)
 
 
-def on_floor(joint: JointMap, start: Transform, floor: GridFrame) -> Grid:
-    """Lay a map over a floor, by where its first member really started, to be measured there.
+def project_onto_floor(joint: JointMap, start: Transform, floor: GridFrame) -> Grid:
+    """Project a map onto a floor by the true start of its first member, to evaluate it there.
 
     Args:
         joint: the map.
-        start: (3,) of the first member's frame in the floor's.
+        start: (3,) from the first member's frame to the floor's.
         floor: the floor's frame.
 
     Returns:
@@ -96,4 +98,4 @@ def on_floor(joint: JointMap, start: Transform, floor: GridFrame) -> Grid:
     evidence = np.zeros(joint.grid.shape, np.int8)
     evidence[joint.grid == FREE] = -1
     evidence[joint.grid == OCCUPIED] = 1
-    return occupancy(place(evidence, joint.frame, start, floor))
+    return occupancy(transform_layer(evidence, joint.frame, start, floor))

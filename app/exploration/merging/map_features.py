@@ -1,4 +1,4 @@
-"""A map made ready for being compared with another: its walls, their faces, its free ground."""
+"""The features of a map that registration compares: walls, their normals, free points."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -7,56 +7,56 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from app.exploration.clearance import clearance_map
 from app.exploration.grid import FREE, OCCUPIED, Grid, GridFrame, Mask
-from app.exploration.planning.paths import clearance
 from app.exploration.se2 import Points
 
-_INNER = 0.3  # metres from every wall at which ground is free beyond doubt
-_THIN = 0.1  # metres between points of the ground
-_FACING = 0.15  # metres over which it is felt to which side of a wall the ground is free
+_INNER = 0.3  # metres from every wall at which a free cell is free beyond doubt
+_THIN = 0.1  # metres between free points
+_NORMAL_SIGMA = 0.15  # metres over which free cells are smoothed to find a wall's normal
 
 Metres = npt.NDArray[np.float32]
 """(rows, cols) float32 metres."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sheet:
-    """A map cut to what is known.
+class MapFeatures:
+    """A map cut to its known rectangle, and its features.
 
     Attributes:
         frame: where it lies.
         grid: (rows, cols) int8 occupancy.
-        walls: (n, 2) metres, occupied cells beside free ground.
-        facing: (n, 2) unit vectors, to which side of each the ground is free.
-        wall_m: metres of wall that each of them stands for.
-        nearest: (rows, cols) int32, index of the wall that lies nearest, give or take a little.
-        ground: (m, 2) metres, free ground away from walls, thinned.
+        walls: (n, 2) metres, occupied cells next to free ones.
+        normals: (n, 2) unit vectors, from each wall towards its free side.
+        metres_per_wall: metres of wall that each wall cell represents.
+        nearest_wall: (rows, cols) int32, index of the nearest wall, approximately.
+        free_points: (m, 2) metres, free cells away from walls, thinned.
         free: (rows, cols) bool.
-        away: metres to the nearest wall.
-        depth: metres to the nearest cell that is not free.
-        slope: (rows, cols, 2) float32, the direction in which free ground grows.
+        wall_distance: (rows, cols) float32 metres to the nearest occupied cell.
+        free_clearance: (rows, cols) float32 metres to the nearest cell that is not free.
+        free_gradient: (rows, cols, 2) float32, the direction in which free space increases.
     """
 
     frame: GridFrame
     grid: Grid
     walls: Points
-    facing: Points
-    wall_m: float
-    nearest: npt.NDArray[np.int32]
-    ground: Points
+    normals: Points
+    metres_per_wall: float
+    nearest_wall: npt.NDArray[np.int32]
+    free_points: Points
     free: Mask
-    away: Metres
-    depth: Metres
-    slope: npt.NDArray[np.float32]
+    wall_distance: Metres
+    free_clearance: Metres
+    free_gradient: npt.NDArray[np.float32]
 
     @property
-    def ground_m2(self) -> float:
-        """Square metres of free ground."""
+    def free_area_m2(self) -> float:
+        """Free area, square metres."""
         return int(np.count_nonzero(self.free)) * self.frame.resolution**2
 
 
-def sheet(grid: Grid, frame: GridFrame) -> Sheet | None:
-    """Cut a map to what is known, and measure what is needed of it; None if it shows no wall."""
+def extract_features(grid: Grid, frame: GridFrame) -> MapFeatures | None:
+    """Cut a map to its known rectangle and extract its features; None if it shows no wall."""
     known = grid >= 0
     if not known.any():
         return None
@@ -71,43 +71,45 @@ def sheet(grid: Grid, frame: GridFrame) -> Sheet | None:
         frame.origin_y + int(rows[0]) * resolution,
     )
     free, occupied = grid == FREE, grid == OCCUPIED
-    # A wall counts where it borders free ground: a return that strayed behind it says nothing.
-    beside = cv2.dilate(free.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-    walls = occupied & beside
+    # Only walls next to free cells count: a stray return behind a wall is no evidence.
+    near_free = cv2.dilate(free.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    walls = occupied & near_free
     if not walls.any():
         return None
-    away = cv2.distanceTransform(
+    wall_distance = cv2.distanceTransform(
         (~occupied).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
     ) * np.float32(resolution)
     step = max(1, round(_THIN / resolution))
     thin = np.zeros_like(free)
     thin[::step, ::step] = True
-    soft = cv2.GaussianBlur(free.astype(np.float32), (0, 0), _FACING / resolution)
-    slope = np.dstack([cv2.Sobel(soft, cv2.CV_32F, 1, 0), cv2.Sobel(soft, cv2.CV_32F, 0, 1)])
-    facing = slope[walls].astype(np.float64)
-    facing /= np.maximum(np.linalg.norm(facing, axis=1, keepdims=True), 1e-9)
+    soft = cv2.GaussianBlur(free.astype(np.float32), (0, 0), _NORMAL_SIGMA / resolution)
+    free_gradient = np.dstack(
+        [cv2.Sobel(soft, cv2.CV_32F, 1, 0), cv2.Sobel(soft, cv2.CV_32F, 0, 1)]
+    )
+    normals = free_gradient[walls].astype(np.float64)
+    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
     _, labels = cv2.distanceTransformWithLabels(
         (~walls).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
     )
     wall_of = np.zeros(int(labels.max()) + 1, np.int32)
     wall_of[labels[walls]] = np.arange(np.count_nonzero(walls))
-    return Sheet(
+    return MapFeatures(
         cut,
         grid,
-        points_of(cut, walls),
-        facing,
+        cell_centres(cut, walls),
+        normals,
         resolution,
         wall_of[labels],
-        points_of(cut, free & thin & (away > _INNER)),
+        cell_centres(cut, free & thin & (wall_distance > _INNER)),
         free,
-        np.ascontiguousarray(away, np.float32),
-        clearance(~free, resolution),
-        np.ascontiguousarray(slope),
+        np.ascontiguousarray(wall_distance, np.float32),
+        clearance_map(~free, resolution),
+        np.ascontiguousarray(free_gradient),
     )
 
 
-def points_of(frame: GridFrame, mask: Mask) -> Points:
-    """Return the centres of cells, (n, 2) metres."""
+def cell_centres(frame: GridFrame, mask: Mask) -> Points:
+    """Return the centres of a mask's cells, (n, 2) metres."""
     rows, cols = np.nonzero(mask)
     return np.column_stack(
         [
@@ -117,6 +119,6 @@ def points_of(frame: GridFrame, mask: Mask) -> Points:
     )
 
 
-def in_cells(frame: GridFrame, points: Points) -> Points:
-    """Return points as continuous column and row."""
+def to_cells(frame: GridFrame, points: Points) -> Points:
+    """Return points, (n, 2) metres, as continuous column and row."""
     return cast("Points", (points - np.array([frame.origin_x, frame.origin_y])) / frame.resolution)

@@ -1,8 +1,8 @@
-"""How much of what two maps have in common could not be elsewhere just as well.
+"""The perceptual aliasing test: how much common wall would fit elsewhere just as well.
 
-A corridor fits anywhere along itself, and a rack upon the next one; that they fit says little. So
-what is common is laid upon the rest of both maps, too: what fits best there is what chance, or the
-builder's habit, gives for nothing. Only the walls that it leaves over speak for the place.
+A corridor fits anywhere along itself, and a rack on the next one: such a fit proves little. So the
+common part of two maps is also matched against the rest of each map. What fits best there is
+aliased; only the walls beyond it are distinct.
 """
 
 import math
@@ -10,67 +10,67 @@ from dataclasses import replace
 
 import numpy as np
 
-from app.exploration.merging.agreement import common_ground, judge
+from app.exploration.merging.agreement import classify_walls, shared_free_points
 from app.exploration.merging.candidates import by_correlation
-from app.exploration.merging.icp import climb
-from app.exploration.merging.map_features import Sheet
+from app.exploration.merging.icp import icp_refine
+from app.exploration.merging.map_features import MapFeatures
 from app.exploration.se2 import IDENTITY, Points, Transform, apply, inverse, wrap
 
 _TURNS = 90
 _PEAKS = 1
 _REACHES = (0.6, 0.3, 0.15)  # metres
-_CLIMBERS = 300  # points that climb
-_FEWEST = 20  # points that can be told from others
+_MAX_POINTS = 300  # wall points that are refined
+_MIN_POINTS = 20  # fewer common wall points are not distinct
 _SAME_M = 0.75
 _SAME_RAD = math.radians(5.0)
 
 
-def distinct_share(one: Sheet, two: Sheet, pose: Transform) -> float:
+def distinct_share(one: MapFeatures, two: MapFeatures, pose: Transform) -> float:
     """Return the share of the common wall that fits nowhere else in either map, 0 to 1.
 
     Args:
         one: a map.
-        two: the other one.
-        pose: (3,) of its frame in the first's.
+        two: the other map.
+        pose: (3,) from its frame to the first's.
     """
     ours, theirs = _common(two, one, inverse(pose)), _common(one, two, pose)
-    if min(len(ours.walls), len(theirs.walls)) < _FEWEST:
+    if min(len(ours.walls), len(theirs.walls)) < _MIN_POINTS:
         return 0.0
     return 1.0 - max(
-        _elsewhere(one, ours, IDENTITY),
-        _elsewhere(two, theirs, IDENTITY),
-        _elsewhere(one, theirs, pose),
+        _best_share_elsewhere(one, ours, IDENTITY),
+        _best_share_elsewhere(two, theirs, IDENTITY),
+        _best_share_elsewhere(one, theirs, pose),
     )
 
 
-def same_place(pose: Transform, other: Transform, middle: Points) -> bool:
-    """Tell whether two motions put a map, known by its middle, (1, 2), into the same place."""
-    off = apply(pose, middle) - apply(other, middle)
+def same_place(pose: Transform, other: Transform, centroid: Points) -> bool:
+    """Return whether two transforms move a map to the same place, by its centroid, (1, 2)."""
+    off = apply(pose, centroid) - apply(other, centroid)
     return float(np.hypot(*off[0])) < _SAME_M and abs(wrap(pose[2] - other[2])) < _SAME_RAD
 
 
-def _common(here: Sheet, there: Sheet, motion: Transform) -> Sheet:
-    """Cut a map to the walls and the ground that another shows, too."""
-    walls = judge(here, there, motion) > 0
+def _common(here: MapFeatures, there: MapFeatures, motion: Transform) -> MapFeatures:
+    """Cut a map to the walls and free points that another map shows as well."""
+    walls = classify_walls(here, there, motion) > 0
     return replace(
         there,
         walls=there.walls[walls],
-        facing=there.facing[walls],
-        ground=there.ground[common_ground(here, there, motion)],
+        normals=there.normals[walls],
+        free_points=there.free_points[shared_free_points(here, there, motion)],
     )
 
 
-def _elsewhere(here: Sheet, part: Sheet, place: Transform) -> float:
-    """Return the highest share of a part's walls that fits in a map but at its own place.
+def _best_share_elsewhere(here: MapFeatures, part: MapFeatures, own_pose: Transform) -> float:
+    """Return the highest share of a part's walls that fits in a map, its own place excluded.
 
-    Walls that would contradict the map there are taken off.
+    Walls that would contradict the map there are subtracted.
     """
-    step = max(1, len(part.walls) // _CLIMBERS)
-    thin = replace(part, walls=part.walls[::step], facing=part.facing[::step])
-    middle = part.walls.mean(axis=0, keepdims=True)
+    step = max(1, len(part.walls) // _MAX_POINTS)
+    thin = replace(part, walls=part.walls[::step], normals=part.normals[::step])
+    centroid = part.walls.mean(axis=0, keepdims=True)
     best = 0.0
     for guess in by_correlation(here, part, turns=_TURNS, peaks=_PEAKS):
-        pose = climb(here, thin.walls, thin.facing, guess, reaches=_REACHES)
-        if not same_place(pose, place, middle):
-            best = max(best, float(judge(here, thin, pose).mean()))
+        pose = icp_refine(here, thin.walls, thin.normals, guess, reaches=_REACHES)
+        if not same_place(pose, own_pose, centroid):
+            best = max(best, float(classify_walls(here, thin, pose).mean()))
     return best

@@ -1,1 +1,1 @@
-"""Where robots drive: frontiers, paths, assignment, coordination of a team."""
+"""Where robots drive: frontiers, routes, goals, assignment, rendezvous."""

@@ -1,123 +1,162 @@
-"""A robot's ways to all frontiers: near it, on the whole map, or back on its own track."""
+"""A robot's routes to all frontiers: near it, on the whole map, or back along its own track."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
+from math import dist
 
 import numpy as np
 
 from app.exploration.driver import Point, Pose
-from app.exploration.grid import GridFrame, Mask
+from app.exploration.grid import Cell, Cells, GridFrame, Mask
 from app.exploration.planning.frontiers import Frontier
-from app.exploration.planning.paths import UNREACHED, Cell, Cells, Field, distance_field
-from app.exploration.planning.planning_map import Survey
+from app.exploration.planning.planning_map import PlanningMap
+from app.exploration.shortest_paths import UNREACHED, DistanceField, distance_field
 
-_TARGETS_ACROSS = 5  # places to look from are tried this share of the look apart
-_TARGETS_M = 0.3  # or so many metres, for from afar it takes the right place to see through a gap
-_BACK_STEP_M = 0.5  # a robot that is boxed in looks so often from its track for a way
-_BACK_M = 20.0  # and so far back
+_CANDIDATES_PER_VIEW = 5  # candidate viewpoints across one view distance
+_CANDIDATE_STEP_M = 0.3  # upper limit of their spacing: far views through a gap need exact places
+_BACKTRACK_STEP_M = 0.5  # spacing of the points on its track from which a boxed-in robot searches
+_BACKTRACK_M = 20.0  # length of the track that it searches
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Prospect:
-    """One robot's ways to all frontiers: (frontiers,) costs and (frontiers, 2) local targets.
+class FrontierRoutes:
+    """One robot's routes to all frontiers.
 
-    They begin where it stands, or, of a robot that is boxed in, at the end of its way `back`.
+    Attributes:
+        clearance: metres to the nearest obstacle that the routes keep.
+        view_distance: metres from a viewpoint to its frontier.
+        passable: (rows, cols) bool, cells that the routes may use.
+        field: (rows, cols) int32 path costs from the start of the routes.
+        costs: (frontiers,) int32 path costs, UNREACHED without a route.
+        targets: (frontiers, 2) int32, the viewpoint of each frontier, local row and column.
+        backtrack: points of the robot's own track that it drives back first; the routes start at
+            the last of them, or at the robot.
     """
 
-    room: float
-    look: float
+    clearance: float
+    view_distance: float
     passable: Mask
-    field: Field
+    field: DistanceField
     costs: Cells
     targets: Cells
-    back: tuple[Point, ...] = ()
+    backtrack: tuple[Point, ...] = ()
 
     @property
-    def leads_anywhere(self) -> bool:
-        """Whether there is a way to any frontier."""
+    def reach_any(self) -> bool:
+        """Whether there is a route to any frontier."""
         return bool((self.costs < UNREACHED).any())
 
     @classmethod
-    def none(cls, frontiers: int) -> "Prospect":
-        """A robot that gets nowhere."""
-        nowhere = np.zeros((0, 0), np.int32)
+    def none(cls, frontiers: int) -> "FrontierRoutes":
+        """Return the routes of a robot that reaches no frontier."""
+        empty = np.zeros((0, 0), np.int32)
         costs = np.full(frontiers, UNREACHED, np.int32)
-        return cls(0.0, 0.0, nowhere > 0, nowhere, costs, nowhere)
+        return cls(0.0, 0.0, empty > 0, empty, costs, empty)
 
 
-def ways_from(
+def routes_from(
     cell: Cell,
     frontiers: Sequence[Frontier],
-    view: Survey,
+    view: PlanningMap,
     *,
-    rooms: Sequence[float],
-    looks: Sequence[float],
+    clearances: Sequence[float],
+    view_distances: Sequence[float],
     limit: int,
-) -> Prospect:
-    """Find the ways from a cell, up to a cost; where there are none, with less room, then a far look."""
-    for look, room in product(looks, rooms):
-        lookouts = view.lookouts(
+) -> FrontierRoutes:
+    """Find the routes from a cell to all frontiers.
+
+    Combinations of view distance and clearance are tried in order, clearances first, until one
+    yields a route.
+
+    Args:
+        cell: start of the routes, local row and column.
+        frontiers: the frontiers, cells of the planning map.
+        view: the planning map.
+        clearances: metres to keep from obstacles, preferred first.
+        view_distances: metres from viewpoint to frontier, preferred first.
+        limit: maximum path cost.
+    """
+    for view_distance, clearance in product(view_distances, clearances):
+        spacing = min(view_distance / _CANDIDATES_PER_VIEW, _CANDIDATE_STEP_M)
+        viewpoints = view.viewpoints(
             frontiers,
-            reach=round(look / view.resolution),
-            stride=max(1, round(min(look / _TARGETS_ACROSS, _TARGETS_M) / view.resolution)),
+            reach=round(view_distance / view.resolution),
+            stride=max(1, round(spacing / view.resolution)),
         )
-        if limit == UNREACHED and not view.region(room, cell).holds_any(lookouts.anywhere):
+        if limit == UNREACHED and not view.reachable(clearance, cell).contains_any(
+            viewpoints.distinct
+        ):
             continue
-        passable = view.passable(room, cell)
+        passable = view.passable(clearance, cell)
         field = distance_field(passable, cell, limit=limit)
-        costs, places = lookouts.cheapest(field)
-        prospect = Prospect(room, look, passable, field, costs, places)
-        if prospect.leads_anywhere:
-            return prospect
-    return Prospect.none(len(frontiers))
+        costs, targets = viewpoints.cheapest(field)
+        routes = FrontierRoutes(clearance, view_distance, passable, field, costs, targets)
+        if routes.reach_any:
+            return routes
+    return FrontierRoutes.none(len(frontiers))
 
 
-def search(
+def search_routes(
     pose: Pose,
     track: Sequence[Point],
     frontiers: Sequence[Frontier],
-    view: Survey,
+    view: PlanningMap,
     frame: GridFrame,
     *,
-    rooms: Sequence[float],
-    looks: Sequence[float],
-) -> Prospect:
-    """Find a robot's ways on the whole map; one that is boxed in goes back the way it came.
+    clearances: Sequence[float],
+    view_distances: Sequence[float],
+) -> FrontierRoutes:
+    """Find a robot's routes on the whole map; a boxed-in robot backtracks along its own track.
 
-    Walls are drawn a cell thicker than they are, and a place where a body was refused is barred:
-    a robot may get in where no way is left to get out. It fitted wherever it drove.
+    Walls are drawn up to a cell too thick, and collision cells are barred, so a robot may enter a
+    place that its map offers no route out of. It fitted wherever it drove.
+
+    Args:
+        pose: the robot's pose.
+        track: points that the robot drove through, metres, map frame.
+        frontiers: the frontiers, cells of the planning map.
+        view: the planning map.
+        frame: the mission's frame.
+        clearances: metres to keep from obstacles, preferred first.
+        view_distances: metres from viewpoint to frontier, preferred first.
     """
-    for back in _ways_back(pose, track):
-        cell = view.cell_at(frame, *(back[-1] if back else (pose.x, pose.y)))
-        prospect = ways_from(cell, frontiers, view, rooms=rooms, looks=looks, limit=UNREACHED)
-        if prospect.leads_anywhere:
-            return replace(prospect, back=back)
-    return Prospect.none(len(frontiers))
+    for backtrack in _backtracks(pose, track):
+        cell = view.cell_at(frame, *(backtrack[-1] if backtrack else (pose.x, pose.y)))
+        routes = routes_from(
+            cell,
+            frontiers,
+            view,
+            clearances=clearances,
+            view_distances=view_distances,
+            limit=UNREACHED,
+        )
+        if routes.reach_any:
+            return replace(routes, backtrack=backtrack)
+    return FrontierRoutes.none(len(frontiers))
 
 
-def _ways_back(pose: Pose, track: Sequence[Point]) -> Iterator[tuple[Point, ...]]:
-    """Yield ways along a robot's own track, each half a metre longer, up to some metres.
+def _backtracks(pose: Pose, track: Sequence[Point]) -> Iterator[tuple[Point, ...]]:
+    """Yield paths back along a robot's track, each half a metre longer than the last.
 
-    Where the track comes through a point again, what lies between is left out.
+    The first is empty. Where the track passes a point twice, the loop between is cut out.
     """
     yield ()
-    way = [(pose.x, pose.y)]
-    told = 0.0
+    path = [(pose.x, pose.y)]
+    yielded = 0.0
     for point in reversed(track):
-        if point in way:
-            del way[way.index(point) + 1 :]
+        if point in path:
+            del path[path.index(point) + 1 :]
             continue
-        way.append(point)
-        driven = way_length(way)
-        if driven >= told + _BACK_STEP_M:
-            told = driven
-            yield tuple(way[1:])
-        if driven >= _BACK_M:
+        path.append(point)
+        length = path_length(path)
+        if length >= yielded + _BACKTRACK_STEP_M:
+            yielded = length
+            yield tuple(path[1:])
+        if length >= _BACKTRACK_M:
             return
 
 
-def way_length(points: Sequence[Point]) -> float:
-    """Measure a way, metres."""
-    return sum(math.dist(start, end) for start, end in pairwise(points))
+def path_length(points: Sequence[Point]) -> float:
+    """Return the length of a path, metres."""
+    return sum(dist(start, end) for start, end in pairwise(points))

@@ -1,7 +1,7 @@
-"""Frontiers: known free cells beside unknown ones, in pieces that a robot can be sent to.
+"""Frontiers: known free cells next to unknown ones, clustered into goals for robots.
 
 After Yamauchi, "A Frontier-Based Approach for Autonomous Exploration" (CIRA 1997). Cells are
-(n, 2) int32 of row and column, in row-major order wherever they come from here.
+(n, 2) int32 of row and column, in row-major order within each frontier.
 """
 
 from dataclasses import dataclass
@@ -10,13 +10,12 @@ from typing import cast
 import cv2
 import numpy as np
 
-from app.exploration.grid import FREE, UNKNOWN, Grid, Mask
-from app.exploration.planning.paths import Cells
+from app.exploration.grid import FREE, UNKNOWN, Cells, Grid, Mask
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frontier:
-    """One piece of the border to the unknown.
+    """One connected piece of the boundary between free and unknown cells.
 
     Attributes:
         cells: (n, 2) int32, row and column.
@@ -37,7 +36,7 @@ class Frontier:
 
 
 def frontier_cells(grid: Grid) -> Mask:
-    """Find the free cells that share a side with an unknown one.
+    """Find the free cells that share a side with an unknown cell.
 
     Args:
         grid: (rows, cols) int8 occupancy.
@@ -46,17 +45,17 @@ def frontier_cells(grid: Grid) -> Mask:
         (rows, cols) bool.
     """
     unknown = (grid == UNKNOWN).astype(np.uint8)
-    beside = cv2.dilate(unknown, cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)))
-    return cast("Mask", (grid == FREE) & (beside > 0))
+    near_unknown = cv2.dilate(unknown, cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)))
+    return cast("Mask", (grid == FREE) & (near_unknown > 0))
 
 
-def cluster(mask: Mask, *, least: int, longest: int) -> list[Frontier]:
-    """Group cells that touch, by side or corner, and halve what is too long for one robot.
+def cluster_frontiers(mask: Mask, *, min_cells: int, max_extent: int) -> list[Frontier]:
+    """Cluster cells that touch by side or corner, and halve clusters too long for one robot.
 
     Args:
-        mask: (rows, cols) bool.
-        least: groups of fewer cells are left out.
-        longest: cells; a group whose bounding box is longer is halved at its middle, repeatedly.
+        mask: (rows, cols) bool, the frontier cells.
+        min_cells: smaller clusters are left out.
+        max_extent: cells; a cluster with a longer bounding box is halved, repeatedly.
 
     Returns:
         Frontiers in the order of their first cell.
@@ -64,31 +63,31 @@ def cluster(mask: Mask, *, least: int, longest: int) -> list[Frontier]:
     _, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
     cells = np.argwhere(mask).astype(np.int32)
     label = labels[mask]
-    enough = (np.bincount(label) >= least)[label]
+    enough = (np.bincount(label) >= min_cells)[label]
     cells, label = cells[enough], label[enough]
     if not len(cells):
         return []
     order = np.argsort(label, kind="stable")
     cells = cells[order]
-    borders = np.flatnonzero(np.diff(label[order])) + 1
-    starts = np.concatenate([[0], borders])
-    spans = np.maximum.reduceat(cells, starts) - np.minimum.reduceat(cells, starts)
-    pieces: list[Cells] = []
-    for group, span in zip(np.split(cells, borders), spans.max(axis=1), strict=True):
-        if span < longest:
-            pieces.append(group)
+    splits = np.flatnonzero(np.diff(label[order])) + 1
+    starts = np.concatenate([[0], splits])
+    extents = np.maximum.reduceat(cells, starts) - np.minimum.reduceat(cells, starts)
+    parts: list[Cells] = []
+    for cluster, extent in zip(np.split(cells, splits), extents.max(axis=1), strict=True):
+        if extent < max_extent:
+            parts.append(cluster)
         else:
-            _halve(group, longest, pieces)
-    return [Frontier(piece) for piece in pieces]
+            _halve(cluster, max_extent, parts)
+    return [Frontier(part) for part in parts]
 
 
-def _halve(cells: Cells, longest: int, pieces: list[Cells]) -> None:
-    """Append a group, cut across its longer side until no piece is longer than allowed."""
+def _halve(cells: Cells, max_extent: int, parts: list[Cells]) -> None:
+    """Append a cluster, cut across its longer side until no part is too long."""
     low, high = cells.min(axis=0), cells.max(axis=0)
     axis = int(np.argmax(high - low))
-    if high[axis] - low[axis] < longest:
-        pieces.append(cells)
+    if high[axis] - low[axis] < max_extent:
+        parts.append(cells)
         return
     first = cells[:, axis] <= (low[axis] + high[axis]) // 2
-    _halve(cells[first], longest, pieces)
-    _halve(cells[~first], longest, pieces)
+    _halve(cells[first], max_extent, parts)
+    _halve(cells[~first], max_extent, parts)

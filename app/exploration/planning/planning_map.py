@@ -1,4 +1,4 @@
-"""What the team knows at one moment, cut to the known rectangle so that large maps stay cheap."""
+"""The team's map at one barrier, cut to the known rectangle so that large maps stay cheap."""
 
 import math
 import threading
@@ -8,72 +8,83 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from app.exploration.clearance import Clearance, clearance_map, traversable
 from app.exploration.driver import Pose
-from app.exploration.grid import FREE, OCCUPIED, Box, Grid, GridFrame, Mask
+from app.exploration.grid import FREE, OCCUPIED, Box, Cell, Grid, GridFrame, Mask
 from app.exploration.merging.evidence import occupancy
 from app.exploration.planning.frontiers import Frontier, frontier_cells
-from app.exploration.planning.paths import Cell, Clearance, clearance, fits
-from app.exploration.planning.regions import Pieces, Region, pieces_of, region
-from app.exploration.planning.viewpoints import LookoutMemory, Lookouts
+from app.exploration.planning.regions import (
+    Components,
+    ReachableRegion,
+    connected_components,
+    reachable_region,
+)
+from app.exploration.planning.viewpoints import ViewpointCache, Viewpoints
 
-_MARGIN_M = 0.5  # unknown ground kept around the known, more than any clearance asked for
-_ROOM_M = 0.5  # likewise
-_OWN_ROOM_M = 0.5
+_MARGIN_M = 0.5  # unknown area kept around the known rectangle, more than any clearance in use
+_MAX_CLEARANCE_M = 0.5  # larger clearances are cut to this, more than any clearance in use
+_NEAR_ROBOT_M = 0.5  # around the robot its own clearance is enough
 
 
-class Memory:
-    """What was found for one survey, and holds for the next where the map is the same."""
+class MapCache:
+    """Results of one planning map that stay valid for the next while the map is the same."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._pieces: dict[float, tuple[Mask, Pieces]] = {}
-        self._lookouts: dict[tuple[int, int], LookoutMemory] = {}
+        self._components: dict[float, tuple[Mask, Components]] = {}
+        self._viewpoints: dict[tuple[int, int], ViewpointCache] = {}
 
-    def pieces(self, radius: float, ground: Mask) -> Pieces:
-        """Return the connected pieces of the ground that has some metres of room."""
+    def components(self, radius: float, passable: Mask) -> Components:
+        """Return the connected components of the cells that are passable with a clearance."""
         with self._lock:
-            known = self._pieces.get(radius)
-            if known is None or not np.array_equal(known[0], ground):
-                known = self._pieces[radius] = ground, pieces_of(ground)
+            known = self._components.get(radius)
+            if known is None or not np.array_equal(known[0], passable):
+                known = self._components[radius] = passable, connected_components(passable)
             return known[1]
 
-    def lookouts(self, reach: int, stride: int) -> LookoutMemory:
-        """Return the memory of lookouts of a kind."""
+    def viewpoints(self, reach: int, stride: int) -> ViewpointCache:
+        """Return the cache of the viewpoints with a reach and stride, cells."""
         with self._lock:
-            new = LookoutMemory(reach=reach, stride=stride)
-            return self._lookouts.setdefault((reach, stride), new)
+            new = ViewpointCache(reach=reach, stride=stride)
+            return self._viewpoints.setdefault((reach, stride), new)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Survey:
+class PlanningMap:
     """The known rectangle of the mission's map; all arrays and cells are local to it.
 
     Attributes:
         row0: the row of its first cell in the mission's frame.
-        col0: its column.
+        col0: the column of its first cell in the mission's frame.
         resolution: metres a cell.
         grid: (rows, cols) int8 occupancy.
-        room: (rows, cols) float32 metres to the nearest cell known to be occupied, 0.5 at most.
-        border: (rows, cols) bool, frontier cells, given up or not.
-        ground: (rows, cols) bool, known free and never found impassable by a robot.
-        memory: what was found for surveys before.
+        clearance: (rows, cols) float32 metres to the nearest occupied cell, at most 0.5.
+        frontier_mask: (rows, cols) bool, frontier cells, abandoned or not.
+        traversable: (rows, cols) bool, free cells without a collision.
+        cache: results of earlier planning maps.
     """
 
     row0: int
     col0: int
     resolution: float
     grid: Grid
-    room: Clearance
-    border: Mask
-    ground: Mask
-    memory: Memory = field(default_factory=Memory)
+    clearance: Clearance
+    frontier_mask: Mask
+    traversable: Mask
+    cache: MapCache = field(default_factory=MapCache)
     _passable: dict[float, Mask] = field(default_factory=dict)
 
     @property
-    def open_air(self) -> Mask:
-        """Cells that sight passes, (rows, cols) bool."""
-        free: Mask = self.grid != OCCUPIED
-        return free
+    def box(self) -> Box:
+        """The rectangle in the mission's frame."""
+        rows, cols = self.grid.shape
+        return Box(self.row0, self.col0, self.row0 + rows, self.col0 + cols)
+
+    @property
+    def see_through(self) -> Mask:
+        """Cells that do not block the line of sight, (rows, cols) bool."""
+        not_occupied: Mask = self.grid != OCCUPIED
+        return not_occupied
 
     def position(self, frame: GridFrame, x: float, y: float) -> tuple[float, float]:
         """Return the continuous local (row, col) of a point in the mission's frame."""
@@ -81,7 +92,7 @@ class Survey:
         return row - self.row0, col - self.col0
 
     def cell(self, frame: GridFrame, pose: Pose) -> Cell:
-        """Return the local cell that a robot stands in."""
+        """Return the local cell of a robot."""
         return self.cell_at(frame, pose.x, pose.y)
 
     def cell_at(self, frame: GridFrame, x: float, y: float) -> Cell:
@@ -89,102 +100,107 @@ class Survey:
         row, col = frame.cell(x, y)
         return row - self.row0, col - self.col0
 
-    def passable(self, radius: float, robot: Cell) -> Mask:
-        """Tell where a robot may drive with some room around it.
+    def passable(self, clearance: float, robot: Cell) -> Mask:
+        """Return where a robot may drive with some clearance.
 
-        Near the robot any place will do that has no less room than the one where it stands;
-        otherwise a robot that found itself beside a wall could never leave.
+        Near the robot, cells need no more clearance than the robot's own cell has: otherwise a
+        robot next to a wall could never leave.
 
         Args:
-            radius: metres of room.
+            clearance: metres to keep from occupied cells.
             robot: the robot's cell.
 
         Returns:
             (rows, cols) bool.
         """
-        mask = self._roomy(radius).copy()
-        near = math.ceil(_OWN_ROOM_M / self.resolution)
+        mask = self._passable_to_all(clearance).copy()
+        near = math.ceil(_NEAR_ROBOT_M / self.resolution)
         rows = slice(max(robot[0] - near, 0), robot[0] + near + 1)
         cols = slice(max(robot[1] - near, 0), robot[1] + near + 1)
-        own = min(float(self.room[robot]), radius)
-        mask[rows, cols] |= self.ground[rows, cols] & fits(self.room[rows, cols], own)
+        own = min(float(self.clearance[robot]), clearance)
+        mask[rows, cols] |= self.traversable[rows, cols] & traversable(
+            self.clearance[rows, cols], own
+        )
         return mask
 
-    def region(self, radius: float, robot: Cell) -> Region:
-        """Find where a robot can get to with some room around it, as `passable` tells."""
-        pieces = self.memory.pieces(radius, self._roomy(radius))
-        near = math.ceil(_OWN_ROOM_M / self.resolution)
-        return region(self.passable(radius, robot), pieces, robot, near=near)
+    def reachable(self, clearance: float, robot: Cell) -> ReachableRegion:
+        """Find where a robot can get to over `passable` cells."""
+        components = self.cache.components(clearance, self._passable_to_all(clearance))
+        near = math.ceil(_NEAR_ROBOT_M / self.resolution)
+        return reachable_region(self.passable(clearance, robot), components, robot, near=near)
 
-    def lookouts(self, frontiers: Sequence[Frontier], *, reach: int, stride: int) -> Lookouts:
-        """Find from where frontiers can be looked at; several threads may ask.
+    def viewpoints(self, frontiers: Sequence[Frontier], *, reach: int, stride: int) -> Viewpoints:
+        """Find the viewpoints of frontiers; safe to call from several threads.
 
         Args:
-            frontiers: of this survey's cells.
-            reach: cells, how close to the frontier's cell the look must be.
-            stride: only every so many cells is asked, in both directions.
+            frontiers: the frontiers, cells of this map.
+            reach: cells, maximum distance from a viewpoint to its frontier cell.
+            stride: spacing of the candidate cells in both directions.
         """
-        memory = self.memory.lookouts(reach, stride)
-        return memory.find(self.grid, (self.row0, self.col0), frontiers)
+        cache = self.cache.viewpoints(reach, stride)
+        return cache.find(self.grid, (self.row0, self.col0), frontiers)
 
-    def _roomy(self, radius: float) -> Mask:
-        """Tell where anybody may drive with some room around it."""
-        if radius not in self._passable:
-            self._passable[radius] = self.ground & fits(self.room, radius)
-        return self._passable[radius]
+    def _passable_to_all(self, clearance: float) -> Mask:
+        """Return the cells with some clearance, wherever the robot is."""
+        if clearance not in self._passable:
+            self._passable[clearance] = self.traversable & traversable(self.clearance, clearance)
+        return self._passable[clearance]
 
 
-def survey(
+def build_planning_map(
     evidence: npt.NDArray[np.int16],
-    bumped: Mask,
+    collisions: Mask,
     known: Box,
     frame: GridFrame,
     *,
-    before: Survey | None = None,
-) -> Survey:
-    """Look at the team's map.
+    before: PlanningMap | None = None,
+) -> PlanningMap:
+    """Build the planning map of the team's evidence.
 
     Args:
-        evidence: (rows, cols) int16, the team's summed log-odds units.
-        bumped: (rows, cols) bool, cells that a robot refused to enter.
-        known: a box around all evidence.
+        evidence: (rows, cols) int16, the sum of all robots' log-odds units.
+        collisions: (rows, cols) bool, cells that a robot could not enter.
+        known: bounding box of all evidence.
         frame: the mission's frame.
-        before: the mission's last survey, if any: what was found for it and still holds is kept.
+        before: the mission's last planning map, whose results are reused where they still hold.
     """
     margin = math.ceil(_MARGIN_M / frame.resolution)
     rows = slice(max(known.row0 - margin, 0), min(known.row1 + margin, frame.rows))
     cols = slice(max(known.col0 - margin, 0), min(known.col1 + margin, frame.cols))
     grid = occupancy(evidence[rows, cols])
-    return Survey(
+    same = _with_same_rectangle(before, rows.start, cols.start, grid)
+    return PlanningMap(
         row0=rows.start,
         col0=cols.start,
         resolution=frame.resolution,
         grid=grid,
-        room=_room(grid, frame.resolution, _same_view(before, rows.start, cols.start, grid)),
-        border=frontier_cells(grid),
-        ground=(grid == FREE) & ~bumped[rows, cols],
-        memory=before.memory if before else Memory(),
+        clearance=_update_clearance(grid, frame.resolution, same),
+        frontier_mask=frontier_cells(grid),
+        traversable=(grid == FREE) & ~collisions[rows, cols],
+        cache=before.cache if before else MapCache(),
     )
 
 
-def _same_view(before: Survey | None, row0: int, col0: int, grid: Grid) -> Survey | None:
-    """Return a survey if it shows the same rectangle."""
+def _with_same_rectangle(
+    before: PlanningMap | None, row0: int, col0: int, grid: Grid
+) -> PlanningMap | None:
+    """Return a planning map if it covers the same rectangle."""
     if before is None or (before.row0, before.col0) != (row0, col0):
         return None
     return before if before.grid.shape == grid.shape else None
 
 
-def _room(grid: Grid, resolution: float, before: Survey | None) -> Clearance:
-    """Measure the room around every cell; only near walls that came or went is it another."""
+def _update_clearance(grid: Grid, resolution: float, before: PlanningMap | None) -> Clearance:
+    """Measure the clearance of every cell, anew only around walls that changed."""
     walls = grid == OCCUPIED
     if before is None:
-        return np.minimum(clearance(walls, resolution), np.float32(_ROOM_M))
+        return np.minimum(clearance_map(walls, resolution), np.float32(_MAX_CLEARANCE_M))
     changed = walls != (before.grid == OCCUPIED)
     rows, cols = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
     if not rows.size:
-        return before.room
-    room = before.room.copy()
-    far = math.ceil(_ROOM_M / resolution)
+        return before.clearance
+    clearance = before.clearance.copy()
+    far = math.ceil(_MAX_CLEARANCE_M / resolution)
 
     def around(cells: int) -> tuple[slice, slice]:
         return (
@@ -192,11 +208,15 @@ def _room(grid: Grid, resolution: float, before: Survey | None) -> Clearance:
             slice(max(int(cols[0]) - cells, 0), int(cols[-1]) + cells + 1),
         )
 
-    # Twice as far, so that the edge of what is measured is no nearer than walls that count.
-    other, measured = around(far), around(2 * far)
-    new = clearance(walls[measured], resolution)
+    # Measure in twice the margin, so that no wall that counts is cut off.
+    updated, measured = around(far), around(2 * far)
+    new = clearance_map(walls[measured], resolution)
     top, left = (outer.start for outer in measured)
-    height, width = room[other].shape
-    row, col = other[0].start - top, other[1].start - left
-    np.minimum(new[row : row + height, col : col + width], np.float32(_ROOM_M), out=room[other])
-    return room
+    height, width = clearance[updated].shape
+    row, col = updated[0].start - top, updated[1].start - left
+    np.minimum(
+        new[row : row + height, col : col + width],
+        np.float32(_MAX_CLEARANCE_M),
+        out=clearance[updated],
+    )
+    return clearance

@@ -1,40 +1,44 @@
-"""How a team explores: every number of its judgement in one place."""
+"""All numbers that decide how a team explores."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class PlannerSettings:
     """How a team explores.
 
+    Costs and gains are in metres of path, so that they can be added and compared.
+
     Attributes:
-        radius: of a robot, metres.
-        speed: of a robot, metres a second; sets the barriers.
+        radius: robot radius, metres.
+        speed: robot speed, metres a second; it determines the time of the barriers.
         round_min_s: shortest time between two barriers.
         round_max_s: longest time between two barriers.
-        reassign_s: goals are weighed anew at least so often.
-        idle_s: and so often while a robot has nothing to do.
-        frontier_least_m: shorter frontiers are left alone, as gaps between beams.
-        frontier_longest_m: longer ones are halved for several robots.
-        look_m: how close a robot goes to a frontier's cell.
-        look_far_m: at the end, how far away it looks at what it cannot get near.
-        retry_m2: a last round that taught so much is followed by another.
-        visits: so many visits that leave a frontier cell as it was give it up.
-        visit_spread_m: and so far around it, for maps that are drawn anew shift by a cell.
-        gain: metres of way that a metre of frontier is worth.
-        gain_longest_m: a longer frontier is worth no more.
-        view_gain: metres of way that a square metre of unknown ground in its sight is worth.
-        view_gain_most: more of it is worth no more than so many metres.
-        keep_m: metres of way that a robot's present goal is worth.
-        divide_m: metres of way that a first goal square to the robot's own direction costs.
-        near_m: way that is searched before the whole map is.
-        discount_m: metres of way by which a frontier beside a chosen one is worth less, by
-            Burgard's assignment; 0 for the Hungarian one.
-        sight_m: how far a robot sees: so far from a chosen frontier nothing is worth less, and
-            unknown ground so far from a frontier is no gain.
-        help_m: metres of way that a robot without a frontier goes further for one that fewer
-            robots are at; 0 to have it stand.
-        help_back_m: metres before the place to look from at which it stops.
+        reassign_s: longest time between two assignments of goals.
+        idle_s: the same, while a robot has no goal or a standby goal.
+        frontier_min_m: shorter frontiers are ignored, as gaps between beams.
+        frontier_max_m: longer frontiers are halved, so that several robots can share them.
+        view_distance_m: distance from a viewpoint to the frontier cell that it views.
+        far_view_distance_m: the same for the last rounds, for frontiers without a near viewpoint.
+        retry_gain_m2: newly known area that justifies another retry of abandoned frontiers.
+        max_visits: visits after which an unchanged frontier cell is abandoned.
+        visit_spread_m: distance around an unchanged cell within which a visit counts, because
+            cells of a redrawn map may shift.
+        length_gain: gain of a frontier, metres of path for each metre of its length.
+        length_gain_max_m: frontier length above which the gain does not grow.
+        view_gain: gain of a frontier, metres of path for each square metre of unknown area in
+            its line of sight.
+        view_gain_max_m: upper limit of that gain.
+        keep_goal_m: gain of the robot's present goal (hysteresis).
+        spread_m: cost of a first goal at a right angle to the robot's initial bearing.
+        local_search_m: path length of the local search that precedes one of the whole map.
+        discount_m: gain that a frontier loses next to an assigned one, in Burgard's assignment;
+            0 selects the Hungarian method.
+        sensor_range_m: beyond this distance from an assigned frontier nothing is discounted, and
+            unknown area is no gain.
+        standby_cost_m: cost of a standby goal for each robot that already drives to its
+            frontier; 0 lets a robot without a frontier wait where it is.
+        standby_distance_m: distance before the viewpoint at which a robot on standby stops.
     """
 
     radius: float = 0.2
@@ -43,24 +47,28 @@ class Settings:
     round_max_s: float = 4.0
     reassign_s: float = 20.0
     idle_s: float = 5.0
-    frontier_least_m: float = 0.2
-    frontier_longest_m: float = 4.0
-    look_m: float = 0.5
-    look_far_m: float = 7.5
-    retry_m2: float = 0.25
-    visits: int = 2
+    frontier_min_m: float = 0.2
+    frontier_max_m: float = 4.0
+    view_distance_m: float = 0.5
+    far_view_distance_m: float = 7.5
+    retry_gain_m2: float = 0.25
+    max_visits: int = 2
     visit_spread_m: float = 0.0
-    gain: float = 2.0
-    gain_longest_m: float = 6.0
+    length_gain: float = 2.0
+    length_gain_max_m: float = 6.0
     view_gain: float = 1.0
-    view_gain_most: float = 20.0
-    keep_m: float = 4.0
-    divide_m: float = 4.0
-    near_m: float = 12.0
+    view_gain_max_m: float = 20.0
+    keep_goal_m: float = 4.0
+    spread_m: float = 4.0
+    local_search_m: float = 12.0
     discount_m: float = 8.0
-    sight_m: float = 8.0
-    help_m: float = 3.0
-    help_back_m: float = 1.0
+    sensor_range_m: float = 8.0
+    standby_cost_m: float = 3.0
+    standby_distance_m: float = 1.0
 
 
-DEFAULTS = Settings()
+DEFAULT_SETTINGS = PlannerSettings()
+
+UNKNOWN_POSE_SETTINGS = PlannerSettings(radius=0.22, frontier_min_m=0.4, visit_spread_m=0.15)
+"""For maps drawn at estimated poses: a margin for their errors, and no short frontiers, most of
+which are artefacts of those errors."""

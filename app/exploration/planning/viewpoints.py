@@ -1,7 +1,8 @@
-"""Lookouts: the places from which something unknown beside a frontier is in sight.
+"""Viewpoints: the cells from which something unknown at a frontier is in line of sight.
 
-They depend on the map alone, and not on who looks: they are found once for all robots, and stay
-as they are for each frontier cell until the map changes within its reach.
+They are the candidates of a next best view. They depend on the map alone, not on the robot: they
+are found once for all robots, and stay valid for a frontier cell until the map changes within its
+reach.
 """
 
 import threading
@@ -13,53 +14,54 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from app.exploration.grid import OCCUPIED, UNKNOWN, Grid, Mask
+from app.exploration.clearance import clear_length_cells
+from app.exploration.grid import OCCUPIED, UNKNOWN, Cell, Cells, Grid, Mask
 from app.exploration.planning.frontiers import Frontier
-from app.exploration.planning.paths import UNREACHED, Cell, Cells, Field, _clear_length
+from app.exploration.shortest_paths import UNREACHED, DistanceField
 
 _Indices = npt.NDArray[np.int64]
-_Places = npt.NDArray[np.int32]
-_NEWLY_SHOWN = 1  # no occupancy: what was not in the view before differs from all that may be
+_FlatCells = npt.NDArray[np.int32]
+_OUTSIDE = 1  # no occupancy value: cells outside the last map differ from any value
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Lookouts:
-    """From where frontiers can be looked at.
+class Viewpoints:
+    """The viewpoints of frontiers.
 
     Attributes:
-        owner: (cells,) int64, the frontier that a cell is of.
-        starts: (cells + 1,) int64, where in `places` each cell's begin.
-        places: (n,) int32, flat indices of cells; those of one frontier cell in their order.
-        anywhere: (m,) int32, the same, each once.
-        count: how many frontiers.
+        owner: (cells,) int64, the index of each frontier cell's frontier.
+        starts: (cells + 1,) int64, where the viewpoints of each frontier cell start in `flat`.
+        flat: (n,) int32, flat cell indices of the viewpoints, in order of the frontier cells.
+        distinct: (m,) int32, the same, each once.
+        count: number of frontiers.
     """
 
     owner: _Indices
     starts: _Indices
-    places: _Places
-    anywhere: _Places
+    flat: _FlatCells
+    distinct: _FlatCells
     count: int
 
-    def cheapest(self, field: Field) -> tuple[npt.NDArray[np.int32], Cells]:
-        """Find the place of each frontier that costs a robot least.
+    def cheapest(self, field: DistanceField) -> tuple[npt.NDArray[np.int32], Cells]:
+        """Find the viewpoint of each frontier with the lowest path cost.
 
         Args:
-            field: (rows, cols) int32 way costs of the robot.
+            field: (rows, cols) int32 path costs of the robot.
 
         Returns:
-            (frontiers,) int32 way cost, UNREACHED without place, and (frontiers, 2) int32 cells;
-            of equals the first place of the first cell.
+            (frontiers,) int32 path costs, UNREACHED without a viewpoint, and (frontiers, 2) int32
+            cells; of equal costs, the first viewpoint of the first cell.
         """
-        costs, chosen = _cheapest(field.ravel(), self.owner, self.starts, self.places, self.count)
+        costs, chosen = _cheapest(field.ravel(), self.owner, self.starts, self.flat, self.count)
         return costs, np.column_stack(np.divmod(chosen, np.int32(field.shape[1])))
 
 
-class LookoutMemory:
-    """What was found for the frontiers that were asked for last.
+class ViewpointCache:
+    """The viewpoints of the last frontiers.
 
     Args:
-        reach: cells, how close to the frontier's cell the look must be.
-        stride: only every so many cells is asked, in both directions.
+        reach: cells, maximum distance from a viewpoint to its frontier cell.
+        stride: spacing of the candidate cells in both directions.
     """
 
     def __init__(self, *, reach: int, stride: int) -> None:
@@ -69,49 +71,49 @@ class LookoutMemory:
         self._grid: Grid = np.zeros((0, 0), np.int8)
         self._frontiers: Sequence[Frontier] = ()
         self._cells: Cells = np.zeros((0, 2), np.int32)
-        none, nowhere = np.zeros(0, np.int64), np.zeros(0, np.int32)
-        self._found = Lookouts(none, np.zeros(1, np.int64), nowhere, nowhere, 0)
-        self._finding = threading.Lock()
+        no_indices, no_cells = np.zeros(0, np.int64), np.zeros(0, np.int32)
+        self._found = Viewpoints(no_indices, np.zeros(1, np.int64), no_cells, no_cells, 0)
+        self._lock = threading.Lock()
 
-    def find(self, grid: Grid, corner: Cell, frontiers: Sequence[Frontier]) -> Lookouts:
-        """Find all lookouts; several threads may ask for the same.
+    def find(self, grid: Grid, corner: Cell, frontiers: Sequence[Frontier]) -> Viewpoints:
+        """Find the viewpoints of frontiers; safe to call from several threads.
 
-        What must be in sight is an unknown cell beside one of the frontier's; a place that sees
-        the frontier alone teaches nothing.
+        A viewpoint must see an unknown cell next to the frontier cell: to see the frontier cell
+        alone reveals nothing.
 
         Args:
-            grid: (rows, cols) int8 occupancy; sight passes all but occupied cells.
-            corner: where the grid's first cell lies in a frame that stays.
-            frontiers: what to look at, at least one; no cell is of two.
+            grid: (rows, cols) int8 occupancy; only occupied cells block the line of sight.
+            corner: the grid's first cell in a frame that stays.
+            frontiers: the frontiers, at least one, without common cells.
         """
-        with self._finding:
+        with self._lock:
             if grid is self._grid and frontiers is self._frontiers:
                 return self._found
             cells = np.concatenate([frontier.cells for frontier in frontiers])
-            self._move(grid, corner)
-            kept, found = self._kept(grid, cells), self._found
-            if not np.array_equal(kept, np.arange(len(self._cells))):
-                starts, places = _find(
-                    *(grid, grid != OCCUPIED, cells, kept),
-                    *(found.starts, found.places, self._reach, self._stride),
+            self._shift_to(grid, corner)
+            unchanged, found = self._unchanged(grid, cells), self._found
+            if not np.array_equal(unchanged, np.arange(len(self._cells))):
+                starts, flat = _find(
+                    *(grid, grid != OCCUPIED, cells, unchanged),
+                    *(found.starts, found.flat, self._reach, self._stride),
                 )
-                seeing = np.zeros(grid.size, np.bool_)
-                seeing[places] = True
-                anywhere = np.flatnonzero(seeing).astype(np.int32)
-                found = replace(found, starts=starts, places=places, anywhere=anywhere)
+                is_viewpoint = np.zeros(grid.size, np.bool_)
+                is_viewpoint[flat] = True
+                distinct = np.flatnonzero(is_viewpoint).astype(np.int32)
+                found = replace(found, starts=starts, flat=flat, distinct=distinct)
             owner = np.repeat(np.arange(len(frontiers)), [frontier.size for frontier in frontiers])
             self._found = replace(found, owner=owner, count=len(frontiers))
             self._grid, self._cells, self._frontiers = grid, cells, frontiers
             return self._found
 
-    def _move(self, grid: Grid, corner: Cell) -> None:
-        """Bring what is remembered to a view that may have grown; of a smaller one forget it."""
+    def _shift_to(self, grid: Grid, corner: Cell) -> None:
+        """Shift the cache to a map that may have grown; drop it if the map shrank."""
         row, col = self._corner[0] - corner[0], self._corner[1] - corner[1]
         rows, cols = self._grid.shape
         self._corner = corner
         if row == col == 0 and self._grid.shape == grid.shape:
             return
-        before = np.full(grid.shape, _NEWLY_SHOWN, np.int8)
+        before = np.full(grid.shape, _OUTSIDE, np.int8)
         if min(row, col) < 0 or row + rows > grid.shape[0] or col + cols > grid.shape[1]:
             self._grid, self._cells = before, self._cells[:0]
             return
@@ -119,61 +121,61 @@ class LookoutMemory:
         self._grid = before
         self._cells = self._cells + np.array((row, col), np.int32)
 
-        def moved(places: _Places) -> _Places:
-            at_row, at_col = np.divmod(places, max(cols, 1))
+        def shifted(flat: _FlatCells) -> _FlatCells:
+            at_row, at_col = np.divmod(flat, max(cols, 1))
             return np.asarray((at_row + row) * grid.shape[1] + at_col + col, np.int32)
 
         found = self._found
-        self._found = replace(found, places=moved(found.places), anywhere=moved(found.anywhere))
+        self._found = replace(found, flat=shifted(found.flat), distinct=shifted(found.distinct))
 
-    def _kept(self, grid: Grid, cells: Cells) -> _Indices:
-        """Return where among the remembered cells each one is whose lookouts still hold, or -1."""
+    def _unchanged(self, grid: Grid, cells: Cells) -> _Indices:
+        """Return the cached index of each cell whose viewpoints still hold, -1 for the others."""
         where = np.full(grid.shape, -1, np.int64)
         where[self._cells[:, 0], self._cells[:, 1]] = np.arange(len(self._cells))
-        kept = where[cells[:, 0], cells[:, 1]]
+        cached = where[cells[:, 0], cells[:, 1]]
         changed = grid != self._grid
         if not changed.any():
-            return kept
-        # The unknown cell that is looked at lies one beyond.
+            return cached
+        # One cell beyond the reach lies the unknown cell that must be in sight.
         low = np.maximum(cells - self._reach - 1, 0)
         high = np.minimum(cells + self._reach + 2, grid.shape)
-        upto = cv2.integral(changed.view(np.uint8))
+        integral = cv2.integral(changed.view(np.uint8))
         changes = (
-            upto[high[:, 0], high[:, 1]]
-            - upto[low[:, 0], high[:, 1]]
-            - upto[high[:, 0], low[:, 1]]
-            + upto[low[:, 0], low[:, 1]]
+            integral[high[:, 0], high[:, 1]]
+            - integral[low[:, 0], high[:, 1]]
+            - integral[high[:, 0], low[:, 1]]
+            + integral[low[:, 0], low[:, 1]]
         )
-        return np.where(changes == 0, kept, -1)
+        return np.where(changes == 0, cached, -1)
 
 
 @njit(cache=True, nogil=True)
 def _find(  # noqa: PLR0917, compiled: no keyword crosses cheaply
     grid: Grid,
-    open_air: Mask,
+    see_through: Mask,
     cells: Cells,
-    kept: _Indices,
+    unchanged: _Indices,
     old_starts: _Indices,
-    old_places: _Places,
+    old_flat: _FlatCells,
     reach: int,
     stride: int,
-) -> tuple[_Indices, _Places]:
-    """`LookoutMemory.find`: the lookouts of each cell, kept ones copied, others sought."""
+) -> tuple[_Indices, _FlatCells]:
+    """Find the viewpoints of each cell: copy those of unchanged cells, search the others."""
     rows, cols = grid.shape
     across = 2 * reach // stride + 1
     starts = np.zeros(cells.shape[0] + 1, np.int64)
-    places = np.empty(max(old_places.size + old_places.size // 4, across * across), np.int32)
+    flat = np.empty(max(old_flat.size + old_flat.size // 4, across * across), np.int32)
     used = 0
     for index in range(cells.shape[0]):
         first, last = 0, across * across
-        if kept[index] >= 0:
-            first, last = old_starts[kept[index]], old_starts[kept[index] + 1]
-        while used + last - first > places.size:
-            larger = np.empty(2 * places.size, np.int32)
-            larger[:used] = places[:used]
-            places = larger
-        if kept[index] >= 0:
-            places[used : used + last - first] = old_places[first:last]
+        if unchanged[index] >= 0:
+            first, last = old_starts[unchanged[index]], old_starts[unchanged[index] + 1]
+        while used + last - first > flat.size:
+            larger = np.empty(2 * flat.size, np.int32)
+            larger[:used] = flat[:used]
+            flat = larger
+        if unchanged[index] >= 0:
+            flat[used : used + last - first] = old_flat[first:last]
             used += last - first
         else:
             row, col = cells[index]
@@ -184,18 +186,18 @@ def _find(  # noqa: PLR0917, compiled: no keyword crosses cheaply
                         continue
                     if row_step * row_step + col_step * col_step > reach * reach:
                         continue
-                    if _sees_unknown(grid, open_air, at_row, at_col, row, col):
-                        places[used] = at_row * cols + at_col
+                    if _sees_unknown(grid, see_through, at_row, at_col, row, col):
+                        flat[used] = at_row * cols + at_col
                         used += 1
         starts[index + 1] = used
-    return starts, places[:used]
+    return starts, flat[:used]
 
 
 @njit(cache=True, nogil=True)
 def _sees_unknown(  # noqa: PLR0917, compiled: no keyword crosses cheaply
-    grid: Grid, open_air: Mask, at_row: int, at_col: int, row: int, col: int
+    grid: Grid, see_through: Mask, at_row: int, at_col: int, row: int, col: int
 ) -> bool:
-    """Tell whether an unknown cell beside the second cell is in sight of the first."""
+    """Return whether an unknown neighbour of the second cell is in sight of the first."""
     rows, cols = grid.shape
     for row_step, col_step in ((0, 1), (1, 0), (0, -1), (-1, 0)):
         to_row, to_col = row + row_step, col + col_step
@@ -203,7 +205,9 @@ def _sees_unknown(  # noqa: PLR0917, compiled: no keyword crosses cheaply
             0 <= to_row < rows
             and 0 <= to_col < cols
             and grid[to_row, to_col] == UNKNOWN
-            and _clear_length(open_air, at_row + 0.5, at_col + 0.5, to_row + 0.5, to_col + 0.5)
+            and clear_length_cells(
+                see_through, at_row + 0.5, at_col + 0.5, to_row + 0.5, to_col + 0.5
+            )
             == np.inf
         ):
             return True
@@ -212,16 +216,16 @@ def _sees_unknown(  # noqa: PLR0917, compiled: no keyword crosses cheaply
 
 @njit(cache=True, nogil=True)
 def _cheapest(
-    costs: npt.NDArray[np.int32], owner: _Indices, starts: _Indices, places: _Places, count: int
-) -> tuple[npt.NDArray[np.int32], _Places]:
-    """`Lookouts.cheapest`, of flat costs; flat places, 0 where there is none."""
+    costs: npt.NDArray[np.int32], owner: _Indices, starts: _Indices, flat: _FlatCells, count: int
+) -> tuple[npt.NDArray[np.int32], _FlatCells]:
+    """Implement `Viewpoints.cheapest` on flat costs; flat cells, 0 without a viewpoint."""
     best = np.full(count, UNREACHED, np.int32)
     chosen = np.zeros(count, np.int32)
     for index in range(owner.size):
         frontier = owner[index]
         for at in range(starts[index], starts[index + 1]):
-            cost = costs[places[at]]
+            cost = costs[flat[at]]
             if cost < best[frontier]:
                 best[frontier] = cost
-                chosen[frontier] = places[at]
+                chosen[frontier] = flat[at]
     return best, chosen

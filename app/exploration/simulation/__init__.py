@@ -1,1 +1,1 @@
-"""Simulated floors, robots and sensors, and whole explorations in one process."""
+"""Simulated floors, sensors and robots, and whole explorations in one process."""

@@ -1,6 +1,6 @@
-"""Floor plans drawn from a seed: an office to explore by default, and small rooms.
+"""Floor plans drawn from a seed: offices, a campus of offices, and rows of small rooms.
 
-Walls are solid, furniture is solid, and outside is unknown, as in a map that a robot made.
+Walls and furniture are solid, and the outside is unknown, as in a map that a robot made.
 """
 
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, FloorMap, Grid, GridFr
 _WALL = 0.15
 _DOOR = 0.95
 _CORRIDOR = 1.9
-_MARGIN = 0.5  # unknown ground around the building
+_MARGIN = 0.5  # metres of unknown cells around the building
 _CAMPUS_WING = (30.0, 16.0)
 _PASSAGE = 2.5
 
 
 @dataclass(frozen=True, slots=True)
 class _Room:
-    """A room's inner walls: metres from the building's lower left corner."""
+    """The inner walls of a room: metres from the building's lower left corner."""
 
     left: float
     bottom: float
@@ -31,7 +31,7 @@ class _Room:
         return self.right - self.left
 
 
-class Sheet:
+class FloorDrawing:
     """A grid to draw rectangles on, in metres from the building's lower left corner."""
 
     def __init__(self, width: float, height: float, resolution: float) -> None:
@@ -53,7 +53,7 @@ class Sheet:
         self.fill(room.left, room.bottom, room.right, room.top, FREE)
 
     def block(self, x: float, y: float, width: float, height: float) -> None:
-        """Put something solid with its centre at (x, y)."""
+        """Place a solid rectangle with its centre at (x, y)."""
         self.fill(x - width / 2, y - height / 2, x + width / 2, y + height / 2, OCCUPIED)
 
 
@@ -61,21 +61,21 @@ def draw_rooms(rooms: int, *, side: float = 3.0, resolution: float = 0.05) -> Fl
     """Draw a row of square rooms, each joined to the next by a door in the middle of its wall.
 
     Args:
-        rooms: how many, at least one.
+        rooms: number of rooms, at least one.
         side: of a room, metres.
         resolution: metres a cell.
 
     Returns:
         A floor named `rooms`.
     """
-    sheet = Sheet(rooms * side + (rooms + 1) * _WALL, side + 2 * _WALL, resolution)
+    drawing = FloorDrawing(rooms * side + (rooms + 1) * _WALL, side + 2 * _WALL, resolution)
     for index in range(rooms):
         left = _WALL + index * (side + _WALL)
-        sheet.clear(_Room(left, _WALL, left + side, _WALL + side))
+        drawing.clear(_Room(left, _WALL, left + side, _WALL + side))
         if index > 0:
             middle = _WALL + side / 2
-            sheet.fill(left - _WALL, middle - _DOOR / 2, left, middle + _DOOR / 2, FREE)
-    return FloorMap("rooms", sheet.grid, sheet.frame)
+            drawing.fill(left - _WALL, middle - _DOOR / 2, left, middle + _DOOR / 2, FREE)
+    return FloorMap("rooms", drawing.grid, drawing.frame)
 
 
 def draw_office(
@@ -92,9 +92,9 @@ def draw_office(
     Returns:
         A floor named `office`.
     """
-    sheet = Sheet(width, height, resolution)
-    _wing(sheet, np.random.default_rng(seed), _Room(0.0, 0.0, width, height))
-    return FloorMap("office", sheet.grid, sheet.frame)
+    drawing = FloorDrawing(width, height, resolution)
+    _wing(drawing, np.random.default_rng(seed), _Room(0.0, 0.0, width, height))
+    return FloorMap("office", drawing.grid, drawing.frame)
 
 
 def draw_campus(seed: int, *, resolution: float = 0.05) -> FloorMap:
@@ -109,55 +109,55 @@ def draw_campus(seed: int, *, resolution: float = 0.05) -> FloorMap:
     """
     random = np.random.default_rng([seed, 3])
     width, height = _CAMPUS_WING
-    sheet = Sheet(2 * width + _PASSAGE, 2 * height, resolution)
-    sheet.clear(_Room(width, _WALL, width + _PASSAGE, 2 * height - _WALL))
+    drawing = FloorDrawing(2 * width + _PASSAGE, 2 * height, resolution)
+    drawing.clear(_Room(width, _WALL, width + _PASSAGE, 2 * height - _WALL))
     for left, inner in ((0.0, width - _WALL), (width + _PASSAGE, width + _PASSAGE)):
         for bottom in (0.0, height):
             plot = _Room(left, bottom, left + width, bottom + height)
-            corridor = _wing(sheet, random, plot)
-            sheet.fill(inner, corridor.bottom, inner + _WALL, corridor.top, FREE)
-    return FloorMap("campus", sheet.grid, sheet.frame)
+            corridor = _wing(drawing, random, plot)
+            drawing.fill(inner, corridor.bottom, inner + _WALL, corridor.top, FREE)
+    return FloorMap("campus", drawing.grid, drawing.frame)
 
 
-def _wing(sheet: Sheet, random: np.random.Generator, plot: _Room) -> _Room:
+def _wing(drawing: FloorDrawing, random: np.random.Generator, plot: _Room) -> _Room:
     """Build an office on a plot, walls included; return its corridor."""
     height = plot.top - plot.bottom
     low = plot.bottom + round(height * float(random.uniform(0.42, 0.47)), 1)
     corridor = _Room(plot.left + _WALL, low, plot.right - _WALL, low + _CORRIDOR)
-    sheet.clear(corridor)
+    drawing.clear(corridor)
 
     upper = _Room(plot.left, low + _CORRIDOR + _WALL, plot.right, plot.top - _WALL)
     offices = _row(random, upper, shares=(1, 1, 1.3, 1, 1))
     for index, room in enumerate(offices):
-        sheet.clear(room)
-        door = _along(random, room.left + 0.7, room.right - 0.7)
-        sheet.fill(door - _DOOR / 2, room.bottom - _WALL, door + _DOOR / 2, room.bottom, FREE)
+        drawing.clear(room)
+        door = _position_on_wall(random, room.left + 0.7, room.right - 0.7)
+        drawing.fill(door - _DOOR / 2, room.bottom - _WALL, door + _DOOR / 2, room.bottom, FREE)
         if index == len(offices) // 2:
-            _meeting(sheet, room)
+            _meeting_room(drawing, room)
         else:
-            _desks(sheet, random, room)
+            _desks(drawing, random, room)
 
     lower = _Room(plot.left, plot.bottom + _WALL, plot.right, low - _WALL)
     shared = _row(random, lower, shares=(1, 2.2, 1.3))
     for room in shared:
-        sheet.clear(room)
+        drawing.clear(room)
     kitchen, hall, lounge = shared
     for room in (kitchen, lounge):
-        door = _along(random, room.left + 0.9, room.right - 0.9)
-        sheet.fill(door - _DOOR / 2, room.top, door + _DOOR / 2, room.top + _WALL, FREE)
+        door = _position_on_wall(random, room.left + 0.9, room.right - 0.9)
+        drawing.fill(door - _DOOR / 2, room.top, door + _DOOR / 2, room.top + _WALL, FREE)
     for share in (0.2, 0.8):
         middle = hall.left + share * hall.width
-        sheet.fill(middle - 0.9, hall.top, middle + 0.9, hall.top + _WALL, FREE)
+        drawing.fill(middle - 0.9, hall.top, middle + 0.9, hall.top + _WALL, FREE)
     side = (hall.bottom + hall.top) / 2
-    sheet.fill(hall.right, side - _DOOR / 2, lounge.left, side + _DOOR / 2, FREE)
-    _kitchen(sheet, kitchen)
-    _islands(sheet, hall)
-    _lounge(sheet, random, lounge)
+    drawing.fill(hall.right, side - _DOOR / 2, lounge.left, side + _DOOR / 2, FREE)
+    _kitchen(drawing, kitchen)
+    _islands(drawing, hall)
+    _lounge(drawing, random, lounge)
     return corridor
 
 
 def _row(random: np.random.Generator, strip: _Room, shares: tuple[float, ...]) -> list[_Room]:
-    """Divide a strip of a building into rooms of about the given shares of its width."""
+    """Divide a strip of a building into rooms of approximately the given shares of its width."""
     weights = np.array(shares) * random.uniform(0.9, 1.1, len(shares))
     inner = strip.width - _WALL * (len(shares) + 1)
     ends = np.round(np.cumsum(weights / weights.sum()) * inner, 1)
@@ -170,66 +170,66 @@ def _row(random: np.random.Generator, strip: _Room, shares: tuple[float, ...]) -
     return rooms
 
 
-def _along(random: np.random.Generator, low: float, high: float) -> float:
-    """Choose a place on a wall, to the decimetre."""
+def _position_on_wall(random: np.random.Generator, low: float, high: float) -> float:
+    """Choose a position along a wall, to the decimetre."""
     return round(float(random.uniform(low, high)), 1)
 
 
-def _desks(sheet: Sheet, random: np.random.Generator, room: _Room) -> None:
+def _desks(drawing: FloorDrawing, random: np.random.Generator, room: _Room) -> None:
     """Furnish an office: a desk at the window, a chair, another desk or a cabinet at a side."""
     x = (room.left + room.right) / 2
-    sheet.block(x, room.top - 0.4, 1.6, 0.8)
-    sheet.block(x, room.top - 1.15, 0.45, 0.45)
+    drawing.block(x, room.top - 0.4, 1.6, 0.8)
+    drawing.block(x, room.top - 1.15, 0.45, 0.45)
     left = bool(random.integers(2))
     wall = room.left if left else room.right
     inward = 1.0 if left else -1.0
     middle = (room.bottom + room.top) / 2
     if random.integers(2):
-        sheet.block(wall + inward * 0.35, middle, 0.7, 1.4)
-        sheet.block(wall + inward * 1.0, middle, 0.4, 0.4)
+        drawing.block(wall + inward * 0.35, middle, 0.7, 1.4)
+        drawing.block(wall + inward * 1.0, middle, 0.4, 0.4)
     else:
-        sheet.block(wall + inward * 0.2, middle, 0.4, 1.8)
+        drawing.block(wall + inward * 0.2, middle, 0.4, 1.8)
 
 
-def _meeting(sheet: Sheet, room: _Room) -> None:
+def _meeting_room(drawing: FloorDrawing, room: _Room) -> None:
     """Furnish a meeting room: a table with chairs on both sides and a screen's cabinet."""
     x, y = (room.left + room.right) / 2, (room.bottom + room.top) / 2 + 0.4
-    sheet.block(x, y, 1.1, 2.6)
+    drawing.block(x, y, 1.1, 2.6)
     for step in (-0.9, 0.0, 0.9):
-        sheet.block(x - 0.85, y + step, 0.4, 0.4)
-        sheet.block(x + 0.85, y + step, 0.4, 0.4)
-    sheet.block(x, room.top - 0.2, 1.6, 0.4)
+        drawing.block(x - 0.85, y + step, 0.4, 0.4)
+        drawing.block(x + 0.85, y + step, 0.4, 0.4)
+    drawing.block(x, room.top - 0.2, 1.6, 0.4)
 
 
-def _kitchen(sheet: Sheet, room: _Room) -> None:
+def _kitchen(drawing: FloorDrawing, room: _Room) -> None:
     """Furnish a kitchen: a counter around the corner, a table with stools."""
-    sheet.fill(room.left, room.bottom, room.right, room.bottom + 0.6, OCCUPIED)
-    sheet.fill(room.left, room.bottom, room.left + 0.6, room.bottom + 2.2, OCCUPIED)
+    drawing.fill(room.left, room.bottom, room.right, room.bottom + 0.6, OCCUPIED)
+    drawing.fill(room.left, room.bottom, room.left + 0.6, room.bottom + 2.2, OCCUPIED)
     x, y = room.right - 1.4, (room.bottom + room.top) / 2 + 0.3
-    sheet.block(x, y, 0.9, 0.9)
+    drawing.block(x, y, 0.9, 0.9)
     for across, up in ((-0.75, 0.0), (0.75, 0.0), (0.0, -0.75)):
-        sheet.block(x + across, y + up, 0.35, 0.35)
+        drawing.block(x + across, y + up, 0.35, 0.35)
 
 
-def _islands(sheet: Sheet, room: _Room) -> None:
+def _islands(drawing: FloorDrawing, room: _Room) -> None:
     """Furnish an open-plan office: islands of four desks, desks at the window, two columns."""
     for share in (0.25, 0.75):
         x = room.left + share * room.width
-        sheet.block(x, room.bottom + 3.3, 2.8, 1.3)
-        sheet.fill(x - 1.4, room.bottom, x + 1.4, room.bottom + 0.7, OCCUPIED)
+        drawing.block(x, room.bottom + 3.3, 2.8, 1.3)
+        drawing.fill(x - 1.4, room.bottom, x + 1.4, room.bottom + 0.7, OCCUPIED)
         for across in (-0.7, 0.7):
             for up in (1.0, 2.35, 4.25):
-                sheet.block(x + across, room.bottom + up, 0.45, 0.4)
+                drawing.block(x + across, room.bottom + up, 0.45, 0.4)
     x = room.left + room.width / 2
-    sheet.block(x, room.bottom + 1.4, 0.4, 0.4)
-    sheet.block(x, room.top - 1.2, 0.4, 0.4)
+    drawing.block(x, room.bottom + 1.4, 0.4, 0.4)
+    drawing.block(x, room.top - 1.2, 0.4, 0.4)
 
 
-def _lounge(sheet: Sheet, random: np.random.Generator, room: _Room) -> None:
+def _lounge(drawing: FloorDrawing, random: np.random.Generator, room: _Room) -> None:
     """Furnish a lounge: a sofa along the window, a low table, shelves, a plant."""
     x = (room.left + room.right) / 2
-    sheet.block(x, room.bottom + 0.4, 2.2, 0.8)
-    sheet.block(x, room.bottom + 1.7, 1.1, 0.6)
-    sheet.block(room.right - 0.2, (room.bottom + room.top) / 2, 0.4, 2.0)
+    drawing.block(x, room.bottom + 0.4, 2.2, 0.8)
+    drawing.block(x, room.bottom + 1.7, 1.1, 0.6)
+    drawing.block(room.right - 0.2, (room.bottom + room.top) / 2, 0.4, 2.0)
     corner = room.left if random.integers(2) else room.right - 0.5
-    sheet.fill(corner, room.bottom, corner + 0.5, room.bottom + 0.5, OCCUPIED)
+    drawing.fill(corner, room.bottom, corner + 0.5, room.bottom + 0.5, OCCUPIED)

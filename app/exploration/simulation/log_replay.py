@@ -1,4 +1,4 @@
-"""A recorded run played as a robot: CARMEN text with laser scans and odometry.
+"""A robot that replays a recorded run: CARMEN text with laser scans and odometry.
 
 The format is that of the CARMEN toolkit's `FLASER` lines: `FLASER n r1 ... rn x y theta odom_x
 odom_y odom_theta time host time`, beams spread over half a turn from right to left.
@@ -14,54 +14,54 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
-from app.exploration.driver import Leg, Point, Pose
+from app.exploration.driver import DriveReport, Point, Pose
 from app.exploration.grid import GridFrame
 from app.exploration.mapping.keyframes import Scan
 from app.exploration.mapping.slam import SlamMap
-from app.exploration.mapping.submap_grid import Canvas
+from app.exploration.mapping.submap_grid import SubmapGrid
 from app.exploration.se2 import Transform, between, of_pose, to_pose
 
 _FIELD_OF_VIEW = math.pi
-_LARGEST = 64 * 1024 * 1024  # bytes of text
+_MAX_BYTES = 64 * 1024 * 1024  # bytes of text
 
 
 class LogError(ValueError):
-    """A log that cannot be read; the message names the file, the line and the fault."""
+    """An unreadable log; the message names the file, the line and the fault."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Record:
+class LogRecord:
     """One scan of a log.
 
     Attributes:
-        scan: what the lidar saw.
-        odometry: (3,) where the wheels say the robot was.
+        scan: the lidar scan.
+        odometry: (3,) the robot's pose by odometry.
     """
 
     scan: Scan
     odometry: Transform
 
 
-def read_carmen(path: Path, *, reach: float = 20.0) -> list[Record]:
+def read_carmen(path: Path, *, reach: float = 20.0) -> list[LogRecord]:
     """Read a CARMEN text log, plain or gzipped.
 
     Args:
         path: the file.
-        reach: metres; a beam without nearer return only speaks for free ground up to there.
+        reach: metres; a longer range marks cells as free up to there only.
 
     Raises:
         LogError: a line is malformed, there is no scan, or the text is too long.
         OSError: the file cannot be read.
     """
     try:
-        with path.open("rb") as file, _text(file, packed=path.suffix == ".gz") as content:
-            text = content.read(_LARGEST + 1).decode("ascii", errors="replace")
+        with path.open("rb") as file, _opened(file, packed=path.suffix == ".gz") as content:
+            text = content.read(_MAX_BYTES + 1).decode("ascii", errors="replace")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise LogError(f"log {path.name}: not gzip ({error})") from error
-    if len(text) > _LARGEST:
-        raise LogError(f"log {path.name}: more than {_LARGEST} bytes")
+    if len(text) > _MAX_BYTES:
+        raise LogError(f"log {path.name}: more than {_MAX_BYTES} bytes")
     records = [
-        _record(path, number, line.split(), reach)
+        _parse(path, number, line.split(), reach)
         for number, line in enumerate(text.splitlines(), 1)
         if line.startswith("FLASER ")
     ]
@@ -71,79 +71,78 @@ def read_carmen(path: Path, *, reach: float = 20.0) -> list[Record]:
 
 
 class LogReplay:
-    """A log that plays as a robot: a `RobotDriver` that goes where it once went.
+    """A log that acts as a robot: a `RobotDriver` that drives where the log goes.
 
     Args:
-        records: what it lived through.
-        slot: the robot's index in its mission.
+        records: the log.
+        frame: of the grid that the robot reports patches of, in the map's frame.
         period_s: mission seconds from record to record.
+
+    Attributes:
+        slam: the map made of the log.
     """
 
-    def __init__(self, records: Sequence[Record], *, slot: int = 0, period_s: float = 1.0) -> None:
+    def __init__(
+        self, records: Sequence[LogRecord], frame: GridFrame, *, period_s: float = 1.0
+    ) -> None:
+        self.slam = SlamMap()
         self._records = records
-        self._slot = slot
+        self._grid = SubmapGrid(frame)
         self._period = period_s
-        self._at = 0
+        self._index = 0
         self._time = 0.0
 
-    def attach(self, slam: SlamMap, frame: GridFrame) -> None:
-        """Take up a map, and the grid in its frame that patches are of."""
-        self._map = slam
-        self._canvas = Canvas(frame)
-
     @property
-    def over(self) -> bool:
-        """Whether the log has been played to its end."""
-        return self._at + 1 == len(self._records)
+    def finished(self) -> bool:
+        """Whether the log has been replayed to its end."""
+        return self._index + 1 == len(self._records)
 
-    def deploy(self, pose: Pose) -> Leg:
-        """Begin the log; the pose is the first of its map."""
-        self._map.begin(self._slot, self._records[0].scan, of_pose(pose))
+    def deploy(self, pose: Pose) -> DriveReport:
+        """Begin the log; the pose is that of the first keyframe in the map."""
+        self.slam.begin(self._records[0].scan, of_pose(pose))
         return self._report([pose], 0.0)
 
-    def drive(self, path: Sequence[Point], until: float) -> Leg:  # noqa: ARG002, it knows its way
-        """Play the log up to a mission second, wherever it was told to go."""
-        stations = [self._pose()]
+    def drive(self, path: Sequence[Point], until: float) -> DriveReport:  # noqa: ARG002, the log decides
+        """Replay the log up to a mission second, whatever the path."""
+        visited = [self._pose()]
         driven = 0.0
-        while not self.over and (self._at + 1) * self._period <= until:
-            before, after = self._records[self._at : self._at + 2]
+        while not self.finished and (self._index + 1) * self._period <= until:
+            before, after = self._records[self._index : self._index + 2]
             motion = between(before.odometry, after.odometry)
-            self._map.add(self._slot, after.scan, motion)
+            self.slam.add(after.scan, motion)
             driven += math.hypot(motion[0], motion[1])
-            stations.append(self._pose())
-            self._at += 1
+            visited.append(self._pose())
+            self._index += 1
         self._time = until
-        return self._report(stations, driven)
+        return self._report(visited, driven)
 
-    def recall(self) -> Leg:
-        """Stop for good and report all that the robot ever saw."""
-        return replace(self._report([self._pose()], 0.0), patch=self._canvas.whole())
+    def recall(self) -> DriveReport:
+        """Stop for good and report everything that the robot saw."""
+        return replace(self._report([self._pose()], 0.0), patch=self._grid.full_patch())
 
     def _pose(self) -> Pose:
-        return to_pose(self._map.last(self._slot))
+        return to_pose(self.slam.last)
 
-    def _report(self, stations: Sequence[Pose], distance: float) -> Leg:
-        own = self._map.of_robot(self._slot)
-        keyframes = [self._map.keyframes[index] for index in own]
-        return Leg(
+    def _report(self, visited: Sequence[Pose], distance: float) -> DriveReport:
+        return DriveReport(
             time=self._time,
             pose=self._pose(),
             distance=distance,
-            path=tuple((pose.x, pose.y) for pose in stations),
+            path=tuple((pose.x, pose.y) for pose in visited),
             reached=0,
-            arrived=self.over,
+            arrived=self.finished,
             blocked=False,
-            patch=self._canvas.follow(keyframes, self._map.poses[own]),
+            patch=self._grid.update(self.slam.keyframes, self.slam.poses),
         )
 
 
-def _text(file: BinaryIO, *, packed: bool) -> BinaryIO:
-    """Return the file, or what is packed in it."""
+def _opened(file: BinaryIO, *, packed: bool) -> BinaryIO:
+    """Return the file, decompressed if it is packed."""
     return cast("BinaryIO", gzip.GzipFile(fileobj=file)) if packed else file
 
 
-def _record(path: Path, number: int, fields: Sequence[str], reach: float) -> Record:
-    """Read one line."""
+def _parse(path: Path, number: int, fields: Sequence[str], reach: float) -> LogRecord:
+    """Parse one line."""
     try:
         beams = int(fields[1])
         ranges = np.array(fields[2 : 2 + beams], float)
@@ -151,8 +150,8 @@ def _record(path: Path, number: int, fields: Sequence[str], reach: float) -> Rec
     except (ValueError, IndexError) as error:
         raise LogError(f"log {path.name}, line {number}: not a FLASER line") from error
     if len(ranges) != beams or len(odometry) != len("xyt") or not np.isfinite(odometry).all():
-        raise LogError(f"log {path.name}, line {number}: {beams} beams are promised, not given")
+        raise LogError(f"log {path.name}, line {number}: fewer or more than {beams} beams")
     angles = np.linspace(-_FIELD_OF_VIEW / 2, _FIELD_OF_VIEW / 2, beams)
     valid = np.isfinite(ranges) & (ranges > 0.0)
     ranges = np.where(ranges > reach, np.inf, ranges)
-    return Record(Scan(angles[valid], ranges[valid], reach), odometry)
+    return LogRecord(Scan(angles[valid], ranges[valid], reach), odometry)

@@ -1,36 +1,37 @@
-"""A whole exploration in one process: the coordinator and simulated robots, without any I/O."""
+"""A whole exploration with known poses in one process: planner and simulated robots, no I/O."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from app.exploration.driver import Point, Pose
-from app.exploration.evaluation.first_seen import Chronicle
+from app.exploration.evaluation.first_seen import FirstSeenTimes
 from app.exploration.grid import FloorMap, Grid, LogOdds
-from app.exploration.merging.evidence import merge
-from app.exploration.planning.coordinator import Coordinator
-from app.exploration.planning.settings import DEFAULTS, Settings
-from app.exploration.simulation.simulated_robot import RobotSpec, SimulatedRobot, start_poses
+from app.exploration.merging.evidence import merge_layers
+from app.exploration.planning.settings import DEFAULT_SETTINGS, PlannerSettings
+from app.exploration.planning.team_planner import TeamPlanner
+from app.exploration.simulation.simulated_robot import RobotSpec, SimulatedRobot
+from app.exploration.simulation.start_poses import start_poses
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Outcome:
-    """What an exploration came to.
+class Exploration:
+    """The outcome of an exploration.
 
     Attributes:
         grid: (rows, cols) int8, the merged map.
         layers: each robot's own evidence by slot, (rows, cols) int8 log-odds units.
-        chronicle: when each robot first knew a cell.
+        first_seen: when each robot first saw a cell.
         starts: where the robots started, by slot.
         paths: the points that each robot drove through, by slot.
         distances: metres driven, by slot.
-        seconds: simulated.
-        rounds: barriers.
-        frontiers_left: a point of each frontier that stayed, metres.
+        seconds: simulated seconds.
+        rounds: number of barriers.
+        frontiers_left: a point of each remaining frontier, metres.
     """
 
     grid: Grid
     layers: list[LogOdds]
-    chronicle: Chronicle
+    first_seen: FirstSeenTimes
     starts: list[Pose]
     paths: list[list[Point]]
     distances: list[float]
@@ -44,49 +45,49 @@ def simulate(
     robots: int,
     seed: int,
     *,
-    settings: Settings = DEFAULTS,
+    settings: PlannerSettings = DEFAULT_SETTINGS,
     scattered: bool = False,
     lost: Mapping[int, float] = {},
-) -> Outcome:
+) -> Exploration:
     """Explore a floor to the end.
 
     Args:
         floor: the true floor.
-        robots: how many.
+        robots: number of robots.
         seed: equal seeds give equal outcomes.
         settings: how to explore.
-        scattered: robots start wherever they happen to stand, not together.
+        scattered: robots start at random places, not together.
         lost: the mission second from which a slot's robot takes no more part.
 
     Raises:
-        StartError: the floor has no room for the robots.
+        StartError: the floor has not enough space for the robots.
     """
     spec = RobotSpec(radius=settings.radius, speed=settings.speed)
     starts = start_poses(floor, robots, seed, radius=settings.radius, scattered=scattered)
     team = [SimulatedRobot(floor, slot=slot, seed=seed, spec=spec) for slot in range(robots)]
-    coordinator = Coordinator(floor.frame, starts, settings)
-    chronicle = Chronicle(floor.frame, robots)
+    planner = TeamPlanner(floor.frame, starts, settings)
+    first_seen = FirstSeenTimes(floor.frame, robots)
     for slot, pose in enumerate(starts):
-        leg = team[slot].deploy(pose)
-        chronicle.note(slot, leg)
-        coordinator.observe(slot, leg)
-    while orders := coordinator.decide():
+        report = team[slot].deploy(pose)
+        first_seen.record(slot, report)
+        planner.observe(slot, report)
+    while orders := planner.decide():
         for slot, order in orders.items():
             if order.until >= lost.get(slot, float("inf")):
-                coordinator.remove(slot)
+                planner.remove(slot)
             else:
-                leg = team[slot].drive(order.path, order.until)
-                chronicle.note(slot, leg)
-                coordinator.observe(slot, leg)
-    layers = coordinator.layers()
-    return Outcome(
-        grid=merge(layers),
+                report = team[slot].drive(order.path, order.until)
+                first_seen.record(slot, report)
+                planner.observe(slot, report)
+    layers = planner.layers()
+    return Exploration(
+        grid=merge_layers(layers),
         layers=layers,
-        chronicle=chronicle,
+        first_seen=first_seen,
         starts=starts,
-        paths=coordinator.paths,
-        distances=coordinator.distances,
-        seconds=coordinator.time,
-        rounds=coordinator.rounds,
-        frontiers_left=coordinator.frontiers_left,
+        paths=planner.paths,
+        distances=planner.distances,
+        seconds=planner.time,
+        rounds=planner.rounds,
+        frontiers_left=planner.frontiers_left,
     )

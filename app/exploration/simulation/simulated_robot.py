@@ -1,42 +1,35 @@
-"""A simulated robot on a true floor, and where a team of them starts.
+"""A simulated robot with a known pose on a true floor.
 
-The robot sees the floor through its lidar alone and keeps its own evidence grid; the floor is
-used for ranges and for collisions. Robots do not hinder each other. Its pose is known to it;
-`slam.robot` is one whose pose is not.
+The robot sees the floor through its lidar alone and keeps its own evidence grid; the floor
+determines ranges and collisions. Robots do not obstruct each other. `mapping.slam_robot` is a
+robot whose pose is unknown.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 
-from app.exploration.driver import Leg, Patch, Point, Pose
-from app.exploration.grid import FREE, Box, FloorMap, Mask
-from app.exploration.lidar import beam_angles, integrate
-from app.exploration.planning.paths import clear_length, clearance, distance_field, fits
-from app.exploration.simulation.lidar_sensor import LidarSpec, measure
+from app.exploration.clearance import clear_length, traversable_cells
+from app.exploration.driver import EMPTY_PATCH, DriveReport, Patch, Point, Pose, StartError
+from app.exploration.grid import FREE, Box, FloorMap, bounding_box
+from app.exploration.lidar import LidarSpec, beam_angles, integrate
+from app.exploration.simulation.lidar_simulation import simulate_scan
 
-_START_SPACING = 0.6  # metres between robots at the start, so that bodies of 0.2 m stand apart
-_TURNS_THERE = 3  # of the lidar where it was sent: beams 1 degree apart leave gaps
-_BACK_OFF = 1e-3  # cells short of a border, so that a robot never stands on one
-_NOTHING = Patch(0, 0, np.zeros((0, 0), np.int8))
-
-
-class StartError(ValueError):
-    """Robots cannot start where, or as many as, they were asked to."""
+_SCANS_AT_GOAL = 3  # turns of the lidar at a goal, since beams 1 degree apart leave gaps
+_BACK_OFF = 1e-3  # cells before a border, so that a robot never stands exactly on it
 
 
 @dataclass(frozen=True, slots=True)
 class RobotSpec:
-    """A robot's body.
+    """A robot.
 
     Attributes:
         radius: of the disc that the robot is, metres.
         speed: metres a simulated second; turning takes no time.
         scan_every: metres driven from scan to scan.
-        lidar: what it sees with.
+        lidar: its lidar.
     """
 
     radius: float = 0.2
@@ -45,71 +38,17 @@ class RobotSpec:
     lidar: LidarSpec = field(default_factory=LidarSpec)
 
 
-def standing_room(floor: FloorMap, radius: float) -> Mask:
-    """Tell where on the true floor a disc stands, (rows, cols) bool; unknown cells are solid."""
-    return fits(clearance(floor.grid != FREE, floor.frame.resolution), radius)
-
-
-def start_poses(
-    floor: FloorMap, robots: int, seed: int, *, radius: float = 0.2, scattered: bool = False
-) -> list[Pose]:
-    """Choose where a team starts: together, around one entry point, each able to reach the others.
-
-    The entry lies in the largest part of the floor that a disc can move in; the seed chooses it.
-    A scattered team stands wherever the mission before has left it: each robot at a place of that
-    part that the seed chooses, all places being equally likely. The first is the entry either way.
-
-    Args:
-        floor: the true floor.
-        robots: how many.
-        seed: equal seeds give equal poses.
-        radius: of a robot, metres.
-        scattered: each robot at a place of its own instead of all together.
-
-    Returns:
-        One pose a robot, by slot.
-
-    Raises:
-        StartError: there is no room for one robot, or too little for all.
-    """
-    if robots < 1:
-        raise StartError(f"map {floor.name!r}: a team needs at least one robot, not {robots}")
-    room = standing_room(floor, radius)
-    count, labels = cv2.connectedComponents(room.astype(np.uint8), connectivity=4)
-    if count == 1:
-        raise StartError(f"map {floor.name!r}: no place where a disc of {radius:g} m fits")
-    largest = 1 + int(np.argmax(np.bincount(labels.ravel(), minlength=count)[1:]))
-    places = np.argwhere(labels == largest)
-    random = np.random.default_rng(seed)
-    entry = places[random.integers(len(places))]
-    if scattered:
-        near = np.vstack([entry[None], random.permutation(places)])
-    else:
-        ways = distance_field(labels == largest, (int(entry[0]), int(entry[1])))
-        near = places[np.argsort(ways[places[:, 0], places[:, 1]], kind="stable")]
-    spacing = _START_SPACING / floor.frame.resolution
-    chosen = near[:0]
-    while len(chosen) < robots and len(near) > 0:
-        chosen = np.vstack([chosen, near[:1]])
-        near = near[np.hypot(*(near - near[0]).T) >= spacing]
-    if len(chosen) < robots:
-        raise StartError(
-            f"map {floor.name!r}: room to start for {len(chosen)} robots, not for {robots}"
-        )
-    return [Pose(*floor.frame.centre(int(row), int(col))) for row, col in chosen]
-
-
 class SimulatedRobot:
-    """A `RobotDriver` in a true floor.
+    """A `RobotDriver` on a true floor.
 
-    All chance comes from the seed and the slot, and time is the mission's: the same calls give
-    the same reports, bit for bit, whatever else runs.
+    All randomness comes from the seed and the slot, and time is the mission's: the same calls
+    give the same reports, bit for bit, whatever else runs.
 
     Args:
         floor: the true floor; its frame is the mission's.
         slot: the robot's index in its mission, from 0.
-        seed: the mission's.
-        spec: the robot's body.
+        seed: the mission's seed.
+        spec: the robot.
     """
 
     def __init__(
@@ -119,7 +58,7 @@ class SimulatedRobot:
         self._frame = floor.frame
         self._name = floor.name
         self._blocked = floor.grid != FREE
-        self._room = standing_room(floor, spec.radius)
+        self._traversable = traversable_cells(floor, spec.radius)
         self._random = np.random.default_rng([seed, slot])
         self._evidence = np.zeros(floor.grid.shape, np.int8)
         self._pose = Pose(0.0, 0.0)
@@ -127,14 +66,14 @@ class SimulatedRobot:
         self._since_scan = 0.0
         self._changed: Box | None = None
 
-    def deploy(self, pose: Pose) -> Leg:
-        """Take up a pose at time 0 and look around.
+    def deploy(self, pose: Pose) -> DriveReport:
+        """Take up a pose at time 0 and scan.
 
         Raises:
             StartError: the robot does not fit there.
         """
         row, col = self._frame.cell(pose.x, pose.y)
-        if not self._frame.contains(row, col) or not self._room[row, col]:
+        if not self._frame.contains(row, col) or not self._traversable[row, col]:
             raise StartError(
                 f"map {self._name!r}: a disc of {self._spec.radius:g} m does not fit at "
                 f"({pose.x:.2f}, {pose.y:.2f})"
@@ -143,7 +82,7 @@ class SimulatedRobot:
         self._scan()
         return self._report(path=[(pose.x, pose.y)], distance=0.0, reached=0)
 
-    def drive(self, path: Sequence[Point], until: float) -> Leg:
+    def drive(self, path: Sequence[Point], until: float) -> DriveReport:
         """Follow waypoints until the last one, an obstacle or the given mission second.
 
         Raises:
@@ -158,7 +97,7 @@ class SimulatedRobot:
         reached = 0
         blocked = False
         while reached < len(path) and not blocked:
-            length, blocked = self._towards(path[reached], budget - driven)
+            length, blocked = self._drive_towards(path[reached], budget - driven)
             driven += length
             points.append((self._pose.x, self._pose.y))
             if (self._pose.x, self._pose.y) != path[reached]:
@@ -166,23 +105,20 @@ class SimulatedRobot:
             reached += 1
         arrived = len(path) > 0 and reached == len(path)
         if arrived or blocked:
-            for _ in range(_TURNS_THERE):
+            for _ in range(_SCANS_AT_GOAL):
                 self._scan()
         return self._report(points, driven, reached, arrived=arrived, blocked=blocked)
 
-    def recall(self) -> Leg:
-        """Stop for good and report all that the robot ever saw."""
-        rows = np.flatnonzero(self._evidence.any(axis=1))
-        cols = np.flatnonzero(self._evidence.any(axis=0))
-        if rows.size:
-            self._changed = Box(int(rows[0]), int(cols[0]), int(rows[-1]) + 1, int(cols[-1]) + 1)
+    def recall(self) -> DriveReport:
+        """Stop for good and report everything that the robot saw."""
+        self._changed = bounding_box(self._evidence) or self._changed
         return self._report(path=[(self._pose.x, self._pose.y)], distance=0.0, reached=0)
 
-    def _towards(self, goal: Point, budget: float) -> tuple[float, bool]:
-        """Drive straight to a point as far as ground and budget allow, scanning on the way.
+    def _drive_towards(self, goal: Point, budget: float) -> tuple[float, bool]:
+        """Drive straight to a point as far as the floor and the budget allow, with scans.
 
         Returns:
-            The metres driven, and whether the body did not fit further on.
+            The metres driven, and whether the robot did not fit further on.
         """
         start = self._pose
         whole = math.hypot(goal[0] - start.x, goal[1] - start.y)
@@ -190,7 +126,7 @@ class SimulatedRobot:
             return 0.0, False
         heading = math.atan2(goal[1] - start.y, goal[0] - start.x)
         clear = clear_length(
-            self._room, self._frame.in_cells(start.x, start.y), self._frame.in_cells(*goal)
+            self._traversable, self._frame.in_cells(start.x, start.y), self._frame.in_cells(*goal)
         )
         free = max(0.0, (clear - _BACK_OFF) * self._frame.resolution)
         length = min(whole, free, budget)
@@ -215,14 +151,16 @@ class SimulatedRobot:
         return length, blocked
 
     def _scan(self) -> None:
-        """Take one turn of the lidar where the robot stands and add it to its evidence."""
+        """Take one turn of the lidar and add it to the evidence."""
         lidar = self._spec.lidar
-        # A turning head starts anywhere; with a fixed phase the same gaps would stay unseen.
+        # A random phase, as of a spinning head: with a fixed one the same gaps stay unseen.
         angles = beam_angles(lidar.beams, self._random.uniform(0.0, 2.0 * math.pi))
         at = (self._pose.x, self._pose.y)
-        ranges = measure(self._blocked, self._frame, at, angles, spec=lidar, random=self._random)
-        works = ~np.isnan(ranges)
-        angles, ranges = angles[works], ranges[works]
+        ranges = simulate_scan(
+            self._blocked, self._frame, at, angles, spec=lidar, random=self._random
+        )
+        valid = ~np.isnan(ranges)
+        angles, ranges = angles[valid], ranges[valid]
         box = integrate(self._evidence, self._frame, at, angles, ranges, reach=lidar.max_range)
         self._since_scan = 0.0
         if box is not None and self._changed is not None:
@@ -237,15 +175,10 @@ class SimulatedRobot:
         *,
         arrived: bool = False,
         blocked: bool = False,
-    ) -> Leg:
-        """Close a leg: hand over what changed since the last one."""
-        box = self._changed
-        self._changed = None
-        patch = _NOTHING
-        if box is not None:
-            cells = self._evidence[box.row0 : box.row1, box.col0 : box.col1].copy()
-            patch = Patch(box.row0, box.col0, cells)
-        return Leg(
+    ) -> DriveReport:
+        """Report what was driven and what changed in the map since the last report."""
+        box, self._changed = self._changed, None
+        return DriveReport(
             time=self._time,
             pose=self._pose,
             distance=distance,
@@ -253,5 +186,5 @@ class SimulatedRobot:
             reached=reached,
             arrived=arrived,
             blocked=blocked,
-            patch=patch,
+            patch=EMPTY_PATCH if box is None else Patch.cut(self._evidence, box),
         )

@@ -11,7 +11,13 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from app.exploration.driver import Pose
 from app.exploration.grid import OCCUPIED, UNKNOWN
-from app.exploration.planning.assignment import Costs, assign, discounted, divide, unknown_in_sight
+from app.exploration.planning.assignment import (
+    Costs,
+    assign_discounted,
+    assign_hungarian,
+    initial_bearings,
+)
+from app.exploration.planning.frontier_costs import unknown_area_in_sight
 
 
 @given(
@@ -33,7 +39,7 @@ def test_the_choice_serves_most_robots_at_least_cost(costs: Costs) -> None:
             ]
             best = min(best, (-len(possible), sum(possible)))
 
-    chosen = assign(costs)
+    chosen = assign_hungarian(costs)
 
     assert len(set(chosen.values())) == len(chosen)
     assert (-len(chosen), sum(costs[pair] for pair in chosen.items())) == pytest.approx(best)
@@ -42,17 +48,17 @@ def test_the_choice_serves_most_robots_at_least_cost(costs: Costs) -> None:
 def test_what_lies_beside_a_chosen_frontier_is_worth_less() -> None:
     """The second robot goes to the frontier far away, though one beside the first's is nearer."""
     costs = np.array([[1.0, 3.0, 6.0], [2.0, 3.0, 6.0], [math.inf, math.inf, math.inf]])
-    apart = np.array([[0.0, 1.0, 9.0], [1.0, 0.0, 9.0], [9.0, 9.0, 0.0]])
+    distances = np.array([[0.0, 1.0, 9.0], [1.0, 0.0, 9.0], [9.0, 9.0, 0.0]])
 
-    assert discounted(costs, apart, most=8.0, reach=8.0) == {0: 0, 1: 2}
-    assert discounted(costs, apart, most=1.0, reach=8.0) == {0: 0, 1: 1}
+    assert assign_discounted(costs, distances, discount=8.0, reach=8.0) == {0: 0, 1: 2}
+    assert assign_discounted(costs, distances, discount=1.0, reach=8.0) == {0: 0, 1: 1}
 
 
 def test_a_team_that_stands_together_parts_in_different_directions() -> None:
     """Each robot gets the direction on whose side it stands, evenly apart."""
     poses = [Pose(0.0, 1.0), Pose(1.0, 0.0), Pose(0.0, -1.0), Pose(-1.0, 0.0)]
 
-    bearings = divide(poses)
+    bearings = initial_bearings(poses)
 
     assert [round(math.degrees(bearing)) for bearing in bearings] == [90, 0, 270, 180]
 
@@ -65,8 +71,8 @@ def test_unknown_ground_counts_as_far_as_it_may_be_seen() -> None:
     walled[20] = OCCUPIED
     cell = np.array([[19, 20]], np.int32)
 
-    assert unknown_in_sight(grid, cell, 15.0)[0] == pytest.approx(math.pi * 15**2 / 2, rel=0.1)
-    assert unknown_in_sight(walled, cell, 15.0)[0] == 0.0
+    assert unknown_area_in_sight(grid, cell, 15.0)[0] == pytest.approx(math.pi * 15**2 / 2, rel=0.1)
+    assert unknown_area_in_sight(walled, cell, 15.0)[0] == 0.0
 
 
 def test_what_lies_outside_the_map_is_unknown() -> None:
@@ -74,4 +80,4 @@ def test_what_lies_outside_the_map_is_unknown() -> None:
     grid = np.zeros((4, 40), np.int8)
     cell = np.array([[2, 20]], np.int32)
 
-    assert unknown_in_sight(grid, cell, 15.0)[0] > math.pi * 15**2 / 2
+    assert unknown_area_in_sight(grid, cell, 15.0)[0] > math.pi * 15**2 / 2

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, Grid, Mask
-from app.exploration.planning.frontiers import cluster, frontier_cells
+from app.exploration.planning.frontiers import cluster_frontiers, frontier_cells
 
 grids = arrays(
     np.int8,
@@ -36,15 +36,15 @@ def test_frontier_cells_are_free_and_share_a_side_with_the_unknown(grid: Grid) -
 @settings(deadline=None)
 @given(
     mask=arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=20)),
-    longest=st.integers(1, 25),
+    max_extent=st.integers(1, 25),
 )
-def test_every_cell_is_in_exactly_one_piece_of_bounded_length(mask: Mask, longest: int) -> None:
+def test_every_cell_is_in_exactly_one_piece_of_bounded_length(mask: Mask, max_extent: int) -> None:
     """Grouping and halving lose nothing, double nothing and leave nothing too long."""
-    pieces = cluster(mask, least=1, longest=longest)
+    pieces = cluster_frontiers(mask, min_cells=1, max_extent=max_extent)
 
     cells = sorted(tuple(cell) for piece in pieces for cell in piece.cells.tolist())
     assert cells == [tuple(cell) for cell in np.argwhere(mask).tolist()]
-    assert all((np.ptp(piece.cells, axis=0) < longest).all() for piece in pieces)
+    assert all((np.ptp(piece.cells, axis=0) < max_extent).all() for piece in pieces)
 
 
 def test_small_groups_are_left_out_before_anything_is_halved() -> None:
@@ -53,7 +53,7 @@ def test_small_groups_are_left_out_before_anything_is_halved() -> None:
     mask[0, :8] = True
     mask[4, 0:3] = True
 
-    pieces = cluster(mask, least=4, longest=2)
+    pieces = cluster_frontiers(mask, min_cells=4, max_extent=2)
 
     assert sorted(piece.size for piece in pieces) == [2, 2, 2, 2]
     assert {int(piece.cells[0, 0]) for piece in pieces} == {0}
@@ -61,7 +61,7 @@ def test_small_groups_are_left_out_before_anything_is_halved() -> None:
 
 def test_cells_that_touch_at_a_corner_are_one_frontier() -> None:
     """A slanted border is one frontier and not many."""
-    pieces = cluster(np.eye(6, dtype=np.bool_), least=1, longest=10)
+    pieces = cluster_frontiers(np.eye(6, dtype=np.bool_), min_cells=1, max_extent=10)
 
     assert [piece.size for piece in pieces] == [6]
     assert pieces[0].centroid == (2.5, 2.5)
@@ -71,4 +71,4 @@ def test_nothing_unknown_means_no_frontier() -> None:
     """A finished map has none."""
     grid = np.zeros((6, 6), np.int8)
 
-    assert cluster(frontier_cells(grid), least=1, longest=10) == []
+    assert cluster_frontiers(frontier_cells(grid), min_cells=1, max_extent=10) == []

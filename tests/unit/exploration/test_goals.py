@@ -7,17 +7,18 @@ import numpy as np
 
 from app.exploration.driver import Pose
 from app.exploration.grid import Box, GridFrame
-from app.exploration.planning.frontiers import cluster
-from app.exploration.planning.goals import Goal, Seeker, choose, stands
-from app.exploration.planning.planning_map import Survey, survey
-from app.exploration.planning.settings import Settings
+from app.exploration.planning.frontiers import cluster_frontiers
+from app.exploration.planning.goal_selection import choose_goals
+from app.exploration.planning.goals import Goal, RobotState, is_valid
+from app.exploration.planning.planning_map import PlanningMap, build_planning_map
+from app.exploration.planning.settings import PlannerSettings
 
 FRAME = GridFrame(60, 60, 0.1)
 FREE, WALL = -17, 24
 NEAR, NEXT, FAR = 12, 23, 50  # columns of three gates in the hall's far wall
 
 
-def hall(*, partition: bool) -> Survey:
+def hall(*, partition: bool) -> PlanningMap:
     """A hall whose three gates alone lead on, with a wall between the first two or without it."""
     evidence = np.zeros((60, 60), np.int16)
     evidence[19:41, 1:59] = WALL
@@ -26,15 +27,15 @@ def hall(*, partition: bool) -> Survey:
         evidence[40, gate - 4 : gate + 5] = 0
     if partition:
         evidence[31:41, 17] = WALL
-    return survey(evidence, np.zeros((60, 60), np.bool_), Box(19, 1, 41, 59), FRAME)
+    return build_planning_map(evidence, np.zeros((60, 60), np.bool_), Box(19, 1, 41, 59), FRAME)
 
 
-def gates(view: Survey) -> list[int]:
+def gates(view: PlanningMap) -> list[int]:
     """Send two robots that stand before the first two gates; the columns of where they go."""
-    seekers = [Seeker(Pose(x, 2.5)) for x in (1.2, 2.3)]
-    frontiers = cluster(view.border, least=2, longest=40)
-    settings = Settings(discount_m=8.0, sight_m=8.0)
-    goals = choose(seekers, frontiers, view, FRAME, settings, afar=False)
+    robots = [RobotState(Pose(x, 2.5)) for x in (1.2, 2.3)]
+    frontiers = cluster_frontiers(view.frontier_mask, min_cells=2, max_extent=40)
+    settings = PlannerSettings(discount_m=8.0, sensor_range_m=8.0)
+    goals = choose_goals(robots, frontiers, view, FRAME, settings, far=False)
     return [round(float(goal.cells[:, 1].mean())) for goal in goals if goal is not None]
 
 
@@ -57,13 +58,13 @@ def test_a_team_sends_somebody_to_what_is_large() -> None:
         evidence[20:24, nook - 2 : nook + 3] = WALL
         evidence[20:22, nook - 1 : nook + 2] = [[FREE] * 3, [0] * 3]
     evidence[11:20, 58] = 0
-    view = survey(evidence, np.zeros((60, 60), np.bool_), Box(10, 1, 24, 59), FRAME)
-    frontiers = cluster(view.border, least=2, longest=40)
-    settings = Settings(radius=0.1, gain=0.0, view_gain=1.0, view_gain_most=20.0)
+    view = build_planning_map(evidence, np.zeros((60, 60), np.bool_), Box(10, 1, 24, 59), FRAME)
+    frontiers = cluster_frontiers(view.frontier_mask, min_cells=2, max_extent=40)
+    settings = PlannerSettings(radius=0.1, length_gain=0.0, view_gain=1.0, view_gain_max_m=20.0)
 
     def ends(*x: float) -> list[bool]:
-        seekers = [Seeker(Pose(at, 1.5)) for at in x]
-        goals = choose(seekers, frontiers, view, FRAME, settings, afar=False)
+        robots = [RobotState(Pose(at, 1.5)) for at in x]
+        goals = choose_goals(robots, frontiers, view, FRAME, settings, far=False)
         return [goal is not None and bool(goal.cells[:, 1].mean() > 50) for goal in goals]
 
     assert ends(1.2) == [False]
@@ -77,19 +78,19 @@ def test_a_robot_that_is_boxed_in_goes_back_the_way_it_came() -> None:
     evidence[20:40, 2:58] = FREE
     evidence[20:40, 30] = WALL
     evidence[40, 46:55] = 0
-    view = survey(evidence, np.zeros((60, 60), np.bool_), Box(19, 1, 41, 59), FRAME)
-    frontiers = cluster(view.border, least=2, longest=40)
+    view = build_planning_map(evidence, np.zeros((60, 60), np.bool_), Box(19, 1, 41, 59), FRAME)
+    frontiers = cluster_frontiers(view.frontier_mask, min_cells=2, max_extent=40)
     came = ((4.55, 3.05), (2.05, 3.05), (1.05, 2.55), (1.55, 2.05), (2.05, 3.05), (1.55, 3.55))
     inside = Pose(*came[-1])
 
     def sent(track: tuple[tuple[float, float], ...]) -> Goal | None:
-        seekers = [Seeker(inside, track=track)]
-        return choose(seekers, frontiers, view, FRAME, Settings(), afar=False)[0]
+        robots = [RobotState(inside, track=track)]
+        return choose_goals(robots, frontiers, view, FRAME, PlannerSettings(), far=False)[0]
 
     assert sent(()) is None
     goal = sent(came)
     assert goal is not None
-    assert goal.path[: goal.back] == ((2.05, 3.05), (4.55, 3.05))
+    assert goal.path[: goal.backtrack] == ((2.05, 3.05), (4.55, 3.05))
     assert math.dist(goal.path[-1], FRAME.centre(40, 50)) < 1.0
-    assert stands(goal, inside, view, view.border, FRAME)
-    assert not stands(replace(goal, back=0), inside, view, view.border, FRAME)
+    assert is_valid(goal, inside, view, view.frontier_mask, FRAME)
+    assert not is_valid(replace(goal, backtrack=0), inside, view, view.frontier_mask, FRAME)

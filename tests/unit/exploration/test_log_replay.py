@@ -8,7 +8,6 @@ import pytest
 
 from app.exploration.driver import Pose
 from app.exploration.grid import GridFrame
-from app.exploration.mapping.slam import SlamMap
 from app.exploration.simulation.log_replay import LogError, LogReplay, read_carmen
 
 LINE = "FLASER 3 1.0 81.9 2.0 9 9 9 0.5 0.25 0.1 1 host 1\n"
@@ -57,15 +56,14 @@ def test_a_real_log_closes_its_loop(exploration_maps: Path | None) -> None:
     """A log of a real robot, played as one, comes back to where it began to within centimetres."""
     if exploration_maps is None:
         pytest.skip("EXPLORATION_MAPS names no folder of maps")
-    slam = SlamMap()
-    robot = LogReplay(read_carmen(exploration_maps / "malaga-telecom.log.gz"))
-    robot.attach(slam, GridFrame(1600, 1600, 0.05, -40.0, -40.0))
+    records = read_carmen(exploration_maps / "malaga-telecom.log.gz")
+    robot = LogReplay(records, GridFrame(1600, 1600, 0.05, -40.0, -40.0))
 
     robot.deploy(Pose(0.0, 0.0, 0.0))
-    leg = robot.drive((), 1000.0)
+    report = robot.drive((), 1000.0)
 
-    assert robot.over
-    assert leg.distance > 70.0
-    late = [edge for edge in slam.graph.edges if edge.end - edge.start > 100]
+    assert robot.finished
+    assert report.distance > 70.0
+    late = [edge for edge in robot.slam.graph.edges if edge.end - edge.start > 100]
     assert len(late) > 10
-    assert leg.patch.cells.any()
+    assert report.patch.cells.any()

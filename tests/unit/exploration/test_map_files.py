@@ -247,5 +247,5 @@ def test_an_area_that_leads_out_of_the_folder_is_refused(folder: Path) -> None:
     (folder.parent / "secret.yaml").write_text(YAML)
     (folder / "door.yaml").symlink_to(folder.parent / "secret.yaml")
 
-    with pytest.raises(MapError, match="leads out of maps/"):
+    with pytest.raises(MapError, match="is outside maps/"):
         find_map(folder, "door")

@@ -7,17 +7,17 @@ import cv2
 import numpy as np
 import pytest
 
+from app.exploration.clearance import clearance_map
 from app.exploration.driver import Pose
 from app.exploration.grid import FREE, OCCUPIED, FloorMap, Grid, GridFrame
-from app.exploration.mapping.keyframes import Keyframe, draw
-from app.exploration.merging.consensus import agree, relate
-from app.exploration.merging.evidence import occupancy, place
-from app.exploration.merging.registration import Gate, register
-from app.exploration.planning.paths import clearance
+from app.exploration.mapping.keyframes import Keyframe, draw_keyframes
+from app.exploration.merging.consensus import consistent_groups, group_maps
+from app.exploration.merging.evidence import occupancy, transform_layer
+from app.exploration.merging.registration import RegistrationGate, register
 from app.exploration.se2 import Transform, between, compose, inverse, wrap
 from app.exploration.simulation.floor_plans import draw_office
 from app.exploration.simulation.halls_and_caves import draw_cave
-from app.exploration.simulation.mobile_base import SimulatedBody
+from app.exploration.simulation.simulated_base import SimulatedBase
 
 OFFICE = draw_office(41, width=16.0, height=12.0)
 CAVE = draw_cave(7, width=16.0, height=12.0)
@@ -26,22 +26,22 @@ CAVE = draw_cave(7, width=16.0, height=12.0)
 def seen(floor: FloorMap, left: float, right: float, at: Transform) -> tuple[Grid, GridFrame]:
     """What scans from part of a floor show, between two shares of its width, in a frame at a pose."""
     random = np.random.default_rng(2)
-    room = clearance(floor.grid != FREE, floor.frame.resolution) > 0.4
+    room = clearance_map(floor.grid != FREE, floor.frame.resolution) > 0.4
     cells = np.argwhere(room)
     inside = (cells[:, 1] >= left * floor.frame.cols) & (cells[:, 1] <= right * floor.frame.cols)
     keyframes, poses = [], []
     for row, col in random.permutation(cells[inside])[:16]:
         x, y = floor.frame.centre(int(row), int(col))
-        body = SimulatedBody(floor, Pose(x, y, float(random.uniform(-3, 3))), random)
-        scan = body.scan()
-        keyframes.append(Keyframe(0, 0.0, scan, scan.points()))
-        poses.append(body.truth)
+        base = SimulatedBase(floor, Pose(x, y, float(random.uniform(-3, 3))), random)
+        scan = base.scan()
+        keyframes.append(Keyframe(0.0, scan, scan.points()))
+        poses.append(base.truth)
     moved = between(at, np.array(poses))
     low, high = moved[:, :2].min(axis=0) - 9.0, moved[:, :2].max(axis=0) + 9.0
     cols, rows = (int(n) for n in np.ceil((high - low) / 0.05))
     frame = GridFrame(rows, cols, 0.05, float(low[0]), float(low[1]))
     evidence = np.zeros((rows, cols), np.int8)
-    draw(evidence, frame, keyframes, moved)
+    draw_keyframes(evidence, frame, keyframes, moved)
     return occupancy(evidence), frame
 
 
@@ -54,7 +54,7 @@ def test_maps_with_common_ground_are_brought_together(floor: FloorMap) -> None:
     found = register(*seen(floor, 0.0, 0.6, ONE), *seen(floor, 0.3, 1.0, TWO))
 
     assert found is not None
-    assert Gate().accepts(found)
+    assert RegistrationGate().accepts(found)
     middle = np.array([10.0, 8.0, 0.0])
     off = between(
         compose(found.transform, between(TWO, middle)),
@@ -69,13 +69,13 @@ def test_maps_of_different_buildings_stay_apart() -> None:
     found = register(*seen(OFFICE, 0.0, 0.6, ONE), *seen(CAVE, 0.0, 1.0, TWO))
 
     assert found is not None
-    assert not Gate().accepts(found)
+    assert not RegistrationGate().accepts(found)
 
 
 def test_a_twin_that_differs_in_one_place_stays_apart() -> None:
     """Nearly all walls agree, but something stands where the other map shows open ground."""
     grid = OFFICE.grid.copy()
-    room = clearance(grid != FREE, 0.05)
+    room = clearance_map(grid != FREE, 0.05)
     row, col = np.unravel_index(int(np.argmax(room)), grid.shape)
     grid[row - 7 : row + 8, col - 7 : col + 8] = OCCUPIED
     twin = FloorMap("twin", grid, OFFICE.frame)
@@ -85,7 +85,7 @@ def test_a_twin_that_differs_in_one_place_stays_apart() -> None:
     assert found is not None
     assert found.agreement > 0.9
     assert found.conflict > 0.3
-    assert not Gate().accepts(found)
+    assert not RegistrationGate().accepts(found)
 
 
 def test_a_twin_that_is_a_little_larger_lies_beside_its_walls() -> None:
@@ -99,9 +99,9 @@ def test_a_twin_that_is_a_little_larger_lies_beside_its_walls() -> None:
 
     assert itself is not None
     assert twin is not None
-    assert itself.warp < 0.5 * Gate().warp
-    assert twin.warp > Gate().warp
-    assert not Gate().accepts(replace(itself, warp=twin.warp))
+    assert itself.residual_rms < 0.5 * RegistrationGate().residual_rms
+    assert twin.residual_rms > RegistrationGate().residual_rms
+    assert not RegistrationGate().accepts(replace(itself, residual_rms=twin.residual_rms))
 
 
 def test_what_both_show_must_fit_nowhere_else() -> None:
@@ -109,23 +109,23 @@ def test_what_both_show_must_fit_nowhere_else() -> None:
     found = register(*seen(OFFICE, 0.0, 0.6, ONE), *seen(OFFICE, 0.3, 1.0, TWO))
 
     assert found is not None
-    assert Gate().accepts(replace(found, walls=6.0, distinct=3.0))
-    assert not Gate().accepts(replace(found, walls=6.0, distinct=0.8))
-    assert not Gate().accepts(replace(found, walls=60.0, distinct=3.0))
+    assert RegistrationGate().accepts(replace(found, walls=6.0, distinct=3.0))
+    assert not RegistrationGate().accepts(replace(found, walls=6.0, distinct=0.8))
+    assert not RegistrationGate().accepts(replace(found, walls=60.0, distinct=3.0))
 
 
 def test_a_map_without_walls_fits_nothing() -> None:
     """Open ground alone says nothing about where it is."""
-    ground, frame = np.full((40, 40), FREE, np.int8), GridFrame(40, 40, 0.05)
+    free, frame = np.full((40, 40), FREE, np.int8), GridFrame(40, 40, 0.05)
 
-    assert register(ground, frame, *seen(CAVE, 0.0, 1.0, TWO)) is None
+    assert register(free, frame, *seen(CAVE, 0.0, 1.0, TWO)) is None
 
 
 def test_only_those_that_belong_together_are_grouped() -> None:
     """Of two parts of an office and a cave the office is made whole and the cave stays apart."""
     maps = [seen(OFFICE, 0.0, 0.6, ONE), seen(CAVE, 0.0, 1.0, TWO), seen(OFFICE, 0.3, 1.0, TWO)]
 
-    groups = relate(maps)
+    groups = group_maps(maps)
 
     assert [group.members for group in groups] == [(0, 2), (1,)]
 
@@ -141,7 +141,7 @@ def test_one_wrong_link_among_many_is_left_out() -> None:
     }
     links[1, 3] = (np.array([4.0, 4.0, 1.0]), 99.0)
 
-    (group,) = agree(4, links)
+    (group,) = consistent_groups(4, links)
 
     assert group.members == (0, 1, 2, 3)
     off = between(group.transforms, compose(inverse(at[0]), at))
@@ -156,7 +156,7 @@ def test_evidence_is_moved_where_the_transform_says() -> None:
     layer[30, 50] = 60
     motion = np.array([1.5, -0.7, 0.8])
 
-    moved = place(layer, frame, motion, target)
+    moved = transform_layer(layer, frame, motion, target)
 
     x, y = frame.centre(11, 21)
     there = compose(motion, np.array([x, y, 0.0]))

@@ -7,15 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.exploration.driver import Leg, Pose, RobotDriver
+from app.exploration.clearance import traversable_cells
+from app.exploration.driver import DriveReport, Pose, RobotDriver, StartError
 from app.exploration.grid import FREE, OCCUPIED, FloorMap
 from app.exploration.simulation.floor_plans import draw_office, draw_rooms
-from app.exploration.simulation.simulated_robot import (
-    SimulatedRobot,
-    StartError,
-    standing_room,
-    start_poses,
-)
+from app.exploration.simulation.simulated_robot import SimulatedRobot
+from app.exploration.simulation.start_poses import start_poses
 
 ROOMS = draw_rooms(2)
 FIRST = Pose(1.65, 1.65)  # the middle of the first room; the door is 1.5 m to its right
@@ -28,7 +25,7 @@ def deployed(floor: FloorMap = ROOMS, pose: Pose = FIRST, *, seed: int = 1) -> S
     return robot
 
 
-def same(one: Leg, other: Leg) -> bool:
+def same(one: DriveReport, other: DriveReport) -> bool:
     """Tell whether two reports are equal to the byte."""
     return (
         np.array_equal(one.patch.cells, other.patch.cells)
@@ -46,20 +43,20 @@ def test_the_simulated_robot_is_a_driver() -> None:
 
 def test_a_robot_drives_half_a_metre_a_second() -> None:
     """At the barrier it stands where its speed brought it, and has not arrived."""
-    leg = deployed().drive([(2.65, 1.65), (4.0, 1.65)], 3.0)
+    report = deployed().drive([(2.65, 1.65), (4.0, 1.65)], 3.0)
 
-    assert leg.distance == pytest.approx(1.5)
-    assert (leg.pose.x, leg.pose.y) == pytest.approx((3.15, 1.65))
-    assert (leg.time, leg.reached, leg.arrived, leg.blocked) == (3.0, 1, False, False)
-    assert leg.path == ((1.65, 1.65), (2.65, 1.65), (leg.pose.x, leg.pose.y))
+    assert report.distance == pytest.approx(1.5)
+    assert (report.pose.x, report.pose.y) == pytest.approx((3.15, 1.65))
+    assert (report.time, report.reached, report.arrived, report.blocked) == (3.0, 1, False, False)
+    assert report.path == ((1.65, 1.65), (2.65, 1.65), (report.pose.x, report.pose.y))
 
 
 def test_a_robot_that_is_there_early_waits_for_the_barrier() -> None:
     """Arrival is told, and the time of the report is the barrier's."""
-    leg = deployed().drive([(2.15, 1.65)], 4.0)
+    report = deployed().drive([(2.15, 1.65)], 4.0)
 
-    assert (leg.pose.x, leg.pose.y) == (2.15, 1.65)
-    assert (leg.time, leg.reached, leg.arrived, leg.blocked) == (4.0, 1, True, False)
+    assert (report.pose.x, report.pose.y) == (2.15, 1.65)
+    assert (report.time, report.reached, report.arrived, report.blocked) == (4.0, 1, True, False)
 
 
 def test_a_leg_cut_in_two_ends_where_a_whole_one_does() -> None:
@@ -75,20 +72,25 @@ def test_a_leg_cut_in_two_ends_where_a_whole_one_does() -> None:
 
 def test_a_robot_without_a_path_stands_still() -> None:
     """Waiting costs time and nothing else, and is no arrival."""
-    leg = deployed().drive([], 4.0)
+    report = deployed().drive([], 4.0)
 
-    assert (leg.pose, leg.distance, leg.arrived, leg.blocked) == (FIRST, 0.0, False, False)
-    assert leg.patch.cells.size == 0
+    assert (report.pose, report.distance, report.arrived, report.blocked) == (
+        FIRST,
+        0.0,
+        False,
+        False,
+    )
+    assert report.patch.cells.size == 0
 
 
 def test_a_robot_refuses_to_drive_into_a_wall() -> None:
     """It stops a body's radius before the wall, says so, and faces it."""
-    leg = deployed().drive([(1.65, 3.2)], 10.0)
+    report = deployed().drive([(1.65, 3.2)], 10.0)
 
-    assert leg.blocked
-    assert not leg.arrived
-    assert leg.pose.y == pytest.approx(2.95, abs=0.06)
-    assert leg.pose.heading == pytest.approx(math.pi / 2)
+    assert report.blocked
+    assert not report.arrived
+    assert report.pose.y == pytest.approx(2.95, abs=0.06)
+    assert report.pose.heading == pytest.approx(math.pi / 2)
 
 
 @settings(max_examples=25, deadline=None)
@@ -97,14 +99,14 @@ def test_a_robot_refuses_to_drive_into_a_wall() -> None:
 )
 def test_no_order_brings_a_robot_where_it_does_not_fit(goals: list[tuple[float, float]]) -> None:
     """Whatever it is told, its body is never in a wall."""
-    room = standing_room(ROOMS, 0.2)
+    fits = traversable_cells(ROOMS, 0.2)
     robot = deployed()
 
     for index, goal in enumerate(goals):
-        leg = robot.drive([goal], 3.0 * (index + 1))
+        report = robot.drive([goal], 3.0 * (index + 1))
 
-        for x, y in leg.path:
-            assert room[ROOMS.frame.cell(x, y)]
+        for x, y in report.path:
+            assert fits[ROOMS.frame.cell(x, y)]
 
 
 def test_time_does_not_run_backwards() -> None:
@@ -125,19 +127,19 @@ def test_a_robot_cannot_be_deployed_in_a_wall() -> None:
 def test_patches_laid_over_each_other_are_the_whole_map() -> None:
     """What a robot reports bit by bit is all that it reports at the end."""
     robot = SimulatedRobot(ROOMS, slot=0, seed=3)
-    legs = [robot.deploy(FIRST)]
-    legs += [robot.drive([(4.8, 1.65)], 2.0), robot.drive([(4.8, 1.65)], 8.0), robot.recall()]
+    reports = [robot.deploy(FIRST)]
+    reports += [robot.drive([(4.8, 1.65)], 2.0), robot.drive([(4.8, 1.65)], 8.0), robot.recall()]
     pasted = np.zeros(ROOMS.grid.shape, np.int8)
     whole = np.zeros(ROOMS.grid.shape, np.int8)
 
-    for target, some in ((pasted, legs[:-1]), (whole, legs[-1:])):
-        for leg in some:
-            rows, cols = leg.patch.cells.shape
+    for target, some in ((pasted, reports[:-1]), (whole, reports[-1:])):
+        for report in some:
+            rows, cols = report.patch.cells.shape
             patch = (
-                slice(leg.patch.row0, leg.patch.row0 + rows),
-                slice(leg.patch.col0, leg.patch.col0 + cols),
+                slice(report.patch.row0, report.patch.row0 + rows),
+                slice(report.patch.col0, report.patch.col0 + cols),
             )
-            target[patch] = leg.patch.cells
+            target[patch] = report.patch.cells
 
     assert pasted.any()
     assert np.array_equal(pasted, whole)
@@ -146,33 +148,33 @@ def test_patches_laid_over_each_other_are_the_whole_map() -> None:
 def test_a_patch_does_not_change_after_it_was_handed_over() -> None:
     """A report is a value: the robot's further way does not reach into it."""
     robot = SimulatedRobot(ROOMS, slot=0, seed=3)
-    leg = robot.deploy(FIRST)
-    before = leg.patch.cells.copy()
+    report = robot.deploy(FIRST)
+    before = report.patch.cells.copy()
 
     robot.drive([(4.8, 1.65)], 8.0)
 
-    assert np.array_equal(leg.patch.cells, before)
+    assert np.array_equal(report.patch.cells, before)
 
 
 def test_what_a_robot_sees_is_the_floor() -> None:
     """In spite of noise nearly all evidence of a look around a room is right."""
-    leg = deployed(seed=5).recall()
+    report = deployed(seed=5).recall()
 
-    rows, cols = leg.patch.cells.shape
-    true = ROOMS.grid[leg.patch.row0 :, leg.patch.col0 :][:rows, :cols]
-    seen = leg.patch.cells
+    rows, cols = report.patch.cells.shape
+    true = ROOMS.grid[report.patch.row0 :, report.patch.col0 :][:rows, :cols]
+    seen = report.patch.cells
     right = ((seen > 0) & (true == OCCUPIED)) | ((seen < 0) & (true == FREE))
     assert right.sum() / np.count_nonzero(seen) > 0.97
 
 
 def test_the_same_seed_and_slot_give_the_same_reports() -> None:
     """A mission can be repeated bit for bit; another slot or seed sees other noise."""
-    legs = [
+    reports = [
         SimulatedRobot(ROOMS, slot=slot, seed=seed).deploy(FIRST)
         for slot, seed in ((0, 7), (0, 7), (1, 7), (0, 8))
     ]
 
-    assert [same(legs[0], leg) for leg in legs] == [True, True, False, False]
+    assert [same(reports[0], report) for report in reports] == [True, True, False, False]
 
 
 @pytest.mark.parametrize("robots", [1, 2, 5, 12])
@@ -230,7 +232,9 @@ def test_a_start_is_in_the_largest_part_of_the_floor() -> None:
 
 def test_a_team_too_large_for_the_floor_is_refused_with_numbers() -> None:
     """The user learns how many would fit."""
-    with pytest.raises(StartError, match=r"map 'rooms': room to start for \d+ robots, not for 400"):
+    with pytest.raises(
+        StartError, match=r"map 'rooms': space to start for \d+ robots, not for 400"
+    ):
         start_poses(ROOMS, 400, seed=1)
 
 

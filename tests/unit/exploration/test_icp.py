@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, Grid, GridFrame
-from app.exploration.merging.agreement import conflict, judge
-from app.exploration.merging.icp import climb
-from app.exploration.merging.map_features import Sheet, sheet
+from app.exploration.merging.agreement import classify_walls, longest_conflict
+from app.exploration.merging.icp import icp_refine
+from app.exploration.merging.map_features import MapFeatures, extract_features
 from app.exploration.merging.perceptual_aliasing import distinct_share
 from app.exploration.merging.registration import register
 from app.exploration.se2 import IDENTITY, apply, compose, inverse
@@ -33,9 +33,9 @@ def fill(grid: Grid, value: int, *sides: float) -> None:
     grid[low:high, left:right] = value
 
 
-def made(grid: Grid) -> Sheet:
+def made(grid: Grid) -> MapFeatures:
     """The same, ready to be compared."""
-    found = sheet(grid, FRAME)
+    found = extract_features(grid, FRAME)
     assert found is not None
     return found
 
@@ -45,9 +45,9 @@ def test_a_map_climbs_back_to_itself() -> None:
     here = made(rooms(LEFT))
     moved = compose(np.array([0.3, -0.25, math.radians(6.0)]), IDENTITY)
     walls = apply(inverse(moved), here.walls)
-    facing = apply(np.array([0.0, 0.0, -moved[2]]), here.facing)
+    normals = apply(np.array([0.0, 0.0, -moved[2]]), here.normals)
 
-    found = climb(here, walls, facing, IDENTITY, reaches=(0.8, 0.5, 0.3, 0.15))
+    found = icp_refine(here, walls, normals, IDENTITY, reaches=(0.8, 0.5, 0.3, 0.15))
 
     assert np.hypot(*(apply(found, walls) - here.walls).T).max() < 0.01
 
@@ -62,7 +62,7 @@ def test_faces_that_look_away_from_each_other_do_not_pull() -> None:
     fill(far, OCCUPIED, 3.1, 1.0, 3.15, 6.0)
     there = made(far)
 
-    found = climb(made(near), there.walls, there.facing, IDENTITY, reaches=(0.5,))
+    found = icp_refine(made(near), there.walls, there.normals, IDENTITY, reaches=(0.5,))
 
     assert found == pytest.approx(IDENTITY, abs=1e-9)
 
@@ -76,7 +76,7 @@ def test_the_rim_of_free_ground_contradicts_no_wall(side: float, verdict: int) -
     fill(walled, FREE, 1.0, 2.0, side, 5.0)
     fill(walled, OCCUPIED, side, 2.0, side + 0.05, 5.0)
 
-    assert set(judge(made(grazed), made(walled), IDENTITY)) == {verdict}
+    assert set(classify_walls(made(grazed), made(walled), IDENTITY)) == {verdict}
 
 
 def test_a_table_that_stands_a_hand_further_contradicts() -> None:
@@ -85,8 +85,8 @@ def test_a_table_that_stands_a_hand_further_contradicts() -> None:
     fill(moved, FREE, 1.0, 1.0, 5.0, 5.0)
     fill(moved, OCCUPIED, 1.9, 1.6, 2.9, 2.1)
 
-    assert conflict(made(here), made(moved), IDENTITY) > 0.3
-    assert conflict(made(here), made(here), IDENTITY) == pytest.approx(0.0)
+    assert longest_conflict(made(here), made(moved), IDENTITY) > 0.3
+    assert longest_conflict(made(here), made(here), IDENTITY) == pytest.approx(0.0)
 
 
 @pytest.mark.parametrize(("dots", "metres"), [(1, 0.0), (2, 0.15), (4, 0.45)])
@@ -100,7 +100,7 @@ def test_dots_that_a_grazing_beam_left_make_a_wall(dots: int, metres: float) -> 
     for dot in range(dots):
         fill(wall, OCCUPIED, 2.2 + 0.15 * dot, 3.0, 2.25 + 0.15 * dot, 3.05)
 
-    assert conflict(made(door), made(wall), IDENTITY) == pytest.approx(metres)
+    assert longest_conflict(made(door), made(wall), IDENTITY) == pytest.approx(metres)
 
 
 def test_a_room_that_is_there_once_is_distinct() -> None:

@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 
-from app.exploration.driver import Pose
+from app.exploration.driver import Pose, StartError
 from app.exploration.evaluation.map_quality import accuracy, coverage, observable, reachable
 from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, FloorMap
 from app.exploration.simulation.floor_plans import draw_rooms
-from app.exploration.simulation.simulated_robot import StartError
 
 ROOMS = draw_rooms(2)
 FIRST = Pose(1.65, 1.65)
@@ -91,7 +90,7 @@ def test_maps_of_different_frames_are_not_compared() -> None:
     """A measure over cells that do not lie on each other would be a lie."""
     other = np.zeros((3, 3), np.int8)
 
-    with pytest.raises(ValueError, match="not of the floor's shape"):
+    with pytest.raises(ValueError, match="differs in shape"):
         accuracy(other, ROOMS)
-    with pytest.raises(ValueError, match="not of the floor's shape"):
+    with pytest.raises(ValueError, match="differs in shape"):
         coverage(other, ROOMS, other == FREE)

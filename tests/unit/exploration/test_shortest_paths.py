@@ -10,20 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from app.exploration.grid import Mask
-from app.exploration.planning.paths import (
-    DIAGONAL,
-    STRAIGHT,
-    UNREACHED,
-    Cell,
-    clear_length,
-    clearance,
-    distance_field,
-    fits,
-    path_to,
-)
+from app.exploration.clearance import clear_length, clearance_map, traversable
+from app.exploration.grid import Cell, Mask
+from app.exploration.shortest_paths import DIAGONAL, STRAIGHT, UNREACHED, distance_field, path_to
 
-grounds = arrays(
+masks = arrays(
     np.bool_,
     array_shapes(min_dims=2, max_dims=2, max_side=14),
     elements=st.sampled_from([True, True, True, False]),
@@ -54,7 +45,7 @@ def dijkstra(passable: Mask, start: Cell) -> dict[Cell, int]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(passable=grounds, data=st.data())
+@given(passable=masks, data=st.data())
 def test_the_field_holds_the_shortest_costs(passable: Mask, data: st.DataObject) -> None:
     """Dial's buckets find what a heap finds, on any ground, from passable and other cells."""
     start = tuple(data.draw(st.integers(0, size - 1)) for size in passable.shape)
@@ -85,7 +76,7 @@ def test_a_limited_field_ends_at_its_limit() -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(passable=grounds, data=st.data())
+@given(passable=masks, data=st.data())
 def test_a_path_runs_over_passable_cells_to_its_target(passable: Mask, data: st.DataObject) -> None:
     """From wherever in its cell a robot stands, every straight piece of its way is clear."""
     passable[0, 0] = True
@@ -94,12 +85,12 @@ def test_a_path_runs_over_passable_cells_to_its_target(passable: Mask, data: st.
     reached = np.argwhere(field < UNREACHED)
     target = tuple(int(index) for index in reached[data.draw(st.integers(0, len(reached) - 1))])
 
-    way = path_to(field, passable, position, (target[0], target[1]))
+    path = path_to(field, passable, position, (target[0], target[1]))
 
-    stations = [position, *((row + 0.5, col + 0.5) for row, col in way)]
-    assert way[-1] == target
-    assert all(clear_length(passable, start, end) == math.inf for start, end in pairwise(stations))
-    steps = [math.dist(start, end) for start, end in pairwise(stations)]
+    waypoints = [position, *((row + 0.5, col + 0.5) for row, col in path)]
+    assert path[-1] == target
+    assert all(clear_length(passable, start, end) == math.inf for start, end in pairwise(waypoints))
+    steps = [math.dist(start, end) for start, end in pairwise(waypoints)]
     assert sum(steps) <= field[target] / STRAIGHT * 1.02 + 1.5
 
 
@@ -107,9 +98,9 @@ def test_a_straight_way_has_one_waypoint() -> None:
     """Open ground needs no corners."""
     passable = np.ones((20, 30), np.bool_)
 
-    way = path_to(distance_field(passable, (3, 4)), passable, (3.5, 4.5), (17, 25))
+    path = path_to(distance_field(passable, (3, 4)), passable, (3.5, 4.5), (17, 25))
 
-    assert way == [(17, 25)]
+    assert path == [(17, 25)]
 
 
 def test_a_way_goes_around_a_wall_without_cutting_its_corner() -> None:
@@ -133,9 +124,9 @@ def test_there_is_no_path_to_an_unreached_cell() -> None:
 def test_a_way_is_as_clear_back_as_it_was_forth() -> None:
     """Ways from middle to middle often run through corners: one that led in leads out."""
     passable = np.random.default_rng(3).random((12, 12)) > 0.25
-    middles = [(row + 0.5, col + 0.5) for row, col in np.argwhere(passable).tolist()]
+    centres = [(row + 0.5, col + 0.5) for row, col in np.argwhere(passable).tolist()]
 
-    forth = {pair: clear_length(passable, *pair) for pair in permutations(middles, 2)}
+    forth = {pair: clear_length(passable, *pair) for pair in permutations(centres, 2)}
 
     assert sum(map(math.isinf, forth.values())) > 100
     assert all(math.isinf(forth[one, two]) == math.isinf(forth[two, one]) for one, two in forth)
@@ -164,12 +155,12 @@ def test_clearance_is_in_metres_to_obstacles_and_to_the_edge() -> None:
     obstacles = np.zeros((9, 30), np.bool_)
     obstacles[4, 10] = True
 
-    room = clearance(obstacles, 0.1)
+    clearance = clearance_map(obstacles, 0.1)
 
-    assert room[4, 10] == 0.0
-    assert room[4, 13] == pytest.approx(0.3)
-    assert room[1, 6] == pytest.approx(0.2)
-    assert room[7, 14] == pytest.approx(0.2)
+    assert clearance[4, 10] == 0.0
+    assert clearance[4, 13] == pytest.approx(0.3)
+    assert clearance[1, 6] == pytest.approx(0.2)
+    assert clearance[7, 14] == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize("resolution", [0.03, 0.05, 0.1])
@@ -178,7 +169,7 @@ def test_a_disc_fits_where_it_only_touches(resolution: float) -> None:
     obstacles = np.zeros((21, 41), np.bool_)
     obstacles[10, 20] = True
 
-    standing = fits(clearance(obstacles, resolution), 4 * resolution)
+    standing = traversable(clearance_map(obstacles, resolution), 4 * resolution)
 
     assert standing[10, 24]
     assert not standing[10, 23]

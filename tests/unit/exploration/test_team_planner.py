@@ -9,13 +9,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from app.exploration.driver import Leg, Order, Patch, Point, Pose
+from app.exploration.clearance import clear_length
+from app.exploration.driver import DriveReport, Order, Patch, Point, Pose
 from app.exploration.grid import OCCUPIED, UNKNOWN
-from app.exploration.merging.evidence import merge
-from app.exploration.planning.coordinator import Coordinator, State
-from app.exploration.planning.paths import clear_length
+from app.exploration.merging.evidence import merge_layers
+from app.exploration.planning.team_planner import PlannerState, TeamPlanner
 from app.exploration.simulation.floor_plans import draw_rooms
-from app.exploration.simulation.simulated_robot import SimulatedRobot, start_poses
+from app.exploration.simulation.simulated_robot import SimulatedRobot
+from app.exploration.simulation.start_poses import start_poses
 
 FLOOR = draw_rooms(3)
 
@@ -26,15 +27,15 @@ class Mission:
     def __init__(self, robots: int, seed: int = 4) -> None:
         poses = start_poses(FLOOR, robots, seed)
         self.team = [SimulatedRobot(FLOOR, slot=slot, seed=seed) for slot in range(robots)]
-        self.coordinator = Coordinator(FLOOR.frame, poses)
-        self.legs = {slot: self.team[slot].deploy(pose) for slot, pose in enumerate(poses)}
+        self.planner = TeamPlanner(FLOOR.frame, poses)
+        self.reports = {slot: self.team[slot].deploy(pose) for slot, pose in enumerate(poses)}
 
     def step(self, *, backwards: bool = False) -> dict[int, Order]:
         """Report all legs, decide, and drive what was ordered."""
-        for slot in sorted(self.legs, reverse=backwards):
-            self.coordinator.observe(slot, self.legs[slot])
-        orders = self.coordinator.decide()
-        self.legs = {
+        for slot in sorted(self.reports, reverse=backwards):
+            self.planner.observe(slot, self.reports[slot])
+        orders = self.planner.decide()
+        self.reports = {
             slot: self.team[slot].drive(order.path, order.until) for slot, order in orders.items()
         }
         return orders
@@ -46,9 +47,11 @@ class Mission:
         return self
 
 
-def leg_at(pose: Pose, patch: Patch) -> Leg:
+def report_at(pose: Pose, patch: Patch) -> DriveReport:
     """Give a report of a robot that stands."""
-    return Leg(0.0, pose, 0.0, ((pose.x, pose.y),), 0, arrived=False, blocked=False, patch=patch)
+    return DriveReport(
+        0.0, pose, 0.0, ((pose.x, pose.y),), 0, arrived=False, blocked=False, patch=patch
+    )
 
 
 def test_all_orders_end_at_one_barrier_within_bounds() -> None:
@@ -76,7 +79,7 @@ def test_reports_may_come_in_any_order() -> None:
         if not orders:
             break
 
-    assert np.array_equal(forth.coordinator.team_grid(), back.coordinator.team_grid())
+    assert np.array_equal(forth.planner.team_grid(), back.planner.team_grid())
 
 
 def test_the_first_goals_part_the_team() -> None:
@@ -88,24 +91,24 @@ def test_the_first_goals_part_the_team() -> None:
 
 def test_an_exploration_ends_by_itself_with_nothing_left() -> None:
     """At the end no frontier is left, nothing is ordered any more, and all was driven."""
-    coordinator = Mission(2).run().coordinator
+    planner = Mission(2).run().planner
 
-    assert coordinator.done
-    assert coordinator.frontiers_left == []
-    assert sum(coordinator.distances) > 3.0
+    assert planner.done
+    assert planner.frontiers_left == []
+    assert sum(planner.distances) > 3.0
 
 
 def test_a_robot_without_a_frontier_stays_close_to_one_that_has() -> None:
     """Where one door is all that is open, both robots drive there, and one stops before it."""
     mission = Mission(6)
-    starts = mission.coordinator.poses
+    starts = mission.planner.poses
 
     for _ in range(4):
         mission.step()
 
     moved = [
         math.dist((a.x, a.y), (b.x, b.y))
-        for a, b in zip(starts, mission.coordinator.poses, strict=True)
+        for a, b in zip(starts, mission.planner.poses, strict=True)
     ]
     assert min(moved) > 0.0
 
@@ -113,28 +116,28 @@ def test_a_robot_without_a_frontier_stays_close_to_one_that_has() -> None:
 def test_the_figures_add_up() -> None:
     """Time, way and poses are those of the robots' own reports."""
     mission = Mission(2)
-    last = dict(mission.legs)
+    last = dict(mission.reports)
     driven = [0.0, 0.0]
     while mission.step():
-        last = dict(mission.legs)
-        driven = [way + last[slot].distance for slot, way in enumerate(driven)]
+        last = dict(mission.reports)
+        driven = [path + last[slot].distance for slot, path in enumerate(driven)]
 
-    coordinator = mission.coordinator
-    assert coordinator.distances == pytest.approx(driven)
-    assert coordinator.poses == [last[0].pose, last[1].pose]
-    assert coordinator.time == last[0].time
-    assert [path[-1] for path in coordinator.paths] == [
-        (leg.pose.x, leg.pose.y) for leg in last.values()
+    planner = mission.planner
+    assert planner.distances == pytest.approx(driven)
+    assert planner.poses == [last[0].pose, last[1].pose]
+    assert planner.time == last[0].time
+    assert [path[-1] for path in planner.paths] == [
+        (report.pose.x, report.pose.y) for report in last.values()
     ]
-    known = np.count_nonzero(coordinator.team_grid() != -1)
-    assert coordinator.fraction_known == pytest.approx(known / FLOOR.grid.size)
+    known = np.count_nonzero(planner.team_grid() != -1)
+    assert planner.fraction_known == pytest.approx(known / FLOOR.grid.size)
 
 
 def test_a_robots_layer_is_all_that_it_ever_saw() -> None:
     """Patches laid over each other give what the robot hands over at its recall."""
     mission = Mission(2).run()
 
-    for slot, layer in enumerate(mission.coordinator.layers()):
+    for slot, layer in enumerate(mission.planner.layers()):
         patch = mission.team[slot].recall().patch
         whole = np.zeros_like(layer)
         rows, cols = patch.cells.shape
@@ -147,33 +150,33 @@ def test_the_others_finish_what_a_lost_robot_leaves() -> None:
     mission = Mission(3)
     for _ in range(3):
         mission.step()
-    mission.coordinator.remove(1)
-    mission.legs.pop(1)
-    seen = np.count_nonzero(mission.coordinator.layers()[1])
+    mission.planner.remove(1)
+    mission.reports.pop(1)
+    seen = np.count_nonzero(mission.planner.layers()[1])
 
     while orders := mission.step():
         assert 1 not in orders
 
-    assert mission.coordinator.frontiers_left == []
-    assert np.count_nonzero(mission.coordinator.layers()[1]) == seen
+    assert mission.planner.frontiers_left == []
+    assert np.count_nonzero(mission.planner.layers()[1]) == seen
 
 
 def test_newer_evidence_replaces_a_robots_older_one() -> None:
     """A patch is the robot's present belief: it is laid over the old one and not added to it."""
     mission = Mission(1)
     mission.step()
-    pose = mission.coordinator.poses[0]
+    pose = mission.planner.poses[0]
     row, col = FLOOR.frame.cell(pose.x, pose.y)
-    before = int(mission.coordinator.layers()[0][row + 3, col])
+    before = int(mission.planner.layers()[0][row + 3, col])
 
-    mission.coordinator.observe(
-        0, replace(mission.legs[0], patch=Patch(row + 3, col, np.array([[24]], np.int8)))
+    mission.planner.observe(
+        0, replace(mission.reports[0], patch=Patch(row + 3, col, np.array([[24]], np.int8)))
     )
-    mission.coordinator.decide()
+    mission.planner.decide()
 
     assert before < -24
-    assert mission.coordinator.team_grid()[row + 3, col] == OCCUPIED
-    assert np.array_equal(mission.coordinator.team_grid(), merge(mission.coordinator.layers()))
+    assert mission.planner.team_grid()[row + 3, col] == OCCUPIED
+    assert np.array_equal(mission.planner.team_grid(), merge_layers(mission.planner.layers()))
 
 
 GAPPED = np.full((41, 41), -80, np.int8)  # a room of 2 m, all known, with one gap in its wall
@@ -184,15 +187,15 @@ MIDDLE = Pose(*FLOOR.frame.centre(40, 40))
 
 def test_a_robot_is_not_sent_again_where_it_refused_to_go() -> None:
     """The place that a blocked robot faces is driven around, though the map shows it free."""
-    coordinator = Coordinator(FLOOR.frame, [MIDDLE])
-    leg = leg_at(MIDDLE, Patch(20, 20, GAPPED))
-    coordinator.observe(0, leg)
-    x, y = coordinator.decide()[0].path[0]
+    planner = TeamPlanner(FLOOR.frame, [MIDDLE])
+    report = report_at(MIDDLE, Patch(20, 20, GAPPED))
+    planner.observe(0, report)
+    x, y = planner.decide()[0].path[0]
     heading = math.atan2(y - MIDDLE.y, x - MIDDLE.x)
     stopped = Pose(*FLOOR.frame.centre(40, 44), heading)
 
-    coordinator.observe(0, replace(leg, pose=stopped, blocked=True, time=1.0))
-    way = coordinator.decide()[0].path
+    planner.observe(0, replace(report, pose=stopped, blocked=True, time=1.0))
+    path = planner.decide()[0].path
 
     refused = np.ones(FLOOR.grid.shape, np.bool_)
     refused[
@@ -201,24 +204,24 @@ def test_a_robot_is_not_sent_again_where_it_refused_to_go() -> None:
             stopped.y + 0.5 * FLOOR.frame.resolution * math.sin(heading),
         )
     ] = False
-    stations = [FLOOR.frame.in_cells(*point) for point in ((stopped.x, stopped.y), *way)]
-    assert all(math.isinf(clear_length(refused, *piece)) for piece in pairwise(stations))
+    waypoints = [FLOOR.frame.in_cells(*point) for point in ((stopped.x, stopped.y), *path)]
+    assert all(math.isinf(clear_length(refused, *segment)) for segment in pairwise(waypoints))
 
 
 def test_what_no_visit_resolves_is_visited_twice_and_once_more_and_then_left() -> None:
     """A robot that learns nothing is not sent for ever, nor is a frontier dropped lightly."""
-    coordinator = Coordinator(FLOOR.frame, [MIDDLE])
-    leg = leg_at(MIDDLE, Patch(20, 20, GAPPED))  # beyond the gap its lidar is blind
+    planner = TeamPlanner(FLOOR.frame, [MIDDLE])
+    report = report_at(MIDDLE, Patch(20, 20, GAPPED))  # beyond the gap its lidar is blind
     visits = 0
 
     for _ in range(20):
-        coordinator.observe(0, leg)
-        orders = coordinator.decide()
+        planner.observe(0, report)
+        orders = planner.decide()
         if not orders:
             break
         visits += 1
         x, y = orders[0].path[-1]
-        leg = Leg(
+        report = DriveReport(
             time=orders[0].until,
             pose=Pose(x, y),
             distance=0.0,
@@ -229,36 +232,36 @@ def test_what_no_visit_resolves_is_visited_twice_and_once_more_and_then_left() -
             patch=Patch(0, 0, np.zeros((0, 0), np.int8)),
         )
 
-    assert coordinator.done
+    assert planner.done
     assert visits == 3
-    assert len(coordinator.frontiers_left) == 1
+    assert len(planner.frontiers_left) == 1
 
 
 def test_a_team_without_robots_orders_nothing() -> None:
     """When all are lost the mission is not done, and nothing is driven."""
     mission = Mission(1)
-    mission.coordinator.remove(0)
+    mission.planner.remove(0)
 
-    assert mission.coordinator.decide() == {}
-    assert not mission.coordinator.done
+    assert mission.planner.decide() == {}
+    assert not mission.planner.done
 
 
 def test_a_barrier_waits_for_every_robot() -> None:
     """Deciding without a report is an error, or processes would race."""
     mission = Mission(2)
-    mission.coordinator.observe(0, mission.legs[0])
+    mission.planner.observe(0, mission.reports[0])
 
     with pytest.raises(ValueError, match=r"robots \[1\] have not reported"):
-        mission.coordinator.decide()
+        mission.planner.decide()
 
 
 def test_a_second_report_before_the_barrier_is_refused() -> None:
     """A leg that is delivered twice is noticed."""
     mission = Mission(1)
-    mission.coordinator.observe(0, mission.legs[0])
+    mission.planner.observe(0, mission.reports[0])
 
-    with pytest.raises(ValueError, match="robot 0 has reported already"):
-        mission.coordinator.observe(0, mission.legs[0])
+    with pytest.raises(ValueError, match="robot 0 has already reported"):
+        mission.planner.observe(0, mission.reports[0])
 
 
 @pytest.mark.parametrize("slot", [-1, 3])
@@ -267,7 +270,7 @@ def test_a_stranger_is_refused(slot: int) -> None:
     mission = Mission(1)
 
     with pytest.raises(ValueError, match=f"robot {slot} takes no part"):
-        mission.coordinator.observe(slot, mission.legs[0])
+        mission.planner.observe(slot, mission.reports[0])
 
 
 @pytest.mark.parametrize(
@@ -279,24 +282,24 @@ def test_a_patch_that_leaves_the_frame_is_refused(corner: tuple[int, int]) -> No
     patch = Patch(*corner, np.ones((2, 2), np.int8))
 
     with pytest.raises(ValueError, match="robot 0: patch lies outside the frame"):
-        mission.coordinator.observe(0, leg_at(Pose(1.0, 1.0), patch))
+        mission.planner.observe(0, report_at(Pose(1.0, 1.0), patch))
 
 
 def test_what_is_left_of_a_frontier_is_sought_however_short_it_is() -> None:
     """A gap of 25 cm of which 20 are given up is no gap between beams."""
-    leg = leg_at(MIDDLE, Patch(20, 20, GAPPED))
+    report = report_at(MIDDLE, Patch(20, 20, GAPPED))
     visits = np.zeros(FLOOR.grid.shape, np.uint8)
     visits[38:42, 60] = 2
-    state = State(
-        legs=(leg,),
+    state = PlannerState(
+        reports=(report,),
         lost=(),
         rounds=1,
         retried=FLOOR.grid.size,
         visits=visits,
-        bumped=np.zeros(FLOOR.grid.shape, np.bool_),
+        collisions=np.zeros(FLOOR.grid.shape, np.bool_),
     )
 
-    orders = Coordinator.recover(FLOOR.frame, state, {}).decide()
+    orders = TeamPlanner.recover(FLOOR.frame, state, {}).decide()
 
     assert math.dist(orders[0].path[-1], FLOOR.frame.centre(42, 60)) <= 0.5 + 1e-9
 
@@ -307,20 +310,20 @@ def test_a_robot_that_is_boxed_in_is_led_out_and_on(is_open: bool) -> None:
     shut = GAPPED.copy()
     shut[:, 15] = 80
     track = (MIDDLE, Pose(*FLOOR.frame.centre(40, 38)), Pose(*FLOOR.frame.centre(40, 28)))
-    leg = leg_at(track[-1], Patch(20, 20, shut))
-    leg = replace(leg, path=tuple((pose.x, pose.y) for pose in track))
-    coordinator = Coordinator(FLOOR.frame, [track[-1]])
+    report = report_at(track[-1], Patch(20, 20, shut))
+    report = replace(report, path=tuple((pose.x, pose.y) for pose in track))
+    planner = TeamPlanner(FLOOR.frame, [track[-1]])
 
-    coordinator.observe(0, leg)
+    planner.observe(0, report)
     outside = track[1]
-    assert coordinator.decide()[0].path[0] == (outside.x, outside.y)
+    assert planner.decide()[0].path[0] == (outside.x, outside.y)
     ahead = shut.copy()
     ahead[:, 25] = shut[:, 25] if is_open else 80
-    way = ((leg.pose.x, leg.pose.y), (outside.x, outside.y))
-    leg = replace(leg, pose=outside, path=way, reached=1, patch=Patch(20, 20, ahead))
-    coordinator.observe(0, leg)
+    path = ((report.pose.x, report.pose.y), (outside.x, outside.y))
+    report = replace(report, pose=outside, path=path, reached=1, patch=Patch(20, 20, ahead))
+    planner.observe(0, report)
 
-    orders = coordinator.decide()
+    orders = planner.decide()
     assert bool(orders) == is_open
     gap = FLOOR.frame.centre(40, 60)
     assert all(math.dist(order.path[-1], gap) < 0.7 for order in orders.values())
@@ -329,33 +332,33 @@ def test_a_robot_that_is_boxed_in_is_led_out_and_on(is_open: bool) -> None:
 def test_another_coordinator_goes_on_where_the_first_one_was() -> None:
     """From a state that is some barriers old and the robots' own reports, to the same map."""
     undisturbed, mission = Mission(2).run(), Mission(2)
-    whole: list[list[Point]] = [list(leg.path) for leg in mission.legs.values()]
+    whole: list[list[Point]] = [list(report.path) for report in mission.reports.values()]
     driven = [0.0, 0.0]
     for number in range(3):
         if number == 1:
-            state = mission.coordinator.state()
+            state = mission.planner.state()
         mission.step()
-        for slot, leg in mission.legs.items():
-            whole[slot] += leg.path[1:]
-            driven[slot] += leg.distance
+        for slot, report in mission.reports.items():
+            whole[slot] += report.path[1:]
+            driven[slot] += report.distance
     fresh = {
         slot: replace(robot.recall(), path=tuple(whole[slot]), distance=driven[slot])
         for slot, robot in enumerate(mission.team)
     }
 
-    mission.coordinator = Coordinator.recover(FLOOR.frame, state, fresh)
-    orders = mission.coordinator.decide()
-    assert mission.coordinator.time == fresh[0].time
-    assert mission.coordinator.distances == driven
-    mission.legs = {
+    mission.planner = TeamPlanner.recover(FLOOR.frame, state, fresh)
+    orders = mission.planner.decide()
+    assert mission.planner.time == fresh[0].time
+    assert mission.planner.distances == driven
+    mission.reports = {
         slot: mission.team[slot].drive(order.path, order.until) for slot, order in orders.items()
     }
     mission.run()
 
-    known = merge(mission.coordinator.layers()) != UNKNOWN
-    before = merge(undisturbed.coordinator.layers()) != UNKNOWN
+    known = merge_layers(mission.planner.layers()) != UNKNOWN
+    before = merge_layers(undisturbed.planner.layers()) != UNKNOWN
     assert np.count_nonzero(known) >= 0.99 * np.count_nonzero(before)
-    assert mission.coordinator.time <= 1.2 * undisturbed.coordinator.time
+    assert mission.planner.time <= 1.2 * undisturbed.planner.time
 
 
 def test_what_a_lost_robot_saw_survives_its_coordinator() -> None:
@@ -363,14 +366,14 @@ def test_what_a_lost_robot_saw_survives_its_coordinator() -> None:
     mission = Mission(2)
     for _ in range(3):
         mission.step()
-    for slot, leg in mission.legs.items():
-        mission.coordinator.observe(slot, leg)
-    mission.coordinator.decide()
-    mission.coordinator.remove(1)
-    seen = mission.coordinator.layers()[1]
-    state = mission.coordinator.state()
+    for slot, report in mission.reports.items():
+        mission.planner.observe(slot, report)
+    mission.planner.decide()
+    mission.planner.remove(1)
+    seen = mission.planner.layers()[1]
+    state = mission.planner.state()
 
-    successor = Coordinator.recover(FLOOR.frame, state, {0: state.legs[0]})
+    successor = TeamPlanner.recover(FLOOR.frame, state, {0: state.reports[0]})
 
     assert successor.active == [0]
     assert list(successor.decide()) == [0]

@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 
 from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, LogOdds
 from app.exploration.lidar import CLAMP_UNITS
-from app.exploration.merging.evidence import merge
+from app.exploration.merging.evidence import merge_layers
 
 layers = arrays(np.int8, (4, 5), elements=st.integers(-CLAMP_UNITS, CLAMP_UNITS))
 
@@ -18,7 +18,7 @@ def test_the_order_of_robots_does_not_matter(team: list[LogOdds], data: st.DataO
     """The merged map is the same whoever comes first."""
     shuffled = data.draw(st.permutations(team))
 
-    assert np.array_equal(merge(team), merge(shuffled))
+    assert np.array_equal(merge_layers(team), merge_layers(shuffled))
 
 
 @given(team=st.lists(layers, min_size=1, max_size=6))
@@ -28,7 +28,7 @@ def test_the_sign_of_the_sum_decides(team: list[LogOdds]) -> None:
 
     expected = np.select([total > 0, total < 0], [OCCUPIED, FREE], UNKNOWN)
 
-    assert np.array_equal(merge(team), expected)
+    assert np.array_equal(merge_layers(team), expected)
 
 
 def test_a_cell_seen_by_one_robot_is_known() -> None:
@@ -36,16 +36,16 @@ def test_a_cell_seen_by_one_robot_is_known() -> None:
     blank = np.zeros((1, 3), np.int8)
     seen = np.array([[24, -17, 0]], np.int8)
 
-    assert merge([blank, seen, blank]).tolist() == [[OCCUPIED, FREE, UNKNOWN]]
+    assert merge_layers([blank, seen, blank]).tolist() == [[OCCUPIED, FREE, UNKNOWN]]
 
 
 def test_layers_of_other_frames_are_refused() -> None:
     """Two maps that do not lie on each other are never added."""
     with pytest.raises(ValueError, match="differ in shape"):
-        merge([np.zeros((2, 2), np.int8), np.zeros((2, 3), np.int8)])
+        merge_layers([np.zeros((2, 2), np.int8), np.zeros((2, 3), np.int8)])
 
 
 def test_nothing_cannot_be_merged() -> None:
     """A mission without robots has no map."""
     with pytest.raises(ValueError, match="no layer"):
-        merge([])
+        merge_layers([])

@@ -4,23 +4,23 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.exploration.clearance import clearance_map
 from app.exploration.driver import Pose
 from app.exploration.grid import FREE, UNKNOWN, Box, GridFrame
-from app.exploration.planning.paths import clearance
-from app.exploration.planning.planning_map import Survey, survey
+from app.exploration.planning.planning_map import PlanningMap, build_planning_map
 
 FRAME = GridFrame(rows=100, cols=120, resolution=0.1, origin_x=-3.0, origin_y=5.0)
 
 
-def known(*, bumped: tuple[int, int] | None = None) -> Survey:
+def known(*, collisions: tuple[int, int] | None = None) -> PlanningMap:
     """Look at a room of 4 by 3 metres, known to be free, with a wall of evidence around it."""
     evidence = np.zeros((FRAME.rows, FRAME.cols), np.int16)
     evidence[30:62, 40:82] = 50
     evidence[31:61, 41:81] = -50
-    bumps = np.zeros(evidence.shape, np.bool_)
-    if bumped is not None:
-        bumps[bumped] = True
-    return survey(evidence, bumps, Box(30, 40, 62, 82), FRAME)
+    cells = np.zeros(evidence.shape, np.bool_)
+    if collisions is not None:
+        cells[collisions] = True
+    return build_planning_map(evidence, cells, Box(30, 40, 62, 82), FRAME)
 
 
 def test_the_survey_is_the_known_part_with_a_margin() -> None:
@@ -56,7 +56,7 @@ def test_a_robot_that_stands_too_near_a_wall_can_leave() -> None:
 
 def test_a_place_that_a_robot_refused_is_not_passable_again() -> None:
     """What a body met outweighs what the map says."""
-    view = known(bumped=(45, 60))
+    view = known(collisions=(45, 60))
 
     assert not view.passable(0.3, (25, 25))[20, 25]
     assert view.passable(0.3, (25, 25))[21, 25]
@@ -68,16 +68,18 @@ def test_a_survey_after_another_is_as_if_it_were_the_first(data: st.DataObject) 
     """The room around walls that came and went is that around those that are there."""
     frame = GridFrame(rows=40, cols=50, resolution=0.1)
     evidence = np.full((40, 50), -50, np.int16)
-    bumped, known = np.zeros(evidence.shape, np.bool_), Box(6, 6, 34, 44)
+    collisions, known = np.zeros(evidence.shape, np.bool_), Box(6, 6, 34, 44)
     places = st.tuples(st.integers(6, 33), st.integers(6, 43))
     before = None
     for _ in range(3):
         for cell in data.draw(st.lists(places, max_size=3)):
             evidence[cell] *= -1
-        before = survey(evidence, bumped, known, frame, before=before)
+        before = build_planning_map(evidence, collisions, known, frame, before=before)
 
     assert before is not None
-    first = survey(evidence, bumped, known, frame)
-    assert np.array_equal(before.room, first.room)
+    first = build_planning_map(evidence, collisions, known, frame)
+    assert np.array_equal(before.clearance, first.clearance)
     obstacles = evidence[1:39, 1:49] > 0
-    assert np.array_equal(first.room, np.minimum(clearance(obstacles, 0.1), np.float32(0.5)))
+    assert np.array_equal(
+        first.clearance, np.minimum(clearance_map(obstacles, 0.1), np.float32(0.5))
+    )

@@ -3,8 +3,8 @@
 import numpy as np
 
 from app.exploration.grid import GridFrame
-from app.exploration.lidar import beam_angles
-from app.exploration.simulation.lidar_sensor import LDS_02, LidarSpec, measure
+from app.exploration.lidar import LidarSpec, beam_angles
+from app.exploration.simulation.lidar_simulation import LDS_02, simulate_scan
 
 FRAME = GridFrame(200, 200, 0.05)
 AT = (5.025, 5.025)
@@ -20,7 +20,7 @@ def room(half: int) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
 def turn(half: int, spec: LidarSpec, seed: int = 0) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """One turn in the middle of the room."""
     random = np.random.default_rng(seed)
-    return measure(room(half), FRAME, AT, beam_angles(spec.beams), spec=spec, random=random)
+    return simulate_scan(room(half), FRAME, AT, beam_angles(spec.beams), spec=spec, random=random)
 
 
 def test_noise_grows_with_the_range() -> None:

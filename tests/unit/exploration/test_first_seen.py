@@ -3,27 +3,27 @@
 import numpy as np
 import pytest
 
-from app.exploration.driver import Leg, Patch, Pose
-from app.exploration.evaluation.first_seen import Chronicle, time_to
+from app.exploration.driver import DriveReport, Patch, Pose
+from app.exploration.evaluation.first_seen import FirstSeenTimes, time_to
 from app.exploration.grid import GridFrame
 
 ALL = np.ones((1, 10), np.bool_)
 
 
-def leg(time: float, col0: int, cells: int) -> Leg:
+def report(time: float, col0: int, cells: int) -> DriveReport:
     """A report of some cells of one row, all seen as free."""
     patch = Patch(0, col0, np.full((1, cells), -17, np.int8))
-    return Leg(time, Pose(0, 0), 0.0, (), 0, arrived=False, blocked=False, patch=patch)
+    return DriveReport(time, Pose(0, 0), 0.0, (), 0, arrived=False, blocked=False, patch=patch)
 
 
 def test_a_cell_counts_from_the_first_report_that_shows_it() -> None:
     """A later report of the same cell, by whichever robot, changes nothing."""
-    chronicle = Chronicle(GridFrame(1, 10, 0.1), 2)
+    times = FirstSeenTimes(GridFrame(1, 10, 0.1), 2)
 
-    chronicle.note(0, leg(3.0, 0, 5))
-    chronicle.note(1, leg(7.0, 4, 6))
+    times.record(0, report(3.0, 0, 5))
+    times.record(1, report(7.0, 4, 6))
 
-    assert chronicle.first_known.tolist() == [[3.0] * 5 + [7.0] * 5]
+    assert times.first_known.tolist() == [[3.0] * 5 + [7.0] * 5]
 
 
 def test_the_time_to_a_share_is_that_of_the_cell_that_completes_it() -> None:
@@ -37,11 +37,11 @@ def test_the_time_to_a_share_is_that_of_the_cell_that_completes_it() -> None:
 
 def test_overlap_is_what_was_seen_more_than_once() -> None:
     """Two robots with half in common have an overlap of one half of all they saw."""
-    team, alone = Chronicle(GridFrame(1, 10, 0.1), 2), Chronicle(GridFrame(1, 10, 0.1), 1)
+    team, alone = FirstSeenTimes(GridFrame(1, 10, 0.1), 2), FirstSeenTimes(GridFrame(1, 10, 0.1), 1)
 
-    team.note(0, leg(1.0, 0, 6))
-    team.note(1, leg(2.0, 2, 6))
-    alone.note(0, leg(1.0, 0, 6))
+    team.record(0, report(1.0, 0, 6))
+    team.record(1, report(2.0, 2, 6))
+    alone.record(0, report(1.0, 0, 6))
 
     assert team.overlap(ALL) == pytest.approx(4 / 8)
     assert alone.overlap(ALL) == 0.0
@@ -49,11 +49,11 @@ def test_overlap_is_what_was_seen_more_than_once() -> None:
 
 def test_overlap_can_be_asked_for_at_a_moment_of_the_mission() -> None:
     """What a robot sees again after that moment does not count, what it saw in it does."""
-    chronicle = Chronicle(GridFrame(1, 10, 0.1), 2)
+    times = FirstSeenTimes(GridFrame(1, 10, 0.1), 2)
 
-    chronicle.note(0, leg(1.0, 0, 5))
-    chronicle.note(1, leg(2.0, 4, 6))
-    chronicle.note(1, leg(9.0, 0, 10))
+    times.record(0, report(1.0, 0, 5))
+    times.record(1, report(2.0, 4, 6))
+    times.record(1, report(9.0, 0, 10))
 
-    assert chronicle.overlap(ALL, until=2.0) == pytest.approx(1 / 10)
-    assert chronicle.overlap(ALL) == pytest.approx(5 / 10)
+    assert times.overlap(ALL, until=2.0) == pytest.approx(1 / 10)
+    assert times.overlap(ALL) == pytest.approx(5 / 10)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from app.exploration.evaluation.fidelity import alignment, fidelity, trajectory_error
 from app.exploration.grid import FREE, OCCUPIED, FloorMap, GridFrame
 from app.exploration.mapping.pose_graph import Edge, PoseGraph
-from app.exploration.mapping.scan_matching import local_field, refine, search
+from app.exploration.mapping.scan_matching import likelihood_field, refine, search
 from app.exploration.se2 import Transform, apply, compose, inverse, wrap
 
 MOTIONS = st.tuples(
@@ -115,7 +115,7 @@ def test_a_scan_is_found_within_the_window() -> None:
     """A scan that lies 30 cm and 8 degrees from where it was thought to be is put right to 2 cm."""
     walls, truth = corner(), np.array([1.2, 0.9, 0.3])
     scan = apply(inverse(truth), walls)
-    field = local_field([walls], np.zeros((1, 3)), walls, margin=1.5)
+    field = likelihood_field([walls], np.zeros((1, 3)), walls, margin=1.5)
 
     guess = truth + np.array([0.25, -0.2, 0.14])
     match = search(field, scan, guess, window=0.5, turn=0.2)
@@ -129,7 +129,7 @@ def test_a_bare_corridor_leaves_the_way_to_the_odometry() -> None:
     """Between two walls the match is held across, and along it stays where the wheels put it."""
     along = np.arange(-4.0, 4.0, 0.02)
     walls = np.vstack([np.column_stack([along, np.full_like(along, y)]) for y in (-1.012, 1.003)])
-    field = local_field([walls], np.zeros((1, 3)), walls, margin=1.5)
+    field = likelihood_field([walls], np.zeros((1, 3)), walls, margin=1.5)
     scan = walls[np.abs(walls[:, 0]) < 2.0]
 
     match = refine(field, scan, np.array([0.3, 0.1, 0.0]), np.diag([400.0, 400.0, 1000.0]))

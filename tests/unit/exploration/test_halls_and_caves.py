@@ -6,7 +6,7 @@ import pytest
 from app.exploration.evaluation.map_quality import reachable
 from app.exploration.grid import FREE, FloorMap
 from app.exploration.simulation.halls_and_caves import draw_cave, draw_hall
-from app.exploration.simulation.simulated_robot import start_poses
+from app.exploration.simulation.start_poses import start_poses
 
 FLOORS = {"hall": draw_hall, "cave": draw_cave}
 

@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
+from app.exploration.clearance import traversable_cells
 from app.exploration.grid import FREE, OCCUPIED, FloorMap
 from app.exploration.map_files import load_map
 from app.exploration.simulation.floor_plans import draw_campus, draw_office, draw_rooms
-from app.exploration.simulation.simulated_robot import standing_room
 
 MAPS = Path(__file__).parents[3] / "maps"
 
@@ -20,9 +20,9 @@ MAPS = Path(__file__).parents[3] / "maps"
 )
 def test_every_part_of_an_office_can_be_driven_to(floor: FloorMap) -> None:
     """No room is sealed and no door is barred by furniture, whatever the seed."""
-    room = standing_room(floor, 0.2)
+    fits = traversable_cells(floor, 0.2)
 
-    _, _, stats, _ = cv2.connectedComponentsWithStats(room.astype(np.uint8), connectivity=4)
+    _, _, stats, _ = cv2.connectedComponentsWithStats(fits.astype(np.uint8), connectivity=4)
     areas = sorted(stats[1:, cv2.CC_STAT_AREA].tolist(), reverse=True)
 
     assert sum(areas[1:]) < 0.01 * areas[0]

@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from app.exploration.clearance import clear_length
 from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, Grid
-from app.exploration.planning.frontiers import Frontier, cluster, frontier_cells
-from app.exploration.planning.paths import UNREACHED, clear_length, distance_field
-from app.exploration.planning.viewpoints import LookoutMemory, Lookouts
+from app.exploration.planning.frontiers import Frontier, cluster_frontiers, frontier_cells
+from app.exploration.planning.viewpoints import ViewpointCache, Viewpoints
+from app.exploration.shortest_paths import UNREACHED, distance_field
 
 grids = arrays(
     np.int8,
@@ -19,9 +20,9 @@ grids = arrays(
 )
 
 
-def found(grid: Grid, *frontiers: Frontier, reach: int) -> Lookouts:
+def found(grid: Grid, *frontiers: Frontier, reach: int) -> Viewpoints:
     """What a memory finds that remembers nothing."""
-    return LookoutMemory(reach=reach, stride=1).find(grid, (0, 0), frontiers)
+    return ViewpointCache(reach=reach, stride=1).find(grid, (0, 0), frontiers)
 
 
 def test_the_cheapest_lookout_sees_the_frontier() -> None:
@@ -74,16 +75,16 @@ def test_what_is_remembered_is_what_would_be_found_anew(
     grid: Grid, reach: int, stride: int, data: st.DataObject
 ) -> None:
     """Whatever changes, and however the view grows, nothing stale stays and nothing gets lost."""
-    memory = LookoutMemory(reach=reach, stride=stride)
+    cache = ViewpointCache(reach=reach, stride=stride)
     corner = (5, 5)
     for _ in range(3):
-        if frontiers := cluster(frontier_cells(grid), least=1, longest=100):
-            kept = memory.find(grid, corner, frontiers)
-            anew = LookoutMemory(reach=reach, stride=stride).find(grid, corner, frontiers)
+        if frontiers := cluster_frontiers(frontier_cells(grid), min_cells=1, max_extent=100):
+            kept = cache.find(grid, corner, frontiers)
+            anew = ViewpointCache(reach=reach, stride=stride).find(grid, corner, frontiers)
             assert kept.owner.tolist() == anew.owner.tolist()
             assert kept.starts.tolist() == anew.starts.tolist()
-            assert kept.places.tolist() == anew.places.tolist()
-            assert kept.anywhere.tolist() == anew.anywhere.tolist()
+            assert kept.flat.tolist() == anew.flat.tolist()
+            assert kept.distinct.tolist() == anew.distinct.tolist()
         up, left = data.draw(st.integers(0, 1)), data.draw(st.integers(0, 1))
         corner = (corner[0] - up, corner[1] - left)
         grid = np.pad(grid, ((up, up), (left, 0)), constant_values=UNKNOWN)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.exploration.files import write_whole
+from app.exploration.map_files import write_atomically
 
 
 def test_a_file_is_replaced_and_nothing_else_stays(tmp_path: Path) -> None:
@@ -12,7 +12,7 @@ def test_a_file_is_replaced_and_nothing_else_stays(tmp_path: Path) -> None:
     path = tmp_path / "map.pgm"
     path.write_bytes(b"old")
 
-    write_whole(path, b"new")
+    write_atomically(path, b"new")
 
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("map.pgm", b"new")]
 
@@ -29,6 +29,6 @@ def test_a_failed_write_leaves_the_old_file(
 
     monkeypatch.setattr("os.fsync", refuse)
     with pytest.raises(OSError, match="No space left"):
-        write_whole(path, b"new")
+        write_atomically(path, b"new")
 
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("map.pgm", b"old")]

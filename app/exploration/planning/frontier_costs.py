@@ -1,0 +1,125 @@
+"""The price of a frontier: what a robot pays to reach it, less what the frontier promises.
+
+The price is the path to the frontier's viewpoint, in metres, less the frontier's gain in metres
+of path. Both are added up here; `assignment` chooses by them.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from app.exploration.clearance import mutual_visibility
+from app.exploration.grid import OCCUPIED, UNKNOWN, Cells, Grid, GridFrame
+from app.exploration.planning.assignment import Costs
+from app.exploration.planning.frontier_routes import FrontierRoutes, path_length
+from app.exploration.planning.frontiers import Frontier
+from app.exploration.planning.goals import RobotState
+from app.exploration.planning.planning_map import PlanningMap
+from app.exploration.planning.settings import PlannerSettings
+from app.exploration.shortest_paths import STRAIGHT, UNREACHED
+
+_RAYS = 72
+
+
+def path_costs(routes: Sequence[FrontierRoutes], frame: GridFrame) -> Costs:
+    """Return the length of every route, (robots, frontiers) metres, infinite without a route."""
+    costs = np.array([robot.costs for robot in routes])
+    backtracks = np.array([[path_length(robot.backtrack)] for robot in routes])
+    metres = costs * (frame.resolution / STRAIGHT)
+    return np.where(costs == UNREACHED, np.inf, metres + backtracks)
+
+
+def frontier_gains(
+    robots: Sequence[RobotState],
+    frontiers: Sequence[Frontier],
+    view: PlanningMap,
+    frame: GridFrame,
+    settings: PlannerSettings,
+) -> Costs:
+    """Return each robot's gain of each frontier, (robots, frontiers) metres of path.
+
+    A frontier gains by its length and, in a team, by the unknown area in its line of sight; a
+    robot's present goal gains by hysteresis, and a first goal loses by its angle to the robot's
+    initial bearing.
+    """
+    lengths = np.array([frontier.size for frontier in frontiers]) * frame.resolution
+    gain = settings.length_gain * np.minimum(lengths, settings.length_gain_max_m)
+    if len(robots) > 1:
+        # This sends robots to large areas far away first. It pays only where teammates explore
+        # what is near: one robot alone is slower with it.
+        centres = np.array([central_cell(frontier) for frontier in frontiers])
+        reach = settings.sensor_range_m / view.resolution
+        area = unknown_area_in_sight(view.grid, centres, reach)
+        view_gain = settings.view_gain * area * view.resolution**2
+        gain += np.minimum(view_gain, settings.view_gain_max_m)
+    gains = np.tile(gain, (len(robots), 1))
+    frontier_at = np.full(view.grid.shape, -1, np.int32)
+    for which, frontier in enumerate(frontiers):
+        frontier_at[frontier.cells[:, 0], frontier.cells[:, 1]] = which
+    for index, robot in enumerate(robots):
+        if robot.goal is not None:
+            cells = robot.goal.cells
+            present = np.unique(frontier_at[cells[:, 0] - view.row0, cells[:, 1] - view.col0])
+            gains[index, present[present >= 0]] += settings.keep_goal_m
+        if robot.bearing is not None:
+            for which, frontier in enumerate(frontiers):
+                row, col = frontier.centroid
+                x, y = frame.centre(row + view.row0, col + view.col0)
+                off = math.atan2(y - robot.pose.y, x - robot.pose.x) - robot.bearing
+                gains[index, which] -= settings.spread_m * (1.0 - math.cos(off))
+    return gains
+
+
+def frontier_distances(frontiers: Sequence[Frontier], view: PlanningMap, reach: float) -> Costs:
+    """Return the distances between frontiers, (frontiers, frontiers) float64 metres.
+
+    Distances are between central cells; they are infinite beyond a reach, metres, and where a
+    known wall blocks the line of sight.
+    """
+    centres = np.array([central_cell(frontier) for frontier in frontiers]) + 0.5
+    off = (centres[:, None] - centres[None]) * view.resolution
+    metres = np.hypot(off[..., 0], off[..., 1])
+    visible = mutual_visibility(view.see_through, centres, reach / view.resolution)
+    return np.where(visible, metres, np.inf)
+
+
+def central_cell(frontier: Frontier) -> Cells:
+    """Return the frontier's cell closest to its centroid, (2,) int32."""
+    off = frontier.cells - np.array(frontier.centroid)
+    centre: Cells = frontier.cells[int(np.argmin((off * off).sum(axis=1)))]
+    return centre
+
+
+@njit(cache=True, nogil=True)
+def unknown_area_in_sight(grid: Grid, cells: Cells, reach: float) -> npt.NDArray[np.float64]:
+    """Measure the unknown area that might be seen from cells: the gain of a next best view.
+
+    Rays pass free and unknown cells; cells outside the grid are unknown. See González-Baños and
+    Latombe, "Navigation Strategies for Exploring Indoor Environments" (IJRR 2002).
+
+    Args:
+        grid: (rows, cols) int8 occupancy.
+        cells: (n, 2) int32 row and column, the viewpoints.
+        reach: range of sight, cells.
+
+    Returns:
+        (n,) float64, squared cells.
+    """
+    rows, cols = grid.shape
+    turn = 2.0 * np.pi / _RAYS
+    area = np.zeros(cells.shape[0])
+    for index in range(cells.shape[0]):
+        for ray in range(_RAYS):
+            up, right = np.sin(ray * turn), np.cos(ray * turn)
+            for step in range(1, int(reach) + 1):
+                row = int(np.floor(cells[index, 0] + 0.5 + step * up))
+                col = int(np.floor(cells[index, 1] + 0.5 + step * right))
+                inside = 0 <= row < rows and 0 <= col < cols
+                if inside and grid[row, col] == OCCUPIED:
+                    break
+                if not inside or grid[row, col] == UNKNOWN:
+                    area[index] += step * turn
+    return area

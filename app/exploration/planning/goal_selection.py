@@ -1,0 +1,147 @@
+"""The next goals of a team: routes, prices, one joint assignment, and standby for the rest."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+import numpy as np
+
+from app.exploration.grid import GridFrame
+from app.exploration.planning.assignment import Costs, assign_discounted, assign_hungarian
+from app.exploration.planning.frontier_costs import frontier_distances, frontier_gains, path_costs
+from app.exploration.planning.frontier_routes import FrontierRoutes, routes_from, search_routes
+from app.exploration.planning.frontiers import Frontier
+from app.exploration.planning.goals import Goal, RobotState, goal_at, standby_goal
+from app.exploration.planning.planning_map import PlanningMap
+from app.exploration.planning.settings import PlannerSettings
+from app.exploration.shortest_paths import STRAIGHT
+
+
+def choose_goals(
+    robots: Sequence[RobotState],
+    frontiers: Sequence[Frontier],
+    view: PlanningMap,
+    frame: GridFrame,
+    settings: PlannerSettings,
+    *,
+    far: bool,
+) -> list[Goal | None]:
+    """Choose the goals of all robots jointly.
+
+    Routes are searched near each robot first, and on the whole map only for robots that get no
+    frontier that way.
+
+    Args:
+        robots: the robots.
+        frontiers: the frontiers to explore, cells of the planning map; at least one.
+        view: the planning map.
+        frame: the mission's frame.
+        settings: how to explore.
+        far: frontiers without a near viewpoint may be viewed from afar.
+
+    Returns:
+        A goal for each robot, None for a robot that has nothing to do.
+    """
+    routes, chosen = _assign(robots, frontiers, view, frame, settings, far=far)
+    goals: list[Goal | None] = [None] * len(robots)
+
+    def make(index: int, which: int) -> Goal:
+        return goal_at(
+            robots[index].pose,
+            routes[index],
+            frontiers[which],
+            which=which,
+            view=view,
+            frame=frame,
+        )
+
+    for index, which in chosen.items():
+        goals[index] = make(index, which)
+    idle = [index for index, goal in enumerate(goals) if goal is None]
+    if chosen and idle and settings.standby_cost_m > 0.0 and not far:
+        crowd = np.bincount(list(chosen.values()), minlength=len(frontiers)).astype(np.float64)
+        taken = crowd > 0.0
+        metres = path_costs(routes, frame)
+        for index in idle:
+            costs = np.where(taken, metres[index] + settings.standby_cost_m * crowd, np.inf)
+            if not np.isfinite(costs).any():
+                continue
+            which = int(np.argmin(costs))
+            crowd[which] += 1.0
+            goals[index] = standby_goal(
+                make(index, which), robots[index].pose, settings.standby_distance_m
+            )
+    return goals
+
+
+def _assign(
+    robots: Sequence[RobotState],
+    frontiers: Sequence[Frontier],
+    view: PlanningMap,
+    frame: GridFrame,
+    settings: PlannerSettings,
+    *,
+    far: bool,
+) -> tuple[list[FrontierRoutes], dict[int, int]]:
+    """Find routes and assign frontiers; return the routes, and robot to frontier by index."""
+    clearances = [settings.radius + frame.resolution, settings.radius]
+    view_distances = [settings.view_distance_m]
+    if far:
+        # Walls are drawn up to a cell too thick: where the robot does not fit, it reports so.
+        clearances.append(settings.radius - frame.resolution)
+        view_distances.append(settings.far_view_distance_m)
+    limit = round(settings.local_search_m / frame.resolution * STRAIGHT)
+
+    def search_near(robot: RobotState) -> FrontierRoutes:
+        return routes_from(
+            view.cell(frame, robot.pose),
+            frontiers,
+            view,
+            clearances=clearances[:1],
+            view_distances=view_distances[:1],
+            limit=limit,
+        )
+
+    def search_map(robot: RobotState) -> FrontierRoutes:
+        return search_routes(
+            robot.pose,
+            robot.track,
+            frontiers,
+            view,
+            frame,
+            clearances=clearances,
+            view_distances=view_distances,
+        )
+
+    routes = list(_threads().map(search_near, robots))
+    gains = frontier_gains(robots, frontiers, view, frame, settings)
+    distances = frontier_distances(frontiers, view, settings.sensor_range_m)
+
+    def assign(prices: Costs) -> dict[int, int]:
+        if settings.discount_m > 0.0:
+            return assign_discounted(
+                prices, distances, discount=settings.discount_m, reach=settings.sensor_range_m
+            )
+        return assign_hungarian(prices)
+
+    chosen = assign(path_costs(routes, frame) - gains)
+    searched: set[int] = set()
+    while idle := set(range(len(robots))) - set(chosen) - searched:
+        order = sorted(idle)
+        found = _threads().map(search_map, [robots[index] for index in order])
+        for index, robot_routes in zip(order, found, strict=True):
+            routes[index] = robot_routes
+        searched |= idle
+        chosen = assign(path_costs(routes, frame) - gains)
+    return routes, chosen
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """Return a pool of one thread a core; the search for routes releases the GIL."""
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="routes")
+
+
+# A forked child does not inherit the threads: it makes its own pool.
+os.register_at_fork(after_in_child=_threads.cache_clear)
