@@ -11,11 +11,17 @@ import numpy as np
 
 from app.exploration.driver import EMPTY_PATCH, DriveReport, Patch, Point
 from app.exploration.grid import GridFrame, LogOdds
+from app.exploration.lidar import CLAMP_UNITS
 from app.exploration.merging.evidence import transform_layer
 from app.exploration.planning.robot_history import RobotHistory
 from app.exploration.planning.settings import PlannerSettings
 from app.exploration.planning.team_planner import PlannerState, TeamPlanner
 from app.exploration.se2 import Transform, apply, compose, of_pose, to_pose
+
+# Evidence of a moved layer saturates at other values than that of a layer in its own frame: equal
+# ones of opposite sign would add up to 0, and a wall that two maps show a cell apart would become
+# an unknown cell, a frontier that no visit resolves.
+_MOVED_LIMITS = np.int8(2 - CLAMP_UNITS), np.int8(CLAMP_UNITS - 1)
 
 
 @dataclass(slots=True)
@@ -125,4 +131,5 @@ def _move_patch(patch: Patch, evidence: LogOdds, frame: GridFrame, transform: Tr
         frame.origin_x + col0 * frame.resolution,
         frame.origin_y + row0 * frame.resolution,
     )
-    return Patch(row0, col0, transform_layer(evidence, frame, transform, part))
+    moved = transform_layer(evidence, frame, transform, part)
+    return Patch(row0, col0, np.clip(moved, *_MOVED_LIMITS))

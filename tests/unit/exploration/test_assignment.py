@@ -1,4 +1,4 @@
-"""Who goes where is chosen jointly, and a target really shows its frontier."""
+"""Frontiers are assigned to robots jointly."""
 
 import itertools
 import math
@@ -27,8 +27,8 @@ from app.exploration.planning.frontier_costs import unknown_area_in_sight
         elements=st.one_of(st.integers(-20, 50).map(float), st.just(math.inf)),
     )
 )
-def test_the_choice_serves_most_robots_at_least_cost(costs: Costs) -> None:
-    """No other choice gives more robots a goal, nor as many at less cost."""
+def test_the_hungarian_method_serves_most_robots_at_least_cost(costs: Costs) -> None:
+    """No other assignment gives more robots a goal, or as many at a lower cost."""
     rows, cols = costs.shape
     size = min(rows, cols)
     best = (0, 0.0)
@@ -45,8 +45,8 @@ def test_the_choice_serves_most_robots_at_least_cost(costs: Costs) -> None:
     assert (-len(chosen), sum(costs[pair] for pair in chosen.items())) == pytest.approx(best)
 
 
-def test_what_lies_beside_a_chosen_frontier_is_worth_less() -> None:
-    """The second robot goes to the frontier far away, though one beside the first's is nearer."""
+def test_a_frontier_near_an_assigned_one_is_discounted() -> None:
+    """The second robot goes to the distant frontier, though one near the first's is closer."""
     costs = np.array([[1.0, 3.0, 6.0], [2.0, 3.0, 6.0], [math.inf, math.inf, math.inf]])
     distances = np.array([[0.0, 1.0, 9.0], [1.0, 0.0, 9.0], [9.0, 9.0, 0.0]])
 
@@ -54,8 +54,8 @@ def test_what_lies_beside_a_chosen_frontier_is_worth_less() -> None:
     assert assign_discounted(costs, distances, discount=1.0, reach=8.0) == {0: 0, 1: 1}
 
 
-def test_a_team_that_stands_together_parts_in_different_directions() -> None:
-    """Each robot gets the direction on whose side it stands, evenly apart."""
+def test_a_team_that_starts_together_spreads_out() -> None:
+    """Each robot gets the direction of its side of the team, evenly spaced."""
     poses = [Pose(0.0, 1.0), Pose(1.0, 0.0), Pose(0.0, -1.0), Pose(-1.0, 0.0)]
 
     bearings = initial_bearings(poses)
@@ -63,8 +63,8 @@ def test_a_team_that_stands_together_parts_in_different_directions() -> None:
     assert [round(math.degrees(bearing)) for bearing in bearings] == [90, 0, 270, 180]
 
 
-def test_unknown_ground_counts_as_far_as_it_may_be_seen() -> None:
-    """Half a disc of it lies beyond an open border, and none behind a wall."""
+def test_unknown_area_counts_within_the_line_of_sight() -> None:
+    """Half a disc lies beyond an open frontier, and nothing behind a wall."""
     grid = np.zeros((40, 40), np.int8)
     grid[20:] = UNKNOWN
     walled = grid.copy()
@@ -75,8 +75,8 @@ def test_unknown_ground_counts_as_far_as_it_may_be_seen() -> None:
     assert unknown_area_in_sight(walled, cell, 15.0)[0] == 0.0
 
 
-def test_what_lies_outside_the_map_is_unknown() -> None:
-    """The map ends where nobody has been, not where the world does."""
+def test_cells_outside_the_map_are_unknown() -> None:
+    """Beyond the edge of the map lies unknown area, not the end of the world."""
     grid = np.zeros((4, 40), np.int8)
     cell = np.array([[2, 20]], np.int32)
 

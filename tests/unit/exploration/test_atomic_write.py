@@ -1,4 +1,4 @@
-"""A reader finds the old file or the whole new one."""
+"""Files are replaced atomically."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def test_a_file_is_replaced_and_nothing_else_stays(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When the disk refuses, the old content stays and the temporary file goes."""
+    """When the disk is full, the old content stays and the temporary file is removed."""
     path = tmp_path / "map.pgm"
     path.write_bytes(b"old")
 

@@ -1,4 +1,4 @@
-"""When a team knew what, and how much it saw twice."""
+"""When a team first saw each cell, and how much it saw twice."""
 
 import numpy as np
 import pytest
@@ -11,13 +11,13 @@ ALL = np.ones((1, 10), np.bool_)
 
 
 def report(time: float, col0: int, cells: int) -> DriveReport:
-    """A report of some cells of one row, all seen as free."""
+    """Report some cells of one row, all free."""
     patch = Patch(0, col0, np.full((1, cells), -17, np.int8))
     return DriveReport(time, Pose(0, 0), 0.0, (), 0, arrived=False, blocked=False, patch=patch)
 
 
 def test_a_cell_counts_from_the_first_report_that_shows_it() -> None:
-    """A later report of the same cell, by whichever robot, changes nothing."""
+    """A later report of the same cell, by any robot, changes nothing."""
     times = FirstSeenTimes(GridFrame(1, 10, 0.1), 2)
 
     times.record(0, report(3.0, 0, 5))
@@ -36,7 +36,7 @@ def test_the_time_to_a_share_is_that_of_the_cell_that_completes_it() -> None:
 
 
 def test_overlap_is_what_was_seen_more_than_once() -> None:
-    """Two robots with half in common have an overlap of one half of all they saw."""
+    """Two robots that share half of the cells have an overlap of one half."""
     team, alone = FirstSeenTimes(GridFrame(1, 10, 0.1), 2), FirstSeenTimes(GridFrame(1, 10, 0.1), 1)
 
     team.record(0, report(1.0, 0, 6))
@@ -47,8 +47,8 @@ def test_overlap_is_what_was_seen_more_than_once() -> None:
     assert alone.overlap(ALL) == 0.0
 
 
-def test_overlap_can_be_asked_for_at_a_moment_of_the_mission() -> None:
-    """What a robot sees again after that moment does not count, what it saw in it does."""
+def test_overlap_can_be_evaluated_at_any_second() -> None:
+    """Cells that a robot sees again later do not count; cells that it saw before do."""
     times = FirstSeenTimes(GridFrame(1, 10, 0.1), 2)
 
     times.record(0, report(1.0, 0, 5))

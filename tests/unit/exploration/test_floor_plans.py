@@ -1,4 +1,4 @@
-"""Drawn floors are floors: closed, connected, and the same for the same seed."""
+"""Drawn floors are closed, connected, and equal for equal seeds."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ MAPS = Path(__file__).parents[3] / "maps"
     [*(draw_office(seed) for seed in range(12)), *(draw_campus(seed) for seed in range(3))],
 )
 def test_every_part_of_an_office_can_be_driven_to(floor: FloorMap) -> None:
-    """No room is sealed and no door is barred by furniture, whatever the seed."""
+    """No room is sealed and no door is blocked by furniture, for any seed."""
     fits = traversable_cells(floor, 0.2)
 
     _, _, stats, _ = cv2.connectedComponentsWithStats(fits.astype(np.uint8), connectivity=4)
@@ -29,7 +29,7 @@ def test_every_part_of_an_office_can_be_driven_to(floor: FloorMap) -> None:
 
 
 def test_an_office_is_closed() -> None:
-    """The border of the ground is wall everywhere: nothing leaks to the outside."""
+    """Free space is enclosed by walls: it never borders on unknown cells."""
     floor = draw_office(1)
 
     inside = cv2.dilate((floor.grid == FREE).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
@@ -38,13 +38,13 @@ def test_an_office_is_closed() -> None:
 
 
 def test_equal_seeds_draw_equal_floors() -> None:
-    """A floor is named by its seed."""
+    """The seed determines the floor."""
     assert np.array_equal(draw_office(5).grid, draw_office(5).grid)
     assert not np.array_equal(draw_office(5).grid, draw_office(6).grid)
 
 
-def test_the_default_map_is_the_one_that_is_drawn() -> None:
-    """The office in the folder of maps is drawn from seed 7, so that anyone can draw it again."""
+def test_the_default_map_is_drawn_from_seed_7() -> None:
+    """Anyone can draw the office in the folder of maps again."""
     stored, drawn = load_map(MAPS / "office.yaml"), draw_office(7)
 
     assert np.array_equal(stored.grid, drawn.grid)
@@ -52,7 +52,7 @@ def test_the_default_map_is_the_one_that_is_drawn() -> None:
 
 
 def test_rooms_are_joined() -> None:
-    """A row of rooms is one floor."""
+    """A row of rooms is one connected floor."""
     floor = draw_rooms(4, side=2.0, resolution=0.1)
 
     count, _ = cv2.connectedComponents((floor.grid == FREE).astype(np.uint8), connectivity=4)

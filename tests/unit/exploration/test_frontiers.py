@@ -1,4 +1,4 @@
-"""Frontiers are the free cells beside the unknown, in pieces that one robot can be sent to."""
+"""Frontiers are free cells next to unknown ones, clustered into goals for one robot."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -17,20 +17,20 @@ grids = arrays(
 
 @settings(deadline=None)
 @given(grid=grids)
-def test_frontier_cells_are_free_and_share_a_side_with_the_unknown(grid: Grid) -> None:
-    """The definition, cell by cell; the edge of the grid is no frontier."""
+def test_frontier_cells_are_free_and_share_a_side_with_an_unknown_cell(grid: Grid) -> None:
+    """The definition holds cell by cell; the edge of the grid is no frontier."""
     found = frontier_cells(grid)
 
     rows, cols = grid.shape
     for row in range(rows):
         for col in range(cols):
             sides = [(row - 1, col), (row + 1, col), (row, col - 1), (row, col + 1)]
-            beside = any(
+            near_unknown = any(
                 grid[side] == UNKNOWN
                 for side in sides
                 if 0 <= side[0] < rows and 0 <= side[1] < cols
             )
-            assert found[row, col] == (grid[row, col] == FREE and beside)
+            assert found[row, col] == (grid[row, col] == FREE and near_unknown)
 
 
 @settings(deadline=None)
@@ -38,8 +38,10 @@ def test_frontier_cells_are_free_and_share_a_side_with_the_unknown(grid: Grid) -
     mask=arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=20)),
     max_extent=st.integers(1, 25),
 )
-def test_every_cell_is_in_exactly_one_piece_of_bounded_length(mask: Mask, max_extent: int) -> None:
-    """Grouping and halving lose nothing, double nothing and leave nothing too long."""
+def test_every_cell_is_in_exactly_one_frontier_of_bounded_length(
+    mask: Mask, max_extent: int
+) -> None:
+    """Clustering and halving lose nothing, duplicate nothing and leave nothing too long."""
     pieces = cluster_frontiers(mask, min_cells=1, max_extent=max_extent)
 
     cells = sorted(tuple(cell) for piece in pieces for cell in piece.cells.tolist())
@@ -47,8 +49,8 @@ def test_every_cell_is_in_exactly_one_piece_of_bounded_length(mask: Mask, max_ex
     assert all((np.ptp(piece.cells, axis=0) < max_extent).all() for piece in pieces)
 
 
-def test_small_groups_are_left_out_before_anything_is_halved() -> None:
-    """A group counts whole: halving never makes a frontier too small to be visited."""
+def test_small_clusters_are_left_out_before_any_is_halved() -> None:
+    """Halving never makes a frontier too small to be visited."""
     mask = np.zeros((5, 12), np.bool_)
     mask[0, :8] = True
     mask[4, 0:3] = True
@@ -60,15 +62,15 @@ def test_small_groups_are_left_out_before_anything_is_halved() -> None:
 
 
 def test_cells_that_touch_at_a_corner_are_one_frontier() -> None:
-    """A slanted border is one frontier and not many."""
+    """A diagonal boundary is one frontier."""
     pieces = cluster_frontiers(np.eye(6, dtype=np.bool_), min_cells=1, max_extent=10)
 
     assert [piece.size for piece in pieces] == [6]
     assert pieces[0].centroid == (2.5, 2.5)
 
 
-def test_nothing_unknown_means_no_frontier() -> None:
-    """A finished map has none."""
+def test_a_complete_map_has_no_frontier() -> None:
+    """Without unknown cells there is no frontier."""
     grid = np.zeros((6, 6), np.int8)
 
     assert cluster_frontiers(frontier_cells(grid), min_cells=1, max_extent=10) == []

@@ -1,4 +1,4 @@
-"""Who is sent where, jointly."""
+"""Goals are chosen jointly, stay valid while their paths do, and lead boxed-in robots out."""
 
 import math
 from dataclasses import replace
@@ -19,7 +19,7 @@ NEAR, NEXT, FAR = 12, 23, 50  # columns of three gates in the hall's far wall
 
 
 def hall(*, partition: bool) -> PlanningMap:
-    """A hall whose three gates alone lead on, with a wall between the first two or without it."""
+    """Draw a hall with three gates as exits, with or without a wall between the first two."""
     evidence = np.zeros((60, 60), np.int16)
     evidence[19:41, 1:59] = WALL
     evidence[20:40, 2:58] = FREE
@@ -31,7 +31,7 @@ def hall(*, partition: bool) -> PlanningMap:
 
 
 def gates(view: PlanningMap) -> list[int]:
-    """Send two robots that stand before the first two gates; the columns of where they go."""
+    """Send two robots that stand before the first two gates; return the columns of their goals."""
     robots = [RobotState(Pose(x, 2.5)) for x in (1.2, 2.3)]
     frontiers = cluster_frontiers(view.frontier_mask, min_cells=2, max_extent=40)
     settings = PlannerSettings(discount_m=8.0, sensor_range_m=8.0)
@@ -39,18 +39,18 @@ def gates(view: PlanningMap) -> list[int]:
     return [round(float(goal.cells[:, 1].mean())) for goal in goals if goal is not None]
 
 
-def test_what_lies_beside_a_chosen_frontier_is_left_to_the_robot_that_goes_there() -> None:
-    """From one gate the other's ground would be seen, too: the second robot goes further off."""
+def test_one_robot_explores_two_neighbouring_frontiers() -> None:
+    """From one gate the next one's unknown area is visible too: the second robot goes further."""
     assert gates(hall(partition=False)) == [NEAR, FAR]
 
 
-def test_what_a_wall_hides_from_a_chosen_frontier_is_worth_as_much_as_before() -> None:
-    """Two rooms side by side teach nothing about each other, however close they lie."""
+def test_a_frontier_behind_a_wall_is_not_discounted() -> None:
+    """Two rooms side by side reveal nothing about each other, however close they are."""
     assert gates(hall(partition=True)) == [NEAR, NEXT]
 
 
-def test_a_team_sends_somebody_to_what_is_large() -> None:
-    """Two nooks are near and a field is far: alone the nooks come first, two robots part."""
+def test_a_team_sends_one_robot_to_a_large_unknown_area() -> None:
+    """One robot takes the near nooks first; of two robots, one goes to the large area."""
     evidence = np.zeros((60, 60), np.int16)
     evidence[10:21, 1:59] = WALL
     evidence[11:20, 2:58] = FREE
@@ -71,8 +71,8 @@ def test_a_team_sends_somebody_to_what_is_large() -> None:
     assert sorted(ends(1.2, 1.8)) == [False, True]
 
 
-def test_a_robot_that_is_boxed_in_goes_back_the_way_it_came() -> None:
-    """A wall shut behind it leaves no way; its own track is one, without the loop that it drove."""
+def test_a_boxed_in_robot_backtracks() -> None:
+    """A new wall leaves no route but its own track, without the loop that it drove."""
     evidence = np.zeros((60, 60), np.int16)
     evidence[19:41, 1:59] = WALL
     evidence[20:40, 2:58] = FREE

@@ -1,4 +1,4 @@
-"""The frame places cells where the map frame says."""
+"""The frame places cells in the map frame."""
 
 import json
 
@@ -20,7 +20,7 @@ frames = st.builds(
 
 @given(frame=frames, data=st.data())
 def test_the_centre_of_a_cell_lies_in_that_cell(frame: GridFrame, data: st.DataObject) -> None:
-    """World and cell coordinates are inverse to each other wherever the origin is."""
+    """Conversions between metres and cells are inverse to each other for any origin."""
     row = data.draw(st.integers(0, frame.rows - 1))
     col = data.draw(st.integers(0, frame.cols - 1))
 
@@ -31,7 +31,7 @@ def test_the_centre_of_a_cell_lies_in_that_cell(frame: GridFrame, data: st.DataO
 
 
 def test_rows_grow_with_y_and_columns_with_x() -> None:
-    """Row 0 is the lowest y: the memory is not an image."""
+    """Row 0 is the lowest y, unlike in an image."""
     frame = GridFrame(rows=10, cols=20, resolution=0.5, origin_x=-1.0, origin_y=2.0)
 
     assert frame.cell(-0.9, 2.1) == (0, 0)
@@ -40,7 +40,7 @@ def test_rows_grow_with_y_and_columns_with_x() -> None:
 
 
 def test_a_cell_beyond_an_edge_is_not_contained() -> None:
-    """Each of the four edges is exclusive on its far side."""
+    """The four edges of the grid are exclusive."""
     frame = GridFrame(rows=2, cols=3, resolution=1.0)
 
     outside = [(-1, 0), (0, -1), (2, 0), (0, 3)]
@@ -51,5 +51,5 @@ def test_a_cell_beyond_an_edge_is_not_contained() -> None:
 
 @given(frame=frames)
 def test_a_frame_survives_json(frame: GridFrame) -> None:
-    """A frame that crosses a message is the same frame."""
+    """A frame that is sent in a message stays the same."""
     assert GridFrame.from_dict(json.loads(json.dumps(frame.to_dict()))) == frame

@@ -1,4 +1,4 @@
-"""Halls and caves that a team can be measured on."""
+"""Halls and caves are floors that a team can explore."""
 
 import numpy as np
 import pytest
@@ -12,8 +12,8 @@ FLOORS = {"hall": draw_hall, "cave": draw_cave}
 
 
 @pytest.mark.parametrize("kind", FLOORS)
-def test_the_same_seed_gives_the_same_floor(kind: str) -> None:
-    """A floor can be drawn again to the byte, and another seed is another floor."""
+def test_the_seed_determines_the_floor(kind: str) -> None:
+    """Equal seeds give equal bytes, and other seeds other floors."""
     draw = FLOORS[kind]
 
     assert draw(3).grid.tobytes() == draw(3).grid.tobytes()
@@ -22,12 +22,12 @@ def test_the_same_seed_gives_the_same_floor(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", FLOORS)
 @pytest.mark.parametrize("seed", range(4))
-def test_a_robot_gets_nearly_everywhere(kind: str, seed: int) -> None:
-    """A robot can stand on most of the free ground, on more than 50 square metres."""
+def test_a_robot_reaches_most_of_the_floor(kind: str, seed: int) -> None:
+    """A robot fits on most free cells, on more than 50 square metres."""
     floor: FloorMap = FLOORS[kind](seed)
 
-    stands = reachable(floor, start_poses(floor, 8, seed)[0])
+    reached = reachable(floor, start_poses(floor, 8, seed)[0])
 
     free = floor.grid == FREE
-    assert np.count_nonzero(stands) * floor.frame.resolution**2 > 50.0
-    assert np.count_nonzero(stands & free) > 0.6 * np.count_nonzero(free)
+    assert np.count_nonzero(reached) * floor.frame.resolution**2 > 50.0
+    assert np.count_nonzero(reached & free) > 0.6 * np.count_nonzero(free)

@@ -1,4 +1,4 @@
-"""The lidar measures the floor, and its evidence says what it measured."""
+"""Ranges measure the floor, and evidence reflects the ranges."""
 
 import math
 
@@ -22,7 +22,7 @@ FRAME = GridFrame(rows=60, cols=80, resolution=0.1, origin_x=-2.0, origin_y=1.0)
 
 
 def room() -> Mask:
-    """Give a closed room of 8 by 6 metres whose walls are one cell thick."""
+    """Draw a closed room of 8 by 6 metres with walls one cell thick."""
     blocked = np.zeros((FRAME.rows, FRAME.cols), np.bool_)
     blocked[[0, -1]] = True
     blocked[:, [0, -1]] = True
@@ -30,14 +30,14 @@ def room() -> Mask:
 
 
 def scan(blocked: Mask, at: tuple[float, float], evidence: LogOdds) -> Box | None:
-    """Take one noiseless scan."""
+    """Take one scan without noise."""
     angles = beam_angles(360, 0.001)
     ranges = cast_rays(blocked, FRAME, at, angles, reach=8.0)
     return integrate(evidence, FRAME, at, angles, ranges, reach=8.0)
 
 
 def test_ranges_are_the_distances_to_the_middle_of_the_walls() -> None:
-    """Along the axes a range is the way to the middle of the wall's cells."""
+    """Along the axes a range ends in the middle of a wall's cell."""
     at = FRAME.centre(20, 30)
 
     ranges = cast_rays(room(), FRAME, at, beam_angles(4), reach=8.0)
@@ -46,7 +46,7 @@ def test_ranges_are_the_distances_to_the_middle_of_the_walls() -> None:
 
 
 def test_a_beam_that_meets_nothing_in_reach_returns_infinity() -> None:
-    """Beyond its reach the lidar says nothing rather than something false."""
+    """Beyond its reach the lidar reports nothing."""
     at = FRAME.centre(20, 30)
 
     ranges = cast_rays(room(), FRAME, at, beam_angles(4), reach=3.5)
@@ -55,7 +55,7 @@ def test_a_beam_that_meets_nothing_in_reach_returns_infinity() -> None:
 
 
 def test_the_edge_of_the_grid_stops_a_ray() -> None:
-    """Ground outside the floor's file is unknown, and unknown cells stop rays."""
+    """Cells outside the floor are unknown, and unknown cells stop rays."""
     open_ground = np.zeros((FRAME.rows, FRAME.cols), np.bool_)
 
     ranges = cast_rays(open_ground, FRAME, FRAME.centre(20, 30), beam_angles(16), reach=100.0)
@@ -65,10 +65,8 @@ def test_the_edge_of_the_grid_stops_a_ray() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(row=st.floats(1.01, 58.99), col=st.floats(1.01, 78.99), phase=st.floats(-10.0, 10.0))
-def test_a_scan_never_calls_an_occupied_cell_free_or_a_free_one_occupied(
-    row: float, col: float, phase: float
-) -> None:
-    """Without noise a scan's evidence agrees with the floor in every cell that it touches."""
+def test_evidence_without_noise_is_never_wrong(row: float, col: float, phase: float) -> None:
+    """Without noise, evidence agrees with the floor in every cell that it changes."""
     blocked = room()
     blocked[25:35, 40:44] = True
     at = FRAME.centre(row - 0.5, col - 0.5)
@@ -85,7 +83,7 @@ def test_a_scan_never_calls_an_occupied_cell_free_or_a_free_one_occupied(
 
 
 def test_one_beam_adds_misses_up_to_its_hit() -> None:
-    """A beam along a row speaks for exactly the cells from the robot to the wall."""
+    """A beam along a row changes exactly the cells from the robot to the wall."""
     evidence = np.zeros((FRAME.rows, FRAME.cols), np.int8)
 
     box = integrate(evidence, FRAME, FRAME.centre(20, 30), np.zeros(1), np.array([0.5]), reach=8.0)
@@ -96,7 +94,7 @@ def test_one_beam_adds_misses_up_to_its_hit() -> None:
 
 
 def test_a_beam_without_return_adds_misses_only() -> None:
-    """Nothing met means free as far as the lidar reaches, and no obstacle there."""
+    """Without a return, cells up to the reach are free, and none is occupied."""
     evidence = np.zeros((FRAME.rows, FRAME.cols), np.int8)
 
     integrate(evidence, FRAME, FRAME.centre(20, 30), np.zeros(1), np.array([np.inf]), reach=1.0)
@@ -106,7 +104,7 @@ def test_a_beam_without_return_adds_misses_only() -> None:
 
 
 def test_evidence_is_clamped_on_both_sides() -> None:
-    """However long a robot looks, a changed world can be learned anew, and int8 never overflows."""
+    """After any number of scans a changed floor can still be learned, and int8 never overflows."""
     evidence = np.zeros((FRAME.rows, FRAME.cols), np.int8)
 
     for _ in range(20):
@@ -116,7 +114,7 @@ def test_evidence_is_clamped_on_both_sides() -> None:
 
 
 def test_the_box_holds_every_change() -> None:
-    """What is cut out by the box is all that a scan changed, and no row or column more."""
+    """The box holds all changed cells, and no further row or column."""
     evidence = np.zeros((FRAME.rows, FRAME.cols), np.int8)
     scan(room(), FRAME.centre(20, 30), evidence)
     before = evidence.copy()
@@ -128,7 +126,7 @@ def test_the_box_holds_every_change() -> None:
 
 
 def test_a_scan_that_changes_nothing_has_no_box() -> None:
-    """A robot that stands and looks long enough has nothing more to report."""
+    """Saturated evidence does not change any more."""
     evidence = np.zeros((FRAME.rows, FRAME.cols), np.int8)
     for _ in range(20):
         scan(room(), FRAME.centre(20, 30), evidence)
@@ -137,8 +135,8 @@ def test_a_scan_that_changes_nothing_has_no_box() -> None:
 
 
 @pytest.mark.parametrize("at", [(-2.01, 2.0), (6.01, 2.0), (0.0, 0.99), (0.0, 7.01)])
-def test_a_scan_from_outside_the_grid_is_refused(at: tuple[float, float]) -> None:
-    """Beyond each edge there is nothing to measure and no evidence to change."""
+def test_a_scan_from_outside_the_grid_is_rejected(at: tuple[float, float]) -> None:
+    """Beyond each edge the scan is an error and changes no evidence."""
     evidence = np.zeros((FRAME.rows, FRAME.cols), np.int8)
 
     with pytest.raises(ValueError, match="outside the grid"):
@@ -147,8 +145,8 @@ def test_a_scan_from_outside_the_grid_is_refused(at: tuple[float, float]) -> Non
         integrate(evidence, FRAME, at, beam_angles(4), np.ones(4), reach=8.0)
 
 
-def test_what_is_visible_ends_at_walls() -> None:
-    """A cell behind an obstacle is not visible, one beside it is."""
+def test_visibility_ends_at_walls() -> None:
+    """A cell behind an obstacle is not visible, one next to it is."""
     blocked = room()
     blocked[10:30, 40] = True
 

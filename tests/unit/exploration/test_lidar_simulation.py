@@ -1,4 +1,4 @@
-"""A lidar that is as good as its data sheet, and no better."""
+"""The simulated lidar is as accurate as its data sheet states."""
 
 import numpy as np
 
@@ -11,20 +11,20 @@ AT = (5.025, 5.025)
 
 
 def room(half: int) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
-    """A square room around the middle, walls so many cells away."""
+    """Draw a square room around the centre, with walls at a distance in cells."""
     blocked = np.ones((200, 200), np.bool_)
     blocked[100 - half : 101 + half, 100 - half : 101 + half] = False
     return blocked
 
 
 def turn(half: int, spec: LidarSpec, seed: int = 0) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """One turn in the middle of the room."""
+    """Simulate one turn in the centre of the room."""
     random = np.random.default_rng(seed)
     return simulate_scan(room(half), FRAME, AT, beam_angles(spec.beams), spec=spec, random=random)
 
 
 def test_noise_grows_with_the_range() -> None:
-    """At 4 m the spread is 1 % of the range, as taken from the data sheet."""
+    """At 4 m the standard deviation is 1 % of the range, as the data sheet states."""
     truth = turn(80, LidarSpec(range_noise=0.0))
 
     off = np.concatenate([(turn(80, LDS_02, seed) - truth) / truth for seed in range(20)])
@@ -33,14 +33,14 @@ def test_noise_grows_with_the_range() -> None:
 
 
 def test_some_beams_fail() -> None:
-    """The share of beams without reading is the stated one."""
+    """The share of failed beams is the stated one."""
     failed = np.mean([np.isnan(turn(80, LDS_02, seed)).mean() for seed in range(40)])
 
     assert abs(failed - 0.02) < 0.005
 
 
-def test_what_is_too_near_gives_no_reading() -> None:
-    """Walls within the least range are not seen at all."""
+def test_near_walls_give_no_reading() -> None:
+    """Walls within the minimum range are not seen at all."""
     near = turn(1, LidarSpec(min_range=0.16, range_noise=0.0))
 
     assert np.isnan(near).all()

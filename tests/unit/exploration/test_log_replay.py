@@ -1,4 +1,4 @@
-"""Recorded runs: read with suspicion, played as a robot."""
+"""Recorded runs are read without trusting them, and replayed as a robot."""
 
 import gzip
 from pathlib import Path
@@ -13,8 +13,8 @@ from app.exploration.simulation.log_replay import LogError, LogReplay, read_carm
 LINE = "FLASER 3 1.0 81.9 2.0 9 9 9 0.5 0.25 0.1 1 host 1\n"
 
 
-def test_a_line_is_a_scan_and_where_the_wheels_were(tmp_path: Path) -> None:
-    """Beams spread over half a turn; a beam that met nothing has no place of return."""
+def test_a_line_holds_a_scan_and_the_odometry(tmp_path: Path) -> None:
+    """Beams spread over half a turn; a beam without return has no end point."""
     path = tmp_path / "run.log.gz"
     path.write_bytes(gzip.compress(("# a comment\n" + LINE).encode()))
 
@@ -34,7 +34,7 @@ def test_a_line_is_a_scan_and_where_the_wheels_were(tmp_path: Path) -> None:
         (LINE + "FLASER 3 1.0 nan\n", "line 2"),
     ],
 )
-def test_a_broken_log_is_refused(tmp_path: Path, text: str, fault: str) -> None:
+def test_a_malformed_log_is_rejected(tmp_path: Path, text: str, fault: str) -> None:
     """The error names the file, the line and the fault."""
     path = tmp_path / "run.log"
     path.write_text(text)
@@ -43,7 +43,7 @@ def test_a_broken_log_is_refused(tmp_path: Path, text: str, fault: str) -> None:
         read_carmen(path)
 
 
-def test_a_cut_archive_is_refused(tmp_path: Path) -> None:
+def test_a_truncated_archive_is_rejected(tmp_path: Path) -> None:
     """Half a gzip file is an error of the log, not of the reader."""
     path = tmp_path / "run.log.gz"
     path.write_bytes(gzip.compress(LINE.encode() * 50)[:-20])
@@ -53,7 +53,7 @@ def test_a_cut_archive_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_real_log_closes_its_loop(exploration_maps: Path | None) -> None:
-    """A log of a real robot, played as one, comes back to where it began to within centimetres."""
+    """The replayed log of a real robot returns to its start to within centimetres."""
     if exploration_maps is None:
         pytest.skip("EXPLORATION_MAPS names no folder of maps")
     records = read_carmen(exploration_maps / "malaga-telecom.log.gz")

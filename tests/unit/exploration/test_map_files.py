@@ -1,4 +1,4 @@
-"""Map files are read with suspicion and written whole."""
+"""Map files are read without trusting them, and written atomically."""
 
 import os
 from collections.abc import Callable
@@ -25,7 +25,7 @@ PGM = b"P5\n# drawn by hand\n3 2\n255\n" + bytes([0, 205, 254, 254, 254, 0])
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Give a folder of its own with a good map in it, and something outside."""
+    """Make a folder with a good map in it, and a file outside."""
     inside = tmp_path / "maps"
     inside.mkdir()
     (inside / "floor.yaml").write_text(YAML)
@@ -68,7 +68,7 @@ def test_a_saved_map_loads_back_identical(
     resolution: float,
     origin: tuple[float, float],
 ) -> None:
-    """Grid and frame survive the way through the files, to the bit, and the bytes are the same."""
+    """Grid, frame and bytes are the same after a round trip."""
     grid[0, 0] = FREE
     frame = GridFrame(grid.shape[0], grid.shape[1], resolution, *origin)
     path = tmp_path_factory.mktemp("maps") / "some.yaml"
@@ -84,7 +84,7 @@ def test_a_saved_map_loads_back_identical(
 
 
 def test_a_grid_that_does_not_fit_its_frame_is_not_saved(tmp_path: Path) -> None:
-    """A map whose header would lie is never written."""
+    """A map with a wrong header is never written."""
     with pytest.raises(ValueError, match="does not fit frame"):
         save_map(tmp_path / "some.yaml", np.zeros((2, 2), np.int8), GridFrame(2, 3, 0.1))
 
@@ -92,41 +92,41 @@ def test_a_grid_that_does_not_fit_its_frame_is_not_saved(tmp_path: Path) -> None
 
 
 def yaml_is(text: str) -> Callable[[Path], object]:
-    """Damage: the yaml holds something else."""
+    """Damage the map: replace the yaml."""
     return lambda folder: (folder / "floor.yaml").write_text(text)
 
 
 def yaml_has(old: str, new: str) -> Callable[[Path], object]:
-    """Damage: one part of the yaml is another."""
+    """Damage the map: replace a part of the yaml."""
     assert old in YAML
     return yaml_is(YAML.replace(old, new))
 
 
 def image_is(content: bytes) -> Callable[[Path], object]:
-    """Damage: the image holds something else."""
+    """Damage the map: replace the image."""
     return lambda folder: (folder / "floor.pgm").write_bytes(content)
 
 
 def image_links_outside(folder: Path) -> None:
-    """Damage: the image is a link to a file outside the folder."""
+    """Damage the map: link the image to a file outside the folder."""
     (folder / "floor.pgm").unlink()
     (folder / "floor.pgm").symlink_to(folder.parent / "outside.pgm")
 
 
 def image_links_to_itself(folder: Path) -> None:
-    """Damage: the image is a link that never ends."""
+    """Damage the map: link the image to itself."""
     (folder / "floor.pgm").unlink()
     (folder / "floor.pgm").symlink_to(folder / "floor.pgm")
 
 
 def image_is_a_pipe(folder: Path) -> None:
-    """Damage: the image is a pipe, which would block its reader for ever."""
+    """Damage the map: make the image a pipe, which would block its reader."""
     (folder / "floor.pgm").unlink()
     os.mkfifo(folder / "floor.pgm")
 
 
 def image_outside_by_absolute_path(folder: Path) -> None:
-    """Damage: the yaml names a file elsewhere by its whole path."""
+    """Damage the map: name an image elsewhere by its absolute path."""
     outside = folder.parent / "outside.pgm"
     (folder / "floor.yaml").write_text(YAML.replace("floor.pgm", str(outside)))
 
@@ -194,23 +194,23 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_bad_map_is_refused_in_one_line_that_names_file_and_fault(
+def test_a_bad_map_is_rejected_in_one_line_that_names_file_and_fault(
     folder: Path, fault: str
 ) -> None:
-    """Whatever is wrong with a map, the user learns which file and what, and nothing else breaks."""
+    """Every kind of damage gives an error with the file and the fault, and no other exception."""
     damage, message = FAULTS[fault]
     damage(folder)
 
-    with pytest.raises(MapError) as refused:
+    with pytest.raises(MapError) as rejected:
         load_map(folder / "floor.yaml")
 
-    assert "floor.yaml" in str(refused.value)
-    assert message in str(refused.value)
-    assert "\n" not in str(refused.value)
+    assert "floor.yaml" in str(rejected.value)
+    assert message in str(rejected.value)
+    assert "\n" not in str(rejected.value)
 
 
 def test_an_image_in_a_folder_below_is_allowed(folder: Path) -> None:
-    """The guard against leaving the folder does not forbid what lies in it."""
+    """The check against leaving the folder allows subfolders."""
     (folder / "images").mkdir()
     (folder / "floor.pgm").rename(folder / "images" / "floor.pgm")
     (folder / "floor.yaml").write_text(YAML.replace("floor.pgm", "images/floor.pgm"))
@@ -219,31 +219,31 @@ def test_an_image_in_a_folder_below_is_allowed(folder: Path) -> None:
 
 
 def test_an_area_is_found_by_its_name(folder: Path) -> None:
-    """A plain name leads to its yaml."""
+    """A name leads to its yaml."""
     assert find_map(folder, "floor") == folder / "floor.yaml"
 
 
 def test_an_unknown_area_is_answered_with_the_known_ones(folder: Path) -> None:
-    """Who mistypes an area reads what there is."""
+    """A mistyped area lists the maps that exist."""
     (folder / "attic.yaml").write_text(YAML)
 
-    with pytest.raises(MapError) as refused:
+    with pytest.raises(MapError) as rejected:
         find_map(folder, "depot")
 
-    assert str(refused.value) == "map 'depot': no file depot.yaml in maps/ (found: attic, floor)"
+    assert str(rejected.value) == "map 'depot': no file depot.yaml in maps/ (found: attic, floor)"
 
 
 @pytest.mark.parametrize(
     "area", ["", ".", "..", "../floor", "a/b", "a.b", "-a", "_a", "a" * 65, "a\n", "fl oor", "\0"]
 )
 def test_a_malformed_area_never_reaches_the_disk(folder: Path, area: str) -> None:
-    """A name that could be a path is refused as a name."""
+    """A name that could be a path is rejected by its form."""
     with pytest.raises(MapError, match="a name is 1 to 64 letters"):
         find_map(folder, area)
 
 
-def test_an_area_that_leads_out_of_the_folder_is_refused(folder: Path) -> None:
-    """A link in the folder does not open the rest of the disk."""
+def test_an_area_outside_the_folder_is_rejected(folder: Path) -> None:
+    """A symbolic link in the folder does not open the rest of the disk."""
     (folder.parent / "secret.yaml").write_text(YAML)
     (folder / "door.yaml").symlink_to(folder.parent / "secret.yaml")
 

@@ -1,4 +1,4 @@
-"""The measures mean what their definitions say."""
+"""Coverage and accuracy follow their definitions."""
 
 import numpy as np
 import pytest
@@ -14,23 +14,23 @@ SECOND = (4.8, 1.65)
 
 
 def sealed() -> FloorMap:
-    """Give two rooms without a door between them."""
+    """Draw two rooms without a door between them."""
     grid = ROOMS.grid.copy()
     grid[:, ROOMS.frame.cell(3.2, 0.0)[1]] = OCCUPIED
     return FloorMap("sealed", grid, ROOMS.frame)
 
 
-def test_reach_goes_through_doors_and_keeps_a_bodys_radius_from_walls() -> None:
-    """The disc's centre comes to the other room and no nearer to a wall than its radius."""
-    stand = reachable(ROOMS, FIRST)
+def test_reachability_passes_doors_and_keeps_the_radius_from_walls() -> None:
+    """The disc's centre gets to the other room and no closer to a wall than its radius."""
+    reached = reachable(ROOMS, FIRST)
 
-    assert stand[ROOMS.frame.cell(*SECOND)]
-    assert stand[ROOMS.frame.cell(0.40, 1.65)]
-    assert not stand[ROOMS.frame.cell(0.25, 1.65)]
+    assert reached[ROOMS.frame.cell(*SECOND)]
+    assert reached[ROOMS.frame.cell(0.40, 1.65)]
+    assert not reached[ROOMS.frame.cell(0.25, 1.65)]
 
 
 def test_a_sealed_room_is_neither_reachable_nor_observable() -> None:
-    """What nobody can see counts for nobody."""
+    """Cells that no robot can see do not count."""
     floor = sealed()
 
     assert not reachable(floor, FIRST)[floor.frame.cell(*SECOND)]
@@ -38,14 +38,14 @@ def test_a_sealed_room_is_neither_reachable_nor_observable() -> None:
 
 
 def test_all_of_an_open_room_is_observable_and_only_free_cells_are() -> None:
-    """In two empty rooms every free cell can be seen, walls are not counted."""
+    """In two empty rooms every free cell is observable; walls do not count."""
     seen = observable(ROOMS, FIRST)
 
     assert np.array_equal(seen, ROOMS.grid == FREE)
 
 
-def test_the_lidar_reaches_no_farther_than_it_does() -> None:
-    """Cells that are farther than the range from wherever a disc can stand are not observable."""
+def test_observability_ends_at_the_range_of_the_lidar() -> None:
+    """Cells beyond the range from every reachable cell are not observable."""
     grid = ROOMS.grid.copy()
     grid[:, ROOMS.frame.cell(3.2, 0.0)[1]] = OCCUPIED
     row, col = ROOMS.frame.cell(3.2, 1.65)
@@ -58,14 +58,14 @@ def test_the_lidar_reaches_no_farther_than_it_does() -> None:
     assert not seen[keyhole.frame.cell(5.2, 1.65)]
 
 
-def test_a_start_in_a_wall_is_refused() -> None:
-    """A measure from an impossible start is an error and not 100 %."""
+def test_a_start_in_a_wall_is_rejected() -> None:
+    """An impossible start is an error, not a coverage of 100 %."""
     with pytest.raises(StartError, match="does not fit"):
         reachable(ROOMS, Pose(0.0, 0.0))
 
 
 def test_coverage_is_the_known_share_of_the_observable_cells() -> None:
-    """Knowing the left half of what can be seen is one half; what cannot be seen adds nothing."""
+    """To know the left half of the observable cells is one half; other cells add nothing."""
     seen = np.zeros(ROOMS.grid.shape, np.bool_)
     seen[10:20, 10:30] = True
     merged = np.full(ROOMS.grid.shape, UNKNOWN, np.int8)
@@ -76,7 +76,7 @@ def test_coverage_is_the_known_share_of_the_observable_cells() -> None:
 
 
 def test_accuracy_counts_cells_known_on_both_sides_only() -> None:
-    """Unknown cells of either side are left out; the rest agrees or does not."""
+    """Cells unknown in the map or on the floor are left out."""
     floor = FloorMap(
         "line", np.array([[FREE, FREE, OCCUPIED, OCCUPIED, UNKNOWN]], np.int8), ROOMS.frame
     )
@@ -87,7 +87,7 @@ def test_accuracy_counts_cells_known_on_both_sides_only() -> None:
 
 
 def test_maps_of_different_frames_are_not_compared() -> None:
-    """A measure over cells that do not lie on each other would be a lie."""
+    """A comparison of different shapes is an error."""
     other = np.zeros((3, 3), np.int8)
 
     with pytest.raises(ValueError, match="differs in shape"):

@@ -1,4 +1,4 @@
-"""Rigid motions, the pose graph, and figures of merit: small things that must be right."""
+"""Rigid transforms, the pose graph, scan matching and the metrics of maps."""
 
 import math
 
@@ -19,8 +19,8 @@ MOTIONS = st.tuples(
 
 
 @given(MOTIONS, MOTIONS, MOTIONS)
-def test_motions_form_a_group(one: Transform, two: Transform, three: Transform) -> None:
-    """Composition is associative, and what was done is undone by the inverse."""
+def test_transforms_form_a_group(one: Transform, two: Transform, three: Transform) -> None:
+    """Composition is associative, and the inverse undoes a transform."""
     left = compose(compose(one, two), three)
     right = compose(one, compose(two, three))
 
@@ -30,13 +30,13 @@ def test_motions_form_a_group(one: Transform, two: Transform, three: Transform) 
 
 
 @given(MOTIONS, MOTIONS)
-def test_points_move_as_poses_do(one: Transform, two: Transform) -> None:
-    """A pose's place is moved by a motion as a point is."""
+def test_points_and_poses_transform_alike(one: Transform, two: Transform) -> None:
+    """The position of a pose transforms as a point does."""
     assert np.allclose(apply(one, two[None, :2])[0], compose(one, two)[:2], atol=1e-6)
 
 
 def square(turn: float) -> tuple[Transform, PoseGraph]:
-    """Four metres around a square with a turn error a side; returns the guess and its edges."""
+    """Drive around a square with a turn error on each side; return the guess and its edges."""
     poses = [np.zeros(3)]
     graph = PoseGraph()
     step = np.array([1.0, 0.0, math.pi / 2 + turn])
@@ -58,8 +58,8 @@ def test_a_loop_closes_the_square() -> None:
     assert np.allclose(solved[0], 0.0, atol=1e-6)
 
 
-def test_a_false_loop_bends_nothing() -> None:
-    """An edge that contradicts everything else loses its weight."""
+def test_a_false_loop_distorts_nothing() -> None:
+    """An edge that contradicts all others loses its weight."""
     poses, graph = square(0.0)
 
     graph.add(Edge(0, 4, np.zeros(3), np.diag([1e4, 1e4, 1e4]), trusted=False))
@@ -71,7 +71,7 @@ def test_a_false_loop_bends_nothing() -> None:
 
 @given(MOTIONS)
 def test_the_error_of_a_track_does_not_depend_on_its_frame(motion: Transform) -> None:
-    """A right track in another frame has no error, and one with a dent has the same everywhere."""
+    """An exact track has no error in any frame, and a distorted one has the same in all."""
     random = np.random.default_rng(3)
     truth = np.column_stack([random.uniform(-9, 9, (30, 2)), random.uniform(-3, 3, 30)])
     dented = truth.copy()
@@ -89,7 +89,7 @@ def test_the_error_of_a_track_does_not_depend_on_its_frame(motion: Transform) ->
 
 
 def test_a_true_map_is_perfect_and_a_shifted_one_is_not() -> None:
-    """The floor itself scores one; moved by three cells, its walls are wrong and its ground less."""
+    """The floor itself scores 1; shifted by three cells it scores less."""
     grid = np.full((60, 60), OCCUPIED, np.int8)
     grid[5:-5, 5:-5] = FREE
     grid[20:24, 10:40] = OCCUPIED
@@ -105,14 +105,14 @@ def test_a_true_map_is_perfect_and_a_shifted_one_is_not() -> None:
 
 
 def corner() -> Transform:
-    """Returns from two walls that meet, (n, 2) metres."""
+    """Return the points of two walls that meet, (n, 2) metres."""
     along = np.arange(0.0, 4.0, 0.02)
     wall = np.full_like(along, 0.013)
     return np.vstack([np.column_stack([along, wall]), np.column_stack([wall, along])])
 
 
 def test_a_scan_is_found_within_the_window() -> None:
-    """A scan that lies 30 cm and 8 degrees from where it was thought to be is put right to 2 cm."""
+    """A guess that is 30 cm and 8 degrees off is corrected to 2 cm."""
     walls, truth = corner(), np.array([1.2, 0.9, 0.3])
     scan = apply(inverse(truth), walls)
     field = likelihood_field([walls], np.zeros((1, 3)), walls, margin=1.5)
@@ -125,8 +125,8 @@ def test_a_scan_is_found_within_the_window() -> None:
     assert match.score > 0.9
 
 
-def test_a_bare_corridor_leaves_the_way_to_the_odometry() -> None:
-    """Between two walls the match is held across, and along it stays where the wheels put it."""
+def test_a_bare_corridor_keeps_the_odometry_along_it() -> None:
+    """Between two walls the match corrects the pose across, and keeps the prior along them."""
     along = np.arange(-4.0, 4.0, 0.02)
     walls = np.vstack([np.column_stack([along, np.full_like(along, y)]) for y in (-1.012, 1.003)])
     field = likelihood_field([walls], np.zeros((1, 3)), walls, margin=1.5)

@@ -1,4 +1,4 @@
-"""Wheels that err as they are told to."""
+"""Simulated odometry errs as specified."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from app.exploration.simulation.odometry_simulation import SMALL_BASE, OdometryS
 
 
 def ends(steps: int, spec: OdometrySpec) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Drive one metre in some steps, many times; return the lengths that came of it."""
+    """Drive one metre in some steps, many times; return the true lengths."""
     lengths = []
     for seed in range(800):
         wheels = WheelOdometry(spec, np.random.default_rng(seed))
@@ -14,23 +14,23 @@ def ends(steps: int, spec: OdometrySpec) -> np.ndarray[tuple[int], np.dtype[np.f
     return np.array(lengths)
 
 
-def test_perfect_wheels_do_what_they_say() -> None:
-    """Without noise the motion is the one that the odometry shows."""
+def test_odometry_without_noise_is_exact() -> None:
+    """Without noise the true motion is the one that the odometry shows."""
     wheels = WheelOdometry(OdometrySpec(0, 0, 0, 0, 0, 0), np.random.default_rng(0))
 
     assert wheels.move(0.5, 2.0) == (0.5, 2.0, 0.0)
 
 
-def test_the_error_of_a_way_does_not_depend_on_its_steps() -> None:
-    """A metre has the stated spread whether it is driven at once or in ten pieces."""
+def test_the_error_of_a_distance_does_not_depend_on_its_steps() -> None:
+    """A metre has the stated standard deviation in one step or in ten."""
     spec = OdometrySpec(distance_per_metre=0.05, scale=0.0)
 
     for steps in (1, 10):
         assert abs(ends(steps, spec).std() / 0.05 - 1.0) < 0.1
 
 
-def test_a_robot_keeps_its_own_error() -> None:
-    """What its calibration left pulls a robot to the same side again and again."""
+def test_systematic_errors_are_constant() -> None:
+    """A robot's heading always drifts to the same side."""
     spec = OdometrySpec(0, 0, 0, 0, scale=0.0, drift=0.05)
     wheels = WheelOdometry(spec, np.random.default_rng(5))
 
@@ -40,7 +40,7 @@ def test_a_robot_keeps_its_own_error() -> None:
     assert turns != {0.0}
 
 
-def test_equal_seeds_err_equally() -> None:
+def test_equal_seeds_give_equal_errors() -> None:
     """A mission can be repeated."""
     one, two = (WheelOdometry(SMALL_BASE, np.random.default_rng(9)) for _ in range(2))
 

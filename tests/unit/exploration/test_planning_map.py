@@ -1,4 +1,4 @@
-"""The survey shows where a robot may drive, and never boxes it in."""
+"""The planning map shows where a robot may drive, and never boxes it in."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -13,7 +13,7 @@ FRAME = GridFrame(rows=100, cols=120, resolution=0.1, origin_x=-3.0, origin_y=5.
 
 
 def known(*, collisions: tuple[int, int] | None = None) -> PlanningMap:
-    """Look at a room of 4 by 3 metres, known to be free, with a wall of evidence around it."""
+    """Build the map of a free room of 4 by 3 metres, with walls around it."""
     evidence = np.zeros((FRAME.rows, FRAME.cols), np.int16)
     evidence[30:62, 40:82] = 50
     evidence[31:61, 41:81] = -50
@@ -23,8 +23,8 @@ def known(*, collisions: tuple[int, int] | None = None) -> PlanningMap:
     return build_planning_map(evidence, cells, Box(30, 40, 62, 82), FRAME)
 
 
-def test_the_survey_is_the_known_part_with_a_margin() -> None:
-    """Its own cells are those of the mission's frame, moved by its corner."""
+def test_the_planning_map_is_the_known_rectangle_with_a_margin() -> None:
+    """Its cells are those of the mission's frame, shifted by its corner."""
     view = known()
 
     assert (view.row0, view.col0) == (25, 35)
@@ -34,7 +34,7 @@ def test_the_survey_is_the_known_part_with_a_margin() -> None:
 
 
 def test_a_robot_keeps_its_distance_from_walls() -> None:
-    """Passable are the places with the room that was asked for."""
+    """Cells with the requested clearance are passable."""
     view = known()
 
     passable = view.passable(0.3, (20, 25))
@@ -45,7 +45,7 @@ def test_a_robot_keeps_its_distance_from_walls() -> None:
 
 
 def test_a_robot_that_stands_too_near_a_wall_can_leave() -> None:
-    """Beside the robot any place will do that has no less room than its own; elsewhere not."""
+    """Near the robot, the clearance of its own cell is enough; elsewhere it is not."""
     view = known()
 
     passable = view.passable(0.3, (6, 25))
@@ -54,8 +54,8 @@ def test_a_robot_that_stands_too_near_a_wall_can_leave() -> None:
     assert not passable[6, 40]
 
 
-def test_a_place_that_a_robot_refused_is_not_passable_again() -> None:
-    """What a body met outweighs what the map says."""
+def test_a_collision_cell_is_not_passable_again() -> None:
+    """A collision outweighs what the map shows."""
     view = known(collisions=(45, 60))
 
     assert not view.passable(0.3, (25, 25))[20, 25]
@@ -64,15 +64,15 @@ def test_a_place_that_a_robot_refused_is_not_passable_again() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
-def test_a_survey_after_another_is_as_if_it_were_the_first(data: st.DataObject) -> None:
-    """The room around walls that came and went is that around those that are there."""
+def test_an_updated_planning_map_equals_a_new_one(data: st.DataObject) -> None:
+    """Clearance around walls that appeared or vanished is that of the present walls."""
     frame = GridFrame(rows=40, cols=50, resolution=0.1)
     evidence = np.full((40, 50), -50, np.int16)
     collisions, known = np.zeros(evidence.shape, np.bool_), Box(6, 6, 34, 44)
-    places = st.tuples(st.integers(6, 33), st.integers(6, 43))
+    cells = st.tuples(st.integers(6, 33), st.integers(6, 43))
     before = None
     for _ in range(3):
-        for cell in data.draw(st.lists(places, max_size=3)):
+        for cell in data.draw(st.lists(cells, max_size=3)):
             evidence[cell] *= -1
         before = build_planning_map(evidence, collisions, known, frame, before=before)
 

@@ -1,4 +1,4 @@
-"""A region is where a distance field would get to."""
+"""A reachable region holds the cells that a distance field reaches."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -18,13 +18,13 @@ masks = arrays(
 
 @settings(max_examples=300, deadline=None)
 @given(shared=masks, data=st.data())
-def test_a_region_is_what_a_field_reaches(shared: Mask, data: st.DataObject) -> None:
-    """Also where only the robot's surroundings connect pieces, and where it stands on none."""
+def test_a_region_is_what_a_distance_field_reaches(shared: Mask, data: st.DataObject) -> None:
+    """Also if only the robot's surroundings connect components, or it stands on none."""
     near = data.draw(st.integers(0, 3))
     row, col = (data.draw(st.integers(0, size - 1)) for size in shared.shape)
     passable = shared.copy()
-    place = (slice(max(row - near, 0), row + near + 1), slice(max(col - near, 0), col + near + 1))
-    passable[place] |= data.draw(arrays(np.bool_, passable[place].shape))
+    around = (slice(max(row - near, 0), row + near + 1), slice(max(col - near, 0), col + near + 1))
+    passable[around] |= data.draw(arrays(np.bool_, passable[around].shape))
 
     found = reachable_region(passable, connected_components(shared), (row, col), near=near)
 
@@ -34,8 +34,8 @@ def test_a_region_is_what_a_field_reaches(shared: Mask, data: st.DataObject) -> 
     assert held == reached.tolist()
 
 
-def test_a_piece_that_leaves_the_surroundings_is_reached_where_it_comes_back() -> None:
-    """A nook beside a wall can be got to the long way round alone."""
+def test_a_component_that_leaves_the_surroundings_is_reached_where_it_returns() -> None:
+    """A nook at a wall is reached by a detour."""
     shared = np.zeros((9, 13), np.bool_)
     shared[5, 6:13] = shared[0:6, 12] = shared[0, 5:13] = shared[0:3, 5] = True
     passable = shared.copy()

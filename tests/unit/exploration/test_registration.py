@@ -1,4 +1,4 @@
-"""Maps of unrelated frames: found when they fit, left apart when they do not."""
+"""Maps of unrelated frames are registered when they match, and rejected when they do not."""
 
 import math
 from dataclasses import replace
@@ -24,10 +24,10 @@ CAVE = draw_cave(7, width=16.0, height=12.0)
 
 
 def seen(floor: FloorMap, left: float, right: float, at: Transform) -> tuple[Grid, GridFrame]:
-    """What scans from part of a floor show, between two shares of its width, in a frame at a pose."""
+    """Draw scans from part of a floor, between two shares of its width, in a given frame."""
     random = np.random.default_rng(2)
-    room = clearance_map(floor.grid != FREE, floor.frame.resolution) > 0.4
-    cells = np.argwhere(room)
+    clearance = clearance_map(floor.grid != FREE, floor.frame.resolution) > 0.4
+    cells = np.argwhere(clearance)
     inside = (cells[:, 1] >= left * floor.frame.cols) & (cells[:, 1] <= right * floor.frame.cols)
     keyframes, poses = [], []
     for row, col in random.permutation(cells[inside])[:16]:
@@ -49,8 +49,8 @@ ONE, TWO = np.array([3.0, -2.0, 0.4]), np.array([-7.0, 5.0, -2.1])
 
 
 @pytest.mark.parametrize("floor", [OFFICE, CAVE], ids=["office", "cave"])
-def test_maps_with_common_ground_are_brought_together(floor: FloorMap) -> None:
-    """Two parts of a floor, each in a frame of its own, are placed to within 5 cm and half a degree."""
+def test_overlapping_maps_are_registered(floor: FloorMap) -> None:
+    """Two parts of a floor in unrelated frames are aligned to within 5 cm and half a degree."""
     found = register(*seen(floor, 0.0, 0.6, ONE), *seen(floor, 0.3, 1.0, TWO))
 
     assert found is not None
@@ -64,7 +64,7 @@ def test_maps_with_common_ground_are_brought_together(floor: FloorMap) -> None:
     assert abs(off[2]) < math.radians(0.5)
 
 
-def test_maps_of_different_buildings_stay_apart() -> None:
+def test_maps_of_different_floors_are_rejected() -> None:
     """The best fit of an office and a cave does not pass the gate."""
     found = register(*seen(OFFICE, 0.0, 0.6, ONE), *seen(CAVE, 0.0, 1.0, TWO))
 
@@ -72,11 +72,11 @@ def test_maps_of_different_buildings_stay_apart() -> None:
     assert not RegistrationGate().accepts(found)
 
 
-def test_a_twin_that_differs_in_one_place_stays_apart() -> None:
-    """Nearly all walls agree, but something stands where the other map shows open ground."""
+def test_a_similar_map_with_one_difference_is_rejected() -> None:
+    """Nearly all walls agree, but an obstacle stands in the other map's free space."""
     grid = OFFICE.grid.copy()
-    room = clearance_map(grid != FREE, 0.05)
-    row, col = np.unravel_index(int(np.argmax(room)), grid.shape)
+    clearance = clearance_map(grid != FREE, 0.05)
+    row, col = np.unravel_index(int(np.argmax(clearance)), grid.shape)
     grid[row - 7 : row + 8, col - 7 : col + 8] = OCCUPIED
     twin = FloorMap("twin", grid, OFFICE.frame)
 
@@ -88,8 +88,8 @@ def test_a_twin_that_differs_in_one_place_stays_apart() -> None:
     assert not RegistrationGate().accepts(found)
 
 
-def test_a_twin_that_is_a_little_larger_lies_beside_its_walls() -> None:
-    """Walls within 12 cm count as common, yet all of a piece lie to one side of the other's."""
+def test_a_slightly_larger_map_is_rejected() -> None:
+    """Walls within 12 cm count as common, but whole pieces are offset to one side."""
     grid, frame = seen(OFFICE, 0.0, 0.6, ONE)
     rows, cols = round(grid.shape[0] * 1.02), round(grid.shape[1] * 1.02)
     larger = np.asarray(cv2.resize(grid, (cols, rows), interpolation=cv2.INTER_NEAREST), np.int8)
@@ -104,8 +104,8 @@ def test_a_twin_that_is_a_little_larger_lies_beside_its_walls() -> None:
     assert not RegistrationGate().accepts(replace(itself, residual_rms=twin.residual_rms))
 
 
-def test_what_both_show_must_fit_nowhere_else() -> None:
-    """The same room over and over is believed of no length of common wall, a few metres of a corner are."""
+def test_common_wall_must_fit_nowhere_else() -> None:
+    """No length of repeated wall is accepted, a few metres of distinct wall are."""
     found = register(*seen(OFFICE, 0.0, 0.6, ONE), *seen(OFFICE, 0.3, 1.0, TWO))
 
     assert found is not None
@@ -114,15 +114,15 @@ def test_what_both_show_must_fit_nowhere_else() -> None:
     assert not RegistrationGate().accepts(replace(found, walls=60.0, distinct=3.0))
 
 
-def test_a_map_without_walls_fits_nothing() -> None:
-    """Open ground alone says nothing about where it is."""
+def test_a_map_without_walls_is_not_registered() -> None:
+    """Free space alone says nothing about its position."""
     free, frame = np.full((40, 40), FREE, np.int8), GridFrame(40, 40, 0.05)
 
     assert register(free, frame, *seen(CAVE, 0.0, 1.0, TWO)) is None
 
 
-def test_only_those_that_belong_together_are_grouped() -> None:
-    """Of two parts of an office and a cave the office is made whole and the cave stays apart."""
+def test_only_matching_maps_are_grouped() -> None:
+    """Two parts of an office form a group, and a cave stays alone."""
     maps = [seen(OFFICE, 0.0, 0.6, ONE), seen(CAVE, 0.0, 1.0, TWO), seen(OFFICE, 0.3, 1.0, TWO)]
 
     groups = group_maps(maps)
@@ -130,8 +130,8 @@ def test_only_those_that_belong_together_are_grouped() -> None:
     assert [group.members for group in groups] == [(0, 2), (1,)]
 
 
-def test_one_wrong_link_among_many_is_left_out() -> None:
-    """A link that closes no triangle is dropped, though it has the most support."""
+def test_an_inconsistent_link_is_dropped() -> None:
+    """A link that closes no triangle is dropped, even with the most support."""
     random = np.random.default_rng(4)
     at = np.column_stack([random.uniform(-9, 9, (4, 2)), random.uniform(-3, 3, 4)])
     links = {
@@ -148,8 +148,8 @@ def test_one_wrong_link_among_many_is_left_out() -> None:
     assert np.abs(off).max() < 1e-3
 
 
-def test_evidence_is_moved_where_the_transform_says() -> None:
-    """A mark moved to another frame lies where the motion takes its centre."""
+def test_layers_are_transformed_to_the_right_place() -> None:
+    """A mark in another frame lies where the transform moves its centre."""
     frame, target = GridFrame(40, 60, 0.05, -1.0, 0.5), GridFrame(200, 200, 0.05, -5.0, -5.0)
     layer = np.zeros((40, 60), np.int8)
     layer[10:13, 20:23] = -40

@@ -1,4 +1,4 @@
-"""A mission's mind for robots that know only where they are in their own maps."""
+"""Robots with unknown relative poses explore apart until their maps match."""
 
 import math
 
@@ -7,10 +7,14 @@ import pytest
 
 from app.exploration.driver import DriveReport, Patch, Pose
 from app.exploration.evaluation.map_quality import accuracy, coverage, observable
-from app.exploration.grid import FloorMap, LogOdds
+from app.exploration.grid import UNKNOWN, FloorMap, LogOdds
+from app.exploration.lidar import CLAMP_UNITS
 from app.exploration.mapping.slam_robot import SlamRobot
 from app.exploration.merging.joint_map import joint_maps, project_onto_floor
+from app.exploration.planning.map_clusters import build_cluster
 from app.exploration.planning.rendezvous import RendezvousPlanner
+from app.exploration.planning.robot_history import RobotHistory
+from app.exploration.planning.settings import UNKNOWN_POSE_SETTINGS
 from app.exploration.planning.team_planner import PlannerState
 from app.exploration.se2 import between, compose, of_pose, to_pose
 from app.exploration.simulation.deployment import deploy_slam_robot, own_frame, place_bases
@@ -25,7 +29,7 @@ START = Pose(0.0, 0.0)
 
 
 def team(floors: list[FloorMap], seed: int) -> list[SlamRobot]:
-    """Robots that do not know where they are, each on its floor."""
+    """Deploy robots with unknown poses, each on its floor."""
     return [
         deploy_slam_robot(floor, slot=slot, robots=len(floors), seed=seed)
         for slot, floor in enumerate(floors)
@@ -35,7 +39,7 @@ def team(floors: list[FloorMap], seed: int) -> list[SlamRobot]:
 def run(
     planner: RendezvousPlanner, robots: list[SlamRobot], barriers: int = 10**6
 ) -> RendezvousPlanner:
-    """Let robots do what they are told, to the end or for so many barriers."""
+    """Drive robots by their orders, to the end or for a number of barriers."""
     for _ in range(barriers):
         orders = planner.decide()
         if not orders:
@@ -46,15 +50,15 @@ def run(
 
 
 def deployed(robots: list[SlamRobot]) -> RendezvousPlanner:
-    """A mind that has heard from all of them."""
+    """Make a planner to which all robots have reported."""
     planner = RendezvousPlanner(FRAME, len(robots))
     for slot, robot in enumerate(robots):
         planner.observe(slot, robot.deploy(START))
     return planner
 
 
-def test_two_robots_find_that_they_share_a_floor_and_bring_back_one_map() -> None:
-    """Their parties become one, and their maps, laid over the floor, are right."""
+def test_two_robots_on_one_floor_return_one_map() -> None:
+    """Their map clusters merge, and the merged map is right on the floor."""
     robots = team([CAVE, CAVE], 1)
     starts = true_starts(CAVE, 2, 1)
 
@@ -77,16 +81,33 @@ def test_two_robots_find_that_they_share_a_floor_and_bring_back_one_map() -> Non
     assert accuracy(measured, CAVE) > 0.93
 
 
+def test_maps_that_disagree_leave_no_unknown_cells() -> None:
+    """Where one map is saturated free and another saturated occupied, the cell stays known."""
+    histories = [RobotHistory.at(START, FRAME) for _ in range(3)]
+    for history, units in zip(histories, (-CLAMP_UNITS, CLAMP_UNITS, -CLAMP_UNITS), strict=True):
+        cells = np.full((40, 40), units, np.int8)
+        patch = Patch(FRAME.rows // 2, FRAME.cols // 2, cells)
+        history.add(DriveReport(0.0, START, 0.0, (), 0, arrived=False, blocked=False, patch=patch))
+    shift = np.array([0.0, 0.0, 0.0]), np.array([0.5, 0.5, 0.0]), np.array([1.0, 1.0, 0.0])
+
+    for members in ([0, 1], [1, 2]):
+        transforms = np.array([shift[slot] for slot in members])
+        cluster = build_cluster(members, transforms, histories, FRAME, UNKNOWN_POSE_SETTINGS)
+
+        row, col = FRAME.cell(1.25, 1.25)
+        assert cluster.planner.team_grid()[row, col] != UNKNOWN
+
+
 def filled(patch: Patch) -> LogOdds:
-    """A layer of one patch."""
+    """Return the layer of one patch."""
     layer = np.zeros((FRAME.rows, FRAME.cols), np.int8)
     rows, cols = patch.cells.shape
     layer[patch.row0 : patch.row0 + rows, patch.col0 : patch.col0 + cols] = patch.cells
     return layer
 
 
-def test_robots_in_two_buildings_stay_apart() -> None:
-    """Two floors, two parties, two maps."""
+def test_robots_on_two_floors_stay_apart() -> None:
+    """Two floors give two map clusters and two maps."""
     robots = team([CAVE, OTHER], 2)
 
     planner = run(deployed(robots), robots)
@@ -96,8 +117,8 @@ def test_robots_in_two_buildings_stay_apart() -> None:
     assert sorted(one.members for one in joint) == [(0,), (1,)]
 
 
-def test_whoever_takes_over_goes_on_from_what_the_robots_tell() -> None:
-    """A mind made of a state and newer reports ends with everything known and one party."""
+def test_a_recovered_planner_continues_from_the_robots_reports() -> None:
+    """A planner of a saved state and newer reports ends with one cluster and a complete map."""
     robots = team([CAVE, CAVE], 1)
     planner = run(deployed(robots), robots, barriers=12)
     state = planner.state()
@@ -110,8 +131,8 @@ def test_whoever_takes_over_goes_on_from_what_the_robots_tell() -> None:
     assert taken.fraction_known >= planner.fraction_known
 
 
-def test_a_lost_robot_takes_no_part_but_what_it_saw_stays() -> None:
-    """The other one goes on alone, and the lost one is refused."""
+def test_the_evidence_of_a_lost_robot_stays() -> None:
+    """The other robot continues alone, and reports of the lost one are rejected."""
     robots = team([CAVE, CAVE], 1)
     planner = run(deployed(robots), robots, barriers=12)
     saved = planner.state().reports[1].patch.cells.size
@@ -127,8 +148,8 @@ def test_a_lost_robot_takes_no_part_but_what_it_saw_stays() -> None:
         planner.observe(1, state.reports[1])
 
 
-def test_the_same_seed_gives_the_same_orders() -> None:
-    """All chance comes from the seed, and the order of events from mission time alone."""
+def test_equal_seeds_give_equal_orders() -> None:
+    """All randomness comes from the seed, and the order of events from mission time alone."""
     first, again = (team([CAVE, CAVE], 3) for _ in range(2))
 
     one, two = run(deployed(first), first, 20), run(deployed(again), again, 20)
@@ -136,8 +157,8 @@ def test_the_same_seed_gives_the_same_orders() -> None:
     assert one.paths == two.paths
 
 
-def test_bodies_start_where_the_seed_says() -> None:
-    """What is told of the start afterwards is where a body was put."""
-    bodies: list[SimulatedBase] = place_bases(CAVE, 2, 7)
+def test_bases_start_at_the_true_starts() -> None:
+    """The seed reproduces the start of each base afterwards."""
+    bases: list[SimulatedBase] = place_bases(CAVE, 2, 7)
 
-    assert [to_pose(body.truth) for body in bodies] == true_starts(CAVE, 2, 7)
+    assert [to_pose(base.truth) for base in bases] == true_starts(CAVE, 2, 7)

@@ -1,4 +1,4 @@
-"""Ways over known ground are shortest, passable and short to tell."""
+"""Paths are shortest, passable and have few waypoints; clearance is in metres."""
 
 import heapq
 import math
@@ -22,7 +22,7 @@ masks = arrays(
 
 
 def dijkstra(passable: Mask, start: Cell) -> dict[Cell, int]:
-    """Compute the same costs with a heap, in the plainest way."""
+    """Compute the same costs with a heap, in the simplest form."""
     costs = {start: 0}
     queue = [(0, start)]
     while queue:
@@ -47,7 +47,7 @@ def dijkstra(passable: Mask, start: Cell) -> dict[Cell, int]:
 @settings(max_examples=150, deadline=None)
 @given(passable=masks, data=st.data())
 def test_the_field_holds_the_shortest_costs(passable: Mask, data: st.DataObject) -> None:
-    """Dial's buckets find what a heap finds, on any ground, from passable and other cells."""
+    """Dial's buckets find what a heap finds, on any mask, from passable and other cells."""
     start = tuple(data.draw(st.integers(0, size - 1)) for size in passable.shape)
 
     field = distance_field(passable, (start[0], start[1]))
@@ -59,7 +59,7 @@ def test_the_field_holds_the_shortest_costs(passable: Mask, data: st.DataObject)
     assert np.array_equal(field, expected)
 
 
-def test_a_field_spreads_far_over_open_ground() -> None:
+def test_a_field_spreads_far_over_free_cells() -> None:
     """A wave longer than the first buckets loses no cell."""
     field = distance_field(np.ones((900, 900), np.bool_), (450, 450))
 
@@ -78,7 +78,7 @@ def test_a_limited_field_ends_at_its_limit() -> None:
 @settings(max_examples=150, deadline=None)
 @given(passable=masks, data=st.data())
 def test_a_path_runs_over_passable_cells_to_its_target(passable: Mask, data: st.DataObject) -> None:
-    """From wherever in its cell a robot stands, every straight piece of its way is clear."""
+    """From any position in the start cell, every segment of the path is clear."""
     passable[0, 0] = True
     position = (data.draw(st.floats(0.001, 0.999)), data.draw(st.floats(0.001, 0.999)))
     field = distance_field(passable, (0, 0))
@@ -94,8 +94,8 @@ def test_a_path_runs_over_passable_cells_to_its_target(passable: Mask, data: st.
     assert sum(steps) <= field[target] / STRAIGHT * 1.02 + 1.5
 
 
-def test_a_straight_way_has_one_waypoint() -> None:
-    """Open ground needs no corners."""
+def test_a_straight_path_has_one_waypoint() -> None:
+    """Free space needs no corners."""
     passable = np.ones((20, 30), np.bool_)
 
     path = path_to(distance_field(passable, (3, 4)), passable, (3.5, 4.5), (17, 25))
@@ -103,7 +103,7 @@ def test_a_straight_way_has_one_waypoint() -> None:
     assert path == [(17, 25)]
 
 
-def test_a_way_goes_around_a_wall_without_cutting_its_corner() -> None:
+def test_a_path_goes_around_a_wall_without_cutting_its_corner() -> None:
     """The two cells that touch at a wall's corner are not neighbours."""
     passable = np.array([[True, False], [True, True]])
 
@@ -114,15 +114,15 @@ def test_a_way_goes_around_a_wall_without_cutting_its_corner() -> None:
 
 
 def test_there_is_no_path_to_an_unreached_cell() -> None:
-    """Asking for the impossible is an error and not an endless walk."""
+    """An impossible target is an error, not an endless loop."""
     passable = np.array([[True, False, True]])
 
     with pytest.raises(ValueError, match=r"cell \(0, 2\) is not reached"):
         path_to(distance_field(passable, (0, 0)), passable, (0.5, 0.5), (0, 2))
 
 
-def test_a_way_is_as_clear_back_as_it_was_forth() -> None:
-    """Ways from middle to middle often run through corners: one that led in leads out."""
+def test_a_line_is_as_clear_back_as_forth() -> None:
+    """Lines between centres often pass corners; the direction must not matter."""
     passable = np.random.default_rng(3).random((12, 12)) > 0.25
     centres = [(row + 0.5, col + 0.5) for row, col in np.argwhere(passable).tolist()]
 
@@ -132,8 +132,8 @@ def test_a_way_is_as_clear_back_as_it_was_forth() -> None:
     assert all(math.isinf(forth[one, two]) == math.isinf(forth[two, one]) for one, two in forth)
 
 
-def test_a_way_cuts_no_corner() -> None:
-    """Between two barred cells that touch at a corner nothing passes, nor beside a single one."""
+def test_a_line_cuts_no_corner() -> None:
+    """No line passes between two barred cells that touch at a corner, or past a single one."""
     passable = np.ones((2, 2), np.bool_)
     passable[0, 1] = False
 
@@ -141,7 +141,7 @@ def test_a_way_cuts_no_corner() -> None:
 
 
 def test_a_clear_length_ends_where_the_first_barred_cell_begins() -> None:
-    """The way is measured to the border, whichever way it runs."""
+    """The length is measured to the cell's border, in any direction."""
     passable = np.ones((1, 10), np.bool_)
     passable[0, 6] = False
 
@@ -151,7 +151,7 @@ def test_a_clear_length_ends_where_the_first_barred_cell_begins() -> None:
 
 
 def test_clearance_is_in_metres_to_obstacles_and_to_the_edge() -> None:
-    """Obstacles and the end of the world both need room."""
+    """Obstacles and the edge of the grid both limit the clearance."""
     obstacles = np.zeros((9, 30), np.bool_)
     obstacles[4, 10] = True
 
@@ -169,7 +169,7 @@ def test_a_disc_fits_where_it_only_touches(resolution: float) -> None:
     obstacles = np.zeros((21, 41), np.bool_)
     obstacles[10, 20] = True
 
-    standing = traversable(clearance_map(obstacles, resolution), 4 * resolution)
+    fits = traversable(clearance_map(obstacles, resolution), 4 * resolution)
 
-    assert standing[10, 24]
-    assert not standing[10, 23]
+    assert fits[10, 24]
+    assert not fits[10, 23]

@@ -1,4 +1,4 @@
-"""Whole explorations in one process: they end, they see nearly everything, and they repeat."""
+"""Whole explorations end, cover nearly everything, and can be repeated."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def measured(floor: FloorMap, robots: int, seed: int) -> tuple[float, float]:
 
 @pytest.mark.parametrize(("robots", "seed"), [(1, 0), (2, 1), (3, 2), (6, 3)])
 def test_the_default_office_is_explored_completely(robots: int, seed: int) -> None:
-    """Teams of any size see at least 99 % of what can be seen, and see it right."""
+    """Teams of any size see at least 99 % of the observable cells, and see them right."""
     share, right = measured(load_map(OFFICE), robots, seed)
 
     assert share >= 0.99
@@ -44,7 +44,7 @@ def test_other_offices_are_explored_completely(seed: int) -> None:
 
 
 def test_a_real_map_is_explored_completely(exploration_maps: Path | None) -> None:
-    """A map that a real robot's software made is explored as a drawn one is."""
+    """A real robot's map is explored as completely as a drawn floor."""
     if exploration_maps is None:
         pytest.skip("EXPLORATION_MAPS names no folder of maps")
 
@@ -54,7 +54,7 @@ def test_a_real_map_is_explored_completely(exploration_maps: Path | None) -> Non
     assert right >= 0.99
 
 
-def test_the_same_seed_gives_the_same_mission_to_the_byte() -> None:
+def test_equal_seeds_give_equal_missions_to_the_byte() -> None:
     """A mission can be repeated exactly, and another seed is another mission."""
     floor = draw_rooms(3)
 
@@ -65,8 +65,8 @@ def test_the_same_seed_gives_the_same_mission_to_the_byte() -> None:
     assert first.paths != other.paths
 
 
-def test_a_lost_robot_does_not_leave_a_hole() -> None:
-    """When one of two robots is lost on the way the other sees everything."""
+def test_a_lost_robot_leaves_no_gap() -> None:
+    """When one of two robots is lost on the way, the other sees everything."""
     floor = draw_rooms(4)
 
     outcome = simulate(floor, 2, 3, lost={0: 5.0})
@@ -98,8 +98,8 @@ def test_a_narrow_doorway_is_found_and_passed() -> None:
     assert share >= 0.99
 
 
-def test_a_slit_too_narrow_for_the_robot_does_not_hold_it_for_ever() -> None:
-    """What is seen through a slit and cannot be entered is given up, and the mission ends."""
+def test_a_slit_too_narrow_for_the_robot_is_abandoned() -> None:
+    """The mission ends although cells behind the slit cannot be reached."""
     floor = draw_rooms(2)
     grid = floor.grid.copy()
     wall = floor.frame.cell(3.2, 0.0)[1]
@@ -115,7 +115,7 @@ def test_a_slit_too_narrow_for_the_robot_does_not_hold_it_for_ever() -> None:
 
 
 def test_a_floor_without_walls_is_explored() -> None:
-    """Where free ground runs to the edge of the file the edge is the wall."""
+    """Where free cells extend to the edge of the file, the edge acts as a wall."""
     open_ground = FloorMap("open", np.zeros((120, 240), np.int8), GridFrame(120, 240, 0.05))
 
     share, _ = measured(open_ground, 2, 1)

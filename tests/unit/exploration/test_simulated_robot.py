@@ -1,4 +1,4 @@
-"""A simulated robot moves as a body in a floor, sees by its lidar, and is the same every time."""
+"""A simulated robot collides with its floor, sees by its lidar, and can be repeated."""
 
 import math
 
@@ -19,14 +19,14 @@ FIRST = Pose(1.65, 1.65)  # the middle of the first room; the door is 1.5 m to i
 
 
 def deployed(floor: FloorMap = ROOMS, pose: Pose = FIRST, *, seed: int = 1) -> SimulatedRobot:
-    """Give a robot that stands in a floor."""
+    """Deploy a robot on a floor."""
     robot = SimulatedRobot(floor, slot=0, seed=seed)
     robot.deploy(pose)
     return robot
 
 
 def same(one: DriveReport, other: DriveReport) -> bool:
-    """Tell whether two reports are equal to the byte."""
+    """Return whether two reports are equal to the byte."""
     return (
         np.array_equal(one.patch.cells, other.patch.cells)
         and (one.patch.row0, one.patch.col0) == (other.patch.row0, other.patch.col0)
@@ -35,14 +35,14 @@ def same(one: DriveReport, other: DriveReport) -> bool:
 
 
 def test_the_simulated_robot_is_a_driver() -> None:
-    """What the mission asks of a real robot is what it asks of this one."""
+    """It implements the interface that a real robot would."""
     driver: RobotDriver = SimulatedRobot(ROOMS, slot=0, seed=1)
 
     assert driver.deploy(FIRST).pose == FIRST
 
 
 def test_a_robot_drives_half_a_metre_a_second() -> None:
-    """At the barrier it stands where its speed brought it, and has not arrived."""
+    """At the barrier it is as far as its speed allows, and has not arrived."""
     report = deployed().drive([(2.65, 1.65), (4.0, 1.65)], 3.0)
 
     assert report.distance == pytest.approx(1.5)
@@ -51,16 +51,16 @@ def test_a_robot_drives_half_a_metre_a_second() -> None:
     assert report.path == ((1.65, 1.65), (2.65, 1.65), (report.pose.x, report.pose.y))
 
 
-def test_a_robot_that_is_there_early_waits_for_the_barrier() -> None:
-    """Arrival is told, and the time of the report is the barrier's."""
+def test_a_robot_that_arrives_early_waits_for_the_barrier() -> None:
+    """The report says that it arrived, and has the time of the barrier."""
     report = deployed().drive([(2.15, 1.65)], 4.0)
 
     assert (report.pose.x, report.pose.y) == (2.15, 1.65)
     assert (report.time, report.reached, report.arrived, report.blocked) == (4.0, 1, True, False)
 
 
-def test_a_leg_cut_in_two_ends_where_a_whole_one_does() -> None:
-    """Barriers do not move a robot off its way."""
+def test_a_drive_in_two_parts_ends_where_a_single_one_does() -> None:
+    """Barriers do not move a robot off its path."""
     whole, halves = deployed(), deployed()
 
     once = whole.drive([(2.65, 1.65), (2.65, 2.2)], 3.0)
@@ -83,8 +83,8 @@ def test_a_robot_without_a_path_stands_still() -> None:
     assert report.patch.cells.size == 0
 
 
-def test_a_robot_refuses_to_drive_into_a_wall() -> None:
-    """It stops a body's radius before the wall, says so, and faces it."""
+def test_a_robot_stops_before_a_wall() -> None:
+    """It stops its radius before the wall, reports that it is blocked, and faces the wall."""
     report = deployed().drive([(1.65, 3.2)], 10.0)
 
     assert report.blocked
@@ -97,8 +97,8 @@ def test_a_robot_refuses_to_drive_into_a_wall() -> None:
 @given(
     goals=st.lists(st.tuples(st.floats(-0.5, 7.0), st.floats(-0.5, 4.0)), min_size=1, max_size=6)
 )
-def test_no_order_brings_a_robot_where_it_does_not_fit(goals: list[tuple[float, float]]) -> None:
-    """Whatever it is told, its body is never in a wall."""
+def test_no_order_moves_a_robot_where_it_does_not_fit(goals: list[tuple[float, float]]) -> None:
+    """For any order, the robot never overlaps a wall."""
     fits = traversable_cells(ROOMS, 0.2)
     robot = deployed()
 
@@ -110,7 +110,7 @@ def test_no_order_brings_a_robot_where_it_does_not_fit(goals: list[tuple[float, 
 
 
 def test_time_does_not_run_backwards() -> None:
-    """A barrier in the past is an error and not a silent jump."""
+    """A barrier in the past is an error."""
     robot = deployed()
     robot.drive([], 5.0)
 
@@ -119,13 +119,13 @@ def test_time_does_not_run_backwards() -> None:
 
 
 def test_a_robot_cannot_be_deployed_in_a_wall() -> None:
-    """A start where no body fits is refused with the place."""
+    """A start where the robot does not fit is rejected with the position."""
     with pytest.raises(StartError, match=r"does not fit at \(1.65, 0.20\)"):
         SimulatedRobot(ROOMS, slot=0, seed=1).deploy(Pose(1.65, 0.2))
 
 
-def test_patches_laid_over_each_other_are_the_whole_map() -> None:
-    """What a robot reports bit by bit is all that it reports at the end."""
+def test_all_patches_together_are_the_whole_map() -> None:
+    """The patches of all reports make up the final report."""
     robot = SimulatedRobot(ROOMS, slot=0, seed=3)
     reports = [robot.deploy(FIRST)]
     reports += [robot.drive([(4.8, 1.65)], 2.0), robot.drive([(4.8, 1.65)], 8.0), robot.recall()]
@@ -145,8 +145,8 @@ def test_patches_laid_over_each_other_are_the_whole_map() -> None:
     assert np.array_equal(pasted, whole)
 
 
-def test_a_patch_does_not_change_after_it_was_handed_over() -> None:
-    """A report is a value: the robot's further way does not reach into it."""
+def test_a_patch_does_not_change_after_the_report() -> None:
+    """A report is a value: further driving does not change it."""
     robot = SimulatedRobot(ROOMS, slot=0, seed=3)
     report = robot.deploy(FIRST)
     before = report.patch.cells.copy()
@@ -156,8 +156,8 @@ def test_a_patch_does_not_change_after_it_was_handed_over() -> None:
     assert np.array_equal(report.patch.cells, before)
 
 
-def test_what_a_robot_sees_is_the_floor() -> None:
-    """In spite of noise nearly all evidence of a look around a room is right."""
+def test_evidence_agrees_with_the_floor() -> None:
+    """Despite noise nearly all evidence of a scan of a room is right."""
     report = deployed(seed=5).recall()
 
     rows, cols = report.patch.cells.shape
@@ -167,8 +167,8 @@ def test_what_a_robot_sees_is_the_floor() -> None:
     assert right.sum() / np.count_nonzero(seen) > 0.97
 
 
-def test_the_same_seed_and_slot_give_the_same_reports() -> None:
-    """A mission can be repeated bit for bit; another slot or seed sees other noise."""
+def test_seed_and_slot_determine_the_reports() -> None:
+    """Equal ones give equal bytes; another slot or seed has other noise."""
     reports = [
         SimulatedRobot(ROOMS, slot=slot, seed=seed).deploy(FIRST)
         for slot, seed in ((0, 7), (0, 7), (1, 7), (0, 8))
@@ -179,7 +179,7 @@ def test_the_same_seed_and_slot_give_the_same_reports() -> None:
 
 @pytest.mark.parametrize("robots", [1, 2, 5, 12])
 def test_a_team_starts_together_in_reach_of_each_other(robots: int) -> None:
-    """Starts are apart by a body, near the first one, and each fits."""
+    """Starts do not overlap, are near the first one, and each robot fits."""
     floor = draw_office(3)
 
     poses = start_poses(floor, robots, seed=11)
@@ -194,7 +194,7 @@ def test_a_team_starts_together_in_reach_of_each_other(robots: int) -> None:
 
 
 def test_a_scattered_team_starts_all_over_the_floor() -> None:
-    """Places are drawn by the seed, each fits, and the first robot's is where a team would start."""
+    """The seed draws the places, each robot fits, and the first starts at the entry."""
     floor = draw_office(3)
 
     poses = start_poses(floor, 8, seed=11, scattered=True)
@@ -211,7 +211,7 @@ def test_a_scattered_team_starts_all_over_the_floor() -> None:
 
 
 def test_the_seed_chooses_the_entry() -> None:
-    """Equal seeds start alike and others elsewhere."""
+    """Equal seeds start at the same place, others elsewhere."""
     starts = [start_poses(ROOMS, 1, seed=seed)[0] for seed in (1, 1, 2)]
 
     assert starts[0] == starts[1]
@@ -219,7 +219,7 @@ def test_the_seed_chooses_the_entry() -> None:
 
 
 def test_a_start_is_in_the_largest_part_of_the_floor() -> None:
-    """A sealed cupboard is no place to start from."""
+    """No team starts in a sealed cupboard."""
     floor = draw_rooms(3)
     grid = floor.grid.copy()
     wall = floor.frame.cell(3.2, 0.0)[1]
@@ -230,16 +230,16 @@ def test_a_start_is_in_the_largest_part_of_the_floor() -> None:
     assert all(start.x > 3.2 for start in starts)
 
 
-def test_a_team_too_large_for_the_floor_is_refused_with_numbers() -> None:
-    """The user learns how many would fit."""
+def test_a_team_too_large_for_the_floor_is_rejected_with_numbers() -> None:
+    """The error says how many robots would fit."""
     with pytest.raises(
         StartError, match=r"map 'rooms': space to start for \d+ robots, not for 400"
     ):
         start_poses(ROOMS, 400, seed=1)
 
 
-def test_a_floor_without_room_is_refused() -> None:
-    """Where no body fits nobody starts."""
+def test_a_floor_without_space_is_rejected() -> None:
+    """Without a place that a disc fits on, no team starts."""
     floor = FloorMap("slit", np.zeros((5, 100), np.int8), draw_rooms(1).frame)
 
     with pytest.raises(StartError, match=r"map 'slit': no place where a disc of 0.2 m fits"):
@@ -247,7 +247,7 @@ def test_a_floor_without_room_is_refused() -> None:
 
 
 @pytest.mark.parametrize("robots", [0, -1])
-def test_a_team_of_nobody_is_refused(robots: int) -> None:
+def test_a_team_without_robots_is_rejected(robots: int) -> None:
     """A mission needs a robot."""
     with pytest.raises(StartError, match="at least one robot"):
         start_poses(ROOMS, robots, seed=1)

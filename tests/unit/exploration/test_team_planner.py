@@ -1,4 +1,4 @@
-"""The coordinator's promises to whoever runs it."""
+"""The planner's contract with its caller."""
 
 import itertools
 import math
@@ -22,7 +22,7 @@ FLOOR = draw_rooms(3)
 
 
 class Mission:
-    """A team and its coordinator, one barrier at a time."""
+    """A team and its planner, one barrier at a time."""
 
     def __init__(self, robots: int, seed: int = 4) -> None:
         poses = start_poses(FLOOR, robots, seed)
@@ -31,7 +31,7 @@ class Mission:
         self.reports = {slot: self.team[slot].deploy(pose) for slot, pose in enumerate(poses)}
 
     def step(self, *, backwards: bool = False) -> dict[int, Order]:
-        """Report all legs, decide, and drive what was ordered."""
+        """Observe all reports, decide, and drive the orders."""
         for slot in sorted(self.reports, reverse=backwards):
             self.planner.observe(slot, self.reports[slot])
         orders = self.planner.decide()
@@ -48,7 +48,7 @@ class Mission:
 
 
 def report_at(pose: Pose, patch: Patch) -> DriveReport:
-    """Give a report of a robot that stands."""
+    """Make the report of a robot that stands."""
     return DriveReport(
         0.0, pose, 0.0, ((pose.x, pose.y),), 0, arrived=False, blocked=False, patch=patch
     )
@@ -82,15 +82,15 @@ def test_reports_may_come_in_any_order() -> None:
     assert np.array_equal(forth.planner.team_grid(), back.planner.team_grid())
 
 
-def test_the_first_goals_part_the_team() -> None:
-    """Robots that start together are not sent to the same place."""
+def test_the_first_goals_spread_the_team() -> None:
+    """Robots that start together get different goals."""
     orders = Mission(2).step()
 
     assert orders[0].path[-1] != orders[1].path[-1]
 
 
 def test_an_exploration_ends_by_itself_with_nothing_left() -> None:
-    """At the end no frontier is left, nothing is ordered any more, and all was driven."""
+    """At the end no frontier is left, no order is given, and the team has driven."""
     planner = Mission(2).run().planner
 
     assert planner.done
@@ -98,8 +98,8 @@ def test_an_exploration_ends_by_itself_with_nothing_left() -> None:
     assert sum(planner.distances) > 3.0
 
 
-def test_a_robot_without_a_frontier_stays_close_to_one_that_has() -> None:
-    """Where one door is all that is open, both robots drive there, and one stops before it."""
+def test_a_robot_without_a_frontier_waits_close_to_another() -> None:
+    """With one open door both robots drive there, and one stops before it."""
     mission = Mission(6)
     starts = mission.planner.poses
 
@@ -114,7 +114,7 @@ def test_a_robot_without_a_frontier_stays_close_to_one_that_has() -> None:
 
 
 def test_the_figures_add_up() -> None:
-    """Time, way and poses are those of the robots' own reports."""
+    """Time, distances and poses are those of the robots' reports."""
     mission = Mission(2)
     last = dict(mission.reports)
     driven = [0.0, 0.0]
@@ -133,8 +133,8 @@ def test_the_figures_add_up() -> None:
     assert planner.fraction_known == pytest.approx(known / FLOOR.grid.size)
 
 
-def test_a_robots_layer_is_all_that_it_ever_saw() -> None:
-    """Patches laid over each other give what the robot hands over at its recall."""
+def test_a_robots_layer_is_its_whole_map() -> None:
+    """All patches together equal the patch of the recall."""
     mission = Mission(2).run()
 
     for slot, layer in enumerate(mission.planner.layers()):
@@ -146,7 +146,7 @@ def test_a_robots_layer_is_all_that_it_ever_saw() -> None:
 
 
 def test_the_others_finish_what_a_lost_robot_leaves() -> None:
-    """A robot taken out gets no orders, keeps nothing reserved, and what it saw stays."""
+    """A removed robot gets no orders and reserves nothing, and its evidence stays."""
     mission = Mission(3)
     for _ in range(3):
         mission.step()
@@ -162,7 +162,7 @@ def test_the_others_finish_what_a_lost_robot_leaves() -> None:
 
 
 def test_newer_evidence_replaces_a_robots_older_one() -> None:
-    """A patch is the robot's present belief: it is laid over the old one and not added to it."""
+    """A patch replaces a robot's earlier evidence instead of being added to it."""
     mission = Mission(1)
     mission.step()
     pose = mission.planner.poses[0]
@@ -185,8 +185,8 @@ GAPPED[18:23, -1] = -80
 MIDDLE = Pose(*FLOOR.frame.centre(40, 40))
 
 
-def test_a_robot_is_not_sent_again_where_it_refused_to_go() -> None:
-    """The place that a blocked robot faces is driven around, though the map shows it free."""
+def test_no_path_leads_through_a_collision_cell() -> None:
+    """The place before a blocked robot is avoided, although the map shows it free."""
     planner = TeamPlanner(FLOOR.frame, [MIDDLE])
     report = report_at(MIDDLE, Patch(20, 20, GAPPED))
     planner.observe(0, report)
@@ -197,19 +197,19 @@ def test_a_robot_is_not_sent_again_where_it_refused_to_go() -> None:
     planner.observe(0, replace(report, pose=stopped, blocked=True, time=1.0))
     path = planner.decide()[0].path
 
-    refused = np.ones(FLOOR.grid.shape, np.bool_)
-    refused[
+    passable = np.ones(FLOOR.grid.shape, np.bool_)
+    passable[
         FLOOR.frame.cell(
             stopped.x + 0.5 * FLOOR.frame.resolution * math.cos(heading) + 1e-6,
             stopped.y + 0.5 * FLOOR.frame.resolution * math.sin(heading),
         )
     ] = False
     waypoints = [FLOOR.frame.in_cells(*point) for point in ((stopped.x, stopped.y), *path)]
-    assert all(math.isinf(clear_length(refused, *segment)) for segment in pairwise(waypoints))
+    assert all(math.isinf(clear_length(passable, *segment)) for segment in pairwise(waypoints))
 
 
-def test_what_no_visit_resolves_is_visited_twice_and_once_more_and_then_left() -> None:
-    """A robot that learns nothing is not sent for ever, nor is a frontier dropped lightly."""
+def test_a_frontier_that_no_visit_resolves_is_abandoned() -> None:
+    """It is visited twice, retried once, and then left."""
     planner = TeamPlanner(FLOOR.frame, [MIDDLE])
     report = report_at(MIDDLE, Patch(20, 20, GAPPED))  # beyond the gap its lidar is blind
     visits = 0
@@ -237,8 +237,8 @@ def test_what_no_visit_resolves_is_visited_twice_and_once_more_and_then_left() -
     assert len(planner.frontiers_left) == 1
 
 
-def test_a_team_without_robots_orders_nothing() -> None:
-    """When all are lost the mission is not done, and nothing is driven."""
+def test_a_team_without_robots_gets_no_orders() -> None:
+    """When all robots are lost the exploration is not done, and no order is given."""
     mission = Mission(1)
     mission.planner.remove(0)
 
@@ -247,7 +247,7 @@ def test_a_team_without_robots_orders_nothing() -> None:
 
 
 def test_a_barrier_waits_for_every_robot() -> None:
-    """Deciding without a report is an error, or processes would race."""
+    """Deciding without a report is an error; otherwise processes would race."""
     mission = Mission(2)
     mission.planner.observe(0, mission.reports[0])
 
@@ -255,8 +255,8 @@ def test_a_barrier_waits_for_every_robot() -> None:
         mission.planner.decide()
 
 
-def test_a_second_report_before_the_barrier_is_refused() -> None:
-    """A leg that is delivered twice is noticed."""
+def test_a_second_report_before_the_barrier_is_rejected() -> None:
+    """A report that is delivered twice is an error."""
     mission = Mission(1)
     mission.planner.observe(0, mission.reports[0])
 
@@ -265,8 +265,8 @@ def test_a_second_report_before_the_barrier_is_refused() -> None:
 
 
 @pytest.mark.parametrize("slot", [-1, 3])
-def test_a_stranger_is_refused(slot: int) -> None:
-    """A report of a robot that takes no part changes nothing."""
+def test_an_unknown_slot_is_rejected(slot: int) -> None:
+    """A report of a robot outside the team changes nothing."""
     mission = Mission(1)
 
     with pytest.raises(ValueError, match=f"robot {slot} takes no part"):
@@ -276,8 +276,8 @@ def test_a_stranger_is_refused(slot: int) -> None:
 @pytest.mark.parametrize(
     "corner", [(-1, 0), (0, -1), (FLOOR.frame.rows - 1, 0), (0, FLOOR.frame.cols - 1)]
 )
-def test_a_patch_that_leaves_the_frame_is_refused(corner: tuple[int, int]) -> None:
-    """A report can never write beyond the map, nor wrap around it."""
+def test_a_patch_outside_the_frame_is_rejected(corner: tuple[int, int]) -> None:
+    """A report can never write beyond the map, or wrap around it."""
     mission = Mission(1)
     patch = Patch(*corner, np.ones((2, 2), np.int8))
 
@@ -285,8 +285,8 @@ def test_a_patch_that_leaves_the_frame_is_refused(corner: tuple[int, int]) -> No
         mission.planner.observe(0, report_at(Pose(1.0, 1.0), patch))
 
 
-def test_what_is_left_of_a_frontier_is_sought_however_short_it_is() -> None:
-    """A gap of 25 cm of which 20 are given up is no gap between beams."""
+def test_the_rest_of_a_frontier_counts_however_short() -> None:
+    """A gap of 25 cm of which 20 are abandoned is not a gap between beams."""
     report = report_at(MIDDLE, Patch(20, 20, GAPPED))
     visits = np.zeros(FLOOR.grid.shape, np.uint8)
     visits[38:42, 60] = 2
@@ -305,8 +305,8 @@ def test_what_is_left_of_a_frontier_is_sought_however_short_it_is() -> None:
 
 
 @pytest.mark.parametrize("is_open", [True, False])
-def test_a_robot_that_is_boxed_in_is_led_out_and_on(is_open: bool) -> None:
-    """Back on its own track through what its map shows as wall; from there on walls count again."""
+def test_a_boxed_in_robot_backtracks_and_goes_on(is_open: bool) -> None:
+    """Its track leads through what its map shows as wall; from there on walls count again."""
     shut = GAPPED.copy()
     shut[:, 15] = 80
     track = (MIDDLE, Pose(*FLOOR.frame.centre(40, 38)), Pose(*FLOOR.frame.centre(40, 28)))
@@ -329,8 +329,8 @@ def test_a_robot_that_is_boxed_in_is_led_out_and_on(is_open: bool) -> None:
     assert all(math.dist(order.path[-1], gap) < 0.7 for order in orders.values())
 
 
-def test_another_coordinator_goes_on_where_the_first_one_was() -> None:
-    """From a state that is some barriers old and the robots' own reports, to the same map."""
+def test_a_recovered_planner_continues_where_the_first_one_was() -> None:
+    """An older state and the robots' own reports lead to the same map."""
     undisturbed, mission = Mission(2).run(), Mission(2)
     whole: list[list[Point]] = [list(report.path) for report in mission.reports.values()]
     driven = [0.0, 0.0]
@@ -361,8 +361,8 @@ def test_another_coordinator_goes_on_where_the_first_one_was() -> None:
     assert mission.planner.time <= 1.2 * undisturbed.planner.time
 
 
-def test_what_a_lost_robot_saw_survives_its_coordinator() -> None:
-    """Its map is in the state, and it gets no orders from the next one."""
+def test_the_evidence_of_a_lost_robot_survives_its_planner() -> None:
+    """The saved state holds its map, and the next planner gives it no orders."""
     mission = Mission(2)
     for _ in range(3):
         mission.step()
@@ -381,8 +381,8 @@ def test_what_a_lost_robot_saw_survives_its_coordinator() -> None:
     assert np.any(seen)
 
 
-def test_a_forked_process_plans_too() -> None:
-    """Its parent has planned before, with threads that the child has not."""
+def test_a_forked_process_can_plan() -> None:
+    """Its parent has planned before, with threads that the child does not have."""
     Mission(2).step()
     child = multiprocessing.get_context("fork").Process(target=lambda: Mission(2).step())
     child.start()

@@ -1,4 +1,4 @@
-"""A lookout really shows its frontier, and what is remembered is what would be found anew."""
+"""Viewpoints see their frontier, and cached ones equal new ones."""
 
 import math
 
@@ -21,12 +21,12 @@ grids = arrays(
 
 
 def found(grid: Grid, *frontiers: Frontier, reach: int) -> Viewpoints:
-    """What a memory finds that remembers nothing."""
+    """Find viewpoints with an empty cache."""
     return ViewpointCache(reach=reach, stride=1).find(grid, (0, 0), frontiers)
 
 
-def test_the_cheapest_lookout_sees_the_frontier() -> None:
-    """A cell behind a wall is nearer and useless: it is not chosen."""
+def test_the_cheapest_viewpoint_sees_the_frontier() -> None:
+    """A cell behind a wall is nearer but sees nothing: it is not chosen."""
     grid = np.zeros((9, 21), np.int8)
     grid[4, :18] = OCCUPIED
     grid[7, 2] = UNKNOWN
@@ -40,8 +40,8 @@ def test_the_cheapest_lookout_sees_the_frontier() -> None:
     assert costs[0] == field[row, col]
 
 
-def test_a_place_that_sees_nothing_unknown_is_no_lookout() -> None:
-    """Seeing the frontier's own cell teaches nothing: what lies beyond it must be in sight."""
+def test_a_viewpoint_must_see_an_unknown_cell() -> None:
+    """To see the frontier cell alone reveals nothing: the cell beyond it must be in sight."""
     grid = np.zeros((7, 12), np.int8)
     grid[0] = OCCUPIED
     grid[2, 6:9] = OCCUPIED
@@ -50,14 +50,14 @@ def test_a_place_that_sees_nothing_unknown_is_no_lookout() -> None:
 
     costs, cells = found(grid, Frontier(np.array([[1, 5]], np.int32)), reach=6).cheapest(field)
 
-    place = (float(cells[0][0]) + 0.5, float(cells[0][1]) + 0.5)
-    assert clear_length(grid != OCCUPIED, place, (1.5, 6.5)) == math.inf
+    viewpoint = (float(cells[0][0]) + 0.5, float(cells[0][1]) + 0.5)
+    assert clear_length(grid != OCCUPIED, viewpoint, (1.5, 6.5)) == math.inf
     assert clear_length(grid != OCCUPIED, (6.5, 5.5), (1.5, 5.5)) == math.inf
     assert costs[0] > field[6, 5]
 
 
-def test_a_frontier_out_of_reach_has_no_cheapest_lookout() -> None:
-    """A frontier that nobody can get near is told apart from one that costs nothing."""
+def test_an_unreachable_frontier_has_no_cheapest_viewpoint() -> None:
+    """It is distinguished from a frontier that costs nothing."""
     grid = np.zeros((9, 9), np.int8)
     grid[:, 4] = OCCUPIED
     grid[5, [1, 8]] = UNKNOWN
@@ -71,10 +71,10 @@ def test_a_frontier_out_of_reach_has_no_cheapest_lookout() -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(grid=grids, reach=st.integers(1, 4), stride=st.integers(1, 2), data=st.data())
-def test_what_is_remembered_is_what_would_be_found_anew(
+def test_cached_viewpoints_equal_new_ones(
     grid: Grid, reach: int, stride: int, data: st.DataObject
 ) -> None:
-    """Whatever changes, and however the view grows, nothing stale stays and nothing gets lost."""
+    """Whatever changes, and however the map grows, nothing stale stays and nothing is lost."""
     cache = ViewpointCache(reach=reach, stride=stride)
     corner = (5, 5)
     for _ in range(3):
