@@ -86,7 +86,7 @@ def main() -> None:
     tracks = [[(float(x), float(y)) for x, y, _ in part] for part in (poses[:half], poses[half:])]
     save_picture(
         options.out / "log-merged.png",
-        draw(grid, frame, tracks, title="two halves, each in a frame of its own, merged"),
+        draw(grid, frame, tracks, title="two halves, each in its own frame, merged"),
     )
 
 

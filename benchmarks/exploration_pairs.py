@@ -1,4 +1,4 @@
-"""Pairs of maps cut from floors, in frames of their own, with the true relative pose."""
+"""Pairs of maps cut from floors, in their own frames, with the true relative pose."""
 
 import math
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pair:
-    """Two maps in frames of their own; `truth` is the second's frame in the first's, or None."""
+    """Two maps in their own frames; `truth` is the second's frame in the first's, or None."""
 
     floors: str
     overlap: float

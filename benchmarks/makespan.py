@@ -27,7 +27,7 @@ from sagastream.testing import EmbeddedServer
 
 
 def _mission(area: str, robots: int, seed: int, kill_at_s: float | None) -> dict[str, Any]:
-    """Run one mission on workers of its own; kill at that simulated second."""
+    """Run one mission on its own workers; kill at that simulated second."""
     killed: list[str] = []
 
     async def run() -> dict[str, Any]:

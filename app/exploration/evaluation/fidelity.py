@@ -1,4 +1,4 @@
-"""Accuracy of estimated poses and of maps in a frame of their own."""
+"""Accuracy of estimated poses and of maps in their own frame."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Joint maps: robots' maps in frames of their own, merged into as few maps as possible."""
+"""Joint maps: robots' maps in their own frames, merged into as few maps as possible."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

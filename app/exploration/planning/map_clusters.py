@@ -1,6 +1,6 @@
 """Map clusters: robots whose maps were registered, so that they share a frame and a planner.
 
-Robots report in frames of their own. This module moves their reports into the frame of their
+Robots report in their own frames. This module moves their reports into the frame of their
 cluster, which is that of its first robot.
 """
 

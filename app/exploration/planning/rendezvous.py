@@ -53,7 +53,7 @@ DEFAULT_RENDEZVOUS = RendezvousSpec()
 class RendezvousPlanner:
     """Explores with robots whose relative poses are unknown.
 
-    It has the interface of `TeamPlanner`, for drivers that report in frames of their own.
+    It has the interface of `TeamPlanner`, for drivers that report in their own frames.
 
     Args:
         frame: frame of every robot's grid, in the robot's own frame; it must hold everything that

@@ -38,7 +38,7 @@ def own_frame(floor: FloorMap) -> GridFrame:
 
 
 def deploy_slam_robot(floor: FloorMap, *, slot: int, robots: int, seed: int) -> SlamRobot:
-    """Make one robot of a team, with a map of its own in `own_frame`.
+    """Make one robot of a team, with its own map in `own_frame`.
 
     Raises:
         StartError: the floor has not enough space for the robots.

@@ -48,9 +48,9 @@ class FloorDrawing:
         cols = slice(round((left + _MARGIN) / resolution), round((right + _MARGIN) / resolution))
         self.grid[rows, cols] = value
 
-    def clear(self, room: _Room) -> None:
+    def clear(self, area: _Room) -> None:
         """Hollow out a room."""
-        self.fill(room.left, room.bottom, room.right, room.top, FREE)
+        self.fill(area.left, area.bottom, area.right, area.top, FREE)
 
     def block(self, x: float, y: float, width: float, height: float) -> None:
         """Place a solid rectangle with its centre at (x, y)."""
@@ -128,23 +128,23 @@ def _wing(drawing: FloorDrawing, random: np.random.Generator, plot: _Room) -> _R
 
     upper = _Room(plot.left, low + _CORRIDOR + _WALL, plot.right, plot.top - _WALL)
     offices = _row(random, upper, shares=(1, 1, 1.3, 1, 1))
-    for index, room in enumerate(offices):
-        drawing.clear(room)
-        door = _position_on_wall(random, room.left + 0.7, room.right - 0.7)
-        drawing.fill(door - _DOOR / 2, room.bottom - _WALL, door + _DOOR / 2, room.bottom, FREE)
+    for index, area in enumerate(offices):
+        drawing.clear(area)
+        door = _position_on_wall(random, area.left + 0.7, area.right - 0.7)
+        drawing.fill(door - _DOOR / 2, area.bottom - _WALL, door + _DOOR / 2, area.bottom, FREE)
         if index == len(offices) // 2:
-            _meeting_room(drawing, room)
+            _meeting_room(drawing, area)
         else:
-            _desks(drawing, random, room)
+            _desks(drawing, random, area)
 
     lower = _Room(plot.left, plot.bottom + _WALL, plot.right, low - _WALL)
     shared = _row(random, lower, shares=(1, 2.2, 1.3))
-    for room in shared:
-        drawing.clear(room)
+    for area in shared:
+        drawing.clear(area)
     kitchen, hall, lounge = shared
-    for room in (kitchen, lounge):
-        door = _position_on_wall(random, room.left + 0.9, room.right - 0.9)
-        drawing.fill(door - _DOOR / 2, room.top, door + _DOOR / 2, room.top + _WALL, FREE)
+    for area in (kitchen, lounge):
+        door = _position_on_wall(random, area.left + 0.9, area.right - 0.9)
+        drawing.fill(door - _DOOR / 2, area.top, door + _DOOR / 2, area.top + _WALL, FREE)
     for share in (0.2, 0.8):
         middle = hall.left + share * hall.width
         drawing.fill(middle - 0.9, hall.top, middle + 0.9, hall.top + _WALL, FREE)
@@ -175,15 +175,15 @@ def _position_on_wall(random: np.random.Generator, low: float, high: float) -> f
     return round(float(random.uniform(low, high)), 1)
 
 
-def _desks(drawing: FloorDrawing, random: np.random.Generator, room: _Room) -> None:
+def _desks(drawing: FloorDrawing, random: np.random.Generator, area: _Room) -> None:
     """Furnish an office: a desk at the window, a chair, another desk or a cabinet at a side."""
-    x = (room.left + room.right) / 2
-    drawing.block(x, room.top - 0.4, 1.6, 0.8)
-    drawing.block(x, room.top - 1.15, 0.45, 0.45)
+    x = (area.left + area.right) / 2
+    drawing.block(x, area.top - 0.4, 1.6, 0.8)
+    drawing.block(x, area.top - 1.15, 0.45, 0.45)
     left = bool(random.integers(2))
-    wall = room.left if left else room.right
+    wall = area.left if left else area.right
     inward = 1.0 if left else -1.0
-    middle = (room.bottom + room.top) / 2
+    middle = (area.bottom + area.top) / 2
     if random.integers(2):
         drawing.block(wall + inward * 0.35, middle, 0.7, 1.4)
         drawing.block(wall + inward * 1.0, middle, 0.4, 0.4)
@@ -191,45 +191,45 @@ def _desks(drawing: FloorDrawing, random: np.random.Generator, room: _Room) -> N
         drawing.block(wall + inward * 0.2, middle, 0.4, 1.8)
 
 
-def _meeting_room(drawing: FloorDrawing, room: _Room) -> None:
+def _meeting_room(drawing: FloorDrawing, area: _Room) -> None:
     """Furnish a meeting room: a table with chairs on both sides and a screen's cabinet."""
-    x, y = (room.left + room.right) / 2, (room.bottom + room.top) / 2 + 0.4
+    x, y = (area.left + area.right) / 2, (area.bottom + area.top) / 2 + 0.4
     drawing.block(x, y, 1.1, 2.6)
     for step in (-0.9, 0.0, 0.9):
         drawing.block(x - 0.85, y + step, 0.4, 0.4)
         drawing.block(x + 0.85, y + step, 0.4, 0.4)
-    drawing.block(x, room.top - 0.2, 1.6, 0.4)
+    drawing.block(x, area.top - 0.2, 1.6, 0.4)
 
 
-def _kitchen(drawing: FloorDrawing, room: _Room) -> None:
+def _kitchen(drawing: FloorDrawing, area: _Room) -> None:
     """Furnish a kitchen: a counter around the corner, a table with stools."""
-    drawing.fill(room.left, room.bottom, room.right, room.bottom + 0.6, OCCUPIED)
-    drawing.fill(room.left, room.bottom, room.left + 0.6, room.bottom + 2.2, OCCUPIED)
-    x, y = room.right - 1.4, (room.bottom + room.top) / 2 + 0.3
+    drawing.fill(area.left, area.bottom, area.right, area.bottom + 0.6, OCCUPIED)
+    drawing.fill(area.left, area.bottom, area.left + 0.6, area.bottom + 2.2, OCCUPIED)
+    x, y = area.right - 1.4, (area.bottom + area.top) / 2 + 0.3
     drawing.block(x, y, 0.9, 0.9)
     for across, up in ((-0.75, 0.0), (0.75, 0.0), (0.0, -0.75)):
         drawing.block(x + across, y + up, 0.35, 0.35)
 
 
-def _islands(drawing: FloorDrawing, room: _Room) -> None:
+def _islands(drawing: FloorDrawing, area: _Room) -> None:
     """Furnish an open-plan office: islands of four desks, desks at the window, two columns."""
     for share in (0.25, 0.75):
-        x = room.left + share * room.width
-        drawing.block(x, room.bottom + 3.3, 2.8, 1.3)
-        drawing.fill(x - 1.4, room.bottom, x + 1.4, room.bottom + 0.7, OCCUPIED)
+        x = area.left + share * area.width
+        drawing.block(x, area.bottom + 3.3, 2.8, 1.3)
+        drawing.fill(x - 1.4, area.bottom, x + 1.4, area.bottom + 0.7, OCCUPIED)
         for across in (-0.7, 0.7):
             for up in (1.0, 2.35, 4.25):
-                drawing.block(x + across, room.bottom + up, 0.45, 0.4)
-    x = room.left + room.width / 2
-    drawing.block(x, room.bottom + 1.4, 0.4, 0.4)
-    drawing.block(x, room.top - 1.2, 0.4, 0.4)
+                drawing.block(x + across, area.bottom + up, 0.45, 0.4)
+    x = area.left + area.width / 2
+    drawing.block(x, area.bottom + 1.4, 0.4, 0.4)
+    drawing.block(x, area.top - 1.2, 0.4, 0.4)
 
 
-def _lounge(drawing: FloorDrawing, random: np.random.Generator, room: _Room) -> None:
+def _lounge(drawing: FloorDrawing, random: np.random.Generator, area: _Room) -> None:
     """Furnish a lounge: a sofa along the window, a low table, shelves, a plant."""
-    x = (room.left + room.right) / 2
-    drawing.block(x, room.bottom + 0.4, 2.2, 0.8)
-    drawing.block(x, room.bottom + 1.7, 1.1, 0.6)
-    drawing.block(room.right - 0.2, (room.bottom + room.top) / 2, 0.4, 2.0)
-    corner = room.left if random.integers(2) else room.right - 0.5
-    drawing.fill(corner, room.bottom, corner + 0.5, room.bottom + 0.5, OCCUPIED)
+    x = (area.left + area.right) / 2
+    drawing.block(x, area.bottom + 0.4, 2.2, 0.8)
+    drawing.block(x, area.bottom + 1.7, 1.1, 0.6)
+    drawing.block(area.right - 0.2, (area.bottom + area.top) / 2, 0.4, 2.0)
+    corner = area.left if random.integers(2) else area.right - 0.5
+    drawing.fill(corner, area.bottom, corner + 0.5, area.bottom + 0.5, OCCUPIED)

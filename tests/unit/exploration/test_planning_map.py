@@ -45,7 +45,7 @@ def test_a_robot_keeps_its_distance_from_walls() -> None:
 
 
 def test_a_robot_that_stands_too_near_a_wall_can_leave() -> None:
-    """Near the robot, the clearance of its own cell is enough; elsewhere it is not."""
+    """Near the robot, that of its cell is clearance enough; elsewhere it is not."""
     view = known()
 
     passable = view.passable(0.3, (6, 25))
