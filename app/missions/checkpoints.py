@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 
 from app.config import get_settings
-from app.exploration.planning.coordinator import State
+from app.exploration.planning.team_planner import PlannerState
 from app.redis_utils import get_blob, put_blob
 from app.robots.codecs import decode_report, encode_report, load_json
 
 
-async def encode_state(state: State) -> dict[str, Any]:
+async def encode_state(state: PlannerState) -> dict[str, Any]:
     """Encode a planner's state as JSON; store its large parts for `checkpoint_ttl_s` seconds."""
     ttl_s = get_settings().checkpoint_ttl_s
-    reports = [await encode_report(report, ttl_s=ttl_s) for report in state.legs]
+    reports = [await encode_report(report, ttl_s=ttl_s) for report in state.reports]
     return {
         "legs": await put_blob(json.dumps(reports).encode(), ttl_s=ttl_s),
         "lost": list(state.lost),
@@ -23,11 +23,11 @@ async def encode_state(state: State) -> dict[str, Any]:
         "retried": state.retried,
         "shape": list(state.visits.shape),
         "visits": await put_blob(state.visits.tobytes(), ttl_s=ttl_s),
-        "bumped": await put_blob(state.bumped.tobytes(), ttl_s=ttl_s),
+        "bumped": await put_blob(state.collisions.tobytes(), ttl_s=ttl_s),
     }
 
 
-async def decode_state(encoded: Mapping[str, Any]) -> State:
+async def decode_state(encoded: Mapping[str, Any]) -> PlannerState:
     """Decode what `encode_state` encoded.
 
     Raises:
@@ -35,11 +35,11 @@ async def decode_state(encoded: Mapping[str, Any]) -> State:
     """
     shape = tuple(encoded["shape"])
     reports = [await decode_report(report) for report in await load_json(encoded["legs"])]
-    return State(
-        legs=tuple(reports),
+    return PlannerState(
+        reports=tuple(reports),
         lost=tuple(encoded["lost"]),
         rounds=encoded["rounds"],
         retried=encoded["retried"],
         visits=np.frombuffer(await get_blob(encoded["visits"]), np.uint8).reshape(shape),
-        bumped=np.frombuffer(await get_blob(encoded["bumped"]), np.bool_).reshape(shape),
+        collisions=np.frombuffer(await get_blob(encoded["bumped"]), np.bool_).reshape(shape),
     )

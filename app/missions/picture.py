@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from app.exploration.driver import Point
-from app.exploration.files import write_whole
 from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, Grid, GridFrame
+from app.exploration.map_files import write_atomically
 
 Picture = npt.NDArray[np.uint8]
 """(height, width, 3) uint8, BGR as OpenCV has it; the top row first."""
@@ -95,7 +95,7 @@ def save_picture(path: Path, picture: Picture) -> None:
     encoded, content = cv2.imencode(".png", picture)
     if not encoded:
         raise OSError(f"picture {path.name}: cannot be encoded")
-    write_whole(path, content.tobytes())
+    write_atomically(path, content.tobytes())
 
 
 def _shown(grid: Grid, frame: GridFrame) -> tuple[int, int, int, int]:

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from app.exploration.driver import Leg, Patch, Pose
+from app.exploration.driver import DriveReport, Patch, Pose
 from app.redis_utils import get_blob, put_blob
 
 
-async def encode_report(report: Leg, *, ttl_s: int | None = None) -> dict[str, Any]:
+async def encode_report(report: DriveReport, *, ttl_s: int | None = None) -> dict[str, Any]:
     """Encode a drive report as JSON; store the cells of its patch.
 
     Args:
@@ -29,13 +29,13 @@ async def encode_report(report: Leg, *, ttl_s: int | None = None) -> dict[str, A
     }
 
 
-async def decode_report(encoded: Mapping[str, Any]) -> Leg:
+async def decode_report(encoded: Mapping[str, Any]) -> DriveReport:
     """Decode what `encode_report` encoded.
 
     Raises:
         BlobMissing: The cells of the patch are no longer stored.
     """
-    return Leg(
+    return DriveReport(
         time=encoded["time"],
         pose=Pose(*encoded["pose"]),
         distance=encoded["distance"],

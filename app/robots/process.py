@@ -17,11 +17,12 @@ from typing import Any
 
 from app.config import get_settings
 from app.event_types import ROBOT_DEPLOY, ROBOT_DRIVE, ROBOT_RECALL, ROBOT_REPORT
-from app.exploration.driver import Leg, Point, Pose, RobotDriver
+from app.exploration.driver import DriveReport, Point, Pose, RobotDriver
 from app.exploration.grid import FloorMap, GridFrame
 from app.exploration.map_files import find_map, load_map
 from app.exploration.simulation.floor_plans import draw_rooms
-from app.exploration.simulation.simulated_robot import SimulatedRobot, start_poses
+from app.exploration.simulation.simulated_robot import SimulatedRobot
+from app.exploration.simulation.start_poses import start_poses
 from app.observability.health import serve_probes
 from app.observability.providers import configure
 from app.redis_utils import get_bus
@@ -31,7 +32,7 @@ from sagastream import Command, CommandListener, Handler, SagastreamError
 
 _ExecuteOrder = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
-Deploy = Callable[[dict[str, Any]], tuple[RobotDriver, GridFrame, Leg]]
+Deploy = Callable[[dict[str, Any]], tuple[RobotDriver, GridFrame, DriveReport]]
 """Deploys a robot at its start pose for a `robot:deploy` order. It may block.
 
 Returns the driver, the robot's grid frame (the floor's, or its own), and the first drive report."""
@@ -88,7 +89,7 @@ def true_floor(area: str) -> FloorMap:
     return _load_floor(path, path.stat().st_mtime)
 
 
-def deploy_simulated(order: dict[str, Any]) -> tuple[RobotDriver, GridFrame, Leg]:
+def deploy_simulated(order: dict[str, Any]) -> tuple[RobotDriver, GridFrame, DriveReport]:
     """Deploy a simulated robot: a `Deploy`."""
     floor = true_floor(order["area"])
     slot, team, seed = order["slot"], order["team"], order["seed"]
@@ -98,9 +99,9 @@ def deploy_simulated(order: dict[str, Any]) -> tuple[RobotDriver, GridFrame, Leg
         return driver, floor.frame, driver.deploy(start_poses(floor, team, seed)[slot])
     # Imported here: the pose-graph solver is slow to import and only robots with unknown poses
     # need it.
-    from app.exploration.simulation.deployment import lone_robot, own_frame  # noqa: PLC0415
+    from app.exploration.simulation.deployment import deploy_slam_robot, own_frame  # noqa: PLC0415
 
-    driver = lone_robot(floor, slot=slot, robots=team, seed=seed)
+    driver = deploy_slam_robot(floor, slot=slot, robots=team, seed=seed)
     return driver, own_frame(floor), driver.deploy(Pose(0.0, 0.0))
 
 

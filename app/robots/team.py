@@ -12,7 +12,7 @@ from typing import Any
 
 from app.config import get_settings
 from app.event_types import ROBOT_DEPLOY, ROBOT_DRIVE, ROBOT_RECALL, ROBOT_REPORT
-from app.exploration.driver import Leg, Order
+from app.exploration.driver import DriveReport, Order
 from app.redis_utils import get_bus, request_and_reply
 from app.robots import fleet
 from app.robots.codecs import decode_report
@@ -81,7 +81,7 @@ class Team:
             )
         )
 
-    async def drive(self, orders: Mapping[int, Order]) -> dict[int, Leg | RobotLost]:
+    async def drive(self, orders: Mapping[int, Order]) -> dict[int, DriveReport | RobotLost]:
         """Let robots drive at the same time; return drive reports or losses by slot.
 
         Raises:
@@ -92,7 +92,7 @@ class Team:
             {slot: {"path": order.path, "until": order.until} for slot, order in orders.items()},
         )
 
-    async def report(self) -> dict[int, Leg | RobotLost]:
+    async def report(self) -> dict[int, DriveReport | RobotLost]:
         """Return what each robot saw and drove since its deployment, or its loss, by slot.
 
         Raises:
@@ -115,8 +115,8 @@ class Team:
 
     async def _reports(
         self, event_type: str, payloads: Mapping[int, dict[str, Any]]
-    ) -> dict[int, Leg | RobotLost]:
-        async def report_of(slot: int, payload: dict[str, Any]) -> Leg | RobotLost:
+    ) -> dict[int, DriveReport | RobotLost]:
+        async def report_of(slot: int, payload: dict[str, Any]) -> DriveReport | RobotLost:
             try:
                 reply = await self._send_order(self.robots[slot], event_type, payload)
             except RobotLost as lost:

@@ -14,8 +14,8 @@ from app.exploration.driver import Patch, Point, Pose
 from app.exploration.evaluation.map_quality import accuracy, coverage, observable
 from app.exploration.grid import UNKNOWN, FloorMap, Grid, GridFrame, LogOdds
 from app.exploration.map_files import find_map, load_map
-from app.exploration.merging.evidence import merge
-from app.exploration.planning.frontiers import cluster, frontier_cells
+from app.exploration.merging.evidence import merge_layers
+from app.exploration.planning.frontiers import cluster_frontiers, frontier_cells
 from app.missions import artifacts
 from app.missions.frames import Frame, RobotView
 from app.missions.recording import RecordingWriter
@@ -78,7 +78,7 @@ async def integrate_maps(command: Command, progress: Progress) -> dict[str, Any]
         layers = [_layer(patch, frame) for patch in patches]
         floor = load_map(find_map(settings.map_dir, mission["area"]))
         if mission.get("known_poses", True):
-            grid, start = merge(layers), Pose(*mission["starts"][0])
+            grid, start = merge_layers(layers), Pose(*mission["starts"][0])
             driven = zip(mission["robots"], paths, mission["distances_m"], strict=True)
             team = [RobotView(name, _end_of(path), m, path=path) for name, path, m in driven]
             merged = _Merged(
@@ -141,9 +141,9 @@ def _registered(
     each merged map, and each robot's pose in the frame of its map.
     """
     # Imported here: the solver is slow to import, and missions with known poses do not need it.
-    from app.exploration.merging.joint_map import joint_maps, on_floor  # noqa: PLC0415
+    from app.exploration.merging.joint_map import joint_maps, project_onto_floor  # noqa: PLC0415
     from app.exploration.se2 import IDENTITY, apply, compose, of_pose, to_pose  # noqa: PLC0415
-    from app.exploration.simulation.deployment import true_starts  # noqa: PLC0415
+    from app.exploration.simulation.start_poses import true_starts  # noqa: PLC0415
 
     names = mission["robots"]
     joint = joint_maps(layers, frame)
@@ -159,13 +159,15 @@ def _registered(
     starts = true_starts(floor, len(names), mission["seed"])
     start = starts[best.members[0]]
     resolution = best.frame.resolution
-    left = cluster(
-        frontier_cells(best.grid), least=math.ceil(_MIN_FRONTIER_M / resolution), longest=_NO_SPLIT
+    left = cluster_frontiers(
+        frontier_cells(best.grid),
+        min_cells=math.ceil(_MIN_FRONTIER_M / resolution),
+        max_extent=_NO_SPLIT,
     )
     return _Merged(
         grid=best.grid,
         frame=best.frame,
-        measured=on_floor(best, of_pose(start), floor.frame),
+        measured=project_onto_floor(best, of_pose(start), floor.frame),
         start=start,
         team=[
             RobotView(

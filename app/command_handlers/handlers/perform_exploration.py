@@ -8,10 +8,10 @@ from typing import Any
 
 from app.config import get_settings
 from app.event_types import EXPLORATION_PERFORM
-from app.exploration.driver import Leg, Pose
+from app.exploration.driver import DriveReport, Pose
 from app.exploration.grid import GridFrame
-from app.exploration.planning.coordinator import Coordinator
-from app.exploration.planning.map_clusters import Parties
+from app.exploration.planning.rendezvous import RendezvousPlanner
+from app.exploration.planning.team_planner import TeamPlanner
 from app.missions.checkpoints import decode_state, encode_state
 from app.missions.frames import Frame, RobotView
 from app.missions.recording import RecordingWriter
@@ -24,7 +24,7 @@ from sagastream import Atomic, Command, Progress, SagastreamError, multi_stage_r
 
 logger = logging.getLogger(__name__)
 
-Planner = Coordinator | Parties
+Planner = TeamPlanner | RendezvousPlanner
 """Plans for robots with known poses, or for robots that each have their own map frame."""
 
 
@@ -65,7 +65,7 @@ async def perform_exploration(command: Command, progress: Progress) -> Atomic:
     await reporter.report(planner)
     driven = dict(zip(team.robots, planner.distances, strict=True))
     _, writes = await fleet.release(mission["mission"], driven)
-    reports = planner.state().legs
+    reports = planner.state().reports
     result = {
         "frame": mission["frame"],
         "robots": team.robots,
@@ -81,7 +81,7 @@ async def perform_exploration(command: Command, progress: Progress) -> Atomic:
                     [report.pose.x, report.pose.y, report.pose.heading] for report in reports
                 ],
             }
-            if isinstance(planner, Parties)
+            if isinstance(planner, RendezvousPlanner)
             else {}
         ),
         "distances_m": [round(distance, 3) for distance in planner.distances],
@@ -97,9 +97,9 @@ async def _new_planner(mission: dict[str, Any]) -> Planner:
     planner: Planner
     if mission.get("known_poses", True):
         poses = [report.pose for report in reports]
-        planner = Coordinator(frame, poses, bearings=mission["bearings"])
+        planner = TeamPlanner(frame, poses, bearings=mission["bearings"])
     else:
-        planner = Parties(frame, len(reports))
+        planner = RendezvousPlanner(frame, len(reports))
     for slot, report in enumerate(reports):
         planner.observe(slot, report)
     return planner
@@ -119,12 +119,12 @@ async def _recovered_planner(
         except BlobMissing as error:
             logger.warning("cannot load the checkpoint: %s", error)
     reports = await team.report()
-    present = {slot: each for slot, each in reports.items() if isinstance(each, Leg)}
+    present = {slot: each for slot, each in reports.items() if isinstance(each, DriveReport)}
     frame = GridFrame.from_dict(mission["frame"])
     if mission.get("known_poses", True):
-        planner = Coordinator.recover(frame, state, present)
+        planner = TeamPlanner.recover(frame, state, present)
     else:
-        planner = Parties.recover(frame, state, present)
+        planner = RendezvousPlanner.recover(frame, state, present)
     for slot, report in reports.items():
         if isinstance(report, RobotLost):
             reporter.remove(planner, slot, report)
@@ -192,7 +192,7 @@ class _ProgressReporter:
         await self._recording.add(await asyncio.to_thread(self._frame, planner))
 
     def _frame(self, planner: Planner) -> Frame:
-        if isinstance(planner, Parties):
+        if isinstance(planner, RendezvousPlanner):
             apart, paths = planner.apart, planner.team_paths
         else:
             apart, paths = [], planner.paths

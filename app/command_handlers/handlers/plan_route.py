@@ -6,9 +6,9 @@ from typing import Any
 from app.config import get_settings
 from app.event_types import ROUTING_PLAN
 from app.exploration.grid import GridFrame
-from app.exploration.planning.assignment import divide
-from app.exploration.planning.coordinator import Coordinator
-from app.exploration.planning.map_clusters import Parties
+from app.exploration.planning.assignment import initial_bearings
+from app.exploration.planning.rendezvous import RendezvousPlanner
+from app.exploration.planning.team_planner import TeamPlanner
 from app.robots.codecs import decode_report
 from app.robots.team import Team
 from sagastream import Command, Progress, multi_stage_reply
@@ -30,16 +30,16 @@ async def plan_route(command: Command, progress: Progress) -> dict[str, Any]:
     reports = [await decode_report(reply["leg"]) for reply in replies]
     frame = replies[0]["frame"]
     bearings: list[float] = []
-    coordinator: Coordinator | Parties
+    planner: TeamPlanner | RendezvousPlanner
     if known_poses:
         poses = [report.pose for report in reports]
-        bearings = divide(poses)
-        coordinator = Coordinator(GridFrame.from_dict(frame), poses, bearings=bearings)
+        bearings = initial_bearings(poses)
+        planner = TeamPlanner(GridFrame.from_dict(frame), poses, bearings=bearings)
     else:
-        coordinator = Parties(GridFrame.from_dict(frame), len(reports))
+        planner = RendezvousPlanner(GridFrame.from_dict(frame), len(reports))
     for slot, report in enumerate(reports):
-        coordinator.observe(slot, report)
-    orders = await asyncio.to_thread(coordinator.decide)
+        planner.observe(slot, report)
+    orders = await asyncio.to_thread(planner.decide)
     return {
         "robots": mission["robots"],
         "frame": frame,

@@ -13,7 +13,7 @@ from app.command_handlers.handlers.allocate_resources import allocate_resources
 from app.command_handlers.handlers.perform_exploration import perform_exploration
 from app.command_handlers.handlers.plan_route import plan_route
 from app.config import choose_settings, get_settings
-from app.exploration.driver import Leg, RobotDriver
+from app.exploration.driver import DriveReport, RobotDriver
 from app.exploration.grid import GridFrame
 from app.exploration.map_files import save_map
 from app.exploration.simulation.floor_plans import draw_rooms
@@ -125,7 +125,7 @@ async def test_a_repeated_order_is_executed_once(app_bus: Bus, area: str) -> Non
 async def test_a_robot_may_have_another_driver(app_bus: Bus, area: str) -> None:
     """The given `Deploy` is used, and the mission gets its first drive report."""
 
-    def deploy(order: dict[str, Any]) -> tuple[RobotDriver, GridFrame, Leg]:
+    def deploy(order: dict[str, Any]) -> tuple[RobotDriver, GridFrame, DriveReport]:
         driver, frame, leg = deploy_simulated(order)
         return driver, frame, replace(leg, distance=7.5)
 

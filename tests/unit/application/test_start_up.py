@@ -41,7 +41,7 @@ async def test_a_mailbox_may_be_left_by_a_dead_worker(
 
 def test_a_robot_process_imports_no_planner() -> None:
     """SciPy's solvers would delay the start of robot processes."""
-    heavy = ["scipy.optimize", "app.exploration.planning.coordinator", "celery", "kombu", "gtsam"]
+    heavy = ["scipy.optimize", "app.exploration.planning.team_planner", "celery", "kombu", "gtsam"]
     program = f"import app.robots.process, sys; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", program], check=False, capture_output=True, text=True
