@@ -6,6 +6,7 @@ from pathlib import Path
 from exploration_floors import drawn_floors
 from exploration_slam import run
 
+from app.exploration.se2 import compose
 from app.exploration.simulation.simulate import simulate
 from app.missions.picture import draw, save_picture
 
@@ -22,9 +23,10 @@ def main() -> None:
     picture = draw(known.grid, hall.frame, known.paths, known.frontiers_left, title=title)
     save_picture(options.out / "mission-known.png", picture)
     outcome = run(floors["cave-0"], 4, 1).outcome
-    (joint,) = outcome.maps
+    (joint,) = outcome.joint_maps()
     tracks = [
-        [(float(x), float(y)) for x, y, _ in outcome.trajectory(slot)] for slot in joint.members
+        [(float(x), float(y)) for x, y, _ in compose(transform, outcome.robots[slot].slam.poses)]
+        for slot, transform in zip(joint.members, joint.transforms, strict=True)
     ]
     title = "cave, 4 robots, unknown poses, in the frame of robot 0"
     picture = draw(joint.grid, joint.frame, tracks, title=title)

@@ -38,14 +38,14 @@ class UnknownPoseRun:
     cpu_s: float
 
     def tracks(self) -> tuple[Transform, Transform]:
-        """Return (n, 3) estimated poses of the largest map's robots, and the true ones."""
-        members = max(self.outcome.maps, key=lambda joint: len(joint.members)).members
+        """Return (n, 3) estimated poses of the largest cluster's robots, and the true ones."""
+        members = max(self.outcome.clusters, key=len)
         estimated = [self.outcome.trajectory(slot) for slot in members]
         return np.vstack(estimated), np.vstack([self.bases[slot].track for slot in members])
 
     def merged(self) -> Grid:
-        """Draw the largest map's keyframes on the floor's grid, aligned by its track."""
-        members = max(self.outcome.maps, key=lambda joint: len(joint.members)).members
+        """Draw the largest cluster's keyframes on the floor's grid, aligned by its track."""
+        members = max(self.outcome.clusters, key=len)
         to_floor = alignment(*self.tracks())
         total = np.zeros(self.floor.grid.shape, np.int16)
         for slot in members:
@@ -86,6 +86,7 @@ def measure(name: str, mission: UnknownPoseRun, robots: int, seed: int) -> dict[
         "coverage": coverage(merged, mission.floor, seen),
         "simulated_s": mission.outcome.seconds,
         "attempts": mission.outcome.attempts,
+        "joint_maps": len(mission.outcome.joint_maps()),
         "keyframes": len(estimated),
         "wall_s": mission.wall_s,
         "cpu_s": mission.cpu_s,

@@ -99,6 +99,28 @@ def register(
     )
 
 
+def realign(
+    first: Grid, first_frame: GridFrame, second: Grid, second_frame: GridFrame, guess: Transform
+) -> Transform:
+    """Refine the transform of two maps that are already known to match.
+
+    Args:
+        first: (rows, cols) int8 occupancy.
+        first_frame: where it lies.
+        second: (rows, cols) int8 occupancy.
+        second_frame: where it lies.
+        guess: (3,) from the second's frame to the first's.
+
+    Returns:
+        The refined transform, (3,), or the guess if the walls support that more.
+    """
+    one, two = extract_features(first, first_frame), extract_features(second, second_frame)
+    if one is None or two is None:
+        return guess
+    refined = icp_refine(one, two.walls, two.normals, guess, reaches=_FINAL_REACHES)
+    return max([guess, refined], key=lambda pose: _score(one, two, pose))
+
+
 @dataclass(frozen=True, slots=True)
 class RegistrationGate:
     """What a registration must show to be accepted.

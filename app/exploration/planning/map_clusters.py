@@ -4,6 +4,7 @@ Robots report in their own frames. This module moves their reports into the fram
 cluster, which is that of its first robot.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -12,11 +13,15 @@ import numpy as np
 from app.exploration.driver import EMPTY_PATCH, DriveReport, Patch, Point
 from app.exploration.grid import GridFrame, LogOdds
 from app.exploration.lidar import CLAMP_UNITS
-from app.exploration.merging.evidence import transform_layer
+from app.exploration.merging.evidence import occupancy, transform_layer
+from app.exploration.merging.registration import realign
 from app.exploration.planning.robot_history import RobotHistory
 from app.exploration.planning.settings import PlannerSettings
 from app.exploration.planning.team_planner import PlannerState, TeamPlanner
-from app.exploration.se2 import Transform, apply, compose, of_pose, to_pose
+from app.exploration.se2 import Transform, apply, compose, of_pose, to_pose, wrap
+
+_REALIGN_M = 0.01  # a smaller change of a transform moves hardly any cell
+_REALIGN_RAD = 0.001
 
 # Evidence of a moved layer saturates at other values than that of a layer in its own frame: equal
 # ones of opposite sign would add up to 0, and a wall that two maps show a cell apart would become
@@ -49,6 +54,8 @@ def build_cluster(
     robots: Sequence[RobotHistory],
     frame: GridFrame,
     settings: PlannerSettings,
+    *,
+    before: TeamPlanner | None = None,
 ) -> MapCluster:
     """Build a cluster from everything that its robots have reported.
 
@@ -58,6 +65,7 @@ def build_cluster(
         robots: the histories of all robots of the mission, by slot.
         frame: frame of each robot's grid and of the cluster's.
         settings: how to explore.
+        before: planner of the same robots in the same frame, whose visits and collisions stay.
     """
     reports = [
         move_report(robots[slot].combined(), robots[slot].evidence, frame, transform)
@@ -72,6 +80,8 @@ def build_cluster(
         visits=np.zeros(shape, np.uint8),
         collisions=np.zeros(shape, np.bool_),
     )
+    if before is not None:
+        state = replace(before.state(), reports=state.reports, lost=state.lost)
     planner = TeamPlanner.recover(frame, state, {}, settings)
     return MapCluster(
         list(slots),
@@ -80,6 +90,44 @@ def build_cluster(
         time=max(report.time for report in reports),
         done=not planner.active,
     )
+
+
+def realign_cluster(
+    cluster: MapCluster,
+    robots: Sequence[RobotHistory],
+    frame: GridFrame,
+    settings: PlannerSettings,
+) -> MapCluster:
+    """Refine the transforms of a cluster by all that its robots know by now.
+
+    The first registration of two small maps leaves a small error of the heading, which displaces
+    walls far away by much more: the maps then show frontiers and walls that are not there.
+
+    Returns:
+        The cluster itself if no transform changed by more than a fraction of a cell.
+    """
+    transforms = cluster.transforms.copy()
+    layers = [
+        transform_layer(robots[slot].evidence, frame, transform, frame).astype(np.int16)
+        for slot, transform in zip(cluster.slots, transforms, strict=True)
+    ]
+    moved = False
+    for index in range(1, len(layers)):
+        evidence = robots[cluster.slots[index]].evidence
+        others = occupancy(sum(layers[:index] + layers[index + 1 :], np.zeros_like(layers[0])))
+        refined = realign(others, frame, occupancy(evidence), frame, transforms[index])
+        off = refined - transforms[index]
+        if math.hypot(off[0], off[1]) > _REALIGN_M or abs(wrap(off[2])) > _REALIGN_RAD:
+            moved = True
+            transforms[index] = refined
+            layers[index] = transform_layer(evidence, frame, refined, frame).astype(np.int16)
+    if not moved:
+        return cluster
+    rebuilt = build_cluster(
+        cluster.slots, transforms, robots, frame, settings, before=cluster.planner
+    )
+    rebuilt.done = cluster.done
+    return rebuilt
 
 
 def move_report(

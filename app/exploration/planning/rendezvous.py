@@ -1,7 +1,8 @@
 """Plan for robots whose relative poses are unknown: they explore apart until their maps match.
 
 Each robot starts as a map cluster of one. At intervals the maps of two clusters are registered;
-when the gate accepts the registration, both continue as one cluster in the frame of the first.
+when the gate accepts the registration, both continue as one cluster in the frame of the first, and
+realign their robots as their maps grow.
 Each robot keeps its own pose graph: only drive reports and orders are exchanged, so that robots
 may run in other processes.
 """
@@ -21,6 +22,7 @@ from app.exploration.planning.map_clusters import (
     build_cluster,
     move_points,
     move_report,
+    realign_cluster,
 )
 from app.exploration.planning.robot_history import RobotHistory
 from app.exploration.planning.settings import UNKNOWN_POSE_SETTINGS, PlannerSettings
@@ -138,6 +140,14 @@ class RendezvousPlanner:
         return [list(cluster.slots) for cluster in self._clusters]
 
     @property
+    def transforms(self) -> list[Transform]:
+        """From each robot's own frame to its cluster's, (3,), by slot."""
+        found: dict[int, Transform] = {}
+        for cluster in self._clusters:
+            found |= zip(cluster.slots, cluster.transforms, strict=True)
+        return [found[slot] for slot in range(len(self._robots))]
+
+    @property
     def attempts(self) -> int:
         """Number of pairs of clusters that were registered."""
         return len(self._tried)
@@ -150,11 +160,10 @@ class RendezvousPlanner:
     @property
     def poses(self) -> list[Pose]:
         """Each robot's last reported pose in its cluster's frame, by slot."""
-        found: dict[int, Pose] = {}
-        for cluster in self._clusters:
-            for slot, transform in zip(cluster.slots, cluster.transforms, strict=True):
-                found[slot] = to_pose(compose(transform, of_pose(self._robots[slot].pose)))
-        return [found[slot] for slot in range(len(self._robots))]
+        return [
+            to_pose(compose(transform, of_pose(robot.pose)))
+            for robot, transform in zip(self._robots, self.transforms, strict=True)
+        ]
 
     @property
     def goals(self) -> list[Point | None]:
@@ -177,11 +186,10 @@ class RendezvousPlanner:
     @property
     def team_paths(self) -> list[list[Point]]:
         """The points that each robot drove through, by slot, in its cluster's frame."""
-        found: dict[int, list[Point]] = {}
-        for cluster in self._clusters:
-            for slot, transform in zip(cluster.slots, cluster.transforms, strict=True):
-                found[slot] = list(move_points(transform, self._robots[slot].path))
-        return [found[slot] for slot in range(len(self._robots))]
+        return [
+            list(move_points(transform, robot.path))
+            for robot, transform in zip(self._robots, self.transforms, strict=True)
+        ]
 
     @property
     def distances(self) -> list[float]:
@@ -246,6 +254,7 @@ class RendezvousPlanner:
                 self._due = (time if unfinished else self.time) + self._rendezvous.every_s
                 while self._merge_two():
                     pass
+                self._clusters = [self._realigned(cluster) for cluster in self._clusters]
                 if not unfinished and all(cluster.done for cluster in self._clusters):
                     return {}
                 continue
@@ -292,6 +301,12 @@ class RendezvousPlanner:
             ]
             return True
         return False
+
+    def _realigned(self, cluster: MapCluster) -> MapCluster:
+        """Refine the transforms of an unfinished cluster of several robots."""
+        if cluster.done or len(cluster.slots) == 1:
+            return cluster
+        return realign_cluster(cluster, self._robots, self.frame, self.settings)
 
     def _grid(self, cluster: MapCluster) -> Grid:
         """Return a cluster's map, reports since its last barrier included."""

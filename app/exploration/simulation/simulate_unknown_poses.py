@@ -1,8 +1,4 @@
-"""A whole exploration with unknown poses in one process: the planner and merge of missions.
-
-Robots localize themselves by SLAM. `RendezvousPlanner` plans, and `joint_maps` merges the whole
-maps at the end, both as in a mission.
-"""
+"""A whole exploration with unknown poses in one process: SLAM robots and the missions' planner."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from app.exploration.driver import Pose
-from app.exploration.grid import GridFrame
+from app.exploration.grid import GridFrame, LogOdds
 from app.exploration.mapping.slam_robot import SlamRobot
 from app.exploration.merging.joint_map import JointMap, joint_maps
 from app.exploration.planning.rendezvous import (
@@ -30,30 +26,34 @@ class UnknownPoseExploration:
 
     Attributes:
         robots: the robots, with their own maps, by slot.
-        maps: the merged maps, largest known area first; one, unless maps did not match.
-        clusters: the slots of the robots that shared a frame at the end, by map cluster.
+        frame: frame of each robot's grid, in the robot's own frame.
+        layers: each robot's own evidence by slot, (rows, cols) int8 log-odds units.
+        clusters: the slots of the robots that share a frame, by map cluster.
+        transforms: (3,) from each robot's own frame to its cluster's, by slot.
         seconds: simulated seconds.
-        attempts: pairs of map clusters that were registered on the way.
+        attempts: pairs of map clusters that were registered.
     """
 
     robots: Sequence[SlamRobot]
-    maps: list[JointMap]
+    frame: GridFrame
+    layers: list[LogOdds]
     clusters: list[list[int]]
+    transforms: list[Transform]
     seconds: float
     attempts: int
 
     @property
     def status(self) -> str:
-        """`completed`, or `partial` if several maps remain."""
-        return "completed" if len(self.maps) == 1 else "partial"
+        """`completed`, or `partial` if several map clusters remain."""
+        return "completed" if len(self.clusters) == 1 else "partial"
 
     def trajectory(self, slot: int) -> Transform:
-        """Return a robot's keyframe poses, (n, 3), in the frame of its merged map."""
-        for joint in self.maps:
-            if slot in joint.members:
-                transform = joint.transforms[joint.members.index(slot)]
-                return compose(transform, self.robots[slot].slam.poses)
-        raise ValueError(f"no robot {slot}")
+        """Return a robot's keyframe poses, (n, 3), in the frame of its cluster."""
+        return compose(self.transforms[slot], self.robots[slot].slam.poses)
+
+    def joint_maps(self) -> list[JointMap]:
+        """Register the whole maps jointly and merge them, as a mission does at its end."""
+        return joint_maps(self.layers, self.frame)
 
 
 def simulate_unknown_poses(
@@ -69,7 +69,7 @@ def simulate_unknown_poses(
         robots: the robots at their starts, by slot.
         frame: frame of each robot's grid, in the robot's own frame.
         settings: how to explore.
-        rendezvous: when to register maps, and the gate of the final merge.
+        rendezvous: when to register maps.
     """
     planner = RendezvousPlanner(frame, len(robots), settings, rendezvous)
     for slot, robot in enumerate(robots):
@@ -83,5 +83,12 @@ def simulate_unknown_poses(
         layer = np.zeros((frame.rows, frame.cols), np.int8)
         layer[patch.box.slices] = patch.cells
         layers.append(layer)
-    maps = joint_maps(layers, frame, rendezvous.gate)
-    return UnknownPoseExploration(robots, maps, planner.clusters, planner.time, planner.attempts)
+    return UnknownPoseExploration(
+        robots=robots,
+        frame=frame,
+        layers=layers,
+        clusters=planner.clusters,
+        transforms=planner.transforms,
+        seconds=planner.time,
+        attempts=planner.attempts,
+    )

@@ -13,7 +13,7 @@ from app.exploration.grid import FREE, OCCUPIED, FloorMap, Grid, GridFrame
 from app.exploration.mapping.keyframes import Keyframe, draw_keyframes
 from app.exploration.merging.consensus import consistent_groups, group_maps
 from app.exploration.merging.evidence import occupancy, transform_layer
-from app.exploration.merging.registration import RegistrationGate, register
+from app.exploration.merging.registration import RegistrationGate, realign, register
 from app.exploration.se2 import Transform, between, compose, inverse, wrap
 from app.exploration.simulation.floor_plans import draw_office
 from app.exploration.simulation.halls_and_caves import draw_cave
@@ -62,6 +62,26 @@ def test_overlapping_maps_are_registered(floor: FloorMap) -> None:
     )
     assert math.hypot(off[0], off[1]) < 0.05
     assert abs(off[2]) < math.radians(0.5)
+
+
+def test_a_known_match_is_realigned() -> None:
+    """A transform that is a few centimetres off is refined by walls alone."""
+    one, two = seen(OFFICE, 0.0, 0.6, ONE), seen(OFFICE, 0.3, 1.0, TWO)
+    truth = between(ONE, TWO)
+
+    found = realign(*one, *two, compose(truth, np.array([0.05, -0.04, math.radians(0.5)])))
+
+    centre = between(TWO, np.array([10.0, 8.0, 0.0]))
+    off = between(compose(found, centre), compose(truth, centre))
+    assert math.hypot(off[0], off[1]) < 0.02
+    assert abs(off[2]) < math.radians(0.2)
+
+
+def test_a_map_without_walls_keeps_its_transform() -> None:
+    """Without evidence there is nothing to refine."""
+    free, frame = np.full((40, 40), FREE, np.int8), GridFrame(40, 40, 0.05)
+
+    assert realign(free, frame, *seen(CAVE, 0.0, 1.0, TWO), ONE) is ONE
 
 
 def test_maps_of_different_floors_are_rejected() -> None:

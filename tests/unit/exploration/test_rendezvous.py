@@ -1,6 +1,7 @@
 """Robots with unknown relative poses explore apart until their maps match."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,12 +12,12 @@ from app.exploration.grid import UNKNOWN, FloorMap, LogOdds
 from app.exploration.lidar import CLAMP_UNITS
 from app.exploration.mapping.slam_robot import SlamRobot
 from app.exploration.merging.joint_map import joint_maps, project_onto_floor
-from app.exploration.planning.map_clusters import build_cluster
+from app.exploration.planning.map_clusters import build_cluster, realign_cluster
 from app.exploration.planning.rendezvous import RendezvousPlanner
 from app.exploration.planning.robot_history import RobotHistory
 from app.exploration.planning.settings import UNKNOWN_POSE_SETTINGS
-from app.exploration.planning.team_planner import PlannerState
-from app.exploration.se2 import between, compose, of_pose, to_pose
+from app.exploration.planning.team_planner import PlannerState, TeamPlanner
+from app.exploration.se2 import between, compose, inverse, of_pose, to_pose
 from app.exploration.simulation.deployment import deploy_slam_robot, own_frame, place_bases
 from app.exploration.simulation.halls_and_caves import draw_cave
 from app.exploration.simulation.simulated_base import SimulatedBase
@@ -79,6 +80,33 @@ def test_two_robots_on_one_floor_return_one_map() -> None:
     measured = project_onto_floor(joint, of_pose(starts[0]), CAVE.frame)
     assert coverage(measured, CAVE, observable(CAVE, starts[0])) > 0.98
     assert accuracy(measured, CAVE) > 0.93
+
+
+def test_a_map_cluster_is_realigned_and_keeps_its_collisions() -> None:
+    """An error of its transforms is corrected by what the robots saw since."""
+    robots = team([CAVE, CAVE], 1)
+    planner = run(deployed(robots), robots)
+    histories = [RobotHistory.at(START, FRAME) for _ in robots]
+    for history, report in zip(histories, planner.state().reports, strict=True):
+        history.add(report)
+    poses = [of_pose(pose) for pose in planner.poses]
+    owns = [of_pose(history.pose) for history in histories]
+    transforms = np.array(
+        [compose(pose, inverse(own)) for pose, own in zip(poses, owns, strict=True)]
+    )
+    wrong = transforms.copy()
+    wrong[1] += (0.06, -0.04, 0.01)
+    cluster = build_cluster([0, 1], wrong, histories, FRAME, UNKNOWN_POSE_SETTINGS)
+    collisions = cluster.planner.state().collisions
+    collisions[7, 9] = True
+    state = replace(cluster.planner.state(), collisions=collisions)
+    cluster.planner = TeamPlanner.recover(FRAME, state, {}, UNKNOWN_POSE_SETTINGS)
+
+    found = realign_cluster(cluster, histories, FRAME, UNKNOWN_POSE_SETTINGS)
+
+    assert np.hypot(*(found.transforms[1] - transforms[1])[:2]) < 0.03
+    assert found.planner.state().collisions[7, 9]
+    assert realign_cluster(found, histories, FRAME, UNKNOWN_POSE_SETTINGS) is found
 
 
 def test_maps_that_disagree_leave_no_unknown_cells() -> None:

@@ -41,6 +41,7 @@ def test_two_robots_return_one_map() -> None:
     estimated = np.vstack([outcome.trajectory(slot) for slot in (0, 1)])
     truth = np.vstack([base.track for base in bases])
     assert trajectory_error(estimated, truth) < 0.10
+    assert [joint.members for joint in outcome.joint_maps()] == [(0, 1)]
 
 
 def test_maps_of_different_floors_are_not_merged() -> None:
@@ -48,8 +49,8 @@ def test_maps_of_different_floors_are_not_merged() -> None:
     outcome, _ = explore([CAVE, ROOMS], 2)
 
     assert outcome.status == "partial"
-    assert sorted(joint.members for joint in outcome.maps) == [(0,), (1,)]
     assert outcome.clusters == [[0], [1]]
+    assert sorted(joint.members for joint in outcome.joint_maps()) == [(0,), (1,)]
 
 
 def test_equal_seeds_give_equal_explorations() -> None:
@@ -58,14 +59,6 @@ def test_equal_seeds_give_equal_explorations() -> None:
 
     assert first.trajectory(0).tobytes() == again.trajectory(0).tobytes()
     assert first.seconds == again.seconds
-
-
-def test_a_slot_without_a_robot_has_no_trajectory() -> None:
-    """A wrong slot is an error, not an empty track."""
-    outcome, _ = explore([ROOMS], 3)
-
-    with pytest.raises(ValueError, match="no robot 1"):
-        outcome.trajectory(1)
 
 
 def test_a_base_in_a_wall_is_rejected() -> None:
