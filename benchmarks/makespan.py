@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""What it costs a mission to lose a robot and a listener in the middle of its exploration.
+"""The cost of losing a robot and a listener in the middle of an exploration.
 
     .venv/bin/python benchmarks/makespan.py --map FLOOR.yaml [--robots 4] [--seed 1]
 
-Runs the mission twice with the same seed: left alone, and with one robot's process and the
-listener killed when it has explored for a third of the time that the first one took. Prints one
-JSON object: coverage, simulated and real seconds of both, and their ratios.
+Runs the mission twice with the same seed: undisturbed, and with one robot's process and the
+listener killed after a third of the simulated seconds of the first run. Prints one JSON object:
+coverage, simulated and real seconds of both runs, and their ratios.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from sagastream.testing import EmbeddedServer
 
 
 def _mission(area: str, robots: int, seed: int, kill_at_s: float | None) -> dict[str, Any]:
-    """Run one mission on its own workers; kill at that simulated second."""
+    """Run one mission on its own workers; kill at the given simulated second."""
     killed: list[str] = []
 
     async def run() -> dict[str, Any]:
@@ -65,7 +65,7 @@ def _mission(area: str, robots: int, seed: int, kill_at_s: float | None) -> dict
 
 
 def _kill(workers: Workers) -> list[str]:
-    """Kill a robot's process, and the one listener: what it did is taken over by the next."""
+    """Kill a robot's process and the only listener; the next listener takes over its commands."""
     victims = ["robots-1", "listener-1"]
     for name in victims:
         os.kill(workers.pids[name], signal.SIGKILL)
@@ -73,7 +73,7 @@ def _kill(workers: Workers) -> list[str]:
 
 
 def main() -> None:
-    """Entry point."""
+    """Run both missions and print the figures."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--map", type=Path, required=True)
     parser.add_argument("--robots", type=int, default=4)

@@ -138,10 +138,10 @@ def _features(features: MapFeatures) -> tuple[Points, npt.NDArray[np.uint8] | No
         cv2.copyMakeBorder(picture, _RIM, _RIM, _RIM, _RIM, cv2.BORDER_CONSTANT, value=[_UNSEEN]),
         np.uint8,
     )
-    finder = cv2.ORB_create(  # type: ignore[attr-defined]
+    detector = cv2.ORB_create(  # type: ignore[attr-defined]
         _FEATURES, nlevels=_LEVELS, edgeThreshold=_EDGE, fastThreshold=_CONTRAST
     )
-    corners, looks = finder.detectAndCompute(picture, None)
+    corners, descriptors = detector.detectAndCompute(picture, None)
     corner = np.array([features.frame.origin_x, features.frame.origin_y])
     at = np.array([key.pt for key in corners]).reshape(-1, 2)
-    return (at - _RIM + 0.5) * _PIXEL + corner, looks
+    return (at - _RIM + 0.5) * _PIXEL + corner, descriptors
