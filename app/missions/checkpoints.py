@@ -23,7 +23,7 @@ async def encode_state(state: PlannerState) -> dict[str, Any]:
         "retried": state.retried,
         "shape": list(state.visits.shape),
         "visits": await put_blob(state.visits.tobytes(), ttl_s=ttl_s),
-        "bumped": await put_blob(state.collisions.tobytes(), ttl_s=ttl_s),
+        "bumped": await put_blob(state.collision_cells.tobytes(), ttl_s=ttl_s),
     }
 
 
@@ -41,5 +41,5 @@ async def decode_state(encoded: Mapping[str, Any]) -> PlannerState:
         rounds=encoded["rounds"],
         retried=encoded["retried"],
         visits=np.frombuffer(await get_blob(encoded["visits"]), np.uint8).reshape(shape),
-        collisions=np.frombuffer(await get_blob(encoded["bumped"]), np.bool_).reshape(shape),
+        collision_cells=np.frombuffer(await get_blob(encoded["bumped"]), np.bool_).reshape(shape),
     )

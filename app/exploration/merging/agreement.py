@@ -43,7 +43,7 @@ def classify_walls(
         (walls,) int8: 1 the same wall, -1 a contradiction, 0 neither.
     """
     return _classify(
-        here.wall_distance,
+        here.distance_to_wall,
         here.free_clearance,
         here.free_gradient,
         to_cells(here.frame, apply(motion, there.walls)),
@@ -129,7 +129,7 @@ def shared_free_points(one: MapFeatures, two: MapFeatures, pose: Transform) -> M
 
 @njit(cache=True, nogil=True)
 def _classify(  # noqa: PLR0917, compiled: no keyword crosses cheaply
-    wall_distance: npt.NDArray[np.float32],
+    distance_to_wall: npt.NDArray[np.float32],
     free_clearance: npt.NDArray[np.float32],
     free_gradient: npt.NDArray[np.float32],
     points: Points,
@@ -138,14 +138,14 @@ def _classify(  # noqa: PLR0917, compiled: no keyword crosses cheaply
     min_clearance: float,
 ) -> npt.NDArray[np.int8]:
     """Classify points: 1 near a wall with the same normal, -1 elsewhere in free space, 0 otherwise."""
-    rows, cols = wall_distance.shape
+    rows, cols = distance_to_wall.shape
     verdicts = np.zeros(points.shape[0], np.int8)
     for index in range(points.shape[0]):
         col, row = int(np.floor(points[index, 0])), int(np.floor(points[index, 1]))
         if 0 <= row < rows and 0 <= col < cols:
             along = free_gradient[row, col, 0] * normals[index, 0]
             across = free_gradient[row, col, 1] * normals[index, 1]
-            if wall_distance[row, col] <= near and along + across > 0.0:
+            if distance_to_wall[row, col] <= near and along + across > 0.0:
                 verdicts[index] = 1
             elif free_clearance[row, col] >= min_clearance:
                 verdicts[index] = -1

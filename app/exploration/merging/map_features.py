@@ -32,7 +32,7 @@ class MapFeatures:
         nearest_wall: (rows, cols) int32, index of the nearest wall, approximately.
         free_points: (m, 2) metres, free cells away from walls, thinned.
         free: (rows, cols) bool.
-        wall_distance: (rows, cols) float32 metres to the nearest occupied cell.
+        distance_to_wall: (rows, cols) float32 metres to the nearest occupied cell.
         free_clearance: (rows, cols) float32 metres to the nearest cell that is not free.
         free_gradient: (rows, cols, 2) float32, the direction in which free space increases.
     """
@@ -45,7 +45,7 @@ class MapFeatures:
     nearest_wall: npt.NDArray[np.int32]
     free_points: Points
     free: Mask
-    wall_distance: Metres
+    distance_to_wall: Metres
     free_clearance: Metres
     free_gradient: npt.NDArray[np.float32]
 
@@ -76,7 +76,7 @@ def extract_features(grid: Grid, frame: GridFrame) -> MapFeatures | None:
     walls = occupied & near_free
     if not walls.any():
         return None
-    wall_distance = cv2.distanceTransform(
+    distance_to_wall = cv2.distanceTransform(
         (~occupied).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
     ) * np.float32(resolution)
     step = max(1, round(_THIN / resolution))
@@ -100,9 +100,9 @@ def extract_features(grid: Grid, frame: GridFrame) -> MapFeatures | None:
         normals,
         resolution,
         wall_of[labels],
-        cell_centres(cut, free & thin & (wall_distance > _INNER)),
+        cell_centres(cut, free & thin & (distance_to_wall > _INNER)),
         free,
-        np.ascontiguousarray(wall_distance, np.float32),
+        np.ascontiguousarray(distance_to_wall, np.float32),
         clearance_map(~free, resolution),
         np.ascontiguousarray(free_gradient),
     )

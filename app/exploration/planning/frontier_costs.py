@@ -82,7 +82,7 @@ def frontier_distances(frontiers: Sequence[Frontier], view: PlanningMap, reach: 
     centres = np.array([central_cell(frontier) for frontier in frontiers]) + 0.5
     off = (centres[:, None] - centres[None]) * view.resolution
     metres = np.hypot(off[..., 0], off[..., 1])
-    visible = mutual_visibility(view.see_through, centres, reach / view.resolution)
+    visible = mutual_visibility(view.see_through_mask, centres, reach / view.resolution)
     return np.where(visible, metres, np.inf)
 
 

@@ -78,7 +78,7 @@ def build_cluster(
         rounds=0,
         retried=None,
         visits=np.zeros(shape, np.uint8),
-        collisions=np.zeros(shape, np.bool_),
+        collision_cells=np.zeros(shape, np.bool_),
     )
     if before is not None:
         state = replace(before.state(), reports=state.reports, lost=state.lost)

@@ -81,7 +81,7 @@ class PlanningMap:
         return Box(self.row0, self.col0, self.row0 + rows, self.col0 + cols)
 
     @property
-    def see_through(self) -> Mask:
+    def see_through_mask(self) -> Mask:
         """Cells that do not block the line of sight, (rows, cols) bool."""
         not_occupied: Mask = self.grid != OCCUPIED
         return not_occupied
@@ -149,7 +149,7 @@ class PlanningMap:
 
 def build_planning_map(
     evidence: npt.NDArray[np.int16],
-    collisions: Mask,
+    collision_cells: Mask,
     known: Box,
     frame: GridFrame,
     *,
@@ -159,7 +159,7 @@ def build_planning_map(
 
     Args:
         evidence: (rows, cols) int16, the sum of all robots' log-odds units.
-        collisions: (rows, cols) bool, cells that a robot could not enter.
+        collision_cells: (rows, cols) bool, cells that a robot could not enter.
         known: bounding box of all evidence.
         frame: the mission's frame.
         before: the mission's last planning map, whose results are reused where they still hold.
@@ -176,7 +176,7 @@ def build_planning_map(
         grid=grid,
         clearance=_update_clearance(grid, frame.resolution, same),
         frontier_mask=frontier_cells(grid),
-        traversable=(grid == FREE) & ~collisions[rows, cols],
+        traversable=(grid == FREE) & ~collision_cells[rows, cols],
         cache=before.cache if before else MapCache(),
     )
 

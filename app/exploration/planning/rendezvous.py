@@ -126,7 +126,7 @@ class RendezvousPlanner:
             rounds=self.rounds,
             retried=None,
             visits=_NO_CELLS,
-            collisions=_NO_CELLS.astype(np.bool_),
+            collision_cells=_NO_CELLS.astype(np.bool_),
         )
 
     @property

@@ -53,7 +53,7 @@ class PlannerState:
         rounds: barriers so far.
         retried: number of known cells at the last retry of abandoned frontiers, None before it.
         visits: (rows, cols) uint8, number of visits that left a frontier cell unchanged.
-        collisions: (rows, cols) bool, cells that a robot could not enter.
+        collision_cells: (rows, cols) bool, cells that a robot could not enter.
     """
 
     reports: tuple[DriveReport, ...]
@@ -61,7 +61,7 @@ class PlannerState:
     rounds: int
     retried: int | None
     visits: NDArray[np.uint8]
-    collisions: Mask
+    collision_cells: Mask
 
 
 class TeamPlanner:
@@ -131,7 +131,7 @@ class TeamPlanner:
         poses = [report.pose for report in reports]
         self = cls(frame, poses, settings, bearings=[0.0] * len(reports))
         self.rounds, self._retried_at = state.rounds, state.retried
-        self._visits, self._collisions = state.visits.copy(), state.collisions.copy()
+        self._visits, self._collisions = state.visits.copy(), state.collision_cells.copy()
         for slot, report in enumerate(reports):
             self._robots[slot].bearing = None
             self._apply(self._robots[slot], report)
@@ -153,7 +153,7 @@ class TeamPlanner:
             rounds=self.rounds,
             retried=self._retried_at,
             visits=self._visits.copy(),
-            collisions=self._collisions.copy(),
+            collision_cells=self._collisions.copy(),
         )
 
     @property
@@ -305,7 +305,7 @@ class TeamPlanner:
             viewed = [
                 math.dist(cell, (row, col)) <= reach
                 and math.isinf(
-                    clear_length(view.see_through, viewpoint, (cell[0] + 0.5, cell[1] + 0.5))
+                    clear_length(view.see_through_mask, viewpoint, (cell[0] + 0.5, cell[1] + 0.5))
                 )
                 for cell in cells.tolist()
             ]

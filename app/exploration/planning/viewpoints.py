@@ -152,7 +152,7 @@ class ViewpointCache:
 @njit(cache=True, nogil=True)
 def _find(  # noqa: PLR0917, compiled: no keyword crosses cheaply
     grid: Grid,
-    see_through: Mask,
+    see_through_mask: Mask,
     cells: Cells,
     unchanged: _Indices,
     old_starts: _Indices,
@@ -186,7 +186,7 @@ def _find(  # noqa: PLR0917, compiled: no keyword crosses cheaply
                         continue
                     if row_step * row_step + col_step * col_step > reach * reach:
                         continue
-                    if _sees_unknown(grid, see_through, at_row, at_col, row, col):
+                    if _sees_unknown(grid, see_through_mask, at_row, at_col, row, col):
                         flat[used] = at_row * cols + at_col
                         used += 1
         starts[index + 1] = used
@@ -195,7 +195,7 @@ def _find(  # noqa: PLR0917, compiled: no keyword crosses cheaply
 
 @njit(cache=True, nogil=True)
 def _sees_unknown(  # noqa: PLR0917, compiled: no keyword crosses cheaply
-    grid: Grid, see_through: Mask, at_row: int, at_col: int, row: int, col: int
+    grid: Grid, see_through_mask: Mask, at_row: int, at_col: int, row: int, col: int
 ) -> bool:
     """Return whether an unknown neighbour of the second cell is in sight of the first."""
     rows, cols = grid.shape
@@ -206,7 +206,7 @@ def _sees_unknown(  # noqa: PLR0917, compiled: no keyword crosses cheaply
             and 0 <= to_col < cols
             and grid[to_row, to_col] == UNKNOWN
             and clear_length_cells(
-                see_through, at_row + 0.5, at_col + 0.5, to_row + 0.5, to_col + 0.5
+                see_through_mask, at_row + 0.5, at_col + 0.5, to_row + 0.5, to_col + 0.5
             )
             == np.inf
         ):

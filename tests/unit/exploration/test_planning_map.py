@@ -12,14 +12,14 @@ from app.exploration.planning.planning_map import PlanningMap, build_planning_ma
 FRAME = GridFrame(rows=100, cols=120, resolution=0.1, origin_x=-3.0, origin_y=5.0)
 
 
-def known(*, collisions: tuple[int, int] | None = None) -> PlanningMap:
+def known(*, collision_cells: tuple[int, int] | None = None) -> PlanningMap:
     """Build the map of a free room of 4 by 3 metres, with walls around it."""
     evidence = np.zeros((FRAME.rows, FRAME.cols), np.int16)
     evidence[30:62, 40:82] = 50
     evidence[31:61, 41:81] = -50
     cells = np.zeros(evidence.shape, np.bool_)
-    if collisions is not None:
-        cells[collisions] = True
+    if collision_cells is not None:
+        cells[collision_cells] = True
     return build_planning_map(evidence, cells, Box(30, 40, 62, 82), FRAME)
 
 
@@ -56,7 +56,7 @@ def test_a_robot_that_stands_too_near_a_wall_can_leave() -> None:
 
 def test_a_collision_cell_is_not_passable_again() -> None:
     """A collision outweighs what the map shows."""
-    view = known(collisions=(45, 60))
+    view = known(collision_cells=(45, 60))
 
     assert not view.passable(0.3, (25, 25))[20, 25]
     assert view.passable(0.3, (25, 25))[21, 25]
@@ -68,16 +68,16 @@ def test_an_updated_planning_map_equals_a_new_one(data: st.DataObject) -> None:
     """Clearance around walls that appeared or vanished is that of the present walls."""
     frame = GridFrame(rows=40, cols=50, resolution=0.1)
     evidence = np.full((40, 50), -50, np.int16)
-    collisions, known = np.zeros(evidence.shape, np.bool_), Box(6, 6, 34, 44)
+    collision_cells, known = np.zeros(evidence.shape, np.bool_), Box(6, 6, 34, 44)
     cells = st.tuples(st.integers(6, 33), st.integers(6, 43))
     before = None
     for _ in range(3):
         for cell in data.draw(st.lists(cells, max_size=3)):
             evidence[cell] *= -1
-        before = build_planning_map(evidence, collisions, known, frame, before=before)
+        before = build_planning_map(evidence, collision_cells, known, frame, before=before)
 
     assert before is not None
-    first = build_planning_map(evidence, collisions, known, frame)
+    first = build_planning_map(evidence, collision_cells, known, frame)
     assert np.array_equal(before.clearance, first.clearance)
     obstacles = evidence[1:39, 1:49] > 0
     assert np.array_equal(

@@ -97,15 +97,15 @@ def test_a_map_cluster_is_realigned_and_keeps_its_collisions() -> None:
     wrong = transforms.copy()
     wrong[1] += (0.06, -0.04, 0.01)
     cluster = build_cluster([0, 1], wrong, histories, FRAME, UNKNOWN_POSE_SETTINGS)
-    collisions = cluster.planner.state().collisions
-    collisions[7, 9] = True
-    state = replace(cluster.planner.state(), collisions=collisions)
+    collision_cells = cluster.planner.state().collision_cells
+    collision_cells[7, 9] = True
+    state = replace(cluster.planner.state(), collision_cells=collision_cells)
     cluster.planner = TeamPlanner.recover(FRAME, state, {}, UNKNOWN_POSE_SETTINGS)
 
     found = realign_cluster(cluster, histories, FRAME, UNKNOWN_POSE_SETTINGS)
 
     assert np.hypot(*(found.transforms[1] - transforms[1])[:2]) < 0.03
-    assert found.planner.state().collisions[7, 9]
+    assert found.planner.state().collision_cells[7, 9]
     assert realign_cluster(found, histories, FRAME, UNKNOWN_POSE_SETTINGS) is found
 
 

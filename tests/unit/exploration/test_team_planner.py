@@ -296,7 +296,7 @@ def test_the_rest_of_a_frontier_counts_however_short() -> None:
         rounds=1,
         retried=FLOOR.grid.size,
         visits=visits,
-        collisions=np.zeros(FLOOR.grid.shape, np.bool_),
+        collision_cells=np.zeros(FLOOR.grid.shape, np.bool_),
     )
 
     orders = TeamPlanner.recover(FLOOR.frame, state, {}).decide()
