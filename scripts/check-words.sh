@@ -9,4 +9,4 @@ else
   files=("$@")
 fi
 phrases=$(sed 's/->.*//' "$list" | paste -sd '|')
-exec "${VENV:-.venv}/bin/codespell" --dictionary "$list" --regex "\\b(?:$phrases)\\b" "${files[@]}"
+exec "${VENV:-.venv}/bin/codespell" --dictionary "$list" --regex "(?i)\\b(?:$phrases)\\b" "${files[@]}"
