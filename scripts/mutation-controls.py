@@ -174,7 +174,7 @@ CONTROLS = [
     Control(
         "5 renewal checks the token",
         CLAIM,
-        "if found[1] == token and found[2] == 'running' then",
+        "if current == token and status == 'running' then",
         "if true then",
         UNIT,
     ),
@@ -259,7 +259,7 @@ CONTROLS = [
     Control(
         "8 atomic writes are checked",
         CLAIM,
-        "if (is_expected == '1' and found ~= expected) or (is_expected == '0' and found) then",
+        "if (is_expected == '1' and current ~= expected) or (is_expected == '0' and current) then",
         "if false then",
         EFFECTS,
     ),

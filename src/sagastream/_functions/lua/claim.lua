@@ -15,14 +15,15 @@ local function held_ms(after, now)
   return left
 end
 
--- Note that the handler of a superseded request has ended: what waits for it may begin.
+-- Note that the handler of a superseded request has ended: the request that waits for it may begin.
 local function confirm(key, record, token)
   if record.held_until and record.token == token then
     redis.call('HDEL', key, 'held_until', 'span')
   end
 end
 
--- Take the span of a claim whose handler never ended it, so that it is recorded once.
+-- Return the span of a claim whose handler never ended it, and remove it from the record, so that
+-- it is recorded once.
 local function take_lost_span(key, record)
   if not record.span or record.span == '' then
     return ''
@@ -33,11 +34,11 @@ local function take_lost_span(key, record)
 end
 
 -- End a request that has lost its handlers too often: one dead letter and one failed reply.
-local function bury(call, key, record, stream, entry_id, trace, group, reply_ttl_ms, retention_ms)
+local function make_dead_letter(call, key, record, stream, entry_id, trace, group, reply_ttl_ms, retention_ms)
   local dead = stream .. ':dead'
   require_type(call, dead, 'stream')
   require_reply_streams(call, record)
-  local lost = 'its handler was lost ' .. record.epoch .. ' times, the last one at ' .. (record.consumer or '?')
+  local lost = 'its handler was lost ' .. record.epoch .. ' times, the last one on ' .. (record.consumer or '?')
   local payload = cjson.encode({
     error_type = 'HandlerLost', message = lost, trace_id = string.sub(trace[1], 4, 35),
   })
@@ -50,18 +51,18 @@ local function bury(call, key, record, stream, entry_id, trace, group, reply_ttl
   return { 'done', 'failed', span, 'dead' }
 end
 
--- begin: claim a request with a token. The epoch grows, so that an earlier claim can write no more.
+-- begin: claim a request with a token. The epoch grows, so that no earlier claim can write any more.
 -- Race: the answer is lost and the claim is repeated; the same token gets the same answer. Two
--- listeners at once: the second is answered `busy` while the first one's lease is current.
+-- listeners claim at once; the second is answered `busy` while the lease of the first is current.
 -- A claim that was released, as at a shutdown, does not count as a lost handler. The span of a
 -- claim stays in the record until its handler has ended it: the next claim gets the span of a
 -- handler that was killed (epoch, begin in ms, traceparent), and records it.
 -- Shared: group, consumer, lease_ms, reply_ttl_ms, retention_ms, max_deliveries. Own: entry_id,
 -- token, traceparent, tracestate, parent span id.
 -- Returns {'claimed', epoch, now, effect that the handler must declare, last progress, lost span} |
--- {'busy', consumer, ms left} | {'wait', ms left at most until a superseded handler ends} |
--- {'done', status, lost span, 'dead' if it is buried now or ''} | {'unknown'}: the entry is not the
--- record's, adopt it.
+-- {'busy', consumer, ms left} | {'wait', largest number of ms until a superseded handler ends} |
+-- {'done', status, lost span, 'dead' if this call made it a dead letter, otherwise ''} |
+-- {'unknown'}: the record does not name this entry; adopt it.
 local function begin(call, key, stream, shared, own)
   local group, consumer, lease_ms, reply_ttl_ms, retention_ms, max_deliveries = unpack(shared, 1, 6)
   local entry_id, token, trace = own[1], own[2], { own[3], own[4], own[5] }
@@ -92,7 +93,7 @@ local function begin(call, key, stream, shared, own)
   end
   local claims = tonumber(record.epoch)
   if claims + 1 - tonumber(record.released or '0') > tonumber(max_deliveries) then
-    return bury(call, key, record, stream, entry_id, trace, group, reply_ttl_ms, retention_ms)
+    return make_dead_letter(call, key, record, stream, entry_id, trace, group, reply_ttl_ms, retention_ms)
   end
   local at = int(now)
   record.epoch = int(claims + 1)
@@ -113,8 +114,8 @@ local function begin(call, key, stream, shared, own)
   return { 'claimed', record.epoch, at, record.effect or '', record.progress or '', lost }
 end
 
--- progress: write a numbered progress stage. The last one stays in the record, for the next
--- claim to continue from.
+-- progress: write a numbered progress stage. The last one stays in the record, so that the next
+-- claim can continue from it.
 -- Race: the answer is lost and the stage is repeated; a number that is not higher is not written.
 -- Shared: reply_ttl_ms. Own: token, seq, payload, traceparent, tracestate, parent span id.
 -- Returns {'ok'} | {'stale', status}.
@@ -136,9 +137,9 @@ local function progress(call, key, _, shared, own)
   return { 'ok' }
 end
 
--- finish: store the outcome, write the terminal reply and ack, together; so there is no ack
+-- finish: store the outcome, write the terminal reply and ack, in one step. So there is no ack
 -- without a reply, and the first outcome stays. An `atomic` handler's writes are done here too,
--- if every value is still the expected one; otherwise nothing is written and nothing ends.
+-- if every value is still the expected one; otherwise nothing is written, and the request does not end.
 -- Race: a handler that lost its lease finishes late; its token is stale. The answer is lost and
 -- the finish is repeated; the same outcome by the same token is `ok`.
 -- Shared: group, retention_ms, reply_ttl_ms. Own: entry_id, token, status, payload,
@@ -161,13 +162,13 @@ local function finish(call, key, stream, shared, own)
   for at = 8, #own, 7 do
     local target, is_field, field, is_expected, expected = unpack(own, at, at + 4)
     require_type(call, target, is_field == '1' and 'hash' or 'string')
-    local found
+    local current
     if is_field == '1' then
-      found = redis.call('HGET', target, field)
+      current = redis.call('HGET', target, field)
     else
-      found = redis.call('GET', target)
+      current = redis.call('GET', target)
     end
-    if (is_expected == '1' and found ~= expected) or (is_expected == '0' and found) then
+    if (is_expected == '1' and current ~= expected) or (is_expected == '0' and current) then
       return { 'mismatch', target }
     end
   end
@@ -189,11 +190,11 @@ local function finish(call, key, stream, shared, own)
   return { 'ok' }
 end
 
--- renew: extend the leases of one listener. An entry's idle time starts anew with it, so that no
--- sweeper takes live work for dead.
+-- renew: extend the leases of one listener. This also resets the idle time of their entries, so
+-- that no sweeper takes over live work.
 -- Race: a late renewal must not steal a request back; the token is checked first.
 -- KEYS record and stream of each claim. ARGV lease_ms, group, consumer, then token and entry_id
--- of each. Returns for each '1' kept, 'c' kept and to be cancelled, or '0' lost.
+-- of each. Returns for each claim '1' kept, 'c' kept and to be cancelled, or '0' lost.
 local function renew(call, keys, args)
   local lease_ms, group, consumer = tonumber(args[1]), args[2], args[3]
   local until_ms = int(now_ms(call) + lease_ms)
@@ -201,13 +202,14 @@ local function renew(call, keys, args)
   for i = 1, #keys / 2 do
     local key, stream = keys[2 * i - 1], keys[2 * i]
     local token, entry_id = args[2 * i + 2], args[2 * i + 3]
-    local found = redis.call('HMGET', key, 'token', 'status', 'cancel', 'held_until')
-    if found[1] == token and found[2] == 'running' then
+    local fields = redis.call('HMGET', key, 'token', 'status', 'cancel', 'held_until')
+    local current, status, is_cancelled, held_until = unpack(fields, 1, 4)
+    if current == token and status == 'running' then
       redis.call('HSET', key, 'lease_until', until_ms)
       redis.pcall('XCLAIM', stream, group, consumer, 0, entry_id, 'JUSTID')
-      out[i] = found[3] and 'c' or '1'
-    elseif found[1] == token and found[4] then
-      -- It is superseded and its handler still runs: the request that follows goes on waiting.
+      out[i] = is_cancelled and 'c' or '1'
+    elseif current == token and held_until then
+      -- It is superseded and its handler still runs: the request that superseded it keeps waiting.
       redis.call('HSET', key, 'held_until', until_ms)
       out[i] = 'c'
     else
@@ -218,8 +220,8 @@ local function renew(call, keys, args)
 end
 
 -- release: give a claim back without an outcome, as at a shutdown. The next sweep takes the
--- command at once, and it does not count as a lost handler. For a superseded request this
--- confirms that its handler has ended.
+-- command over at once, and the claim does not count as a lost handler. For a superseded request
+-- this confirms that its handler has ended.
 -- Race: another listener has claimed the request meanwhile; only the current token gives it back.
 -- KEYS record, stream. ARGV group, entry_id, consumer, token. Returns {'ok'} | {'stale'} |
 -- {'span_taken'}: another claim has recorded this claim's span.

@@ -1,6 +1,6 @@
 #!lua name=@LIBRARY@
 
--- The server-side transitions. Each is one function, so that it is done whole or not at all.
+-- The server-side transitions. Each is one function: it takes effect completely or not at all.
 --
 -- A request's record is a hash and the source of truth; streams only carry what it says. Its
 -- payload, trace and timestamp are the command's until the request ends, and the terminal
@@ -16,15 +16,15 @@ local VERSION = '@SCHEMA@'
 
 -- Entries kept in a request's own stage log.
 local STAGE_LOG_LENGTH = 1000
--- Commands that one sweep requeues at most.
+-- The largest number of commands that one sweep requeues.
 local REQUEUE_LIMIT = 100
 -- How long a wake-up list outlives its last entry.
 local WAKEUP_TTL_MS = 60000
--- This many values fit on the interpreter's stack with room to spare.
+-- This many values fit easily on the interpreter's stack.
 local STACK_LIMIT = 4000
 
--- The state that one call shares: its time, the types of the keys that it has checked, and the
--- writes that its requests have in common, which are done once, at its end.
+-- The state of one call: its time, the types of the keys that it has checked, and the writes that
+-- its requests share. `flush` does these writes once, at the end of the call.
 local function new_call()
   return { now = nil, types = {}, ttls = {}, opened = {}, ended = {}, acked = {}, emitted = {} }
 end
@@ -52,10 +52,10 @@ local function append(lists, key, ...)
   end
 end
 
--- Do the writes that the requests of a call have in common.
+-- Do the writes that the requests of a call share.
 local function flush(call)
   for stream, ttl_ms in pairs(call.ttls) do
-    -- A stream that expired and is made again has no TTL, so every write sets it.
+    -- A stream that is created again after it expired has no TTL, so every write sets it.
     redis.call('PEXPIRE', stream, ttl_ms)
   end
   for key, members in pairs(call.opened) do
@@ -81,13 +81,13 @@ local function ack(call, stream, group, entry_id)
 end
 
 local function require_type(call, key, wanted)
-  local found = call.types[key]
-  if not found then
-    found = redis.call('TYPE', key).ok
-    call.types[key] = found
+  local actual = call.types[key]
+  if not actual then
+    actual = redis.call('TYPE', key).ok
+    call.types[key] = actual
   end
-  if found ~= 'none' and found ~= wanted then
-    error({ err = 'WRONGTYPE ' .. key .. ' is a ' .. found .. ', expected a ' .. wanted })
+  if actual ~= 'none' and actual ~= wanted then
+    error({ err = 'WRONGTYPE ' .. key .. ' is a ' .. actual .. ', expected a ' .. wanted })
   end
 end
 
@@ -125,10 +125,10 @@ end
 
 -- Some fields of a hash; a missing one is nil.
 local function read_fields(key, names)
-  local found = redis.call('HMGET', key, unpack(names))
+  local values = redis.call('HMGET', key, unpack(names))
   local record = {}
   for i = 1, #names do
-    record[names[i]] = found[i] or nil
+    record[names[i]] = values[i] or nil
   end
   return record
 end
@@ -172,11 +172,12 @@ local function wake(list)
   redis.call('PEXPIRE', list, WAKEUP_TTL_MS)
 end
 
--- Make a function of a transition that many requests share in one call. Each request is done
--- whole or not at all, and one that is refused does not touch the others: its answer is
--- {'error', message}.
--- KEYS record and stream of each request. ARGV the arguments that all share, then for each
--- request how many own arguments follow, and these. Returns a list with an answer for each.
+-- Make a function that runs a transition for many requests in one call. The transition takes
+-- effect completely or not at all for each request. A refused request does not touch the others:
+-- its answer is {'error', message}.
+-- KEYS record and stream of each request. ARGV the arguments that all requests share, then for
+-- each request the number of its own arguments, and these arguments. Returns a list with an
+-- answer for each.
 local function batched(transition, shared_count)
   return function(call, keys, args)
     local answers, at = {}, shared_count + 1
@@ -207,5 +208,5 @@ local function register(name, transition, flags)
   redis.register_function({ function_name = '@LIBRARY@_' .. name, callback = callback, flags = flags or {} })
 end
 
--- What keeps, ends or frees work must go on when the server is full.
+-- A function that keeps, ends or frees work must run even when the server's memory is full.
 local WHEN_FULL = { 'allow-oom' }

@@ -1,7 +1,8 @@
 -- Readers of reply streams, each with its own consumer group: join, leave.
 
--- join: make a reader's group at 0, so that it misses nothing; destroy the groups of dead readers.
--- Race: two readers of one group would each get half of the replies; every reader has its own.
+-- join: create a reader's group at the start of the stream, so that it misses nothing; destroy the
+-- groups of dead readers.
+-- Race: two readers of one group would each get a part of the replies; each has its own group.
 -- KEYS stream. ARGV group, ttl_ms, stale_ms, prefix of readers' groups. Returns {'ok'}.
 local function join(call, keys, args)
   local stream, group, ttl_ms, stale_ms, prefix = keys[1], args[1], args[2], tonumber(args[3]), args[4]
@@ -26,9 +27,9 @@ local function join(call, keys, args)
       end
     end
   end
-  local made = redis.pcall('XGROUP', 'CREATE', stream, group, '0', 'MKSTREAM')
-  if made.err and not string.find(made.err, 'BUSYGROUP') then
-    return made
+  local created = redis.pcall('XGROUP', 'CREATE', stream, group, '0', 'MKSTREAM')
+  if created.err and not string.find(created.err, 'BUSYGROUP') then
+    return created
   end
   redis.call('XGROUP', 'CREATECONSUMER', stream, group, group)
   if not existed then
@@ -38,7 +39,7 @@ local function join(call, keys, args)
 end
 
 -- leave: destroy the reader's group, and the stream if it has no entry and no other reader.
--- Race: a writer may come meanwhile; a stream that has an entry stays.
+-- Race: a writer may have added an entry meanwhile; a stream that has an entry stays.
 -- KEYS stream. ARGV group. Returns {'ok'}.
 local function leave(_, keys, args)
   local stream = keys[1]

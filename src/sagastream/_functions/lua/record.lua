@@ -41,7 +41,7 @@ local function add_reply(call, stream, ttl_ms, fields)
   call.ttls[stream] = ttl_ms
 end
 
--- The streams that get a stage: `reply_streams` get every one, `end_streams` the terminal alone.
+-- The streams that get a stage: `reply_streams` get every one, `end_streams` only the terminal one.
 local function streams_of(record, is_terminal)
   local streams = lines(record.reply_streams)
   if is_terminal then
@@ -58,8 +58,8 @@ local function require_reply_streams(call, record)
   end
 end
 
--- Write a stage to each of the request's streams. Call this before any other write: one stream
--- of the wrong type refuses the call by itself, several are checked first.
+-- Write a stage to each of the request's streams. Call this before any other write: the XADD to a
+-- single stream of the wrong type fails and refuses the call; several streams are checked first.
 local function add_replies(call, record, ttl_ms, fields, is_terminal)
   local streams = streams_of(record, is_terminal)
   if #streams > 1 then
@@ -83,9 +83,9 @@ end
 local CONCLUSION_FIELDS = { 'token', 'status', 'epoch', 'reply_streams', 'end_streams', 'held_until',
   'traceparent', 'correlation_id', 'request_id', 'saga_id', 'event_type' }
 
--- End a request: the only place that does. Store the outcome, write the terminal reply, ack the
--- delivery if there is one. A lone request's record expires from here on, a saga's when its
--- saga ends. A handler that acks ends its span itself, so the record forgets the span.
+-- End a request; no other function does. Store the outcome, write the terminal reply, ack the
+-- delivery if there is one. The record gets its TTL here, or, if the request belongs to a saga,
+-- when the saga ends. A handler that acks ends its span itself, so the record forgets the span.
 local function conclude(call, key, record, stream, status, payload, trace, reply_ttl_ms, retention_ms, group, entry_id)
   local now = int(now_ms(call))
   add_replies(call, record, reply_ttl_ms, stage_entry(record, status, payload, trace, now), true)
@@ -105,7 +105,7 @@ local function conclude(call, key, record, stream, status, payload, trace, reply
   end
 end
 
--- Add reply streams to a known request. One that comes after the end gets the terminal reply.
+-- Add reply streams to a known request. One that is added after the end gets the terminal reply.
 local function add_reply_streams(call, key, record, wanted, ttl_ms)
   local every, terminal, late = lines(record.reply_streams), lines(record.end_streams), {}
   for _, stream in ipairs(lines(wanted.reply_streams)) do
@@ -162,7 +162,7 @@ local function add_record(call, key, stream, entry_id, fields, spec)
   end
   redis.call('HSET', key, unpack(record))
   if spec.followed then
-    -- It was kept for a while for its followers; it is a record now.
+    -- The key had a TTL while it noted only that it is followed; a live record has none.
     redis.call('PERSIST', key)
   end
   append(call.opened, stream .. ':open', int(now_ms(call)), key)

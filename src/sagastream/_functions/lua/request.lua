@@ -1,9 +1,9 @@
--- What requesters ask for: emit, adopt, follow, cancel.
+-- The begin of a request, and what its requesters ask for: emit, adopt, follow, cancel.
 
--- End a request that another one supersedes, in the function that emits the other. Its handler
--- can write no more, and one that was not emitted yet never begins. Returns whether a handler
+-- End a request that another one supersedes, in the function that emits the other one. Its handler
+-- can no longer write; if it has not been emitted yet, it never begins. Returns whether a handler
 -- may still run; `held_until` then says for how long.
--- Race: an undo that is emitted while the forward handler still acts; it begins after that
+-- Race: a compensation is emitted while the forward handler still runs; it begins after that
 -- handler has confirmed its end, or its lease has lapsed.
 local function supersede(call, key, trace, wakeup_prefix, reply_ttl_ms)
   local record = read_record(key)
@@ -26,14 +26,14 @@ local function supersede(call, key, trace, wakeup_prefix, reply_ttl_ms)
 end
 
 -- emit: write a command's record and entry together.
--- Race: the answer is lost and the command is emitted again; the record is there, so the stream
+-- Race: the answer is lost and the command is emitted again; its record exists, so the stream
 -- gets it once. The same id with another payload is a conflict.
 -- Shared: reply_ttl_ms, prefix of wake-up lists, instance. Own: the fields of the entry from
--- correlation_id to parent_span_id; the keys of the reply streams, one a line; those that get
--- the terminal stage alone; then names and values: `deadline_ms` from now, `maxlen`, `ttl_ms`,
--- `effect` that the handler must declare, `supersedes` a record, as often as needed.
+-- correlation_id to parent_span_id; the keys of the reply streams, one per line; the keys of those
+-- that get only the terminal stage; then names and values: `deadline_ms` from now, `maxlen`,
+-- `ttl_ms`, `effect` that the handler must declare, `supersedes` a record (any number of times).
 -- Returns {'new' | 'known' | 'conflict', entry_id, counter}. The counter grows with every
--- command, so that a client notices when older data are put back.
+-- command, so that a client notices when older data are restored.
 local function emit(call, key, stream, shared, own)
   local reply_ttl_ms, wakeup_prefix, instance = shared[1], shared[2], shared[3]
   local trace, options, superseded = { own[8], own[9], own[10] }, {}, {}
@@ -104,10 +104,10 @@ local function emit(call, key, stream, shared, own)
   return { 'new', entry_id, int(counter) }
 end
 
--- adopt: give an entry that came by plain XADD its record.
--- Race: two entries of one request; the record's own entry answers for the end, the other is acked.
+-- adopt: write the record of an entry that was added by plain XADD.
+-- Race: two entries of one request; the one that the record names is handled, the other is acked.
 -- KEYS record, stream. ARGV group, entry_id, reply_ttl_ms, retention_ms, the keys of the reply
--- streams one a line, the fields of the entry, with a request_id and a correlation_id...
+-- streams, one per line, the fields of the entry, with a request_id and a correlation_id...
 -- Returns {'adopted'} | {'done', status} | {'conflict'}.
 local function adopt(call, keys, args)
   local key, stream = keys[1], keys[2]
@@ -145,8 +145,8 @@ local function adopt(call, keys, args)
   return { 'adopted' }
 end
 
--- follow: have a request keep its own stage log from here on.
--- Race: the follower comes before the command; the record remembers it.
+-- follow: start a request's own stage log.
+-- Race: the follower comes before the command; the key of the record remembers it.
 -- KEYS record. ARGV reply_ttl_ms, traceparent, tracestate, parent span id. Returns {'ok'}.
 local function follow(call, keys, args)
   local key, reply_ttl_ms = keys[1], args[1]
@@ -162,8 +162,9 @@ local function follow(call, keys, args)
   return { 'ok' }
 end
 
--- cancel: end a request that has not begun, and ask the handler of one that runs to stop.
--- Race: the cancel overtakes its command; the record remembers it, and emit or adopt ends the request.
+-- cancel: end a request that has not begun; ask the handler of a running one to stop.
+-- Race: the cancel overtakes its command; the key of the record remembers it, and emit or adopt
+-- ends the request.
 -- KEYS record. ARGV reply_ttl_ms, retention_ms, prefix of wake-up lists, traceparent, tracestate,
 -- parent span id. Returns {'cancelled' | 'cancelling' | the status with which it had ended}.
 local function cancel(call, keys, args)

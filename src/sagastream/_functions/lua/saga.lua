@@ -1,9 +1,9 @@
 -- Sagas: the journal's compare-and-set, and which sagas are due.
 
--- journal: replace a saga's journal if it is still at the expected version; each move is an entry
--- in the journal's stream. An open saga is in a sorted set by the time at which a runner should
--- claim it, an ended one by the time at which it and its requests' records expire, together.
--- Race: two engines that read the same version; the second one's move is refused.
+-- journal: replace a saga's journal if it is still at the expected version, and add an entry to the
+-- stream of its moves. An open saga is in a sorted set by the time at which a runner should claim
+-- it, an ended one by the time at which it and the records of its requests expire.
+-- Race: two runners read the same version; the second one's move is refused.
 -- KEYS saga, its stream, open, ended, stuck, records... ARGV expected version, journal, saga id,
 -- 'open' | 'ended' | 'stuck', ms until it is due or expires, fields of the stream's entry...
 -- Returns {'ok', version} | {'moved', version}.
@@ -44,20 +44,20 @@ local function journal(call, keys, args)
 end
 
 -- take_due: take open sagas whose time has come, and postpone them.
--- Race: several runners ask at once; each saga goes to one of them.
+-- Race: several runners call this at once; each saga goes to one of them.
 -- KEYS open. ARGV limit, ms until they are due again. Returns {'ok', saga ids...}.
 local function take_due(call, keys, args)
   require_type(call, keys[1], 'zset')
   local now = now_ms(call)
-  local found = redis.call('ZRANGEBYSCORE', keys[1], '-inf', int(now), 'LIMIT', 0, args[1])
-  for _, saga_id in ipairs(found) do
+  local saga_ids = redis.call('ZRANGEBYSCORE', keys[1], '-inf', int(now), 'LIMIT', 0, args[1])
+  for _, saga_id in ipairs(saga_ids) do
     redis.call('ZADD', keys[1], int(now + tonumber(args[2])), saga_id)
   end
-  return { 'ok', unpack(found) }
+  return { 'ok', unpack(saga_ids) }
 end
 
 -- heartbeat: postpone the due time of sagas that a process works on.
--- Race: a saga that has ended meanwhile is not in the set, and must not come back: XX.
+-- Race: a saga that has ended meanwhile is not in the set, and must not be added again: XX.
 -- KEYS open. ARGV ms until they are due, saga ids... Returns {'ok'}.
 local function heartbeat(call, keys, args)
   require_type(call, keys[1], 'zset')

@@ -1,6 +1,6 @@
 -- Command streams: sweep, event, reject, announce, forward.
 
--- Drop ended commands behind the last `keep`, never one that is pending or undelivered.
+-- Delete ended commands older than the last `keep`, never one that is pending or undelivered.
 local function trim(stream, keep)
   local surplus = redis.call('XLEN', stream) - keep
   if surplus < keep / 10 then
@@ -21,7 +21,7 @@ local function trim(stream, keep)
 end
 
 -- Requeue commands whose entries are gone though they have not ended: the stream was deleted, or
--- trimmed past them. The entry of the oldest open request tells whether there are any.
+-- trimmed past them. As long as the oldest open request has its entry, there is none.
 local function requeue(call, stream, limit)
   for _ = 1, limit do
     local open = redis.call('ZRANGE', stream .. ':open', 0, 0)[1]
@@ -42,8 +42,8 @@ local function requeue(call, stream, limit)
 end
 
 -- sweep: take over entries that were not renewed for one lease, at most `count`.
--- Race: two sweepers would take the same entries in turn; one has the group and stream for a
--- while, and continues where the last one stopped.
+-- Race: two sweepers would take the same entries from each other; so one holds the group and stream
+-- for a while, and continues where the one before stopped.
 -- KEYS sweeper, stream. ARGV consumer, group, lease_ms, count, how many ended commands to keep.
 -- Returns {'busy'} | {'ok', entries...}, each {entry_id, fields}.
 local function sweep(call, keys, args)
@@ -55,11 +55,11 @@ local function sweep(call, keys, args)
   if held[1] and held[1] ~= consumer and tonumber(held[2]) > now then
     return { 'busy' }
   end
-  local found = redis.call('XAUTOCLAIM', stream, group, consumer, lease_ms, held[3] or '0-0', 'COUNT', count)
-  redis.call('HSET', sweeper, 'consumer', consumer, 'until', int(now + 0.4 * tonumber(lease_ms)), 'cursor', found[1])
+  local claimed = redis.call('XAUTOCLAIM', stream, group, consumer, lease_ms, held[3] or '0-0', 'COUNT', count)
+  redis.call('HSET', sweeper, 'consumer', consumer, 'until', int(now + 0.4 * tonumber(lease_ms)), 'cursor', claimed[1])
   redis.call('PEXPIRE', sweeper, 10 * tonumber(lease_ms))
   local out = { 'ok' }
-  for _, entry in ipairs(found[2]) do
+  for _, entry in ipairs(claimed[2]) do
     out[#out + 1] = entry
   end
   -- A consumer is deleted only when nothing is pending for it: its pending entries would be lost.
@@ -74,8 +74,8 @@ local function sweep(call, keys, args)
 end
 
 -- event: add an entry to any stream.
--- Race: a stranger could end a request that is still running. A stage of a request that has a
--- record is its handler's alone, and only finish writes its terminal stage.
+-- Race: another process could end a request that is still running. So only its handler writes the
+-- stages of a request that has a record, and only finish writes the terminal one.
 -- KEYS stream, record. ARGV status, token, maxlen, ttl_ms, fields...
 -- Returns {'ok', entry_id} | {'refused'}.
 local function event(call, keys, args)
@@ -121,10 +121,10 @@ local function reject(call, keys, args)
   return { 'ok' }
 end
 
--- announce: publish which event types a listener handles, until a time.
+-- announce: publish for ttl_ms which event types a listener handles.
 -- Race: a listener that died cannot withdraw; its members expire by the server's clock.
--- KEYS one sorted set a stream. ARGV ttl_ms (0: withdraw), then a member for each key.
--- Members are "event type \n consumer"; a key may be given several times. Returns {'ok'}.
+-- KEYS a sorted set for each stream. ARGV ttl_ms (0: withdraw), then a member for each key.
+-- A member is "event type \n consumer"; a key may occur several times. Returns {'ok'}.
 local function announce(call, keys, args)
   local ttl_ms = tonumber(args[1])
   local now = now_ms(call)
@@ -141,22 +141,22 @@ local function announce(call, keys, args)
   return { 'ok' }
 end
 
--- forward: put a command back into its stream for a live listener that can handle it. Its old
--- entry leaves and its new one comes in one step, so that it is always in the stream once.
--- Race: another listener has acked the entry already; then it is not added again.
+-- forward: add a command to its stream again, for a live listener that can handle it. The old entry
+-- is deleted in the same step, so that the command is always in the stream once.
+-- Race: another listener has acked the entry already; then the command is not added again.
 -- KEYS stream, announcements, record. ARGV group, entry_id, event_type, fields...
 -- Returns {'forwarded', entry_id} | {'unhandled', event types that are handled...}.
 local function forward(call, keys, args)
   local stream, key, group, entry_id, event_type = keys[1], keys[3], args[1], args[2], args[3]
-  local types, found = {}, false
+  local types, is_handled = {}, false
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', keys[2], int(now_ms(call)), '+inf')) do
     local handled = lines(member)[1]
-    found = found or handled == event_type
+    is_handled = is_handled or handled == event_type
     if not contains(types, handled) then
       types[#types + 1] = handled
     end
   end
-  if not found then
+  if not is_handled then
     table.sort(types)
     return { 'unhandled', unpack(types) }
   end
