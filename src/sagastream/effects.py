@@ -1,7 +1,7 @@
 """Effect policies: how a handler's effect stays single, though the handler may run twice.
 
-`idempotent` (the default): to run it twice has the effect of running it once. `atomic`: the
-handler returns its writes, and they are done in one function with its reply, or not at all.
+`idempotent` (the default): running it twice has the effect of running it once. `atomic`: the
+handler returns its writes; the server does them in one function with its reply, or not at all.
 `at_most_once`: before a second run, `reconcile` is asked for the result of the first.
 """
 

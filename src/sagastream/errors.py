@@ -1,9 +1,9 @@
 """Every error that the library raises, as one tree.
 
 SagastreamError
-├── InvalidMessage        a field of an entry is not what it must be (also a ValueError)
+├── InvalidMessage        a field of an entry is invalid (also a ValueError)
 ├── RequestConflict       a request id was used again with another payload
-├── StageRefused          a stage of a request that another claim has
+├── StageRefused          a process without the claim wrote a stage of a request
 ├── LeaseLost             another claim has the request now
 ├── WriteConflict         a value that an atomic handler read changed in every run
 ├── RegistrationError     handlers that cannot be served together
@@ -12,15 +12,15 @@ SagastreamError
 ├── ServerRefused         the server answers, but for now takes no writes
 ├── ServerError           the server refused a command, in its own words
 ├── ServerUnsuitable      the server cannot do what is needed
-├── Overloaded            too many requests wait in this process already
-├── ReplyTimeout          the waiting ended, not the request (also a TimeoutError)
+├── Overloaded            too many requests of this process are in flight
+├── ReplyTimeout          the wait ended, not the request (also a TimeoutError)
 │   └── NoHandlers        and no live listener has that event type
 ├── RequestFailed         the handler failed
 │   ├── HandlerLost       its handlers died too often; it is a dead letter
 │   └── DeadlineExceeded  its deadline passed
 ├── RequestCancelled      the request was cancelled
 └── SagaError             a saga's declaration or journal does not allow what was asked
-    └── NoSuchSaga        there is no journal of that id (any more)
+    └── NoSuchSaga        there is no journal with that id (any more)
 
 HandlerStopped is not in the tree: it is a BaseException that ends a plain handler.
 
@@ -36,7 +36,7 @@ class SagastreamError(Exception):
 
 
 class InvalidMessage(SagastreamError, ValueError):
-    """A field of an entry is not what it must be.
+    """A field of an entry is invalid.
 
     Attributes:
         field: The name of the field, as a path into the payload where it is inside it.
@@ -78,7 +78,7 @@ class StageRefused(SagastreamError):
     def __init__(self, request_id: str, status: str) -> None:
         super().__init__(
             f"stage '{status}' of request {request_id} refused: only the handler that claimed a "
-            "request writes its stages",
+            "request may write its stages",
         )
         self.request_id = request_id
         self.status = status
@@ -88,7 +88,7 @@ class StageRefused(SagastreamError):
 
 
 class LeaseLost(SagastreamError):
-    """Another claim has the request, or it has ended; this one may write no more.
+    """Another claim has the request, or it has ended; this claim may not write any more.
 
     Attributes:
         request_id: The request.
@@ -110,7 +110,7 @@ class WriteConflict(SagastreamError):
     """A value that an atomic handler read had changed after each run; nothing was written.
 
     Attributes:
-        runs: How often it ran.
+        runs: How many times the handler ran.
     """
 
     def __init__(self, runs: int) -> None:
@@ -170,7 +170,7 @@ class ServerRefused(SagastreamError):
 
 
 class DataLost(SagastreamError):
-    """The server answers, but data that we relied on are gone. Check what was running.
+    """The server answers, but has lost data of this process. Check what was running.
 
     Attributes:
         address: The server, without its password.
@@ -239,9 +239,11 @@ class ReplyTimeout(SagastreamError, TimeoutError):
     def __init__(
         self, request_id: str, timeout: float, last_stage: str | None = None, known: str = ""
     ) -> None:
-        seen = f"last stage seen: {last_stage}" if last_stage else "no stage seen"
-        more = f"; {known}" if known else ""
-        super().__init__(f"no reply to request {request_id} within {timeout:g} s ({seen}{more})")
+        stage = f"last stage seen: {last_stage}" if last_stage else "no stage seen"
+        diagnosis = f"; {known}" if known else ""
+        super().__init__(
+            f"no reply to request {request_id} within {timeout:g} s ({stage}{diagnosis})"
+        )
         self.request_id = request_id
         self.timeout = timeout
         self.last_stage = last_stage
@@ -305,7 +307,7 @@ class SagaError(SagastreamError):
 
 
 class NoSuchSaga(SagaError):
-    """There is no journal of that id: it was never written, has expired, or is of another saga.
+    """No journal of this declaration has that id: never written, expired, or of another saga.
 
     Attributes:
         saga_id: The id.

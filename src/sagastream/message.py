@@ -1,6 +1,6 @@
 """Commands and replies, as handlers and requesters see them.
 
-How they stand in a stream's entry, and what is refused, is `_codec`'s.
+`_codec` encodes them as entries of a stream, and refuses malformed ones.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from typing import Any
 TERMINAL_STAGES = frozenset({"completed", "failed", "cancelled"})
 STAGES = frozenset({"start", "progress"}) | TERMINAL_STAGES
 
-# Is called with each stage as a dict of its fields; may be async.
+# Called with each stage as a dict of its fields; may be async.
 OnProgress = Callable[[dict[str, Any]], Any]
 
 
@@ -21,19 +21,19 @@ class Command:
     Attributes:
         payload: The request's payload, decoded from JSON.
         request_id: The identity of the request.
-        correlation_id: One for everything that belongs together.
+        correlation_id: One id for everything that belongs together.
         saga_id: The saga that this is a step of, '' if none.
         event_type: `domain:action`.
         traceparent: The requester's W3C trace context, '' if it was not traced.
         parent_span_id: The requester's span, 16 hex digits or ''.
-        deadline: Absolute, server time in milliseconds; None without one.
+        deadline: In milliseconds of the server's clock since the Unix epoch; None if it has none.
         epoch: The fencing token: which claim of the request this is; 1 for the first.
         stream: The command stream, without the namespace.
         entry_id: The entry's id in that stream.
         reply_stream: The stream that the requester reads, '' if none.
         tracestate: W3C trace state, '' if none.
         last_progress: The payload of the last progress stage of an earlier claim, {} if there
-            is none: a handler that takes over can continue from it.
+            is none. A handler that takes over can continue from it.
     """
 
     payload: dict[str, Any]

@@ -1,7 +1,7 @@
-"""A stream entry: its fields, their encoding, what is refused, and why.
+"""Stream entries: their fields, how these are encoded, and which entries are refused.
 
-Strict both ways: what is encoded here is also decoded here, and whatever else is found in a
-stream is refused with an `InvalidMessage` that names the field.
+Encoding and decoding are equally strict: what is encoded can be decoded, and everything else in
+a stream is refused with an `InvalidMessage` that names the field.
 """
 
 import re
@@ -56,7 +56,7 @@ class StreamEntry:
         """Read it as a reply: its fields with `payload` decoded, and `entry_id`.
 
         Raises:
-            InvalidMessage: Names the first field that is not what it must be.
+            InvalidMessage: A field is invalid; names the first one.
         """
         raw = {name.encode(): value.encode() for name, value in self.fields.items()}
         return decode_reply(raw, max_bytes=max_bytes) | {"entry_id": self.entry_id}
@@ -105,7 +105,7 @@ def decode_command(
     stream and entry id; without a `correlation_id` it is the request id.
 
     Raises:
-        InvalidMessage: Names the first field that is not what it must be.
+        InvalidMessage: A field is invalid; names the first one.
     """
     fields = decode_fields(raw)
     if not _COMMAND_FIELDS.issuperset(fields):
@@ -147,7 +147,7 @@ def decode_reply(
     """Read a reply from an entry: every field as text, `payload` decoded.
 
     Raises:
-        InvalidMessage: Names the first field that is not what it must be.
+        InvalidMessage: A field is invalid; names the first one.
     """
     reply: dict[str, Any] = dict(decode_fields(raw))
     _check_version(reply)

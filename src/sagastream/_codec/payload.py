@@ -1,7 +1,7 @@
 """Payloads: JSON objects, strictly encoded and decoded.
 
-What is encoded here is also decoded here; anything else is refused with an `InvalidMessage`
-that names the path in the payload.
+What is encoded can be decoded; anything else is refused with an `InvalidMessage` that names the
+path in the payload.
 """
 
 import json
@@ -14,8 +14,8 @@ from sagastream.errors import InvalidMessage
 MAX_PAYLOAD_BYTES = 64 * 1024
 MAX_DEPTH = 32
 MAX_INT_BITS = 12_000
-# A number with fewer digits has fewer than `MAX_INT_BITS`.
-_SHORT = 3000
+# A number in a text of this length has fewer than `MAX_INT_BITS`.
+_SHORT_TEXT = 3000
 
 
 def encode_payload(
@@ -69,7 +69,7 @@ def decode_payload(
     except _ConstantError as error:
         raise InvalidMessage(field, f"has {error}, which is not JSON") from None
     except _TwiceError as error:
-        raise InvalidMessage(f"{field}.{error}", "is twice in one object") from None
+        raise InvalidMessage(f"{field}.{error}", "occurs twice in one object") from None
     except ValueError as error:
         raise InvalidMessage(field, f"is not JSON: {error}") from error
     if not isinstance(value, dict):
@@ -80,12 +80,13 @@ def decode_payload(
 
 
 def _is_harmless(text: str) -> bool:
-    """Whether a JSON text cannot have a value that `_check_value` refuses: most are short and plain.
+    """Whether a JSON text is so short and plain that `_check_value` cannot refuse its value.
 
-    An escape may be a lone surrogate, a long number too large, many brackets too deep.
+    Most are. Otherwise an escape may be a lone surrogate, a long number too large, and many
+    brackets nested too deep.
     """
     return (
-        len(text) <= _SHORT
+        len(text) <= _SHORT_TEXT
         and text.isascii()
         and "\\" not in text
         and text.count("{") + text.count("[") <= MAX_DEPTH
@@ -97,7 +98,7 @@ class _ConstantError(ValueError):
 
 
 class _TwiceError(ValueError):
-    """A key that is twice in one object."""
+    """A key that occurs twice in one object."""
 
 
 def _refuse_constant(name: str) -> None:

@@ -1,8 +1,8 @@
-"""The connection of one process and event loop, made when it is first used.
+"""The connection of one process and event loop, opened when it is first used.
 
-Commands of one tick go together over one socket; each blocking read has another socket.
-After a loss only commands that answer the same when they are repeated are sent again; the
-caller says how long to try.
+Commands of one tick of the loop are sent together over one socket; each blocking read has
+another socket. A command that was sent by `call` or `post` is sent again after a lost
+connection, so it must be idempotent: its answer is the same when it is repeated.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from sagastream.errors import ServerError, ServerRefused, ServerUnavailable, Ser
 logger = logging.getLogger(__name__)
 
 BLOCK_MS = 2000
-# How many commands may wait for their answers at once; more wait here.
+# How many commands may wait for their answers at once; others wait in the queue.
 _WINDOW = 1024
 # How redis-py converts answers, such as that of INFO into a mapping.
 _CALLBACKS: dict[str, Callable[[Any], Any]] = redis.Redis(protocol=2).response_callbacks
@@ -72,12 +72,12 @@ class Connection:
         self._lost = False
 
     async def call(self, *args: Any, call_timeout_s: float | None = None) -> Any:
-        """Send a command that answers the same when it is repeated, and wait for its answer.
+        """Send an idempotent command, and wait for its answer.
 
         Raises:
             ServerUnavailable: No answer within `call_timeout_s` seconds.
             ServerRefused: The server took no writes in that time.
-            ServerUnsuitable: The server refuses the connection or has no functions.
+            ServerUnsuitable: The server refuses this client or has no functions.
             ServerError: The server refused the command.
         """
         try:
@@ -88,8 +88,8 @@ class Connection:
             self.note_return()
         if args[0] == "FCALL":
             return answer
-        made = _CALLBACKS.get(args[0]) or _CALLBACKS.get(" ".join(map(str, args[:2])))
-        return made(answer) if made else answer
+        convert = _CALLBACKS.get(args[0]) or _CALLBACKS.get(" ".join(map(str, args[:2])))
+        return convert(answer) if convert else answer
 
     def post(
         self,
@@ -99,7 +99,7 @@ class Connection:
         call_timeout_s: float | None,
         on_retry: Callable[[BaseException], bool],
     ) -> None:
-        """Send a command that answers the same when it is repeated, and do not wait.
+        """Send an idempotent command, and do not wait.
 
         Args:
             args: The command.
@@ -149,7 +149,7 @@ class Connection:
         )
         for delay in backoff_delays():
             if is_refusal(error):
-                raise ServerUnsuitable(f"{self.address} refuses us: {error}") from error
+                raise ServerUnsuitable(f"{self.address} refuses this client: {error}") from error
             if not isinstance(error, ServerError) or is_temporary(error):
                 self.note_loss(error)
                 if self._loop.time() + delay >= deadline or not on_retry(error):
@@ -180,8 +180,8 @@ class Connection:
             if "already exists" in str(error):
                 return
             raise ServerUnsuitable(
-                f"{self.address} cannot take the function library ({error}); "
-                "Redis 7.0 or Valkey 7.2 and later can",
+                f"{self.address} cannot load the function library ({error}); "
+                "it needs Redis 7.0, Valkey 7.2 or later",
             ) from error
 
     async def block(self, *args: Any) -> Any:
@@ -221,7 +221,7 @@ class Connection:
                 self._idle.append(protocol)
 
     async def call_within(self, timeout: float, *args: Any) -> Any:
-        """`call` that ends after `timeout` seconds, though an answer is still awaited.
+        """Like `call`, but end after `timeout` seconds even if the answer may still come.
 
         Raises:
             ServerUnavailable: No answer in time; otherwise as `call`.
@@ -253,7 +253,7 @@ class Connection:
         while self._opening:
             await asyncio.wait(self._opening)
         if self._protocol and self._protocol.is_open:
-            # Its answer comes after those of all commands before it.
+            # The answer to PING comes after the answers to all commands before it.
             with contextlib.suppress(OSError, ServerError):
                 async with asyncio.timeout(self.call_timeout_s):
                     await self._send(("PING",))
@@ -262,7 +262,7 @@ class Connection:
         for protocol in protocols:
             if protocol:
                 await protocol.close()
-        await end_tasks(*self._retries)  # those that the close of the sockets began
+        await end_tasks(*self._retries)  # those that began because the sockets were closed
 
     @property
     def is_idle(self) -> bool:
@@ -288,8 +288,8 @@ class Connection:
             if self._connecting is None:
                 self._connecting = self._start(self._connect())
             return
-        room = _WINDOW - len(protocol.receivers)
-        batch, self._queue = self._queue[:room], self._queue[room:]
+        free = _WINDOW - len(protocol.receivers)
+        batch, self._queue = self._queue[:free], self._queue[free:]
         if batch:
             protocol.send(b"".join([data for data, _ in batch]), [receive for _, receive in batch])
 
@@ -320,7 +320,7 @@ class Connection:
             self._idle.append(opening.result())
 
     def _start(self, opening: Any) -> "asyncio.Task[Any]":
-        # It outlives its caller, and is closed with the connection.
+        # The task may outlive its caller; `close` waits for it.
         task = asyncio.create_task(opening, name="sagastream-connect")
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)

@@ -1,7 +1,7 @@
 """The Redis protocol on one socket: commands out, answers in, in the same order.
 
-What a command means, and whether it is repeated, is the connection's. redis-py reads addresses,
-TLS and credentials from URLs; hiredis parses answers.
+`Connection` decides which commands are sent, and which are sent again. redis-py reads addresses,
+TLS options and credentials from URLs; hiredis parses answers.
 """
 
 import asyncio
@@ -29,14 +29,14 @@ pack = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)
 
 
 class ConnectionLost(ConnectionError):
-    """No answer: the connection broke or was refused, or the server said nothing in time."""
+    """No answer: the connection broke or was refused, or the server sent nothing in time."""
 
 
 def error_of(text: str) -> Exception:
-    """The exception for an error as the server words it."""
+    """The exception for the text of a server's error."""
     code = text.partition(" ")[0]
     if code == "LOADING":
-        return ConnectionLost(text)  # it loads its data, and will answer soon
+        return ConnectionLost(text)  # the server loads its data, and will answer soon
     if code == "ERR" and "AUTH" in text and "without any password" in text:
         code = "NOAUTH"
     return ServerError(code, text.removeprefix("ERR "))
@@ -56,7 +56,7 @@ class RedisProtocol(asyncio.Protocol):
     """A connected socket, and the receivers of the next answers.
 
     Attributes:
-        receivers: Those that wait for an answer, oldest first.
+        receivers: Called with the next answers, in this order.
         on_answers: Called when answers have arrived.
         closed: Done when the connection is closed, by either side.
     """
@@ -78,13 +78,13 @@ class RedisProtocol(asyncio.Protocol):
         return self._transport is not None and self._broken is None
 
     def send(self, data: bytes, receivers: Sequence[Receive]) -> None:
-        """Write packed commands; these receive their answers."""
+        """Write packed commands; `receivers` are called with their answers, in order."""
         assert self._transport is not None
         if not self.receivers:
             self._heard_at = self._loop.time()
         self.receivers.extend(receivers)
         if self._broken:
-            # It was closed between its opening and this call.
+            # The socket was closed after it was opened and before this call.
             self._fail(self._broken)
             return
         if self._alarm is None:
@@ -166,17 +166,17 @@ def url_options(url: str) -> UrlOptions:
 
 
 async def connect(options: UrlOptions) -> RedisProtocol:
-    """Open a connection, with credentials and database as the URL has them.
+    """Open a connection, with the credentials and the database of the URL.
 
     Raises:
         OSError: The server cannot be reached, or does not answer.
-        ServerError: It refuses us.
+        ServerError: It refuses the credentials or the database.
     """
     try:
         async with asyncio.timeout(_CONNECT_TIMEOUT_S):
             protocol = await _open(options)
             try:
-                await _introduce(protocol, options)
+                await _handshake(protocol, options)
             except BaseException:
                 await protocol.close()
                 raise
@@ -198,7 +198,7 @@ async def _open(options: UrlOptions) -> RedisProtocol:
     return protocol
 
 
-async def _introduce(protocol: RedisProtocol, options: UrlOptions) -> None:
+async def _handshake(protocol: RedisProtocol, options: UrlOptions) -> None:
     if options.password:
         user = (options.username,) if options.username else ()
         await protocol.call("AUTH", *user, options.password)

@@ -1,4 +1,4 @@
-"""Retries: which errors are temporary, how long to wait, and the end of tasks that wait."""
+"""Retries: which errors are temporary, how long to wait, and how to end waiting tasks."""
 
 import asyncio
 import random
@@ -15,9 +15,9 @@ _REFUSED = frozenset({"NOAUTH", "WRONGPASS"})
 
 
 def backoff_delays(first: float = 0.05, limit: float = 0.5) -> Iterable[float]:
-    """Delays in seconds that double up to a limit, each with full jitter over its half.
+    """Delays in seconds that double up to a limit, each with jitter: 50 to 100 % of it.
 
-    With this limit a server that was away is in use again within a second of its return.
+    With the default limit a server that comes back is used again within a second.
 
     Args:
         first: The first delay before jitter, in seconds.
@@ -30,16 +30,16 @@ def backoff_delays(first: float = 0.05, limit: float = 0.5) -> Iterable[float]:
 
 
 async def end_tasks(*tasks: "asyncio.Task[object]") -> None:
-    """Cancel tasks and wait until they are done. What they raise is not raised here.
+    """Cancel tasks and wait until they are done. Their exceptions are not raised here.
 
     Args:
         tasks: The tasks; those that are done are left alone.
     """
-    left = {task for task in tasks if not task.done()}
-    for task in left:
+    unfinished = {task for task in tasks if not task.done()}
+    for task in unfinished:
         task.cancel()
-    if left:
-        await asyncio.wait(left)
+    if unfinished:
+        await asyncio.wait(unfinished)
 
 
 def is_refusal(error: BaseException) -> bool:

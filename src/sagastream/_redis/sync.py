@@ -14,7 +14,7 @@ from sagastream.errors import ServerUnavailable
 
 
 class SyncConnection:
-    """One connection whose calls block. It connects when it is first used, and after a loss.
+    """One connection whose calls block. It connects on its first call, and again after a loss.
 
     Args:
         url: `redis://`, `rediss://` or `unix://`.

@@ -1,1 +1,1 @@
-"""Spans, metrics and log context, by the OpenTelemetry API alone."""
+"""Spans, metrics and log context; needs only the OpenTelemetry API."""

@@ -1,4 +1,4 @@
-"""What the current code works for, as fields of log lines and attributes of spans."""
+"""The ids that the current code works for, as fields of log lines and attributes of spans."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ LogContext = Mapping[str, str | int]
 _context: ContextVar[LogContext] = ContextVar(
     "sagastream_log_context", default=MappingProxyType({})
 )
-# The attributes of a span, by the field of a message that has the value.
+# Attributes of a span, each with the field of a message that has its value.
 _OF_MESSAGE = (
     ("messaging.message.conversation_id", "correlation_id"),
     ("messaging.message.id", "entry_id"),
@@ -26,12 +26,12 @@ _OWN = tuple(
 
 
 def log_context() -> LogContext:
-    """What the current code works for: ids, event type, step, attempt."""
+    """The ids that the current code works for, with event type, step and attempt."""
     return _context.get()
 
 
 def enter_log_context(**fields: str | int) -> Token[LogContext]:
-    """Add fields to the context; `leave_log_context` takes them out again."""
+    """Add fields to the context; `leave_log_context` removes them again."""
     return _context.set({**_context.get(), **fields})
 
 
@@ -54,14 +54,14 @@ def set_message_attributes(span: Span, fields: Mapping[str, Any]) -> None:
     """Set the attributes of a message, and of the context, on a recording span."""
     if not span.is_recording():
         return
-    found: dict[str, str | int | float] = {}
+    attributes: dict[str, str | int | float] = {}
     for name, field in _OF_MESSAGE:
         value = fields.get(field)
         if value:
-            found[name] = value
+            attributes[name] = value
     context = _context.get()
     for name, field in _OWN:
         value = fields.get(field) or context.get(field, "")
         if value != "":
-            found[name] = value
-    span.set_attributes(found)
+            attributes[name] = value
+    span.set_attributes(attributes)

@@ -1,7 +1,7 @@
-"""Counters and histograms of messages and sagas, by the OpenTelemetry API alone.
+"""Counters and histograms of messages and sagas; needs only the OpenTelemetry API.
 
-Names and units follow the messaging semantic conventions, version 1.44; names that they lack
-begin with `sagastream.`. No attribute is an id: a stream is named by its template.
+Names and units follow the messaging semantic conventions, version 1.44; names that are not in
+them begin with `sagastream.`. No attribute is an id: a stream is named by its template.
 """
 
 from collections.abc import Mapping
@@ -72,12 +72,12 @@ _COMPENSATIONS = _METER.create_counter(
 
 
 def series_of(attributes: Mapping[str, Any]) -> Series:
-    """The attributes of a span that take few values."""
-    few = {name: attributes[name] for name in _KEPT if name in attributes}
-    low = attributes.get("messaging.destination.template")
-    if low:
-        return few | {"messaging.destination.template": low}
-    return few | {"messaging.destination.name": attributes["messaging.destination.name"]}
+    """The low-cardinality attributes of a span."""
+    series = {name: attributes[name] for name in _KEPT if name in attributes}
+    template = attributes.get("messaging.destination.template")
+    if template:
+        return series | {"messaging.destination.template": template}
+    return series | {"messaging.destination.name": attributes["messaging.destination.name"]}
 
 
 def _with(series: Series, error_type: str) -> Series:
@@ -106,7 +106,7 @@ def processed(series: Series, seconds: float, event_type: str, error_type: str) 
 
 
 def redelivered(series: Series) -> None:
-    """Count a command that has a new handler, as the one before was lost or stopped."""
+    """Count a command that has a new handler because the one before was lost or stopped."""
     _REDELIVERIES.add(1, series)
 
 
@@ -122,8 +122,7 @@ def lease_lost(series: Series) -> None:
 
 def step_ended(saga: str, step: str, direction: str, seconds: float, error_type: str) -> None:
     """Record the duration of a saga's request, and count a compensation."""
-    few = {"sagastream.saga": saga, "sagastream.step": step}
-    few |= {"error.type": error_type} if error_type else {}
-    _STEP.record(seconds, few | {"sagastream.direction": direction})
+    series = _with({"sagastream.saga": saga, "sagastream.step": step}, error_type)
+    _STEP.record(seconds, {**series, "sagastream.direction": direction})
     if direction == "undo":
-        _COMPENSATIONS.add(1, few)
+        _COMPENSATIONS.add(1, series)

@@ -1,7 +1,7 @@
-"""A messaging operation on a stream of a server: what its spans and series have in common.
+"""A messaging operation on a stream of a server: what its spans and metrics have in common.
 
 Names and attributes follow the messaging semantic conventions, version 1.44. They are made
-once for each operation and kept.
+once for each operation and cached.
 """
 
 import re
@@ -29,7 +29,7 @@ def server_of(url: str) -> Server:
 
 
 def template(stream: str) -> str:
-    """A stream's name without its ids, so that names of spans and series stay few.
+    """A stream's name without its ids: a low-cardinality name for spans and metrics.
 
     An id is a part behind a colon that has a digit: `robots:r2:commands` becomes
     `robots:{id}:commands`.
@@ -39,9 +39,11 @@ def template(stream: str) -> str:
 
 def destination(stream: str) -> dict[str, str]:
     """The attributes that name a stream on a span."""
-    low = template(stream)
+    without_ids = template(stream)
     names = {"messaging.destination.name": stream}
-    return names if low == stream else names | {"messaging.destination.template": low}
+    if without_ids == stream:
+        return names
+    return names | {"messaging.destination.template": without_ids}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class MessagingOperation:
     Attributes:
         name: The name of its spans.
         attributes: The attributes of its spans.
-        series: Those of them that take few values, for its series.
+        series: The low-cardinality ones of these, for its metrics.
     """
 
     name: str

@@ -1,8 +1,8 @@
-"""Spans of messages and sagas, by the OpenTelemetry API alone.
+"""Spans of messages and sagas; needs only the OpenTelemetry API.
 
 Names and attributes follow the messaging semantic conventions, version 1.44. The receiver's
-span is a child of the sender's and links to it. A command that is delivered again is only
-linked, and its parent is the root of its saga if it has one.
+span is a child of the sender's and links to it. The span of a redelivered command only links to
+the sender's; its parent is the root span of its saga, if it has one.
 """
 
 import contextlib
@@ -100,7 +100,7 @@ def sending(
 def settling(
     name: str, server: Server, stream: str, fields: Mapping[str, Any]
 ) -> contextlib.AbstractContextManager[Span]:
-    """A span around the end of a delivery: `ack`, `release` (for the next) or `reject`."""
+    """A span around the end of a delivery: `ack`, `release` (to the next listener) or `reject`."""
     operation = operation_on(name, "settle", server, stream, fields.get("group", ""))
     return _OperationSpan(operation, fields, SpanKind.CLIENT)
 
@@ -189,8 +189,8 @@ def processing(
         server: The server's attributes.
         stream: The command stream.
         fields: The command's, with `entry_id` and `group`.
-        redelivered: It was delivered before, so that the sender is no longer its parent.
-        started_ns: When it began; None for now.
+        redelivered: It was delivered before: the sender's span is linked, but not the parent.
+        started_ns: When it began, in nanoseconds since the Unix epoch; None for now.
     """
     sender = sender_context(fields)
     links = []
@@ -220,13 +220,14 @@ def record_lost_span(
         server: The server's attributes.
         stream: The command stream.
         fields: The command's, with `entry_id` and `group`.
-        lost: The lost claim's epoch, its begin in milliseconds, and its `traceparent`.
+        lost: The lost claim's epoch, its begin in milliseconds and its `traceparent`, with a
+            space between them.
         message: What became of the handler.
     """
     epoch, began_ms, traceparent = lost.split(" ")
     span_id = sender_context({"traceparent": traceparent}).span_id
     if span_id == sender_context(fields).span_id:
-        return  # the lost handler made no spans: it passed the sender's context on
+        return  # the lost handler recorded no spans: it used the sender's context
     token = next_span_id.set(span_id)
     try:
         own = {**fields, "attempt": int(epoch)}

@@ -1,6 +1,6 @@
 """Trace context in an entry: written by the sender, read by the receiver.
 
-Three fields carry it: `traceparent` and `tracestate` as W3C has them, and `parent_span_id`,
+Three fields carry it: `traceparent` and `tracestate` of W3C Trace Context, and `parent_span_id`,
 which is informative. A malformed context starts a new trace.
 """
 
@@ -24,8 +24,8 @@ Trace = tuple[str, str, str]
 _FIELDS = ("traceparent", "tracestate", "parent_span_id")
 _UNTRACED: Trace = ("", "", "")
 
-# The id that the next span is to get, for providers whose id generator asks for it. So the span
-# of a handler that was killed can be recorded by the process that takes its request over.
+# The id that the next span must get, for providers whose id generator reads it. With it, the
+# process that takes over a request records the span of the handler that was killed.
 next_span_id: ContextVar[int] = ContextVar("sagastream_next_span_id", default=0)
 
 
@@ -52,8 +52,8 @@ def extract(fields: Mapping[str, Any]) -> Context:
     """The context that an entry carries; an empty one if it is missing or malformed."""
     if not fields.get("traceparent"):
         return Context()
-    given = {name: str(fields.get(name) or "") for name in ("traceparent", "tracestate")}
-    return _PROPAGATOR.extract({name: value for name, value in given.items() if value}, Context())
+    headers = {name: str(fields.get(name) or "") for name in ("traceparent", "tracestate")}
+    return _PROPAGATOR.extract({name: value for name, value in headers.items() if value}, Context())
 
 
 def sender_context(fields: Mapping[str, Any]) -> SpanContext:
@@ -76,7 +76,7 @@ def trace_id_of(fields: Mapping[str, Any]) -> str:
 
 
 def mark_saga_root(span: Span) -> dict[str, str]:
-    """The context of a saga's root span as fields of an entry, with the root's id in `tracestate`."""
+    """A saga's root span as the context fields of an entry, with its id in `tracestate` too."""
     fields, context = trace_fields(span), span.get_span_context()
     if context.is_valid:
         root, state = fields["parent_span_id"], context.trace_state
@@ -86,7 +86,7 @@ def mark_saga_root(span: Span) -> dict[str, str]:
 
 
 def saga_root_of(sender: SpanContext) -> Context:
-    """The saga's root span as a parent, from what its sender carried; empty if there is none."""
+    """The context of the saga's root span, from the sender's `tracestate`; empty without one."""
     root_id = sender.trace_state.get(_SAGA, "") if sender.is_valid else ""
     if not root_id or not _SPAN_ID.fullmatch(root_id):
         return Context()

@@ -90,7 +90,7 @@ async def test_a_password_and_a_database_are_those_of_the_url(own_server: Embedd
         assert set(await bus.command("INFO", "keyspace")) == {"db3"}
     for wrong in (base.format("guess"), own_server.url):
         async with Bus(wrong) as bus:
-            with pytest.raises(ServerUnsuitable, match="refuses us"):
+            with pytest.raises(ServerUnsuitable, match="refuses this client"):
                 await bus.ping()
 
 
