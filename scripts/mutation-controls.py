@@ -378,7 +378,7 @@ CONTROLS = [
     Control(
         "12 lost data are noticed",
         "_client/data_loss.py",
-        "if known and known != found:",
+        "if known_id and known_id != current_id:",
         "if False:",
         LOAD,
     ),

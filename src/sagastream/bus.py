@@ -33,7 +33,7 @@ class Bus:
             entry, are kept, in seconds. A repeated request is recognised for this time.
         call_timeout_s: How long a call waits for a server that does not answer, in seconds.
         max_in_flight: How many requests of this process may wait for their replies at once.
-        when_full: One more request waits for a slot, or raises `Overloaded`.
+        when_full: Whether one more request waits for a slot, or raises `Overloaded`.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Bus:
         return self._sessions.current()
 
     async def close(self) -> None:
-        """Close what this process and event loop has open. The bus can be used again."""
+        """Close the connections of this process and event loop. The bus can be used again."""
         await self._sessions.close()
 
     async def ping(self) -> None:
@@ -98,8 +98,8 @@ class Bus:
 
         Raises:
             ServerUnavailable: It does not answer.
-            ServerUnsuitable: It refuses us, cannot hold functions, may evict keys, or belongs
-                to a cluster while there is no namespace.
+            ServerUnsuitable: It refuses this client, has no functions, may evict keys, or belongs
+                to a cluster and the bus has no namespace.
         """
         await self.session().check()
 
@@ -119,13 +119,13 @@ class Bus:
     ) -> str:
         """Ask for work: write a command, and the record of its request, in one step.
 
-        To emit the same `request_id` again writes nothing, but adds the reply stream.
+        Emitting the same `request_id` again writes nothing, but adds the reply stream.
 
         Args:
             stream: The command stream, `domain:commands`.
             event_type: `domain:action`.
             payload: A JSON object.
-            correlation_id: One for everything that belongs together; new if None.
+            correlation_id: One id for everything that belongs together; new if None.
             saga_id: The saga that the request belongs to. Its replies go to
                 `saga:<saga_id>:replies` too.
             request_id: The request's identity; new if None.
@@ -140,7 +140,7 @@ class Bus:
             The id of the command's entry.
 
         Raises:
-            InvalidMessage: An argument is not what it must be.
+            InvalidMessage: An argument is invalid.
             RequestConflict: The request id is known with another payload.
             ServerUnavailable: The server did not answer.
         """
@@ -177,7 +177,7 @@ class Bus:
             event_type: `domain:action`.
             status: A stage, or any word of the domain.
             payload: A JSON object.
-            correlation_id: The correlation id of what it belongs to.
+            correlation_id: The correlation id of the request or saga that it belongs to.
             request_id: The request whose stage it is.
             maxlen: Trim the stream to about this many entries. Hazard: this removes replies
                 that no requester has read yet.
@@ -187,7 +187,7 @@ class Bus:
             The entry's id.
 
         Raises:
-            InvalidMessage: An argument is not what it must be.
+            InvalidMessage: An argument is invalid.
             StageRefused: The request has a record, and this is not its handler.
         """
         check_name("stream", stream)
@@ -262,7 +262,7 @@ class Bus:
             on_progress: Called with each stage in order, as a dict of its fields; may be
                 async. What it raises is raised here; the request goes on.
             request_id: The request's identity; new if None.
-            correlation_id: One for everything that belongs together; new if None.
+            correlation_id: One id for everything that belongs together; new if None.
             saga_id: The saga that the request belongs to.
             supersedes: Requests that this one supersedes. They end as `cancelled` in the same
                 step, and this one begins when their handlers have stopped, or have lost their
@@ -273,13 +273,13 @@ class Bus:
             The completed reply: every field of its entry, `payload` decoded.
 
         Raises:
-            InvalidMessage: An argument is not what it must be.
+            InvalidMessage: An argument is invalid.
             RequestConflict: The request id is known with another payload.
             RequestFailed: The request failed; raised at once.
             RequestCancelled: The request was cancelled.
             ReplyTimeout: No terminal stage in time.
             DataLost: The server came back without our data.
-            Overloaded: Too many requests wait in this process.
+            Overloaded: Too many requests of this process are in flight.
             ServerUnavailable: The server did not answer.
         """
         session = self.session()
@@ -306,15 +306,15 @@ class Bus:
     async def follow(
         self, request_id: str, after: str | None = None
     ) -> AsyncIterator[dict[str, Any]]:
-        """Every stage of a request, from the first that is kept, until the terminal one.
+        """Every stage of a request, from the first that is kept to the terminal one.
 
-        Any process may follow, at any time while the record is kept, also before the command.
-        Stages are kept from the first follower or the first progress on; of earlier stages
-        there is the last `start`.
+        Any process may follow until the record expires, and even before the command is emitted.
+        Stages are kept from the first follower or the first progress stage on; of the stages
+        before that only the last `start` is.
 
         Args:
             request_id: The request.
-            after: The `entry_id` of the last stage seen, to continue behind it.
+            after: The `entry_id` of the last stage seen, to continue after it.
 
         Yields:
             Each stage as a dict of its fields, with its `entry_id`.
@@ -329,10 +329,10 @@ class Bus:
         Returns:
             `cancelled`: it had not begun, or has not been emitted yet, and never will begin.
             `cancelling`: it runs, and its handler is asked to stop; wait for its end.
-            `completed`, `failed`: it had ended so before.
+            `completed`, `failed`: it had already ended.
 
         Raises:
-            InvalidMessage: That is no request id.
+            InvalidMessage: The request id is invalid.
             ServerUnavailable: The server did not answer.
         """
         check_name("request_id", request_id)
@@ -349,10 +349,10 @@ class Bus:
         return await read_outcome(self.session(), request_id)
 
     async def command(self, *args: str | bytes | float, timeout: float | None = None) -> Any:
-        """Send one command of the server's own, for keys that belong to the application.
+        """Send one Redis command, for keys that belong to the application.
 
-        It may reach the server twice, when the answer to the first was lost: use commands that
-        do no harm when they are repeated. Keys are used as they are: see `key`.
+        The server may get it twice, if its first answer is lost: use idempotent commands. The
+        namespace is not put before keys: see `key`.
 
         Args:
             args: The command and its arguments, such as `"HGET", bus.key("fleet"), "r1"`.
@@ -374,7 +374,7 @@ class Bus:
     async def read_entries(
         self, after: Mapping[str, str], *, count: int = 100, block_s: float = 0.0
     ) -> list[StreamEntry]:
-        """Read the entries of streams that come behind a known one.
+        """Read the entries of streams that come after a known one.
 
         Args:
             after: For each stream, without the namespace, the id of the last entry seen;
@@ -397,4 +397,4 @@ class Bus:
             ServerUnavailable: The server did not answer.
         """
         answer = await self.command("XREVRANGE", self.key(stream), "+", "-", "COUNT", count)
-        return [StreamEntry(stream, found.decode(), text_fields(raw)) for found, raw in answer]
+        return [StreamEntry(stream, entry.decode(), text_fields(raw)) for entry, raw in answer]

@@ -27,19 +27,19 @@ class Progress(Protocol):
             detail: More fields of the payload, as JSON, next to `fraction`.
 
         Raises:
-            InvalidMessage: An argument is not what it must be.
+            InvalidMessage: An argument is invalid.
             LeaseLost: Another claim has the request now.
         """
 
 
 class PlainProgress(Protocol):
-    """The same for a plain handler, which runs in a thread."""
+    """Reports the progress of a plain handler, which runs in a thread, to the requester."""
 
     def __call__(self, fraction: float, detail: Mapping[str, Any] | None = None) -> None:
         """Write a progress stage.
 
         Raises:
-            InvalidMessage: An argument is not what it must be.
+            InvalidMessage: An argument is invalid.
             HandlerStopped: The request was cancelled, its deadline has passed, or another
                 claim has it. It is not an `Exception`: do not catch it.
         """
@@ -66,7 +66,7 @@ class Handler:
         object.__setattr__(self, "is_async", inspect.iscoroutinefunction(self.function))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the function as it is."""
+        """Call the function directly."""
         return self.function(*args, **kwargs)
 
     @property
@@ -97,7 +97,7 @@ def multi_stage_reply(
             second claim and returns the result of the first, or None if it had no effect.
 
     Raises:
-        InvalidMessage: A name is not what it must be.
+        InvalidMessage: A name is invalid.
         RegistrationError: `effect` is unknown, or does not fit `reconcile`.
     """
     check_name("stream", stream)
@@ -118,7 +118,7 @@ def multi_stage_reply(
 def discover(package: str) -> list[Handler]:
     """Import a package and its modules, and collect the handlers that they declare.
 
-    Only what is declared in the package counts, not what its modules import.
+    A handler that a module only imports from elsewhere is not collected.
 
     Raises:
         RegistrationError: The package does not exist, or declares no handler.
@@ -128,7 +128,7 @@ def discover(package: str) -> list[Handler]:
     except ModuleNotFoundError as error:
         raise RegistrationError(f"handler package {package!r}: {error}") from error
     inner = pkgutil.walk_packages(getattr(root, "__path__", []), prefix=f"{package}.")
-    modules = [root, *(importlib.import_module(found.name) for found in inner)]
+    modules = [root, *(importlib.import_module(module.name) for module in inner)]
     handlers = [
         value
         for module in modules
@@ -155,13 +155,13 @@ def registry(handlers: Iterable[Handler]) -> dict[tuple[str, str], Handler]:
             raise RegistrationError(
                 f"{handler!r} is not a handler; decorate it with @multi_stage_reply"
             )
-        kind = (handler.stream, handler.event_type)
-        if kind in table and table[kind].function is not handler.function:
+        key = (handler.stream, handler.event_type)
+        if key in table and table[key].function is not handler.function:
             raise RegistrationError(
                 f"two handlers for {handler.event_type} on {handler.stream}: "
-                f"{table[kind].qualified_name} and {handler.qualified_name}",
+                f"{table[key].qualified_name} and {handler.qualified_name}",
             )
-        table[kind] = handler
+        table[key] = handler
     if not table:
         raise RegistrationError("a listener needs at least one handler")
     return table

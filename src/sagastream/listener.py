@@ -1,7 +1,7 @@
 """`CommandListener`: read commands, run their handlers, write every stage.
 
-It reads no more commands than it has free slots. To stop it drains: no new read begins, and
-commands that were read are finished.
+It reads no more commands than it has free slots. When it is stopped it drains: no new read
+begins, and commands that were read are finished.
 """
 
 import asyncio
@@ -77,7 +77,7 @@ class CommandListener:
         self._slot_freed = asyncio.Event()
 
     def stop(self) -> None:
-        """Begin no new read, finish what was read; then `run` returns. Safe to call twice."""
+        """Begin no new read, finish the commands that were read; then `run` returns. Idempotent."""
         self._stopping.set()
         self._slot_freed.set()
 
@@ -86,7 +86,7 @@ class CommandListener:
 
         Raises:
             ServerUnavailable: The server cannot be reached at the start. Once running,
-                the listener waits for a server that is away.
+                the listener waits for a server that is unavailable.
         """
         options, session = self._options, self._bus.session()
         streams = sorted({stream for stream, _ in self._handlers})
@@ -158,7 +158,7 @@ class CommandListener:
                 with contextlib.suppress(SagastreamError):
                     await consumer.make_groups()
             except SagastreamError as error:
-                # The server is away, or takes no writes, for longer than a call waits.
+                # The server is unavailable, or takes no writes, for longer than a call waits.
                 self._bus.session().connection.note_loss(error)
                 await asyncio.sleep(next(delays))
 
@@ -178,14 +178,14 @@ class CommandListener:
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
-        taken = []
+        installed = []
         for number in (signal.SIGTERM, signal.SIGINT):
             # Only the main thread may handle signals; elsewhere the host calls stop().
             with contextlib.suppress(RuntimeError, ValueError):
                 loop.add_signal_handler(number, self.stop)
-                taken.append(number)
+                installed.append(number)
         try:
             yield
         finally:
-            for number in taken:
+            for number in installed:
                 loop.remove_signal_handler(number)

@@ -1,7 +1,7 @@
-"""Stay in the trace where work is passed on by another transport, and log what it belongs to.
+"""Continue a trace where another transport carries the work, and log the ids that it works for.
 
 The library traces its own messages. A program that sends part of a saga's work through a task
-queue uses these, so that its spans and series follow the same conventions.
+queue uses these functions, so that its spans and metrics follow the same conventions.
 """
 
 import time
@@ -20,10 +20,10 @@ __all__ = ["chosen_span_id", "log_context", "process_span", "send_span", "stream
 
 
 def chosen_span_id() -> int:
-    """The id that the next span is to get, 0 for any.
+    """The id that the next span must get, 0 for any id.
 
-    A provider whose id generator asks for it lets the library record the span of a handler
-    that was killed under the id that the handler's children name as their parent.
+    If a provider's id generator calls this, the library can record the span of a handler that
+    was killed, with the id that the spans below it name as their parent.
     """
     return next_span_id.get()
 
@@ -35,7 +35,7 @@ def send_span(url: str, destination: str, fields: Mapping[str, str]) -> Iterator
     Args:
         url: The broker.
         destination: The queue or stream.
-        fields: What the message is: `entry_id` and any of the entry's ids, `step`, `direction`.
+        fields: `entry_id`, and any of the entry's ids, `step` and `direction`.
 
     Yields:
         The trace context as headers for the message.

@@ -1,4 +1,4 @@
-"""Emit a command: check it here, write it with its record in one function there."""
+"""Emit a command: check it, then write it with its record in one function on the server."""
 
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
@@ -20,10 +20,10 @@ claim_token: ContextVar[str] = ContextVar("sagastream_claim_token", default="")
 
 
 class CommandSpec(TypedDict):
-    """A command, apart from its stream; as `Bus.request_and_reply` describes it.
+    """A command without its stream; `Bus.request_and_reply` describes the fields.
 
-    With `terminal_only` its reply stream gets the terminal stage alone, unless a trace is
-    recorded, which shows every stage.
+    With `terminal_only` its reply stream gets only the terminal stage. If a trace is recorded
+    it gets every stage, as the trace shows them.
     """
 
     event_type: str
@@ -52,7 +52,7 @@ async def emit(session: Session, stream: str, spec: CommandSpec) -> tuple[str, b
         The id of its entry, and whether the request is new.
 
     Raises:
-        InvalidMessage: A field is not what it must be.
+        InvalidMessage: A field is invalid.
         RequestConflict: The request id is known with another payload.
     """
     options = session.options
@@ -104,12 +104,12 @@ async def emit_event(
     maxlen: int | None,
     ttl: float | None,
 ) -> str:
-    """Write an entry that is no command; its fields are checked.
+    """Write an entry that is not a command. The caller has checked its fields.
 
     Args:
         session: The server.
         stream: The stream.
-        fields: The entry's, apart from trace and timestamp.
+        fields: The entry's fields, without trace and timestamp.
         maxlen: Trim the stream to about this many entries.
         ttl: Seconds after which the stream expires.
 
@@ -136,7 +136,7 @@ async def emit_event(
 
 
 def stage_fields(ids: Mapping[str, str], status: str, payload: str) -> dict[str, str]:
-    """The fields of a stage, with the context of the current span; the server adds epoch and time."""
+    """The fields of a stage, with the current span's context; the server adds epoch and time."""
     return {
         "correlation_id": ids.get("correlation_id", ""),
         "request_id": ids["request_id"],

@@ -2,7 +2,7 @@
 
 A hash on the server has an id that is made once, and a counter that every emit raises.
 Another id means that all data are gone (`FLUSHALL`, an empty restart); a counter that fell
-means that an older state was put back. Neither can be repaired, so it is raised as an error.
+means that an older state was restored. Neither can be repaired, so both raise an error.
 """
 
 import uuid
@@ -30,17 +30,17 @@ class DataLossGuard:
         self._counter = max(self._counter, counter)
 
     async def check(self) -> None:
-        """Compare the server's data set with the remembered one; the first time, remember it.
+        """Compare the server's data set with the remembered one; remember it on the first call.
 
         Raises:
             DataLost: It is another data set, or an older state of this one. Raised once.
         """
         await self._connection.call("HSETNX", self.key, "id", str(uuid.uuid4()))
-        found, stored = await self._connection.call("HMGET", self.key, "id", "emitted")
-        counter = int(stored or 0)
-        known, self._id = self._id, found
+        current_id, emitted = await self._connection.call("HMGET", self.key, "id", "emitted")
+        counter = int(emitted or 0)
+        known_id, self._id = self._id, current_id
         highest, self._counter = self._counter, counter
-        if known and known != found:
+        if known_id and known_id != current_id:
             raise DataLost(self._connection.address, "its data set is another one, or empty")
         if counter < highest:
             behind = highest - counter

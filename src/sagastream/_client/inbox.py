@@ -26,7 +26,7 @@ from sagastream.errors import (
 
 logger = logging.getLogger(__name__)
 
-# How many replies are read before the stream is trimmed behind them.
+# After this many replies the stream is trimmed: the entries that were read are deleted.
 _TRIM_EVERY = 256
 _BLOCK_MS = 1000
 _DATA_CHECK_S = 0.5
@@ -37,7 +37,7 @@ class Inbox:
 
     Args:
         connection: The server.
-        guard: Notices that the server lost our data.
+        guard: Notices that the server has lost data.
         prefix: Put before the stream's name.
         max_bytes: The largest payload, in bytes of JSON.
         max_in_flight: How many requests may wait for their replies at once.
@@ -122,7 +122,7 @@ class Inbox:
             except ServerUnavailable as error:
                 self._connection.note_loss(error)
                 await asyncio.sleep(next(delays))
-                # Replies written meanwhile may be lost with the stream, never with the record.
+                # Replies written meanwhile may be lost with the stream; the record has the outcome.
                 self._notify_all(None)
                 continue
             except ServerError:

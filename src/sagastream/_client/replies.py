@@ -1,7 +1,8 @@
 """Read a request's replies from any reply stream, or all stages from its own log.
 
-Each reader of a reply stream has its own consumer group, made at 0 and destroyed when it
-leaves: two readers of one stream each get their own reply, and a late one still gets it.
+Each reader of a reply stream has its own consumer group, which begins at the first entry and is
+destroyed when the reader leaves. So two readers of one stream each get their own reply, and a
+late reader still gets it.
 """
 
 import asyncio
@@ -28,7 +29,7 @@ _STALE_READER_MS = 60_000
 
 @dataclass(frozen=True, slots=True)
 class BackoffConfig:
-    """How long an empty read waits: each read's BLOCK is longer than that of the one before.
+    """How long an empty read waits: each read's BLOCK is longer than the one before.
 
     Attributes:
         initial_delay: The first wait, in seconds.
@@ -189,7 +190,7 @@ async def follow_stages(
 async def read_entries(
     session: Session, after: Mapping[str, str], *, count: int, block_s: float
 ) -> list[StreamEntry]:
-    """Read the entries of streams behind a known one, as `Bus.read_entries` describes."""
+    """Read the entries of streams after a known one, as `Bus.read_entries` describes."""
     names = {session.options.key(stream).encode(): stream for stream in after}
     streams = ("COUNT", count, "STREAMS", *names, *after.values())
     if block_s:

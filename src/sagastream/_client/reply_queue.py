@@ -8,7 +8,7 @@ from typing import Any
 from sagastream.errors import DataLost, ReplyTimeout
 from sagastream.message import TERMINAL_STAGES, OnProgress
 
-# A reply; None to read the outcome from the record; that the record is lost; or a timeout.
+# A reply; None: read the outcome from the record; `DataLost`: the record is lost; or a timeout.
 Notification = dict[str, Any] | DataLost | TimeoutError | None
 
 
@@ -55,7 +55,7 @@ async def wait_until_terminal(
         replies: The waiter's queue; a `TimeoutError` in it ends the wait.
         read_outcome: Reads the terminal reply from the record; None while there is none.
         request_id: The request.
-        timeout: How long the wait is, in seconds, for the error.
+        timeout: The length of the wait in seconds, for the error message.
         on_stage: Called with each stage.
         on_progress: Called with each stage; may be async.
 

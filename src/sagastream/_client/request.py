@@ -50,7 +50,7 @@ async def request_and_reply(
         ids = {"correlation_id": spec["correlation_id"], "request_id": request_id}
         with Receiving(session.server, inbox.name, ids) as receiving:
             if not is_new:
-                replies.put(None)  # it may have ended already
+                replies.put(None)  # the request may have ended already
             try:
                 reply = await wait_until_terminal(
                     replies,

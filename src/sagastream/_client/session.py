@@ -1,7 +1,7 @@
-"""The session: what one process and event loop has of a bus.
+"""Sessions: a bus has one for each process and event loop, with its connections.
 
 Nothing connects before it is used. A session belongs to one process and one loop, as its
-sockets do; the registry makes another one after a fork.
+sockets do; the registry makes a new one after a fork.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from sagastream._redis.connection import Connection
 from sagastream._telemetry.operations import Server, server_of
 from sagastream.errors import ServerUnsuitable
 
-# How often this process and its parents have forked: asking for the process id each time is slow.
+# How many times this process and its parents have forked; calling `os.getpid` is slower.
 _forks = [0]
 
 
@@ -36,7 +36,7 @@ class SessionOptions:
 
     Attributes:
         url: The server.
-        prefix: The namespace's, put before every key.
+        prefix: The prefix of every key, from the namespace; '' without one.
         call_timeout_s: How long a call waits for a server that does not answer, in seconds.
         retention_s: How long an ended request's record is kept, in seconds.
         max_payload: The largest payload, in bytes of JSON.
@@ -87,8 +87,8 @@ class Session:
 
         Raises:
             ServerUnavailable: It does not answer.
-            ServerUnsuitable: It refuses us, cannot hold functions, may evict keys, or belongs
-                to a cluster while there is no namespace.
+            ServerUnsuitable: It refuses this client, has no functions, may evict keys, or belongs
+                to a cluster and the bus has no namespace.
         """
         connection = self.connection
         info = await connection.call("INFO", call_timeout_s=min(connection.call_timeout_s, 2.0))
@@ -100,7 +100,7 @@ class Session:
         policy = str(info.get("maxmemory_policy", "noeviction"))
         if policy != "noeviction":
             raise ServerUnsuitable(
-                f"{connection.address} may evict requests that run (maxmemory-policy {policy}); "
+                f"{connection.address} may evict running requests (maxmemory-policy {policy}); "
                 "run CONFIG SET maxmemory-policy noeviction there"
             )
         await connection.load_functions()
@@ -123,7 +123,7 @@ class SessionRegistry:
     def current(self) -> Session:
         """The session of the running loop, made now if there is none."""
         if self._forks != _forks[0]:
-            # Sockets that came over a fork belong to the parent: leave them alone.
+            # Sockets that were open at the fork belong to the parent: leave them alone.
             self._sessions = weakref.WeakKeyDictionary()
             self._forks = _forks[0]
         loop = asyncio.get_running_loop()

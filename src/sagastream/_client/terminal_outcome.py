@@ -12,7 +12,8 @@ _FAILURES: dict[Any, type[RequestFailed]] = {
     "HandlerLost": HandlerLost,
     "DeadlineExceeded": DeadlineExceeded,
 }
-# The fields of a reply, in their order. A record has those of the terminal one from the end on.
+# The fields of a reply, in their order. When a request has ended, its record has the same fields
+# with the values of the terminal reply.
 _REPLY_FIELDS = (
     "correlation_id",
     "request_id",

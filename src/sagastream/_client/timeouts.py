@@ -15,31 +15,31 @@ async def explain_timeout(session: Session, timeout: ReplyTimeout) -> ReplyTimeo
 
     Returns:
         The same timeout with its diagnosis; `NoHandlers` if no live listener has the event
-        type. The timeout as it is, if the server does not answer.
+        type. The unchanged timeout if the server does not answer.
     """
-    known = (timeout.request_id, timeout.timeout, timeout.last_stage)
+    facts = (timeout.request_id, timeout.timeout, timeout.last_stage)
     options, connection = session.options, session.connection
     try:
         record = options.record_key(timeout.request_id)
         stored = await connection.call("HMGET", record, *_FIELDS)
         now_ms = int((await connection.call("TIME"))[0]) * 1000
         if stored[5] is None:
-            return ReplyTimeout(*known, "the server has no record of it")
+            return ReplyTimeout(*facts, "the server has no record of it")
         status, consumer, epoch, lease_until, emitted, stream, event_type, seq = (
             value.decode() if value else "" for value in stored
         )
         age = f"emitted {(now_ms - int(emitted)) / 1000:.0f} s ago"
         if status == "running":
             left_ms = int(lease_until or "0") - now_ms
-            last_stage = known[2] or ("progress" if seq not in {"", "0"} else "start")
+            last_stage = facts[2] or ("progress" if seq not in {"", "0"} else "start")
             lease = "current" if left_ms > 0 else f"lapsed {-left_ms / 1000:.0f} s ago"
             held = f"held by {consumer} in epoch {epoch}, its lease {lease}"
-            return ReplyTimeout(*known[:2], last_stage, f"{age}, {held}")
+            return ReplyTimeout(*facts[:2], last_stage, f"{age}, {held}")
         name = stream.removeprefix(options.prefix)
         listeners = options.key(f"listeners:{name}")
         members = await connection.call("ZRANGEBYSCORE", listeners, now_ms, "+inf")
     except SagastreamError:
         return timeout
     if event_type in {member.decode().partition("\n")[0] for member in members}:
-        return ReplyTimeout(*known, f"{age}, not begun")
-    return NoHandlers(*known, f"{age}, not begun: no live listener handles {event_type} on {name}")
+        return ReplyTimeout(*facts, f"{age}, not begun")
+    return NoHandlers(*facts, f"{age}, not begun: no live listener handles {event_type} on {name}")

@@ -1,7 +1,7 @@
 """The answers of the server's functions, each a frozen value with its own type.
 
 A function answers with a list: a word, and the values that belong to it. `parse` methods read
-that list; a word that they do not know is a `KeyError`, as stub and Lua belong to one release.
+that list. They do not check it, because stub and Lua belong to one release.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class EmitAnswer:
         outcome: `new`; `known`, the same request was emitted before; or `conflict`, its id was
             used with another payload, event type or stream.
         entry_id: The command's entry.
-        counter: How many commands the server has; 0 if this one is not new.
+        counter: How many commands the server has counted; 0 if this one is not new.
     """
 
     outcome: Literal["new", "known", "conflict"]
@@ -57,10 +57,10 @@ class AdoptAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """The request is this claim's.
+    """The claim has the request.
 
     Attributes:
-        epoch: The fencing token: how often the request was claimed.
+        epoch: The fencing token: how many times the request was claimed.
         now_ms: The server's time.
         effect: The effect policy that the handler must declare, '' for any.
         last_progress: The payload of the last progress stage, '' if there is none.
@@ -79,8 +79,8 @@ class Busy:
     """Another consumer has a current lease.
 
     Attributes:
-        consumer: Which one.
-        left_ms: How long its lease still runs.
+        consumer: The consumer that has it.
+        left_ms: How long its lease still runs, in milliseconds.
     """
 
     consumer: str
@@ -92,7 +92,7 @@ class Wait:
     """A superseded request's handler has to end first.
 
     Attributes:
-        left_ms: How long that can take at most.
+        left_ms: How long that can take at most, in milliseconds.
     """
 
     left_ms: int
@@ -103,7 +103,7 @@ class Done:
     """The request has ended.
 
     Attributes:
-        status: How.
+        status: The status with which it ended.
         lost_span: The span of a handler that was killed, '' if there is none.
         is_dead: Whether this call made it a dead letter.
     """
@@ -115,7 +115,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """The entry is not that of a record: adopt it."""
+    """The record does not name this entry: adopt it."""
 
 
 BeginAnswer = Claimed | Busy | Wait | Done | Unknown
@@ -142,7 +142,7 @@ class ProgressAnswer:
     """What `progress` did.
 
     Attributes:
-        is_stale: Whether it was refused, as the claim is no longer the current one.
+        is_stale: Whether it was refused because the claim is no longer the current one.
         status: The request's status then, '' if it is unknown.
     """
 
@@ -238,7 +238,7 @@ class EventAnswer:
     """What `event` did.
 
     Attributes:
-        is_refused: Whether it was a stage of a request that is not the caller's.
+        is_refused: Whether it was a stage of a request that the caller has not claimed.
         entry_id: The new entry, '' if refused.
     """
 
@@ -274,7 +274,7 @@ class ForwardAnswer:
 
     Attributes:
         is_forwarded: Whether the command is in the stream for another listener.
-        entry_id: Its entry then.
+        entry_id: Its entry; '' if it was not forwarded.
         event_types: What live listeners handle, if none of them handles the command.
     """
 
@@ -295,7 +295,7 @@ class JournalAnswer:
 
     Attributes:
         is_written: Whether the journal was at the expected version, and was replaced.
-        version: The version that it has now.
+        version: Its version after the call.
     """
 
     is_written: bool

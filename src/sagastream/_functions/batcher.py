@@ -1,6 +1,6 @@
 """Calls of one function that are made in one tick of the event loop, sent as one command.
 
-Each call has its own answer; one that is refused does not touch the others.
+Each call has its own answer; a refused call does not touch the others.
 """
 
 import asyncio
@@ -14,8 +14,8 @@ from sagastream._functions.library import Caller, function_name
 from sagastream._redis.protocol import error_of
 from sagastream._telemetry.spans import retried
 
-# How many calls go in one command at most: the server starts on the first ones while the next
-# are still being made.
+# The largest number of calls in one command: the server executes the first ones while this
+# process still prepares the next.
 _BATCH_SIZE = 16
 
 T = TypeVar("T")
@@ -34,7 +34,7 @@ class _Call:
 
 
 class Batcher:
-    """Collects calls of a tick, and sends each function's calls as one command.
+    """Collects the calls of a tick, and sends each function's calls as one command.
 
     Args:
         caller: The connection.
@@ -66,24 +66,22 @@ class Batcher:
         """
         loop = asyncio.get_running_loop()
         call = _Call(keys, args, parse, loop.create_future(), copy_context())
-        kind = (name, *shared)
-        batch = self._batches.get(kind)
+        key = (name, *shared)
+        batch = self._batches.get(key)
         if batch is None:
-            batch = self._batches[kind] = []
+            batch = self._batches[key] = []
             if not self._caller.is_idle:
-                loop.call_soon(self._send, kind, batch, call_timeout_s)
+                loop.call_soon(self._send, key, batch, call_timeout_s)
         batch.append(call)
         if len(batch) >= _BATCH_SIZE or self._caller.is_idle:
-            self._send(kind, batch, call_timeout_s)
+            self._send(key, batch, call_timeout_s)
         return call.answer
 
-    def _send(
-        self, kind: tuple[str, ...], batch: list[_Call], call_timeout_s: float | None
-    ) -> None:
-        if self._batches.get(kind) is not batch:
-            return  # it was full, and has been sent
-        del self._batches[kind]
-        name, *shared = kind
+    def _send(self, key: tuple[str, ...], batch: list[_Call], call_timeout_s: float | None) -> None:
+        if self._batches.get(key) is not batch:
+            return  # the batch was full, and has been sent
+        del self._batches[key]
+        name, *shared = key
         command: list[Any] = ["FCALL", function_name(name), 2 * len(batch)]
         for call in batch:
             command += call.keys

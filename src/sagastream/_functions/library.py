@@ -1,7 +1,7 @@
-"""The server-side function library: its source, its names, and what calls it.
+"""The server-side function library: its source, its names, and the protocol of its callers.
 
-The Lua is in `lua/`, one file for each idea; they are joined here. The name of the library and
-of its functions carries a digest of the source, so that two releases can share a server and
+The Lua is in `lua/`, one file for each idea; they are joined here. The names of the library and
+of its functions contain a digest of the source, so that two releases can share a server and
 neither runs the other's code.
 """
 
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from sagastream._codec.entries import SCHEMA_VERSION
 
-# In this order, as each file uses what stands in those before it.
+# In this order: each file uses functions of the files before it.
 _FILES = ("prelude", "record", "request", "claim", "stream", "saga", "readers")
 
 
@@ -34,9 +34,10 @@ def function_name(transition: str) -> str:
 
 
 class Caller(Protocol):
-    """Sends commands, loads the function library where it is missing, and retries after a loss.
+    """Sends commands, loads a missing function library, and retries after a lost connection.
 
-    To retry is safe, as each function answers the same when it is called again.
+    Retrying is safe because the functions are idempotent: each answers the same when it is
+    called again.
     """
 
     async def call(self, *args: Any, call_timeout_s: float | None = None) -> Any:

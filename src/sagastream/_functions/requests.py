@@ -30,7 +30,7 @@ _RELEASE, _CANCEL, _RENEW = (function_name(name) for name in ("release", "cancel
 class RequestFunctions:
     """Typed calls of the functions that move one request.
 
-    A record and a stream are keys, with their namespace.
+    Records and streams are given as keys, with their namespace.
 
     Args:
         caller: The connection.
@@ -66,11 +66,11 @@ class RequestFunctions:
             instance: The hash that counts commands.
             entry: The values of correlation_id, request_id, saga_id, event_type, payload,
                 reply_stream, v, traceparent, tracestate and parent_span_id.
-            reply_streams: Get every stage.
-            end_streams: Get the terminal stage alone.
+            reply_streams: The streams that get every stage.
+            end_streams: The streams that get only the terminal stage.
             deadline_ms: From now, by the server's clock; None for no deadline.
             maxlen: Trim the stream to about this many entries.
-            ttl_ms: When the stream expires.
+            ttl_ms: Milliseconds after which the stream expires.
             effect: The effect policy that the handler must declare, '' for any.
             supersedes: The records of requests that end in the same step.
             wakeup_prefix: The prefix of the wake-up lists of listeners.
@@ -100,7 +100,7 @@ class RequestFunctions:
         retention_ms: int,
         reply_streams: Iterable[str],
     ) -> AdoptAnswer:
-        """Give an entry that came by plain XADD its record."""
+        """Write the record of an entry that was added by plain XADD."""
         args = [group, entry_id, self._reply_ttl_ms, str(retention_ms), "\n".join(reply_streams)]
         for pair in fields.items():
             args += pair
@@ -135,7 +135,7 @@ class RequestFunctions:
     ) -> "asyncio.Future[ProgressAnswer]":
         """Write a numbered progress stage.
 
-        Like `finish` it waits for a server that is away: a handler does not fail for that.
+        Like `finish` it waits as long as the server is unavailable, so that no handler fails.
         """
         return self._batcher.call(
             "progress",
@@ -147,7 +147,7 @@ class RequestFunctions:
         )
 
     async def follow(self, record: str, trace: Trace) -> None:
-        """Have a request keep its own stage log."""
+        """Start a request's own stage log."""
         await self._caller.call("FCALL", _FOLLOW, 1, record, self._reply_ttl_ms, *trace)
 
     def finish(
@@ -166,8 +166,8 @@ class RequestFunctions:
     ) -> "asyncio.Future[FinishAnswer]":
         """Store the outcome, write the terminal reply and ack.
 
-        It waits for a server that is away as long as it takes: work that is done is not given
-        up, and a later claim is refused, or wins meanwhile.
+        It waits as long as the server is unavailable, so that finished work is not lost. If a later
+        claim has begun meanwhile, this one is refused as stale; otherwise no later one begins.
         """
         args = [entry_id, token, status, payload, *trace]
         for write in writes:
@@ -201,7 +201,7 @@ class RequestFunctions:
 def renew_command(
     claims: Sequence[tuple[str, str, str, str]], *, lease_ms: int, group: str, consumer: str
 ) -> tuple[Any, ...]:
-    """The command that renews the leases of one listener, for a connection of a thread.
+    """The command that renews the leases of one listener, for the connection of its lease thread.
 
     Args:
         claims: Record, stream, token and entry id of each.

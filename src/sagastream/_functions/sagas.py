@@ -12,7 +12,7 @@ _HEARTBEAT = function_name("heartbeat")
 
 
 class SagaFunctions:
-    """Typed calls of the functions for sagas. Names of sagas and streams are keys.
+    """Typed calls of the functions for sagas. Sagas, streams and records are given as keys.
 
     Args:
         caller: The connection.
@@ -41,13 +41,13 @@ class SagaFunctions:
             saga: The saga's hash.
             stream: The stream of its moves.
             index: The sorted sets of open, ended and stuck sagas.
-            records: What expires with an ended saga.
+            records: The records that expire with an ended saga.
             saga_id: Its id.
             version: The expected version; 0 for a new saga.
             journal: The new journal as JSON.
             state: Which of the sets it belongs to.
-            delay_ms: When an open saga is due, or an ended one expires.
-            fields: Of the move's entry in the stream.
+            delay_ms: Milliseconds until an open saga is due, or an ended one expires.
+            fields: The fields of the move's entry in the stream.
         """
         keys = (saga, stream, *index, *records)
         args = (str(version), journal, saga_id, state, str(delay_ms))

@@ -14,7 +14,7 @@ _JOIN, _LEAVE = function_name("join"), function_name("leave")
 class StreamFunctions:
     """Typed calls of the functions for command streams and reply streams.
 
-    Streams and records are keys, with their namespace.
+    Streams and records are given as keys, with their namespace.
 
     Args:
         caller: The connection.
@@ -36,7 +36,7 @@ class StreamFunctions:
         count: int,
         keep: int,
     ) -> SweepAnswer:
-        """Take over entries that were not renewed for one lease; trim ended ones behind `keep`."""
+        """Take over entries not renewed for one lease; trim ended ones except the last `keep`."""
         args = (consumer, group, lease_ms, count, keep)
         return SweepAnswer.parse(
             await self._caller.call("FCALL", _SWEEP, 2, sweeper, stream, *args)
@@ -79,7 +79,7 @@ class StreamFunctions:
     async def announce(self, members: Sequence[tuple[str, str]], *, ttl_ms: int) -> None:
         """Publish for `ttl_ms` what a listener handles, as (announcements key, member).
 
-        With 0 it is withdrawn.
+        A `ttl_ms` of 0 withdraws it.
         """
         keys = [key for key, _ in members]
         args = (str(ttl_ms), *(member for _, member in members))
@@ -96,19 +96,19 @@ class StreamFunctions:
         event_type: str,
         fields: Sequence[bytes | str],
     ) -> ForwardAnswer:
-        """Put a command back into its stream for a live listener that can handle it."""
+        """Add a command to its stream again, for a live listener that can handle it."""
         args = (group, entry_id, event_type, *fields)
         return ForwardAnswer.parse(
             await self._caller.call("FCALL", _FORWARD, 3, stream, announcements, record, *args)
         )
 
     async def join(self, stream: str, *, group: str, stale_ms: int, prefix: str) -> None:
-        """Make a reader's group at 0, and destroy those of dead readers."""
+        """Create a reader's group at the first entry, and destroy the groups of dead readers."""
         args = (group, self._reply_ttl_ms, str(stale_ms), prefix)
         await self._caller.call("FCALL", _JOIN, 1, stream, *args)
 
     async def leave(self, stream: str, *, group: str) -> None:
-        """Destroy a reader's group, and a stream that has no entry."""
+        """Destroy a reader's group, and its stream if that has no entry and no other reader."""
         await self._caller.call("FCALL", _LEAVE, 1, stream, group)
 
 

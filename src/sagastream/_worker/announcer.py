@@ -35,7 +35,7 @@ class Announcer:
         ]
 
     async def announce(self) -> None:
-        """Announce it for a while.
+        """Announce the event types; the announcements expire after 10 s.
 
         Raises:
             ServerUnavailable: The server did not answer.
@@ -48,7 +48,7 @@ class Announcer:
             await self._session.streams.announce(self._members, ttl_ms=0)
 
     async def keep_announcing(self) -> None:
-        """Announce it again before it expires, until cancelled."""
+        """Announce again before the announcements expire, until cancelled."""
         while True:
             await asyncio.sleep(_TTL_S / 3)
             try:

@@ -71,8 +71,8 @@ class Claim:
     Args:
         session: The server.
         command: The command, as delivered.
-        raw: Its entry.
-        options: The listener's.
+        raw: The fields of its entry.
+        options: What all claims of the listener have in common.
         redelivered: It was delivered before, to a listener that is gone.
 
     Attributes:
@@ -82,7 +82,7 @@ class Claim:
         record: The key of the request's record.
         stream: The key of the command stream.
         entry_id: The command's entry.
-        token: The claim's own.
+        token: Identifies the claim in all its writes.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class Claim:
                 self._record_lost_span(answer.lost_span, is_dead=answer.is_dead)
             logger.info("not begun: %s", answer, extra=self.ids)
             return False
-        # No other code has seen the command yet, and a copy would cost as much as all the rest.
+        # No other code has the command yet, and a copy would cost as much as the rest of this.
         object.__setattr__(command, "epoch", answer.epoch)
         object.__setattr__(command, "last_progress", self._decoded(answer.last_progress))
         self.effect = answer.effect
@@ -201,8 +201,8 @@ class Claim:
     def _record_lost_span(self, lost_span: str, *, is_dead: bool = False) -> None:
         if lost_span:
             stream = self.command.stream
-            why = "its handler was lost" + ("; it is a dead letter" if is_dead else "")
-            spans.record_lost_span(self._session.server, stream, self._message, lost_span, why)
+            message = "its handler was lost" + ("; it is a dead letter" if is_dead else "")
+            spans.record_lost_span(self._session.server, stream, self._message, lost_span, message)
         if is_dead:
             metrics.dead_lettered(self._series, "HandlerLost")
 
@@ -240,8 +240,8 @@ class Claim:
     def keep(self, keeper: LeaseKeeper) -> None:
         """Renew the lease, and cancel the current task when the handler has to end early.
 
-        `ending` then says why. A deadline that has passed ends it before it runs. `let_go` ends
-        this.
+        `ending` then has the reason. If the deadline has passed, the handler is cancelled before
+        it runs. `let_go` undoes this.
         """
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
@@ -250,7 +250,7 @@ class Claim:
             self._alarm = self._loop.call_later(max(0.0, self._left_s), self._end, "deadline")
 
     def let_go(self, keeper: LeaseKeeper) -> None:
-        """Stop to renew the lease, and do not cancel the task any more."""
+        """Stop renewing the lease, and do not cancel the task any more."""
         if self._alarm:
             self._alarm.cancel()
         keeper.drop(self.token)
@@ -263,16 +263,16 @@ class Claim:
         """The request was cancelled; the keeper calls this from its thread."""
         self._end_from_thread("cancelled")
 
-    def _end_from_thread(self, why: Ending) -> None:
-        # The loop may be closed by now, and nothing waits for the news.
+    def _end_from_thread(self, ending: Ending) -> None:
+        # The loop may be closed already; then there is no handler to cancel.
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._end, why)
+            self._loop.call_soon_threadsafe(self._end, ending)
 
-    def _end(self, why: Ending) -> None:
-        if why == "lost" and self._is_finishing:
-            return  # the renewal may have met this claim's own end; the answer to finish decides
+    def _end(self, ending: Ending) -> None:
+        if ending == "lost" and self._is_finishing:
+            return  # this claim may have ended the request itself: the answer to `finish` decides
         if self.ending is None and self._task is not None and not self._task.done():
-            self.ending = why
+            self.ending = ending
             self._task.cancel()
 
     @property
@@ -284,7 +284,7 @@ class Claim:
         """Write a progress stage.
 
         Raises:
-            InvalidMessage: An argument is not what it must be.
+            InvalidMessage: An argument is invalid.
             LeaseLost: Another claim has the request.
         """
         payload = encode_payload(
@@ -316,7 +316,7 @@ class Claim:
             False if a value is no longer the expected one; then nothing was written.
 
         Raises:
-            InvalidMessage: The result is no payload.
+            InvalidMessage: The result is not a valid payload.
             LeaseLost: Another claim has the request.
         """
         limit = self._session.options.max_payload
@@ -324,7 +324,7 @@ class Claim:
         return await self._finish("completed", payload, outcome.writes)
 
     async def fail(self, error_type: str, message: str) -> None:
-        """Write `failed`; a lost lease is only logged, as the next claim replies."""
+        """Write `failed`; a lost lease is only logged, because the next claim replies."""
         self._note_failure(error_type, message)
         await self._finish_or_release("failed", failure_payload(error_type, message))
 
@@ -349,7 +349,7 @@ class Claim:
         self._is_span_taken = answer.outcome == "span_taken"
 
     async def lose(self) -> None:
-        """Note that another claim has the request, and confirm that this handler has ended."""
+        """Record that another claim has the request, and confirm that this handler has ended."""
         metrics.lease_lost(self._series)
         self._note_failure("LeaseLost", "another claim has the request")
         with contextlib.suppress(SagastreamError):

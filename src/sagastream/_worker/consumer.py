@@ -10,7 +10,7 @@ from sagastream._redis.connection import BLOCK_MS, entries
 from sagastream._worker.lease import LeaseKeeper
 from sagastream.errors import ServerError
 
-# Ended commands that stay in a stream.
+# How many ended commands stay in a stream.
 _ENDED_KEPT = 10_000
 _SHORT_BLOCK_MS = 100
 _MAX_PAUSE_S = 0.05
@@ -66,7 +66,7 @@ class StreamConsumer:
         self._turn = 0
 
     async def make_groups(self) -> None:
-        """Make the streams and their groups where they are missing."""
+        """Create the streams and groups that are missing."""
         for stream in self._streams:
             try:
                 await self._session.connection.call(
@@ -86,7 +86,7 @@ class StreamConsumer:
         self._pause_until = asyncio.get_running_loop().time() + pause_s
 
     async def read(self, limit: int) -> list[Delivery]:
-        """Read at most `limit` commands; none after a while.
+        """Read at most `limit` commands; return none if none come within a short time.
 
         Raises:
             ServerUnavailable: The connection was lost.
@@ -98,7 +98,7 @@ class StreamConsumer:
     async def _read_new(self, limit: int) -> list[Delivery]:
         streams, block_ms = self._streams, min(BLOCK_MS, round(self._lease_s * 200))
         if limit < len(streams):
-            # COUNT holds for each stream: to read them all could bring more than the limit.
+            # COUNT applies to each stream: reading all of them could return more than the limit.
             self._turn = (self._turn + limit) % len(streams)
             streams = (streams[self._turn :] + streams[: self._turn])[:limit]
             block_ms = _SHORT_BLOCK_MS
@@ -120,10 +120,10 @@ class StreamConsumer:
             return []
         jitter = random.uniform(0.05, 0.2)  # noqa: S311 - jitter, not a secret
         self._next_sweep = loop.time() + self._lease_s * jitter
-        taken: list[Delivery] = []
+        deliveries: list[Delivery] = []
         key = self._session.options.key
         for stream in self._streams:
-            if len(taken) == limit:
+            if len(deliveries) == limit:
                 break
             answer = await self._session.streams.sweep(
                 key(f"sweeper:{self._group}:{stream}"),
@@ -131,14 +131,14 @@ class StreamConsumer:
                 consumer=self._consumer,
                 group=self._group,
                 lease_ms=round(self._lease_s * 1000),
-                count=limit - len(taken),
+                count=limit - len(deliveries),
                 keep=_ENDED_KEPT,
             )
-            taken += [
+            deliveries += [
                 Delivery(stream, entry_id, raw, redelivered=True)
                 for entry_id, raw in answer.entries
             ]
-        if len(taken) == limit:
+        if len(deliveries) == limit:
             # There may be more: sweep again as soon as a slot is free.
             self._next_sweep = 0.0
-        return taken
+        return deliveries

@@ -1,7 +1,7 @@
 """Dispatch one delivered command: claim it, run its handler, write how it ended.
 
-A command without a handler here is forwarded to a listener that has one, or failed. An entry
-that is no command becomes a dead letter.
+A command without a handler in this listener is forwarded to a listener that has one, or fails. A
+malformed command becomes a dead letter.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from sagastream.message import Command
 
 logger = logging.getLogger(__name__)
 
-# How often an atomic handler runs at most, when its values change under it every time.
+# How many times an atomic handler runs at most, if other writers change its values in every run.
 _MAX_RUNS = 100
 
 
@@ -108,8 +108,8 @@ class Dispatcher:
             elif claim.effect not in {"", handler.effect}:
                 await claim.fail(
                     "EffectMismatch",
-                    f"{command.event_type} must be {claim.effect}, and {handler.qualified_name} "
-                    f"declares {handler.effect}",
+                    f"{command.event_type} must be {claim.effect} for this request, but its handler "
+                    f"{handler.qualified_name} declares {handler.effect}",
                 )
             elif claim.is_expired:
                 await claim.fail("DeadlineExceeded", "the deadline had passed before it began")
@@ -119,7 +119,7 @@ class Dispatcher:
             claim.leave()
 
     async def _forward(self, command: Command, raw: Mapping[bytes, bytes]) -> ForwardAnswer:
-        """Put a command back for a listener that can handle it, if there is one."""
+        """Forward a command to a live listener that can handle it, if there is one."""
         fields = dict(raw)
         fields.setdefault(b"request_id", command.request_id.encode())
         self._on_forward()
@@ -168,7 +168,7 @@ class Dispatcher:
 
     async def _end_early(self, claim: Claim) -> None:
         if claim.ending is None:
-            # A shutdown writes no terminal stage: the command stays pending for the next.
+            # A shutdown writes no terminal stage: the command stays pending for the next listener.
             with contextlib.suppress(SagastreamError):
                 await claim.release()
             raise asyncio.CancelledError

@@ -33,12 +33,12 @@ async def run_handler(
         Its result and its writes; only an `atomic` handler has writes.
 
     Raises:
-        InvalidMessage: It did not return a dict or None, or `Atomic` if it is `atomic`.
+        InvalidMessage: It must return a dict or None, or `Atomic` if it is `atomic`, and did not.
     """
     if handler.reconcile and command.epoch > 1:
-        known = await handler.reconcile(command)
-        if known is not None:
-            return Atomic(known, ())
+        first_result = await handler.reconcile(command)
+        if first_result is not None:
+            return Atomic(first_result, ())
     if handler.is_async:
         result = await handler.function(command, progress)
     else:

@@ -1,8 +1,8 @@
 """Renew leases from a thread with its own connection.
 
-A handler may block the event loop for as long as it likes: its lease is renewed from here. The
-thread reports a lease that the server no longer grants, and a request that was cancelled, to
-the event loop, which cancels the handler.
+So a lease is renewed even while a handler blocks the event loop. The thread reports a lease that
+the server no longer grants, and a request that was cancelled, to the event loop, which cancels
+the handler.
 """
 
 import contextlib
@@ -24,9 +24,9 @@ class Leased(Protocol):
 
     Attributes:
         record: The key of the request's record.
-        stream: The key of its stream.
-        entry_id: Its entry.
-        token: The claim's.
+        stream: The key of the command stream.
+        entry_id: The command's entry.
+        token: The claim's token.
     """
 
     record: str
@@ -42,7 +42,7 @@ class Leased(Protocol):
 
 
 class LeaseKeeper:
-    """Renews all claims of one listener at a third of their lease.
+    """Renews the leases of one listener every third of a lease.
 
     Args:
         url: The server.
@@ -85,11 +85,11 @@ class LeaseKeeper:
         self._stopping.set()
 
     def keep(self, claim: Leased) -> None:
-        """Renew a claim from now on."""
+        """Renew a claim's lease from now on."""
         self._claims[claim.token] = claim
 
     def drop(self, token: str) -> None:
-        """Stop to renew a claim."""
+        """Stop renewing a claim's lease."""
         self._claims.pop(token, None)
 
     def _run(self) -> None:
@@ -99,12 +99,12 @@ class LeaseKeeper:
         with connection:
             while not self._stopping.is_set():
                 try:
-                    # Renew first and wait then: a connection that breaks in the wait, even
-                    # every time, does not keep the next one from renewing.
+                    # Renew first, then wait: even if each connection breaks while it waits, the
+                    # next one renews.
                     self._renew(connection)
                     now = time.monotonic()
                     if self._is_gap(now):
-                        # A server that was away lapses no lease: count from its return.
+                        # No lease could be renewed in the gap: count the contact from its end.
                         self._contact_since = now
                     self._answered_at = now
                     connection.call("BLPOP", self._wakeup_list, self._lease_s / 3)
@@ -113,7 +113,7 @@ class LeaseKeeper:
                     self._stopping.wait(min(0.1, self._lease_s / 10))
 
     def _renew(self, connection: SyncConnection) -> None:
-        claims = list(self._claims.values())  # one step: no other thread runs in between
+        claims = list(self._claims.values())  # atomic: another thread may change `_claims`
         command = renew_command(
             [(claim.record, claim.stream, claim.token, claim.entry_id) for claim in claims],
             lease_ms=round(self._lease_s * 1000),

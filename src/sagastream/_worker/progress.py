@@ -16,14 +16,16 @@ def progress_payload(fraction: float, detail: Mapping[str, Any] | None) -> dict[
     """The payload of a progress stage.
 
     Raises:
-        InvalidMessage: The fraction is not from 0 to 1, or the detail has its key.
+        InvalidMessage: The fraction is not from 0 to 1, or the detail has a key `fraction`.
     """
     if isinstance(fraction, bool) or not isinstance(fraction, int | float):
         raise InvalidMessage("fraction", f"must be a number, not {type(fraction).__name__}")
     if not 0 <= fraction <= 1:
         raise InvalidMessage("fraction", f"must be from 0 to 1, not {fraction}")
     if detail and "fraction" in detail:
-        raise InvalidMessage("detail.fraction", "is the first argument's name; use another")
+        raise InvalidMessage(
+            "detail.fraction", "is reserved for the first argument; rename the key"
+        )
     return {**(detail or {}), "fraction": float(fraction)}
 
 
