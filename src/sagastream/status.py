@@ -1,6 +1,6 @@
 """The state of command streams, requests and dead letters, for operators and dashboards.
 
-To read it changes nothing. Ages and leases are by the server's clock.
+Reading it changes nothing. Ages and leases are by the server's clock.
 """
 
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ _RECORD = ("status", "stream", "event_type", "consumer", "epoch", "lease_until",
 
 @dataclass(frozen=True, slots=True)
 class StreamStatus:
-    """A command stream as one consumer group has it.
+    """The state of a command stream for one consumer group.
 
     Attributes:
         stream: Its name, without the namespace.
         group: The consumer group.
-        has_group: Whether the group is there: a listener makes it when it starts.
+        has_group: Whether the group exists; a listener creates it when it starts.
         depth: Commands that no listener has read yet.
         pending: Commands that were read and have not ended.
-        oldest_pending_s: Age of the oldest of these in seconds; 0 if there is none.
+        oldest_pending_s: Age of the oldest pending command in seconds; 0 if there is none.
         dead_letters: Dead letters that are kept.
         event_types: What live listeners handle there, sorted.
     """
@@ -40,7 +40,7 @@ class StreamStatus:
 
 @dataclass(frozen=True, slots=True)
 class RequestStatus:
-    """A request as its record has it.
+    """The state of a request, from its record.
 
     Attributes:
         request_id: The request.
@@ -48,7 +48,7 @@ class RequestStatus:
         stream: The command stream, without the namespace.
         event_type: `domain:action`.
         consumer: The listener that claimed it last, '' if none has.
-        epoch: How often it was claimed.
+        epoch: How many times it was claimed.
         lease_s: Seconds that the lease still runs, negative if it has lapsed; None if it was
             never claimed.
     """
@@ -97,9 +97,9 @@ async def stream_status(
     now_ms = await _now_ms(bus, timeout)
     exists = await bus.command("EXISTS", key, timeout=timeout)
     groups = await bus.command("XINFO", "GROUPS", key, timeout=timeout) if exists else []
-    found = next((each for each in groups if each["name"] == group.encode()), None)
+    info = next((info for info in groups if info["name"] == group.encode()), None)
     age_s = 0.0
-    if found and found["pending"]:
+    if info and info["pending"]:
         oldest = (await bus.command("XPENDING", key, group, timeout=timeout))["min"]
         if oldest:
             age_s = max(0.0, (now_ms - int(oldest.split(b"-")[0])) / 1000)
@@ -109,9 +109,9 @@ async def stream_status(
     return StreamStatus(
         stream=stream,
         group=group,
-        has_group=found is not None,
-        depth=int(found["lag"] or 0) if found else 0,
-        pending=int(found["pending"]) if found else 0,
+        has_group=info is not None,
+        depth=int(info["lag"] or 0) if info else 0,
+        pending=int(info["pending"]) if info else 0,
         oldest_pending_s=age_s,
         dead_letters=int(await bus.command("XLEN", bus.key(f"{stream}:dead"), timeout=timeout)),
         event_types=tuple(sorted({member.decode().partition("\n")[0] for member in members})),
@@ -122,7 +122,7 @@ async def request_status(bus: Bus, request_id: str) -> RequestStatus | None:
     """Read a request's record; None if the server has none.
 
     Raises:
-        InvalidMessage: That is no request id.
+        InvalidMessage: The request id is invalid.
         ServerUnavailable: The server did not answer.
     """
     key = bus.key(f"request:{check_name('request_id', request_id)}")
@@ -165,11 +165,11 @@ async def dead_letters(
     if letter_id and not _is_entry_id(letter_id):
         raise InvalidMessage("letter_id", f"{letter_id[:40]!r} is not an entry id, such as 1700-0")
     if newest is not None:
-        found = await bus.command("XREVRANGE", key, "+", "-", "COUNT", newest)
+        entries = await bus.command("XREVRANGE", key, "+", "-", "COUNT", newest)
     else:
-        found = await bus.command("XRANGE", key, letter_id or "-", letter_id or "+")
+        entries = await bus.command("XRANGE", key, letter_id or "-", letter_id or "+")
     letters = []
-    for entry_id, raw in found:
+    for entry_id, raw in entries:
         fields = text_fields(raw)
         reason = fields.pop("dead_reason", "unknown")
         fields.pop("dead_entry_id", None)

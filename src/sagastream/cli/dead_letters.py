@@ -11,7 +11,7 @@ _LETTER_FIELDS = (b"dead_reason", b"dead_entry_id")
 
 
 class NoSuchLetter(SagastreamError):
-    """There is no dead letter of that id."""
+    """There is no dead letter with that id."""
 
 
 async def find(bus: Bus, stream: str, letter_id: str = "") -> list[DeadLetter]:
@@ -19,18 +19,18 @@ async def find(bus: Bus, stream: str, letter_id: str = "") -> list[DeadLetter]:
 
     Raises:
         NoSuchLetter: There is none with that id.
-        InvalidMessage: That is not the id of an entry.
+        InvalidMessage: The id is not the id of an entry.
     """
-    found = await dead_letters(bus, stream, letter_id=letter_id)
-    if letter_id and not found:
+    letters = await dead_letters(bus, stream, letter_id=letter_id)
+    if letter_id and not letters:
         raise NoSuchLetter(f"{stream}:dead has no letter {letter_id}; see: dead list {stream}")
-    return found
+    return letters
 
 
 async def retry(bus: Bus, stream: str, letter_id: str) -> str:
-    """Emit the command of a dead letter again; to call it twice emits it once.
+    """Emit the command of a dead letter again; two calls emit it once.
 
-    The old request stays ended: this is a new one, with an id derived from the letter's. The
+    The old request stays ended: this is a new request, with an id derived from the letter's. The
     letter is deleted when the command is in the stream.
 
     Returns:
@@ -38,7 +38,7 @@ async def retry(bus: Bus, stream: str, letter_id: str) -> str:
 
     Raises:
         NoSuchLetter: There is none with that id.
-        InvalidMessage: The letter is not a command; to retry it cannot help.
+        InvalidMessage: The letter is not a command, so that it cannot be retried.
     """
     await find(bus, stream, letter_id)
     key = bus.key(f"{stream}:dead")

@@ -42,12 +42,12 @@ def make_parser() -> argparse.ArgumentParser:
         "dead", help="dead letters", description="Work with dead letters."
     )
     verbs = dead.add_subparsers(dest="verb", required=True)
-    for verb, what in (
+    for verb, description in (
         ("list", "List dead letters, the oldest first."),
         ("show", "Show a dead letter with all fields."),
         ("retry", "Emit the command of a dead letter again, as a new request."),
     ):
-        command = verbs.add_parser(verb, help=what, description=what)
+        command = verbs.add_parser(verb, help=description, description=description)
         command.add_argument("stream", help="the command stream, such as work:commands")
         command.add_argument(
             *("-o", "--output"),

@@ -14,7 +14,7 @@ MakePayload = Callable[[dict[str, Any], Results], dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Compensation:
-    """The command that undoes a step. It must be right whether the step ran, half ran, or did not.
+    """The command that undoes a step, whether the step ran completely, in part, or not at all.
 
     Attributes:
         event_type: The command's event type, on the step's stream.
@@ -35,8 +35,9 @@ class Step:
         event_type: The command's event type.
         payload: Makes its payload from the saga's input and the results of earlier steps.
         compensation: Undoes it; None for a step without effect.
-        timeout: Seconds to wait for its end before it counts as failed, and as in doubt.
-        retries: How often it is tried again before the saga starts compensating.
+        timeout: Seconds to wait for its end. Then it counts as failed, and as in doubt: it may
+            still run.
+        retries: How many times it is tried again before the saga starts compensating.
         effect: The effect policy that its handler must declare; None for any.
     """
 
@@ -66,11 +67,11 @@ class Saga:
         names = [step.name for step in self.steps]
         if not names or len(set(names)) != len(names):
             raise SagaError(
-                f"saga {self.name!r} needs at least one step, and no two of one name: {names}"
+                f"saga {self.name!r} needs at least one step, and a unique name for each: {names}"
             )
 
     def step(self, name: str) -> Step:
-        """The step of that name.
+        """The step with that name.
 
         Raises:
             SagaError: There is none.

@@ -1,7 +1,7 @@
 """Execute one request of a saga: write its intent, send it, wait, write how it ended.
 
-Which request is next follows from the journal; which process executes it, and when, is the
-runner's decision.
+The journal determines which request is next. The runner decides which process executes it, and
+when.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ class StepExecutor:
         bus: The server.
         saga: The declaration.
         store: Its journals.
-        max_attempts: How often a compensation is tried before the saga is `stuck`.
+        max_attempts: How many times a compensation is tried before the saga is `stuck`.
     """
 
     def __init__(self, bus: Bus, saga: Saga, store: SagaStore, *, max_attempts: int) -> None:
@@ -61,7 +61,7 @@ class StepExecutor:
     async def execute(
         self, current: VersionedJournal, action: NextAction, on_progress: OnProgress | None
     ) -> tuple[VersionedJournal, bool]:
-        """Intend, send, wait and conclude, unless another runner has got further.
+        """Write the intent, send, wait and conclude, unless another runner was faster.
 
         Returns:
             The journal after it, and whether this call moved it.
@@ -121,7 +121,7 @@ class StepExecutor:
         current, moved = await self._store.change(current, move)
         if moved:
             entries = current.journal.entries
-            ended = next(each for each in entries if each.request_id == entry.request_id)
+            ended = next(e for e in entries if e.request_id == entry.request_id)
             self.report(current.journal, ended)
         return current, moved
 
@@ -149,7 +149,7 @@ def under_root_span(journal: Journal) -> Iterator[None]:
 
 
 def _ids_of(journal: Journal, entry: JournalEntry) -> dict[str, str | int]:
-    """What a request belongs to, for log lines and spans."""
+    """The ids of a request and its saga, for log lines and spans."""
     return {
         "saga_id": journal.saga_id,
         "correlation_id": journal.correlation_id,

@@ -28,13 +28,13 @@ class JournalEntry:
     Attributes:
         step: The step's name.
         direction: `forward`, or `undo` for its compensation.
-        attempt: From 1; grows when the attempt before has ended and it is tried again.
+        attempt: From 1; grows when the attempt before has failed and the step is tried again.
         request_id: Derived from saga, step, direction and attempt.
         payload: The payload of its command.
         status: `intended` until its end is known, then `completed` or `failed`.
         result: The payload of its completed reply.
         error: Type, message and trace id of its failure.
-        started: When the intent was written, in seconds since the epoch.
+        started: When the intent was written, in seconds since the Unix epoch.
         ended: When its end was written; None before.
     """
 
@@ -57,12 +57,12 @@ class Journal:
     Attributes:
         saga_id: Its identity.
         saga: The declaration's name.
-        correlation_id: One for all its messages.
+        correlation_id: One id for all its messages.
         input: The input that it was started with.
         status: Its current status.
         entries: Its requests, in the order in which they were intended.
         trace: The trace context of its root span.
-        started: When it was started, in seconds since the epoch.
+        started: When it was started, in seconds since the Unix epoch.
         error: Why it was compensated: `error_type`, `message`, `trace_id`; {} if it was not.
         resumed: The number of entries when a stuck saga was last resumed.
         v: Schema version.
@@ -87,8 +87,8 @@ class Journal:
 
     def last(self, step: str, direction: Direction) -> JournalEntry | None:
         """The latest request of a step in a direction."""
-        found = [e for e in self.entries if (e.step, e.direction) == (step, direction)]
-        return found[-1] if found else None
+        requests = [e for e in self.entries if (e.step, e.direction) == (step, direction)]
+        return requests[-1] if requests else None
 
     def results(self) -> dict[str, dict[str, Any]]:
         """The results of the completed steps, by name."""
@@ -99,7 +99,7 @@ class Journal:
         }
 
     def failures(self, step: str, direction: Direction) -> int:
-        """How often a step has failed in a direction since it was last resumed."""
+        """How many times a step failed in a direction; `undo` counts from the last resume."""
         recent = self.entries[self.resumed :] if direction == "undo" else self.entries
         return sum((e.step, e.direction, e.status) == (step, direction, "failed") for e in recent)
 
@@ -112,7 +112,7 @@ class NextAction:
         step: The step.
         direction: `forward`, or `undo` for its compensation.
         attempt: From 1.
-        failures: How often it has failed before, since the saga was last resumed.
+        failures: How many times it has failed; `undo` counts from the last resume.
     """
 
     step: Step
@@ -129,8 +129,8 @@ def request_id_of(saga_id: str, step: str, direction: Direction, attempt: int) -
 def next_action(saga: Saga, journal: Journal) -> NextAction | None:
     """The next action of a saga; None when it has ended.
 
-    Forward in the order of declaration. Backward over every step with an intent, the failed or
-    doubtful one included, strictly in reverse.
+    Steps run in the order of their declaration. Compensations run strictly in reverse, for every
+    step with an intent, the failed or doubtful one included.
     """
     if journal.status == "running":
         for step in saga.steps:
@@ -161,7 +161,7 @@ def superseded_by(journal: Journal, entry: JournalEntry) -> list[str]:
     """The requests that an entry's request supersedes.
 
     An attempt supersedes the attempts before it, and a compensation also every forward request
-    that did not complete: none of them may act after it.
+    that did not complete: none of them may have an effect after it.
     """
     return [
         e.request_id
@@ -178,9 +178,9 @@ def superseded_by(journal: Journal, entry: JournalEntry) -> list[str]:
 def intend(
     saga: Saga, journal: Journal, action: NextAction, *, now: float, max_attempts: int
 ) -> Journal:
-    """Write the intent of a request; the journal is unchanged if it has it.
+    """Write the intent of a request; a journal that has this intent is unchanged.
 
-    A request whose payload cannot be made has failed.
+    A request whose payload cannot be made is written as failed.
     """
     step, direction = action.step, action.direction
     last = journal.last(step.name, direction)
@@ -194,11 +194,11 @@ def intend(
         payload={},
         started=now,
     )
-    make = step.payload
+    make_payload = step.payload
     if direction == "undo" and step.compensation:
-        make = step.compensation.payload
+        make_payload = step.compensation.payload
     try:
-        entry = replace(entry, payload=make(journal.input, journal.results()))
+        entry = replace(entry, payload=make_payload(journal.input, journal.results()))
         encode_payload(entry.payload, max_bytes=MAX_JOURNAL_BYTES)
     except Exception as failure:  # noqa: BLE001 - a declaration may raise anything
         error = {
@@ -221,7 +221,7 @@ def conclude(
     error: dict[str, Any] | None = None,
     max_attempts: int,
 ) -> Journal:
-    """Write how a request ended; the journal is unchanged if it has that."""
+    """Write how a request ended; a journal that has its end is unchanged."""
     entries = list(journal.entries)
     index = next((i for i, e in enumerate(entries) if e.request_id == request_id), None)
     if index is None or entries[index].status != "intended":
@@ -238,7 +238,7 @@ def conclude(
 
 
 def _consequence(saga: Saga, journal: Journal, entry: JournalEntry, max_attempts: int) -> Journal:
-    """Apply what follows for the saga from the status of one of its entries."""
+    """Change the saga's status as the status of one of its entries requires."""
     if journal.is_over or entry.status == "intended":
         return journal
     failures = journal.failures(entry.step, entry.direction)
@@ -248,13 +248,13 @@ def _consequence(saga: Saga, journal: Journal, entry: JournalEntry, max_attempts
     elif entry.status == "failed" and failures >= max_attempts:
         return replace(journal, status="stuck")
     if next_action(saga, journal) is None:
-        done: SagaStatus = "completed" if journal.status == "running" else "compensated"
-        journal = replace(journal, status=done)
+        status: SagaStatus = "completed" if journal.status == "running" else "compensated"
+        journal = replace(journal, status=status)
     return journal
 
 
 def _start_compensating(journal: Journal, error: dict[str, Any]) -> Journal:
-    """Start compensating a running saga; no saga goes back from here to forward."""
+    """Start compensating a running saga; it never runs forward again."""
     if journal.status != "running":
         return journal
     return replace(journal, status="compensating", error=error)
@@ -301,7 +301,7 @@ def event_fields(before: Journal | None, after: Journal) -> dict[str, str]:
 
 
 def dump(journal: Journal) -> str:
-    """The journal as JSON. Its values were checked when they came in.
+    """The journal as JSON. Its values were checked before they were added to it.
 
     Raises:
         SagaError: It is too large.
@@ -320,7 +320,7 @@ def dump(journal: Journal) -> str:
 
 
 def load(text: str) -> Journal:
-    """The inverse of `dump`; also reads what version 1 wrote.
+    """The inverse of `dump`; also reads schema version 1.
 
     Raises:
         SagaError: Its schema version is not known here.

@@ -13,7 +13,7 @@ class SagaOutcome:
 
     Attributes:
         saga_id: Its identity.
-        correlation_id: One for all its messages.
+        correlation_id: One id for all its messages.
         trace_id: 32 hex digits, '' if it was not traced.
         status: `completed`, `compensated` or `stuck`.
         entries: Its requests, forward and undo, in order.

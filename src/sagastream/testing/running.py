@@ -18,11 +18,11 @@ async def running(listener: CommandListener) -> AsyncIterator[CommandListener]:
         async with running(CommandListener(bus, [say])):
             reply = await bus.request_and_reply("echo:commands", "echo:say", {})
 
-    It need not be listening yet when the body begins: commands wait for it. If it ends with an
+    It may not be listening yet when the body begins: commands wait for it. If it ends with an
     error, the body is cancelled, and the error is raised here.
 
     Args:
-        listener: One that does not run yet.
+        listener: A listener that does not run yet.
 
     Raises:
         ServerUnavailable: The server cannot be reached at the start.

@@ -62,7 +62,7 @@ class EmbeddedServer:
 
     @property
     def url(self) -> str:
-        """The server's address, as `unix://` URL."""
+        """The server's address, as a `unix://` URL."""
         return f"unix://{self._socket}"
 
     @property

@@ -274,5 +274,5 @@ def test_the_stream_of_a_journal_tells_each_move() -> None:
 
 def test_steps_need_names_of_their_own() -> None:
     """Identity comes from the step's name."""
-    with pytest.raises(SagaError, match="no two of one name"):
+    with pytest.raises(SagaError, match="unique name"):
         Saga("twice", (_step("a"), _step("a")))
