@@ -181,20 +181,23 @@ class Settings(BaseSettings):
     otel_exporter_otlp_endpoint: str = Field(
         "", description="OTLP endpoint of spans and metrics; none: no export."
     )
-    otel_exporter_otlp_traces_endpoint: str = Field("", description="OTLP endpoint of spans alone.")
+    otel_exporter_otlp_traces_endpoint: str = Field("", description="OTLP endpoint for spans only.")
     otel_exporter_otlp_metrics_endpoint: str = Field(
-        "", description="OTLP endpoint of metrics alone."
+        "", description="OTLP endpoint for metrics only."
     )
     otel_exporter_otlp_protocol: str = Field("http/protobuf", description="http/protobuf or grpc.")
-    otel_exporter_otlp_traces_protocol: str = Field("", description="Protocol for spans alone.")
-    otel_exporter_otlp_metrics_protocol: str = Field("", description="Protocol for metrics alone.")
+    otel_exporter_otlp_traces_protocol: str = Field("", description="Protocol for spans only.")
+    otel_exporter_otlp_metrics_protocol: str = Field("", description="Protocol for metrics only.")
     otel_exporter_otlp_headers: str = Field("", description="Headers of each export; never logged.")
     otel_traces_exporter: str = Field("otlp", description="otlp, or none.")
     otel_metrics_exporter: str = Field("otlp", description="otlp, or none.")
     otel_bsp_schedule_delay: int = Field(
         1000,
         gt=0,
-        description="Milliseconds between exports of spans; a killed process loses as many.",
+        description=(
+            "Milliseconds between exports of spans; a killed process loses the spans since the "
+            "last export."
+        ),
     )
     otel_metric_export_interval: int = Field(
         10_000, gt=0, description="Milliseconds between exports of metrics."

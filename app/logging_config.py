@@ -1,7 +1,7 @@
-"""Structured logs: every line carries the ids of what it is about. JSON unless on a terminal.
+"""Structured logs: every line carries the ids of the work. JSON unless stderr is a terminal.
 
 `app.observability.providers.configure` sets up logs, spans and metrics together. A process that
-forks calls `configure_logs` alone; each child sets up the rest.
+forks calls only `configure_logs`; each child sets up the rest.
 """
 
 import logging
@@ -53,7 +53,7 @@ def configure_logs(settings: Settings, service: str) -> None:
 
 
 class _RepeatedExportErrors(logging.Filter):
-    """Drop repeated messages of OpenTelemetry: a collector that is down would log each second."""
+    """Drop repeated messages of OpenTelemetry, which logs one a second while a collector is down."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -48,7 +48,7 @@ def get_bus() -> Bus:
 def _bus_of(
     url: str, namespace: str, max_payload: int, retention_s: float, call_timeout_s: float
 ) -> Bus:
-    # Cached by these arguments alone: other settings may change without new connections.
+    # Cached by these arguments only: other settings may change without new connections.
     return Bus(
         url,
         namespace=namespace,

@@ -1,6 +1,6 @@
 """Celery tasks: each moves a mission's saga through one step, if that step is due.
 
-A task carries the saga's id alone. It runs the step with `request_and_reply`, in one event loop
+A task carries only the saga's id. It runs the step with `request_and_reply`, in one event loop
 that all threads of the process share, and then sends the task of the next step. Lost, repeated
 and reordered tasks do no harm.
 

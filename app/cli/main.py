@@ -188,7 +188,7 @@ async def run_mission(
 
 
 def _use_map(path: Path, stack: ExitStack) -> str:
-    """Point MAP_DIR at a map file; return the area name that refers to it in messages."""
+    """Set MAP_DIR so that it has a map file; return the area name that refers to it in messages."""
     try:
         floor = load_map(path)
     except MapError as error:

@@ -1,4 +1,4 @@
-"""`mission replay`, and the live map of other commands: both read a mission's recording alone."""
+"""`mission replay`, and the live map of other commands: both read only a mission's recording."""
 
 import asyncio
 import sys

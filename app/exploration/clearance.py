@@ -21,7 +21,7 @@ def clearance_map(obstacles: Mask, resolution: float) -> Clearance:
 
     Args:
         obstacles: (rows, cols) bool.
-        resolution: metres a cell.
+        resolution: metres per cell.
 
     Returns:
         (rows, cols) float32 metres, 0 on obstacles.
@@ -110,7 +110,7 @@ def clear_length_cells(
         entry = min(row_next, col_next)
         if entry > length:
             return np.inf
-        # Check the cells on both sides of a corner: a line must be as clear forth as back.
+        # Check the cells on both sides of a corner, so that both directions give the same answer.
         both = abs(row_next - col_next) <= _CORNER
         if both and not (
             _is_passable(passable, at_row + row_step, at_col)

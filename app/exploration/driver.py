@@ -1,6 +1,6 @@
-"""The driver interface: what a mission asks of a robot, and the values that cross it.
+"""The driver interface: what a mission asks of a robot, and the values that they exchange.
 
-Nothing here depends on a simulation: a real robot can stand behind the interface as well.
+Nothing here depends on a simulation: a real robot can implement the interface too.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class Pose:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a robot shall do until the next barrier.
+    """What a robot must do until the next barrier.
 
     Attributes:
         path: waypoints in driving order, without the robot's own position; empty to wait.
@@ -87,8 +87,8 @@ class DriveReport:
         path: points driven through since the last report, first and last included.
         reached: number of ordered waypoints that it has passed.
         arrived: it reached the last waypoint.
-        blocked: it stopped because its body would not fit; it stands before that place and faces
-            it.
+        blocked: it stopped because its body would not fit; it stands in front of that place and
+            faces it.
         patch: what changed in its map.
     """
 
@@ -106,7 +106,7 @@ class RobotDriver(Protocol):
     """A robot that drives along paths and reports what it sees. Calls block."""
 
     def deploy(self, pose: Pose) -> DriveReport:
-        """Take up a pose at time 0 and scan; the report holds the first scan."""
+        """Start at a pose at time 0 and scan; the report holds the first scan."""
         ...
 
     def drive(self, path: Sequence[Point], until: float) -> DriveReport:
@@ -114,5 +114,5 @@ class RobotDriver(Protocol):
         ...
 
     def recall(self) -> DriveReport:
-        """Stop for good; the patch of this last report is everything that the robot saw."""
+        """Stop permanently; the patch of this last report is everything that the robot saw."""
         ...

@@ -1,7 +1,7 @@
 """The occupancy grid: cell values, the frame that places cells, a named floor.
 
-Row 0 is the row of lowest y and column 0 the column of lowest x, so that an index grows with its
-coordinate. Images store the top row first; only code that reads or writes images flips them.
+Row 0 has the lowest y and column 0 the lowest x, so that an index grows with its coordinate.
+Images store the top row first; only code that reads or writes images flips them.
 """
 
 from collections.abc import Mapping
@@ -77,7 +77,7 @@ class GridFrame:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Make a frame of the values that `to_dict` returned.
+        """Make a frame from the values that `to_dict` returned.
 
         Raises:
             TypeError: a field is missing or unknown.

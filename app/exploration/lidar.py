@@ -32,13 +32,13 @@ class LidarSpec:
     """A lidar.
 
     Attributes:
-        beams: beams of one turn.
+        beams: number of beams per turn.
         max_range: metres; a beam that meets nothing within it returns infinity.
         range_noise: standard deviation of a range, metres.
         noise_share: standard deviation as a share of the range; the larger of the two applies.
         min_range: metres; nearer obstacles give no reading.
         dropout: share of the beams that fail at random.
-        rate_hz: turns a second.
+        rate_hz: turns per second.
     """
 
     beams: int = 360
@@ -125,7 +125,7 @@ def _inside(frame: GridFrame, at: tuple[float, float]) -> tuple[float, float]:
 
 @njit(cache=True, nogil=True)
 def _first_crossing(position: float, direction: float) -> tuple[int, float, float]:
-    """Return the step along an axis, the distance to its first border, and that between borders."""
+    """Return the step along an axis, the distance to the first border, and between borders."""
     if direction > 0.0:
         return 1, (np.floor(position) + 1.0 - position) / direction, 1.0 / direction
     if direction < 0.0:

@@ -1,4 +1,4 @@
-"""ROS map_server files, a yaml and a pgm: read without trusting them, written atomically.
+"""ROS map_server files, a yaml and a pgm: read as untrusted input, written atomically.
 
 The format is that of http://wiki.ros.org/map_server: trinary mode, binary pgm (P5), no rotation.
 A file that violates a rule is rejected with one line that names the file and the fault.
@@ -147,9 +147,9 @@ def find_map(map_dir: Path, area: str) -> Path:
     return path
 
 
-def _error(path: Path, what: str) -> MapError:
-    """Make the error of one file, on one line whatever the file contains."""
-    return MapError(" ".join(f"map file {path.name}: {what}".split()))
+def _error(path: Path, fault: str) -> MapError:
+    """Make the error of one file, on one line even if the fault quotes line breaks."""
+    return MapError(" ".join(f"map file {path.name}: {fault}".split()))
 
 
 def _read_yaml(path: Path) -> dict[Any, Any]:

@@ -18,7 +18,7 @@ BARRED = np.int32(-1)
 NEVER = np.int32(UNREACHED)
 
 DistanceField = npt.NDArray[np.int32]
-"""Path cost of each cell, (rows, cols) int32: 5 a straight step, UNREACHED without a path."""
+"""Path cost of each cell, (rows, cols) int32: 5 per straight step, UNREACHED without a path."""
 
 
 def distance_field(passable: Mask, start: Cell, *, limit: int = UNREACHED) -> DistanceField:
@@ -30,7 +30,7 @@ def distance_field(passable: Mask, start: Cell, *, limit: int = UNREACHED) -> Di
         limit: cells of a higher cost stay unreached, to within one step.
 
     Returns:
-        (rows, cols) int32 costs; times resolution / 5 they are metres.
+        (rows, cols) int32 costs; multiply them by resolution / 5 for metres.
     """
     field = np.full(passable.shape, UNREACHED, np.int32)
     # No path within the limit leads further.
@@ -91,8 +91,9 @@ def _costs(passable: npt.NDArray[np.bool_], width: int, start: int, limit: int) 
     """Compute path costs over a flat mask with an impassable rim and rows of a given width.
 
     Eight buckets in a ring suffice, since no step costs more than seven. Whether a neighbour gets
-    cheaper is unpredictable for the processor: to write always and to count only what got cheaper
-    takes less than half the time of a branch. Unsigned indices avoid a check for negative ones.
+    cheaper is unpredictable for the processor: always writing, and counting only cheaper
+    neighbours, takes less than half the time of a branch. Unsigned indices avoid a check for
+    negative ones.
     """
     costs = np.where(passable, NEVER, BARRED)
     costs[start] = 0
@@ -166,7 +167,7 @@ def _descend(field: DistanceField, passable: Mask, row: int, col: int) -> Cells:
 
 @njit(cache=True, nogil=True)
 def _shorten(cells: Cells, passable: Mask, row: float, col: float) -> Cells:
-    """Drop every cell that a straight clear line makes needless, from the front on."""
+    """Drop every cell that a clear straight line can skip, beginning at the start of the path."""
     waypoints = np.empty_like(cells)
     used = 0
     last = cells.shape[0] - 1

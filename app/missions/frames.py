@@ -1,8 +1,8 @@
 """Frames of a mission: the map and the robots at one moment, delta-encoded into small pieces.
 
 A `FrameEncoder` encodes what changed since its last frame. A `FrameDecoder` restores the frames
-from the pieces alone, at any later time. A new encoder, as after the death of a handler, starts
-with a key frame, so the pieces of two encoders may follow each other in one recording.
+from nothing but the pieces, at any later time. A new encoder, as after the death of a handler,
+starts with a key frame, so the pieces of two encoders may follow each other in one recording.
 """
 
 import base64
@@ -18,7 +18,7 @@ from app.exploration.driver import Point, Pose
 from app.exploration.grid import UNKNOWN, Grid, GridFrame
 
 # Limits of one piece, which must fit into one message.
-_MAX_CELLS = 1 << 18  # so few that even incompressible cells fit
+_MAX_CELLS = 1 << 18  # a larger box is halved before it is compressed
 _MAX_BYTES = 36_000  # of compressed cells
 _MAX_POINTS = 1500  # of paths
 _MAX_INLINE = 24_000  # characters of encoded cells that leave room for the rest of the frame
@@ -90,7 +90,7 @@ class FrameEncoder:
         """Encode what changed since the last frame, as JSON values.
 
         All pieces but the last hold only cells or paths. When the set of robots in the shown map
-        changes, this encodes a key frame, for the shown map may be another one.
+        changes, this encodes a key frame, because the shown map may be another one.
 
         Raises:
             BadFrame: The cells do not have the shape of the mission's grid.

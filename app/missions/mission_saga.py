@@ -97,7 +97,7 @@ async def dispatch(saga_id: str, step: str) -> None:
     Raises:
         ServerUnavailable: The broker does not answer.
     """
-    # Celery's application reads the broker's address at import, which a command line may set.
+    # The import reads the broker's address, which a command line may change until then.
     from app.celery_app import TASK_QUEUE, celery_app  # noqa: PLC0415
 
     settings = get_settings()

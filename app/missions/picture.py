@@ -17,7 +17,7 @@ from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, Grid, GridFrame
 from app.exploration.map_files import write_atomically
 
 Picture = npt.NDArray[np.uint8]
-"""(height, width, 3) uint8, BGR as OpenCV has it; the top row first."""
+"""(height, width, 3) uint8, BGR as in OpenCV; the top row first."""
 
 _Colour = tuple[int, int, int]
 

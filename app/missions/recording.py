@@ -24,7 +24,7 @@ class RecordingWriter:
     """Writes the frames of a mission on behalf of a handler.
 
     Args:
-        command: The command being handled. A handler that has lost it can write no more frames.
+        command: The command being handled. A handler that has lost it cannot write frames any more.
         grid: The pose and resolution of the mission's grid.
     """
 

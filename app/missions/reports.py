@@ -11,7 +11,7 @@ from sagastream.saga import Journal, SagaOutcome, next_action, outcome_of
 def summary_of(journal: Journal) -> dict[str, Any]:
     """Return a mission's parameters, status and current step.
 
-    Ages are in seconds, times in seconds since the epoch.
+    Ages are in seconds, times in seconds since the Unix epoch.
     """
     action = next_action(mission_saga(get_settings()), journal)
     current = f"{'undo ' if action.direction == 'undo' else ''}{action.step.name}" if action else ""

@@ -1,7 +1,7 @@
 """Checks of what missions need, each with how to fix it: for `/readyz` and `mission doctor`.
 
-The server is asked over a separate bus that waits a second for each answer, so that an
-unresponsive server is reported as one failed check, not waited for.
+The checks use a separate bus that waits one second for each answer, so that an unresponsive
+server gives one failed check, and no long wait.
 """
 
 import asyncio
@@ -84,7 +84,7 @@ def _short_bus(settings: Settings) -> Bus:
 async def _server_checks(
     bus: Bus, more: Callable[[], AsyncIterator[Check]]
 ) -> AsyncIterator[Check]:
-    """Check that the server answers; only then run `more`. A loss on the way ends the checks."""
+    """Check that the server answers; only then run `more`. Losing the server ends the checks."""
     try:
         await bus.command("PING", timeout=_TIMEOUT_S)
         yield Check("server", True, f"{bus.address} answers")

@@ -1,7 +1,7 @@
 """Health probes of a process: `/healthz`, `/readyz` and `/metrics`, served from a thread.
 
-`/healthz` is 200 while the event loop runs, whatever the state of the server: restarting a
-process does not repair a server. `/readyz` is 200 while the server answers and the process's
+`/healthz` is 200 while the event loop runs, even if the server is down: restarting a process
+does not repair a server. `/readyz` is 200 while the server answers and the process's
 streams are read, else 503 with the reasons.
 """
 

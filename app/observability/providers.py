@@ -1,4 +1,4 @@
-"""OpenTelemetry providers of a process: started after any fork, shut down at its exit.
+"""OpenTelemetry providers of a process: started after its fork, if any, shut down at its exit.
 
 Spans are always created, so that stream entries and log lines carry trace ids. They are exported
 over OTLP if a standard OTEL_* variable names an endpoint, and written to a file in OTLP JSON if
@@ -78,7 +78,7 @@ class SharedFile:
 
 
 def configure(settings: Settings, service: str) -> None:
-    """Set up logs, spans and metrics. Call it once per process, after any fork."""
+    """Set up logs, spans and metrics. Call it once per process; in a forked one, after the fork."""
     configure_logs(settings, service)
     start(settings, service)
 

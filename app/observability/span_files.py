@@ -20,8 +20,8 @@ class FileSpan:
         trace_id: 32 hex digits.
         span_id: 16 hex digits.
         parent_id: 16 hex digits; '' for a root span.
-        start: Seconds since the epoch.
-        end: Seconds since the epoch.
+        start: Seconds since the Unix epoch.
+        end: Seconds since the Unix epoch.
         error: Error type and message; '' if the span did not fail.
         attributes: The span's attributes by name.
         events: Names of the span's events, in order.

@@ -90,7 +90,7 @@ def build_waterfall(spans: Sequence[FileSpan], steps: Sequence[str]) -> Waterfal
         requests[str(span.attributes.get("sagastream.request_id", ""))].append(span)
     ends = [span for span in spans if _is_step(span)]
     ended = {str(span.attributes["sagastream.request_id"]) for span in ends}
-    # A step span is recorded at its end. A running step is known by the command sent for it.
+    # A step's span is recorded at its end. A running step is found by the command sent for it.
     running = [
         span
         for span in spans

@@ -46,10 +46,10 @@ class Robot:
     Attributes:
         name: The robot's id.
         battery: Charge in percent at the time `since`.
-        x: Its parking position, metres from the gate, away from it.
-        y: Its parking position, metres from the gate, across.
+        x: Its parking position, metres straight away from the gate.
+        y: Its parking position, metres to the side of the gate.
         holder: The mission that holds it; '' if it is free.
-        since: When it was reserved or released, in seconds since the epoch.
+        since: When it was reserved or released, in seconds since the Unix epoch.
         present: Whether its process has checked in recently.
     """
 
@@ -73,7 +73,7 @@ class Robot:
 
 
 def choose(robots: Sequence[Robot], wanted: int, now: float, settings: Settings) -> list[Robot]:
-    """Choose the robots with the best battery after the drive to the gate; return them by name.
+    """Choose the robots with the most charge after the drive to the gate, and sort them by name.
 
     Raises:
         TooFewRobots: Fewer robots are available.

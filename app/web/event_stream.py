@@ -2,7 +2,7 @@
 
 It merges three streams: the stages of the steps, the transitions of the journal (`move` events),
 and the recorded frames. An event's id holds the position in each of the three, so that a client
-that lost its connection resumes behind the last event that it received, without gap or repeat.
+that lost its connection resumes after the last event that it received, without gap or repeat.
 """
 
 import asyncio
@@ -88,7 +88,7 @@ class MissionEvents:
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Encoded events, the position behind them, and whether the mission has ended with them."""
+    """Encoded events, the position after them, and whether the mission has ended with them."""
 
     events: list[bytes]
     position: tuple[str, ...]
@@ -101,8 +101,8 @@ async def _read_batch(saga_id: str, after: tuple[str, ...]) -> _Batch:
     entries = await bus.read_entries(position, count=_BATCH)
     is_over = False
     if not entries:
-        # Read the journal before the last read: if it has ended by now and that read finds
-        # nothing, then no event is missing.
+        # Read the journal before the last read: if the mission has ended by then, and the last
+        # read returns nothing, no event is missing.
         is_over = (await mission_runner().journal(saga_id)).is_over
         block_s = 0.0 if is_over else _BLOCK_S
         entries = await bus.read_entries(position, count=_BATCH, block_s=block_s)

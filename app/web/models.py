@@ -1,4 +1,4 @@
-"""Request and response bodies of the HTTP API, as its OpenAPI description has them."""
+"""Request and response bodies of the HTTP API; its OpenAPI description is made from them."""
 
 from typing import Annotated, Any
 
@@ -62,7 +62,7 @@ class StartedMission(BaseModel):
 
 
 class MissionSummary(BaseModel):
-    """A mission's parameters and status; ages in seconds, times in seconds since the epoch."""
+    """A mission's parameters and status; ages in seconds, times in seconds since the Unix epoch."""
 
     saga_id: str
     status: str

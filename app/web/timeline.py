@@ -1,4 +1,4 @@
-"""The timeline of a mission, from its journal: steps done and to come, and compensations."""
+"""The timeline of a mission, from its journal: its steps, begun or not, and its compensations."""
 
 import time
 from dataclasses import dataclass

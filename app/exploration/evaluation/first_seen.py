@@ -1,4 +1,4 @@
-"""How fast a team came to know a floor, and how much of its work was redundant.
+"""How fast a team explored a floor, and how much of its work was redundant.
 
 T90, T99 and the overlap rate are those of Xu et al., "Explore-Bench: Data Sets, Metrics and
 Evaluations for Frontier-based and Deep-reinforcement-learning-based Autonomous Exploration"
@@ -48,7 +48,7 @@ class FirstSeenTimes:
         part[(cells != 0) & (part > report.time)] = report.time
 
     def overlap(self, observable: Mask, *, until: float = math.inf) -> float:
-        """Return the sum of the cells that each robot saw over those that the team saw, less one.
+        """Return the overlap rate: cells seen, summed over the robots, over the team's, less one.
 
         Args:
             observable: (rows, cols) bool.

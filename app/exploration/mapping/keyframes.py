@@ -1,4 +1,4 @@
-"""Keyframes: lidar scans that are kept for good, and the grids drawn from them."""
+"""Keyframes: lidar scans that are kept permanently, and the grids drawn from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Scan:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Keyframe:
-    """A scan that is kept for good.
+    """A scan that is kept permanently.
 
     Attributes:
         driven: metres that the robot had driven by its odometry.

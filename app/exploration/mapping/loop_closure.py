@@ -20,18 +20,18 @@ class LoopSpec:
 
     Attributes:
         gap: minimum number of keyframes between the two ends of a loop.
-        radius_m: maximum distance between the two ends by the present poses, metres.
+        radius_m: maximum distance between the two ends by the current poses, metres.
         half: keyframes to each side of the older end that form its field.
-        every: one keyframe of this many searches for loops.
+        every: one of this many keyframes searches for loops.
         max_candidates: older ends tried for each keyframe.
-        window_m: metres that a match may differ from the present pose.
-        window_rad: radians that a match may differ from the present pose.
-        drift_m: growth of that window, metres a metre driven since the older end.
-        drift_rad: growth of that window, radians a metre driven since the older end.
+        window_m: metres that a match may differ from the current pose.
+        window_rad: radians that a match may differ from the current pose.
+        drift_m: growth of that window, metres per metre driven since the older end.
+        drift_rad: growth of that window, radians per metre driven since the older end.
         min_score: minimum score of a match.
         max_pending: number of loops after which the graph is solved.
-        solve_shift: a loop whose match is further from the present pose, metres plus radians, has
-            the graph solved at once.
+        solve_shift: the graph is solved at once if a match is further than this from the current
+            pose, metres plus radians.
     """
 
     gap: int = 20
@@ -76,12 +76,12 @@ def close_loop(
 
     Args:
         keyframes: n keyframes.
-        poses: (n, 3) of theirs.
+        poses: (n, 3) of the keyframes.
         older: index of the older end.
         spec: how loops are found.
 
     Returns:
-        The edge and by how much the match differs from the present pose, metres plus radians;
+        The edge and by how much the match differs from the current pose, metres plus radians;
         None if the match is too weak.
     """
     last = len(keyframes) - 1

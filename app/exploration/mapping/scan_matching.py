@@ -35,7 +35,7 @@ _MIN_LIKELIHOOD = 1e-3  # a lower likelihood counts as none
 _MIN_SLOPE = 1e-6  # a lower slope has no direction
 _MAX_DAMPING = 1e4  # the refinement ends at a higher damping
 _MIN_GAIN = 1e-3  # the refinement ends after a smaller gain
-_EVERY = 3  # the search uses one point of this many
+_EVERY = 3  # the search uses one of this many points
 
 Likelihood = npt.NDArray[np.float32]
 """(rows, cols) float32, 0 to 1."""
@@ -256,7 +256,7 @@ def _window(
 def _terms(
     cells: Likelihood, points: Points, pose: Transform
 ) -> tuple[float, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the sum of likelihoods, its gradient and its curvature, by metres and radians.
+    """Return the sum of likelihoods, its gradient and its curvature, in metres and radians.
 
     A point pulls along the slope of the field. Its squared distance, and with it the curvature, is
     that of a Gaussian, weighted by the point's likelihood (Welsch's weights).

@@ -17,7 +17,7 @@ from app.exploration.mapping.scan_matching import FIELD_MARGIN_M, Match, refine,
 from app.exploration.se2 import Points, Transform, apply, between, compose
 
 _MIN_POINTS = 20  # a scan with fewer returns is not matched
-_GOOD_SCORE = 0.6  # from this score on the front end does not search
+_GOOD_SCORE = 0.6  # at this score or a higher one the front end does not search
 _BETTER = 0.05  # a searched match must score higher by this to be taken
 
 
@@ -29,11 +29,11 @@ class SlamSpec:
         recent: number of last keyframes that form the field that a new scan is matched against.
         window_m: metres that the front end searches around the odometry.
         window_rad: radians that the front end searches around the odometry.
-        distance_noise: standard deviation of the odometry, metres a root of a metre driven.
-        turn_noise: standard deviation of the heading, radians a root of a metre driven.
-        turn_share: standard deviation of the heading, radians a root of a radian turned.
-        rest_m: standard deviation of the position of a robot that stands, metres.
-        rest_rad: standard deviation of the heading of a robot that stands, radians.
+        distance_noise: standard deviation of the odometry, metres per root of a metre driven.
+        turn_noise: standard deviation of the heading, radians per root of a metre driven.
+        turn_share: standard deviation of the heading, radians per root of a radian turned.
+        rest_m: standard deviation of the position of a robot at rest, metres.
+        rest_rad: standard deviation of the heading of a robot at rest, radians.
         loops: how loops are closed.
     """
 
@@ -103,7 +103,7 @@ class SlamMap:
         return self.last
 
     def solve(self) -> None:
-        """Solve the pose graph and take over its poses."""
+        """Solve the pose graph and adopt its poses."""
         self.poses = self.graph.solve(self.poses)
         self._pending = 0
 

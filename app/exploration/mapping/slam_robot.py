@@ -20,7 +20,7 @@ _WAYPOINT_TOLERANCE_M = 0.03  # a waypoint counts as reached within this distanc
 
 
 class MobileBase(Protocol):
-    """A base that turns, drives and scans, and knows its motion by odometry alone."""
+    """A base that turns, drives and scans, and knows its motion only by odometry."""
 
     def move(self, turn: float, distance: float) -> tuple[Transform, bool]:
         """Turn on the spot, radians, and drive straight, metres.
@@ -40,7 +40,7 @@ class SlamRobotSpec:
     """How a robot drives and when it takes keyframes.
 
     Attributes:
-        speed: metres a simulated second; turning takes no time.
+        speed: metres per simulated second; turning takes no time.
         step_m: metres between two readings of the odometry.
         keyframe_m: metres from keyframe to keyframe.
         keyframe_rad: radians from keyframe to keyframe.
@@ -131,7 +131,7 @@ class SlamRobot:
         )
 
     def recall(self) -> DriveReport:
-        """Stop for good and report everything that the robot saw."""
+        """Stop permanently, and report everything that the robot saw."""
         return replace(self._report([self.pose], 0.0, 0), patch=self._grid.full_patch())
 
     def _here(self) -> Transform:

@@ -35,7 +35,7 @@ class SubmapGrid:
 
         Args:
             keyframes: all keyframes of the robot, n of them.
-            poses: (n, 3) of theirs.
+            poses: (n, 3) of the keyframes.
 
         Returns:
             What changed since the last update.

@@ -97,7 +97,7 @@ def longest_conflict(here: MapFeatures, there: MapFeatures, motion: Transform) -
     """Return the end-to-end length of the longest wall of one map in the other's free space.
 
     Gaps of up to 15 cm do not end a wall, since a wall at a grazing angle is seen in single cells.
-    A lone cell, which may be noise, is no wall.
+    A single cell does not count as a wall: it may be noise.
 
     Returns:
         Metres, 0 without a conflict.

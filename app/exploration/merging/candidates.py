@@ -16,13 +16,13 @@ from app.exploration.grid import FREE, OCCUPIED
 from app.exploration.merging.map_features import MapFeatures
 from app.exploration.se2 import Points, Transform, apply, wrap
 
-_COARSE_M = 0.2  # metres a cell of the correlation, unless the maps are too large
+_COARSE_M = 0.2  # metres per cell of the correlation, unless the maps are too large
 _MAX_CELLS = 288  # maximum side of the correlation, cells
 _CONFLICT_COST = 2.0  # cost of a wall on free space, in matching walls
 _FREE_GAIN = 0.04  # gain of free space on free space, in matching walls
 _PEAK_SPACING_M = 0.75  # minimum distance between two peaks of one turn, metres
 
-_PIXEL = 0.1  # metres a pixel of the image that ORB features are extracted from
+_PIXEL = 0.1  # metres per pixel of the image that ORB features are extracted from
 _RIM = 20  # pixels around the map in that image
 _GREY = {OCCUPIED: 0, FREE: 255}
 _UNSEEN = 127

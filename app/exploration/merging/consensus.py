@@ -84,7 +84,7 @@ def consistent_groups(count: int, links: Mapping[Link, tuple[Transform, float]])
                 return groups
             del kept[worst]
         else:
-            # Drop the link in the most inconsistent triangles; of several, that with the least wall.
+            # Drop the link in the most inconsistent triangles; among equals, that with least wall.
             del kept[min(scores, key=lambda link: (-scores[link], kept[link][1], link))]
 
 

@@ -11,7 +11,7 @@ from app.exploration.clearance import clearance_map
 from app.exploration.grid import FREE, OCCUPIED, Grid, GridFrame, Mask
 from app.exploration.se2 import Points
 
-_INNER = 0.3  # metres from every wall at which a free cell is free beyond doubt
+_INNER = 0.3  # metres from every wall at which a free cell is certainly free
 _THIN = 0.1  # metres between free points
 _NORMAL_SIGMA = 0.15  # metres over which free cells are smoothed to find a wall's normal
 
@@ -71,7 +71,7 @@ def extract_features(grid: Grid, frame: GridFrame) -> MapFeatures | None:
         frame.origin_y + int(rows[0]) * resolution,
     )
     free, occupied = grid == FREE, grid == OCCUPIED
-    # Only walls next to free cells count: a stray return behind a wall is no evidence.
+    # Only walls next to free cells count: a stray return behind a wall is not evidence.
     near_free = cv2.dilate(free.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
     walls = occupied & near_free
     if not walls.any():

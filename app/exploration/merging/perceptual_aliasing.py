@@ -1,8 +1,8 @@
-"""The perceptual aliasing test: how much common wall would fit elsewhere just as well.
+"""The perceptual aliasing test: how much of the common wall would fit elsewhere equally well.
 
 A corridor fits anywhere along itself, and a rack on the next one: such a fit proves little. So the
-common part of two maps is also matched against the rest of each map. What fits best there is
-aliased; only the walls beyond it are distinct.
+common part of two maps is also matched against the rest of each map. The share of wall in the best
+fit there is aliased; only the remaining share is distinct.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Registration of two maps of unrelated frames, and the gate that accepts or rejects it.
+"""Registration of two maps in unrelated frames, and the gate that accepts or rejects it.
 
 Each candidate transform is refined, and the one that the walls of both maps support best is
 returned with the figures that the gate needs: how far both maps agree there (`agreement`), and
@@ -125,13 +125,13 @@ def realign(
 class RegistrationGate:
     """What a registration must show to be accepted.
 
-    The defaults were fitted on other floors than those they are tested on, see
+    The defaults were fitted on floors other than the test floors, see
     `benchmarks/exploration_merging.py`.
 
     Attributes:
         distinct: minimum metres of common wall that would fit nowhere else.
-        distinct_share: minimum share of the common wall that would fit nowhere else, since no
-            robot sees two similar places quite alike.
+        distinct_share: minimum share of the common wall that would fit nowhere else: even two
+            similar places never look exactly the same to robots.
         agreement: minimum share of walls that agree.
         residual_rms: maximum RMS offset between pieces of common wall, metres.
         conflict: maximum end-to-end metres of a wall deep in the other map's free space.

@@ -65,7 +65,7 @@ def assign_discounted(
         costs: (robots, frontiers) float64 metres, infinite without a route.
         distances: (frontiers, frontiers) float64 metres, infinite without line of sight.
         discount: metres by which the cost of a frontier at distance 0 rises.
-        reach: metres from which on costs do not rise.
+        reach: metres beyond which costs do not rise.
 
     Returns:
         Row to column, in order of rows; columns are distinct.

@@ -1,7 +1,7 @@
-"""The price of a frontier: what a robot pays to reach it, less what the frontier promises.
+"""The price of a frontier for a robot: the cost of the path to it, less the frontier's gain.
 
-The price is the path to the frontier's viewpoint, in metres, less the frontier's gain in metres
-of path. Both are added up here; `assignment` chooses by them.
+The cost is the length of the path to the frontier's viewpoint, and the gain is in metres of path
+too. Both are computed here; `goal_selection` subtracts them, and `assignment` chooses by price.
 """
 
 import math
@@ -41,15 +41,15 @@ def frontier_gains(
 ) -> Costs:
     """Return each robot's gain of each frontier, (robots, frontiers) metres of path.
 
-    A frontier gains by its length and, in a team, by the unknown area in its line of sight; a
-    robot's present goal gains by hysteresis, and a first goal loses by its angle to the robot's
-    initial bearing.
+    The gain grows with the frontier's length and, in a team, with the unknown area in its line of
+    sight. A robot's current goal has an additional gain (hysteresis), and its first goal a penalty
+    that grows with the angle to the robot's initial bearing.
     """
     lengths = np.array([frontier.size for frontier in frontiers]) * frame.resolution
     gain = settings.length_gain * np.minimum(lengths, settings.length_gain_max_m)
     if len(robots) > 1:
         # This sends robots to large areas far away first. It pays only where teammates explore
-        # what is near: one robot alone is slower with it.
+        # what is near: a single robot is slower with it.
         centres = np.array([central_cell(frontier) for frontier in frontiers])
         reach = settings.sensor_range_m / view.resolution
         area = unknown_area_in_sight(view.grid, centres, reach)

@@ -14,7 +14,7 @@ from app.exploration.planning.planning_map import PlanningMap
 from app.exploration.shortest_paths import UNREACHED, DistanceField, distance_field
 
 _CANDIDATES_PER_VIEW = 5  # candidate viewpoints across one view distance
-_CANDIDATE_STEP_M = 0.3  # upper limit of their spacing: far views through a gap need exact places
+_CANDIDATE_STEP_M = 0.3  # maximum spacing: a far view through a gap needs an exact position
 _BACKTRACK_STEP_M = 0.5  # spacing of the points on its track from which a boxed-in robot searches
 _BACKTRACK_M = 20.0  # length of the track that it searches
 
@@ -110,7 +110,7 @@ def search_routes(
     """Find a robot's routes on the whole map; a boxed-in robot backtracks along its own track.
 
     Walls are drawn up to a cell too thick, and collision cells are barred, so a robot may enter a
-    place that its map offers no route out of. It fitted wherever it drove.
+    place that its map offers no route out of. But it fits wherever it has driven before.
 
     Args:
         pose: the robot's pose.

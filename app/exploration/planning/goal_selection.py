@@ -38,7 +38,7 @@ def choose_goals(
         view: the planning map.
         frame: the mission's frame.
         settings: how to explore.
-        far: frontiers without a near viewpoint may be viewed from afar.
+        far: frontiers without a near viewpoint may be viewed from far away.
 
     Returns:
         A goal for each robot, None for a robot that has nothing to do.
@@ -88,7 +88,7 @@ def _assign(
     clearances = [settings.radius + frame.resolution, settings.radius]
     view_distances = [settings.view_distance_m]
     if far:
-        # Walls are drawn up to a cell too thick: where the robot does not fit, it reports so.
+        # Walls are drawn up to a cell too thick: if a robot does not fit, it reports that.
         clearances.append(settings.radius - frame.resolution)
         view_distances.append(settings.far_view_distance_m)
     limit = round(settings.local_search_m / frame.resolution * STRAIGHT)
@@ -139,7 +139,7 @@ def _assign(
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    """Return a pool of one thread a core; the search for routes releases the GIL."""
+    """Return a pool of one thread per core; the search for routes releases the GIL."""
     return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="routes")
 
 

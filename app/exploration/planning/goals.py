@@ -28,8 +28,8 @@ class Goal:
         path: waypoints not yet reached, metres, map frame.
         clearance: metres to the nearest obstacle that the path keeps.
         view_distance: metres from which the frontier is viewed.
-        standby: another robot views the frontier; this one waits close by, for what opens there.
-        backtrack: number of waypoints that are the robot's own track, on which it fitted.
+        standby: another robot views the frontier; this one waits nearby for new frontiers there.
+        backtrack: number of waypoints that are on the robot's own track, where it fits.
     """
 
     cells: Cells
@@ -47,7 +47,7 @@ class RobotState:
 
     Attributes:
         pose: where it stands.
-        goal: its present goal.
+        goal: its current goal.
         bearing: preferred direction of its first goal, radians; None once it had a goal.
         track: points that it drove through, metres, map frame.
     """
@@ -113,7 +113,7 @@ def goal_at(
 
 
 def standby_goal(goal: Goal, pose: Pose, distance: float) -> Goal:
-    """Make a goal a standby goal: its path ends some metres before its viewpoint."""
+    """Make a goal a standby goal: its path ends `distance` metres before its viewpoint."""
     waypoints = [(pose.x, pose.y), *goal.path]
     left = path_length(waypoints) - distance
     path: list[Point] = []

@@ -23,9 +23,9 @@ from app.exploration.se2 import Transform, apply, compose, of_pose, to_pose, wra
 _REALIGN_M = 0.01  # a smaller change of a transform moves hardly any cell
 _REALIGN_RAD = 0.001
 
-# Evidence of a moved layer saturates at other values than that of a layer in its own frame: equal
-# ones of opposite sign would add up to 0, and a wall that two maps show a cell apart would become
-# an unknown cell, a frontier that no visit resolves.
+# Evidence of a moved layer saturates at other values than that of a layer in its own frame. Equal
+# values of opposite sign would add up to 0: a wall that two maps show a cell apart would become an
+# unknown cell, and a frontier that no visit resolves.
 _MOVED_LIMITS = np.int8(2 - CLAMP_UNITS), np.int8(CLAMP_UNITS - 1)
 
 
@@ -98,7 +98,7 @@ def realign_cluster(
     frame: GridFrame,
     settings: PlannerSettings,
 ) -> MapCluster:
-    """Refine the transforms of a cluster by all that its robots know by now.
+    """Refine the transforms of a cluster by everything that its robots know by now.
 
     The first registration of two small maps leaves a small error of the heading, which displaces
     walls far away by much more: the maps then show frontiers and walls that are not there.

@@ -56,7 +56,7 @@ class PlanningMap:
     Attributes:
         row0: the row of its first cell in the mission's frame.
         col0: the column of its first cell in the mission's frame.
-        resolution: metres a cell.
+        resolution: metres per cell.
         grid: (rows, cols) int8 occupancy.
         clearance: (rows, cols) float32 metres to the nearest occupied cell, at most 0.5.
         frontier_mask: (rows, cols) bool, frontier cells, abandoned or not.
@@ -191,7 +191,7 @@ def _with_same_rectangle(
 
 
 def _update_clearance(grid: Grid, resolution: float, before: PlanningMap | None) -> Clearance:
-    """Measure the clearance of every cell, anew only around walls that changed."""
+    """Measure the clearance of every cell; measure again only around walls that changed."""
     walls = grid == OCCUPIED
     if before is None:
         return np.minimum(clearance_map(walls, resolution), np.float32(_MAX_CLEARANCE_M))

@@ -1,7 +1,7 @@
 """Reachability of cells without path costs.
 
-Most frontiers that remain at the end of an exploration are out of reach. To find that out takes
-no distance field: connected components, which all robots share, are enough.
+Most frontiers that remain at the end of an exploration are out of reach. Connected components,
+which all robots share, are enough to find that out; no distance field is needed.
 """
 
 from dataclasses import dataclass

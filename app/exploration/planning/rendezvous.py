@@ -1,8 +1,9 @@
-"""Plan for robots whose relative poses are unknown: they explore apart until their maps match.
+"""Plan for robots with unknown relative poses: they explore separately until their maps match.
 
 Each robot starts as a map cluster of one. At intervals the maps of two clusters are registered;
-when the gate accepts the registration, both continue as one cluster in the frame of the first, and
-realign their robots as their maps grow.
+when the gate accepts the registration, both continue as one cluster in the frame of the first. Its
+robots' transforms are refined as their maps grow.
+
 Each robot keeps its own pose graph: only drive reports and orders are exchanged, so that robots
 may run in other processes.
 """

@@ -11,7 +11,7 @@ class PlannerSettings:
 
     Attributes:
         radius: robot radius, metres.
-        speed: robot speed, metres a second; it determines the time of the barriers.
+        speed: robot speed, metres per second; it determines the time of the barriers.
         round_min_s: shortest time between two barriers.
         round_max_s: longest time between two barriers.
         reassign_s: longest time between two assignments of goals.
@@ -29,13 +29,13 @@ class PlannerSettings:
         view_gain: gain of a frontier, metres of path for each square metre of unknown area in
             its line of sight.
         view_gain_max_m: upper limit of that gain.
-        keep_goal_m: gain of the robot's present goal (hysteresis).
+        keep_goal_m: additional gain of the robot's current goal (hysteresis).
         spread_m: cost of a first goal at a right angle to the robot's initial bearing.
         local_search_m: path length of the local search that precedes one of the whole map.
         discount_m: gain that a frontier loses next to an assigned one, in Burgard's assignment;
             0 selects the Hungarian method.
         sensor_range_m: beyond this distance from an assigned frontier nothing is discounted, and
-            unknown area is no gain.
+            unknown area is not counted.
         standby_cost_m: cost of a standby goal for each robot that already drives to its
             frontier; 0 lets a robot without a frontier wait where it is.
         standby_distance_m: distance before the viewpoint at which a robot on standby stops.

@@ -5,8 +5,8 @@ The planner is a state machine without clock or I/O. Its caller passes each robo
 one common second: the barrier. The order of the `observe` calls does not matter: reports are
 applied in order of (time, slot).
 
-A frontier cell is abandoned only after robots viewed it and it stayed; no area ever is. Abandoned
-cells are retried at the end, until a retry reveals too little.
+A frontier cell is abandoned only after robots viewed it and it stayed a frontier; an area is never
+abandoned. Abandoned cells are retried at the end, until a retry reveals too little.
 """
 
 import math
@@ -329,7 +329,7 @@ class TeamPlanner:
         )
 
     def _assign_goals(self, view: PlanningMap) -> None:
-        """Drop goals that are no longer valid and, if a robot needs one, assign all goals anew."""
+        """Drop goals that are no longer valid; if a robot needs one, assign all goals again."""
         live = view.frontier_mask & (self._visits[view.box.slices] < self.settings.max_visits)
         team = self._team()
         lost = False
@@ -344,7 +344,7 @@ class TeamPlanner:
         if not lost and idle < len(team) and self.time - self._assigned_at < interval:
             return
         self._assigned_at = self.time
-        # Group first, then drop abandoned cells: the rest of a frontier counts however short it is.
+        # Group first, then drop abandoned cells: the rest of a frontier counts even if it is short.
         groups = [frontier.cells for frontier in self._clusters(view.frontier_mask)]
         remaining = [cells[live[cells[:, 0], cells[:, 1]]] for cells in groups]
         frontiers = [Frontier(cells) for cells in remaining if len(cells)]

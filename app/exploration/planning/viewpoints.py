@@ -1,6 +1,6 @@
 """Viewpoints: the cells from which something unknown at a frontier is in line of sight.
 
-They are the candidates of a next best view. They depend on the map alone, not on the robot: they
+They are the candidates of a next best view. They depend only on the map, not on the robot: they
 are found once for all robots, and stay valid for a frontier cell until the map changes within its
 reach.
 """
@@ -78,12 +78,12 @@ class ViewpointCache:
     def find(self, grid: Grid, corner: Cell, frontiers: Sequence[Frontier]) -> Viewpoints:
         """Find the viewpoints of frontiers; safe to call from several threads.
 
-        A viewpoint must see an unknown cell next to the frontier cell: to see the frontier cell
-        alone reveals nothing.
+        A viewpoint must see an unknown cell next to the frontier cell: seeing only the frontier
+        cell reveals nothing.
 
         Args:
             grid: (rows, cols) int8 occupancy; only occupied cells block the line of sight.
-            corner: the grid's first cell in a frame that stays.
+            corner: the grid's first cell in a frame that does not change.
             frontiers: the frontiers, at least one, without common cells.
         """
         with self._lock:

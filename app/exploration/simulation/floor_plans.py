@@ -63,7 +63,7 @@ def draw_rooms(rooms: int, *, side: float = 3.0, resolution: float = 0.05) -> Fl
     Args:
         rooms: number of rooms, at least one.
         side: of a room, metres.
-        resolution: metres a cell.
+        resolution: metres per cell.
 
     Returns:
         A floor named `rooms`.
@@ -87,7 +87,7 @@ def draw_office(
         seed: equal seeds give equal floors.
         width: of the building, metres, at least 16.
         height: of the building, metres, at least 12.
-        resolution: metres a cell.
+        resolution: metres per cell.
 
     Returns:
         A floor named `office`.
@@ -102,7 +102,7 @@ def draw_campus(seed: int, *, resolution: float = 0.05) -> FloorMap:
 
     Args:
         seed: equal seeds give equal floors.
-        resolution: metres a cell.
+        resolution: metres per cell.
 
     Returns:
         A floor named `campus`, 62.5 by 32 metres.

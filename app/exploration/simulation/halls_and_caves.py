@@ -1,7 +1,7 @@
 """Floors drawn from a seed other than offices: halls with racks and pillars, and caves.
 
-Together with `floor_plans.draw_office` and real maps they are what teams are measured on: an
-office is many rooms, a hall is one, and a cave has no straight walls to align to.
+Benchmarks use them together with `floor_plans.draw_office` and real maps: an office is many rooms,
+a hall is one, and a cave has no straight walls to align to.
 """
 
 import math
@@ -31,7 +31,7 @@ def draw_hall(
         seed: equal seeds give equal floors.
         width: of the building, metres, at least 16.
         height: of the building, metres, at least 12.
-        resolution: metres a cell.
+        resolution: metres per cell.
 
     Returns:
         A floor named `hall`.
@@ -82,7 +82,7 @@ def draw_cave(
         seed: equal seeds give equal floors.
         width: of the cave, metres, at least 8.
         height: of the cave, metres, at least 8.
-        resolution: metres a cell.
+        resolution: metres per cell.
 
     Returns:
         A floor named `cave`, one connected piece that a robot of 0.2 m radius can drive through.

@@ -71,7 +71,7 @@ def read_carmen(path: Path, *, reach: float = 20.0) -> list[LogRecord]:
 
 
 class LogReplay:
-    """A log that acts as a robot: a `RobotDriver` that drives where the log goes.
+    """A log that acts as a robot: a `RobotDriver` that drives along the path of the log.
 
     Args:
         records: the log.
@@ -79,7 +79,7 @@ class LogReplay:
         period_s: mission seconds from record to record.
 
     Attributes:
-        slam: the map made of the log.
+        slam: the map made from the log.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class LogReplay:
         return self._report([pose], 0.0)
 
     def drive(self, path: Sequence[Point], until: float) -> DriveReport:  # noqa: ARG002, the log decides
-        """Replay the log up to a mission second, whatever the path."""
+        """Replay the log up to a mission second; the path is ignored."""
         visited = [self._pose()]
         driven = 0.0
         while not self.finished and (self._index + 1) * self._period <= until:
@@ -117,7 +117,7 @@ class LogReplay:
         return self._report(visited, driven)
 
     def recall(self) -> DriveReport:
-        """Stop for good and report everything that the robot saw."""
+        """Stop permanently, and report everything that the robot saw."""
         return replace(self._report([self._pose()], 0.0), patch=self._grid.full_patch())
 
     def _pose(self) -> Pose:

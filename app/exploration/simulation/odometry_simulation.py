@@ -14,7 +14,7 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class OdometrySpec:
-    """How wheel odometry errs.
+    """The errors of wheel odometry.
 
     The variance of the noise grows with the length of the motion, so that the number of steps
     that a motion is divided into does not matter.
@@ -25,7 +25,7 @@ class OdometrySpec:
         distance_per_metre: standard deviation of the distance, metres per root of a metre driven.
         distance_per_turn: standard deviation of the distance, metres per root of a radian turned.
         scale: standard deviation of a robot's scale error, as a share of the distance.
-        drift: standard deviation of a robot's heading drift, radians a metre driven.
+        drift: standard deviation of a robot's heading drift, radians per metre driven.
     """
 
     turn_per_turn: float = 0.03
@@ -45,7 +45,7 @@ class WheelOdometry:
     """The wheels of one robot: they turn the motion that odometry shows into the true motion.
 
     Args:
-        spec: how the odometry errs.
+        spec: the errors of the odometry.
         random: the only source of randomness; its first two draws are the systematic errors.
     """
 

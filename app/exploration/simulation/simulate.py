@@ -57,7 +57,7 @@ def simulate(
         seed: equal seeds give equal outcomes.
         settings: how to explore.
         scattered: robots start at random places, not together.
-        lost: the mission second from which a slot's robot takes no more part.
+        lost: the mission second from which a robot no longer takes part, by slot.
 
     Raises:
         StartError: the floor has not enough space for the robots.

@@ -30,9 +30,9 @@ class SimulatedBase:
         floor: the true floor.
         pose: true pose of the base, map frame of the floor.
         random: the only source of randomness.
-        radius: of the disc that the base is, metres.
+        radius: of the base, which is a disc, metres.
         lidar: its lidar.
-        odometry: how its odometry errs.
+        odometry: the errors of its odometry.
 
     Attributes:
         truth: (3,) true pose, map frame of the floor.

@@ -1,6 +1,6 @@
 """A simulated robot with a known pose on a true floor.
 
-The robot sees the floor through its lidar alone and keeps its own evidence grid; the floor
+The robot sees the floor only through its lidar and keeps its own evidence grid; the floor
 determines ranges and collisions. Robots do not obstruct each other. `mapping.slam_robot` is a
 robot whose pose is unknown.
 """
@@ -26,8 +26,8 @@ class RobotSpec:
     """A robot.
 
     Attributes:
-        radius: of the disc that the robot is, metres.
-        speed: metres a simulated second; turning takes no time.
+        radius: of the robot, which is a disc, metres.
+        speed: metres per simulated second; turning takes no time.
         scan_every: metres driven from scan to scan.
         lidar: its lidar.
     """
@@ -42,7 +42,7 @@ class SimulatedRobot:
     """A `RobotDriver` on a true floor.
 
     All randomness comes from the seed and the slot, and time is the mission's: the same calls
-    give the same reports, bit for bit, whatever else runs.
+    give the same reports, bit for bit, regardless of what else runs.
 
     Args:
         floor: the true floor; its frame is the mission's.
@@ -67,7 +67,7 @@ class SimulatedRobot:
         self._changed: Box | None = None
 
     def deploy(self, pose: Pose) -> DriveReport:
-        """Take up a pose at time 0 and scan.
+        """Start at a pose at time 0 and scan.
 
         Raises:
             StartError: the robot does not fit there.
@@ -110,7 +110,7 @@ class SimulatedRobot:
         return self._report(points, driven, reached, arrived=arrived, blocked=blocked)
 
     def recall(self) -> DriveReport:
-        """Stop for good and report everything that the robot saw."""
+        """Stop permanently, and report everything that the robot saw."""
         self._changed = bounding_box(self._evidence) or self._changed
         return self._report(path=[(self._pose.x, self._pose.y)], distance=0.0, reached=0)
 

@@ -20,8 +20,8 @@ def start_poses(
     """Choose where a team starts: together around one entry point, all in reach of each other.
 
     The entry lies in the largest part of the floor that a disc can move in. A scattered team
-    starts at random places of that part, all equally likely, as the mission before may have left
-    it. Its first robot starts at the entry as well.
+    starts at random places of that part, all equally likely, as the previous mission may have left
+    it. Its first robot starts at the entry too.
 
     Args:
         floor: the true floor.

@@ -53,7 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
             *("-o", "--output"),
             choices=("text", "json", "jsonl"),
             default="text",
-            help="jsonl: one item a line",
+            help="jsonl: one item per line",
         )
         if verb != "list":
             command.add_argument("id", help="the letter's id")
