@@ -102,8 +102,8 @@ async def read_until_terminal(
     delay = backoff.initial_delay
     retry_delays = iter(backoff_delays())
     try:
-        while (left := deadline - loop.time()) > 0:
-            block_ms = max(1, round(min(delay, left) * 1000))
+        while (left_s := deadline - loop.time()) > 0:
+            block_ms = max(1, round(min(delay, left_s) * 1000))
             try:
                 answer = await session.connection.block(
                     *("XREADGROUP", "GROUP", name, name, "COUNT", 100),

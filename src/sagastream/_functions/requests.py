@@ -214,5 +214,5 @@ def renew_command(
         `0` lost.
     """
     keys = [key for record, stream, _, _ in claims for key in (record, stream)]
-    own = [part for _, _, token, entry_id in claims for part in (token, entry_id)]
-    return ("FCALL", _RENEW, len(keys), *keys, lease_ms, group, consumer, *own)
+    tokens = [part for _, _, token, entry_id in claims for part in (token, entry_id)]
+    return ("FCALL", _RENEW, len(keys), *keys, lease_ms, group, consumer, *tokens)

@@ -63,13 +63,13 @@ class MessagingOperation:
 
 @lru_cache(maxsize=1024)
 def operation_on(
-    name: str, kind: str, server: Server, stream: str, group: str = ""
+    name: str, operation_type: str, server: Server, stream: str, group: str = ""
 ) -> MessagingOperation:
     """An operation on a stream.
 
     Args:
         name: `messaging.operation.name`.
-        kind: `messaging.operation.type`.
+        operation_type: `messaging.operation.type`.
         server: The server's attributes.
         stream: The stream, without the namespace.
         group: The consumer group, '' if there is none.
@@ -77,7 +77,7 @@ def operation_on(
     common: dict[str, str | int | float] = {
         "messaging.system": SYSTEM,
         "messaging.operation.name": name,
-        "messaging.operation.type": kind,
+        "messaging.operation.type": operation_type,
     }
     if group:
         common["messaging.consumer.group.name"] = group

@@ -230,9 +230,9 @@ def record_lost_span(
         return  # the lost handler recorded no spans: it used the sender's context
     token = next_span_id.set(span_id)
     try:
-        own = {**fields, "attempt": int(epoch)}
+        lost_fields = {**fields, "attempt": int(epoch)}
         redelivered, began_ns = epoch != "1", int(began_ms) * 1_000_000
-        span = processing(server, stream, own, redelivered=redelivered, started_ns=began_ns)
+        span = processing(server, stream, lost_fields, redelivered=redelivered, started_ns=began_ns)
     finally:
         next_span_id.reset(token)
     fail(span, "HandlerLost", message)

@@ -54,4 +54,4 @@ class Announcer:
             try:
                 await self.announce()
             except SagastreamError as error:
-                logger.debug("not announced: %s", error)
+                logger.debug("cannot announce event types: %s", error)

@@ -109,7 +109,7 @@ class LeaseKeeper:
                     self._answered_at = now
                     connection.call("BLPOP", self._wakeup_list, self._lease_s / 3)
                 except SagastreamError as error:
-                    logger.debug("leases not renewed: %s", error)
+                    logger.debug("cannot renew leases: %s", error)
                     self._stopping.wait(min(0.1, self._lease_s / 10))
 
     def _renew(self, connection: SyncConnection) -> None:

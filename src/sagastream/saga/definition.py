@@ -56,7 +56,7 @@ class Saga:
     """A named sequence of steps.
 
     Raises:
-        SagaError: There is no step, or two have one name.
+        SagaError: There is no step, or two have the same name.
     """
 
     name: str

@@ -112,8 +112,8 @@ class SagaRunner:
         if await self._store.put(journal, None, 0, due_s=None if self._dispatch else 0.0):
             await self._dispatch_next(journal)
             return saga_id
-        known = await self.journal(saga_id)
-        if known.input != input:
+        existing = await self.journal(saga_id)
+        if existing.input != input:
             raise SagaError(f"saga {saga_id} was started before, with another input")
         return saga_id
 

@@ -21,7 +21,7 @@ local function trim(stream, keep)
 end
 
 -- Requeue commands whose entries are gone though they have not ended: the stream was deleted, or
--- trimmed past them. As long as the oldest open request has its entry, there is none.
+-- trimmed past them. As long as the oldest open request has its entry, none is missing.
 local function requeue(call, stream, limit)
   for _ = 1, limit do
     local open = redis.call('ZRANGE', stream .. ':open', 0, 0)[1]
