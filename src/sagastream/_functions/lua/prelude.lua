@@ -176,8 +176,8 @@ end
 -- effect completely or not at all for each request. A refused request does not touch the others:
 -- its answer is {'error', message}.
 -- KEYS record and stream of each request. ARGV the arguments that all requests share, then for
--- each request the number of its own arguments, and these arguments. Returns a list with an
--- answer for each.
+-- each request the number of its arguments, and these arguments. Returns a list with an answer
+-- for each.
 local function batched(transition, shared_count)
   return function(call, keys, args)
     local answers, at = {}, shared_count + 1
