@@ -1,4 +1,4 @@
-"""A real OTLP collector, and what it was sent, read from what it prints."""
+"""A real OTLP collector; the received spans and metrics are read from its log."""
 
 import re
 import socket
@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import rotel
 
-from tests.polling import comes_true
+from tests.polling import eventually_sync
 from tests.semconv import SeenSeries, SeenSpan
 
 _BINARY = Path(rotel.__file__).parent / "rotel-agent"
@@ -20,18 +20,23 @@ _INSTRUMENTS = {"Histogram": "histogram", "Gauge": "gauge"}
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on."""
+    """Return a free port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
+def _is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 class Collector:
-    """A collector on the loopback for as long as the context, over HTTP and gRPC.
+    """Run a collector on the loopback interface, over HTTP and gRPC, as a context manager.
 
     Args:
-        log: Where it prints what it gets.
-        detailed: Whether it prints every span and point; a collector that is not asked is cheap.
+        log: The file for its log.
+        detailed: Whether it prints every span and point; without that it needs little CPU time.
     """
 
     def __init__(self, log: Path, *, detailed: bool = True) -> None:
@@ -40,7 +45,7 @@ class Collector:
         self._ports = {"http/protobuf": free_port(), "grpc": free_port()}
 
     def endpoint(self, protocol: str) -> str:
-        """Where it listens for a protocol."""
+        """Return its address for a protocol."""
         return f"http://127.0.0.1:{self._ports[protocol]}"
 
     def __enter__(self) -> Self:
@@ -57,8 +62,12 @@ class Collector:
                 stderr=output,
                 stdin=subprocess.DEVNULL,
             )
-        for port in self._ports.values():
-            self._until_open(port)
+        for protocol, port in self._ports.items():
+            eventually_sync(
+                lambda port=port: _is_open(port),  # type: ignore[misc]
+                within_s=20,
+                why=f"the collector listens on port {port} for {protocol}",
+            )
         return self
 
     def __exit__(
@@ -70,16 +79,8 @@ class Collector:
         self._process.terminate()
         self._process.wait(10)
 
-    def _until_open(self, port: int) -> None:
-        def is_open() -> bool:
-            with socket.socket() as probe:
-                return probe.connect_ex(("127.0.0.1", port)) == 0
-
-        if not comes_true(is_open, within_s=20):
-            raise TimeoutError(f"the collector does not open port {port}")
-
     def spans(self) -> list[SeenSpan]:
-        """Every span so far."""
+        """Return all spans so far."""
         return list(self._spans())
 
     def _spans(self) -> Iterator[SeenSpan]:
@@ -92,7 +93,7 @@ class Collector:
                 yield _span(span, str(service))
 
     def series(self) -> list[SeenSeries]:
-        """One of each kind of point so far."""
+        """Return one point of each kind so far."""
         text = re.sub(r"\x1b\[[0-9;]*m", "", self._log.read_text(errors="replace"))
         found: dict[str, SeenSeries] = {}
         for resource in text.split("\nResourceMetrics #")[1:]:

@@ -1,6 +1,5 @@
 import re
 import subprocess
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
@@ -38,13 +37,6 @@ RUN = [
     for name, blocks in PAGES.items()
     if any(block.language == "python" and not block.title for block in blocks)
 ]
-
-
-@pytest.fixture
-def own_server() -> Iterator[EmbeddedServer]:
-    """A server for one page, which may do with it what it likes."""
-    with EmbeddedServer() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from sagastream import (
 )
 from sagastream.cli.main import main
 from sagastream.testing import EmbeddedServer, bundled_binary
-from tests.conftest import listening
+from tests.listeners import listening
 from tests.polling import eventually
 
 STREAM = "work:commands"

@@ -16,7 +16,7 @@ from sagastream import (
 from sagastream._functions.answers import Claimed
 from sagastream.errors import NoSuchSaga, SagaError
 from sagastream.saga import Compensation, Saga, SagaRunner, Step
-from tests.conftest import listening
+from tests.listeners import listening
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -23,7 +23,7 @@ from sagastream._telemetry import metrics
 from sagastream._telemetry import spans as telemetry
 from sagastream._telemetry.trace_context import Trace, next_span_id, trace_id
 from sagastream.saga import Saga, SagaRunner, Step
-from tests.conftest import listening
+from tests.listeners import listening
 from tests.semconv import (
     SeenSpan,
     faults_of_series,
