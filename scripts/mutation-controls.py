@@ -226,7 +226,7 @@ CONTROLS = [
         STREAM,
         "redis.call('XPENDING', stream, group[2])[2] or group[8]",
         "group[8]",
-        FOLLOW,
+        UNIT,
     ),
     Control(
         "7 no live record expires",
