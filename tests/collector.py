@@ -12,7 +12,7 @@ from typing import Any, Self
 import rotel
 
 from tests.polling import eventually_sync
-from tests.semconv import SeenSeries, SeenSpan
+from tests.semconv import ExportedSeries, ExportedSpan
 
 _BINARY = Path(rotel.__file__).parent / "rotel-agent"
 _ATTRIBUTE = re.compile(r" +-> ([\w.]+): (Str|Int|Double|Bool)\((.*)\)")
@@ -79,11 +79,11 @@ class Collector:
         self._process.terminate()
         self._process.wait(10)
 
-    def spans(self) -> list[SeenSpan]:
+    def spans(self) -> list[ExportedSpan]:
         """Return all spans so far."""
         return list(self._spans())
 
-    def _spans(self) -> Iterator[SeenSpan]:
+    def _spans(self) -> Iterator[ExportedSpan]:
         text = re.sub(r"\x1b\[[0-9;]*m", "", self._log.read_text(errors="replace"))
         for resource in text.split("\nResourceSpans #")[1:]:
             resource = resource.split("\nResourceMetrics #")[0]  # noqa: PLW2901 - cut off
@@ -92,10 +92,10 @@ class Collector:
             for span in spans:
                 yield _span(span, str(service))
 
-    def series(self) -> list[SeenSeries]:
+    def series(self) -> list[ExportedSeries]:
         """Return one point of each kind so far."""
         text = re.sub(r"\x1b\[[0-9;]*m", "", self._log.read_text(errors="replace"))
-        found: dict[str, SeenSeries] = {}
+        found: dict[str, ExportedSeries] = {}
         for resource in text.split("\nResourceMetrics #")[1:]:
             resource = resource.split("\nResourceSpans #")[0]  # noqa: PLW2901 - cut off
             for metric in re.split(r"\nMetric #\d+\n", resource)[1:]:
@@ -104,12 +104,12 @@ class Collector:
         return list(found.values())
 
 
-def _span(text: str, service: str) -> SeenSpan:
+def _span(text: str, service: str) -> ExportedSpan:
     head, _, rest = text.partition("\nAttributes:")
     fields = dict(re.findall(r"^ *([\w ]+?) *: (.*)$", head, re.MULTILINE))
     own, _, more = rest.partition("\nEvents:")
     own, _, links = own.partition("\nLinks:") if "\nLinks:" in own else (own, "", more)
-    return SeenSpan(
+    return ExportedSpan(
         name=fields["Name"],
         kind=fields["Kind"].removeprefix("SPAN_KIND_").lower(),
         trace_id=fields["Trace ID"],
@@ -124,14 +124,14 @@ def _span(text: str, service: str) -> SeenSpan:
     )
 
 
-def _series(text: str) -> Iterator[SeenSeries]:
+def _series(text: str) -> Iterator[ExportedSeries]:
     fields = dict(re.findall(r"^ +-> (\w+): (.*)$", text, re.MULTILINE))
     kind = fields["DataType"]
     instrument = _INSTRUMENTS.get(kind, "counter" if fields.get("IsMonotonic") == "true" else kind)
     for point in text.split("DataPoints #")[1:]:
         bounds = tuple(float(bound) for bound in re.findall(r"ExplicitBounds #\d+: (.*)", point))
         attributes = _attributes(point.split("\nExemplars:")[0])
-        yield SeenSeries(fields["Name"], fields.get("Unit", ""), instrument, attributes, bounds)
+        yield ExportedSeries(fields["Name"], fields.get("Unit", ""), instrument, attributes, bounds)
 
 
 def _attributes(text: str) -> dict[str, Any]:

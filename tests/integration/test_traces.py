@@ -20,7 +20,7 @@ from tests.collector import Collector
 from tests.integration.conftest import Ended, environment, run
 from tests.plain_client import connect
 from tests.polling import eventually_sync
-from tests.semconv import SeenSpan, faults_of_series, faults_of_span, faults_of_trace
+from tests.semconv import ExportedSpan, faults_of_series, faults_of_span, faults_of_trace
 
 pytestmark = [pytest.mark.blocking, pytest.mark.timeout(500)]
 
@@ -42,7 +42,7 @@ class Told:
     resumed: Ended
     killed_at: float
 
-    def spans(self, ended: Ended) -> list[SeenSpan]:
+    def spans(self, ended: Ended) -> list[ExportedSpan]:
         """The spans of one mission's trace."""
         return [s for s in self.collector.spans() if s.trace_id == ended.json["trace_id"]]
 
