@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""How smoothly the page shows a mission, and what open pages cost the mission.
+"""Measure how smoothly the page shows a mission, and what open pages cost the mission.
 
     PYTHONPATH=. .venv/bin/python benchmarks/page.py --map FLOOR.yaml [--robots 20] [--pairs 3]
 
-Starts a server, workers and `mission serve`, and runs missions of the same seed: alternately with
-nobody looking and with `--pages` pages open, each in a browser window of its own. The browsers
-and what steers them run when the processors have nothing else to do, as they would be on other machines. Then one page
-shows the beginning of a mission, and replays the last one at 20 times its speed. Frames a second
-are those that the page drew (`requestAnimationFrame`). Prints one JSON object. Needs chromium, and
-root, as it has the kernel share the processors by priority instead of by session meanwhile.
+Starts a server, workers and `mission serve`, and runs missions with the same seed: alternately
+without a page and with `--pages` open pages, each in a separate browser window. The browsers run
+at idle priority, because in operation they are on other machines. Then one page shows the beginning
+of a mission, and replays the last one at 20 times its speed. Frames per second are those that the
+page drew (`requestAnimationFrame`). Prints one JSON object. Needs chromium and root: the kernel
+shares the processors by priority instead of by session during the run.
 """
 
 import argparse
@@ -39,7 +39,7 @@ _PORT = 8123
 _URL = f"http://127.0.0.1:{_PORT}"
 _WINDOW: ViewportSize = {"width": 1440, "height": 900}
 _LOW = ["chrt", "--idle", "0"]
-# Sessions share the processor evenly while this is on, however idle one's priority is.
+# While this is on, sessions share the processors evenly, whatever their priority.
 _BY_SESSION = Path("/proc/sys/kernel/sched_autogroup_enabled")
 _COUNT = """() => {
   window.drawn = 0;
@@ -73,8 +73,8 @@ def _browser(playwright: Playwright, *, low: bool = False) -> Browser:
     return playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
 
 
-def _look(pages: int) -> None:
-    """Open the page that is named on standard input so often, until the mission has ended."""
+def _show_pages(pages: int) -> None:
+    """Open the URL from standard input in `pages` windows, until the mission has ended."""
     with sync_playwright() as playwright:
         browser = _browser(playwright, low=True)
         opened = [browser.new_context(viewport=_WINDOW).new_page() for _ in range(pages)]
@@ -98,41 +98,41 @@ def _by_priority() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _looking(pages: int) -> Iterator[Callable[[str], None]]:
-    """Browsers that wait for an address; at the end all of them have shown a whole mission."""
+def _viewers(pages: int) -> Iterator[Callable[[str], None]]:
+    """Start browsers that wait for a URL; at the end check that all showed a whole mission."""
     if not pages:
         yield lambda _url: None
         return
-    looking = subprocess.Popen(
-        [*_LOW, sys.executable, __file__, "--look", str(pages)],
+    viewers = subprocess.Popen(
+        [*_LOW, sys.executable, __file__, "--viewer", str(pages)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         preexec_fn=die_with_parent,  # noqa: PLW1509 - only calls prctl
     )
-    assert looking.stdin is not None
-    assert looking.stdout is not None
-    looking.stdout.readline()
+    assert viewers.stdin is not None
+    assert viewers.stdout is not None
+    viewers.stdout.readline()
 
     def show(url: str) -> None:
-        print(url, file=looking.stdin, flush=True)
+        print(url, file=viewers.stdin, flush=True)
 
     yield show
-    assert looking.wait() == 0, "a page did not get to the end"
+    assert viewers.wait() == 0, "a page did not show the end of the mission"
 
 
 def _run(area: str, robots: int, pages: int) -> tuple[float, str]:
-    """Seconds that a mission took while so many pages showed it, and its id."""
-    with _looking(pages) as show:
+    """Run a mission with open pages; return its duration in seconds, and its id."""
+    with _viewers(pages) as show:
         saga_id = _start(area, robots)
         show(f"{_URL}/missions/{saga_id}")
-        while (told := _ask(f"/api/missions/{saga_id}"))["status"] == "running":
+        while (mission := _ask(f"/api/missions/{saga_id}"))["status"] == "running":
             time.sleep(0.2)
-    return sum(entry["duration_s"] for entry in told["entries"]), saga_id
+    return sum(entry["duration_s"] for entry in mission["entries"]), saga_id
 
 
-def _glance(area: str, robots: int, browser: Browser) -> float:
-    """Frames a second of a page in the first half minute of a mission, which is cancelled then."""
+def _live_rate(area: str, robots: int, browser: Browser) -> float:
+    """Return the frames per second of a page in the first half minute of a mission; cancel it then."""
     saga_id = _start(area, robots)
     page = browser.new_page(viewport=_WINDOW)
     page.goto(f"{_URL}/missions/{saga_id}")
@@ -141,11 +141,11 @@ def _glance(area: str, robots: int, browser: Browser) -> float:
     page.wait_for_timeout(30_000)
     rate = float(page.evaluate(_RATE))
     page.close()
-    _ask(f"/api/missions/{saga_id}/cancel", {"reason": "seen enough"})
+    _ask(f"/api/missions/{saga_id}/cancel", {"reason": "benchmark is done"})
     return rate
 
 
-def _replay(saga_id: str, browser: Browser) -> float:
+def _replay_rate(saga_id: str, browser: Browser) -> float:
     page = browser.new_page(viewport=_WINDOW)
     page.goto(f"{_URL}/missions/{saga_id}")
     page.locator("#steps").get_by_text("integrate_maps").wait_for()
@@ -169,27 +169,29 @@ async def _ready(workers: Workers) -> None:
 
 
 def main() -> None:
-    """Entry point."""
+    """Run the benchmark and print its result."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--map", type=Path)
     parser.add_argument("--robots", type=int, default=20)
     parser.add_argument("--pages", type=int, default=10)
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--look", type=int, help="open so many pages, for another one of these")
+    parser.add_argument(
+        "--viewer", type=int, help="internal: open this number of pages for another process"
+    )
     asked = parser.parse_args()
-    if asked.look:
-        _look(asked.look)
+    if asked.viewer:
+        _show_pages(asked.viewer)
         return
-    with EmbeddedServer() as server, tempfile.TemporaryDirectory() as place:
+    with EmbeddedServer() as server, tempfile.TemporaryDirectory() as folder:
         settings = choose_settings(
             redis_url=server.url,
             map_dir=asked.map.resolve().parent,
-            out_dir=Path(place),
+            out_dir=Path(folder),
             fleet_size=asked.robots,
             web_port=_PORT,
             charge_per_s=100.0,
         )
-        alone, looked_at = [], []
+        alone, with_pages = [], []
         with Workers(settings) as workers:
             served = subprocess.Popen(
                 [sys.executable, "-m", "app.cli", "serve"],
@@ -205,25 +207,25 @@ def main() -> None:
                 for _ in range(asked.pairs):
                     alone.append(_run(area, asked.robots, 0)[0])
                     took, saga_id = _run(area, asked.robots, asked.pages)
-                    looked_at.append(took)
+                    with_pages.append(took)
                     print(alone[-1], took, file=sys.stderr)
             with sync_playwright() as playwright:
                 browser = _browser(playwright)
-                live = _glance(area, asked.robots, browser)
-                replayed = _replay(saga_id, browser)
+                live = _live_rate(area, asked.robots, browser)
+                replayed = _replay_rate(saga_id, browser)
                 browser.close()
             served.terminate()
             served.wait()
     middle = statistics.median
-    told = {
+    result = {
         "cores": os.cpu_count(),
         "alone_s": [round(took, 2) for took in alone],
-        "with_pages_s": [round(took, 2) for took in looked_at],
-        "ratio": round(middle(looked_at) / middle(alone), 3),
+        "with_pages_s": [round(took, 2) for took in with_pages],
+        "ratio": round(middle(with_pages) / middle(alone), 3),
         "frames_a_second_live": round(live, 1),
         "frames_a_second_replay": round(replayed, 1),
     }
-    sys.stdout.write(json.dumps(told, indent=2) + "\n")
+    sys.stdout.write(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""How fast requests are, beside other ways to make them, and what slows them.
+"""Measure requests with sagastream and its alternatives, and what slows them down.
 
-    scripts/benchmark.sh                        everything, into docs/performance/
-    scripts/benchmark.sh --check                a few ratios against the committed figures
+    scripts/benchmark.sh                        measure everything, write docs/performance/
+    scripts/benchmark.sh --check                compare a few ratios with the committed figures
 
 Every pass runs each contestant once, in an order that rotates; figures are medians over passes,
-ratios are ratios of medians. Other options make a run shorter, for who works on the benchmark.
+ratios are ratios of medians. Other options shorten a run, for work on the benchmark itself.
 """
 
 import argparse
@@ -39,10 +39,10 @@ _FIGURES = _OUT / "figures.json"
 
 
 class Passes:
-    """Runs everything so often, and keeps each figure of each pass.
+    """Runs contestants repeatedly, and keeps each figure of each pass.
 
     Args:
-        seconds: How long each load lasts.
+        seconds: Duration of each load, in seconds.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -60,27 +60,29 @@ class Passes:
         self._kept.close()
 
     def once(self, runs: Sequence[Run], turn: int) -> None:
-        """Run each once, beginning with another one at each turn."""
+        """Run each contestant once; each turn begins with another one."""
         first = turn * max(1, len(runs) // 3) % max(1, len(runs))
         for run in (*runs[first:], *runs[:first]):
             try:
                 self._run(run)
             except NoServer as error:
                 self.missing[run.name] = str(error)
-                _say(f"{run.name}: {error}")
+                _log(f"{run.name}: {error}")
                 continue
             for load in run.loads:
-                told = self._found[f"{run.name}/{load.name}"][-1]
-                _say(f"{run.name} {load.name}: {told['p50_us']:.0f} us, {told['per_s']:.0f}/s")
+                measured = self._found[f"{run.name}/{load.name}"][-1]
+                _log(
+                    f"{run.name} {load.name}: {measured['p50_us']:.0f} us, {measured['per_s']:.0f}/s"
+                )
 
     def note(self, name: str, figures: dict[str, Any]) -> None:
-        """Keep what was measured elsewhere."""
+        """Keep figures that were measured elsewhere."""
         self._found[name].append(figures)
-        _say(f"{name}: {figures}")
+        _log(f"{name}: {figures}")
 
     def figures(self) -> dict[str, Any]:
-        """The median of each figure, and what it was in each pass."""
-        return {name: _middle(passes) for name, passes in self._found.items()}
+        """Return the median of each figure, and its value in each pass."""
+        return {name: _medians(passes) for name, passes in self._found.items()}
 
     def _run(self, run: Run) -> None:
         with contextlib.ExitStack() as stack:
@@ -90,9 +92,9 @@ class Passes:
             contest = stack.enter_context(Contest(run.peer, server, workers=run.workers, env=env))
             for load in run.loads:
                 asked = dataclasses.asdict(load)
-                contest.under(seconds=self._seconds / 4, **asked)  # warm
-                told = contest.under(seconds=self._seconds, **asked)
-                self._found[f"{run.name}/{load.name}"].append(told)
+                contest.under(seconds=self._seconds / 4, **asked)  # warm-up
+                measured = contest.under(seconds=self._seconds, **asked)
+                self._found[f"{run.name}/{load.name}"].append(measured)
             alone = run.peer.name == run.name
             if alone and run.name not in self.commands and isinstance(server, Valkey):
                 self.commands[run.name] = {
@@ -100,7 +102,7 @@ class Passes:
                 }
 
     def _server(self, run: Run) -> Valkey | None:
-        """The server of a run that is filled before the first pass, None if it needs none."""
+        """Return the server that is filled before the first pass; None if the run needs none."""
         if run.fill is None:
             return None
         if run.name not in self._filled:
@@ -110,7 +112,7 @@ class Passes:
 
 
 def _traced(stack: contextlib.ExitStack) -> dict[str, str]:
-    """A collector that keeps nothing, and the environment that exports spans to it."""
+    """Start a collector that keeps nothing; return the environment that exports spans to it."""
     place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     collector = stack.enter_context(Collector(place / "collector.log", detailed=False))
     return {
@@ -120,7 +122,7 @@ def _traced(stack: contextlib.ExitStack) -> dict[str, str]:
     }
 
 
-def _middle(passes: list[dict[str, Any]]) -> dict[str, Any]:
+def _medians(passes: list[dict[str, Any]]) -> dict[str, Any]:
     middle: dict[str, Any] = {}
     for name, value in passes[0].items():
         values = [one[name] for one in passes]
@@ -138,17 +140,19 @@ def _round(value: float) -> float:
     return round(value) if abs(value) >= 100 else round(value, 2)
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     sys.stderr.write(line + "\n")
 
 
 def main() -> int:
-    """Entry point."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--passes", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each load")
-    parser.add_argument("--only", default="", help="runs whose names contain this; writes nothing")
-    parser.add_argument("--check", action="store_true", help="against the committed figures")
+    parser.add_argument("--seconds", type=float, default=1.0, help="duration of each load")
+    parser.add_argument(
+        "--only", default="", help="run only runs whose names contain this; write nothing"
+    )
+    parser.add_argument("--check", action="store_true", help="compare with the committed figures")
     parser.add_argument("--out", type=Path, default=_OUT)
     asked = parser.parse_args()
     runs = CHECKED if asked.check else [run for run in RUNS if asked.only in run.name]
@@ -162,7 +166,7 @@ def main() -> int:
                 passes.note("four-steps", saga_ms(asked.seconds))
             if not asked.check and asked.only in "memory":
                 passes.note("memory", waiting_bytes())
-        told = {
+        measured = {
             "machine": machine(),
             "passes": asked.passes,
             "seconds": asked.seconds,
@@ -171,14 +175,14 @@ def main() -> int:
             "figures": passes.figures(),
         }
     if asked.check:
-        found = differences(told, json.loads(_FIGURES.read_text()))
+        found = differences(measured, json.loads(_FIGURES.read_text()))
         sys.stdout.writelines(f"{line}\n" for line in found or ["as committed"])
         return 1 if found else 0
     if not asked.only:
         asked.out.mkdir(parents=True, exist_ok=True)
-        (asked.out / "figures.json").write_text(json.dumps(told, indent=1) + "\n")
-        write_table(asked.out / "table.md", told)
-        draw_plots(asked.out, told["figures"])
+        (asked.out / "figures.json").write_text(json.dumps(measured, indent=1) + "\n")
+        write_table(asked.out / "table.md", measured)
+        draw_plots(asked.out, measured["figures"])
     return 0
 
 

@@ -1,6 +1,6 @@
-"""One contestant at work: a server of its own, worker processes, a requester process.
+"""Run one contestant: its server, worker processes and a requester process.
 
-What a load costs each process is read from the kernel.
+The kernel reports the processor time that a load costs each process.
 """
 
 import contextlib
@@ -18,20 +18,20 @@ from typing import Any, Self
 from performance_peers import ROOT, Peer
 from performance_server import Nats, Valkey, monitored, start, stop
 
-_PATIENCE_S = 60.0
+_TIMEOUT_S = 60.0
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
-# What all requests of a process share: blocking reads, and what comes by the clock.
+# Blocking reads and periodic commands: all requests of a process share them.
 _SHARED = frozenset({"XREAD", "XREADGROUP", "BLPOP", "BRPOP", "FCALL renew", "FCALL announce"})
 
 
 class Contest:
-    """A contestant's processes, for as long as the context lasts.
+    """Runs the processes of a contestant in a context.
 
     Args:
-        peer: Who.
-        server: A running one.
-        workers: How many worker processes.
-        env: What the processes get beside this one's environment.
+        peer: The contestant.
+        server: A running server.
+        workers: Number of worker processes.
+        env: Additions to this process's environment.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Contest:
         work: str = "echo",
         payload_bytes: int = 0,
     ) -> dict[str, Any]:
-        """Figures under a load: percentiles, rate, and processor time a request by process."""
+        """Measure a load: percentiles, rate, and processor time per request of each process."""
         load = {"work": work, "payload_bytes": payload_bytes, "in_flight": in_flight}
         pids = {
             "requester": [self._requester.pid],
@@ -95,13 +95,13 @@ class Contest:
         assert self._requester.stdin is not None
         self._requester.stdin.write((json.dumps(load | {"seconds": seconds}) + "\n").encode())
         self._requester.stdin.flush()
-        told = self._answer()
-        took = sorted(told["took_us"])
+        measured = self._answer()
+        took = sorted(measured["took_us"])
         return {
             "requests": len(took),
             "p50_us": median(took),
             "p99_us": took[min(len(took) - 1, len(took) * 99 // 100)],
-            "per_s": len(took) / told["seconds"],
+            "per_s": len(took) / measured["seconds"],
             "cpu_us": {
                 who: 1e6 * (_cpu_s(own) - before[who]) / len(took) for who, own in pids.items()
             },
@@ -109,7 +109,7 @@ class Contest:
         }
 
     def commands(self, *, in_flight: int = 1) -> dict[str, float]:
-        """Commands a request that clients send beside blocking reads, as the server saw them."""
+        """Count the commands per request that clients send, without those of `_SHARED`."""
         assert isinstance(self._server, Valkey)
         with monitored(self._server) as seen:
             asked = self.under(seconds=0.2, in_flight=in_flight)["requests"]
@@ -121,21 +121,21 @@ class Contest:
 
     def _answer(self) -> Any:
         assert self._requester.stdout is not None
-        ready, _, _ = select.select([self._requester.stdout], [], [], _PATIENCE_S)
+        ready, _, _ = select.select([self._requester.stdout], [], [], _TIMEOUT_S)
         if not ready or not (line := self._requester.stdout.readline()):
             self._log.seek(0)
             words = self._log.read().decode(errors="replace")[-3000:]
-            raise RuntimeError(f"{self._peer.name} gives no figures: {words}")
+            raise RuntimeError(f"{self._peer.name} reported no figures: {words}")
         return json.loads(line)
 
 
 def _quantiles(took: list[int]) -> list[int]:
-    """The least, each hundredth, and the most of sorted values."""
+    """Return the minimum, each percentile and the maximum of sorted values."""
     return [took[min(len(took) - 1, len(took) * n // 100)] for n in range(101)]
 
 
 def _cpu_s(pids: list[int]) -> float:
-    """Processor time that processes have used so far."""
+    """Return the processor time of processes so far, in seconds."""
     total = 0
     for pid in pids:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -1,7 +1,7 @@
-"""A saga of four empty steps whose steps Celery spreads, with the application's Celery and loop.
+"""A saga of four empty steps that Celery distributes, with the application's Celery and event loop.
 
-`celery --app performance_celery worker` does the steps; `performance_celery.py SECONDS` prints
-the milliseconds of the median saga.
+`celery --app performance_celery worker` executes the steps. `performance_celery.py SECONDS` prints
+the median duration of a saga in milliseconds.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ app = celery_app
 
 @celery_app.task(name="benchmark_step")
 def step(saga_id: str, name: str) -> None:
-    """Move a saga on through a step."""
+    """Execute a step of a saga."""
     run_in_loop(_runner().advance(saga_id, name))
 
 

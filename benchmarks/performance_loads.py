@@ -1,4 +1,4 @@
-"""What else is on the server while something is measured: a backlog, open sagas."""
+"""Fill the server before a measurement: with a backlog, or with open sagas."""
 
 import asyncio
 import itertools
@@ -14,13 +14,13 @@ from sagastream.saga import Saga, SagaRunner, Step
 from sagastream.testing import running
 
 _AT_ONCE = 1000
-_REQUEST_ID = "request-template"  # as long as what takes its place
+_REQUEST_ID = "request-template"  # as long as the ids that replace it
 
 
 async def fill_backlog(server: Valkey, count: int) -> None:
     """Leave commands in another stream, each with its record.
 
-    The library emits one; what that sent to the server is sent again with other request ids.
+    The library emits one command. What that sent to the server is repeated with other request ids.
     """
     async with Bus(server.url) as bus:
         await bus.ping()
@@ -60,13 +60,13 @@ async def _do(command: Command, _progress: Progress) -> dict[str, Any]:
 
 
 async def _dispatch(_saga_id: str, _step: str) -> None:
-    """Leave the next step undone."""
+    """Do not dispatch the next step."""
 
 
 async def fill_sagas(server: Valkey, count: int) -> None:
     """Leave open sagas whose first step has completed."""
     steps = [
-        Step(name, "sagas:commands", "sagas:do", lambda given, _: given)
+        Step(name, "sagas:commands", "sagas:do", lambda data, _: data)
         for name in ("first", "second")
     ]
     async with (

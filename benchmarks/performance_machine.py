@@ -1,4 +1,4 @@
-"""What the figures were measured on; nothing that names the machine."""
+"""Describe the machine of the measurements, without its name."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ from performance_server import Valkey
 
 
 def machine() -> dict[str, str]:
-    """Processor, kernel, Python and the server, as far as they bear on speed."""
+    """Return processor, kernel, and the versions of Python and the server."""
     models = [
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()

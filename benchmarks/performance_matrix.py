@@ -1,4 +1,4 @@
-"""What is measured: who, under which loads, with how many workers, beside what on the server."""
+"""The runs: contestants, their loads and workers, and what else is on the server."""
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from performance_peers import COALESCED, NAIVE, PEERS, SAGASTREAM, Peer
 from performance_server import Valkey
 
 LARGE_BYTES = 64 * 1024 - 256
-"""Just under the limit of a payload."""
+"""A payload just under the limit, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is asked for, and how much of it at once."""
+    """A kind of work, and the number of requests in flight."""
 
     in_flight: int
     work: str = "echo"
@@ -22,22 +22,22 @@ class Load:
 
     @property
     def name(self) -> str:
-        """As the figures have it."""
+        """Its name in the figures."""
         return f"{'large' if self.payload_bytes else self.work}/{self.in_flight}"
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A contestant on a server of its own, under some loads.
+    """A contestant on a separate server, under some loads.
 
     Attributes:
-        name: As the figures have it.
-        peer: Who.
-        loads: One after the other.
-        workers: How many worker processes.
+        name: Its name in the figures.
+        peer: The contestant.
+        loads: The loads, one after the other.
+        workers: Number of worker processes.
         traced: Whether spans are exported to a collector.
-        fill: What is put on the server before, once for all passes.
-        fill_count: How many of these.
+        fill: Fills the server before the first pass; None to leave it empty.
+        fill_count: Number of items to fill it with.
     """
 
     name: str

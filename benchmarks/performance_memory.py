@@ -1,4 +1,4 @@
-"""How much memory a waiting request holds in its requester's process, beyond its payload."""
+"""Measure the memory of a waiting request in its requester's process, without its payload."""
 
 import asyncio
 import json
@@ -17,13 +17,13 @@ _STREAM = "nobody:commands"
 
 
 def waiting_bytes() -> dict[str, Any]:
-    """Bytes a request, from the difference between many and few that wait; a bare task's, too."""
+    """Return bytes per waiting request and per bare task, from the difference of many and few."""
     with Valkey() as server:
         done = subprocess.run(
             [sys.executable, __file__, server.url], stdout=subprocess.PIPE, check=True
         )
-    told: dict[str, Any] = json.loads(done.stdout)
-    return told
+    measured: dict[str, Any] = json.loads(done.stdout)
+    return measured
 
 
 async def _measure(url: str) -> dict[str, float]:
@@ -42,12 +42,12 @@ async def _measure(url: str) -> dict[str, float]:
 
 
 async def _held(wait: Any, count: int, bus: Bus | None = None) -> int:
-    """Resident bytes when so many tasks wait in all, started a few at a time."""
+    """Return the resident bytes when `count` tasks wait, started a few at a time."""
     tasks = _waiting.setdefault(wait.__qualname__, [])
     while len(tasks) < count:
         tasks += [asyncio.create_task(wait()) for _ in range(_AT_ONCE)]
         await asyncio.sleep(0)
-        while bus and await bus.command("XLEN", _STREAM) < len(tasks):  # noqa: ASYNC110 - only asking shows it
+        while bus and await bus.command("XLEN", _STREAM) < len(tasks):  # noqa: ASYNC110 - the server has no event for it
             await asyncio.sleep(0.001)
     await asyncio.sleep(0.5)
     return _resident_bytes()

@@ -1,4 +1,4 @@
-"""Who is compared: each peer's environment, exact pins, script, and what it does not promise."""
+"""The peers: environment, exact pins and script of each, and what it does not promise."""
 
 import os
 import subprocess
@@ -14,13 +14,13 @@ _HIREDIS = "hiredis==3.5.0"
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A way to ask for work and await the answer.
+    """A way to request work and wait for the answer.
 
     Attributes:
-        name: As the figures have it.
+        name: Its name in the figures.
         script: Its module in `contestants/`.
-        pins: What its environment has; none for this project's own.
-        flags: Put behind its arguments.
+        pins: Packages of its environment; none for this project's environment.
+        flags: Additional arguments.
         server: `valkey` or `nats`.
         does: What is measured, in a few words.
         lacks: What it does not promise.
@@ -36,15 +36,15 @@ class Peer:
 
     @property
     def python(self) -> Path:
-        """The interpreter of its environment."""
+        """Path of the interpreter in its environment."""
         return _cache() / self.name / "bin" / "python" if self.pins else Path(sys.executable)
 
     def command(self, role: str, url: str) -> list[str]:
-        """What starts it in a role."""
+        """Return the command that starts it in a role."""
         return [str(self.python), str(SCRIPTS / f"{self.script}.py"), role, url, *self.flags]
 
     def make_environment(self) -> None:
-        """Install its pins, if that has not been done."""
+        """Create its environment with its pins, unless it is there."""
         marker = _cache() / self.name / ".pins"
         wanted = "\n".join(self.pins)
         if not self.pins or (marker.exists() and marker.read_text() == wanted):
@@ -57,7 +57,7 @@ class Peer:
 
 
 def _cache() -> Path:
-    # The standard's variable, as no setting of the application's concerns a benchmark.
+    # Not a setting of the application, but the standard variable for caches.
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "sagastream-benchmarks"
 
@@ -98,7 +98,7 @@ PEERS = (
         "taskiq",
         "peer_taskiq",
         ("taskiq==0.13.0", "taskiq-redis==1.2.4", _HIREDIS),
-        does="stream broker, result backend, asked every 0.5 ms (its default is 200 ms)",
+        does="stream broker, result backend, polled every 0.5 ms (its default is 200 ms)",
         lacks="the waiter polls; work of more than ten minutes is delivered twice; progress is "
         "one key, overwritten; no fence",
     ),
@@ -106,14 +106,14 @@ PEERS = (
         "arq",
         "peer_arq",
         ("arq==0.28.0", _HIREDIS),
-        does="worker and waiter look every 1 ms (the default is 500 ms)",
+        does="worker and waiter poll every 1 ms (the default is 500 ms)",
         lacks="both poll; a crashed worker's job waits for its timeout; no progress, no fence",
     ),
     Peer(
         "docket",
         "peer_docket",
         ("pydocket==0.27.0", _HIREDIS),
-        does="`add`, `get_result`; the nearest in what it promises",
+        does="`add`, `get_result`; the most similar in its promises",
         lacks="progress is not kept; the generation that refuses stale attempts does not grow when "
         "a command is claimed again",
     ),
@@ -122,7 +122,7 @@ PEERS = (
         "peer_celery",
         ("celery[redis]==5.7.0", _HIREDIS),
         does="`delay().get()`, late acks, solo pool",
-        lacks="what a lost worker had comes back after an hour by default; no fence, progress is "
+        lacks="tasks of a lost worker come back after an hour by default; no fence, progress is "
         "one key, overwritten",
     ),
     Peer(

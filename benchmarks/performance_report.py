@@ -1,4 +1,4 @@
-"""The figures as tables, and the goals that they are held against."""
+"""Write the figures as tables, and compare them with goals."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ from exploration import table
 from performance_matrix import BACKLOGS, CURVE
 from performance_peers import PEERS
 
-Told = dict[str, Any]
+Measurements = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """A bound on one figure.
+    """A limit for one figure.
 
     Attributes:
-        what: In words.
-        found: What was measured, None where it was not.
-        bound: What it is to be.
-        least: Whether the bound is the least; else the most.
+        what: Name of the figure.
+        found: The measured value; None if it was not measured.
+        bound: The limit.
+        least: Whether the limit is a minimum, not a maximum.
     """
 
     what: str
@@ -29,7 +29,7 @@ class Goal:
     least: bool = False
 
     def cells(self) -> list[str]:
-        """A line of the table."""
+        """Return a row of the table."""
         wanted = f"{'>=' if self.least else '<='} {self.bound:g}"
         if self.found is None:
             return [self.what, wanted, "not measured", ""]
@@ -37,42 +37,42 @@ class Goal:
         return [self.what, wanted, f"{self.found:.2f}", "yes" if met else "**no**"]
 
 
-def write_table(path: Path, told: Told) -> None:
+def write_table(path: Path, measured: Measurements) -> None:
     """Write the page of tables."""
     parts = [
-        "# Figures of performance",
+        "# Performance figures",
         "",
-        "Written by `scripts/benchmark.sh`; what is measured, and how: [README.md](README.md).",
+        "`scripts/benchmark.sh` generates this page. [README.md](README.md) explains the measurements.",
         "",
-        *_machine(told),
+        *_machine(measured),
         "## Goals",
         "",
-        *table(["ratio or figure", "goal", "found", "met"], (g.cells() for g in goals(told))),
-        "## Beside others",
+        *table(["ratio or figure", "goal", "found", "met"], (g.cells() for g in goals(measured))),
+        "## Comparison with alternatives",
         "",
         "Echo of a small JSON object. One requester process, one worker process.",
         "",
-        *_beside_others(told),
+        *_comparison(measured),
         "## In flight",
         "",
-        *_curve(told),
-        "## What else is asked, or on the server",
+        *_curve(measured),
+        "## Other workloads",
         "",
-        *_others(told),
-        *_sagas_and_memory(told),
-        "## Where the time goes",
+        *_others(measured),
+        *_sagas_and_memory(measured),
+        "## Processor time and commands",
         "",
-        "Microseconds of processor a request, of each process; commands a request that clients",
-        "send, beside their blocking reads, with 1 and 64 in flight.",
+        "Processor time per request of each process, in microseconds; commands per request that clients",
+        "send, without blocking reads, with 1 and 64 in flight.",
         "",
-        *_costs(told),
+        *_costs(measured),
     ]
     path.write_text("\n".join(parts).rstrip() + "\n")
 
 
-def goals(told: Told) -> Iterator[Goal]:
-    """What is to hold, as ratios of medians of one run."""
-    value = _Values(told)
+def goals(measured: Measurements) -> Iterator[Goal]:
+    """Yield the goals, as ratios of medians of one run."""
+    value = _Values(measured)
     p50 = value("sagastream/echo/1", "p50_us")
     rate = value("sagastream/echo/64", "per_s")
     for name, bound in (("naive", 1.0), ("faststream", 0.45)):
@@ -81,14 +81,14 @@ def goals(told: Told) -> Iterator[Goal]:
     for name, bound in (least | {"jetstream": 0.75}).items():
         found = _over(rate, value(f"{name}/echo/64", "per_s"))
         yield Goal(f"requests/s at 64 in flight over {name}", found, bound, least=True)
-    sent = told["commands"].get("sagastream", {}).get("1")
-    yield Goal("server commands a request", sum(sent.values()) if sent else None, 3)
+    sent = measured["commands"].get("sagastream", {}).get("1")
+    yield Goal("server commands per request", sum(sent.values()) if sent else None, 3)
     empty = value("sagastream-backlog-0/echo/1", "p50_us")
     for what in ("backlog-1000000", "open-sagas-10000"):
         found = _over(value(f"sagastream-{what}/echo/1", "p50_us"), empty)
         yield Goal(f"p50 with {what} over empty", found, 1.2)
     held = value("memory", "request_bytes")
-    yield Goal("KiB of memory a waiting request", held and held / 1024, 4)
+    yield Goal("KiB of memory per waiting request", held and held / 1024, 4)
     one = value("sagastream-workers-1/burn/64", "per_s")
     two = _over(value("sagastream-workers-2/burn/64", "per_s"), one)
     yield Goal("requests/s of two listeners over one, 1 ms handlers", two, 1.6, least=True)
@@ -99,10 +99,10 @@ def goals(told: Told) -> Iterator[Goal]:
 
 
 class _Values:
-    """Figures by name; None where there is none."""
+    """Figures by name; None for a missing one."""
 
-    def __init__(self, told: Told) -> None:
-        self._figures = told["figures"]
+    def __init__(self, measured: Measurements) -> None:
+        self._figures = measured["figures"]
 
     def __call__(self, name: str, figure: str) -> float | None:
         found = self._figures.get(name, {}).get(figure)
@@ -121,19 +121,19 @@ def _ratio(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _machine(told: Told) -> list[str]:
-    about = told["machine"]
+def _machine(measured: Measurements) -> list[str]:
+    about = measured["machine"]
     return [
         f"{about['cpu']}, {about['cores']} cores, {about['kernel']}, Python {about['python']},",
         f"{about['server']} without persistence, redis-py {about['redis-py']}.",
-        f"Medians of {told['passes']} interleaved passes, {told['seconds']:g} s a load.",
+        f"Medians of {measured['passes']} interleaved passes, {measured['seconds']:g} s per load.",
         "",
-        *(line for name, why in told["missing"].items() for line in (f"{name}: {why}.", "")),
+        *(line for name, why in measured["missing"].items() for line in (f"{name}: {why}.", "")),
     ]
 
 
-def _beside_others(told: Told) -> list[str]:
-    value = _Values(told)
+def _comparison(measured: Measurements) -> list[str]:
+    value = _Values(measured)
     ours = value("sagastream/echo/1", "p50_us"), value("sagastream/echo/64", "per_s")
 
     def lines() -> Iterable[Sequence[str]]:
@@ -144,11 +144,11 @@ def _beside_others(told: Told) -> list[str]:
             yield (peer.name, *map(_number, (p50, p99, *rates)), *times)
 
     head = ["", "p50 us", "p99 us", "requests/s, 1 in flight", "64 in flight"]
-    return table([*head, "our p50 over its", "our requests/s over its, 64"], lines())
+    return table([*head, "p50 of sagastream / its", "requests/s of sagastream / its, 64"], lines())
 
 
-def _curve(told: Told) -> list[str]:
-    value = _Values(told)
+def _curve(measured: Measurements) -> list[str]:
+    value = _Values(measured)
     lines = [
         [peer.name, *(_number(value(f"{peer.name}/echo/{n}", "per_s")) for n in CURVE)]
         for peer in PEERS[:3]
@@ -157,8 +157,8 @@ def _curve(told: Told) -> list[str]:
     return [*table(["requests/s", *(f"{n} in flight" for n in CURVE)], lines), *pictures]
 
 
-def _others(told: Told) -> list[str]:
-    value = _Values(told)
+def _others(measured: Measurements) -> list[str]:
+    value = _Values(measured)
     rows = [
         (f"{what}, {peer}", f"{peer}/{work}")
         for what, work in (("ten of progress", "progress"), ("64 KiB payload", "large"))
@@ -189,8 +189,8 @@ def _others(told: Told) -> list[str]:
     return [*table(head, lines()), "![Backlog](backlog.png)", ""]
 
 
-def _sagas_and_memory(told: Told) -> list[str]:
-    value = _Values(told)
+def _sagas_and_memory(measured: Measurements) -> list[str]:
+    value = _Values(measured)
     lines = [
         ["four empty steps, `SagaRunner`", f"{_ratio(value('four-steps', 'runner_p50_ms'))} ms"],
         ["four empty steps, Celery", f"{_ratio(value('four-steps', 'celery_p50_ms'))} ms"],
@@ -200,13 +200,13 @@ def _sagas_and_memory(told: Told) -> list[str]:
     return table(["median saga, memory", ""], lines)
 
 
-def _costs(told: Told) -> list[str]:
+def _costs(measured: Measurements) -> list[str]:
     lines = []
     for peer in PEERS:
-        found = told["figures"].get(f"{peer.name}/echo/64")
+        found = measured["figures"].get(f"{peer.name}/echo/64")
         if found:
             cpu = [_number(found["cpu_us"][who]) for who in ("requester", "worker", "server")]
-            sent = told["commands"].get(peer.name, {})
+            sent = measured["commands"].get(peer.name, {})
             counts = [f"{sum(sent[n].values()):.1f}" if n in sent else "-" for n in ("1", "64")]
             lines.append([peer.name, *cpu, *counts])
     head = ["64 in flight", "requester us", "worker us", "server us", "commands, 1", "64"]

@@ -1,7 +1,8 @@
-"""A saga of four empty steps: through `SagaRunner` in one process, and through Celery.
+"""A saga of four empty steps: driven by `SagaRunner` in one process, and by Celery tasks.
 
-The steps' handlers are in a process of their own, as is the Celery worker, which works as the
-application's: a task carries a saga's id and calls `advance`, whose `dispatch` sends the next.
+The handlers of the steps and the Celery worker run in separate processes. The worker is like the
+application's: a task has a saga's id and a step, and calls `advance`, whose `dispatch` sends the
+next task.
 """
 
 import asyncio
@@ -28,22 +29,22 @@ _READY_S = 60.0
 
 
 def saga_ms(seconds: float) -> dict[str, float]:
-    """Milliseconds of the median saga each way."""
-    with Valkey() as server, _beside(server.url, __file__):
+    """Return the median duration of a saga in milliseconds, for both."""
+    with Valkey() as server, _process(server.url, __file__):
         alone = asyncio.run(_alone(server.url, seconds))
     worker = [*("-m", "celery", "--app", "performance_celery", "worker", "--pool", "threads")]
     worker += ["--concurrency", "8", "--loglevel", "ERROR"]
     worker += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
-    with Valkey() as server, _beside(server.url, __file__), _beside(server.url, *worker):
+    with Valkey() as server, _process(server.url, __file__), _process(server.url, *worker):
         asked = [sys.executable, str(ROOT / "benchmarks" / "performance_celery.py"), str(seconds)]
-        told = subprocess.run(
+        measured = subprocess.run(
             asked, env=_environment(server.url), stdout=subprocess.PIPE, check=True
         )
-    return {"runner_p50_ms": alone, "celery_p50_ms": float(told.stdout)}
+    return {"runner_p50_ms": alone, "celery_p50_ms": float(measured.stdout)}
 
 
 async def time_sagas(runner: SagaRunner, seconds: float) -> float:
-    """Milliseconds of the median saga, one after the other."""
+    """Run sagas one after the other; return their median duration in milliseconds."""
     async with asyncio.timeout(_READY_S):
         for _ in range(5):
             await runner.run(await runner.start({"number": 0}))
@@ -53,7 +54,7 @@ async def time_sagas(runner: SagaRunner, seconds: float) -> float:
         outcome = await runner.run(await runner.start({"number": len(took)}))
         took.append(1000 * (time.perf_counter() - began))
         if outcome.status != "completed":
-            raise ValueError(f"a saga of nothing ended {outcome.status}")
+            raise ValueError(f"a saga of empty steps ended as {outcome.status}")
     return median(took)
 
 
@@ -68,8 +69,8 @@ def _environment(url: str) -> dict[str, str]:
 
 
 @contextmanager
-def _beside(url: str, *command: str) -> Iterator[None]:
-    """A process of ours for as long as the context lasts."""
+def _process(url: str, *command: str) -> Iterator[None]:
+    """Run a Python process in a context."""
     process = start([sys.executable, *command], env=_environment(url))
     try:
         yield

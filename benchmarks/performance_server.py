@@ -1,6 +1,7 @@
-"""The servers that contestants talk to, on the loopback's TCP, and what is sent to them.
+"""Start the servers of the contestants, and record the commands that they get.
 
-Everything listens on TCP, as not every contestant can do otherwise; nothing is kept on disk.
+The servers listen on TCP on the loopback interface, because some contestants know nothing else.
+They keep nothing on disk.
 """
 
 import contextlib
@@ -30,7 +31,7 @@ class NoServer(Exception):
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on."""
+    """Return a free port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -53,7 +54,7 @@ class Valkey:
         self._server.__exit__(None, None, None)
 
     def client(self) -> redis.Redis:
-        """A connection to it."""
+        """Return a connection to it."""
         return redis.Redis.from_url(self.url)
 
 
@@ -69,7 +70,9 @@ class Nats:
 
     def __enter__(self) -> Self:
         if shutil.which("nats-server") is None:
-            raise NoServer("no nats-server on the path; Debian has it as package nats-server")
+            raise NoServer(
+                "nats-server is not on the path; on Debian install the package nats-server"
+            )
         self._process = start(self._command)
         self.pid = self._process.pid
         time.sleep(0.5)
@@ -82,7 +85,7 @@ class Nats:
 
 
 def server_of(peer: Peer) -> Valkey | Nats:
-    """A new server of the kind that a contestant needs."""
+    """Return a new server of the kind that a contestant needs."""
     return Nats() if peer.server == "nats" else Valkey()
 
 
@@ -94,7 +97,7 @@ class Sent:
 
     @property
     def name(self) -> str:
-        """What it is called; a function by its own name, without its library's."""
+        """Its name; for a function call `FCALL` and the function's name without its library."""
         name = self.words[0].decode().upper()
         function = self.words[1].decode().rpartition("_")[2] if name == "FCALL" else ""
         return f"{name} {function}".rstrip()
@@ -102,7 +105,7 @@ class Sent:
 
 @contextlib.contextmanager
 def monitored(server: Valkey) -> Iterator[list[Sent]]:
-    """What clients send meanwhile, complete on exit; what functions call inside is not there."""
+    """Record what clients send, complete on exit; without the commands inside functions."""
     seen: list[Sent] = []
     end = f"end-{time.monotonic_ns()}"
     with socket.create_connection(("127.0.0.1", server.port)) as link:
@@ -131,7 +134,7 @@ def _unescaped(text: str) -> bytes:
 
 
 def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
-    """Start a process that dies with this one; silent where nothing else is asked for."""
+    """Start a process that dies with this one; its output is discarded by default."""
     quiet: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
     return subprocess.Popen(
         command,

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Many open sagas of four empty steps in one `SagaRunner` process.
+"""Drive many open sagas of four empty steps in one `SagaRunner` process.
 
     .venv/bin/python benchmarks/sagas.py [--sagas 10000]
 
-Prints one JSON object: how many ended and how, sagas a second, and the memory of an open saga in
-the runner's process. The handlers are in a process of their own.
+Prints one JSON object: the count of completed sagas, sagas per second, and the memory of an open
+saga in the runner's process. The handlers run in a separate process.
 """
 
 import argparse
@@ -75,7 +75,7 @@ async def _measure(url: str, sagas: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Entry point."""
+    """Run the benchmark and print its result."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--sagas", type=int, default=10_000)
     asked = parser.parse_args()

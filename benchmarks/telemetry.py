@@ -1,9 +1,9 @@
-"""What telemetry costs: an emit, an exit and a whole mission, with the collector there and not.
+"""Measure the cost of telemetry: an emit, an exit and a whole mission, with and without a collector.
 
     python benchmarks/telemetry.py            emits and exits
-    python benchmarks/telemetry.py --runs 5   and missions, in turns: none, refused, silent
+    python benchmarks/telemetry.py --runs 5   also missions, alternating: none, refused, silent
 
-`refused` is a port that nobody listens on, `silent` one that takes connections and never answers.
+`refused` is a port without a listener. `silent` accepts connections and never answers.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def _environment(endpoint: str, protocol: str) -> dict[str, str]:
 
 
 def _emit(env: dict[str, str]) -> tuple[float, float, float]:
-    """Milliseconds of the mean emit and of the 99th in 100, and seconds that the exit took."""
+    """Return the mean and the 99th percentile of an emit in ms, and the time of the exit in s."""
     done = subprocess.run(
         [sys.executable, "-c", _SPANS],
         cwd=ROOT,
@@ -68,7 +68,7 @@ def _emit(env: dict[str, str]) -> tuple[float, float, float]:
 
 
 def _mission(env: dict[str, str], area: str) -> tuple[float, float, float]:
-    """Seconds of a mission by its journal, of its command, and of all its processes' CPU."""
+    """Return seconds of a mission: by its journal, of its command, of CPU of all its processes."""
     began, before = time.monotonic(), _cpu_s()
     with tempfile.TemporaryDirectory() as out:
         done = subprocess.run(
@@ -94,8 +94,8 @@ def _cpu_s() -> float:
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=0, help="missions of each kind")
-    parser.add_argument("--area", default="office", help="the map that they explore")
+    parser.add_argument("--runs", type=int, default=0, help="missions for each kind of collector")
+    parser.add_argument("--area", default="office", help="map to explore")
     options = parser.parse_args()
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -106,8 +106,8 @@ def main() -> None:
             ends = {"none": "", "there": collector.endpoint(protocol), "refused": refused}
             for name, endpoint in (ends | {"silent": silent}).items():
                 mean, slow, leaving = _emit(_environment(endpoint, protocol))
-                told = f"{mean:8.3f} ms {slow:7.2f} ms {leaving:6.2f} s"
-                print(f"{name:9} {protocol:13} {told}")
+                cells = f"{mean:8.3f} ms {slow:7.2f} ms {leaving:6.2f} s"
+                print(f"{name:9} {protocol:13} {cells}")
         ends = {"none": "", "refused": refused}
         took = defaultdict(list)
         for _ in range(options.runs):

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Finds turns of phrase that docs/phrases.txt replaces, in the given files or in all prose of the project.
+# Find phrases that docs/phrases.txt replaces, in the given files or in all prose of the project.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 list=docs/phrases.txt
@@ -9,4 +9,4 @@ else
   files=("$@")
 fi
 phrases=$(sed 's/->.*//' "$list" | paste -sd '|')
-exec "${VENV:-.venv}/bin/codespell" --dictionary "$list" --regex "\\b(?:$phrases)\\b" "${files[@]}"
+exec "${VENV:-.venv}/bin/codespell" --dictionary "$list" --regex "(?i)\\b(?:$phrases)\\b" "${files[@]}"

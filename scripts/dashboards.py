@@ -1,4 +1,4 @@
-"""Writes the Grafana dashboards to deploy/grafana/dashboards; with --check, reports differences."""
+"""Write the Grafana dashboards to deploy/grafana/dashboards; with --check, report differences."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ _WIDTH, _HEIGHT = 12, 8
 Panel = dict[str, Any]
 
 
-def _graph(title: str, unit: str, *queries: tuple[str, str], says: str = "") -> Panel:
+def _graph(title: str, unit: str, *queries: tuple[str, str], description: str = "") -> Panel:
     targets = [
         {
             "refId": chr(ord("A") + number),
@@ -29,7 +29,7 @@ def _graph(title: str, unit: str, *queries: tuple[str, str], says: str = "") -> 
     return {
         "type": "timeseries",
         "title": title,
-        "description": says,
+        "description": description,
         "datasource": PROMETHEUS,
         "targets": targets,
         "fieldConfig": {"defaults": {"unit": unit, "min": 0}, "overrides": []},

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the guide into site/; with `serve` it shows it at http://127.0.0.1:8000 and follows changes.
+# Build the guide into site/. `docs.sh serve` shows it at http://127.0.0.1:8000 and rebuilds it after changes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh

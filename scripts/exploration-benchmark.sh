@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Measure exploration on the maps of a folder and write docs/exploration/: exploration-benchmark.sh MAPS RESULTS
-# Takes hours on two cores. RESULTS keeps the raw figures as JSON lines.
+# Measure exploration on the maps of a folder, and write docs/exploration/.
+# Usage: exploration-benchmark.sh MAPS RESULTS
+# It takes hours on two cores. RESULTS keeps the raw figures as JSON lines.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 maps=$1 results=$2

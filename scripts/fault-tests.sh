@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Kills, stops and cuts off real processes; --long tries every crash point. Ends with a table of
-# what was tried, lost, doubled and out of order, and how long recovery took. Options go to pytest.
+# Kill, stop and disconnect real processes; --long tries every crash point. Options go to pytest.
+# At the end print a table: requests tried, lost, doubled and out of order, and recovery times.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Whole missions in processes of their own; options go to pytest, as with unit-tests.sh.
+# Run the integration tests: whole missions in separate processes. Options go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh

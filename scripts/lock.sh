@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Pins the dependencies of pyproject.toml and app/pyproject.toml into requirements.lock, with hashes. Needs uv.
+# Pin the dependencies of pyproject.toml and app/pyproject.toml in requirements.lock, with hashes. Needs uv.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 uv pip compile pyproject.toml app/pyproject.toml --group dev --python-version 3.11 --universal --generate-hashes \

@@ -4,9 +4,9 @@
     .venv/bin/python scripts/mutation-controls.py [NAME…]
     .venv/bin/python scripts/mutation-controls.py --of-the-day 5
 
-Prints one line for each control, and fails if the tests pass without a check. Without a name
-all controls run, and then all tests of the unchanged library, which must pass. `--of-the-day`
-runs a few controls; which ones changes with the date, so that in time all of them run.
+Print one line for each control, and fail if the tests pass without a check. Without a name run
+all controls, and then all tests of the unchanged library, which must pass. `--of-the-day` runs a
+few controls; the date selects which ones, so that all of them run within some weeks.
 """
 
 import shutil
@@ -393,7 +393,7 @@ CONTROLS = [
 
 
 def run_tests(package: Path, *tests: str, timeout_s: int = 30) -> int:
-    """Run tests against the library in a folder; returns pytest's status."""
+    """Run tests against the library in a folder; return pytest's exit status."""
     path = f"import sys; sys.path.insert(0, {str(package.parent)!r}); import pytest"
     command = f"{path}; sys.exit(pytest.main(['-q', '-x', '--timeout={timeout_s}', *{tests!r}]))"
     return subprocess.run(
@@ -406,7 +406,7 @@ def run_tests(package: Path, *tests: str, timeout_s: int = 30) -> int:
 
 
 def goes_red(control: Control) -> bool:
-    """Whether the tests fail without the check."""
+    """Run the tests without the check; return whether they fail."""
     with tempfile.TemporaryDirectory(prefix="mutation-") as name:
         package = Path(name) / "src" / "sagastream"
         shutil.copytree(LIBRARY, package)
@@ -420,9 +420,9 @@ def goes_red(control: Control) -> bool:
 
 
 def chosen(arguments: list[str]) -> list[Control]:
-    """The controls that were asked for: by name, of the day, or all.
+    """Select controls: by name, of the day, or all.
 
-    A model or load test takes minutes, so those are not of the day.
+    Model and load tests take minutes, so they are not of the day.
     """
     if arguments[:1] == ["--of-the-day"]:
         quick = [control for control in CONTROLS if control.tests not in {MODEL, LOAD, NO_WRITES}]

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Prints the newest Python of 3.12 and 3.13 on this machine, on the path or of pyenv; nothing if there is none.
+# Print the path of the newest Python, 3.13 or 3.12, on the path or in pyenv; print nothing if there is none.
 set -euo pipefail
 for version in 3.13 3.12; do
   for found in "python$version" "$(command -v pyenv > /dev/null && pyenv root)"/versions/"$version".*/bin/"python$version"; do

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs one mission from start to end, on a machine that has Python 3.11 and nothing else.
+# Run one mission from start to end. The machine needs Python 3.11 to 3.13 and nothing else.
 # Options: --map FLOOR.yaml --robots N --seed S --out DIR -o text|json (see --help).
 set -euo pipefail
 home=$(cd "$(dirname "$0")/.." && pwd)

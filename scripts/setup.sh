@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv from requirements.lock and installs this checkout; does nothing when up to date.
-# Takes the first Python of 3.11 to 3.13 that it finds; PYTHON names another one, VENV another folder.
+# Create .venv from requirements.lock and install this checkout; do nothing if it is up to date.
+# Use the first Python from 3.11 to 3.13 that is found. PYTHON selects another one, VENV another folder.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=${VENV:-.venv}
@@ -11,7 +11,7 @@ if ! cmp -s "$venv/.lock" requirements.lock; then
     if [ -z "$python" ] && suits "$found"; then python=$found; fi
   done
   if [ -z "$python" ]; then
-    echo "no Python of 3.11 to 3.13 found; set PYTHON to one" >&2
+    echo "no Python from 3.11 to 3.13 found; set PYTHON to the path of one" >&2
     exit 1
   fi
   echo "setting up $venv with $("$python" --version) (once)" >&2

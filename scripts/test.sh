@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All tests; options go to pytest. --server-binary redis-server tests on that server.
+# Run all tests. Options go to pytest; --server-binary redis-server runs them on that server.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/unit-tests.sh "$@"

@@ -1,8 +1,8 @@
-"""Puts a load on a contestant's requester, as told in JSON lines; the same code for all.
+"""Drive the requester of a contestant with loads; all contestants share this code.
 
-A contestant is a script with two roles: `SCRIPT worker URL` serves until it is killed,
-`SCRIPT requester URL` reads one load a line from standard input and answers each with one line of
-figures. This module imports nothing but the standard library, as every environment has it.
+A contestant is a script with two roles. `SCRIPT worker URL` serves until it is killed. `SCRIPT
+requester URL` reads loads as JSON lines from standard input, and writes one line of figures for
+each. This module imports the standard library only, because every environment uses it.
 """
 
 import argparse
@@ -18,13 +18,13 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 Ask = Callable[[str, dict[str, Any]], Awaitable[Any]]
-"""What a requester does: (kind of work, JSON object) to the same object, from the worker."""
+"""Sends a kind of work and a JSON object to the worker, and returns the same object from it."""
 
 STARTING_S = 30.0
 
 
 def arguments(*flags: str) -> argparse.Namespace:
-    """Role and server of this process, and a contestant's own flags."""
+    """Parse the role and server of this process, and the contestant's flags."""
     parser = argparse.ArgumentParser()
     parser.add_argument("role", choices=["worker", "requester"])
     parser.add_argument("url")
@@ -37,7 +37,7 @@ def main(
     work: Callable[[str], Coroutine[Any, Any, None]],
     asking: Callable[[str], AbstractAsyncContextManager[Ask]],
 ) -> None:
-    """Be the role that the arguments name, of a contestant without flags of its own."""
+    """Run the role that the arguments name, for a contestant without flags."""
     chosen = arguments()
     if chosen.role == "worker":
         asyncio.run(work(chosen.url))
@@ -46,63 +46,63 @@ def main(
 
 
 def payload_of(load: dict[str, Any]) -> dict[str, Any]:
-    """A small JSON object, or one of about so many bytes."""
+    """Return a small JSON object, or one of about `payload_bytes` bytes."""
     small = {"hello": "world", "number": 7}
     return small | ({"fill": "x" * load["payload_bytes"]} if load.get("payload_bytes") else {})
 
 
 def loads() -> Iterator[dict[str, Any]]:
-    """Every load that is asked for on standard input."""
+    """Yield the loads from standard input."""
     for line in sys.stdin:
         yield json.loads(line)
 
 
-def tell(**figures: Any) -> None:
+def report(**figures: Any) -> None:
     """Write one line of figures."""
     sys.stdout.write(json.dumps(figures) + "\n")
     sys.stdout.flush()
 
 
 def burn(seconds: float = 0.001) -> None:
-    """Use that much of the processor's time."""
+    """Use processor time."""
     until = time.thread_time() + seconds
     while time.thread_time() < until:
         pass
 
 
 async def serve_loads(asking: AbstractAsyncContextManager[Ask]) -> None:
-    """Answer loads with what it took, from the first answered request on."""
+    """Run loads and report their figures, after a first answered request."""
     try:
         async with asking as ask:
             await _until_answered(ask)
-            tell(ready=True)
+            report(ready=True)
             lines = loads()
             while (load := await asyncio.to_thread(next, lines, None)) is not None:
-                tell(**await _under(load, ask))
-    except BaseException:  # noqa: BLE001 - told of, and the end
-        # At once: the thread that reads standard input, or a peer's, would keep the process.
+                report(**await _under(load, ask))
+    except BaseException:  # noqa: BLE001 - reported, then the process exits
+        # The thread that reads standard input, or a peer's thread, would keep the process alive.
         traceback.print_exc()
         os._exit(1)
 
 
 async def _until_answered(ask: Ask) -> None:
-    """Ask until the worker is there: some never see what was sent before they came."""
+    """Repeat a request until the worker answers: some never see earlier messages."""
     wanted = payload_of({})
-    give_up = time.monotonic() + STARTING_S
+    deadline = time.monotonic() + STARTING_S
     while True:
         try:
             answer = await asyncio.wait_for(ask("echo", wanted), 3.0)
         except TimeoutError:
-            if time.monotonic() > give_up:
+            if time.monotonic() > deadline:
                 raise
         else:
             if answer != wanted:
-                raise ValueError(f"asked {wanted}, answered {answer!r}")
+                raise ValueError(f"sent {wanted}, got {answer!r}")
             return
 
 
 async def _under(load: dict[str, Any], ask: Ask) -> dict[str, Any]:
-    """Keep so many requests in flight for so long; each one's microseconds."""
+    """Keep a number of requests in flight; return the microseconds of each."""
     work, payload, took = load["work"], payload_of(load), []
     gc.collect()
     began = time.perf_counter()
@@ -113,7 +113,7 @@ async def _under(load: dict[str, Any], ask: Ask) -> dict[str, Any]:
             answer = await ask(work, payload)
             took.append(time.perf_counter() - sent)
             if len(answer) != len(payload):
-                raise ValueError(f"asked {payload}, answered {answer!r}")
+                raise ValueError(f"sent {payload}, got {answer!r}")
 
     await asyncio.gather(*(lane() for _ in range(load["in_flight"])))
     return {

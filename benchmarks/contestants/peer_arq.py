@@ -1,4 +1,4 @@
-"""arq: the worker and whoever waits for a result look every millisecond."""
+"""arq: the worker and the waiter both poll every millisecond."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ POLL_S = 0.001
 
 
 async def echo(_context: dict[str, Any], payload: dict[str, Any]) -> dict[str, Any]:
-    """Answer what was asked."""
+    """Return the payload."""
     return payload
 
 
@@ -31,7 +31,7 @@ async def work(url: str) -> None:
 
 @contextlib.asynccontextmanager
 async def asking(url: str) -> AsyncIterator[driver.Ask]:
-    """A pool of connections."""
+    """Open a pool of connections."""
     pool = await create_pool(RedisSettings.from_dsn(url))
 
     async def ask(_work: str, payload: dict[str, Any]) -> Any:

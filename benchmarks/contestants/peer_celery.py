@@ -1,7 +1,7 @@
 """Celery on Redis: `delay().get()`; a window of results where several are in flight.
 
-One thread sends and waits, as results of one process share one connection. The worker's pool is
-`solo`, the quickest for tasks that do nothing.
+One thread sends and waits, because results of one process share one connection. The worker's pool
+is `solo`, the fastest one for empty tasks.
 """
 
 import time
@@ -13,7 +13,7 @@ from celery import Celery
 
 
 def make(url: str) -> tuple[Celery, Any]:
-    """An application and its one task."""
+    """Return an application and its only task."""
     app = Celery("benchmark", broker=url, backend=url)
     app.conf.update(
         accept_content=["json"],
@@ -37,7 +37,7 @@ def work(url: str) -> None:
 
 
 def under(load: dict[str, Any], echo: Any) -> dict[str, Any]:
-    """Keep so many requests in flight for so long; each one's microseconds."""
+    """Keep a number of requests in flight; return the microseconds of each."""
     payload, took = driver.payload_of(load), []
     sent: deque[tuple[float, Any]] = deque()
     began = time.perf_counter()
@@ -48,7 +48,7 @@ def under(load: dict[str, Any], echo: Any) -> dict[str, Any]:
         if sent:
             at, result = sent.popleft()
             if result.get(timeout=30) != payload:
-                raise ValueError(f"not the answer to {payload}")
+                raise ValueError(f"wrong answer to {payload}")
             took.append(time.perf_counter() - at)
     return {
         "seconds": time.perf_counter() - began,
@@ -57,12 +57,12 @@ def under(load: dict[str, Any], echo: Any) -> dict[str, Any]:
 
 
 def ask(url: str) -> None:
-    """Answer loads with what they took."""
+    """Run loads and report their figures."""
     _, echo = make(url)
     echo.delay(driver.payload_of({})).get(timeout=driver.STARTING_S)
-    driver.tell(ready=True)
+    driver.report(ready=True)
     for load in driver.loads():
-        driver.tell(**under(load, echo))
+        driver.report(**under(load, echo))
 
 
 if __name__ == "__main__":

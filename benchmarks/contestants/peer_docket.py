@@ -12,7 +12,7 @@ NAME = "benchmark"
 
 
 async def echo(payload: dict[str, Any]) -> dict[str, Any]:
-    """Answer what was asked."""
+    """Return the payload."""
     return payload
 
 
@@ -26,7 +26,7 @@ async def work(url: str) -> None:
 
 @contextlib.asynccontextmanager
 async def asking(url: str) -> AsyncIterator[driver.Ask]:
-    """A docket to add to."""
+    """Open a docket."""
     async with Docket(NAME, url=url) as docket:
         docket.register(echo)
 

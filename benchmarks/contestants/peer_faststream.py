@@ -26,7 +26,7 @@ async def work(url: str) -> None:
 
 @contextlib.asynccontextmanager
 async def asking(url: str) -> AsyncIterator[driver.Ask]:
-    """A connected broker."""
+    """Connect a broker."""
     async with RedisBroker(url, logger=None, max_connections=1000) as broker:
 
         async def ask(_work: str, payload: dict[str, Any]) -> Any:

@@ -1,8 +1,7 @@
-"""The loop that one writes in an afternoon with redis-py: streams both ways, a map of futures.
+"""A minimal loop with redis-py: streams in both directions, and a map of futures.
 
-No stage, no record, no fence, no deadline; a worker that dies leaves its commands pending for
-ever. With `--coalesced` everything that is to be written in one tick of the loop goes in one
-pipeline; that is all that differs.
+It has no stage, record, fence or deadline; the commands of a dead worker stay pending. With
+`--coalesced` all writes of one tick of the loop go in one pipeline; nothing else differs.
 """
 
 import asyncio
@@ -18,7 +17,7 @@ from redis.exceptions import ResponseError
 
 COMMANDS, GROUP = "commands", "workers"
 AT_ONCE, BLOCK_MS = 64, 1000
-# The default of 100 is an error for who has more in flight.
+# With the default of 100, more requests in flight are an error.
 CONNECTIONS = 1000
 
 
@@ -31,7 +30,7 @@ class Tick:
         self._sending: set[asyncio.Task[None]] = set()
 
     async def __call__(self, *commands: tuple[Any, ...]) -> None:
-        """Send commands with whatever else this tick sends."""
+        """Send commands together with the others of this tick."""
         loop = asyncio.get_running_loop()
         if not self._waiting:
             loop.call_soon(self._flush)
@@ -56,7 +55,7 @@ class Tick:
 
 
 class Direct:
-    """Sends what belongs together in a pipeline of its own."""
+    """Sends the commands of each call in a separate pipeline."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -99,7 +98,7 @@ async def work(url: str, how: type[Tick | Direct]) -> None:
 
 @contextlib.asynccontextmanager
 async def asking(url: str, how: type[Tick | Direct]) -> AsyncIterator[driver.Ask]:
-    """A reply stream with one reader, and the futures of those who wait."""
+    """Read a reply stream, and keep a future for each request."""
     client: Any = redis.asyncio.from_url(url, max_connections=CONNECTIONS)
     send, inbox = how(client), f"replies:{uuid.uuid4()}"
     waiting: dict[str, asyncio.Future[Any]] = {}

@@ -17,7 +17,7 @@ STREAM, SUBJECT = "COMMANDS", "commands"
 
 
 async def make_stream(client: nats.NATS) -> Any:
-    """The stream of commands, made by whoever comes first."""
+    """Return the stream of commands; the first process creates it."""
     stream = client.jetstream()
     config = StreamConfig(STREAM, subjects=[SUBJECT], storage=StorageType.MEMORY)
     with contextlib.suppress(BadRequestError):
@@ -48,7 +48,7 @@ async def work(url: str) -> None:
 
 @contextlib.asynccontextmanager
 async def asking(url: str) -> AsyncIterator[driver.Ask]:
-    """One inbox for all replies, and the futures of those who wait."""
+    """Open one inbox for all replies, and keep a future for each request."""
     client = await nats.connect(url)
     stream = await make_stream(client)
     inbox = client.new_inbox()
@@ -64,7 +64,7 @@ async def asking(url: str) -> AsyncIterator[driver.Ask]:
     async def ask(_work: str, payload: dict[str, Any]) -> Any:
         reply_to = f"{inbox}.{uuid.uuid4().hex}"
         future = waiting[reply_to] = asyncio.get_running_loop().create_future()
-        # Stored before it is acknowledged: the publish that JetStream makes durable.
+        # JetStream acknowledges this publish after it has stored the command.
         await stream.publish(SUBJECT, json.dumps(payload).encode(), headers={"reply-to": reply_to})
         return await future
 

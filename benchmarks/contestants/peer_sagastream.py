@@ -1,6 +1,6 @@
-"""sagastream: `request_and_reply` against a `CommandListener`, as it comes.
+"""sagastream: `request_and_reply` and a `CommandListener` with their defaults.
 
-Traced when an OTLP endpoint is named in the environment, with the application's providers.
+If the environment names an OTLP endpoint, it is traced with the application's providers.
 """
 
 import asyncio
@@ -18,13 +18,13 @@ STREAM = "benchmark:commands"
 
 @multi_stage_reply(stream=STREAM, event_type="benchmark:echo")
 async def echo(command: Command, _progress: Progress) -> dict[str, Any]:
-    """Answer what was asked."""
+    """Return the payload."""
     return command.payload
 
 
 @multi_stage_reply(stream=STREAM, event_type="benchmark:progress")
 async def report(command: Command, progress: Progress) -> dict[str, Any]:
-    """Report ten stages, each written."""
+    """Report ten stages, none of them coalesced."""
     for stage in range(10):
         await progress(stage / 10, {"stage": stage})
     return command.payload
@@ -32,7 +32,7 @@ async def report(command: Command, progress: Progress) -> dict[str, Any]:
 
 @multi_stage_reply(stream=STREAM, event_type="benchmark:burn")
 async def burn(command: Command, _progress: Progress) -> dict[str, Any]:
-    """Use a millisecond of the processor."""
+    """Use a millisecond of processor time."""
     driver.burn()
     return command.payload
 
@@ -48,7 +48,7 @@ async def work(url: str) -> None:
 
 @contextlib.asynccontextmanager
 async def asking(url: str) -> AsyncIterator[driver.Ask]:
-    """A bus; who asks for progress gets each stage."""
+    """Open a bus; requests for progress get each stage."""
     async with Bus(url) as bus:
 
         async def ask(work: str, payload: dict[str, Any]) -> Any:
@@ -60,14 +60,16 @@ async def asking(url: str) -> AsyncIterator[driver.Ask]:
                 on_progress=stages.append if work == "progress" else None,
             )
             if work == "progress" and len(stages) != 12:
-                raise ValueError(f"start, 10 of progress and an end are 12 stages: {len(stages)}")
+                raise ValueError(
+                    f"expected 12 stages (start, 10 of progress, end), got {len(stages)}"
+                )
             return reply["payload"]
 
         yield ask
 
 
 def trace(role: str) -> None:
-    """Export spans as the application does, if an endpoint is named."""
+    """Export spans as the application does, if an endpoint is set."""
     if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
         from app.config import get_settings  # noqa: PLC0415
         from app.observability import providers  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""taskiq on Redis Streams with a Redis result backend, asked for the result every 0.5 ms."""
+"""taskiq on Redis Streams with a Redis result backend that is polled every 0.5 ms."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -12,7 +12,7 @@ POLL_S = 0.0005
 
 
 def make(url: str) -> tuple[RedisStreamBroker, Any]:
-    """A broker and its one task."""
+    """Return a broker and its only task."""
     results: RedisAsyncResultBackend[Any] = RedisAsyncResultBackend(url, result_ex_time=600)
     broker = RedisStreamBroker(url, consumer_id="0").with_result_backend(results)
 
@@ -30,7 +30,7 @@ async def work(url: str) -> None:
 
 @contextlib.asynccontextmanager
 async def asking(url: str) -> AsyncIterator[driver.Ask]:
-    """A started broker."""
+    """Start a broker."""
     broker, echo = make(url)
     await broker.startup()
 

@@ -128,6 +128,10 @@ class SimulatedRobot:
         clear = clear_length(
             self._traversable, self._frame.in_cells(start.x, start.y), self._frame.in_cells(*goal)
         )
+        cell = self._frame.cell(*goal)
+        if self._frame.contains(*cell) and not self._traversable[cell]:
+            # A goal on the border of such a cell may count as clear by rounding.
+            clear = min(clear, whole / self._frame.resolution)
         free = max(0.0, (clear - _BACK_OFF) * self._frame.resolution)
         length = min(whole, free, budget)
         blocked = free < min(whole, budget)

@@ -65,6 +65,7 @@ class Connection:
         self._is_flush_scheduled = False
         self._protocol: RedisProtocol | None = None
         self._idle: list[RedisProtocol] = []
+        self._reading: set[RedisProtocol] = set()
         self._connecting: asyncio.Task[Any] | None = None
         self._opening: set[asyncio.Task[Any]] = set()
         self._retries: set[asyncio.Task[Any]] = set()
@@ -206,6 +207,7 @@ class Connection:
         while self._idle and not self._idle[-1].is_open:
             self._idle.pop()
         protocol = self._idle.pop() if self._idle else await self._open_blocking()
+        self._reading.add(protocol)
         try:
             return await protocol.call(*args)
         except asyncio.CancelledError:
@@ -214,6 +216,7 @@ class Connection:
             await asyncio.shield(protocol.close())
             raise
         finally:
+            self._reading.discard(protocol)
             if protocol.is_open:
                 self._idle.append(protocol)
 
@@ -254,7 +257,8 @@ class Connection:
             with contextlib.suppress(OSError, ServerError):
                 async with asyncio.timeout(self.call_timeout_s):
                     await self._send(("PING",))
-        protocols, self._protocol, self._idle = [self._protocol, *self._idle], None, []
+        protocols = [self._protocol, *self._idle, *self._reading]
+        self._protocol, self._idle = None, []
         for protocol in protocols:
             if protocol:
                 await protocol.close()

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from app.exploration.clearance import traversable_cells
@@ -97,6 +97,7 @@ def test_a_robot_stops_before_a_wall() -> None:
 @given(
     goals=st.lists(st.tuples(st.floats(-0.5, 7.0), st.floats(-0.5, 4.0)), min_size=1, max_size=6)
 )
+@example(goals=[(3.0, 3.5), (1.5, 3.0)])  # on the border of a cell, by rounding on either side
 def test_no_order_moves_a_robot_where_it_does_not_fit(goals: list[tuple[float, float]]) -> None:
     """For any order, the robot never overlaps a wall."""
     fits = traversable_cells(ROOMS, 0.2)

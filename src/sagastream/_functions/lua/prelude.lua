@@ -176,7 +176,7 @@ end
 -- whole or not at all, and one that is refused does not touch the others: its answer is
 -- {'error', message}.
 -- KEYS record and stream of each request. ARGV the arguments that all share, then for each
--- request the count of its own arguments, and these. Returns a list with an answer for each.
+-- request how many own arguments follow, and these. Returns a list with an answer for each.
 local function batched(transition, shared_count)
   return function(call, keys, args)
     local answers, at = {}, shared_count + 1

@@ -1,4 +1,4 @@
--- Readers of reply streams, each with a consumer group of its own: join, leave.
+-- Readers of reply streams, each with its own consumer group: join, leave.
 
 -- join: make a reader's group at 0, so that it misses nothing; destroy the groups of dead readers.
 -- Race: two readers of one group would each get half of the replies; every reader has its own.
