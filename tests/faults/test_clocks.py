@@ -79,7 +79,7 @@ async def test_clocks_that_are_wrong_change_nothing(
     assert deadline
     assert 0 <= after_s < SLOW_LEASE_S, "early, or much too late"
     assert abs(int(command["timestamp"]) - deadline) < 60_000
-    row = report.row("clients' clocks an hour ahead, and behind")
+    row = report.row("clients' clocks one hour ahead or behind")
     row.notes["deadline met after"] = f"{after_s:.2f} s"
     row.check(store, *(f"r{n}" for n in range(4)))
     row.check(store, "late", status="failed")

@@ -39,7 +39,7 @@ async def test_lost_answers_do_not_duplicate_a_command(
             replies = [await send_request(bus, {}, f"r{number}") for number in range(10)]
     assert [reply["payload"] for reply in replies] == [{"epoch": 1}] * 10
     row = report.row("3 in 10 commands reset, before or after they are carried out")
-    row.notes["entries a request"] = _entries_a_request(store, 10)
+    row.notes["entries per request"] = _entries_a_request(store, 10)
     row.check(store, *(f"r{number}" for number in range(10)))
 
 
@@ -73,9 +73,9 @@ async def test_a_command_without_an_answer_is_sent_again(
         replies = await asyncio.gather(*(one(number) for number in range(count)))
     assert len(hung) == count
     assert [reply["payload"] for reply in replies] == [{"epoch": 1}] * count
-    what = "swallowed" if fault is Fault.SWALLOW else "never given, the connection half open"
+    what = "swallowed" if fault is Fault.SWALLOW else "missing, the connection half open"
     row = report.row(f"the answer to each emit {what}")
-    row.notes["entries a request"] = _entries_a_request(store, count)
+    row.notes["entries per request"] = _entries_a_request(store, count)
     row.check(store, *(f"r{number}" for number in range(count)))
 
 
@@ -91,7 +91,7 @@ async def test_killed_connections_lose_no_request(store: EmbeddedServer, report:
             replies = await asyncio.gather(*asked)
     assert {reply["status"] for reply in replies} == {"completed"}
     row = report.row("all connections killed (CLIENT KILL) every 50 ms")
-    row.notes["entries a request"] = _entries_a_request(store, 50)
+    row.notes["entries per request"] = _entries_a_request(store, 50)
     row.check(store, *(f"r{number}" for number in range(50)))
 
 
@@ -112,7 +112,7 @@ async def test_a_slow_network_loses_no_lease(store: EmbeddedServer, report: Repo
                     replies = await asyncio.gather(*asked)
     assert [reply["payload"] for reply in replies] == [{"epoch": 1}] * 8
     assert handler_log(store).count("begun 1") == 8
-    row = report.row("200 ms a command, 1 % of them stalled for 0.7 s more")
+    row = report.row("200 ms per command, 1 % of them stalled for another 0.7 s")
     row.notes["leases lost"] = str(sum(line != "begun 1" for line in handler_log(store)) - 8)
     row.check(store, *(f"r{number}" for number in range(8)))
 

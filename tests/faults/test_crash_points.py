@@ -69,7 +69,7 @@ def test_a_kill_at_any_command_loses_and_doubles_nothing(
                     was_kept = attempt.wait_until_ended()
                     assert was_kept or fsync == "everysec", "a confirmed outcome was lost"
                     if not was_kept:
-                        row.notes["ends told, taken back, and reached again"] = "some"
+                        row.notes["outcomes confirmed, lost and reached again"] = "some"
                     with counting:
                         row.check(store, "r", status=status)
                         row.points[f"{fault.name.lower()} {attempt.crash_command}"] += 1

@@ -62,7 +62,7 @@ async def test_a_full_disk_is_waited_for(
                 row.recoveries.append(time.monotonic() - freed)
                 row.check(store, *names)
     assert {reply["payload"]["text"] for reply in replies} == {"x" * 4000}
-    row.notes["held up"] = f"{unanswered} requests"
+    row.notes["delayed"] = f"{unanswered} requests"
 
 
 def _refuses(client: "redis.Redis") -> bool:

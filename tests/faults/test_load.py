@@ -99,7 +99,7 @@ async def test_malformed_entries_do_not_kill_the_listener(
             for key in client.scan_iter("request:*", count=1000)
             if not key.endswith(":stages") and client.hget(key, "status") not in TERMINAL_STAGES
         ]
-        row = report.row("rubbish written into the command stream")
+        row = report.row("malformed entries in the command stream")
         row.tries += count
         row.lost += len(unended)
         row.notes |= {
@@ -147,7 +147,7 @@ async def test_data_loss_is_reported_within_two_seconds(
             reply = await bus.request_and_reply(STREAM, "work:do", {}, 30)
     assert reply["status"] == "completed"
     # The requests are lost with the data: only their number and the time to the report count.
-    row = report.row("FLUSHALL: noticed, and said")
+    row = report.row("FLUSHALL: detected and reported")
     row.tries += 1
     row.recoveries.append(took)
     assert took < 2.0
@@ -162,4 +162,4 @@ async def test_restored_older_data_are_reported(store: EmbeddedServer, report: R
             client.hset("sagastream:instance", "emitted", 2)
         with pytest.raises(DataLost, match="3 commands older"):
             await bus.read_replies("mine", "c", "r", 5)
-    report.row("older data put back: noticed, and said").tries += 1
+    report.row("older data restored: detected and reported").tries += 1

@@ -280,7 +280,7 @@ def test_a_stuck_mission_is_resumed_after_the_repair(
             client.set("failing", 0)
         resumed = _mission(deployment, "resume", "m0")
         assert resumed.returncode == 3, resumed.stderr
-        row = report.row("mission: a compensation that always fails, then mended")
+        row = report.row("mission: a compensation that always fails, then repaired")
         _check(row, deployment, ["m0"], {"compensated"})
 
 

@@ -51,7 +51,7 @@ def test_a_request_ends_from_any_state_on_disk(
     data = file.read_bytes()
     cuts = _ends_of_records(data)
     step = 1 if is_long else 8
-    row = report.row("append-only file cut behind a record (power loss)")
+    row = report.row("append-only file cut after a record (power loss)")
     for cut in cuts[::step]:
         for name in folder.glob("*.incr.aof"):
             name.write_bytes(data[:cut])

@@ -20,7 +20,7 @@ async def test_another_process_has_the_reply_within_a_second(
     store: EmbeddedServer, when: str, report: Report, is_long: bool
 ) -> None:
     """The same id is the same request for each process: it runs once, and answers at once."""
-    row = report.row(f"requester killed, another asks with its id when the request {when}")
+    row = report.row(f"requester killed, another waits for the same id when the request {when}")
     payload = {"wait_s": 0.3}
     with listener_process(store.url):
         for turn in range(25 if is_long else 3):

@@ -64,7 +64,7 @@ async def test_a_graceful_restart_of_the_server_is_a_delay(
             reply = await asked
             await asyncio.gather(*(send_request(bus, {}, f"r{n}") for n in range(20)))
     assert reply["payload"] == {"epoch": 1}
-    row = report.row("server restarted in good order")
+    row = report.row("server restarted gracefully")
     row.check(store, "r", *(f"r{n}" for n in range(20)))
 
 

@@ -93,7 +93,11 @@ def test_keys_are_known(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "change", "fault"),
     [
-        ("tempo.yaml", {"ingester": {"max_block_duration": "5m"}}, "ingester is not.*fatal in Tempo 3"),
+        (
+            "tempo.yaml",
+            {"ingester": {"max_block_duration": "5m"}},
+            "ingester is not.*fatal in Tempo 3",
+        ),
         ("tempo.yaml", {"compactor": {}}, "compactor is not.*fatal in Tempo 3"),
         ("tempo.yaml", {"storage": {"trace": {"backnd": "local"}}}, "storage.trace.backnd is not"),
         ("tempo.yaml", {"server": "3200"}, "server is not a map"),
