@@ -24,7 +24,7 @@ CLAIM, STREAM = "_functions/lua/claim.lua", "_functions/lua/stream.lua"
 SAGA_LUA, READERS = "_functions/lua/saga.lua", "_functions/lua/readers.lua"
 PRELUDE = "_functions/lua/prelude.lua"
 UNIT = "tests/unit/library/test_functions.py"
-LEASES = "tests/unit/library/test_leases.py"
+CLAIMS = "tests/unit/library/test_claims.py"
 LISTENER = "tests/unit/library/test_listener.py"
 JOURNAL = "tests/unit/library/test_journal.py"
 SAGA = "tests/unit/library/test_saga.py"
@@ -36,7 +36,7 @@ LOAD = "tests/faults/test_load.py"
 CONNECTIONS = "tests/faults/test_connections.py"
 DELIVERY = "tests/faults/test_delivery.py"
 SERVER = "tests/faults/test_server.py"
-NO_WRITES = f"{SERVER}::test_a_server_that_takes_no_writes_for_a_while"
+NO_WRITES = f"{SERVER}::test_results_wait_for_a_server_that_refuses_writes"
 ALL = ("tests/unit/library", "tests/faults", "--ignore=tests/faults/test_missions.py")
 
 
@@ -169,7 +169,7 @@ CONTROLS = [
         "_worker/lease.py",
         "                    self._renew(connection)",
         "",
-        LEASES,
+        CLAIMS,
     ),
     Control(
         "5 renewal checks the token",
@@ -190,14 +190,14 @@ CONTROLS = [
         "_worker/consumer.py",
         " or self._keeper.contact_s < self._lease_s",
         "",
-        LEASES,
+        CLAIMS,
     ),
     Control(
         "5 commands of dead listeners are swept",
         "_worker/consumer.py",
         "await self._sweep(limit) or await",
         "await",
-        LEASES,
+        CLAIMS,
     ),
     Control(
         "5 one sweeper at a time",
@@ -226,7 +226,7 @@ CONTROLS = [
         STREAM,
         "redis.call('XPENDING', stream, group[2])[2] or group[8]",
         "group[8]",
-        FOLLOW,
+        UNIT,
     ),
     Control(
         "7 no live record expires",
@@ -352,7 +352,7 @@ CONTROLS = [
         "_worker/claim.py",
         "if self._left_s is not None:\n            self._alarm",
         "if False:\n            self._alarm",
-        LEASES,
+        CLAIMS,
     ),
     Control(
         "12 a lost library is loaded again",

@@ -1,4 +1,4 @@
-"""A real OTLP collector, and what it was sent, read from what it prints."""
+"""A real OTLP collector; the received spans and metrics are read from its log."""
 
 import re
 import socket
@@ -11,8 +11,8 @@ from typing import Any, Self
 
 import rotel
 
-from tests.polling import comes_true
-from tests.semconv import SeenSeries, SeenSpan
+from tests.polling import eventually_sync
+from tests.semconv import ExportedSeries, ExportedSpan
 
 _BINARY = Path(rotel.__file__).parent / "rotel-agent"
 _ATTRIBUTE = re.compile(r" +-> ([\w.]+): (Str|Int|Double|Bool)\((.*)\)")
@@ -20,18 +20,23 @@ _INSTRUMENTS = {"Histogram": "histogram", "Gauge": "gauge"}
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on."""
+    """Return a free port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
+def _is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 class Collector:
-    """A collector on the loopback for as long as the context, over HTTP and gRPC.
+    """Run a collector on the loopback interface, over HTTP and gRPC, as a context manager.
 
     Args:
-        log: Where it prints what it gets.
-        detailed: Whether it prints every span and point; a collector that is not asked is cheap.
+        log: The file for its log.
+        detailed: Whether it prints every span and point; without that it needs little CPU time.
     """
 
     def __init__(self, log: Path, *, detailed: bool = True) -> None:
@@ -40,7 +45,7 @@ class Collector:
         self._ports = {"http/protobuf": free_port(), "grpc": free_port()}
 
     def endpoint(self, protocol: str) -> str:
-        """Where it listens for a protocol."""
+        """Return its address for a protocol."""
         return f"http://127.0.0.1:{self._ports[protocol]}"
 
     def __enter__(self) -> Self:
@@ -57,8 +62,12 @@ class Collector:
                 stderr=output,
                 stdin=subprocess.DEVNULL,
             )
-        for port in self._ports.values():
-            self._until_open(port)
+        for protocol, port in self._ports.items():
+            eventually_sync(
+                lambda port=port: _is_open(port),  # type: ignore[misc]
+                within_s=20,
+                why=f"the collector listens on port {port} for {protocol}",
+            )
         return self
 
     def __exit__(
@@ -70,19 +79,11 @@ class Collector:
         self._process.terminate()
         self._process.wait(10)
 
-    def _until_open(self, port: int) -> None:
-        def is_open() -> bool:
-            with socket.socket() as probe:
-                return probe.connect_ex(("127.0.0.1", port)) == 0
-
-        if not comes_true(is_open, within_s=20):
-            raise TimeoutError(f"the collector does not open port {port}")
-
-    def spans(self) -> list[SeenSpan]:
-        """Every span so far."""
+    def spans(self) -> list[ExportedSpan]:
+        """Return all spans so far."""
         return list(self._spans())
 
-    def _spans(self) -> Iterator[SeenSpan]:
+    def _spans(self) -> Iterator[ExportedSpan]:
         text = re.sub(r"\x1b\[[0-9;]*m", "", self._log.read_text(errors="replace"))
         for resource in text.split("\nResourceSpans #")[1:]:
             resource = resource.split("\nResourceMetrics #")[0]  # noqa: PLW2901 - cut off
@@ -91,10 +92,10 @@ class Collector:
             for span in spans:
                 yield _span(span, str(service))
 
-    def series(self) -> list[SeenSeries]:
-        """One of each kind of point so far."""
+    def series(self) -> list[ExportedSeries]:
+        """Return one point of each kind so far."""
         text = re.sub(r"\x1b\[[0-9;]*m", "", self._log.read_text(errors="replace"))
-        found: dict[str, SeenSeries] = {}
+        found: dict[str, ExportedSeries] = {}
         for resource in text.split("\nResourceMetrics #")[1:]:
             resource = resource.split("\nResourceSpans #")[0]  # noqa: PLW2901 - cut off
             for metric in re.split(r"\nMetric #\d+\n", resource)[1:]:
@@ -103,12 +104,12 @@ class Collector:
         return list(found.values())
 
 
-def _span(text: str, service: str) -> SeenSpan:
+def _span(text: str, service: str) -> ExportedSpan:
     head, _, rest = text.partition("\nAttributes:")
     fields = dict(re.findall(r"^ *([\w ]+?) *: (.*)$", head, re.MULTILINE))
     own, _, more = rest.partition("\nEvents:")
     own, _, links = own.partition("\nLinks:") if "\nLinks:" in own else (own, "", more)
-    return SeenSpan(
+    return ExportedSpan(
         name=fields["Name"],
         kind=fields["Kind"].removeprefix("SPAN_KIND_").lower(),
         trace_id=fields["Trace ID"],
@@ -123,14 +124,14 @@ def _span(text: str, service: str) -> SeenSpan:
     )
 
 
-def _series(text: str) -> Iterator[SeenSeries]:
+def _series(text: str) -> Iterator[ExportedSeries]:
     fields = dict(re.findall(r"^ +-> (\w+): (.*)$", text, re.MULTILINE))
     kind = fields["DataType"]
     instrument = _INSTRUMENTS.get(kind, "counter" if fields.get("IsMonotonic") == "true" else kind)
     for point in text.split("DataPoints #")[1:]:
         bounds = tuple(float(bound) for bound in re.findall(r"ExplicitBounds #\d+: (.*)", point))
         attributes = _attributes(point.split("\nExemplars:")[0])
-        yield SeenSeries(fields["Name"], fields.get("Unit", ""), instrument, attributes, bounds)
+        yield ExportedSeries(fields["Name"], fields.get("Unit", ""), instrument, attributes, bounds)
 
 
 def _attributes(text: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Static checks of the files under deploy/: keys, names, queries.
+"""Static checks of the files in deploy/: keys, names and queries.
 
-Each check yields the faults that it finds, one line per fault.
+Each check yields one line for each fault that it finds.
 """
 
 import re
@@ -95,12 +95,12 @@ def faults_of_keys(given: Any, known: Any, path: str = "") -> Iterator[str]:
             yield from faults_of_keys(item, known[0], f"{path}[]")
         return
     if not isinstance(given, Mapping):
-        yield f"{path} is no map"
+        yield f"{path} is not a map"
         return
     for name, value in given.items():
         where = f"{path}.{name}".lstrip(".")
         if name not in known:
-            hint = " (of Tempo 2; fatal in 3)" if name in _NOT_IN_3 else ""
+            hint = " (a key of Tempo 2, fatal in Tempo 3)" if name in _NOT_IN_3 else ""
             yield f"{where} is not a known key{hint}"
         else:
             yield from faults_of_keys(value, known[name], where)
@@ -125,16 +125,16 @@ def faults_of_compose(path: Path) -> Iterator[str]:
         if not re.fullmatch(r"v?\d+\.\d+\.\d+", tag):
             yield f"{name}: the image {service.get('image')} is not pinned"
         if "healthcheck" not in service:
-            yield f"{name}: nobody checks its health"
+            yield f"{name}: it has no health check"
         for volume in service.get("volumes", ()):
             place = str(volume).split(":")[0]
             if place.startswith(".") and not (path.parent / place).exists():
-                yield f"{name}: {place} is not there"
+                yield f"{name}: {place} does not exist"
             elif not place.startswith((".", "/")) and place not in given.get("volumes", {}):
                 yield f"{name}: volume {place} is not declared"
         for other in service.get("depends_on", {}):
             if other not in given["services"]:
-                yield f"{name}: depends on {other}, which is not there"
+                yield f"{name}: depends on {other}, which does not exist"
 
 
 def faults_of_targets(prometheus: Any, compose: Any) -> Iterator[str]:
@@ -143,7 +143,7 @@ def faults_of_targets(prometheus: Any, compose: Any) -> Iterator[str]:
         for group in job["static_configs"]:
             for target in group["targets"]:
                 if target.split(":")[0] not in compose["services"]:
-                    yield f"{job['job_name']}: {target} is no service"
+                    yield f"{job['job_name']}: {target} is not a service"
 
 
 def faults_of_dashboard(
@@ -176,13 +176,13 @@ def faults_of_promql(query: str, metrics: Sequence[str]) -> Iterator[str]:
         return
     for name in re.findall(r"([a-z_:][\w:]*)(?=[{\[)])", re.sub(r"by \([^)]*\)", "", plain)):
         if name not in metrics and not _OF_TEMPO.fullmatch(name):
-            yield f"{query}: nobody makes {name}"
+            yield f"{query}: unknown metric {name}"
 
 
 def faults_of_traceql(query: str, variables: set[str]) -> Iterator[str]:
     """Check a TraceQL query against the used part of the grammar."""
     if _TRACE_ID.fullmatch(query):
         if query.startswith("$") and query[1:] not in variables:
-            yield f"{query}: no such variable"
+            yield f"{query}: unknown variable"
     elif not _TRACEQL.fullmatch(query):
-        yield f"{query}: is no TraceQL"
+        yield f"{query}: is not TraceQL"

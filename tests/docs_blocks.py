@@ -1,9 +1,11 @@
-"""The fenced blocks of the README and the guide: what they are, and how each is run or checked.
+"""The fenced blocks of the README and the guide: how each language is run or checked.
 
-A `python` block runs; with a title it is a file, and its page is followed: files are written and
-`sh` blocks run in a folder of their own. On other pages each command of a `sh` block must be
-there, with its options. A `text` block is what the block before it prints. `ini`, `json`, `toml`
-and `yaml` must parse, a server must start with `conf`, and `plain` is for people alone. There is no other.
+- `python` is run. With a title it is a file, and the whole page is followed: its files are
+  written and its `sh` blocks run, in a temporary folder.
+- `sh` on other pages: each command and each option must exist.
+- `text` is the output of the block before it.
+- `ini`, `json`, `toml` and `yaml` must parse; a server must start with `conf`.
+- `plain` is not checked, except for its width. Other languages are faults.
 """
 
 import configparser
@@ -35,8 +37,8 @@ from sagastream.testing import EmbeddedServer, bundled_binary
 
 _TITLE = re.compile(r'title="([\w./-]+)"')
 _MARK = "--- the end of a block: "
-_PATIENCE_S = 90
-# What differs from run to run, and stands for any other of its kind.
+_TIMEOUT_S = 90
+# What differs between runs: it matches any other value of its kind.
 _VARYING = [
     (re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}"), "<uuid>"),
     (re.compile(r"\b\d{13}-\d+\b"), "<entry>"),
@@ -53,11 +55,11 @@ class Block:
     """A fenced block.
 
     Attributes:
-        page: The file, from the repository's root.
-        line: Of its first line of content, from 0.
-        language: The first word behind the fence.
-        title: The file that it is, '' if none.
-        text: What stands in it.
+        page: The file, relative to the root of the repository.
+        line: The line of its first content, from 0.
+        language: The first word after the fence.
+        title: The file that it is; '' if it is not a file.
+        text: Its content.
     """
 
     page: str
@@ -67,18 +69,18 @@ class Block:
     text: str
 
     @property
-    def place(self) -> str:
-        """Where it is, for messages."""
+    def location(self) -> str:
+        """Its page and line, for messages."""
         return f"{self.page}:{self.line + 1}"
 
 
 def pages() -> list[Path]:
-    """The README, and every page of the guide."""
+    """Return the README and all pages of the guide."""
     return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def blocks_of(text: str, page: str) -> list[Block]:
-    """The blocks of a page, in order."""
+    """Return the blocks of a page in order."""
     found = []
     for token in MarkdownIt("commonmark").parse(text):
         if token.type in {"fence", "code_block"}:
@@ -91,20 +93,20 @@ def blocks_of(text: str, page: str) -> list[Block]:
 
 
 def is_followed(blocks: Sequence[Block]) -> bool:
-    """Whether a page has its reader write files, and so is followed step by step."""
+    """Return whether the reader of a page writes files: then the page is followed step by step."""
     return any(block.title for block in blocks)
 
 
-def expected(blocks: Sequence[Block], number: int) -> str | None:
-    """What a block is said to print: the `text` block behind it; None if there is none."""
-    behind = blocks[number + 1 : number + 2]
-    return behind[0].text if behind and behind[0].language == "text" else None
+def expected_output(blocks: Sequence[Block], number: int) -> str | None:
+    """Return the `text` block after a block; None if there is none."""
+    following = blocks[number + 1 : number + 2]
+    return following[0].text if following and following[0].language == "text" else None
 
 
-def differs(said: str, wanted: str) -> bool:
-    """Whether what was printed is something else than what the page has; `…` stands for anything."""
-    pattern = re.escape(_normal(wanted)).replace("…", ".*")
-    return re.fullmatch(pattern, _normal(said), re.DOTALL) is None
+def differs(output: str, expected: str) -> bool:
+    """Return whether an output is not the one of the page, in which `…` matches anything."""
+    pattern = re.escape(_normal(expected)).replace("…", ".*")
+    return re.fullmatch(pattern, _normal(output), re.DOTALL) is None
 
 
 def _normal(text: str) -> str:
@@ -113,36 +115,36 @@ def _normal(text: str) -> str:
     return "\n".join(line.rstrip() for line in text.strip().splitlines())
 
 
-# -- what runs ------------------------------------------------------------------------
+# -- blocks that are run --------------------------------------------------------------
 
 
 def run_python(blocks: Sequence[Block], url: str) -> Iterator[str]:
-    """Run a page's `python` blocks that are no files; yields what is wrong."""
+    """Run the `python` blocks of a page that are not files; yields what is wrong."""
     chosen = [i for i, b in enumerate(blocks) if b.language == "python" and not b.title]
     if not chosen:
         return
     with tempfile.TemporaryDirectory(prefix="page-") as folder:
-        ran = subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-m", "tests.docs_runner", blocks[0].page],
             input=json.dumps([(blocks[i].line, blocks[i].text) for i in chosen]),
             env=_environment() | {"REDIS_URL": url},
             cwd=folder,
             capture_output=True,
             text=True,
-            timeout=_PATIENCE_S,
+            timeout=_TIMEOUT_S,
             check=False,
         )
-    if ran.returncode:
-        yield f"{blocks[0].page}: {ran.stderr}"
+    if done.returncode:
+        yield f"{blocks[0].page}: {done.stderr}"
         return
-    for number, said in zip(chosen, json.loads(ran.stdout), strict=True):
-        yield from _compared(blocks, number, said)
+    for number, output in zip(chosen, json.loads(done.stdout), strict=True):
+        yield from _compare(blocks, number, output)
 
 
-def _compared(blocks: Sequence[Block], number: int, said: str) -> Iterator[str]:
-    wanted = expected(blocks, number) or ""
-    if differs(said, wanted):
-        yield f"{blocks[number].place} printed\n{said}\nand not\n{wanted}"
+def _compare(blocks: Sequence[Block], number: int, output: str) -> Iterator[str]:
+    expected = expected_output(blocks, number) or ""
+    if differs(output, expected):
+        yield f"{blocks[number].location} printed\n{output}\nand not\n{expected}"
 
 
 def _environment() -> dict[str, str]:
@@ -150,29 +152,30 @@ def _environment() -> dict[str, str]:
     return kept | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
 
 
-def make_checkout(place: Path) -> None:
-    """What the reader has: a checkout whose environment `scripts/setup.sh` has made before.
+def make_checkout(folder: Path) -> None:
+    """Make what the reader has: a checkout after `scripts/setup.sh`.
 
-    It is the one that the tests run in; the script itself is run, and finds nothing to do.
+    Its environment uses the packages of the tests; the page may run the script, which then has
+    nothing to do.
     """
     folders = ("app", "docs", "maps", "scripts", "src")
     for name in (*folders, "mkdocs.yml", "pyproject.toml", "requirements.lock"):
-        (place / name).symlink_to(ROOT / name)
-    venv.create(place / ".venv", symlinks=True)
-    (packages,) = (place / ".venv" / "lib").glob("python*/site-packages")
+        (folder / name).symlink_to(ROOT / name)
+    venv.create(folder / ".venv", symlinks=True)
+    (packages,) = (folder / ".venv" / "lib").glob("python*/site-packages")
     ours = [str(ROOT / "src"), str(ROOT), *(p for p in sys.path if p.endswith("site-packages"))]
     (packages / "this.pth").write_text("\n".join(ours))
-    (place / ".venv" / ".lock").write_bytes((ROOT / "requirements.lock").read_bytes())
+    (folder / ".venv" / ".lock").write_bytes((ROOT / "requirements.lock").read_bytes())
     projects = [(ROOT / name).read_bytes() for name in ("pyproject.toml", "app/pyproject.toml")]
-    (place / ".venv" / ".projects").write_bytes(b"".join(projects))
+    (folder / ".venv" / ".projects").write_bytes(b"".join(projects))
     for name, module in (("sagastream", "sagastream.cli"), ("pytest", "pytest")):
-        script = place / ".venv" / "bin" / name
+        script = folder / ".venv" / "bin" / name
         script.write_text(f'#!/bin/sh\nexec "$(dirname "$0")/python" -m {module} "$@"\n')
         script.chmod(0o755)
 
 
-def follow(blocks: Sequence[Block], place: Path) -> Iterator[str]:
-    """Do what a page says in a checkout: write its files, run its commands; yields what is wrong."""
+def follow(blocks: Sequence[Block], folder: Path) -> Iterator[str]:
+    """Write the files and run the commands of a page in a checkout; yields what is wrong."""
     steps = [i for i, b in enumerate(blocks) if b.title or b.language == "sh"]
     script = "".join(_step(number, blocks[number]) for number in steps)
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
@@ -181,27 +184,27 @@ def follow(blocks: Sequence[Block], place: Path) -> Iterator[str]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=kept | {"HOME": str(place)},
-        cwd=place,
+        env=kept | {"HOME": str(folder)},
+        cwd=folder,
         text=True,
         start_new_session=True,
     )
     try:
-        said, complained = bash.communicate(script, timeout=_PATIENCE_S)
+        output, errors = bash.communicate(script, timeout=_TIMEOUT_S)
     finally:
         for leftover in _group(bash.pid):
             os.kill(leftover, signal.SIGKILL)
-    parts = re.split(rf"^{_MARK}(\d+) (\d+)\n", said, flags=re.MULTILINE)
+    parts = re.split(rf"^{_MARK}(\d+) (\d+)\n", output, flags=re.MULTILINE)
     ended = {int(n): (text, code) for text, n, code in zip(*[iter(parts)] * 3, strict=False)}
     for number in steps:
         if number not in ended:
-            yield f"{blocks[number].place} was not reached\n{complained}"
+            yield f"{blocks[number].location} was not reached\n{errors}"
             return
         text, code = ended[number]
         if code != "0":
-            yield f"{blocks[number].place} ended with {code}\n{text}{complained}"
+            yield f"{blocks[number].location} ended with {code}\n{text}{errors}"
         if blocks[number].language == "sh":
-            yield from _compared(blocks, number, text)
+            yield from _compare(blocks, number, text)
 
 
 def _step(number: int, block: Block) -> str:
@@ -212,7 +215,7 @@ def _step(number: int, block: Block) -> str:
 
 
 def _group(leader: int) -> list[int]:
-    """The processes that a page left behind in its session."""
+    """Return the processes of the session that a page has not ended."""
     left = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -224,19 +227,19 @@ def _group(leader: int) -> list[int]:
     return left
 
 
-# -- what is checked ------------------------------------------------------------------
+# -- blocks that are checked ----------------------------------------------------------
 
 
 def faults_of(blocks: Sequence[Block]) -> Iterator[str]:
-    """What can be said of a page's blocks without running them."""
+    """Yield the faults of a page's blocks that are found without running them."""
     for number, block in enumerate(blocks):
         check = _CHECKS.get(block.language)
         if check is None:
-            yield f"{block.place}: nobody knows how to check {block.language!r}"
+            yield f"{block.location}: unknown language {block.language!r}"
         elif block.language == "text" and not (number and _prints(blocks[number - 1])):
-            yield f"{block.place}: this is the output of nothing"
+            yield f"{block.location}: output without a block that prints it"
         elif not (block.language == "sh" and is_followed(blocks)):
-            yield from (f"{block.place}: {fault}" for fault in check(block))
+            yield from (f"{block.location}: {fault}" for fault in check(block))
 
 
 def _prints(block: Block) -> bool:
@@ -268,19 +271,19 @@ def _faults_of_python(block: Block) -> Iterator[str]:
 
 
 def _faults_of_conf(block: Block) -> Iterator[str]:
-    """A server must start with it."""
+    """Start a server with the configuration."""
     with tempfile.TemporaryDirectory(prefix="conf-") as folder:
         path = Path(folder) / "server.conf"
         path.write_text(block.text)
         try:
-            with EmbeddedServer(binary=str(_configured(path))):
+            with EmbeddedServer(binary=str(_server_with(path))):
                 pass
         except RuntimeError as error:
             yield str(error)
 
 
-def _configured(path: Path) -> Path:
-    """A server program that reads a configuration before its options."""
+def _server_with(path: Path) -> Path:
+    """Write a server program that reads a configuration file before its options."""
     program = path.with_suffix(".sh")
     program.write_text(f'#!/bin/sh\nexec {bundled_binary()} {path} "$@"\n')
     program.chmod(0o755)
@@ -314,7 +317,7 @@ def _faults_of_command(words: list[str]) -> Iterator[str]:
         return
     name, arguments = words[0].removeprefix(".venv/bin/"), words[1:]
     if name == "docker":
-        # `docker compose … run --rm SERVICE ARGUMENT…`: the service `mission` is the command.
+        # In `docker compose … run --rm SERVICE ARGUMENT…` the service `mission` is the command.
         arguments = arguments[arguments.index("mission") :] if "mission" in arguments else []
         if arguments:
             yield from _faults_of_command(arguments)
@@ -327,24 +330,24 @@ def _faults_of_command(words: list[str]) -> Iterator[str]:
     elif name.startswith("scripts/"):
         yield from _faults_of_script(name, arguments)
     elif name not in _PROGRAMS:
-        yield f"nobody knows the command {name}"
+        yield f"unknown command {name}"
 
 
 def _faults_of_python_call(arguments: list[str]) -> Iterator[str]:
     if arguments[0] == "-m":
         path = ROOT / arguments[1].replace(".", "/")
         if not (path.with_suffix(".py").exists() or path.is_dir()):
-            yield f"there is no module {arguments[1]}"
+            yield f"no module {arguments[1]}"
         elif arguments[1] == "app.orchestrator":
             yield from _typer_faults(typer.main.get_command(orchestrator_app), arguments[2:])
     elif not (ROOT / arguments[0]).exists():
-        yield f"there is no {arguments[0]}"
+        yield f"no file {arguments[0]}"
 
 
 def _faults_of_script(name: str, arguments: list[str]) -> Iterator[str]:
     path = ROOT / name
     if not os.access(path, os.X_OK):
-        yield f"there is no {name}"
+        yield f"no executable file {name}"
     elif name == "scripts/run-mission.sh":
         yield from _mission_faults(["run", *arguments])
     else:
@@ -360,7 +363,7 @@ def _mission_faults(arguments: list[str]) -> Iterator[str]:
     if arguments[:1] in (["--help"], ["--install-completion"]):
         return
     if not arguments or arguments[0] not in verbs:
-        yield f"mission has no verb {shlex.join(arguments[:1])}"
+        yield f"mission has no subcommand {shlex.join(arguments[:1])}"
     else:
         yield from _typer_faults(verbs[arguments[0]], arguments[1:])
 

@@ -1,8 +1,8 @@
-"""Runs the `python` blocks of one page in one namespace, as a reader types them in one after another.
+"""Run the `python` blocks of one page in one namespace, as in an interactive session.
 
-A block may `await`, as in `python -m asyncio`. Standard input is a JSON list of [line, code], the
-first argument the page's name; standard output a JSON list of what each block printed. The
-traceback of a block that fails names its line in the page.
+A block may `await`, as in `python -m asyncio`. The argument is the name of the page, standard
+input a JSON list of [line, code], and standard output a JSON list with the output of each block.
+The traceback of a block that fails has the line in the page.
 """
 
 import ast
@@ -17,26 +17,26 @@ from typing import Any
 
 
 def _run(runner: asyncio.Runner, page: str, line: int, code: str, names: dict[str, Any]) -> str:
-    said = io.StringIO()
+    output = io.StringIO()
     lines = "\n" * line + code
     compiled = compile(lines, page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    with contextlib.redirect_stdout(said):
+    with contextlib.redirect_stdout(output):
         coroutine = types.FunctionType(compiled, names)()
         if inspect.iscoroutine(coroutine):
             runner.run(coroutine)
-    return said.getvalue()
+    return output.getvalue()
 
 
 def main() -> None:
-    """Entry point of `python -m tests.docs_runner PAGE`."""
+    """Run `python -m tests.docs_runner PAGE`."""
     page = sys.argv[1]
     module = types.ModuleType("page")
     sys.modules["page"] = module
     with asyncio.Runner() as runner:
-        said = [
+        outputs = [
             _run(runner, page, line, code, module.__dict__) for line, code in json.load(sys.stdin)
         ]
-    json.dump(said, sys.stdout)
+    json.dump(outputs, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Wait for a condition that has no event to wait for, such as what a server or process shows."""
+"""Wait for a condition that has no event to wait for, such as the state of a server or process."""
 
 import asyncio
 import inspect
@@ -11,19 +11,26 @@ _INTERVAL_S = 0.01
 T = TypeVar("T")
 
 
+class NotInTime(AssertionError):
+    """A condition did not hold in time."""
+
+    def __init__(self, within_s: float, why: str, last: object) -> None:
+        super().__init__(f"not within {within_s:g} s: {why} (last: {last!r})")
+
+
 async def eventually(condition: Callable[[], object], *, within_s: float, why: str) -> Any:
     """Poll a condition until it holds.
 
     Args:
         condition: Returns a true value once it holds; may be async.
         within_s: How long to poll, in seconds.
-        why: What is waited for, for the failure.
+        why: The expected state, for the failure, such as "the command is in its stream".
 
     Returns:
         The value of the condition.
 
     Raises:
-        AssertionError: It did not hold in time; names `why` and the last value.
+        NotInTime: It did not hold in time; names `why` and the last value.
     """
     deadline = time.monotonic() + within_s
     while True:
@@ -32,7 +39,7 @@ async def eventually(condition: Callable[[], object], *, within_s: float, why: s
         if value:
             return value
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {within_s:g} s: {why} (last: {value!r})")
+            raise NotInTime(within_s, why, value)
         await asyncio.sleep(_INTERVAL_S)
 
 
@@ -48,30 +55,16 @@ def eventually_sync(
     Args:
         condition: Returns a true value once it holds.
         within_s: How long to poll, in seconds.
-        why: What is waited for, for the failure.
+        why: The expected state, for the failure, such as "the command is in its stream".
         meanwhile: Called between two polls.
 
     Raises:
-        AssertionError: It did not hold in time; names `why` and the last value.
+        NotInTime: It did not hold in time; names `why` and the last value.
     """
     deadline = time.monotonic() + within_s
     while not (value := condition()):
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {within_s:g} s: {why} (last: {value!r})")
+            raise NotInTime(within_s, why, value)
         time.sleep(_INTERVAL_S)
         meanwhile()
     return value
-
-
-def comes_true(
-    is_so: Callable[[], object],
-    *,
-    within_s: float,
-    meanwhile: Callable[[], None] = lambda: None,
-) -> bool:
-    """Whether a condition holds within a time."""
-    try:
-        eventually_sync(is_so, within_s=within_s, why="", meanwhile=meanwhile)
-    except AssertionError:
-        return False
-    return True

@@ -1,4 +1,4 @@
-"""The project's own scripts, as modules that tests can ask."""
+"""Import the scripts of the project as modules."""
 
 import importlib.util
 from types import ModuleType
@@ -6,8 +6,8 @@ from types import ModuleType
 from app.config import ROOT
 
 
-def script(name: str) -> ModuleType:
-    """A script of the folder `scripts`, by its name without `.py`."""
+def load_script(name: str) -> ModuleType:
+    """Import a script of the folder `scripts` by its name without `.py`."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None

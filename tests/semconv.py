@@ -1,7 +1,7 @@
-"""The messaging semantic conventions, version 1.44, as a table that spans and series must pass.
+"""Check spans and metrics against the OpenTelemetry messaging conventions, version 1.44.
 
-What a name in the table may be, and where it must be, is theirs; names of our own begin with
-`sagastream.`, `mission.` or `service.`.
+The tables have the names, types and required attributes of the conventions. The project's own
+names begin with `sagastream.`, `mission.` or `service.`.
 """
 
 import re
@@ -14,8 +14,8 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 
 @dataclass(frozen=True, slots=True)
-class SeenSpan:
-    """A span as it arrived somewhere, whatever brought it there."""
+class ExportedSpan:
+    """A span, read from the SDK or from a collector."""
 
     name: str
     kind: str
@@ -31,8 +31,8 @@ class SeenSpan:
 
 
 @dataclass(frozen=True, slots=True)
-class SeenSeries:
-    """A metric as it arrived somewhere, with the attributes of one of its points."""
+class ExportedSeries:
+    """A metric with the attributes of one of its points, read from the SDK or a collector."""
 
     name: str
     unit: str
@@ -41,7 +41,7 @@ class SeenSeries:
     bounds: Sequence[float] = field(default=())
 
 
-# operation type: the kinds that its spans may have
+# For each operation type the allowed kinds of span.
 _KINDS = {
     "create": {"producer"},
     "send": {"producer"},
@@ -68,7 +68,7 @@ _TYPES: dict[str, type] = {
 _REQUIRED = {"messaging.system", "messaging.operation.name", "messaging.destination.name"}
 _RECOMMENDED = {"messaging.operation.type", "server.address"}
 _OWN = ("sagastream.", "mission.", "service.")
-# name: unit, instrument, required attributes
+# For each name the unit and the instrument.
 _METRICS = {
     "messaging.client.operation.duration": ("s", "histogram"),
     "messaging.process.duration": ("s", "histogram"),
@@ -80,8 +80,8 @@ _NOT_IN_SERIES = {"messaging.message.id", "messaging.message.conversation_id"}
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-|[0-9a-f]{16}")
 
 
-def faults_of_span(span: SeenSpan) -> list[str]:
-    """What a span has against the conventions, one line each."""
+def faults_of_span(span: ExportedSpan) -> list[str]:
+    """Return how a span breaks the conventions, one line for each fault."""
     given = span.attributes
     faults = _faults_of_attributes(given)
     if "messaging.system" not in given:
@@ -97,22 +97,22 @@ def faults_of_span(span: SeenSpan) -> list[str]:
         if span.kind not in kinds:
             faults.append(f"is {span.kind}, not one of {sorted(kinds)}")
         if "messaging.batch.message_count" in given and span.kind != "client":
-            faults.append("has a batch's size and is no operation on a batch")
+            faults.append("has a message count but is not a batch operation")
         if given.get("messaging.operation.type") in {"process", "settle"}:
             needed = {"messaging.message.id"}
-            # Celery's queue has no groups.
+            # The queue of Celery has no consumer groups.
             if given.get("messaging.destination.name") != "celery":
                 needed.add("messaging.consumer.group.name")
             faults += [f"no {name}" for name in sorted(needed - set(given))]
     if span.is_error != ("error.type" in given):
-        faults.append("has an error's status or its error.type alone")
+        faults.append("has only one of error status and error.type")
     if _ID.search(span.name):
         faults.append("has an id in its name")
     return [f"span {span.name!r}: {fault}" for fault in faults]
 
 
-def faults_of_series(series: SeenSeries) -> list[str]:
-    """What a metric has against the conventions, one line each."""
+def faults_of_series(series: ExportedSeries) -> list[str]:
+    """Return how a metric breaks the conventions, one line for each fault."""
     faults = _faults_of_attributes(series.attributes)
     if series.name.startswith("messaging."):
         known = _METRICS.get(series.name)
@@ -125,7 +125,7 @@ def faults_of_series(series: SeenSeries) -> list[str]:
         if series.instrument == "histogram" and tuple(series.bounds) != _BOUNDS:
             faults.append(f"has the buckets {series.bounds}")
     elif not series.name.startswith(_OWN):
-        faults.append("has a name that is neither theirs nor ours")
+        faults.append("has a name that is not in the conventions and not the project's")
     for name, value in series.attributes.items():
         if name in _NOT_IN_SERIES or _ID.search(str(value)):
             faults.append(f"has an id: {name}={value}")
@@ -143,8 +143,8 @@ def _faults_of_attributes(attributes: Mapping[str, Any]) -> list[str]:
     return faults
 
 
-def faults_of_trace(spans: Sequence[SeenSpan]) -> list[str]:
-    """What keeps spans from being one trace with one root and no orphan."""
+def faults_of_trace(spans: Sequence[ExportedSpan]) -> list[str]:
+    """Return why spans are not one trace with one root and no orphan, one line for each fault."""
     ids = [span.span_id for span in spans]
     faults = [f"span id {name} twice" for name in sorted({i for i in ids if ids.count(i) > 1})]
     if len({span.trace_id for span in spans}) != 1:
@@ -160,11 +160,11 @@ def faults_of_trace(spans: Sequence[SeenSpan]) -> list[str]:
     return faults
 
 
-def seen(span: ReadableSpan) -> SeenSpan:
-    """A span of the SDK."""
+def exported(span: ReadableSpan) -> ExportedSpan:
+    """Convert a span of the SDK."""
     context = span.get_span_context()
     assert context is not None
-    return SeenSpan(
+    return ExportedSpan(
         name=span.name,
         kind=span.kind.name.lower(),
         trace_id=f"{context.trace_id:032x}",
@@ -177,8 +177,8 @@ def seen(span: ReadableSpan) -> SeenSpan:
     )
 
 
-def series_of(data: MetricsData | None) -> list[SeenSeries]:
-    """Every point that an SDK's reader has."""
+def series_of(data: MetricsData | None) -> list[ExportedSeries]:
+    """Return all points of a metric reader of the SDK."""
     found = []
     for resource in data.resource_metrics if data else ():
         for scope in resource.scope_metrics:
@@ -192,6 +192,8 @@ def series_of(data: MetricsData | None) -> list[SeenSeries]:
                     bounds = tuple(getattr(point, "explicit_bounds", ()))
                     attributes = dict(point.attributes or {})
                     found.append(
-                        SeenSeries(metric.name, metric.unit or "", instrument, attributes, bounds)
+                        ExportedSeries(
+                            metric.name, metric.unit or "", instrument, attributes, bounds
+                        )
                     )
     return found

@@ -1,46 +1,46 @@
-"""A server with an append-only file for each test, and the table of what all of them saw."""
+"""A server with an append-only file for each test, and one table of the results of all tests."""
 
 from collections.abc import Iterator
 
 import pytest
 
 from sagastream.testing import EmbeddedServer
-from tests.faults.figures import Figures
+from tests.faults.report import Report
 
-_FIGURES = pytest.StashKey[Figures]()
+_REPORT = pytest.StashKey[Report]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Begin the table."""
-    config.stash[_FIGURES] = Figures()
+    """Create the table."""
+    config.stash[_REPORT] = Report()
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """End with the commands that were struck, and the table."""
-    figures = config.stash[_FIGURES]
-    for title, text in (("points", figures.points()), ("what was tried", figures.table())):
+    """Print the commands at which processes were killed, and the table."""
+    report = config.stash[_REPORT]
+    for title, text in (("points", report.points()), ("what was tried", report.table())):
         if text:
             terminalreporter.section(title)
             terminalreporter.write_line(text)
 
 
 @pytest.fixture
-def figures(request: pytest.FixtureRequest) -> Figures:
-    """The table that every test adds its row to."""
-    return request.config.stash[_FIGURES]
+def report(request: pytest.FixtureRequest) -> Report:
+    """The table that each test adds rows to."""
+    return request.config.stash[_REPORT]
 
 
 @pytest.fixture
 def is_long(request: pytest.FixtureRequest) -> bool:
-    """Whether every point is to be tried, not some."""
+    """Whether to run the long form, which tries each point."""
     return bool(request.config.getoption("--long"))
 
 
 @pytest.fixture
 def store(server_binary: str | None) -> Iterator[EmbeddedServer]:
-    """A server whose data survive it."""
-    with EmbeddedServer(aof=True, binary=server_binary) as running:
-        yield running
+    """A server for one test, which keeps its data when it is killed."""
+    with EmbeddedServer(aof=True, binary=server_binary) as own:
+        yield own

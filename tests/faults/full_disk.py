@@ -1,4 +1,4 @@
-"""A disk that is full for a server, and has room again: a small one, or a limit on its files."""
+"""Fill and free the disk of a server: a small file system, or a limit on the size of files."""
 
 import contextlib
 import resource
@@ -18,10 +18,10 @@ Fsync = Literal["everysec", "always"]
 
 
 class SmallDisk:
-    """A server on a file system of 12 MB, which a ballast of our own fills up.
+    """A server on a file system of 12 MB, which a ballast file fills.
 
-    Raises:
-        pytest.skip.Exception: This user may mount nothing.
+    Args:
+        folder: Where the file system is mounted.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -32,11 +32,15 @@ class SmallDisk:
     def server(
         self, fsync: Fsync, binary: str | None, monkeypatch: pytest.MonkeyPatch
     ) -> Iterator[EmbeddedServer]:
-        """A server whose files are on that disk."""
+        """Run a server with its files on that disk.
+
+        Raises:
+            pytest.skip.Exception: This user may not mount a file system.
+        """
         mounting = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(self._folder)]
         done = subprocess.run(mounting, check=False, capture_output=True, text=True)
         if done.returncode:
-            pytest.skip(f"this user may mount nothing ({done.stderr.strip()}); see the file limit")
+            pytest.skip(f"this user may not mount ({done.stderr.strip()}); see the file limit")
         try:
             monkeypatch.setattr("tempfile.tempdir", str(self._folder))
             with EmbeddedServer(aof=True, fsync=fsync, binary=binary) as store:
@@ -46,7 +50,7 @@ class SmallDisk:
             subprocess.run(["umount", "--lazy", str(self._folder)], check=True)
 
     def fill(self, _store: EmbeddedServer) -> None:
-        """Leave no room."""
+        """Fill the file system."""
         with contextlib.suppress(OSError), self._ballast.open("wb", buffering=0) as ballast:
             for size in (65536, 1):
                 with contextlib.suppress(OSError):
@@ -54,12 +58,16 @@ class SmallDisk:
                         pass
 
     def free(self, _store: EmbeddedServer) -> None:
-        """Give the room back."""
+        """Delete the ballast file."""
         self._ballast.unlink()
 
 
 class FileLimit:
-    """A server none of whose files may grow beyond a limit: no rights are needed for that."""
+    """A server whose files may not grow beyond a limit; it needs no rights.
+
+    Args:
+        folder: Where the program that starts the server is written.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -68,7 +76,7 @@ class FileLimit:
     def server(
         self, fsync: Fsync, binary: str | None, _monkeypatch: pytest.MonkeyPatch
     ) -> Iterator[EmbeddedServer]:
-        """A server that is told of the limit by an error, not killed by a signal."""
+        """Run a server that gets an error at the limit, instead of a signal that kills it."""
         program = self._folder / "server"
         name = shlex.quote(binary or bundled_binary())
         program.write_text(f"#!/bin/sh\ntrap '' XFSZ\nexec {name} \"$@\"\n", encoding="utf-8")
@@ -77,12 +85,12 @@ class FileLimit:
             yield store
 
     def fill(self, store: EmbeddedServer) -> None:
-        """Let no file grow."""
+        """Set the limit, so that no file grows."""
         _, most = resource.prlimit(store.pid, resource.RLIMIT_FSIZE)
         resource.prlimit(store.pid, resource.RLIMIT_FSIZE, (1, most))
 
     def free(self, store: EmbeddedServer) -> None:
-        """Let them grow again, if the server still lives."""
+        """Remove the limit, if the server still runs."""
         with contextlib.suppress(ProcessLookupError):
             _, most = resource.prlimit(store.pid, resource.RLIMIT_FSIZE)
             resource.prlimit(store.pid, resource.RLIMIT_FSIZE, (most, most))

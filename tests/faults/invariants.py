@@ -1,4 +1,4 @@
-"""What must hold for a request at its end, whatever died on the way, as counts of what does not."""
+"""What must hold for a request at its end, whatever was killed; counts what does not."""
 
 import itertools
 from collections import Counter
@@ -8,74 +8,88 @@ from typing import Any
 
 import redis
 
+from sagastream.message import TERMINAL_STAGES
 from sagastream.testing import EmbeddedServer
-from tests.polling import comes_true
+from tests.plain_client import GROUP, connect
+from tests.polling import NotInTime, eventually_sync
 
 STREAM = "work:commands"
-GROUP = "sagastream"
-_TERMINAL = {"completed", "failed", "cancelled"}
 _RANK = {"start": 0, "progress": 1, "completed": 2, "failed": 2, "cancelled": 2}
 _ACK_S = 10.0
-_FOR_EVER = -1
+_NO_TTL = -1
 
 
 @dataclass
-class Verdict:
-    """How often which promise to one request was broken, and in which words."""
+class Violations:
+    """How often each guarantee to a request was broken, and a message for each case.
+
+    Attributes:
+        lost: Requests without a terminal stage, a reply or their effect.
+        doubled: Entries, terminal stages, starts and effects beyond the first one.
+        out_of_order: Stages that come after a later one.
+        messages: What was wrong.
+    """
 
     lost: int = 0
     doubled: int = 0
     out_of_order: int = 0
-    wrong: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
 
-    def lose(self, what: str) -> None:
-        """A request misses something."""
+    def add_lost(self, message: str) -> None:
+        """Count something that is missing."""
         self.lost += 1
-        self.wrong.append(what)
+        self.messages.append(message)
 
-    def double(self, surplus: int, what: str) -> None:
-        """Something is there too often."""
+    def add_doubled(self, surplus: int, what: str) -> None:
+        """Count what exists more often than it should; nothing if `surplus` is not positive."""
         if surplus > 0:
             self.doubled += surplus
-            self.wrong.append(f"{what} {surplus} too often")
+            self.messages.append(f"{what}: {surplus} too many")
 
     def require(self, holds: bool, otherwise: str) -> None:
-        """Something else must hold."""
+        """Add a message if another condition does not hold."""
         if not holds:
-            self.wrong.append(otherwise)
+            self.messages.append(otherwise)
 
 
-def look(store: EmbeddedServer) -> "redis.Redis":
-    """A plain client, for looking from outside."""
-    return redis.Redis.from_url(store.url, decode_responses=True)
-
-
-def verdict(
+def check_requests(
     store: EmbeddedServer, request_ids: Sequence[str], status: str, *, entries: int | None
-) -> Verdict:
-    """Judge requests: one entry, one end on each reply stream, one effect, nothing pending."""
-    seen = Verdict()
-    with look(store) as client:
+) -> Violations:
+    """Check requests: one entry, one end on each reply stream, one effect, nothing pending.
+
+    It reads the raw record and streams, so that a fault of the library's readers hides nothing.
+
+    Args:
+        store: The server.
+        request_ids: The requests.
+        status: The terminal stage that each must have.
+        entries: The number of entries of each request in the stream; None for any number.
+    """
+    violations = Violations()
+    with connect(store.url) as client:
         found = Counter(fields.get("request_id") for _, fields in client.xrange(STREAM))
         for request_id in request_ids:
             if entries is not None:
-                seen.double(found[request_id] - entries, f"{request_id}: its entry is there")
-                seen.require(found[request_id] >= entries, f"{request_id}: its entry is gone")
-            _judge(seen, client, request_id, status)
-        seen.require(_nothing_pending(client), "an entry stays pending")
-    return seen
+                violations.add_doubled(found[request_id] - entries, f"{request_id}: entries")
+                violations.require(found[request_id] >= entries, f"{request_id}: its entry is gone")
+            _check_request(violations, client, request_id, status)
+        try:
+            _wait_for_acks(client)
+        except NotInTime as error:
+            violations.require(False, str(error))
+    return violations
 
 
-def _judge(seen: Verdict, client: Any, request_id: str, status: str) -> None:
+def _check_request(violations: Violations, client: Any, request_id: str, status: str) -> None:
     record: dict[str, Any] = client.hgetall(f"request:{request_id}")
-    if record.get("status") not in _TERMINAL:
-        seen.lose(f"{request_id} has not ended: {record.get('status')}")
+    if record.get("status") not in TERMINAL_STAGES:
+        violations.add_lost(f"{request_id} has not ended: {record.get('status')}")
         return
-    seen.require(record["status"] == status, f"{request_id} is {record['status']}")
+    violations.require(record["status"] == status, f"{request_id} is {record['status']}")
     effects = int(client.hget("effects", request_id) or 0)
-    seen.double(effects - int(status == "completed"), f"{request_id}: its effect was done")
+    violations.add_doubled(effects - int(status == "completed"), f"{request_id}: effects")
     if status == "completed" and not effects:
-        seen.lose(f"{request_id}: its effect was not done")
+        violations.add_lost(f"{request_id} has no effect")
     own = f"request:{request_id}:stages"
     streams = record["reply_streams"], record.get("end_streams", "")
     for stream in "\n".join(filter(None, streams)).split("\n"):
@@ -84,37 +98,39 @@ def _judge(seen: Verdict, client: Any, request_id: str, status: str) -> None:
             for _, fields in client.xrange(stream)
             if fields["request_id"] == request_id
         ]
-        # A requester that ended took its inbox with it; the request's own log stays.
+        # A requester deletes its inbox when it ends; the log of the request's stages stays.
         if stages or stream == own:
-            _judge_stages(seen, stages, status, stream)
-            seen.require(client.pttl(stream) != _FOR_EVER, f"{stream} has no TTL")
-    seen.require(client.pttl(f"request:{request_id}") > 0, f"{request_id} has no TTL")
+            _check_stages(violations, stages, status, stream)
+            violations.require(client.pttl(stream) != _NO_TTL, f"{stream} has no TTL")
+    violations.require(client.pttl(f"request:{request_id}") > 0, f"{request_id} has no TTL")
 
 
-def _judge_stages(seen: Verdict, stages: list[tuple[int, str]], status: str, stream: str) -> None:
+def _check_stages(
+    violations: Violations, stages: list[tuple[int, str]], status: str, stream: str
+) -> None:
     statuses = [stage for _, stage in stages]
-    ends = sum(stage in _TERMINAL for stage in statuses)
+    ends = sum(stage in TERMINAL_STAGES for stage in statuses)
     if not ends:
-        seen.lose(f"{stream} has no end")
-    seen.double(ends - 1, f"{stream} has an end")
+        violations.add_lost(f"{stream} has no terminal stage")
+    violations.add_doubled(ends - 1, f"{stream}: terminal stages")
     starts = Counter(epoch for epoch, stage in stages if stage == "start")
-    seen.double(sum(starts.values()) - len(starts), f"{stream} has a start of one epoch")
-    places = [(epoch, _RANK[stage]) for epoch, stage in stages]
-    disorder = sum(later < sooner for sooner, later in itertools.pairwise(places))
-    disorder += sum(stage in _TERMINAL for stage in statuses[:-1])
+    violations.add_doubled(sum(starts.values()) - len(starts), f"{stream}: starts of one epoch")
+    order = [(epoch, _RANK[stage]) for epoch, stage in stages]
+    disorder = sum(later < sooner for sooner, later in itertools.pairwise(order))
+    disorder += sum(stage in TERMINAL_STAGES for stage in statuses[:-1])
     if disorder:
-        seen.out_of_order += disorder
-        seen.wrong.append(f"{stream} is out of order: {stages}")
+        violations.out_of_order += disorder
+        violations.messages.append(f"{stream} is out of order: {stages}")
     if ends:
-        seen.require(statuses[-1] == status, f"{stream} ends as {statuses[-1]}")
+        violations.require(statuses[-1] == status, f"{stream} ends as {statuses[-1]}")
 
 
-def _nothing_pending(client: "redis.Redis") -> bool:
-    """Whether all deliveries are acked: a second one of the request soon is, by who met it."""
+def _wait_for_acks(client: "redis.Redis") -> None:
+    """Wait until all deliveries are acked: the second entry of a request is, by its reader."""
 
-    def is_so() -> bool:
-        # A group that a killed server took back has nothing pending: it is made by the next read.
-        groups = client.xinfo_groups(STREAM) if client.exists(STREAM) else []
+    def is_nothing_pending() -> bool:
+        # A killed server may have lost the group: nothing is pending, the next read creates it.
+        groups: Any = client.xinfo_groups(STREAM) if client.exists(STREAM) else []
         return not any(group["pending"] for group in groups if group["name"] == GROUP)
 
-    return comes_true(is_so, within_s=_ACK_S)
+    eventually_sync(is_nothing_pending, within_s=_ACK_S, why="all deliveries are acknowledged")

@@ -1,7 +1,7 @@
-"""The application's handlers, some of which fail: a mission's seed says which.
+"""The application's handlers, some of which fail: the seed of a mission selects the step.
 
-Seed 1000 and up: the step of that number (from 0) fails after its work is done. Seed 2000 and
-up: so does its compensation, for as many times as the key `failing` holds.
+With the seed 1000 + N the step with number N (from 0) fails after its work is done. Each
+compensation fails while it can decrement the key `failing` without going below zero.
 """
 
 from typing import Any
@@ -19,11 +19,11 @@ UNDO = {
 
 
 class Failed(Exception):
-    """What these handlers fail with."""
+    """The error of these handlers."""
 
 
 def failing_seed(step: int) -> int:
-    """The seed of a mission whose step of that number fails."""
+    """Return the seed of a mission whose step with this number fails."""
     return 1000 + step
 
 
@@ -32,11 +32,11 @@ def _wrapped(handler: Handler) -> Handler:
         result = await handler.function(command, progress)
         kind, step = divmod(command.payload.get("seed", 0), 1000)
         if kind and command.event_type == STEPS[step]:
-            raise Failed(f"{command.event_type} is to fail")
+            raise Failed(f"{command.event_type} must fail")
         if command.event_type in UNDO:
             left = await get_bus().command("DECR", get_bus().key("failing"))
             if left >= 0:
-                raise Failed(f"{command.event_type} is to fail {left} more times")
+                raise Failed(f"{command.event_type} must fail {left} more times")
         return result
 
     return Handler(handler.stream, handler.event_type, handle, handler.effect)

@@ -1,4 +1,4 @@
-"""What a mission's processes are: orchestrator, Celery worker, listener, robots."""
+"""The processes of a mission: orchestrator, Celery worker, listener, robots."""
 
 import asyncio
 import random
@@ -21,7 +21,7 @@ from app.robots import process
 
 
 def warm_up() -> None:
-    """Import and compile once what every role needs, without starting a thread."""
+    """Import and compile what all roles need, without starting a thread."""
     cv2.setNumThreads(1)
     simulate(draw_rooms(1), 1, 0)
     import celery.bin.worker  # noqa: F401, PLC0415 - only to have it imported
@@ -32,7 +32,7 @@ def warm_up() -> None:
 
 
 def _choose(settings: dict[str, Any], repeat: int) -> None:
-    """Take up settings; each message to Celery is sent so many times, some of them late."""
+    """Apply settings; each message to Celery is sent `repeat` times, some of them late."""
     choose_settings(**settings)
     celery_app.conf.broker_url = get_settings().broker_url
     if repeat == 1:
@@ -40,7 +40,7 @@ def _choose(settings: dict[str, Any], repeat: int) -> None:
     send, sending = mission_saga.dispatch, set()
 
     async def later(saga_id: str, step: str) -> None:
-        await asyncio.sleep(random.uniform(0.0, 0.5))
+        await asyncio.sleep(random.uniform(0.0, 0.5))  # the fault: a late message
         await send(saga_id, step)
 
     async def dispatch(saga_id: str, step: str) -> None:
@@ -53,36 +53,36 @@ def _choose(settings: dict[str, Any], repeat: int) -> None:
 def orchestrator(
     settings: dict[str, Any], repeat: int, saga_id: str, robots: int, seed: int
 ) -> None:
-    """Start a mission, and wait for its end."""
+    """Start a mission and wait for its end."""
     _choose(settings, repeat)
 
-    async def see() -> None:
+    async def run() -> None:
         async with get_bus():
             handle = await run_saga(robots, "rooms", seed=seed, saga_id=saga_id)
             await handle.wait()
 
-    asyncio.run(see())
+    asyncio.run(run())
 
 
 def listener(settings: dict[str, Any], repeat: int) -> None:
-    """Handle commands, and look after open missions."""
+    """Handle commands, and resume missions that no process drives."""
     _choose(settings, repeat)
     configure(get_settings(), "listener")
     asyncio.run(command_listener.listen())
 
 
 def robots(settings: dict[str, Any], names: list[str]) -> None:
-    """Be robots."""
+    """Run the robots with these names."""
     choose_settings(**settings)
     configure(get_settings(), "robots")
     asyncio.run(process.serve(names))
 
 
 def celery(settings: dict[str, Any], repeat: int, broker: str, pool: str) -> None:
-    """Run steps; the broker may be reached by another way than the library's server."""
+    """Run the Celery worker; the broker may have another URL than the library's server."""
     _choose(settings, repeat)
     concurrency = 4 if pool == "prefork" else get_settings().celery_concurrency
-    # A container's only user is often root.
+    # Celery warns of root, which is often the only user of a container.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     celery_app.conf.broker_url = broker.replace("unix://", "redis+socket://")
     celery_app.worker_main(

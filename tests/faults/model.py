@@ -1,4 +1,4 @@
-"""A request as a pure state machine: what the server's functions are to do, in plain Python."""
+"""A request as a pure state machine: the specification of the server's functions, in Python."""
 
 from dataclasses import dataclass, field
 
@@ -9,7 +9,8 @@ TERMINAL = frozenset({"completed", "failed", "cancelled"})
 class Request:
     """One request, its record and its stages, without server, time or transport.
 
-    A lease is current or it has lapsed; whoever drives the model says which.
+    A lease is current or has lapsed; the caller says which. Each transition returns the answer
+    of the function of that name.
     """
 
     max_deliveries: int
@@ -28,7 +29,7 @@ class Request:
 
     @property
     def ended(self) -> bool:
-        """Whether it has a terminal stage."""
+        """Return whether it has a terminal stage."""
         return self.status in TERMINAL
 
     def _end(self, status: str, *, ack: bool) -> None:
@@ -41,7 +42,7 @@ class Request:
         return self.token == token and not self.ended
 
     def emit(self, payload: str) -> str:
-        """Ask for it."""
+        """Send the command."""
         if self.payload is None:
             self.payload = payload
             if self.cancelled:
@@ -53,7 +54,7 @@ class Request:
         return "known" if self.payload == payload else "conflict"
 
     def begin(self, token: str, *, lapses: bool) -> str:
-        """Claim it; `lapses` when the lease of this claim is over at once."""
+        """Claim the request; `lapses` if the lease of this claim is over at once."""
         if self.ended:
             self.acked = True
             return "done"
@@ -72,7 +73,7 @@ class Request:
         return "claimed"
 
     def progress(self, token: str, seq: int) -> str:
-        """Report."""
+        """Report progress with a number."""
         if not self._owns(token):
             return "stale"
         if seq > self.seq:
@@ -81,7 +82,7 @@ class Request:
         return "ok"
 
     def finish(self, token: str, status: str) -> str:
-        """End it."""
+        """Write a terminal stage."""
         if self.token == token and self.status == status:
             return "ok"
         if not self._owns(token):
@@ -90,14 +91,14 @@ class Request:
         return "ok"
 
     def renew(self, token: str) -> str:
-        """Keep it."""
+        """Renew the lease: `1` renewed, `c` renewed but cancelled, `0` not the claim's."""
         if self.token != token or self.status != "running":
             return "0"
         self.leased = True
         return "c" if self.cancelled else "1"
 
     def release(self, token: str) -> str:
-        """Give it back."""
+        """Release the claim, as a listener does that shuts down."""
         if not self._owns(token):
             return "stale"
         self.token, self.leased = "", False
@@ -105,7 +106,7 @@ class Request:
         return "ok"
 
     def cancel(self) -> str:
-        """Want it no more."""
+        """Cancel the request."""
         if self.payload is None:
             self.cancelled = True
             return "cancelled"

@@ -1,4 +1,4 @@
-"""The processes that the fault tests kill: a listener, a requester, and a canceller."""
+"""The processes that the fault tests kill: a listener, a requester and a canceller."""
 
 import asyncio
 import ctypes
@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -31,26 +31,26 @@ LEASE_S = 0.6
 SLOW_LEASE_S = 5.0
 WORKER_LEASE_S = 3.0
 MAX_DELIVERIES = 5
-GAVE_UP = 75
+EXIT_UNAVAILABLE = 75  # EX_TEMPFAIL of sysexits.h
 
 _CONTEXT = get_context("forkserver")
-# A start polls all the processes that there are, and a process must not be polled twice at once:
-# whoever is second reads no exit code.
+# A start polls all processes. If two threads poll one process at once, the second one gets no
+# exit code.
 _POLLING = threading.Lock()
 _CONTEXT.set_forkserver_preload(["sagastream", "tests.faults.roles"])
 
 
 @contextmanager
-def _giving_up() -> Iterator[None]:
-    """End with a status of its own when the server is away, or came back without our data."""
+def _exits_if_unavailable() -> Iterator[None]:
+    """Exit with its own code when the server is unavailable, or has lost our data."""
     try:
         yield
     except (ServerUnavailable, DataLost) as error:
-        raise SystemExit(GAVE_UP) from error
+        raise SystemExit(EXIT_UNAVAILABLE) from error
 
 
 def spawn(role: Callable[..., None], *arguments: Any, **options: Any) -> BaseProcess:
-    """Run a role in a process of its own."""
+    """Run a role in a new process."""
     process = _CONTEXT.Process(target=role, args=arguments, kwargs=options, daemon=True)
     with _POLLING:
         process.start()
@@ -58,37 +58,37 @@ def spawn(role: Callable[..., None], *arguments: Any, **options: Any) -> BasePro
 
 
 def exit_code(process: BaseProcess) -> int | None:
-    """How a process ended, None while it lives."""
+    """Return the exit code of a process; None while it runs."""
     with _POLLING:
         return process.exitcode
 
 
-def end(process: BaseProcess) -> None:
+def kill_and_wait(process: BaseProcess) -> None:
     """Kill a process and wait for its end."""
     with _POLLING:
         process.kill()
         process.join()
 
 
-async def _note(bus: Bus, what: str) -> None:
-    await bus.command("RPUSH", "notes", what, timeout=60.0)
+async def _log(bus: Bus, line: str) -> None:
+    await bus.command("RPUSH", "log", line, timeout=60.0)
 
 
-async def _one_more(bus: Bus, key: str, field: str) -> Write:
-    """The effect of a handler: a count that goes up each time that it takes place."""
+async def _increment(bus: Bus, key: str, field: str) -> Write:
+    """Return the effect of a handler: it counts how often it takes place."""
     found = await bus.command("HGET", key, field, timeout=60.0)
     before = found.decode() if found else None
     return Write(key, str(int(before or 0) + 1), expected=before, field=field)
 
 
 def _die(how: str) -> None:
-    """End this process as a handler may: by its own exit, a crash, the kernel, or not at all."""
+    """End this process as a handler may: by its exit, a crash, or the kernel; or suspend it."""
     if how == "exit":
         raise SystemExit(1)
     if how == "segfault":
         ctypes.string_at(0)
-    # The kernel's out-of-memory killer sends SIGKILL; a process that hangs as a whole, as in
-    # a page fault on a dead disk, is to everybody else one that was stopped.
+    # The out-of-memory killer of the kernel sends SIGKILL. A process that hangs in the kernel, as
+    # in a page fault on a dead disk, looks to others like a suspended one.
     os.kill(os.getpid(), signal.SIGKILL if how == "oom" else signal.SIGSTOP)
 
 
@@ -99,27 +99,27 @@ def listener(
     max_deliveries: int = MAX_DELIVERIES,
     stalls: bool = False,
 ) -> None:
-    """A listener whose handler counts its effect, and writes down that it ran, and how."""
+    """A listener whose handler counts its effect, and logs when it begins and is done."""
 
     async def listen() -> None:
-        # Less patient than the outages are long, so that giving up is tried as well.
+        # Shorter than the outages, so that the listener also meets ServerUnavailable.
         async with Bus(url, call_timeout_s=0.5) as bus:
 
             @multi_stage_reply(stream=STREAM, event_type="work:do", effect="atomic")
             async def work(command: Command, progress: Progress) -> Atomic:
-                await _note(bus, f"begun {command.epoch}")
+                await _log(bus, f"begun {command.epoch}")
                 await progress(0.5, {"epoch": command.epoch})
                 payload = command.payload
                 if block_s := payload.get("block_s"):
                     time.sleep(block_s)  # noqa: ASYNC251 - a handler that blocks its loop
-                await asyncio.sleep(payload.get("wait_s", 0))
+                await asyncio.sleep(payload.get("wait_s", 0))  # a handler that works for a while
                 first = payload.get("wait_first") and command.epoch == 1
                 if stalls or first or payload.get("wait"):
                     await asyncio.Event().wait()
                 if how := payload.get("die"):
                     _die(how)
-                effect = await _one_more(bus, "effects", command.request_id)
-                await _note(bus, f"done {command.epoch}")
+                effect = await _increment(bus, "effects", command.request_id)
+                await _log(bus, f"done {command.epoch}")
                 echo: dict[str, Any] = payload.get("echo", {})
                 return Atomic({"epoch": command.epoch} | echo, (effect,))
 
@@ -127,36 +127,36 @@ def listener(
                 bus, [work], concurrency=4, lease_s=lease_s, max_deliveries=max_deliveries
             ).run()
 
-    with _giving_up():
+    with _exits_if_unavailable():
         asyncio.run(listen())
 
 
 def slow_listener(url: str) -> None:
-    """A listener with leases that a process does not lose by starting slowly."""
+    """A listener with leases long enough for a process that starts slowly."""
     listener(url, lease_s=SLOW_LEASE_S)
 
 
 def worker(url: str) -> None:
-    """A listener for many small commands, each of which counts its ends."""
+    """A listener for many small commands; each one counts how often it took effect."""
 
     async def listen() -> None:
-        # Records are kept for moments only, or a million of them would fill the memory.
+        # Short retention: a million records would fill the memory.
         async with Bus(url, retention_s=5.0) as bus:
 
             @multi_stage_reply(stream=STREAM, event_type="work:count", effect="atomic")
             async def count(command: Command, _progress: Progress) -> Atomic:
-                return Atomic({}, (await _one_more(bus, "counts", command.request_id),))
+                return Atomic({}, (await _increment(bus, "counts", command.request_id),))
 
             await CommandListener(bus, [count], concurrency=64, lease_s=WORKER_LEASE_S).run()
 
-    with _giving_up():
+    with _exits_if_unavailable():
         asyncio.run(listen())
 
 
 def requester(url: str, payload: dict[str, Any], request_id: str = "r") -> None:
-    """Ask once, and write down how the request ended."""
+    """Send a request, and log how it ended."""
 
-    async def ask() -> None:
+    async def send() -> None:
         async with Bus(url) as bus:
             try:
                 reply = await bus.request_and_reply(
@@ -167,16 +167,16 @@ def requester(url: str, payload: dict[str, Any], request_id: str = "r") -> None:
                 status = "failed"
             except RequestCancelled:
                 status = "cancelled"
-            await _note(bus, f"got {status}")
+            await _log(bus, f"got {status}")
 
-    with _giving_up():
-        asyncio.run(ask())
+    with _exits_if_unavailable():
+        asyncio.run(send())
 
 
 def deadline_requester(url: str, request_id: str, deadline_s: float) -> None:
-    """Ask for what never ends, with a deadline."""
+    """Send a command whose handler never ends, with a deadline."""
 
-    async def ask() -> None:
+    async def send() -> None:
         async with Bus(url) as bus:
             await bus.emit_command(
                 STREAM,
@@ -188,26 +188,31 @@ def deadline_requester(url: str, request_id: str, deadline_s: float) -> None:
                 deadline_s=deadline_s,
             )
 
-    with _giving_up():
-        asyncio.run(ask())
+    with _exits_if_unavailable():
+        asyncio.run(send())
 
 
 def canceller(url: str) -> None:
-    """Cancel the request, and write the answer down."""
+    """Cancel the request, and log the answer."""
 
     async def cancel() -> None:
         async with Bus(url) as bus:
-            await _note(bus, f"cancel answered {await bus.cancel('r')}")
+            await _log(bus, f"cancel answered {await bus.cancel('r')}")
 
-    with _giving_up():
+    with _exits_if_unavailable():
         asyncio.run(cancel())
 
 
 @contextmanager
-def listening(url: str, **options: Any) -> Iterator[BaseProcess]:
-    """A listener in a process of its own, killed at the end."""
-    process = spawn(listener, url, **options)
+def in_process(role: Callable[..., None], url: str, **options: Any) -> Iterator[BaseProcess]:
+    """Run a role in a new process; kill it at the end."""
+    process = spawn(role, url, **options)
     try:
         yield process
     finally:
-        end(process)
+        kill_and_wait(process)
+
+
+def listener_process(url: str, **options: Any) -> AbstractContextManager[BaseProcess]:
+    """Run a listener in a new process; kill it at the end."""
+    return in_process(listener, url, **options)

@@ -1,28 +1,28 @@
-"""A long queue of commands, and a long list of what dead listeners left behind."""
+"""A long backlog of commands, and many entries that are pending for dead listeners."""
 
-import asyncio
 import contextlib
 import time
 from collections.abc import Iterator
-from multiprocessing.process import BaseProcess
 from typing import Any
 
 import pytest
 
 from sagastream.testing import EmbeddedServer
-from tests.faults.figures import Figures, Row
-from tests.faults.invariants import GROUP, STREAM, look
-from tests.faults.roles import WORKER_LEASE_S, spawn, worker
+from tests.faults.invariants import STREAM
+from tests.faults.report import Report, Row
+from tests.faults.roles import WORKER_LEASE_S, in_process, worker
+from tests.plain_client import GROUP, connect
+from tests.polling import eventually
 
 pytestmark = [pytest.mark.blocking, pytest.mark.timeout(3000)]
 
 _BATCH = 1000
-# A command may not take as long as it is from one renewal of a lease to the next.
-_MOST_COMMAND_MS = 1000 * WORKER_LEASE_S / 3
+# A command must take less time than there is between two renewals of a lease.
+_MAX_COMMAND_MS = 1000 * WORKER_LEASE_S / 3
 
 
 def _write(client: Any, count: int) -> None:
-    """Commands as another language would write them: by plain XADD, a name each."""
+    """Add commands as a client in another language does, with XADD."""
     for start in range(0, count, _BATCH):
         pipeline = client.pipeline(transaction=False)
         for number in range(start, min(start + _BATCH, count)):
@@ -32,30 +32,29 @@ def _write(client: Any, count: int) -> None:
 
 
 @contextlib.contextmanager
-def _working(store: EmbeddedServer, count: int) -> Iterator[list[BaseProcess]]:
-    processes = [spawn(worker, store.url) for _ in range(count)]
-    try:
-        yield processes
-    finally:
-        for process in processes:
-            process.kill()
-            process.join()
+def _workers(store: EmbeddedServer, count: int) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for _ in range(count):
+            stack.enter_context(in_process(worker, store.url))
+        yield
 
 
-async def _drained(client: Any, row: Row) -> None:
-    """Wait until nothing is waiting and nothing pending, and keep the greatest memory."""
+async def _drain(client: Any, row: Row) -> None:
+    """Wait until no command is unread or pending; note the highest memory use."""
     most = 0
-    while True:
+
+    def is_drained() -> bool:
+        nonlocal most
         group = client.xinfo_groups(STREAM)[0]
         most = max(most, int(client.info("memory")["used_memory_rss"]))
-        row.notes["server memory"] = f"{most / 2**20:,.0f} MiB"
-        if not group["pending"] and not group["lag"]:
-            return
-        await asyncio.sleep(0.1)
+        return not group["pending"] and not group["lag"]
+
+    await eventually(is_drained, within_s=3000, why="the backlog is drained")
+    row.notes["server memory"] = f"{most / 2**20:,.0f} MiB"
 
 
-def _judge(client: Any, row: Row, count: int) -> None:
-    """Each request had exactly one end; and no command held the server up for long."""
+def _check(client: Any, row: Row, count: int) -> None:
+    """Check that each request took effect once, and that no command blocked the server long."""
     row.tries += count
     counts = client.hgetall("counts")
     missing = count - len(counts)
@@ -70,7 +69,7 @@ def _judge(client: Any, row: Row, count: int) -> None:
     row.notes["longest command"] = f"{slowest / 1000:.1f} ms"
     assert (missing, surplus) == (0, 0)
     assert client.hlen("counts") == count
-    assert slowest / 1000 < _MOST_COMMAND_MS, "a command holds renewals up"
+    assert slowest / 1000 < _MAX_COMMAND_MS, "a command delays renewals"
 
 
 def _measure(client: Any) -> None:
@@ -79,38 +78,39 @@ def _measure(client: Any) -> None:
 
 
 async def test_a_long_backlog_is_drained_to_its_end(
-    store: EmbeddedServer, figures: Figures, is_long: bool
+    store: EmbeddedServer, report: Report, is_long: bool
 ) -> None:
-    """Every command of the queue is done once, and the finished ones are trimmed behind it."""
+    """Each command of the backlog is done once, and finished commands are trimmed."""
     count = 1_000_000 if is_long else 12_000
-    row = figures.row(f"backlog of {count:,} commands")
-    with look(store) as client:
+    row = report.row(f"backlog of {count:,} commands")
+    with connect(store.url) as client:
         client.xgroup_create(STREAM, GROUP, "0", mkstream=True)
         _write(client, count)
         _measure(client)
         begun = time.monotonic()
-        with _working(store, 2):
-            await _drained(client, row)
+        with _workers(store, 2):
+            await _drain(client, row)
             row.recoveries.append(time.monotonic() - begun)
-            while client.xlen(STREAM) > 11_100:
-                await asyncio.sleep(0.05)
-        _judge(client, row, count)
+            await eventually(
+                lambda: client.xlen(STREAM) <= 11_100, within_s=60, why="the stream is trimmed"
+            )
+        _check(client, row, count)
 
 
-async def test_what_dead_listeners_held_is_taken_over_piece_by_piece(
-    store: EmbeddedServer, figures: Figures, is_long: bool
+async def test_entries_of_dead_listeners_are_taken_over_in_batches(
+    store: EmbeddedServer, report: Report, is_long: bool
 ) -> None:
-    """However much is pending for the dead, each piece is small, and all of it is done."""
+    """However many entries are pending, each batch is small, and all of them are done."""
     count = 100_000 if is_long else 5_000
-    row = figures.row(f"{count:,} entries pending for dead listeners")
-    with look(store) as client:
+    row = report.row(f"{count:,} entries pending for dead listeners")
+    with connect(store.url) as client:
         client.xgroup_create(STREAM, GROUP, "0", mkstream=True)
         _write(client, count)
         for turn in range(0, count, _BATCH):
             client.xreadgroup(GROUP, f"dead-{turn // _BATCH % 50}", {STREAM: ">"}, count=_BATCH)
         _measure(client)
         begun = time.monotonic()
-        with _working(store, 1):
-            await _drained(client, row)
+        with _workers(store, 1):
+            await _drain(client, row)
             row.recoveries.append(time.monotonic() - begun)
-        _judge(client, row, count)
+        _check(client, row, count)

@@ -1,4 +1,4 @@
-"""Clocks that are wrong by an hour: only the server's counts."""
+"""Client clocks that are wrong by an hour: only the clock of the server counts."""
 
 import asyncio
 import contextlib
@@ -12,10 +12,11 @@ import pytest
 
 from sagastream import Bus, DeadlineExceeded
 from sagastream.testing import EmbeddedServer, die_with_parent
-from tests.faults.asking import ask, notes, until_listening
-from tests.faults.figures import Figures
-from tests.faults.invariants import STREAM, look
+from tests.faults.client import handler_log, send_request, wait_for_listeners
+from tests.faults.invariants import STREAM
+from tests.faults.report import Report
 from tests.faults.roles import SLOW_LEASE_S
+from tests.plain_client import connect
 
 pytestmark = [pytest.mark.blocking, pytest.mark.timeout(120)]
 
@@ -26,7 +27,7 @@ _DEADLINE_S = 1.0
 
 @contextlib.contextmanager
 def _an_hour_off(hours: int, role: str, *arguments: object) -> Iterator[None]:
-    """A role in a process of its own whose wall clock is wrong."""
+    """Run a role in a process whose wall clock is wrong by this many hours."""
     call = f"from tests.faults import roles; roles.{role}(*{arguments!r})"
     process = subprocess.Popen(
         [sys.executable, "-c", call],
@@ -44,7 +45,7 @@ def _an_hour_off(hours: int, role: str, *arguments: object) -> Iterator[None]:
     finally:
         process.kill()
         process.wait()
-        # It stays behind a kill, and the next process of that id would stumble over it.
+        # faketime does not delete it after a kill, and a later process with this id would use it.
         for left in Path("/dev/shm").glob(f"*faketime_*_{process.pid}"):  # noqa: S108
             left.unlink()
 
@@ -53,24 +54,24 @@ def _an_hour_off(hours: int, role: str, *arguments: object) -> Iterator[None]:
 @pytest.mark.parametrize("hours", [1, -1])
 @pytest.mark.invariant(11)
 async def test_clocks_that_are_wrong_change_nothing(
-    store: EmbeddedServer, hours: int, figures: Figures
+    store: EmbeddedServer, hours: int, report: Report
 ) -> None:
-    """Leases and deadlines go by the server's time, whatever listeners and requesters believe."""
+    """Leases and deadlines follow the server's clock, not those of listeners and requesters."""
     with (
         _an_hour_off(hours, "slow_listener", store.url),
         _an_hour_off(-hours, "slow_listener", store.url),
     ):
-        await until_listening(store, 2)
+        await wait_for_listeners(store, 2)
         with _an_hour_off(hours, "deadline_requester", store.url, "late", _DEADLINE_S):
             async with Bus(store.url) as bus:
                 replies = await asyncio.gather(
-                    *(ask(bus, {"wait_s": 1.3 * SLOW_LEASE_S}, f"r{n}") for n in range(4))
+                    *(send_request(bus, {"wait_s": 1.3 * SLOW_LEASE_S}, f"r{n}") for n in range(4))
                 )
                 with pytest.raises(DeadlineExceeded):
                     await bus.read_replies("late:replies", "c", "late", 30)
     assert [reply["payload"] for reply in replies] == [{"epoch": 1}] * 4
-    assert notes(store).count("done 1") == 4
-    with look(store) as client:
+    assert handler_log(store).count("done 1") == 4
+    with connect(store.url) as client:
         ((_, command),) = client.xrange(STREAM, count=1)
         deadline = int(command["deadline"])
         ended = [fields for _, fields in client.xrange("late:replies")][-1]
@@ -78,7 +79,7 @@ async def test_clocks_that_are_wrong_change_nothing(
     assert deadline
     assert 0 <= after_s < SLOW_LEASE_S, "early, or much too late"
     assert abs(int(command["timestamp"]) - deadline) < 60_000
-    row = figures.row("clients' clocks an hour ahead, and behind")
+    row = report.row("clients' clocks one hour ahead or behind")
     row.notes["deadline met after"] = f"{after_s:.2f} s"
     row.check(store, *(f"r{n}" for n in range(4)))
     row.check(store, "late", status="failed")

@@ -1,4 +1,4 @@
-"""A role, or the server, is killed before and after every command of the role, one run a point."""
+"""A role, or the server, is killed before and after each command of the role, one run each."""
 
 import threading
 from collections.abc import Callable
@@ -8,78 +8,79 @@ import pytest
 
 from sagastream.testing import EmbeddedServer, Fault
 from tests.faults import crash_points
-from tests.faults.crash_points import Attack, Stage, strike_each
-from tests.faults.figures import Figures
-from tests.faults.invariants import STREAM, look
+from tests.faults.crash_points import CrashPoint, ScenarioRun, crash_at_each_command
+from tests.faults.invariants import STREAM
+from tests.faults.report import Report
+from tests.plain_client import connect
 
 pytestmark = [pytest.mark.blocking, pytest.mark.timeout(900)]
 
-# In the short form one point in so many is tried, beginning elsewhere in each story.
+# The short form tries each ninth command, with another first one in each case.
 _STEP = 9
 
-_CAST = [
+_SCENARIOS = [
     ("request with progress", crash_points.request, ("requester", "listener")),
     ("redelivery", crash_points.redelivery, ("requester", "listener")),
     ("cancel", crash_points.cancel, ("requester", "listener", "canceller")),
     ("poison", crash_points.poison, ("requester", "listener")),
 ]
-_STORIES = [
-    pytest.param(name, story, role, number, id=f"{name.split()[0]}-{role}")
-    for number, (name, story, role) in enumerate(
-        (name, story, role) for name, story, roles in _CAST for role in roles
+_CASES = [
+    pytest.param(name, scenario, role, number, id=f"{name.split()[0]}-{role}")
+    for number, (name, scenario, role) in enumerate(
+        (name, scenario, role) for name, scenario, roles in _SCENARIOS for role in roles
     )
 ]
 
 
 @pytest.mark.parametrize("fault", [Fault.BEFORE, Fault.AFTER], ids=["before", "after"])
 @pytest.mark.parametrize("fsync", [None, "everysec", "always"], ids=["role", "server", "fsync"])
-@pytest.mark.parametrize(("scenario", "story", "role", "number"), _STORIES)
+@pytest.mark.parametrize(("name", "scenario", "role", "number"), _CASES)
 @pytest.mark.invariant(1)
 @pytest.mark.invariant(2)
 @pytest.mark.invariant(3)
 @pytest.mark.invariant(4)
 @pytest.mark.invariant(5)
 def test_a_kill_at_any_command_loses_and_doubles_nothing(
-    scenario: str,
-    story: Callable[[Stage], str],
+    name: str,
+    scenario: Callable[[ScenarioRun], str],
     role: str,
     number: int,
     *,
     fsync: Literal["everysec", "always"] | None,
     fault: Fault,
-    figures: Figures,
+    report: Report,
     is_long: bool,
     server_binary: str | None,
 ) -> None:
-    """Whatever was killed, the request ends once, as it should, with one entry and one effect."""
+    """Whatever is killed, the request ends once, with one entry and one effect."""
     victim = "server" if fsync else role
     whose = f"server (`{fsync}`)" if fsync else role
-    row = figures.row(f"{scenario}: {whose} killed at each command of the {role}")
+    row = report.row(f"{name}: {whose} killed at each command of the {role}")
     counting = threading.Lock()
 
-    def run(point: int) -> bool:
+    def run(command: int) -> bool:
         with EmbeddedServer(aof=True, fsync=fsync or "everysec", binary=server_binary) as store:
-            attack = Attack(role, victim, fault, point)
-            stage = Stage(store, attack, forgets=fsync == "everysec")
-            with stage.set_up():
-                status = story(stage)
-                if stage.was_hit:
-                    recovery_s = stage.recovery_s()
-                    kept = stage.until_ended()
-                    assert kept or fsync == "everysec", "an end that was told was taken back"
-                    if not kept:
-                        row.notes["ends told, taken back, and reached again"] = "some"
+            point = CrashPoint(role, victim, fault, command)
+            attempt = ScenarioRun(store, point, loses_writes=fsync == "everysec")
+            with attempt.open():
+                status = scenario(attempt)
+                if attempt.has_crashed:
+                    recovery_s = attempt.recovery_s()
+                    was_kept = attempt.wait_until_ended()
+                    assert was_kept or fsync == "everysec", "a confirmed outcome was lost"
+                    if not was_kept:
+                        row.notes["outcomes confirmed, lost and reached again"] = "some"
                     with counting:
                         row.check(store, "r", status=status)
-                        row.points[f"{fault.name.lower()} {stage.struck}"] += 1
+                        row.points[f"{fault.name.lower()} {attempt.crash_command}"] += 1
                         if recovery_s is not None:
                             row.recoveries.append(recovery_s)
-                    with look(store) as client:
+                    with connect(store.url) as client:
                         assert client.xlen(f"{STREAM}:dead") == int(status == "failed")
-            return stage.was_hit
+            return attempt.has_crashed
 
     if is_long:
-        strike_each(run)
+        crash_at_each_command(run)
     else:
         first = 1 + (number + (fault is Fault.AFTER)) % 3
-        strike_each(run, first=first, step=_STEP)
+        crash_at_each_command(run, first=first, step=_STEP)

@@ -1,4 +1,4 @@
-"""A disk that is full while requests are made."""
+"""A disk that is full while requests are sent."""
 
 import asyncio
 import time
@@ -8,11 +8,13 @@ import pytest
 import redis
 
 from sagastream import Bus
-from tests.faults.asking import ask, until_listening
-from tests.faults.figures import Figures
+from tests.faults.client import send_request, wait_for_listeners
 from tests.faults.full_disk import DISKS, Fsync
-from tests.faults.invariants import STREAM, look
-from tests.faults.roles import LEASE_S, listening
+from tests.faults.invariants import STREAM
+from tests.faults.report import Report
+from tests.faults.roles import LEASE_S, listener_process
+from tests.plain_client import connect
+from tests.polling import eventually
 
 pytestmark = [pytest.mark.blocking, pytest.mark.timeout(120)]
 
@@ -26,40 +28,45 @@ async def test_a_full_disk_is_waited_for(
     tmp_path: Path,
     server_binary: str | None,
     monkeypatch: pytest.MonkeyPatch,
-    figures: Figures,
+    report: Report,
 ) -> None:
-    """The server refuses, or ends; with room again every request is answered, once."""
+    """The server refuses writes, or ends; with free space again each request is answered once."""
     disk = DISKS[how](tmp_path)
-    row = figures.row(f"disk full ({how}), `appendfsync {fsync}`")
+    row = report.row(f"disk full ({how}), `appendfsync {fsync}`")
     names = [f"r{number}" for number in range(40)]
     with disk.server(fsync, server_binary, monkeypatch) as store:
         async with Bus(store.url, call_timeout_s=60) as bus:
-            with listening(store.url):
-                await until_listening(store, 1)
-                asked = [ask(bus, {"echo": {"text": "x" * 4000}}, name) for name in names[:20]]
+            with listener_process(store.url):
+                await wait_for_listeners(store, 1)
+                asked = [
+                    send_request(bus, {"echo": {"text": "x" * 4000}}, name) for name in names[:20]
+                ]
                 await asked[0]
                 disk.fill(store)
-                asked += [ask(bus, {"echo": {"text": "x" * 4000}}, name) for name in names[20:]]
-                with look(store) as client:
-                    while not _refuses(client):
-                        await asyncio.sleep(0.02)
-                await asyncio.sleep(2 * LEASE_S)
+                asked += [
+                    send_request(bus, {"echo": {"text": "x" * 4000}}, name) for name in names[20:]
+                ]
+                with connect(store.url) as client:
+                    await eventually(
+                        lambda: _refuses(client), within_s=60, why="the server refuses writes"
+                    )
+                await asyncio.sleep(2 * LEASE_S)  # the duration of the fault
                 unanswered = sum(not task.done() for task in asked)
                 assert unanswered, "the disk was never full"
                 disk.free(store)
                 if fsync == "always":
-                    store.kill()  # it has ended by itself, as it must: reap it
+                    store.kill()  # it has ended by itself: this reaps the process
                     await asyncio.to_thread(store.start)
                 freed = time.monotonic()
                 replies = await asyncio.gather(*asked)
                 row.recoveries.append(time.monotonic() - freed)
                 row.check(store, *names)
     assert {reply["payload"]["text"] for reply in replies} == {"x" * 4000}
-    row.notes["held up"] = f"{unanswered} requests"
+    row.notes["delayed"] = f"{unanswered} requests"
 
 
 def _refuses(client: "redis.Redis") -> bool:
-    """Whether the server takes no writes now, or is gone."""
+    """Return whether the server refuses writes, or has ended."""
     try:
         client.xlen(STREAM)
         client.set("probe", "x" * 100_000, px=1)

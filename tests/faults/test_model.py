@@ -1,4 +1,4 @@
-"""The server's functions against the pure model; and the model against disorder."""
+"""The server's functions against the pure model, and the model against message disorder."""
 
 import asyncio
 import random
@@ -14,13 +14,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from sagastream._functions.library import LIBRARY, SOURCE
 from sagastream._functions.requests import RequestFunctions
 from sagastream.testing import EmbeddedServer
-from tests.faults.figures import Figures
 from tests.faults.model import TERMINAL, Request
+from tests.faults.report import Report
 
 pytestmark = [pytest.mark.blocking, pytest.mark.timeout(900)]
 
 _TOKENS = st.sampled_from(["a", "b", "c", "d", "e"])
-_FOR_EVER_MS = 10**9
+_UNLIMITED_MS = 10**9
 _GROUP, _STREAM, _RECORD, _REPLIES = "g", "work:commands", "request:r", "replies:me"
 _MAX_DELIVERIES = 3
 _UNTRACED = ("", "", "")
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class _Direct:
-    """A caller whose answers are there at once."""
+    """A connection of redis-py, with the interface of the library's connection."""
 
     is_idle = True
 
@@ -46,7 +46,7 @@ class _Direct:
 
 
 class Server:
-    """The same calls as the model's, on a real server."""
+    """The transitions of the model, on a real server."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -54,17 +54,17 @@ class Server:
         client.function_load(SOURCE, replace=True)
         client.xgroup_create(_STREAM, _GROUP, "0", mkstream=True)
 
-        self._functions = RequestFunctions(_Direct(client), reply_ttl_ms=_FOR_EVER_MS)
+        self._functions = RequestFunctions(_Direct(client), reply_ttl_ms=_UNLIMITED_MS)
         self.entry_id = "0-0"
 
     @staticmethod
     def _answer(call: Callable[[], Awaitable[T]]) -> T:
-        """What a function answers."""
+        """Return the answer of a function."""
 
-        async def answered() -> T:
+        async def answer() -> T:
             return await call()
 
-        return _LOOP.run_until_complete(answered())
+        return _LOOP.run_until_complete(answer())
 
     def emit(self, payload: str) -> str:
         answer = self._answer(
@@ -89,8 +89,8 @@ class Server:
                 entry_id=self.entry_id,
                 consumer=f"consumer-{token}",
                 token=token,
-                lease_ms=0 if lapses else _FOR_EVER_MS,
-                retention_ms=_FOR_EVER_MS,
+                lease_ms=0 if lapses else _UNLIMITED_MS,
+                retention_ms=_UNLIMITED_MS,
                 max_deliveries=_MAX_DELIVERIES,
                 trace=_UNTRACED,
             )
@@ -115,7 +115,7 @@ class Server:
                 group=_GROUP,
                 entry_id=self.entry_id,
                 token=token,
-                retention_ms=_FOR_EVER_MS,
+                retention_ms=_UNLIMITED_MS,
                 trace=_UNTRACED,
             )
         )
@@ -124,7 +124,7 @@ class Server:
     def renew(self, token: str) -> str:
         answer = self._client.execute_command(
             *("FCALL", f"{LIBRARY}_renew", 2, _RECORD, _STREAM),
-            *(_FOR_EVER_MS, _GROUP, f"consumer-{token}", token, self.entry_id),
+            *(_UNLIMITED_MS, _GROUP, f"consumer-{token}", token, self.entry_id),
         )
         return str(answer[0].decode())
 
@@ -144,7 +144,7 @@ class Server:
     def cancel(self) -> str:
         answer = self._answer(
             lambda: self._functions.cancel(
-                _RECORD, retention_ms=_FOR_EVER_MS, wakeup_prefix="listener:", trace=_UNTRACED
+                _RECORD, retention_ms=_UNLIMITED_MS, wakeup_prefix="listener:", trace=_UNTRACED
             )
         )
         return answer.status
@@ -155,14 +155,14 @@ class Server:
             for _, fields in self._client.xrange(_REPLIES)
         ]
 
-    def seen(self) -> tuple[int, int, int]:
-        """Entries, pending ones, dead letters."""
+    def counts(self) -> tuple[int, int, int]:
+        """Return the number of entries, of pending entries, and of dead letters."""
         pending = self._client.xpending(_STREAM, _GROUP)["pending"]
         return self._client.xlen(_STREAM), pending, self._client.xlen(f"{_STREAM}:dead")
 
 
 class Agreement(RuleBasedStateMachine):
-    """Whatever is called in whatever order, server and model say and do the same."""
+    """In any order of calls, server and model give the same answers and have the same state."""
 
     client: "redis.Redis"
     sequences = 0
@@ -207,25 +207,25 @@ class Agreement(RuleBasedStateMachine):
         assert self.server.cancel() == self.model.cancel()
 
     @invariant()
-    def the_same_is_to_be_seen(self) -> None:
+    def states_are_equal(self) -> None:
         Agreement.calls += 1
         pending = self.model.entries and not self.model.acked
         assert self.server.stages() == self.model.stages
-        assert self.server.seen() == (self.model.entries, int(pending), self.model.dead)
+        assert self.server.counts() == (self.model.entries, int(pending), self.model.dead)
 
 
 @pytest.fixture
 def client(store: EmbeddedServer) -> Iterator["redis.Redis"]:
-    """A plain client."""
+    """A connection to the server."""
     with redis.Redis.from_url(store.url) as made:
         yield made
 
 
 @pytest.mark.invariant(3)
-def test_the_server_does_what_the_model_does(
-    client: "redis.Redis", figures: Figures, is_long: bool
+def test_the_server_conforms_to_the_model(
+    client: "redis.Redis", report: Report, is_long: bool
 ) -> None:
-    """Random sequences of all transitions, with every answer and effect compared."""
+    """In random sequences of all transitions each answer and each state is the model's."""
     examples = 2000 if is_long else 60
     Agreement.client = client
     run_state_machine_as_test(
@@ -237,7 +237,7 @@ def test_the_server_does_what_the_model_does(
             suppress_health_check=list(HealthCheck),
         ),
     )
-    row = figures.row("server's functions against the pure model, sequences of up to 30 calls")
+    row = report.row("server's functions against the pure model, sequences of up to 30 calls")
     row.tries = Agreement.sequences
     row.notes["calls compared"] = f"{Agreement.calls:,}"
 
@@ -246,9 +246,9 @@ def _deliver(
     request: Request,
     message: tuple[str, ...],
     sent: list[tuple[str, ...]],
-    dice: random.Random,
+    rng: random.Random,
 ) -> None:
-    """Let one message arrive; whoever is answered sends what follows."""
+    """Deliver one message; a handler whose claim succeeds sends its next messages."""
     match message:
         case ("emit",):
             request.emit("{}")
@@ -257,7 +257,7 @@ def _deliver(
         case ("begin", token):
             if request.entries and request.begin(token, lapses=False) == "claimed":
                 sent += [("progress", token, str(n)) for n in (1, 2)]
-                sent.append(dice.choice([("finish", token, "completed"), ("release", token)]))
+                sent.append(rng.choice([("finish", token, "completed"), ("release", token)]))
         case ("progress", token, seq):
             request.progress(token, int(seq))
         case ("finish", token, status):
@@ -266,47 +266,47 @@ def _deliver(
             request.release(token)
 
 
-def _schedule(seed: int) -> Request:
-    """One run of requesters, handlers and a network that repeats, drops, delays and reorders.
+def _run_schedule(seed: int) -> Request:
+    """Run requesters, handlers and a network that repeats, drops, delays and reorders messages.
 
-    Each handler follows the protocol; what it sends may come late, twice, or never, and its
-    lease may lapse at any moment.
+    Each handler follows the protocol; its messages may be late, repeated or lost, and its lease
+    may lapse at any time.
     """
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     request = Request(max_deliveries=_MAX_DELIVERIES)
-    sent: list[tuple[str, ...]] = [("emit",)] * dice.randint(1, 3)
-    if dice.random() < 0.3:
+    sent: list[tuple[str, ...]] = [("emit",)] * rng.randint(1, 3)
+    if rng.random() < 0.3:
         sent.append(("cancel",))
     handlers = 0
     for _ in range(400):
         if request.ended and not sent:
             break
-        if dice.random() < 0.2 and request.entries and not request.ended and handlers < 40:
-            request.leased = request.leased and dice.random() < 0.5
+        if rng.random() < 0.2 and request.entries and not request.ended and handlers < 40:
+            request.leased = request.leased and rng.random() < 0.5
             sent.append(("begin", f"t{handlers}"))
             handlers += 1
         if not sent:
             continue
-        message = sent.pop(dice.randrange(len(sent)))
-        fate = dice.random()
+        message = sent.pop(rng.randrange(len(sent)))
+        fate = rng.random()
         if fate < 0.15:
             if message[0] in {"emit", "begin"}:
-                sent.append(message)  # whoever asks repeats what was not answered
+                sent.append(message)  # the sender repeats a message without an answer
             continue
         if fate < 0.3:
             sent.append(message)
-        _deliver(request, message, sent, dice)
+        _deliver(request, message, sent, rng)
     return request
 
 
 @pytest.mark.invariant(3)
-def test_disorder_breaks_no_promise(figures: Figures, is_long: bool) -> None:
-    """In every schedule: at most one end, no stage after it, epochs that only grow."""
+def test_message_disorder_breaks_no_guarantee(report: Report, is_long: bool) -> None:
+    """In each schedule there is at most one terminal stage, none after it, and epochs grow."""
     schedules = 1_000_000 if is_long else 10_000
-    row = figures.row("the model: reordered, repeated, dropped, delayed (schedules)")
+    row = report.row("the model: reordered, repeated, dropped, delayed (schedules)")
     ended = 0
     for seed in range(schedules):
-        done = _schedule(seed)
+        done = _run_schedule(seed)
         statuses = [status for status, _ in done.stages]
         epochs = [epoch for _, epoch in done.stages]
         ends = [status for status in statuses if status in TERMINAL]
@@ -319,4 +319,4 @@ def test_disorder_breaks_no_promise(figures: Figures, is_long: bool) -> None:
         assert not doubled, f"seed {seed}: {done.stages}"
         assert not disorder, f"seed {seed}: {done.stages}"
         ended += bool(ends)
-    assert ended > schedules * 0.9, "hardly any request ended: the schedules are too hostile"
+    assert ended > schedules * 0.9, "too few requests ended: the schedules are too hostile"

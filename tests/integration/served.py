@@ -13,7 +13,7 @@ from app.config import ROOT
 from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, Grid
 from sagastream.testing import die_with_parent
 from tests.collector import free_port
-from tests.polling import comes_true
+from tests.polling import eventually_sync
 
 _COLOURS = {UNKNOWN: (0xD6, 0xDA, 0xDE), FREE: (0xFF, 0xFF, 0xFF), OCCUPIED: (0x2D, 0x32, 0x3C)}
 _CELLS = """() => {
@@ -67,7 +67,11 @@ class Served:
             stdout=subprocess.DEVNULL,
             preexec_fn=die_with_parent,  # noqa: PLW1509 - only calls prctl
         )
-        assert comes_true(lambda: process.poll() is not None or self._answers(), within_s=60)
+        eventually_sync(
+            lambda: process.poll() is not None or self._answers(),
+            within_s=60,
+            why="the web server responds, or has ended",
+        )
         assert process.poll() is None
 
     def kill(self) -> None:

@@ -6,14 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
-import redis
 
 from app.config import ROOT
 from sagastream.testing import EmbeddedServer
 from tests.collector import Collector
 from tests.integration.celery_spans import DONE
 from tests.integration.conftest import environment
-from tests.polling import comes_true
+from tests.plain_client import connect
+from tests.polling import eventually_sync
 
 pytestmark = [pytest.mark.blocking, pytest.mark.timeout(180)]
 
@@ -38,7 +38,7 @@ def test_no_span_is_lost_at_a_stop(
     with (
         Collector(tmp_path / "collector.log") as collector,
         EmbeddedServer(binary=server_binary) as server,
-        redis.Redis.from_url(server.url) as client,
+        connect(server.url) as client,
     ):
         env = environment(
             REDIS_URL=server.url,
@@ -60,7 +60,9 @@ def test_no_span_is_lost_at_a_stop(
                 stderr=log,
             )
         try:
-            assert comes_true(lambda: client.llen(DONE) >= 10, within_s=90)
+            eventually_sync(
+                lambda: client.llen(DONE) >= 10, within_s=90, why="all ten tasks are done"
+            )
             worker.send_signal(signal.SIGTERM)
             worker.wait(60)
         finally:

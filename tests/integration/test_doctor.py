@@ -3,25 +3,17 @@
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
 from sagastream.testing import EmbeddedServer
 from tests.collector import free_port
 from tests.integration.conftest import environment, run
+from tests.plain_client import connect
 
 pytestmark = pytest.mark.blocking
-
-
-@pytest.fixture
-def own_server(server_binary: str | None) -> Iterator[EmbeddedServer]:
-    """A server of this test alone."""
-    with EmbeddedServer(binary=server_binary) as made:
-        yield made
 
 
 def _doctor(env: dict[str, str]) -> tuple[int, dict[str, Any]]:
@@ -31,7 +23,7 @@ def _doctor(env: dict[str, str]) -> tuple[int, dict[str, Any]]:
 
 def test_all_checks_pass_with_running_workers(running: dict[str, str]) -> None:
     """All checks pass with running workers."""
-    with redis.Redis.from_url(running["REDIS_URL"]) as client:
+    with connect(running["REDIS_URL"]) as client:
         client.delete("sagas:mission:stuck")
     code, checks = _doctor(running)
     assert [check for check in checks.values() if not check["ok"]] == []
@@ -40,7 +32,7 @@ def test_all_checks_pass_with_running_workers(running: dict[str, str]) -> None:
 
 def test_faults_are_named_with_their_fix(own_server: EmbeddedServer, tmp_path: Path) -> None:
     """Each fault is found: workers, eviction, stuck mission, dead letter, maps, collector."""
-    with redis.Redis.from_url(own_server.url) as client:
+    with connect(own_server.url) as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
         client.zadd("sagas:mission:stuck", {"m1": 1})
         client.xadd("map:commands:dead", {"a": "b"})

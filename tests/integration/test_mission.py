@@ -8,21 +8,20 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-import redis
 
 from app.config import ROOT
 from app.exploration.map_files import load_map
 from app.missions.frames import FrameDecoder
 from sagastream.testing import EmbeddedServer
 from tests.integration.conftest import Ended, environment, run
-from tests.polling import comes_true
+from tests.plain_client import connect
+from tests.polling import eventually_sync
 
 pytestmark = pytest.mark.blocking
 
@@ -35,20 +34,13 @@ STEPS = {
 _ORCHESTRATE = ("app.orchestrator", "--area", "rooms", "--robots", "2", "-o", "json")
 
 
-@pytest.fixture
-def own_server(server_binary: str | None) -> Iterator[EmbeddedServer]:
-    """A server of this test alone."""
-    with EmbeddedServer(binary=server_binary) as made:
-        yield made
-
-
 def _entries(url: str, stream: str) -> list[dict[str, str]]:
-    with redis.Redis.from_url(url, decode_responses=True) as client:
+    with connect(url) as client:
         return [fields for _, fields in client.xrange(stream)]
 
 
 def _holders(url: str) -> set[str]:
-    with redis.Redis.from_url(url, decode_responses=True) as client:
+    with connect(url) as client:
         return {json.loads(robot)["holder"] for robot in client.hgetall("fleet").values()}
 
 
@@ -324,7 +316,7 @@ def test_the_page_of_a_mission_is_served_while_it_runs(
         except httpx.HTTPError:
             return False
 
-    assert comes_true(is_there, within_s=60)
+    eventually_sync(is_there, within_s=60, why="the page of the mission is served")
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
     assert process.returncode == 130
@@ -352,12 +344,12 @@ def test_a_killed_mission_leaves_no_child_behind(tmp_path: Path) -> None:
     descriptors = [os.pidfd_open(pid) for pid in children]
     process.kill()
     process.communicate()
-    ended: set[int] = set()
-    give_up = time.monotonic() + 15
-    while len(ended) < len(descriptors) and time.monotonic() < give_up:
-        ended |= set(select.select(set(descriptors) - ended, [], [], 1)[0])
     assert len(children) >= 5
-    assert ended == set(descriptors)
+    eventually_sync(
+        lambda: set(select.select(descriptors, [], [], 0)[0]) == set(descriptors),
+        within_s=15,
+        why="all children of the killed process have ended",
+    )
     for descriptor in descriptors:
         os.close(descriptor)
 

@@ -11,13 +11,13 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import redis
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from app.exploration.map_files import load_map
 from tests.integration.served import Served, Watched
-from tests.polling import comes_true
+from tests.plain_client import connect
+from tests.polling import eventually_sync
 
 _CHROMIUM = shutil.which("chromium")
 _RECORDINGS = Path(__file__).parents[1] / "recordings"
@@ -83,13 +83,23 @@ def _status(served: Served, saga_id: str) -> str:
     return str(httpx.get(f"{served.url}/api/missions/{saga_id}").json()["status"])
 
 
-def _ends(served: Served, saga_id: str, status: str) -> None:
-    assert comes_true(lambda: _status(served, saga_id) == status, within_s=60)
+def _wait_for_end(served: Served, saga_id: str, status: str) -> None:
+    eventually_sync(
+        lambda: _status(served, saga_id) == status, within_s=60, why=f"the mission is {status}"
+    )
 
 
-def _sees_all(watched: Watched) -> bool:
-    at, of = watched.frames()
-    return of > 0 and at == of - 1
+def _wait_for_last_frame(watched: Watched) -> None:
+    def is_shown() -> bool:
+        index, count = watched.frames()
+        return count > 0 and index == count - 1
+
+    eventually_sync(
+        is_shown,
+        within_s=20,
+        why="the last frame of the recording is drawn",
+        meanwhile=lambda: watched.page.wait_for_timeout(50),
+    )
 
 
 def _has_map(watched: Watched, picture: Path) -> bool:
@@ -120,9 +130,7 @@ def test_a_mission_is_started_and_watched_to_its_end(
     for chips in page.locator(".stages").all_inner_texts():
         assert chips.startswith("start")
         assert chips.endswith("completed")
-    assert comes_true(
-        lambda: _sees_all(watched), within_s=20, meanwhile=lambda: page.wait_for_timeout(50)
-    )
+    _wait_for_last_frame(watched)
     assert _has_map(watched, Path(running["OUT_DIR"]) / saga_id / "map.yaml")
     assert page.locator("#team tbody tr").count() == 2
     picture = page.get_by_role("link", name="map.png").get_attribute("href")
@@ -188,19 +196,21 @@ def test_every_event_arrives_once_when_the_web_server_is_killed(
         page.goto(f"{mine.url}/missions/{saga_id}")
         for _ in range(2):
             before = len(_seen(page))
-            assert comes_true(
+            eventually_sync(
                 lambda before=before: len(_seen(page)) >= before + 5,  # type: ignore[misc]
                 within_s=30,
+                why="the page got five more events",
                 meanwhile=lambda: page.wait_for_timeout(20),
             )
             mine.kill()
             mine.start()
         httpx.post(f"{mine.url}/api/missions/{saga_id}/cancel", json={"reason": "seen enough"})
-        _ends(mine, saga_id, "compensated")
+        _wait_for_end(mine, saga_id, "compensated")
         told = _written(running["REDIS_URL"], saga_id)
-        assert comes_true(
+        eventually_sync(
             lambda: len(_seen(page)) >= sum(len(ids) for ids in told.values()),
             within_s=30,
+            why="the page got all events",
             meanwhile=lambda: page.wait_for_timeout(50),
         )
         seen = _seen(page)
@@ -219,7 +229,7 @@ def _written(url: str, saga_id: str) -> dict[str, list[str]]:
         "move": f"saga:{saga_id}:journal",
         "frame": f"missions:{saga_id}:frames",
     }
-    with redis.Redis.from_url(url, decode_responses=True) as client:
+    with connect(url) as client:
         return {kind: [entry for entry, _ in client.xrange(name)] for kind, name in streams.items()}
 
 
@@ -228,7 +238,7 @@ def test_a_mission_recorded_by_an_earlier_commit_is_replayed(
 ) -> None:
     """The slider moves through it; the last frame is the recorded map."""
     told = json.loads((_RECORDINGS / "v1-rooms.json").read_text())
-    with redis.Redis.from_url(running["REDIS_URL"]) as client:
+    with connect(running["REDIS_URL"]) as client:
         for name, fields in told["hashes"].items():
             client.hset(name, mapping=fields)
         for name, entries in told["streams"].items():
@@ -237,22 +247,21 @@ def test_a_mission_recorded_by_an_earlier_commit_is_replayed(
     page = watched.page
     page.goto(f"{served.url}/missions/{told['saga_id']}")
     picture = _RECORDINGS / "v1-rooms.yaml"
-    assert comes_true(
-        lambda: _sees_all(watched), within_s=20, meanwhile=lambda: page.wait_for_timeout(50)
-    )
+    _wait_for_last_frame(watched)
     assert _has_map(watched, picture)
     slider = page.get_by_label("Mission time")
     slider.focus()
     slider.press("Home")
-    assert comes_true(
-        lambda: watched.frames()[0] == 0, within_s=5, meanwhile=lambda: page.wait_for_timeout(20)
+    eventually_sync(
+        lambda: watched.frames()[0] == 0,
+        within_s=5,
+        why="the first frame is drawn",
+        meanwhile=lambda: page.wait_for_timeout(20),
     )
     assert not _has_map(watched, picture)
     page.get_by_label("Speed").select_option("100")
     page.get_by_role("button", name="Play").click()
-    assert comes_true(
-        lambda: _sees_all(watched), within_s=20, meanwhile=lambda: page.wait_for_timeout(50)
-    )
+    _wait_for_last_frame(watched)
     assert _has_map(watched, picture)
 
 
@@ -274,7 +283,7 @@ def test_an_operator_releases_a_robot(
     expect(page.locator(f"#robot-{name} td").nth(2)).to_have_text("free", timeout=10_000)
     assert _status(served, saga_id) == "running"
     httpx.post(f"{served.url}/api/missions/{saga_id}/cancel", json={})
-    _ends(served, saga_id, "compensated")
+    _wait_for_end(served, saga_id, "compensated")
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1440), ("dark", 360)])
@@ -286,8 +295,8 @@ def test_every_page_is_accessible(
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": width, "height": 800})
     done, failed = _start(served, "rooms"), _start(served, "rooms", robots=60)
-    _ends(served, done, "completed")
-    _ends(served, failed, "compensated")
+    _wait_for_end(served, done, "completed")
+    _wait_for_end(served, failed, "compensated")
     for path in (
         "/",
         "/?status=stuck",
@@ -341,4 +350,4 @@ def test_a_flood_of_requests_does_not_affect_a_mission(
             return client.post(f"{mine.url}/api/missions", json=asked).status_code
 
         assert set(threads.map(ask, range(requests))) == {422, 429}
-        _ends(mine, saga_id, "completed")
+        _wait_for_end(mine, saga_id, "completed")

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import redis
 
 from app import config
 from app.cli.workers import Workers
@@ -19,8 +18,9 @@ from app.redis_utils import get_bus
 from sagastream.testing import EmbeddedServer
 from tests.collector import Collector
 from tests.integration.conftest import Ended, environment, run
-from tests.polling import comes_true
-from tests.semconv import SeenSpan, faults_of_series, faults_of_span, faults_of_trace
+from tests.plain_client import connect
+from tests.polling import eventually_sync
+from tests.semconv import ExportedSpan, faults_of_series, faults_of_span, faults_of_trace
 
 pytestmark = [pytest.mark.blocking, pytest.mark.timeout(500)]
 
@@ -42,7 +42,7 @@ class Told:
     resumed: Ended
     killed_at: float
 
-    def spans(self, ended: Ended) -> list[SeenSpan]:
+    def spans(self, ended: Ended) -> list[ExportedSpan]:
         """The spans of one mission's trace."""
         return [s for s in self.collector.spans() if s.trace_id == ended.json["trace_id"]]
 
@@ -59,21 +59,23 @@ def _end(env: dict[str, str], saga_id: str) -> Ended:
 
 def _kill_while_exploring(workers: Workers, collector: Collector, url: str, saga_id: str) -> float:
     """Kill listener and Celery worker once the collector has the exploration; restart them."""
-    with redis.Redis.from_url(url, decode_responses=True) as client:
-        assert comes_true(
+    with connect(url) as client:
+        eventually_sync(
             lambda: any(
                 json.loads(fields["payload"]).get("checkpoint")
                 for _, fields in client.xrange(f"saga:{saga_id}:replies")
             ),
             within_s=_MOMENT_S,
+            why="the exploration reported a checkpoint",
         )
-    assert comes_true(
+    eventually_sync(
         lambda: any(
             span.name == "send exploration:commands"
             and span.attributes.get("sagastream.saga_id") == saga_id
             for span in collector.spans()
         ),
         within_s=_MOMENT_S,
+        why="the collector has the span that sent the exploration",
     )
     for name in ("listener-1", "celery"):
         workers._children[name].kill()

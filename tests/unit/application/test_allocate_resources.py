@@ -12,7 +12,7 @@ from app.redis_utils import request_and_reply
 from app.robots import fleet
 from app.robots.fleet import Robot, TooFewRobots, choose
 from sagastream import Bus, RequestFailed
-from tests.conftest import listening
+from tests.listeners import listening
 
 STREAM = "resources:commands"
 SETTINGS = Settings()

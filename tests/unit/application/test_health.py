@@ -3,7 +3,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -15,9 +15,11 @@ from app.config import Settings, get_settings
 from app.observability.doctor import check_readiness
 from app.observability.health import LoopHeartbeat, PortTaken, serve_probes, start_probe_server
 from sagastream import Bus, Command, Progress, multi_stage_reply
+from sagastream.status import stream_status
 from sagastream.testing import EmbeddedServer
 from tests.collector import free_port
-from tests.conftest import listening
+from tests.listeners import listening
+from tests.polling import eventually
 
 STREAM = "probe:commands"
 
@@ -43,13 +45,6 @@ async def _facts(port: int, path: str) -> tuple[int, dict[str, Any]]:
 
 
 @pytest.fixture
-def own_server() -> Iterator[EmbeddedServer]:
-    """A server of this test alone, which it may suspend."""
-    with EmbeddedServer() as made:
-        yield made
-
-
-@pytest.fixture
 async def probed(own_server: EmbeddedServer) -> AsyncIterator[tuple[EmbeddedServer, Settings]]:
     """A server that may be suspended, with a listener of one stream and health probes."""
     settings = Settings(redis_url=own_server.url, http_port=free_port())
@@ -58,8 +53,11 @@ async def probed(own_server: EmbeddedServer) -> AsyncIterator[tuple[EmbeddedServ
         listening(bus, [probe_it]),
         serve_probes(settings, [STREAM]),
     ):
-        while not await bus.command("EXISTS", f"listeners:{STREAM}"):
-            await asyncio.sleep(0.02)
+
+        async def is_announced() -> bool:
+            return bool((await stream_status(bus, STREAM)).event_types)
+
+        await eventually(is_announced, within_s=10, why="the listener announced its event type")
         yield own_server, settings
 
 

@@ -12,7 +12,7 @@ from app.logging_config import configure_logs
 from sagastream import Bus, Command, Progress, RequestFailed, multi_stage_reply
 from sagastream._telemetry.log_context import in_log_context
 from sagastream.saga import Compensation, Saga, SagaRunner, Step
-from tests.conftest import listening
+from tests.listeners import listening
 
 logger = logging.getLogger("test")
 

@@ -25,7 +25,9 @@ from sagastream import (
     RequestFailed,
     multi_stage_reply,
 )
-from tests.conftest import listening
+from tests.listeners import listening
+from tests.plain_client import call
+from tests.polling import eventually
 
 
 @multi_stage_reply(stream="echo:commands", event_type="echo:say")
@@ -33,10 +35,6 @@ async def say(command: Command, progress: Progress) -> dict[str, Any]:
     """Reply with the payload of the command."""
     await progress(0.5)
     return command.payload
-
-
-async def _call(bus: Bus, command: str, name: str, *args: Any) -> Any:
-    return await bus.command(command, bus.key(name), *args)
 
 
 async def _reply(stream: str, request_id: str, status: str, **payload: Any) -> None:
@@ -63,9 +61,9 @@ async def test_a_command_has_every_field_of_its_schema(app_bus: Bus) -> None:
         reply_stream="mine",
         deadline_s=60,
     )
-    ((found_id, raw),) = await _call(app_bus, "XRANGE", "echo:commands", "-", "+")
-    fields = {key.decode(): value.decode() for key, value in raw.items()}
-    assert found_id.decode() == entry_id
+    (entry,) = await app_bus.last_entries("echo:commands", 10)
+    fields = entry.fields
+    assert entry.entry_id == entry_id
     assert int(fields["deadline"]) - int(fields["timestamp"]) == 60_000
     fixed = {
         "correlation_id": "c",
@@ -155,7 +153,7 @@ async def test_a_timeout_is_a_timeout_error_after_the_timeout(app_bus: Bus) -> N
     assert time.monotonic() - began >= 0.3
     assert isinstance(caught.value, ReplyTimeout)
     assert caught.value.request_id == "r"
-    assert await _call(app_bus, "EXISTS", "none:replies") == 0
+    assert await call(app_bus, "EXISTS", "none:replies") == 0
 
 
 async def test_a_timeout_names_the_last_stage(app_bus: Bus) -> None:
@@ -194,7 +192,7 @@ async def test_groups_of_dead_readers_are_swept(app_bus: Bus) -> None:
     stream = app_bus.key("d:replies")
     for group in ("reader-dead", "someone-else"):
         await functions.join(stream, group=group, stale_ms=60_000, prefix="reader-")
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0.02)  # the dead reader is idle for longer than `stale_ms`
     await functions.join(stream, group="reader-new", stale_ms=10, prefix="reader-")
     groups = await app_bus.command("XINFO", "GROUPS", stream)
     assert {group["name"].decode() for group in groups} == {"reader-new", "someone-else"}
@@ -203,9 +201,10 @@ async def test_groups_of_dead_readers_are_swept(app_bus: Bus) -> None:
 async def test_a_reader_survives_the_deletion_of_its_stream(app_bus: Bus) -> None:
     """On NOGROUP a reader creates its group again."""
     reading = asyncio.create_task(read_replies("gone:replies", "c", "r", 20))
-    while not await _call(app_bus, "EXISTS", "gone:replies"):
-        await asyncio.sleep(0.01)
-    await _call(app_bus, "DEL", "gone:replies")
+    await eventually(
+        lambda: call(app_bus, "EXISTS", "gone:replies"), within_s=10, why="the reader has a group"
+    )
+    await call(app_bus, "DEL", "gone:replies")
     await _reply("gone:replies", "r", "completed", back=True)
     assert (await reading)["payload"] == {"back": True}
 
@@ -225,7 +224,7 @@ async def test_emitting_the_same_request_twice_is_one_entry(app_bus: Bus) -> Non
     ask = {"event_type": "echo:say", "correlation_id": "c", "request_id": "r"}
     first = await emit_command("echo:commands", payload={}, **ask)
     assert await emit_command("echo:commands", payload={}, **ask) == first
-    assert await _call(app_bus, "XLEN", "echo:commands") == 1
+    assert len(await app_bus.last_entries("echo:commands", 10)) == 1
 
 
 async def test_maxlen_and_ttl_are_applied(app_bus: Bus) -> None:
@@ -240,10 +239,10 @@ async def test_maxlen_and_ttl_are_applied(app_bus: Bus) -> None:
             maxlen=100,
             ttl=60,
         )
-    assert 100 <= await _call(app_bus, "XLEN", "events") < 400
-    assert 0 < await _call(app_bus, "PTTL", "events") <= 60_000
+    assert 100 <= await call(app_bus, "XLEN", "events") < 400
+    assert 0 < await call(app_bus, "PTTL", "events") <= 60_000
     await emit_command("echo:commands", event_type="echo:say", payload={})
-    assert await _call(app_bus, "PTTL", "echo:commands") == -1
+    assert await call(app_bus, "PTTL", "echo:commands") == -1
 
 
 @pytest.mark.parametrize(
@@ -267,7 +266,7 @@ async def test_bad_arguments_are_refused_before_anything_is_sent(
     with pytest.raises(InvalidMessage) as caught:
         await emit_command("echo:commands", **({"event_type": "echo:say", "payload": {}} | change))
     assert caught.value.field == field
-    assert await _call(app_bus, "EXISTS", "echo:commands") == 0
+    assert await call(app_bus, "EXISTS", "echo:commands") == 0
 
 
 async def test_a_request_without_listener_times_out(app_bus: Bus) -> None:
@@ -294,7 +293,7 @@ async def test_blobs_are_stored_under_their_hash_and_expire(app_bus: Bus) -> Non
     reference = await put_blob(b"map" * 1000)
     assert await put_blob(b"map" * 1000) == reference
     assert await get_blob(reference) == b"map" * 1000
-    assert await _call(app_bus, "STRLEN", f"blob:{reference}") < 100
-    assert await _call(app_bus, "TTL", f"blob:{reference}") > 0
+    assert await call(app_bus, "STRLEN", f"blob:{reference}") < 100
+    assert await call(app_bus, "TTL", f"blob:{reference}") > 0
     with pytest.raises(BlobMissing, match="BLOB_TTL_S"):
         await get_blob("0" * 64)

@@ -22,7 +22,7 @@ from app.robots import fleet
 from app.robots.process import OrderFence, RobotService, StaleOrder, deploy_simulated
 from app.robots.team import RobotLost, Team
 from sagastream import Bus, Command, Handler, RequestFailed
-from tests.conftest import listening
+from tests.listeners import listening
 
 pytestmark = [pytest.mark.blocking, pytest.mark.timeout(120)]
 

@@ -12,7 +12,7 @@ from app.exploration.simulation.floor_plans import draw_rooms
 from app.missions.mission_saga import mission_runner
 from app.redis_utils import request_and_reply
 from sagastream import Bus, RequestFailed
-from tests.conftest import listening
+from tests.listeners import listening
 
 pytestmark = pytest.mark.blocking
 

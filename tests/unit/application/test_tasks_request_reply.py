@@ -9,7 +9,7 @@ from app.celery_app import celery_app
 from app.config import get_settings
 from app.missions.mission_saga import mission_runner
 from sagastream import Bus, Command, Handler, Progress
-from tests.conftest import listening
+from tests.listeners import listening
 
 MISSION = {"area": "office", "robot_count": 2, "seed": 0, "mission": "m1"}
 _STREAMS = {

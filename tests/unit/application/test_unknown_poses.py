@@ -17,7 +17,7 @@ from app.exploration.simulation.floor_plans import draw_rooms
 from app.exploration.simulation.halls_and_caves import draw_cave
 from app.redis_utils import request_and_reply
 from sagastream import Bus, Handler
-from tests.conftest import listening
+from tests.listeners import listening
 from tests.unit.application.test_robots import _allocate, robots
 
 pytestmark = [pytest.mark.blocking, pytest.mark.timeout(300)]

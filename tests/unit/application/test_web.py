@@ -29,6 +29,7 @@ from app.web.security import MAX_BODY_BYTES, RateLimiter
 from sagastream import Bus
 from sagastream.saga.journal import intend, next_action
 from sagastream.saga.store import SagaStore
+from tests.plain_client import add_entry
 
 pytestmark = pytest.mark.blocking
 
@@ -210,9 +211,7 @@ async def test_events_of_all_streams_are_in_order_of_time(
     await client.post("/api/missions", json=_ROOM, headers={"idempotency-key": "m"})
     for stream, step in ((get_settings().recording_stream("m"), 1), ("saga:m:replies", 2)):
         for number in range(150):
-            await app_bus.command(
-                *("XADD", app_bus.key(stream), f"{1 + number}-{step}", "n", number),
-            )
+            await add_entry(app_bus, stream, {"n": number}, entry_id=f"{1 + number}-{step}")
     await mission_runner().compensate("m", "enough")
     told = await _events(client, "m")
     assert [kind for _, kind, _ in told[-3:]] == ["move", "move", "end"]
@@ -284,9 +283,7 @@ async def test_reported_progress_is_listed(client: httpx.AsyncClient, app_bus: B
     await store.change(await store.get("m"), lambda _: begun)
     robots = {"r1": {"driven_m": 2.5}, "r2": {"driven_m": 4.0}}
     for payload in ({"fraction": 0.25, "robots": robots}, {"maps": 2}):
-        await app_bus.command(
-            *("XADD", app_bus.key("saga:m:replies"), "*", "payload", json.dumps(payload)),
-        )
+        await add_entry(app_bus, "saga:m:replies", {"payload": json.dumps(payload)})
     (row,) = (await client.get("/api/missions")).json()
     assert (row["known"], row["driven_m"]) == (0.25, 6.5)
 

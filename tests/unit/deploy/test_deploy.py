@@ -27,7 +27,7 @@ from tests.deploy_checks import (
     faults_of_targets,
     faults_of_traceql,
 )
-from tests.scripts import script as load_script
+from tests.scripts import load_script
 
 DEPLOY = ROOT / "deploy"
 FILES = {
@@ -93,10 +93,14 @@ def test_keys_are_known(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "change", "fault"),
     [
-        ("tempo.yaml", {"ingester": {"max_block_duration": "5m"}}, "ingester is not.*fatal in 3"),
-        ("tempo.yaml", {"compactor": {}}, "compactor is not.*fatal in 3"),
+        (
+            "tempo.yaml",
+            {"ingester": {"max_block_duration": "5m"}},
+            "ingester is not.*fatal in Tempo 3",
+        ),
+        ("tempo.yaml", {"compactor": {}}, "compactor is not.*fatal in Tempo 3"),
         ("tempo.yaml", {"storage": {"trace": {"backnd": "local"}}}, "storage.trace.backnd is not"),
-        ("tempo.yaml", {"server": "3200"}, "server is no map"),
+        ("tempo.yaml", {"server": "3200"}, "server is not a map"),
         ("prometheus.yml", {"scrape_configs": [{"jobname": "x"}]}, r"\[\].jobname is not"),
         (
             "grafana/provisioning/datasources/datasources.yaml",
@@ -140,7 +144,7 @@ def test_compose_is_valid() -> None:
     [
         ("image: valkey/", "imaje: valkey/", "imaje"),
         ("valkey/valkey:9.1.2", "valkey/valkey:latest", "not pinned"),
-        ("./tempo.yaml:", "./tmpo.yaml:", "./tmpo.yaml is not there"),
+        ("./tempo.yaml:", "./tmpo.yaml:", "./tmpo.yaml does not exist"),
         ("tempo:/var/tempo", "temp:/var/tempo", "volume temp is not declared"),
         ("      prometheus: {condition", "      promtheus: {condition", "depends on promtheus"),
         ('healthcheck: {test: ["CMD", "valkey-cli"', 'x-check: {test: ["CMD", "a"', "health"),
@@ -167,7 +171,7 @@ def test_scrape_targets_exist() -> None:
     assert list(faults_of_targets(prometheus, compose)) == []
     prometheus["scrape_configs"][0]["static_configs"][0]["targets"].append("listner:8080")
     assert list(faults_of_targets(prometheus, compose)) == [
-        "mission-control: listner:8080 is no service"
+        "mission-control: listner:8080 is not a service"
     ]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.config import ROOT
-from tests.scripts import script
+from tests.scripts import load_script
 
 
 def _check_words(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -53,7 +53,7 @@ def test_plain_sentences_pass(tmp_path: Path) -> None:
 )
 def test_a_name_that_the_glossary_replaces_is_found(code: str, name: str, tmp_path: Path) -> None:
     """Classes, functions, fields, attributes and metrics are looked at."""
-    check = script("check-names")
+    check = load_script("check-names")
     module = tmp_path / "module.py"
     module.write_text(code)
     names = {found.strip("_") for _, found in check.names_of(module)}
@@ -64,7 +64,7 @@ def test_an_invariant_without_a_test_fails_the_check(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """When the last marker of an invariant is removed, the check names it."""
-    check = script("check-invariants")
+    check = load_script("check-invariants")
     numbers = sorted(set(check.INVARIANTS) - check.NOT_BUILT)
     marked = "".join(f"@pytest.mark.invariant({n})\ndef test_{n}(): ...\n" for n in numbers)
     tests = tmp_path / "tests"

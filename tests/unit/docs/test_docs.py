@@ -1,6 +1,7 @@
+"""The guide: its blocks run, its reference is complete, and it loads nothing from elsewhere."""
+
 import re
 import subprocess
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +24,7 @@ from tests.docs_blocks import (
     pages,
     run_python,
 )
-from tests.scripts import script as load_script
+from tests.scripts import load_script
 
 pytestmark = pytest.mark.blocking
 
@@ -40,16 +41,9 @@ RUN = [
 ]
 
 
-@pytest.fixture
-def own_server() -> Iterator[EmbeddedServer]:
-    """A server for one page, which may do with it what it likes."""
-    with EmbeddedServer() as running:
-        yield running
-
-
 @pytest.fixture(scope="module")
 def reference() -> ModuleType:
-    """The script that writes the reference."""
+    """The script that writes the reference pages."""
     return load_script("reference")
 
 
@@ -58,26 +52,26 @@ def _page(text: str) -> list[Block]:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_blocks_are_what_they_say(name: str) -> None:
-    """Every block has a language that is checked, and passes: commands exist, files parse."""
+def test_blocks_pass_the_checks_of_their_language(name: str) -> None:
+    """Each block has a known language; its commands exist and its files parse."""
     assert list(faults_of(PAGES[name])) == []
 
 
 @pytest.mark.parametrize("name", RUN)
 def test_python_of_pages_runs(name: str, own_server: EmbeddedServer) -> None:
-    """What a page has a reader type in works as it stands, and prints what the page says."""
+    """The code of a page runs as it is, and prints the output on the page."""
     assert list(run_python(PAGES[name], own_server.url)) == []
 
 
 @pytest.mark.parametrize("name", FOLLOWED)
 def test_pages_can_be_followed(name: str, tmp_path: Path) -> None:
-    """Who writes a page's files and enters its commands sees what it says, word for word."""
+    """The files and commands of a page give the output on the page."""
     make_checkout(tmp_path)
     assert list(follow(PAGES[name], tmp_path)) == []
 
 
 def test_the_tutorial_is_followed() -> None:
-    """It has files, commands and outputs, so that the test above does it all."""
+    """The tutorial has files, commands and outputs, which the test above checks."""
     assert "docs/tutorial.md" in FOLLOWED
     assert {"python", "sh", "text"} <= {block.language for block in PAGES["docs/tutorial.md"]}
 
@@ -88,7 +82,7 @@ def test_the_tutorial_is_followed() -> None:
         ("```ruby\nputs 1\n```", "'ruby'"),
         ("```\nnothing\n```", "''"),
         ("    indented\n", "''"),
-        ("```text\nof nothing\n```", "output of nothing"),
+        ("```text\nof nothing\n```", "output without a block"),
         ("```json\n{,}\n```", "property name"),
         ("```yaml\na: b: c\n```", "mapping values"),
         ("```toml\na = \n```", "Invalid value"),
@@ -106,7 +100,7 @@ def test_the_tutorial_is_followed() -> None:
     ],
 )
 def test_a_bad_block_is_found(text: str, fault: str) -> None:
-    """A language, word, option or name that is not known, and what does not parse, are faults."""
+    """Unknown languages, commands, options and names are faults, and files that do not parse."""
     (found,) = faults_of(_page(text))
     assert fault in found
 
@@ -120,7 +114,7 @@ def test_a_bad_block_is_found(text: str, fault: str) -> None:
     ],
 )
 def test_bad_python_is_found(text: str, fault: str) -> None:
-    """Another output, one that the page does not show, and an error, with its line in the page."""
+    """Another output, a missing output, and an error with its line in the page are faults."""
     (found,) = run_python(_page(text), "unix:///nowhere")
     assert fault in found
 
@@ -134,14 +128,14 @@ def test_bad_python_is_found(text: str, fault: str) -> None:
     ],
 )
 def test_a_page_that_cannot_be_followed_is_found(text: str, fault: str, tmp_path: Path) -> None:
-    """Another output, a command that fails, and one that ends the shell."""
+    """Another output, a command that fails, and one that ends the shell are faults."""
     make_checkout(tmp_path)
     page = _page('```python title="a.py"\nprint(1)\n```\n' + text)
     assert any(fault in found for found in follow(page, tmp_path))
 
 
 @pytest.mark.parametrize(
-    ("said", "wanted", "is_other"),
+    ("output", "expected", "is_other"),
     [
         ("done 1763942400000-0 in 0.12 s", "done 1763942400999-7 in 3.4 s", False),
         ("done 1", "done 2", True),
@@ -149,13 +143,13 @@ def test_a_page_that_cannot_be_followed_is_found(text: str, fault: str, tmp_path
         ("a\nb", "a", True),
     ],
 )
-def test_what_differs(said: str, wanted: str, is_other: bool) -> None:
-    """Times and ids may differ, and what stands under `…`; nothing else may."""
-    assert differs(said, wanted) is is_other
+def test_only_times_ids_and_ellipses_may_differ(output: str, expected: str, is_other: bool) -> None:
+    """Times, ids and the text at `…` match any other; all else must be equal."""
+    assert differs(output, expected) is is_other
 
 
 class _Sources(HTMLParser):
-    """Whatever a browser would load from elsewhere."""
+    """Finds what a browser would load from other servers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -167,8 +161,8 @@ class _Sources(HTMLParser):
         self.found += [value for value in values if value.startswith(("http:", "https:", "//"))]
 
 
-def test_the_guide_is_built_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
-    """Strictly: no broken link, no page that the navigation misses; no script, font or style."""
+def test_the_guide_is_built_and_loads_nothing_from_other_servers(tmp_path: Path) -> None:
+    """The strict build finds no broken link and no page outside the navigation."""
     make_checkout(tmp_path)
     built = subprocess.run(
         ["scripts/docs.sh"], cwd=tmp_path, capture_output=True, text=True, check=False
@@ -185,24 +179,24 @@ def test_the_guide_is_built_and_loads_nothing_from_elsewhere(tmp_path: Path) -> 
 
 
 def test_the_reference_is_what_the_script_writes(reference: ModuleType, tmp_path: Path) -> None:
-    """Settings and commands stand in it as they are; a page that was changed is a difference."""
-    place = ROOT / "docs" / "reference"
-    assert reference.drift(place) == []
+    """The generated pages are up to date, and an edited page is reported."""
+    folder = ROOT / "docs" / "reference"
+    assert reference.drift(folder) == []
     for name in reference.written():
-        (tmp_path / name).write_text((place / name).read_text().replace("`", "'"))
+        (tmp_path / name).write_text((folder / name).read_text().replace("`", "'"))
     assert reference.drift(tmp_path) == sorted(reference.written())
 
 
 def test_every_public_name_is_in_the_reference() -> None:
-    """What can be imported from the library's public modules is described."""
+    """Each public name of the library is on the reference page."""
     text = (ROOT / "docs" / "reference" / "api.md").read_text()
     described = {line.rpartition(".")[2] for line in re.findall(r"^::: (\S+)$", text, re.MULTILINE)}
     public = {*sagastream.__all__, *sagastream.saga.__all__, "EmbeddedServer", "running"}
     assert public - described == set()
 
 
-def test_the_entry_is_described() -> None:
-    """Every field of a command and a reply, every stage, and the limits as they are."""
+def test_the_page_of_the_entry_is_complete() -> None:
+    """It has each field of commands and replies, each stage, and the current limits."""
     text = (ROOT / "docs" / "reference" / "entry.md").read_text()
     words = set(re.findall(r"`(\w+)`", text))
     assert entries._COMMAND_FIELDS | {"status", "epoch"} <= words
@@ -212,8 +206,8 @@ def test_the_entry_is_described() -> None:
         assert re.search(rf"\b{limit:,}\b", text), limit
 
 
-def test_the_reference_has_all(reference: ModuleType) -> None:
-    """Each setting by its variable, each verb by its name."""
+def test_the_reference_is_complete(reference: ModuleType) -> None:
+    """It has the variable of each setting and the name of each subcommand."""
     written = reference.written()
     for name in Settings.model_fields:
         assert f"`{name.upper()}`" in written["configuration.md"]

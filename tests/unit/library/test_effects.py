@@ -1,4 +1,4 @@
-"""Effects that stay single though handlers run twice."""
+"""Effect policies: an effect takes place once, although its handler may run twice."""
 
 import asyncio
 from typing import Any
@@ -15,24 +15,21 @@ from sagastream import (
     Write,
     multi_stage_reply,
 )
-from tests.conftest import listening
+from tests.listeners import listening
+from tests.plain_client import call
 
 STREAM = "account:commands"
 
 
-async def _call(bus: Bus, command: str, name: str, *args: Any) -> Any:
-    return await bus.command(command, bus.key(name), *args)
-
-
 @pytest.mark.invariant(8)
-async def test_atomic_writes_come_with_the_reply_and_race_safely(bus: Bus) -> None:
-    """Forty increments at once are forty: who read an old value runs again."""
+async def test_concurrent_atomic_writes_lose_no_update(bus: Bus) -> None:
+    """Forty concurrent increments add up to 40: a handler that read an old value runs again."""
     runs = []
 
     @multi_stage_reply(stream=STREAM, event_type="account:add", effect="atomic")
     async def add(command: Command, _progress: Progress) -> Atomic:
         runs.append(command.request_id)
-        raw = await _call(bus, "HGET", "accounts", "me")
+        raw = await call(bus, "HGET", "accounts", "me")
         read = raw.decode() if raw else None
         total = int(read or 0) + 1
         return Atomic({"total": total}, (Write("accounts", str(total), read, field="me"),))
@@ -42,16 +39,16 @@ async def test_atomic_writes_come_with_the_reply_and_race_safely(bus: Bus) -> No
             *(bus.request_and_reply(STREAM, "account:add", {}) for _ in range(40))
         )
     assert sorted(reply["payload"]["total"] for reply in replies) == list(range(1, 41))
-    assert await _call(bus, "HGET", "accounts", "me") == b"40"
+    assert await call(bus, "HGET", "accounts", "me") == b"40"
     assert len(runs) >= 40
-    await _call(bus, "DEL", "accounts")
+    await call(bus, "DEL", "accounts")
 
 
 @pytest.mark.invariant(8)
 async def test_a_mismatch_of_one_write_writes_none(
     bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All is checked before the first write; what never fits fails by name."""
+    """All values are checked before the first write; a lasting mismatch is a WriteConflict."""
     monkeypatch.setattr("sagastream._worker.dispatcher._MAX_RUNS", 5)
 
     @multi_stage_reply(stream=STREAM, event_type="account:move", effect="atomic")
@@ -62,13 +59,13 @@ async def test_a_mismatch_of_one_write_writes_none(
         with pytest.raises(RequestFailed, match="changed by another writer") as caught:
             await bus.request_and_reply(STREAM, "account:move", {})
     assert caught.value.error_type == "WriteConflict"
-    assert await _call(bus, "EXISTS", "from") == 0
+    assert await call(bus, "EXISTS", "from") == 0
 
 
 async def test_atomic_writes_can_delete(bus: Bus) -> None:
-    """A value of None takes the key or field away."""
-    await _call(bus, "SET", "plain", "1")
-    await _call(bus, "HSET", "hash", "a", "1", "b", "2")
+    """A new value of None deletes the key or field."""
+    await call(bus, "SET", "plain", "1")
+    await call(bus, "HSET", "hash", "a", "1", "b", "2")
 
     @multi_stage_reply(stream=STREAM, event_type="account:clear", effect="atomic")
     async def clear(_command: Command, _progress: Progress) -> Atomic:
@@ -76,14 +73,14 @@ async def test_atomic_writes_can_delete(bus: Bus) -> None:
 
     async with listening(bus, [clear]):
         await bus.request_and_reply(STREAM, "account:clear", {})
-    assert await _call(bus, "EXISTS", "plain") == 0
-    assert await _call(bus, "HGETALL", "hash") == {b"b": b"2"}
-    await _call(bus, "DEL", "hash")
+    assert await call(bus, "EXISTS", "plain") == 0
+    assert await call(bus, "HGETALL", "hash") == {b"b": b"2"}
+    await call(bus, "DEL", "hash")
 
 
 @pytest.mark.invariant(8)
 async def test_a_second_claim_is_reconciled_before_it_runs(bus: Bus) -> None:
-    """What the first claim did is found out, not done again."""
+    """`reconcile` returns the result of the first claim, or the handler runs again."""
     paid: list[int] = []
     begun = asyncio.Event()
 
@@ -103,16 +100,16 @@ async def test_a_second_claim_is_reconciled_before_it_runs(bus: Bus) -> None:
     for done, expected, epochs in ((True, "before", [1]), (False, 2, [1, 2])):
         paid.clear()
         begun.clear()
-        asked = asyncio.create_task(bus.request_and_reply(STREAM, "account:pay", {"done": done}))
+        reply = asyncio.create_task(bus.request_and_reply(STREAM, "account:pay", {"done": done}))
         async with listening(bus, [pay], drain_s=0.05):
             await begun.wait()
         async with listening(bus, [pay], lease_s=0.2):
-            assert (await asyncio.wait_for(asked, 10))["payload"] == {"paid": expected}
+            assert (await asyncio.wait_for(reply, 10))["payload"] == {"paid": expected}
         assert paid == epochs
 
 
 async def test_an_atomic_handler_must_return_its_writes(bus: Bus) -> None:
-    """A plain dict would be an effect that nobody guards."""
+    """A plain dict is refused: its effect would not be checked."""
 
     @multi_stage_reply(stream=STREAM, event_type="account:bad", effect="atomic")
     async def bad(_command: Command, _progress: Progress) -> dict[str, Any]:
@@ -132,16 +129,16 @@ async def test_an_atomic_handler_must_return_its_writes(bus: Bus) -> None:
     ],
 )
 @pytest.mark.invariant(8)
-def test_a_policy_that_cannot_hold_is_refused_where_it_is_declared(
+def test_an_invalid_policy_is_refused_where_it_is_declared(
     options: dict[str, Any], reason: str
 ) -> None:
-    """A wrong declaration shows at import."""
+    """An invalid declaration is an error at import."""
     with pytest.raises(RegistrationError, match=reason):
         multi_stage_reply(stream=STREAM, event_type="account:x", **options)
 
 
 async def test_an_effect_may_have_thousands_of_writes(bus: Bus) -> None:
-    """As many as one likes: more than fit on the stack of the server's interpreter at once."""
+    """More writes are possible than fit on the stack of the server's Lua interpreter."""
     count = 3000
 
     @multi_stage_reply(stream=STREAM, event_type="account:open", effect="atomic")
@@ -150,5 +147,5 @@ async def test_an_effect_may_have_thousands_of_writes(bus: Bus) -> None:
 
     async with listening(bus, [open_all]):
         await bus.request_and_reply(STREAM, "account:open", {})
-    assert await _call(bus, "HLEN", "many") == count
-    await _call(bus, "DEL", "many")
+    assert await call(bus, "HLEN", "many") == count
+    await call(bus, "DEL", "many")

@@ -1,4 +1,7 @@
-"""The fences: what the server refuses, and what it answers alike."""
+"""The server's functions: the transitions that they allow, refuse and repeat.
+
+These tests read raw records and streams: they prove what the functions write.
+"""
 
 import asyncio
 from typing import Any
@@ -29,7 +32,7 @@ _PLAIN = ("event_type", "work:do", "payload", "{}")
 
 
 class Requests:
-    """One request's transitions, with everything but the consumer filled in."""
+    """The transitions of one request; callers give only what differs between claims."""
 
     def __init__(self, bus: Bus) -> None:
         self.bus, self.functions = bus, bus.session().requests
@@ -114,7 +117,7 @@ def _kind(answer: BeginAnswer) -> str:
 
 @pytest.fixture
 async def requests(bus: Bus) -> Requests:
-    """A stream with a group, and one request in it."""
+    """The transitions of one request, and a stream with a group."""
     made = Requests(bus)
     await made.call("XGROUP", "CREATE", made.stream, GROUP, "0", "MKSTREAM")
     return made
@@ -123,7 +126,7 @@ async def requests(bus: Bus) -> Requests:
 @pytest.mark.invariant(1)
 @pytest.mark.invariant(2)
 async def test_emitting_twice_writes_one_entry(requests: Requests) -> None:
-    """A repeated emit, as after a lost answer, is the same entry."""
+    """A repeated emit, as after a lost answer, returns the same entry."""
     first = await requests.emit({})
     again = await requests.emit({})
     assert (first.outcome, again.outcome) == ("new", "known")
@@ -133,7 +136,7 @@ async def test_emitting_twice_writes_one_entry(requests: Requests) -> None:
 
 @pytest.mark.invariant(1)
 async def test_the_same_id_with_another_payload_is_a_conflict(requests: Requests) -> None:
-    """Identity is the id: it cannot mean two things."""
+    """An id is the identity of one request."""
     await requests.emit({})
     assert (await requests.emit({"other": 1})).outcome == "conflict"
     assert await requests.call("XLEN", requests.stream) == 1
@@ -142,7 +145,7 @@ async def test_the_same_id_with_another_payload_is_a_conflict(requests: Requests
 @pytest.mark.invariant(3)
 @pytest.mark.invariant(5)
 async def test_begin_is_busy_while_a_lease_is_current(requests: Requests) -> None:
-    """No second owner while the first one's lease lasts."""
+    """There is no second claim while the lease of the first one is current."""
     entry = (await requests.emit({})).entry_id
     assert _kind(await requests.begin(entry, token="a")) == "claimed"
     busy = await requests.begin(entry, token="b")
@@ -151,8 +154,8 @@ async def test_begin_is_busy_while_a_lease_is_current(requests: Requests) -> Non
 
 
 @pytest.mark.invariant(3)
-async def test_begin_with_the_same_token_answers_the_same(requests: Requests) -> None:
-    """A lost answer to begin costs no epoch and no second `start`."""
+async def test_begin_with_the_same_token_returns_the_same(requests: Requests) -> None:
+    """A repeated begin, as after a lost answer, raises no epoch and writes no second `start`."""
     entry = (await requests.emit({})).entry_id
     first = await requests.begin(entry, token="a")
     again = await requests.begin(entry, token="a")
@@ -164,7 +167,7 @@ async def test_begin_with_the_same_token_answers_the_same(requests: Requests) ->
 
 @pytest.mark.invariant(3)
 async def test_a_lapsed_lease_is_claimed_with_a_higher_epoch(requests: Requests) -> None:
-    """The epoch grows with every claim."""
+    """Each claim raises the epoch."""
     entry = (await requests.emit({})).entry_id
     await requests.begin(entry, token="a", lease_ms=0)
     second = await requests.begin(entry, token="b")
@@ -173,8 +176,8 @@ async def test_a_lapsed_lease_is_claimed_with_a_higher_epoch(requests: Requests)
 
 
 @pytest.mark.invariant(3)
-async def test_a_superseded_owner_writes_nothing(requests: Requests) -> None:
-    """Neither progress nor a result of the old owner gets through, and it acks nothing."""
+async def test_an_earlier_claim_writes_nothing(requests: Requests) -> None:
+    """Progress and result of an earlier claim are refused, and its entry stays pending."""
     await requests.emit({})
     entry = await requests.deliver()
     await requests.begin(entry, token="a", lease_ms=0)
@@ -187,8 +190,8 @@ async def test_a_superseded_owner_writes_nothing(requests: Requests) -> None:
 
 @pytest.mark.invariant(3)
 @pytest.mark.invariant(4)
-async def test_finish_replies_and_acks_together_and_once(requests: Requests) -> None:
-    """The terminal reply is there once, however often finish is repeated."""
+async def test_finish_replies_and_acks_once(requests: Requests) -> None:
+    """A repeated finish writes no second terminal reply."""
     await requests.emit({})
     entry = await requests.deliver()
     await requests.begin(entry, token="a")
@@ -199,8 +202,8 @@ async def test_finish_replies_and_acks_together_and_once(requests: Requests) -> 
 
 
 @pytest.mark.invariant(3)
-async def test_the_first_outcome_wins_for_ever(requests: Requests) -> None:
-    """A request that completed cannot fail later, not even by its own owner."""
+async def test_the_first_outcome_is_final(requests: Requests) -> None:
+    """A completed request cannot fail later, not even by the same claim."""
     entry = (await requests.emit({})).entry_id
     await requests.begin(entry, token="a")
     await requests.finish(entry, token="a")
@@ -211,7 +214,7 @@ async def test_the_first_outcome_wins_for_ever(requests: Requests) -> None:
 
 @pytest.mark.invariant(6)
 async def test_a_request_that_kills_its_handlers_is_one_dead_letter(requests: Requests) -> None:
-    """After three lost handlers the fourth claim ends it: a letter, a reply and an ack."""
+    """After three lost handlers the fourth claim writes a letter and a reply, and acks."""
     await requests.emit({})
     entry = await requests.deliver()
     for token in "abc":
@@ -227,8 +230,8 @@ async def test_a_request_that_kills_its_handlers_is_one_dead_letter(requests: Re
 
 @pytest.mark.invariant(4)
 @pytest.mark.invariant(6)
-async def test_a_release_is_not_held_against_a_request(requests: Requests) -> None:
-    """Shutdowns are no crashes: any number of them does not make a dead letter."""
+async def test_a_release_does_not_count_as_a_lost_handler(requests: Requests) -> None:
+    """After any number of releases a request is not a dead letter."""
     await requests.emit({})
     entry = await requests.deliver()
     for token in "abcdefgh":
@@ -247,8 +250,8 @@ async def test_a_release_is_not_held_against_a_request(requests: Requests) -> No
 
 
 @pytest.mark.invariant(5)
-async def test_renewal_keeps_only_what_is_still_owned(requests: Requests) -> None:
-    """A late renewal of an old owner neither renews nor steals the entry back."""
+async def test_only_the_current_claim_is_renewed(requests: Requests) -> None:
+    """A late renewal of an earlier claim does not change the lease."""
     await requests.emit({})
     entry = await requests.deliver()
     await requests.begin(entry, token="a", lease_ms=0)
@@ -270,7 +273,7 @@ async def test_renewal_keeps_only_what_is_still_owned(requests: Requests) -> Non
 
 @pytest.mark.invariant(3)
 async def test_repeated_progress_is_written_once(requests: Requests) -> None:
-    """Progress is numbered; a number that was there is not written again."""
+    """Progress is numbered; a number that is not higher than the last one is not written."""
     entry = (await requests.emit({})).entry_id
     await requests.begin(entry, token="a")
     for seq in (1, 1, 2, 1):
@@ -280,7 +283,7 @@ async def test_repeated_progress_is_written_once(requests: Requests) -> None:
 
 @pytest.mark.invariant(2)
 async def test_a_second_requester_gets_the_same_reply(requests: Requests) -> None:
-    """Emitting again adds a reply stream; finish writes to all of them."""
+    """A second emit adds its reply stream; finish writes to all of them."""
     entry = (await requests.emit({})).entry_id
     await requests.begin(entry, token="a")
     other = requests.bus.key("replies:other")
@@ -291,8 +294,8 @@ async def test_a_second_requester_gets_the_same_reply(requests: Requests) -> Non
 
 
 @pytest.mark.invariant(2)
-async def test_a_requester_that_comes_after_the_end_gets_the_reply(requests: Requests) -> None:
-    """The record keeps the reply for those who ask later."""
+async def test_a_requester_after_the_end_gets_the_reply(requests: Requests) -> None:
+    """The record keeps the reply; a later emit writes it to its reply stream."""
     entry = (await requests.emit({})).entry_id
     await requests.begin(entry, token="a")
     await requests.finish(entry, token="a")
@@ -301,8 +304,8 @@ async def test_a_requester_that_comes_after_the_end_gets_the_reply(requests: Req
     assert await requests.stages(late) == ["completed"]
 
 
-async def test_many_go_together_and_one_that_is_refused_stops_no_other(requests: Requests) -> None:
-    """Calls of one tick are one command; a wrong key fails the one request that it is of."""
+async def test_batched_calls_fail_separately(requests: Requests) -> None:
+    """Calls of one tick are one command; a key of a wrong type fails only its own request."""
     call, key = requests.call, requests.bus.key
     await call("SET", key("replies:wrong"), "x")
     await call("PING")
@@ -317,11 +320,11 @@ async def test_many_go_together_and_one_that_is_refused_stops_no_other(requests:
             reply_streams=[key(replies)],
         )
 
-    on_the_way = asyncio.create_task(call("PING"))
-    await asyncio.sleep(0)
+    ping = asyncio.create_task(call("PING"))
+    await asyncio.sleep(0)  # sends PING: calls are batched while another one waits
     sent = [emit(n, "replies:wrong" if n == 1 else "replies:me") for n in range(3)]
     answers = await asyncio.gather(*sent, return_exceptions=True)
-    await on_the_way
+    await ping
     after = (await call("INFO", "commandstats"))["cmdstat_fcall"]["calls"]
     assert after - before == 1
     assert [getattr(answer, "outcome", type(answer)) for answer in answers] == [
@@ -334,8 +337,8 @@ async def test_many_go_together_and_one_that_is_refused_stops_no_other(requests:
     await call("DEL", key("replies:wrong"))
 
 
-async def test_who_wants_the_end_alone_is_sent_the_end_alone(requests: Requests) -> None:
-    """A stream of ends gets no `start`; one that joins as both gets every stage from then on."""
+async def test_end_streams_get_only_the_terminal_stage(requests: Requests) -> None:
+    """A stream that also joins as a reply stream gets each stage from then on."""
     own, other = requests.bus.key("replies:end"), requests.bus.key("replies:other")
 
     async def emit(replies: list[str], ends: list[str]) -> None:
@@ -357,8 +360,8 @@ async def test_who_wants_the_end_alone_is_sent_the_end_alone(requests: Requests)
     assert await requests.stages(other) == ["start", "completed"]
 
 
-async def test_a_cancelled_entry_that_is_adopted_never_begins(requests: Requests) -> None:
-    """The cancel came before the plain entry did: adopting it ends it, and acks it."""
+async def test_adopting_an_entry_of_a_cancelled_request_ends_it(requests: Requests) -> None:
+    """When the cancel came before the plain entry, adopt writes `cancelled` and acks."""
     await requests.functions.cancel(
         requests.record, retention_ms=60_000, wakeup_prefix="listener:", trace=UNTRACED
     )
@@ -371,7 +374,7 @@ async def test_a_cancelled_entry_that_is_adopted_never_begins(requests: Requests
 
 @pytest.mark.invariant(2)
 async def test_a_plain_entry_is_adopted(requests: Requests) -> None:
-    """Another language may XADD; its request is fenced like any other."""
+    """An entry added with XADD gets a record, and its request is fenced like any other."""
     entry = (await requests.call("XADD", requests.stream, "*", *_PLAIN)).decode()
     assert _kind(await requests.begin(entry, token="a")) == "unknown"
     assert (await requests.adopt(entry)).outcome == "adopted"
@@ -382,7 +385,7 @@ async def test_a_plain_entry_is_adopted(requests: Requests) -> None:
 @pytest.mark.invariant(1)
 @pytest.mark.invariant(2)
 async def test_a_second_entry_of_a_request_is_acked_and_not_run(requests: Requests) -> None:
-    """Twice in the stream is still one request."""
+    """Two entries with one id are one request."""
     await requests.emit({})
     first = await requests.deliver()
     await requests.call("XADD", requests.stream, "*", *_PLAIN)
@@ -395,7 +398,7 @@ async def test_a_second_entry_of_a_request_is_acked_and_not_run(requests: Reques
 
 @pytest.mark.invariant(7)
 async def test_a_lone_record_expires_after_its_end_and_not_before(requests: Requests) -> None:
-    """Nothing live expires."""
+    """The record gets its TTL with the terminal stage."""
     entry = (await requests.emit({})).entry_id
     await requests.begin(entry, token="a")
     assert await requests.call("PTTL", requests.record) == -1
@@ -406,7 +409,7 @@ async def test_a_lone_record_expires_after_its_end_and_not_before(requests: Requ
 
 @pytest.mark.invariant(4)
 async def test_a_key_of_another_type_is_refused_before_any_write(requests: Requests) -> None:
-    """A refused function changes nothing: the entry stays pending."""
+    """A refused function changes nothing: the request still runs and its entry is pending."""
     await requests.emit({})
     entry = await requests.deliver()
     await requests.begin(entry, token="a")
@@ -421,7 +424,7 @@ async def test_a_key_of_another_type_is_refused_before_any_write(requests: Reque
 
 @pytest.mark.invariant(12)
 async def test_a_lost_library_is_loaded_again(requests: Requests) -> None:
-    """A server that came back without functions is put right by the next call."""
+    """The next call loads the functions into a server that has lost them."""
     await requests.emit({})
     await requests.call("FUNCTION", "DELETE", LIBRARY)
     assert (await requests.emit({})).outcome == "known"
@@ -433,7 +436,7 @@ async def test_a_lost_library_is_loaded_again(requests: Requests) -> None:
 async def test_a_connection_lost_while_the_library_is_loaded_is_a_delay(
     requests: Requests, server: EmbeddedServer, namespace: str, fault: Fault
 ) -> None:
-    """A server that dies just then ends no requester: the call goes on when it is back."""
+    """The call succeeds when the connection is back."""
     await requests.emit({})
     await requests.call("FUNCTION", "DELETE", LIBRARY)
     lost: list[int] = []
@@ -452,7 +455,7 @@ async def test_a_connection_lost_while_the_library_is_loaded_is_a_delay(
 
 @pytest.mark.invariant(9)
 async def test_the_journal_moves_by_compare_and_set(requests: Requests) -> None:
-    """Of two engines that saw one version, one moves the saga."""
+    """Of two writers that read one version, one changes the journal."""
     key = requests.bus.key("saga:s")
 
     async def put(journal: str) -> JournalAnswer:
@@ -477,7 +480,7 @@ async def test_the_journal_moves_by_compare_and_set(requests: Requests) -> None:
 
 @pytest.mark.invariant(2)
 async def test_a_command_that_was_acked_elsewhere_is_not_forwarded(requests: Requests) -> None:
-    """Its entry stays the only one, though a live listener could handle it."""
+    """Its entry stays the only one, although a live listener could handle a second one."""
     await requests.emit({})
     entry = await requests.deliver()
     streams, key = requests.bus.session().streams, requests.bus.key
@@ -498,28 +501,30 @@ async def test_a_command_that_was_acked_elsewhere_is_not_forwarded(requests: Req
     assert [entry_id.decode() for entry_id, _ in found] == [entry]
 
 
-async def _sweep(requests: Requests, consumer: str, *, lease_ms: int) -> SweepAnswer:
+async def _sweep(
+    requests: Requests, consumer: str, *, lease_ms: int, count: int = 10, keep: int = 10_000
+) -> SweepAnswer:
     return await requests.bus.session().streams.sweep(
         requests.bus.key("sweeper:g:work:commands"),
         requests.stream,
         consumer=consumer,
         group=GROUP,
         lease_ms=lease_ms,
-        count=10,
-        keep=10_000,
+        count=count,
+        keep=keep,
     )
 
 
 @pytest.mark.invariant(5)
 async def test_one_sweeper_has_a_stream_at_a_time(requests: Requests) -> None:
-    """A second one is told that it is busy."""
+    """A second sweeper is refused while the first one has its lease."""
     assert not (await _sweep(requests, "first", lease_ms=60_000)).is_busy
     assert (await _sweep(requests, "second", lease_ms=60_000)).is_busy
 
 
 @pytest.mark.invariant(4)
 async def test_a_consumer_with_pending_entries_is_not_deleted(requests: Requests) -> None:
-    """The sweep takes one of its two entries; the other one would be lost with the consumer."""
+    """The sweep claims one of its two entries; the other would be lost with the consumer."""
     lease_ms = 20
     for _ in range(2):
         await requests.call("XADD", requests.stream, "*", *_PLAIN)
@@ -530,22 +535,14 @@ async def test_a_consumer_with_pending_entries_is_not_deleted(requests: Requests
         return bool(reader["idle"] > 10 * lease_ms)
 
     await eventually(is_idle, within_s=10, why="the consumer was idle for ten leases")
-    taken = await requests.bus.session().streams.sweep(
-        requests.bus.key("sweeper:g:work:commands"),
-        requests.stream,
-        consumer="sweeper",
-        group=GROUP,
-        lease_ms=lease_ms,
-        count=1,
-        keep=10_000,
-    )
-    assert len(taken.entries) == 1
+    swept = await _sweep(requests, "sweeper", lease_ms=lease_ms, count=1)
+    assert len(swept.entries) == 1
     assert await requests.pending() == 2
 
 
 @pytest.mark.invariant(10)
 async def test_a_due_saga_goes_to_one_runner(requests: Requests) -> None:
-    """The first one that asks takes it; it is not due for the next."""
+    """The first runner that asks gets it; it is not due for the next one."""
     key, sagas = requests.bus.key("sagas:trip:open"), requests.bus.session().sagas
     await requests.call("ZADD", key, 0, "s")
     assert (await sagas.take_due(key, limit=10, delay_ms=60_000)).saga_ids == ("s",)
@@ -555,7 +552,28 @@ async def test_a_due_saga_goes_to_one_runner(requests: Requests) -> None:
 
 @pytest.mark.invariant(9)
 async def test_a_heartbeat_does_not_reopen_a_saga(requests: Requests) -> None:
-    """A saga that has ended meanwhile stays out of the open ones."""
+    """A saga that has ended meanwhile does not become open again."""
     key = requests.bus.key("sagas:trip:open")
     await requests.bus.session().sagas.heartbeat(key, ["ended"], delay_ms=60_000)
     assert await requests.call("ZCARD", key) == 0
+
+
+@pytest.mark.invariant(7)
+async def test_only_finished_commands_are_trimmed(requests: Requests) -> None:
+    """A sweep trims behind the last commands, but no pending and no undelivered one."""
+    call, stream = requests.call, requests.stream
+
+    async def sweep() -> int:
+        await _sweep(requests, "sweeper", lease_ms=60_000, count=1, keep=1000)
+        return int(await call("XLEN", stream))
+
+    ids = [await call("XADD", stream, "*", "n", number) for number in range(3000)]
+    assert await sweep() == 3000, "nothing was delivered yet"
+    await call("XREADGROUP", "GROUP", GROUP, "reader", "COUNT", 2900, "STREAMS", stream, ">")
+    await call("XACK", stream, GROUP, *ids[500:2900])
+    left = await sweep()
+    assert await call("XRANGE", stream, ids[0], ids[0]), "it is pending"
+    assert left == 3000
+    await call("XACK", stream, GROUP, *ids[:500])
+    assert 1000 <= await sweep() < 1200
+    assert await call("XRANGE", stream, ids[2999], ids[2999]), "it was not delivered"

@@ -1,3 +1,5 @@
+"""The saga's journal as a pure state machine: no server, no clock."""
+
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -47,49 +49,57 @@ def _journal() -> Journal:
 def _drive(
     fails: Callable[[str, str, int], bool], *, saga: Saga = SAGA, journal: Journal | None = None
 ) -> tuple[Journal, list[tuple[str, str]]]:
-    """Run a saga by its pure part alone, on from a journal; what was asked for, in order."""
+    """Run a saga in memory, from a journal; returns the last one and the requests in order.
+
+    Args:
+        fails: Whether a request (step, direction, attempt) fails.
+        saga: The declaration.
+        journal: Where to start; None for a new saga.
+    """
     journal = journal or _journal()
-    asked: list[tuple[str, str]] = []
+    requested: list[tuple[str, str]] = []
     for now in range(200):
-        what = next_action(saga, journal)
-        if what is None:
-            return journal, asked
-        journal = intend(saga, journal, what, now=float(now), max_attempts=3)
-        entry = journal.last(what.step.name, what.direction)
+        action = next_action(saga, journal)
+        if action is None:
+            return journal, requested
+        journal = intend(saga, journal, action, now=float(now), max_attempts=3)
+        entry = journal.last(action.step.name, action.direction)
         assert entry is not None
-        asked.append((what.step.name, what.direction))
-        failed = fails(what.step.name, what.direction, what.attempt)
+        requested.append((action.step.name, action.direction))
+        failed = fails(action.step.name, action.direction, action.attempt)
         journal = conclude(
             saga,
             journal,
             entry.request_id,
             now=float(now),
-            result=None if failed else {"by": what.step.name},
+            result=None if failed else {"by": action.step.name},
             error=_ERROR if failed else None,
             max_attempts=3,
         )
     raise AssertionError("the saga does not end")
 
 
-def test_all_steps_forward_in_order() -> None:
-    """A saga in which nothing fails does each step once and is completed."""
-    journal, asked = _drive(lambda step, direction, attempt: False)
+def test_steps_run_forward_in_order() -> None:
+    """A saga without failure runs each step once and is completed."""
+    journal, requested = _drive(lambda step, direction, attempt: False)
     assert journal.status == "completed"
-    assert asked == [(name, "forward") for name in "abcd"]
+    assert requested == [(name, "forward") for name in "abcd"]
     assert journal.results() == {name: {"by": name} for name in "abcd"}
 
 
 @pytest.mark.invariant(9)
-def test_a_failure_undoes_in_reverse_with_the_failed_step() -> None:
-    """The failed step may have acted, so it is undone too; one without effect is not."""
-    journal, asked = _drive(lambda step, direction, attempt: step == "c" and direction == "forward")
+def test_a_failure_compensates_in_reverse_with_the_failed_step() -> None:
+    """The failed step may have had an effect; a step without compensation is left out."""
+    journal, requested = _drive(
+        lambda step, direction, attempt: step == "c" and direction == "forward"
+    )
     assert journal.status == "compensated"
-    assert asked[3:] == [("c", "undo"), ("a", "undo")]
+    assert requested[3:] == [("c", "undo"), ("a", "undo")]
     assert journal.error == _ERROR
 
 
-def test_a_compensation_is_retried_with_a_new_identity() -> None:
-    """Another try is another request, so that the first one's outcome does not answer it."""
+def test_a_compensation_is_retried_with_a_new_request_id() -> None:
+    """Each attempt is another request, so that no earlier outcome answers it."""
     journal, _ = _drive(
         lambda step, direction, attempt: step == "d" and (direction == "forward" or attempt < 3)
     )
@@ -101,30 +111,30 @@ def test_a_compensation_is_retried_with_a_new_identity() -> None:
 
 @pytest.mark.invariant(9)
 def test_a_compensation_that_always_fails_is_stuck() -> None:
-    """It does not go on to earlier steps, and does not pretend to have ended well."""
-    journal, asked = _drive(lambda step, direction, attempt: step == "c")
+    """It does not compensate earlier steps, and its status is `stuck`."""
+    journal, requested = _drive(lambda step, direction, attempt: step == "c")
     assert journal.status == "stuck"
-    assert asked[-3:] == [("c", "undo")] * 3
-    assert ("a", "undo") not in asked
+    assert requested[-3:] == [("c", "undo")] * 3
+    assert ("a", "undo") not in requested
 
 
 @given(st.sets(st.sampled_from([(s, d) for s in "abcd" for d in ("forward", "undo")])))
 @pytest.mark.invariant(9)
-def test_every_saga_ends_and_never_turns_forward_again(failing: set[tuple[str, str]]) -> None:
-    """Whatever fails, it ends, and after the first undo nothing goes forward."""
-    journal, asked = _drive(lambda step, direction, attempt: (step, direction) in failing)
+def test_a_saga_ends_and_never_runs_forward_after_an_undo(failing: set[tuple[str, str]]) -> None:
+    """Whichever requests fail, it ends, and compensates in reverse after the forward steps."""
+    journal, requested = _drive(lambda step, direction, attempt: (step, direction) in failing)
     assert journal.is_over
-    directions = [direction for _, direction in asked]
+    directions = [direction for _, direction in requested]
     assert directions == sorted(directions)
-    undone = [step for step, direction in asked if direction == "undo"]
+    undone = [step for step, direction in requested if direction == "undo"]
     assert undone == sorted(undone, reverse=True)
 
 
 def test_a_second_outcome_changes_nothing() -> None:
-    """The first terminal outcome of a request stays."""
-    what = next_action(SAGA, _journal())
-    assert what is not None
-    journal = intend(SAGA, _journal(), what, now=0.0, max_attempts=3)
+    """The first terminal outcome of a request is kept."""
+    action = next_action(SAGA, _journal())
+    assert action is not None
+    journal = intend(SAGA, _journal(), action, now=0.0, max_attempts=3)
     request_id = journal.entries[0].request_id
     once = conclude(SAGA, journal, request_id, now=1.0, result={"n": 1}, max_attempts=3)
     assert conclude(SAGA, once, request_id, now=2.0, error=_ERROR, max_attempts=3) == once
@@ -132,20 +142,20 @@ def test_a_second_outcome_changes_nothing() -> None:
 
 @pytest.mark.invariant(9)
 def test_an_intent_is_written_once() -> None:
-    """Two engines that see the same state write the same intent."""
-    what = next_action(SAGA, _journal())
-    assert what is not None
-    once = intend(SAGA, _journal(), what, now=0.0, max_attempts=3)
-    assert intend(SAGA, once, what, now=5.0, max_attempts=3) == once
+    """Two runners that read the same journal write the same intent."""
+    action = next_action(SAGA, _journal())
+    assert action is not None
+    once = intend(SAGA, _journal(), action, now=0.0, max_attempts=3)
+    assert intend(SAGA, once, action, now=5.0, max_attempts=3) == once
 
 
 @pytest.mark.invariant(9)
-def test_turning_back_covers_the_doubtful_step() -> None:
-    """A step whose end is unknown is undone as well."""
+def test_compensation_covers_a_step_with_unknown_outcome() -> None:
+    """A step with an intent and without outcome is undone too."""
     journal = _journal()
-    what = next_action(SAGA, journal)
-    assert what is not None
-    journal = intend(SAGA, journal, what, now=0.0, max_attempts=3)
+    action = next_action(SAGA, journal)
+    assert action is not None
+    journal = intend(SAGA, journal, action, now=0.0, max_attempts=3)
     journal = abandon(SAGA, journal, _ERROR, now=1.0, max_attempts=3)
     assert journal.error == _ERROR
     undo = next_action(SAGA, journal)
@@ -153,15 +163,15 @@ def test_turning_back_covers_the_doubtful_step() -> None:
     assert (undo.step.name, undo.direction) == ("a", "undo")
 
 
-def test_an_ended_saga_does_not_turn_back() -> None:
-    """What is completed is not undone by a late cancel."""
+def test_an_ended_saga_is_not_compensated() -> None:
+    """A late cancel does not change a completed saga."""
     journal, _ = _drive(lambda step, direction, attempt: False)
     assert abandon(SAGA, journal, _ERROR, now=1.0, max_attempts=3) == journal
 
 
 @pytest.mark.invariant(1)
-def test_identity_depends_on_all_that_makes_a_request() -> None:
-    """Saga, step, direction and attempt each make another request; nothing else does."""
+def test_the_request_id_depends_on_saga_step_direction_and_attempt() -> None:
+    """Each of them makes another id, and the same ones make the same id."""
     ids = {
         request_id_of("s1", "a", "forward", 1),
         request_id_of("s2", "a", "forward", 1),
@@ -174,36 +184,36 @@ def test_identity_depends_on_all_that_makes_a_request() -> None:
 
 
 def test_a_journal_survives_its_json() -> None:
-    """What is stored is what is read."""
+    """A stored journal is equal to the loaded one."""
     journal, _ = _drive(lambda step, direction, attempt: step == "d")
     assert load(dump(journal)) == journal
 
 
-def test_a_journal_of_the_future_is_refused() -> None:
-    """Code does not guess at schemas that it does not know."""
+def test_a_journal_with_a_newer_schema_version_is_refused() -> None:
+    """The error names the version."""
     text = dump(_journal()).replace('"v":2', '"v":99')
     with pytest.raises(SagaError, match="99"):
         load(text)
 
 
-def test_a_payload_that_cannot_be_made_names_its_step() -> None:
-    """A wrong declaration is found by the name of the step."""
+def test_a_payload_function_that_fails_is_named_by_its_step() -> None:
+    """The saga is compensated, and its error names step, direction and error."""
 
     def broken(data: dict[str, Any], results: Any) -> dict[str, Any]:
         return {"missing": results["nobody"]}
 
     saga = Saga("broken", (Step("only", "s:commands", "s:do", broken),))
-    what = next_action(saga, _journal())
-    assert what is not None
-    journal = intend(saga, _journal(), what, now=0.0, max_attempts=3)
+    action = next_action(saga, _journal())
+    assert action is not None
+    journal = intend(saga, _journal(), action, now=0.0, max_attempts=3)
     assert journal.status == "compensated"
     assert journal.error["message"].startswith(
         "cannot make the payload of step 'only' (forward): KeyError"
     )
 
 
-def test_a_step_is_retried_before_the_saga_turns_round() -> None:
-    """A step with two retries is tried three times, each with an identity of its own."""
+def test_a_step_is_retried_before_the_saga_is_compensated() -> None:
+    """A step with two retries has three attempts, each with its own request id."""
     saga = Saga("trip", (replace(_step("a"), retries=2), _step("b")))
     journal, _ = _drive(lambda step, _, attempt: step == "a" and attempt < 3, saga=saga)
     assert journal.status == "completed"
@@ -216,8 +226,8 @@ def test_a_step_is_retried_before_the_saga_turns_round() -> None:
     assert len({e.request_id for e in journal.entries}) == 4
 
 
-def test_a_resumed_saga_tries_its_compensation_anew() -> None:
-    """It has as many tries as the first time, and goes on where it stood."""
+def test_a_resumed_saga_retries_its_compensation() -> None:
+    """It gets as many attempts as before, and continues with the step that was stuck."""
     stuck, _ = _drive(lambda step, direction, attempt: step == "c")
     resumed = resume(stuck)
     assert resume(resumed) == resumed
@@ -228,17 +238,17 @@ def test_a_resumed_saga_tries_its_compensation_anew() -> None:
 
 
 @pytest.mark.invariant(9)
-def test_what_may_still_act_is_closed_by_what_comes_after_it() -> None:
-    """An undo closes every forward request in doubt, and its own earlier attempts."""
+def test_a_request_supersedes_earlier_ones_that_may_still_run() -> None:
+    """An undo supersedes each failed or unknown forward request, and its own earlier attempts."""
     saga = Saga("trip", (replace(_step("a"), retries=1), _step("b"), _step("c")))
     fails = {("a", "forward", 1), ("b", "forward", 1), ("b", "undo", 1)}
     journal, _ = _drive(lambda *request: request in fails, saga=saga)
     ids = {e.request_id: (e.step, e.direction, e.attempt) for e in journal.entries}
-    closes = [
-        (ids[e.request_id], [ids[closed] for closed in superseded_by(journal, e)])
+    superseded = [
+        (ids[e.request_id], [ids[other] for other in superseded_by(journal, e)])
         for e in journal.entries
     ]
-    assert closes == [
+    assert superseded == [
         (("a", "forward", 1), []),
         (("a", "forward", 2), [("a", "forward", 1)]),
         (("b", "forward", 1), []),
@@ -248,11 +258,11 @@ def test_what_may_still_act_is_closed_by_what_comes_after_it() -> None:
     ]
 
 
-def test_the_stream_of_a_journal_tells_each_move() -> None:
-    """Which step, in which direction, how it ended, and where the saga stands."""
-    what = next_action(SAGA, _journal())
-    assert what is not None
-    intended = intend(SAGA, _journal(), what, now=0.0, max_attempts=3)
+def test_the_journal_stream_has_the_fields_of_each_change() -> None:
+    """Each entry has the status of the saga, the step, its status and its error."""
+    action = next_action(SAGA, _journal())
+    assert action is not None
+    intended = intend(SAGA, _journal(), action, now=0.0, max_attempts=3)
     failed = conclude(
         SAGA,
         intended,
@@ -272,7 +282,7 @@ def test_the_stream_of_a_journal_tells_each_move() -> None:
     assert json.loads(fields["error"]) == _ERROR
 
 
-def test_steps_need_names_of_their_own() -> None:
-    """Identity comes from the step's name."""
+def test_steps_need_unique_names() -> None:
+    """The name of a step is part of its request ids."""
     with pytest.raises(SagaError, match="unique name"):
         Saga("twice", (_step("a"), _step("a")))

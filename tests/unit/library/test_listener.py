@@ -16,39 +16,42 @@ from sagastream import (
     StageRefused,
     multi_stage_reply,
 )
-from tests.conftest import listening
+from sagastream.status import dead_letters, request_status, stream_status
+from tests.listeners import listening
+from tests.plain_client import add_entry, call
+from tests.polling import eventually
 
 STREAM = "echo:commands"
 
 
 @multi_stage_reply(stream=STREAM, event_type="echo:say")
 async def say(command: Command, progress: Progress) -> dict[str, Any]:
-    """Answer with what was asked."""
+    """Reply with the payload of the command."""
     await progress(0.5, {"stage": "halfway"})
     return command.payload
 
 
 @multi_stage_reply(stream=STREAM, event_type="echo:plain")
 def plain(command: Command, progress: PlainProgress) -> dict[str, Any]:
-    """Say which thread this is."""
+    """Reply with the name of its thread."""
     progress(0.5, {"thread": threading.current_thread().name})
     return {"thread": threading.current_thread().name}
 
 
 @multi_stage_reply(stream=STREAM, event_type="echo:fail")
 async def fail(command: Command, _progress: Progress) -> None:
-    """Fail, with a message that is not even text."""
+    """Fail with a message that cannot be encoded as UTF-8."""
     raise LookupError("no such thing \ud800")
 
 
-@multi_stage_reply(stream=STREAM, event_type="echo:nonsense")
-async def nonsense(_command: Command, _progress: Progress) -> Any:
-    """Return what is no JSON."""
+@multi_stage_reply(stream=STREAM, event_type="echo:unserializable")
+async def unserializable(_command: Command, _progress: Progress) -> Any:
+    """Return a value that cannot be encoded as JSON."""
     return {"not": object()}
 
 
-async def test_stages_come_in_order_and_the_result_is_returned(bus: Bus) -> None:
-    """Start, progress, completed: each once, each with the identity of its request."""
+async def test_stages_arrive_in_order_and_the_result_is_returned(bus: Bus) -> None:
+    """Start, progress and completed arrive once each, with the ids of their request."""
     stages: list[dict[str, Any]] = []
     async with listening(bus, [say]):
         reply = await bus.request_and_reply(
@@ -62,27 +65,27 @@ async def test_stages_come_in_order_and_the_result_is_returned(bus: Bus) -> None
 
 
 async def test_an_async_on_progress_is_awaited(bus: Bus) -> None:
-    """Whoever writes to a socket in on_progress may await it."""
+    """`on_progress` may be a coroutine function, such as one that writes to a socket."""
     seen: list[str] = []
 
-    async def tell(stage: dict[str, Any]) -> None:
-        await asyncio.sleep(0)
+    async def record(stage: dict[str, Any]) -> None:
+        await asyncio.sleep(0)  # a coroutine that is not awaited would not come beyond this
         seen.append(stage["status"])
 
     async with listening(bus, [say]):
-        await bus.request_and_reply(STREAM, "echo:say", {}, on_progress=tell)
+        await bus.request_and_reply(STREAM, "echo:say", {}, on_progress=record)
     assert seen == ["start", "progress", "completed"]
 
 
 async def test_a_plain_handler_runs_in_a_thread(bus: Bus) -> None:
-    """A function that blocks does not block the loop."""
+    """A function that is not a coroutine function runs in a thread for handlers."""
     async with listening(bus, [plain]):
         reply = await bus.request_and_reply(STREAM, "echo:plain", {})
     assert reply["payload"]["thread"].startswith("handler")
 
 
-async def test_a_failure_is_raised_at_once_with_type_and_message(bus: Bus) -> None:
-    """The requester learns what happened, not that time ran out."""
+async def test_a_failure_is_raised_immediately_with_type_and_message(bus: Bus) -> None:
+    """The requester gets the error of the handler long before its timeout."""
     async with listening(bus, [fail]):
         with pytest.raises(RequestFailed, match=r"no such thing") as caught:
             await asyncio.wait_for(bus.request_and_reply(STREAM, "echo:fail", {}, timeout=60), 10)
@@ -90,18 +93,18 @@ async def test_a_failure_is_raised_at_once_with_type_and_message(bus: Bus) -> No
     assert caught.value.reply["status"] == "failed"
 
 
-async def test_a_result_that_is_no_payload_is_a_failure(bus: Bus) -> None:
-    """The requester is answered whatever the handler returns."""
-    async with listening(bus, [nonsense]):
+async def test_an_invalid_result_is_a_failure(bus: Bus) -> None:
+    """A result that cannot be encoded fails the request and names the field."""
+    async with listening(bus, [unserializable]):
         with pytest.raises(RequestFailed, match=r"result\.not") as caught:
-            await bus.request_and_reply(STREAM, "echo:nonsense", {})
+            await bus.request_and_reply(STREAM, "echo:unserializable", {})
     assert caught.value.error_type == "InvalidMessage"
 
 
 @pytest.mark.invariant(1)
 @pytest.mark.invariant(2)
-async def test_the_same_request_runs_once_and_answers_both(bus: Bus) -> None:
-    """Two requesters with one id share one run and its reply."""
+async def test_requesters_with_one_id_share_one_run(bus: Bus) -> None:
+    """Two requesters with one id, and a later one, get the reply of one run."""
     runs = []
     go = asyncio.Event()
 
@@ -113,13 +116,17 @@ async def test_the_same_request_runs_once_and_answers_both(bus: Bus) -> None:
 
     async with listening(bus, [count]), Bus(bus.url, namespace=bus.namespace) as other:
 
-        def ask(asker: Bus) -> "asyncio.Task[dict[str, Any]]":
-            asked = asker.request_and_reply(STREAM, "echo:count", {}, request_id="r")
-            return asyncio.create_task(asked)
+        def send(requester: Bus) -> "asyncio.Task[dict[str, Any]]":
+            reply = requester.request_and_reply(STREAM, "echo:count", {}, request_id="r")
+            return asyncio.create_task(reply)
 
-        first, second = ask(bus), ask(other)
-        while len(await bus_call(bus, "HGET", "request:r", "end_streams")) < 80:
-            await asyncio.sleep(0.01)
+        async def have_joined() -> bool:
+            # Only the record shows who waits for the end of a request: two inboxes here.
+            inboxes = await call(bus, "HGET", "request:r", "end_streams") or b""
+            return len(inboxes.split()) == 2
+
+        first, second = send(bus), send(other)
+        await eventually(have_joined, within_s=10, why="both requesters wait for the request")
         go.set()
         replies = await asyncio.gather(first, second)
         late = await bus.request_and_reply(STREAM, "echo:count", {}, request_id="r")
@@ -127,14 +134,9 @@ async def test_the_same_request_runs_once_and_answers_both(bus: Bus) -> None:
     assert replies[0]["payload"] == replies[1]["payload"] == late["payload"] == {"runs": 1}
 
 
-async def bus_call(bus: Bus, command: str, name: str, *args: Any) -> Any:
-    """Send a command about one key of the test's namespace."""
-    return await bus.command(command, bus.key(name), *args) or b""
-
-
 @pytest.mark.invariant(5)
-async def test_never_more_than_its_free_slots(bus: Bus) -> None:
-    """What it cannot run now stays in the stream, for whoever can."""
+async def test_a_listener_reads_no_more_than_its_free_slots(bus: Bus) -> None:
+    """Commands that it cannot run now stay unread in the stream for other listeners."""
     busy, go = asyncio.Semaphore(0), asyncio.Event()
 
     @multi_stage_reply(stream=STREAM, event_type="echo:wait")
@@ -147,22 +149,21 @@ async def test_never_more_than_its_free_slots(bus: Bus) -> None:
     async with listening(bus, [wait], concurrency=2):
         await busy.acquire()
         await busy.acquire()
-        pending = await bus_call(bus, "XPENDING", STREAM, "sagastream")
-        assert pending["pending"] == 2
+        assert (await stream_status(bus, STREAM)).pending == 2
         go.set()
         for _ in range(4):
             await asyncio.wait_for(busy.acquire(), 5)
 
 
 async def test_one_slot_serves_many_streams(bus: Bus) -> None:
-    """With fewer slots than streams, they are read in turn, and still never too many."""
+    """With fewer slots than streams the streams are read in turn, one command at a time."""
     running, most = 0, 0
 
     async def work(command: Command, _progress: Progress) -> dict[str, Any]:
         nonlocal running, most
         running += 1
         most = max(most, running)
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # lets another handler run, if there is one
         running -= 1
         return {"stream": command.stream}
 
@@ -176,8 +177,8 @@ async def test_one_slot_serves_many_streams(bus: Bus) -> None:
     assert sorted(reply["payload"]["stream"] for reply in replies) == sorted(names * 3)
 
 
-async def test_a_command_is_left_for_a_listener_that_can(bus: Bus) -> None:
-    """Two kinds of listener share one stream and one group."""
+async def test_a_command_is_forwarded_to_a_listener_with_its_handler(bus: Bus) -> None:
+    """Two listeners with different handlers share one stream and one group."""
     async with listening(bus, [say]), listening(bus, [plain]):
         replies = await asyncio.gather(
             *(bus.request_and_reply(STREAM, "echo:say", {"n": n}) for n in range(20)),
@@ -187,16 +188,16 @@ async def test_a_command_is_left_for_a_listener_that_can(bus: Bus) -> None:
     assert [reply["payload"] for reply in replies[:20]] == [{"n": n} for n in range(20)]
 
 
-async def test_a_command_that_nobody_handles_fails_and_names_what_there_is(bus: Bus) -> None:
-    """The requester learns at once, with the types that a live listener has."""
+async def test_a_command_without_handler_fails_and_names_the_known_types(bus: Bus) -> None:
+    """The error comes immediately and lists the event types of live listeners."""
     async with listening(bus, [say, plain]):
         with pytest.raises(RequestFailed, match=r"echo:nothing.*echo:plain, echo:say") as caught:
             await bus.request_and_reply(STREAM, "echo:nothing", {}, timeout=60)
     assert caught.value.error_type == "UnknownEventType"
 
 
-async def test_stop_finishes_what_runs_and_reads_nothing_more(bus: Bus) -> None:
-    """A drained listener leaves later commands untouched."""
+async def test_stop_finishes_running_handlers_and_reads_no_more(bus: Bus) -> None:
+    """A command that comes after `stop` stays pending."""
     begun, go = asyncio.Event(), asyncio.Event()
 
     @multi_stage_reply(stream=STREAM, event_type="echo:slow")
@@ -206,18 +207,20 @@ async def test_stop_finishes_what_runs_and_reads_nothing_more(bus: Bus) -> None:
         return {"done": True}
 
     async with listening(bus, [slow], concurrency=1) as listener:
-        asked = asyncio.create_task(bus.request_and_reply(STREAM, "echo:slow", {}))
+        reply = asyncio.create_task(bus.request_and_reply(STREAM, "echo:slow", {}))
         await begun.wait()
         listener.stop()
         await bus.emit_command(STREAM, event_type="echo:slow", payload={}, request_id="later")
         go.set()
-        assert (await asked)["payload"] == {"done": True}
-    assert await bus_call(bus, "HGET", "request:later", "status") == b"pending"
+        assert (await reply)["payload"] == {"done": True}
+    later = await request_status(bus, "later")
+    assert later is not None
+    assert later.status == "pending"
 
 
 @pytest.mark.invariant(4)
 async def test_a_shutdown_writes_no_terminal_stage(bus: Bus) -> None:
-    """What did not finish in time stays pending for the next, unanswered."""
+    """A command that does not finish in time stays pending for the next listener."""
     begun = asyncio.Event()
 
     @multi_stage_reply(stream=STREAM, event_type="echo:forever")
@@ -228,9 +231,11 @@ async def test_a_shutdown_writes_no_terminal_stage(bus: Bus) -> None:
     async with listening(bus, [forever], drain_s=0.05):
         await bus.emit_command(STREAM, event_type="echo:forever", payload={}, request_id="r")
         await begun.wait()
-    assert await bus_call(bus, "HGET", "request:r", "status") == b"running"
+    status = await request_status(bus, "r")
+    assert status is not None
+    assert status.status == "running"
     assert await bus.outcome("r") is None
-    assert (await bus_call(bus, "XPENDING", STREAM, "sagastream"))["pending"] == 1
+    assert (await stream_status(bus, STREAM)).pending == 1
 
 
 @pytest.mark.parametrize(
@@ -244,41 +249,40 @@ async def test_a_shutdown_writes_no_terminal_stage(bus: Bus) -> None:
     ],
 )
 @pytest.mark.invariant(6)
-async def test_an_entry_that_is_no_command_becomes_a_dead_letter(
+async def test_a_malformed_command_becomes_a_dead_letter(
     bus: Bus, fields: dict[str, Any], reason: str
 ) -> None:
-    """It is told why, nothing stays pending, and the listener lives on."""
-    flat = [part for pair in fields.items() for part in pair]
+    """Reply and dead letter have the reason, nothing stays pending, the listener continues."""
     async with listening(bus, [say]):
-        await bus_call(bus, "XADD", STREAM, "*", *flat, "request_id", "bad", "reply_stream", "mine")
+        await add_entry(bus, STREAM, fields | {"request_id": "bad", "reply_stream": "mine"})
         with pytest.raises(RequestFailed) as caught:
             await bus.read_replies("mine", "", "bad", 5)
         assert reason in caught.value.message
         assert (await bus.request_and_reply(STREAM, "echo:say", {}))["status"] == "completed"
-    letters = await bus_call(bus, "XRANGE", f"{STREAM}:dead", "-", "+")
-    assert reason in letters[0][1][b"dead_reason"].decode()
-    assert (await bus_call(bus, "XPENDING", STREAM, "sagastream"))["pending"] == 0
+    (letter,) = await dead_letters(bus, STREAM)
+    assert reason in letter.reason
+    assert (await stream_status(bus, STREAM)).pending == 0
 
 
 @pytest.mark.invariant(1)
 @pytest.mark.invariant(6)
-async def test_a_forged_payload_under_a_known_id_is_a_dead_letter(bus: Bus) -> None:
-    """A plain entry cannot change what a request is, and its requester is not misled."""
+async def test_a_plain_entry_with_a_known_id_and_another_payload_is_a_dead_letter(
+    bus: Bus,
+) -> None:
+    """It does not change the outcome of the request with that id."""
     async with listening(bus, [say]):
         good = await bus.request_and_reply(STREAM, "echo:say", {"a": 1}, request_id="r")
-        await bus_call(
-            bus,
-            *("XADD", STREAM, "*", "event_type", "echo:say"),
-            *("payload", '{"a":2}', "request_id", "r"),
+        fields = {"event_type": "echo:say", "payload": '{"a":2}', "request_id": "r"}
+        await add_entry(bus, STREAM, fields)
+        await eventually(
+            lambda: dead_letters(bus, STREAM), within_s=10, why="the entry is a dead letter"
         )
-        while not await bus_call(bus, "XLEN", f"{STREAM}:dead"):
-            await asyncio.sleep(0.01)
     assert await bus.outcome("r") == good
 
 
 @pytest.mark.invariant(11)
 async def test_an_expired_command_fails_without_running(bus: Bus) -> None:
-    """Whoever meets it says so, by the server's clock."""
+    """The listener that reads it fails it when the server's clock is past the deadline."""
     runs: list[str] = []
 
     @multi_stage_reply(stream=STREAM, event_type="echo:late")
@@ -294,7 +298,7 @@ async def test_an_expired_command_fails_without_running(bus: Bus) -> None:
         reply_stream="mine",
         deadline_s=0.001,
     )
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0.01)  # longer than the deadline
     async with listening(bus, [late]):
         with pytest.raises(DeadlineExceeded, match="before it began"):
             await bus.read_replies("mine", "c", "r", 5)
@@ -302,8 +306,8 @@ async def test_an_expired_command_fails_without_running(bus: Bus) -> None:
 
 
 @pytest.mark.invariant(3)
-async def test_only_the_holder_writes_stages(bus: Bus) -> None:
-    """A stranger can neither end nor advance a request; its handler may report progress."""
+async def test_only_the_handler_of_a_request_writes_its_stages(bus: Bus) -> None:
+    """`emit_event` writes stages of a request for its handler, and for no other caller."""
 
     @multi_stage_reply(stream=STREAM, event_type="echo:event")
     async def event(command: Command, _progress: Progress) -> None:
@@ -329,21 +333,21 @@ async def test_only_the_holder_writes_stages(bus: Bus) -> None:
                 correlation_id="c",
                 request_id="r",
             )
-    assert await bus_call(bus, "XLEN", "mine") == 1
+    assert len(await bus.last_entries("mine", 10)) == 1
 
 
 @pytest.mark.invariant(12)
-async def test_a_group_that_was_destroyed_is_made_again(bus: Bus) -> None:
-    """The stream deleted under a listener costs a moment, not the listener."""
+async def test_a_deleted_group_is_created_again(bus: Bus) -> None:
+    """A listener whose stream was deleted handles the next command."""
     async with listening(bus, [say]):
         await bus.request_and_reply(STREAM, "echo:say", {})
-        await bus_call(bus, "DEL", STREAM)
+        await call(bus, "DEL", STREAM)
         reply = await bus.request_and_reply(STREAM, "echo:say", {"again": True})
     assert reply["payload"] == {"again": True}
 
 
 async def test_progress_out_of_bounds_is_refused(bus: Bus) -> None:
-    """A handler that reports nonsense is told which argument."""
+    """The error of an invalid fraction names the argument."""
 
     @multi_stage_reply(stream=STREAM, event_type="echo:far")
     async def far(_command: Command, progress: Progress) -> None:
@@ -355,12 +359,12 @@ async def test_progress_out_of_bounds_is_refused(bus: Bus) -> None:
 
 
 def test_a_listener_needs_a_slot() -> None:
-    """No slots would be a listener that never works."""
+    """A listener with no slots would handle nothing."""
     with pytest.raises(ValueError, match="at least 1"):
         CommandListener(Bus("redis://127.0.0.1:1"), [say], concurrency=0)
 
 
 def test_names_are_checked_when_declared() -> None:
-    """A typo in a decorator shows at import."""
+    """An invalid name in a decorator is an error at import."""
     with pytest.raises(InvalidMessage, match="event_type"):
         multi_stage_reply(stream=STREAM, event_type="has space")

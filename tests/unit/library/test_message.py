@@ -1,3 +1,5 @@
+"""Encoding and validation of payloads, commands and replies."""
+
 import contextlib
 import json
 import math
@@ -36,13 +38,13 @@ def _nested(depth: int) -> dict[str, Any]:
 
 
 @given(st.dictionaries(_TEXT, _VALUES, max_size=5))
-def test_what_is_encoded_is_decoded_again(payload: dict[str, Any]) -> None:
-    """A payload survives the way through an entry unchanged."""
+def test_decoding_restores_an_encoded_payload(payload: dict[str, Any]) -> None:
+    """A payload passes through an entry unchanged."""
     assert decode_payload(encode_payload(payload)) == payload
 
 
-def test_the_same_payload_is_the_same_text() -> None:
-    """Order of keys does not make another request out of one."""
+def test_equal_payloads_have_equal_text() -> None:
+    """The order of keys does not make another request."""
     assert encode_payload({"a": 1, "b": 2}) == encode_payload({"b": 2, "a": 1})
 
 
@@ -62,8 +64,8 @@ def test_the_same_payload_is_the_same_text() -> None:
         ([1], "payload"),
     ],
 )
-def test_what_is_no_payload_is_not_encoded(payload: Any, field: str) -> None:
-    """The error names the place of the fault."""
+def test_an_invalid_payload_is_not_encoded(payload: Any, field: str) -> None:
+    """The error names the invalid field."""
     with pytest.raises(InvalidMessage) as caught:
         encode_payload(payload)
     assert caught.value.field == field
@@ -84,8 +86,8 @@ def test_what_is_no_payload_is_not_encoded(payload: Any, field: str) -> None:
         ('{"a": "\\ud800"}', "payload.a", "surrogate"),
     ],
 )
-def test_what_is_no_payload_is_not_decoded(text: str, field: str, reason: str) -> None:
-    """Whatever stands in a stream is refused with a field and a reason, never a crash."""
+def test_malformed_payload_text_is_not_decoded(text: str, field: str, reason: str) -> None:
+    """The error is always InvalidMessage, with the field and the reason."""
     with pytest.raises(InvalidMessage, match=reason) as caught:
         decode_payload(text)
     assert caught.value.field == field
@@ -111,17 +113,15 @@ def test_what_is_no_payload_is_not_decoded(text: str, field: str, reason: str) -
         ({b"\xff": b""}, repr(b"\xff")),
     ],
 )
-def test_a_bad_command_is_refused_by_the_name_of_its_field(
-    raw: dict[bytes, bytes], field: str
-) -> None:
-    """Every field is checked."""
+def test_a_malformed_command_is_refused_with_its_field(raw: dict[bytes, bytes], field: str) -> None:
+    """Each field is checked."""
     with pytest.raises(InvalidMessage) as caught:
         decode_command(raw, stream="echo:commands", entry_id="1-1")
     assert caught.value.field == field
 
 
-def test_a_bare_command_gets_its_place_as_identity() -> None:
-    """An entry by plain XADD, delivered twice, is one request."""
+def test_a_command_without_request_id_gets_one_from_its_entry_id() -> None:
+    """An entry added with XADD is one request, also when it is delivered twice."""
     raw = {b"event_type": b"echo:say", b"payload": b"{}"}
     first = decode_command(raw, stream="echo:commands", entry_id="1-1")
     again = decode_command(raw, stream="echo:commands", entry_id="1-1")
@@ -130,8 +130,8 @@ def test_a_bare_command_gets_its_place_as_identity() -> None:
     assert first.correlation_id == first.request_id
 
 
-def test_a_malformed_trace_never_fails_the_message() -> None:
-    """Trace context is a courtesy: it is dropped, not the command."""
+def test_a_malformed_trace_context_is_dropped() -> None:
+    """It does not fail the command."""
     raw = _command(traceparent=b"zz", parent_span_id=b"nothing")
     command = decode_command(raw, stream="s", entry_id="1-1")
     assert command.parent_span_id == ""
@@ -139,21 +139,21 @@ def test_a_malformed_trace_never_fails_the_message() -> None:
 
 @given(st.dictionaries(st.binary(max_size=12), st.binary(max_size=40), max_size=6))
 def test_no_entry_crashes_the_decoder(raw: dict[bytes, bytes]) -> None:
-    """Random entries are commands or InvalidMessage, nothing else."""
+    """A random entry is a command or raises InvalidMessage."""
     with contextlib.suppress(InvalidMessage):
         assert decode_command(raw, stream="s", entry_id="1-1").event_type
 
 
 def test_a_reply_keeps_every_field() -> None:
-    """Requesters get all that stands in the entry, with the payload decoded."""
+    """A reply has all fields of the entry, with the payload decoded."""
     raw = {b"request_id": b"r", b"status": b"start", b"payload": b'{"a":1}', b"epoch": b"2"}
     expected = {"request_id": "r", "status": "start", "payload": {"a": 1}, "epoch": "2"}
     assert decode_reply(raw) == expected
 
 
 @pytest.mark.parametrize("missing", ["request_id", "status"])
-def test_a_reply_without_identity_is_refused(missing: str) -> None:
-    """A reply that cannot be told apart is not delivered to anybody."""
+def test_a_reply_without_request_id_or_status_is_refused(missing: str) -> None:
+    """The error names the missing field."""
     raw = {b"request_id": b"r", b"status": b"start"}
     del raw[missing.encode()]
     with pytest.raises(InvalidMessage) as caught:
@@ -162,12 +162,12 @@ def test_a_reply_without_identity_is_refused(missing: str) -> None:
 
 
 def test_an_unknown_stage_is_refused() -> None:
-    """Stages are the five words of the protocol."""
+    """The error lists the five stages of the protocol."""
     with pytest.raises(InvalidMessage, match="one of cancelled, completed"):
         decode_reply({b"request_id": b"r", b"status": b"done"})
 
 
-def test_encoding_is_compact_and_readable() -> None:
-    """Text stays text, so that a person can read a stream."""
+def test_encoding_is_compact_and_keeps_unicode() -> None:
+    """Text is not escaped, so that people can read a stream."""
     assert encode_payload({"ort": "Küche"}) == '{"ort":"Küche"}'
     assert json.loads(encode_payload({"a": 1.5})) == {"a": 1.5}

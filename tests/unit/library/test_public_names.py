@@ -1,4 +1,4 @@
-"""The public face of the library: complete in types and words, and nothing private behind it."""
+"""The public names of the library: types, docstrings, and no private names in examples."""
 
 import ast
 import importlib
@@ -25,7 +25,7 @@ PUBLIC = (
 
 
 def _names(module: ModuleType) -> Iterator[tuple[str, Any]]:
-    """The public names of a module: `__all__`, or what it defines itself."""
+    """Yield the public names of a module: `__all__`, or what the module itself defines."""
     listed = getattr(module, "__all__", None)
     for name, value in vars(module).items():
         own = getattr(value, "__module__", "") == module.__name__
@@ -46,7 +46,7 @@ def _callables(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 @pytest.mark.parametrize("module", PUBLIC)
 def test_public_names_are_complete(module: str) -> None:
-    """Each has a docstring, and each parameter and result a type."""
+    """Each public name has a docstring, and each parameter and result a type."""
     names = list(_names(importlib.import_module(module)))
     assert names
     faults = []
@@ -81,7 +81,7 @@ def _imports(code: str) -> Iterator[str]:
 
 
 def test_benchmarks_and_docs_import_public_names_only() -> None:
-    """What shows people how to use the library uses no private package."""
+    """Benchmarks and documentation show the public names of the library."""
     found = [
         f"{path.relative_to(ROOT)}: {name}"
         for path in sorted((ROOT / "benchmarks").rglob("*.py"))

@@ -1,4 +1,4 @@
-"""Sagas on a real server: who drives them, who takes over, and what may not act any more."""
+"""Sagas on a real server: runners, takeover, compensation, and superseded requests."""
 
 import asyncio
 from typing import Any
@@ -16,7 +16,10 @@ from sagastream import (
 from sagastream._functions.answers import Claimed
 from sagastream.errors import NoSuchSaga, SagaError
 from sagastream.saga import Compensation, Saga, SagaRunner, Step
-from tests.conftest import listening
+from sagastream.status import request_status
+from tests.listeners import listening
+from tests.plain_client import GROUP, call, deliver
+from tests.polling import eventually
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -42,11 +45,18 @@ TRIP = Saga("trip", (_step("a"), _step("b"), _step("c")))
 
 
 class Recorder:
-    """Handlers of all steps and compensations: what ran, in order, and what is to fail."""
+    """Handlers of all steps and compensations, which record their calls.
+
+    Args:
+        fails: For each event type (`a_do` for `a:do`) how often its handler fails.
+
+    Attributes:
+        ran: The event types of the calls, in order.
+    """
 
     def __init__(self, **fails: int) -> None:
         self.ran: list[str] = []
-        self.left = {name.replace("_", ":"): count for name, count in fails.items()}
+        self._failures = {name.replace("_", ":"): count for name, count in fails.items()}
 
     def handlers(self) -> list[Handler]:
         return [
@@ -57,14 +67,14 @@ class Recorder:
 
     async def _handle(self, command: Command, _progress: Progress) -> dict[str, Any]:
         self.ran.append(command.event_type)
-        if self.left.get(command.event_type, 0):
-            self.left[command.event_type] -= 1
+        if self._failures.get(command.event_type, 0):
+            self._failures[command.event_type] -= 1
             raise RuntimeError(f"{command.event_type} cannot be done")
         return {"by": command.event_type}
 
 
 async def test_steps_run_forward_and_their_results_are_kept(bus: Bus) -> None:
-    """A saga without failure is completed, each step once, with every result in the outcome."""
+    """A saga without failure runs each step once, and its outcome has all results."""
     recorder = Recorder()
     async with listening(bus, recorder.handlers()):
         runner = SagaRunner(bus, TRIP)
@@ -76,8 +86,8 @@ async def test_steps_run_forward_and_their_results_are_kept(bus: Bus) -> None:
 
 
 @pytest.mark.invariant(9)
-async def test_a_compensation_that_fails_three_times_is_tried_again(bus: Bus) -> None:
-    """The saga ends compensated, strictly in reverse, once it works."""
+async def test_a_compensation_that_fails_three_times_is_retried(bus: Bus) -> None:
+    """The fourth attempt succeeds, and the saga is compensated strictly in reverse."""
     recorder = Recorder(c_do=1, c_undo=3)
     async with listening(bus, recorder.handlers()):
         runner = SagaRunner(bus, TRIP, retry_s=0.02)
@@ -88,23 +98,23 @@ async def test_a_compensation_that_fails_three_times_is_tried_again(bus: Bus) ->
 
 
 @pytest.mark.invariant(9)
-async def test_a_stuck_saga_goes_on_when_it_is_resumed(bus: Bus) -> None:
-    """It stays visible and does not expire; resumed after the mending it ends compensated."""
+async def test_a_stuck_saga_continues_when_it_is_resumed(bus: Bus) -> None:
+    """It is listed and does not expire; resumed after the repair it is compensated."""
     recorder = Recorder(b_do=1, b_undo=2)
     async with listening(bus, recorder.handlers()):
         runner = SagaRunner(bus, TRIP, retry_s=0.02, max_attempts=2)
         saga_id = await runner.start({})
         assert (await runner.run(saga_id)).status == "stuck"
         assert [journal.saga_id for journal in await runner.journals()] == [saga_id]
-        assert await bus.command("PTTL", bus.key(f"saga:{saga_id}")) == -1
+        assert await call(bus, "PTTL", f"saga:{saga_id}") == -1
         await runner.resume(saga_id)
         assert (await runner.run(saga_id)).status == "compensated"
     assert recorder.ran == ["a:do", "b:do", "b:undo", "b:undo", "b:undo", "a:undo"]
 
 
 @pytest.mark.invariant(10)
-async def test_messages_that_are_lost_repeated_or_late_change_nothing(bus: Bus) -> None:
-    """With each message sent three times, and the first of each lost, a server brings it home."""
+async def test_lost_and_repeated_messages_change_nothing(bus: Bus) -> None:
+    """With the first message of each step lost and later ones sent three times, all sagas end."""
     recorder = Recorder(c_do=1)
     lost: set[tuple[str, str]] = set()
     sent: set[asyncio.Task[Any]] = set()
@@ -132,16 +142,19 @@ async def test_messages_that_are_lost_repeated_or_late_change_nothing(bus: Bus) 
 
 
 @pytest.mark.invariant(10)
-async def test_a_saga_whose_driver_died_is_taken_up(bus: Bus) -> None:
-    """Whoever serves takes up a saga that nobody is at, from where its journal stands."""
+async def test_an_unattended_saga_is_resumed(bus: Bus) -> None:
+    """Another runner that serves continues the saga of a dead runner from its journal."""
     recorder = Recorder()
     runner = SagaRunner(bus, TRIP, wake_after_s=0.2)
     saga_id = await runner.start({})
-    driving = asyncio.create_task(runner.run(saga_id))
-    while not (await runner.journal(saga_id)).entries:
-        await asyncio.sleep(0.01)
-    driving.cancel()
-    await asyncio.wait([driving])
+    running = asyncio.create_task(runner.run(saga_id))
+
+    async def has_intent() -> bool:
+        return bool((await runner.journal(saga_id)).entries)
+
+    await eventually(has_intent, within_s=10, why="the journal has the first intent")
+    running.cancel()
+    await asyncio.wait([running])
     async with listening(bus, recorder.handlers()):
         serving = asyncio.create_task(SagaRunner(bus, TRIP, wake_after_s=0.2).serve())
         outcome = await runner.wait(saga_id)
@@ -151,42 +164,44 @@ async def test_a_saga_whose_driver_died_is_taken_up(bus: Bus) -> None:
     assert recorder.ran == ["a:do", "b:do", "c:do"]
 
 
-async def test_a_saga_that_somebody_is_at_is_left_alone(bus: Bus) -> None:
-    """A step may take longer than the time after which a saga counts as left."""
+async def test_a_heartbeat_keeps_other_runners_away(bus: Bus) -> None:
+    """A step may take longer than the time after which a saga counts as unattended."""
     recorder, go = Recorder(), asyncio.Event()
-    nudged: list[str] = []
+    dispatched: list[str] = []
 
     async def slow(command: Command, _progress: Progress) -> dict[str, Any]:
         await go.wait()
         return {}
 
     async def dispatch(saga_id: str, _step: str) -> None:
-        nudged.append(saga_id)
+        dispatched.append(saga_id)
 
     handlers = [h for h in recorder.handlers() if h.event_type != "a:do"]
     async with listening(bus, [*handlers, Handler(STREAM, "a:do", slow)]):
         runner = SagaRunner(bus, TRIP, wake_after_s=0.3)
         saga_id = await runner.start({})
-        driving = asyncio.create_task(runner.run(saga_id))
-        other = asyncio.create_task(
+        running = asyncio.create_task(runner.run(saga_id))
+        serving = asyncio.create_task(
             SagaRunner(bus, TRIP, dispatch=dispatch, wake_after_s=0.3).serve()
         )
-        left_alone = SagaRunner(bus, TRIP, wake_after_s=0.3)
-        forgotten = await left_alone.start({})
-        while nudged.count(forgotten) < 4:
-            await asyncio.sleep(0.02)
+        unattended = await SagaRunner(bus, TRIP, wake_after_s=0.3).start({})
+        await eventually(
+            lambda: dispatched.count(unattended) >= 4,
+            within_s=30,
+            why="the unattended saga was dispatched four times",
+        )
         go.set()
-        assert (await driving).status == "completed"
-        other.cancel()
-        await asyncio.wait([other])
-    # Its driver may have been a moment late in saying that it is there.
-    assert nudged.count(saga_id) <= 1
+        assert (await running).status == "completed"
+        serving.cancel()
+        await asyncio.wait([serving])
+    # The first heartbeat may have been late once.
+    assert dispatched.count(saga_id) <= 1
 
 
 @pytest.mark.invariant(9)
-async def test_cancelling_a_saga_stops_its_handler_before_anything_is_undone(bus: Bus) -> None:
-    """The undo begins when the handler that was at it has really stopped."""
-    told: list[str] = []
+async def test_a_compensation_waits_until_the_forward_handler_has_stopped(bus: Bus) -> None:
+    """A cancelled saga stops its handler, and the undo begins when it has really ended."""
+    events: list[str] = []
     running, stopped = asyncio.Event(), asyncio.Event()
 
     async def long(command: Command, _progress: Progress) -> dict[str, Any]:
@@ -195,11 +210,11 @@ async def test_cancelling_a_saga_stops_its_handler_before_anything_is_undone(bus
             await asyncio.Event().wait()
         finally:
             await stopped.wait()
-            told.append("stopped")
+            events.append("stopped")
         return {}
 
     async def undo(command: Command, _progress: Progress) -> dict[str, Any]:
-        told.append("undone")
+        events.append("undone")
         return {}
 
     saga = Saga("one", (_step("a"),))
@@ -207,21 +222,25 @@ async def test_cancelling_a_saga_stops_its_handler_before_anything_is_undone(bus
     async with listening(bus, handlers, lease_s=1.0):
         runner = SagaRunner(bus, saga)
         saga_id = await runner.start({})
-        driving = asyncio.create_task(runner.run(saga_id))
+        forward = asyncio.create_task(runner.run(saga_id))
         await running.wait()
         await runner.compensate(saga_id, "not wanted any more")
-        undoing = asyncio.create_task(runner.run(saga_id))
-        while not await _undo_is_sent(bus, runner, saga_id):
-            await asyncio.sleep(0.02)
-        assert told == []
+        compensation = asyncio.create_task(runner.run(saga_id))
+
+        async def is_undo_sent() -> bool:
+            entry = (await runner.journal(saga_id)).last("a", "undo")
+            return entry is not None and await request_status(bus, entry.request_id) is not None
+
+        await eventually(is_undo_sent, within_s=10, why="the command of the undo is sent")
+        assert events == []
         stopped.set()
-        assert (await undoing).status == "compensated"
-        assert (await driving).error["message"] == "not wanted any more"
-    assert told == ["stopped", "undone"]
+        assert (await compensation).status == "compensated"
+        assert (await forward).error["message"] == "not wanted any more"
+    assert events == ["stopped", "undone"]
 
 
-async def test_a_handler_that_reports_all_the_time_confirms_its_end(bus: Bus) -> None:
-    """What comes after it does not have to wait for its lease to lapse."""
+async def test_a_superseded_handler_with_pending_progress_confirms_its_end(bus: Bus) -> None:
+    """The request that supersedes it does not wait until its lease lapses."""
     running = asyncio.Event()
 
     async def busy(command: Command, progress: Progress) -> dict[str, Any]:
@@ -236,21 +255,15 @@ async def test_a_handler_that_reports_all_the_time_confirms_its_end(bus: Bus) ->
 
     handlers = [Handler(STREAM, "a:do", busy), Handler(STREAM, "a:undo", undo)]
     async with listening(bus, handlers, lease_s=50.0, progress_interval_s=30.0):
-        asking = asyncio.create_task(bus.request_and_reply(STREAM, "a:do", {}, request_id="do"))
+        forward = asyncio.create_task(bus.request_and_reply(STREAM, "a:do", {}, request_id="do"))
         await running.wait()
         await bus.request_and_reply(STREAM, "a:undo", {}, timeout=20, supersedes=["do"])
         with pytest.raises(RequestCancelled):
-            await asking
+            await forward
 
 
-async def _undo_is_sent(bus: Bus, runner: SagaRunner, saga_id: str) -> bool:
-    undo = (await runner.journal(saga_id)).last("a", "undo")
-    record = bus.key(f"request:{undo.request_id if undo else ''}")
-    return bool(await bus.command("EXISTS", record))
-
-
-async def test_a_request_that_was_closed_before_it_came_is_refused(bus: Bus) -> None:
-    """An action that comes after its compensation does not begin."""
+async def test_a_request_that_was_superseded_before_its_emit_is_refused(bus: Bus) -> None:
+    """A forward request that comes after its compensation does not begin."""
     recorder = Recorder()
     async with listening(bus, recorder.handlers()):
         await bus.request_and_reply(STREAM, "a:undo", {}, request_id="undo", supersedes=["do"])
@@ -259,44 +272,40 @@ async def test_a_request_that_was_closed_before_it_came_is_refused(bus: Bus) -> 
     assert recorder.ran == ["a:undo"]
 
 
-async def test_a_closed_request_that_waits_never_begins(bus: Bus) -> None:
-    """It was in the stream before what superseded it, and is over when it is read."""
+async def test_a_superseded_pending_request_never_begins(bus: Bus) -> None:
+    """It was in the stream before its compensation, and has ended when it is read."""
     recorder = Recorder()
     await bus.emit_command(STREAM, event_type="a:do", payload={}, request_id="do")
-    closing = asyncio.create_task(
+    undo = asyncio.create_task(
         bus.request_and_reply(STREAM, "a:undo", {}, request_id="undo", supersedes=["do"])
     )
-    while await bus.outcome("do") is None:
-        await asyncio.sleep(0.01)
+    await eventually(lambda: bus.outcome("do"), within_s=10, why="the superseded request has ended")
     async with listening(bus, recorder.handlers()):
-        await closing
+        await undo
     assert recorder.ran == ["a:undo"]
     outcome = await bus.outcome("do")
     assert outcome is not None
     assert outcome["status"] == "cancelled"
 
 
-async def test_a_closed_request_that_had_ended_keeps_its_end(bus: Bus) -> None:
-    """The first terminal outcome stays."""
+async def test_a_superseded_request_keeps_its_outcome(bus: Bus) -> None:
+    """A request that has ended keeps its first terminal outcome."""
     recorder = Recorder()
     async with listening(bus, recorder.handlers()):
         await bus.request_and_reply(STREAM, "a:do", {}, request_id="do")
         await bus.request_and_reply(STREAM, "a:undo", {}, request_id="undo", supersedes=["do"])
-        assert (await bus.request_and_reply(STREAM, "a:do", {}, request_id="do"))["status"]
+        reply = await bus.request_and_reply(STREAM, "a:do", {}, request_id="do")
+    assert reply["status"] == "completed"
     assert recorder.ran == ["a:do", "a:undo"]
 
 
 @pytest.mark.invariant(9)
-async def test_what_supersedes_a_dead_handlers_request_waits_for_its_lease(bus: Bus) -> None:
-    """Nobody confirms: the undo begins when the lease has lapsed, and the dead one is fenced."""
-    functions, call = bus.session().requests, bus.command
+async def test_a_compensation_waits_for_the_lease_of_a_dead_handler(bus: Bus) -> None:
+    """The undo begins when the lease has lapsed; a late result of the dead claim is refused."""
+    functions = bus.session().requests
     entry = await bus.emit_command(STREAM, event_type="a:do", payload={}, request_id="do")
-    await call("XGROUP", "CREATE", bus.key(STREAM), "sagastream", "0")
-    await call(
-        *("XREADGROUP", "GROUP", "sagastream", "dead", "COUNT", 1),
-        *("STREAMS", bus.key(STREAM), ">"),
-    )
-    claim: dict[str, Any] = {"group": "sagastream", "entry_id": entry, "token": "dead-token"}
+    await deliver(bus, STREAM, consumer="dead")
+    claim: dict[str, Any] = {"group": GROUP, "entry_id": entry, "token": "dead-token"}
     lease_ms = 600
     answer = await functions.begin(
         *(bus.key("request:do"), bus.key(STREAM)),
@@ -325,8 +334,8 @@ async def test_what_supersedes_a_dead_handlers_request_waits_for_its_lease(bus: 
 
 
 @pytest.mark.invariant(8)
-async def test_a_step_may_demand_an_effect_policy(bus: Bus) -> None:
-    """A handler that declares another is an error, and does not run."""
+async def test_a_step_may_require_an_effect_policy(bus: Bus) -> None:
+    """A handler that declares another policy does not run, and the step fails."""
     recorder = Recorder()
     saga = Saga("strict", (_step("a", undo=False, effect="atomic"),))
     async with listening(bus, recorder.handlers()):
@@ -338,9 +347,14 @@ async def test_a_step_may_demand_an_effect_policy(bus: Bus) -> None:
     assert recorder.ran == []
 
 
-async def test_a_handler_that_takes_over_sees_the_last_progress(bus: Bus) -> None:
-    """What an earlier claim reported is there to go on from; a first claim has none."""
+async def test_a_handler_that_takes_over_gets_the_last_progress(bus: Bus) -> None:
+    """`last_progress` is the last report of the earlier claim, and empty for the first one."""
     seen: list[dict[str, Any]] = []
+    reported: list[int] = []
+
+    def note(stage: dict[str, Any]) -> None:
+        if stage["status"] == "progress":
+            reported.append(stage["payload"]["done"])
 
     @multi_stage_reply(stream=STREAM, event_type="a:do")
     async def count(command: Command, progress: Progress) -> dict[str, Any]:
@@ -351,24 +365,24 @@ async def test_a_handler_that_takes_over_sees_the_last_progress(bus: Bus) -> Non
             await asyncio.Event().wait()
         return {"done": done}
 
-    asking = asyncio.create_task(bus.request_and_reply(STREAM, "a:do", {}, request_id="r"))
-    for runs in (1, 2):
+    request = asyncio.create_task(
+        bus.request_and_reply(STREAM, "a:do", {}, request_id="r", on_progress=note)
+    )
+    for run in (1, 2):
         async with listening(bus, [count], lease_s=1.0, drain_s=0.05):
-            while len(seen) < runs or not await _has_progress(bus, runs):
-                await asyncio.sleep(0.01)
+            await eventually(
+                lambda run=run: run in reported,  # type: ignore[misc]
+                within_s=20,
+                why=f"handler {run} has reported its progress",
+            )
     async with listening(bus, [count], lease_s=1.0):
-        reply = await asking
-    assert [step.get("done") for step in seen] == [None, 1, 2]
+        reply = await request
+    assert [progress.get("done") for progress in seen] == [None, 1, 2]
     assert reply["payload"] == {"done": 3}
 
 
-async def _has_progress(bus: Bus, done: int) -> bool:
-    stored = await bus.command("HGET", bus.key("request:r"), "progress")
-    return stored is not None and f'"done":{done}' in stored.decode()
-
-
-async def test_a_payload_that_is_too_large_turns_the_saga_round(bus: Bus) -> None:
-    """What cannot be sent has failed; the saga does not try it for ever."""
+async def test_a_saga_with_a_payload_that_is_too_large_is_compensated(bus: Bus) -> None:
+    """A command that cannot be sent fails its step, without further attempts."""
     recorder = Recorder()
     saga = Saga(
         "large",
@@ -386,7 +400,7 @@ async def test_a_payload_that_is_too_large_turns_the_saga_round(bus: Bus) -> Non
 
 
 async def test_starting_twice_is_one_saga(bus: Bus) -> None:
-    """An id is an idempotency key; with another input it is an error."""
+    """The id is an idempotency key; with another input it is an error."""
     runner = SagaRunner(bus, TRIP)
     assert await runner.start({"n": 1}, saga_id="s") == "s"
     assert await runner.start({"n": 1}, saga_id="s") == "s"
@@ -396,8 +410,8 @@ async def test_starting_twice_is_one_saga(bus: Bus) -> None:
     assert (await runner.wait("s")).status == "compensated"
 
 
-async def test_a_saga_that_is_not_there_is_named(bus: Bus) -> None:
-    """Also one of another declaration."""
+async def test_an_unknown_saga_is_named(bus: Bus) -> None:
+    """A saga of another declaration is unknown too."""
     runner = SagaRunner(bus, TRIP)
     with pytest.raises(NoSuchSaga, match="nobody"):
         await runner.journal("nobody")
@@ -407,8 +421,8 @@ async def test_a_saga_that_is_not_there_is_named(bus: Bus) -> None:
 
 
 @pytest.mark.invariant(7)
-async def test_an_ended_saga_and_all_of_it_expires(bus: Bus) -> None:
-    """Journal, its stream, the replies and the records get their end with the saga's."""
+async def test_all_keys_of_an_ended_saga_expire(bus: Bus) -> None:
+    """Journal, journal stream, replies and records get their TTL when the saga ends."""
     recorder = Recorder(c_do=1)
     async with listening(bus, recorder.handlers()):
         runner = SagaRunner(bus, TRIP)
@@ -416,7 +430,6 @@ async def test_an_ended_saga_and_all_of_it_expires(bus: Bus) -> None:
         outcome = await runner.run(saga_id)
     names = [f"saga:{saga_id}", f"saga:{saga_id}:journal", f"saga:{saga_id}:replies"]
     names += [f"request:{entry.request_id}" for entry in outcome.entries]
-    call = bus.command
     assert len(names) == 9
     for name in names:
-        assert await call("PTTL", bus.key(name)) > 0, name
+        assert await call(bus, "PTTL", name) > 0, name

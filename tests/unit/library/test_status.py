@@ -1,10 +1,11 @@
-"""`sagastream.status`: what operators and dashboards read about streams and requests."""
+"""`sagastream.status`: the state of streams and requests, for operators and dashboards."""
 
 import pytest
 
 from sagastream import Bus, Command, InvalidMessage, Progress, multi_stage_reply
 from sagastream.status import dead_letters, request_status, stream_status
-from tests.conftest import listening
+from tests.listeners import listening
+from tests.plain_client import add_entry, deliver
 from tests.polling import eventually
 
 STREAM = "work:commands"
@@ -16,7 +17,7 @@ async def work(_command: Command, _progress: Progress) -> None:
 
 
 async def test_a_stream_without_listener_has_no_group(bus: Bus) -> None:
-    """Commands wait in it, and no group counts them."""
+    """Commands may be in it, but no group counts them."""
     await bus.emit_command(STREAM, event_type="work:do", payload={})
     status = await stream_status(bus, STREAM)
     assert not status.has_group
@@ -25,13 +26,10 @@ async def test_a_stream_without_listener_has_no_group(bus: Bus) -> None:
 
 
 async def test_the_depth_and_the_pending_commands_of_a_stream(bus: Bus) -> None:
-    """One of three commands was read and not ended, two were not read."""
-    key = bus.key(STREAM)
-    await bus.command("XGROUP", "CREATE", key, "sagastream", "0", "MKSTREAM")
+    """One of three commands was read and has not ended, two were not read."""
     for _ in range(3):
         await bus.emit_command(STREAM, event_type="work:do", payload={})
-    read = ("XREADGROUP", "GROUP", "sagastream", "gone", "COUNT", 1, "STREAMS", key, ">")
-    await bus.command(*read)
+    await deliver(bus, STREAM, count=1)
     status = await stream_status(bus, STREAM, timeout=5)
     assert status.has_group
     assert (status.depth, status.pending) == (2, 1)
@@ -39,17 +37,17 @@ async def test_the_depth_and_the_pending_commands_of_a_stream(bus: Bus) -> None:
 
 
 async def test_a_live_listener_announces_its_event_types(bus: Bus) -> None:
-    """They are there while it runs."""
+    """The status lists them while it runs."""
+
+    async def is_announced() -> bool:
+        return (await stream_status(bus, STREAM)).event_types == ("work:do",)
+
     async with listening(bus, [work]):
-
-        async def announced() -> bool:
-            return (await stream_status(bus, STREAM)).event_types == ("work:do",)
-
-        await eventually(announced, within_s=10, why="the listener announced its event type")
+        await eventually(is_announced, within_s=10, why="the listener announced its event type")
 
 
 async def test_the_status_of_a_request_before_and_after_its_claim(bus: Bus) -> None:
-    """It is unknown, then pending, then completed by a consumer in epoch 1."""
+    """It is None, then pending, then completed by a consumer in epoch 1."""
     assert await request_status(bus, "r") is None
     await bus.emit_command(STREAM, event_type="work:do", payload={}, request_id="r")
     pending = await request_status(bus, "r")
@@ -65,11 +63,10 @@ async def test_the_status_of_a_request_before_and_after_its_claim(bus: Bus) -> N
     assert ended.lease_s is not None
 
 
-async def test_dead_letters_have_their_reason_apart_from_their_fields(bus: Bus) -> None:
-    """Bytes that are not UTF-8 are replaced; the newest come first when they are counted."""
-    dead = bus.key(f"{STREAM}:dead")
+async def test_dead_letters_have_a_reason_and_the_fields_of_their_entry(bus: Bus) -> None:
+    """Bytes that are not UTF-8 are replaced; with `newest` the newest come first."""
     for number in range(2):
-        await bus.command("XADD", dead, "*", "n", number, "dead_reason", b"bad \xff")
+        await add_entry(bus, f"{STREAM}:dead", {"n": number, "dead_reason": b"bad \xff"})
     oldest, newest = await dead_letters(bus, STREAM)
     assert (oldest.reason, oldest.fields) == ("bad \ufffd", {"n": "0"})
     assert await dead_letters(bus, STREAM, newest=1) == [newest]

@@ -1,3 +1,5 @@
+"""`sagastream.testing`: the embedded server, the fault proxy, and `running`."""
+
 import asyncio
 import contextlib
 import gc
@@ -10,59 +12,56 @@ import warnings
 from pathlib import Path
 
 import pytest
-import redis
 
 from sagastream import Bus, Command, CommandListener, Progress, ServerUnavailable, multi_stage_reply
+from sagastream.status import stream_status
 from sagastream.testing import EmbeddedServer, FaultProxy, running
+from tests.plain_client import connect
 
 pytestmark = pytest.mark.blocking
 
 
-def _client(server: EmbeddedServer) -> "redis.Redis":
-    return redis.Redis.from_url(server.url)
-
-
-def test_it_answers_and_is_gone_afterwards() -> None:
-    """A server for as long as the context, and nothing left behind."""
+def test_a_server_runs_until_the_end_of_its_context() -> None:
+    """Inside it answers; afterwards neither its process nor its folder exists."""
     with EmbeddedServer() as server:
-        with _client(server) as client:
+        with connect(server.url) as client:
             assert client.ping()
-        pid, place = server.pid, Path(server.url.removeprefix("unix://")).parent
-    assert not place.exists()
+        pid, folder = server.pid, Path(server.url.removeprefix("unix://")).parent
+    assert not folder.exists()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
 
-@pytest.mark.parametrize(("aof", "kept"), [(True, b"1"), (False, None)])
-def test_what_a_restart_keeps(aof: bool, kept: bytes | None) -> None:
-    """With an append-only file the data are there again, without it the server is empty."""
+@pytest.mark.parametrize(("aof", "kept"), [(True, "1"), (False, None)])
+def test_a_restart_keeps_data_with_an_append_only_file(aof: bool, kept: str | None) -> None:
+    """Without an append-only file the server is empty after a restart."""
     with EmbeddedServer(aof=aof) as server:
-        with _client(server) as client:
+        with connect(server.url) as client:
             client.set("a", 1)
         server.restart()
-        with _client(server) as client:
+        with connect(server.url) as client:
             assert client.get("a") == kept
 
 
 def test_data_survive_a_kill_with_an_append_only_file() -> None:
-    """SIGKILL is what a bad day does."""
+    """A write that was confirmed before SIGKILL exists after the next start."""
     with EmbeddedServer(aof=True) as server:
-        with _client(server) as client:
+        with connect(server.url) as client:
             client.set("a", 1)
         server.kill()
         server.start()
-        with _client(server) as client:
-            assert client.get("a") == b"1"
+        with connect(server.url) as client:
+            assert client.get("a") == "1"
 
 
-def test_a_binary_that_is_no_server_says_so() -> None:
-    """The last words of what was started are in the error."""
+def test_a_binary_that_is_not_a_server_is_named() -> None:
+    """The error names the program that did not start."""
     with pytest.raises(RuntimeError, match="/bin/false did not start"):
         EmbeddedServer(binary="/bin/false").start()
 
 
-def test_it_dies_with_the_process_that_started_it() -> None:
-    """A test run that is killed leaves no server behind."""
+def test_a_server_ends_with_the_process_that_started_it() -> None:
+    """A test run that is killed leaves no server process."""
     program = (
         "import sys\nfrom sagastream.testing import EmbeddedServer\n"
         "with EmbeddedServer() as server:\n    print(server.pid, flush=True)\n    sys.stdin.read()"
@@ -83,8 +82,8 @@ def test_it_dies_with_the_process_that_started_it() -> None:
     assert ready == [descriptor]
 
 
-async def test_a_bus_says_who_did_not_answer_and_not_the_password() -> None:
-    """The address is in the error, the secret is not."""
+async def test_an_unavailable_server_is_named_without_its_password() -> None:
+    """The error and the repr of the bus have the address, and not the password."""
     bus = Bus("redis://user:secret@127.0.0.1:1/0", call_timeout_s=0.2)
     with pytest.raises(ServerUnavailable, match=r"redis://127\.0\.0\.1:1/0") as caught:
         await bus.ping()
@@ -95,7 +94,7 @@ async def test_a_bus_says_who_did_not_answer_and_not_the_password() -> None:
 
 @pytest.mark.invariant(12)
 async def test_calls_wait_for_a_server_that_comes_back(server_binary: str | None) -> None:
-    """A restart in the middle is a delay, not an error."""
+    """A call after a restart of the server succeeds, and is idempotent."""
     with EmbeddedServer(aof=True, binary=server_binary) as server:
         async with Bus(server.url) as bus:
             first = await bus.emit_command(
@@ -108,8 +107,8 @@ async def test_calls_wait_for_a_server_that_comes_back(server_binary: str | None
     assert first == again
 
 
-def test_a_proxy_leaves_no_socket_behind(server: EmbeddedServer) -> None:
-    """Also of clients that connect in the moment in which it ends."""
+def test_a_proxy_closes_all_sockets(server: EmbeddedServer) -> None:
+    """Sockets of clients that connect while the proxy ends are closed too."""
     with warnings.catch_warnings(record=True) as left:
         warnings.simplefilter("always", ResourceWarning)
         for _ in range(30):
@@ -125,27 +124,27 @@ def test_a_proxy_leaves_no_socket_behind(server: EmbeddedServer) -> None:
 
 @multi_stage_reply(stream="echo:commands", event_type="echo:say")
 async def say(command: Command, progress: Progress) -> dict[str, object]:
-    """Answer with what was said."""
+    """Reply with the payload of the command."""
     return command.payload
 
 
-async def test_a_listener_runs_for_as_long_as_the_context(bus: Bus) -> None:
-    """It answers inside, and has stopped behind it: a command waits for the next one."""
+async def test_a_listener_runs_until_the_end_of_its_context(bus: Bus) -> None:
+    """Inside it replies; afterwards a command waits for the next listener."""
     async with running(CommandListener(bus, [say])) as listener:
         await bus.request_and_reply("echo:commands", "echo:say", {}, timeout=10)
     await bus.emit_command("echo:commands", event_type="echo:say", payload={}, request_id="r")
     assert await bus.outcome("r") is None
-    assert not await bus.command("EXISTS", bus.key("listeners:echo:commands"))
+    assert (await stream_status(bus, "echo:commands")).event_types == ()
     listener.stop()
     async with running(CommandListener(bus, [say])):
         await bus.request_and_reply("echo:commands", "echo:say", {}, request_id="r", timeout=10)
 
 
 @pytest.mark.parametrize("error", [None, LookupError("the body's own")])
-async def test_what_runs_is_finished_when_the_context_ends(
+async def test_running_handlers_finish_when_the_context_ends(
     bus: Bus, error: LookupError | None
 ) -> None:
-    """The end of the body, a bad one too, stops the listener, not the handler; its error is raised."""
+    """The end of the body, also by an error, lets the handler finish; the error is raised."""
     begun, may_end = asyncio.Event(), asyncio.Event()
 
     @multi_stage_reply(stream="echo:commands", event_type="echo:say")
@@ -171,7 +170,7 @@ async def test_what_runs_is_finished_when_the_context_ends(
 
 
 async def test_the_error_of_a_listener_ends_the_body() -> None:
-    """A test whose listener cannot work is not left waiting for a reply."""
+    """A body that waits for a reply is cancelled when its listener fails."""
     bus = Bus("redis://127.0.0.1:1/0", call_timeout_s=0.2)
     with pytest.raises(ServerUnavailable):
         async with running(CommandListener(bus, [say])):

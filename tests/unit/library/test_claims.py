@@ -1,4 +1,4 @@
-"""Claims that lapse, are taken over, cancelled, or run out of time."""
+"""Claims: their leases, takeover, release, cancellation, deadlines and timeouts."""
 
 import asyncio
 import contextlib
@@ -19,18 +19,24 @@ from sagastream import (
     RequestCancelled,
     multi_stage_reply,
 )
+from sagastream.status import request_status, stream_status
 from sagastream.testing import Fault, FaultProxy
-from tests.conftest import listening
+from tests.listeners import listening
+from tests.plain_client import GROUP, add_entry, call, deliver
+from tests.polling import eventually
 
 STREAM = "work:commands"
 
 
-async def _call(bus: Bus, command: str, name: str, *args: Any) -> Any:
-    return await bus.command(command, bus.key(name), *args)
-
-
 class Work:
-    """A handler that waits to be let go, and counts."""
+    """A handler that runs until `go` is set.
+
+    Attributes:
+        begun: It was called.
+        go: Lets it end.
+        epochs: The epoch of each call.
+        stopped: How many calls were cancelled.
+    """
 
     def __init__(self) -> None:
         self.begun = asyncio.Event()
@@ -52,27 +58,37 @@ class Work:
 
 @pytest.fixture
 async def work() -> Work:
-    """A fresh handler."""
+    """A new handler."""
     return Work()
 
 
-def _ask(bus: Bus, **options: Any) -> "asyncio.Task[dict[str, Any]]":
-    asked = bus.request_and_reply(STREAM, "work:do", {}, **({"request_id": "r"} | options))
-    return asyncio.create_task(asked)
+def _send(bus: Bus, **options: Any) -> "asyncio.Task[dict[str, Any]]":
+    reply = bus.request_and_reply(STREAM, "work:do", {}, **({"request_id": "r"} | options))
+    return asyncio.create_task(reply)
+
+
+async def _wait_for_commands(bus: Bus, count: int) -> None:
+    async def are_sent() -> bool:
+        return len(await bus.last_entries(STREAM, count)) == count
+
+    await eventually(are_sent, within_s=10, why=f"{count} commands are in the stream")
 
 
 @pytest.mark.invariant(5)
-async def test_a_handler_that_takes_many_leases_runs_once(bus: Bus, work: Work) -> None:
-    """Renewal keeps the claim, whatever another listener's sweeper would like."""
+async def test_a_handler_longer_than_many_leases_runs_once(bus: Bus, work: Work) -> None:
+    """Renewal keeps the claim, although another listener sweeps."""
+    lease_s = 0.2
     async with (
-        listening(bus, [work.handler], lease_s=0.2),
-        listening(bus, [work.handler], lease_s=0.2),
+        listening(bus, [work.handler], lease_s=lease_s),
+        listening(bus, [work.handler], lease_s=lease_s),
     ):
-        asked = _ask(bus)
+        asked = _send(bus)
         await work.begun.wait()
-        first = await _call(bus, "HGET", "request:r", "lease_until")
-        while int(await _call(bus, "HGET", "request:r", "lease_until")) < int(first) + 1000:
-            await asyncio.sleep(0.05)
+        await asyncio.sleep(5 * lease_s)  # the handler works for five leases
+        status = await request_status(bus, "r")
+        assert status is not None
+        assert status.lease_s is not None
+        assert status.lease_s > 0
         work.go.set()
         assert (await asked)["payload"] == {"epoch": 1}
     assert work.epochs == [1]
@@ -80,33 +96,27 @@ async def test_a_handler_that_takes_many_leases_runs_once(bus: Bus, work: Work) 
 
 @pytest.mark.invariant(5)
 async def test_the_command_of_a_dead_listener_is_taken_over(bus: Bus, work: Work) -> None:
-    """A claim that nobody renews goes to another listener, with a higher epoch."""
-    call = bus.command
-    await call("XGROUP", "CREATE", bus.key(STREAM), "sagastream", "0", "MKSTREAM")
-    asked = _ask(bus)
-    while not await call("XLEN", bus.key(STREAM)):
-        await asyncio.sleep(0.01)
-    await call("XREADGROUP", "GROUP", "sagastream", "dead", "STREAMS", bus.key(STREAM), ">")
+    """Another listener completes it, and deletes the consumer of the dead one."""
+
+    async def is_deleted() -> bool:
+        consumers = await bus.command("XINFO", "CONSUMERS", bus.key(STREAM), GROUP)
+        return all(consumer["name"] != b"dead" for consumer in consumers)
+
+    asked = _send(bus)
+    await _wait_for_commands(bus, 1)
+    await deliver(bus, STREAM, consumer="dead")
     work.go.set()
     async with listening(bus, [work.handler], lease_s=0.2):
         assert (await asyncio.wait_for(asked, 10))["status"] == "completed"
-        while (
-            b"dead" in str(await call("XINFO", "CONSUMERS", bus.key(STREAM), "sagastream")).encode()
-        ):
-            await asyncio.sleep(0.05)
+        await eventually(is_deleted, within_s=10, why="the dead consumer is deleted")
 
 
 @pytest.mark.invariant(5)
-async def test_all_that_a_dead_listener_held_waits_for_free_slots_only(
-    bus: Bus, work: Work
-) -> None:
-    """A sweep that filled all slots is followed by the next at once, not after a while."""
-    call = bus.command
-    await call("XGROUP", "CREATE", bus.key(STREAM), "sagastream", "0", "MKSTREAM")
-    asked = [_ask(bus, request_id=f"r{number}") for number in range(60)]
-    while await call("XLEN", bus.key(STREAM)) < len(asked):
-        await asyncio.sleep(0.01)
-    await call("XREADGROUP", "GROUP", "sagastream", "dead", "STREAMS", bus.key(STREAM), ">")
+async def test_commands_of_a_dead_listener_wait_only_for_free_slots(bus: Bus, work: Work) -> None:
+    """A sweep that filled all slots is followed by the next one immediately."""
+    asked = [_send(bus, request_id=f"r{number}") for number in range(60)]
+    await _wait_for_commands(bus, len(asked))
+    await deliver(bus, STREAM)
     work.go.set()
     async with listening(bus, [work.handler], lease_s=2, concurrency=1):
         replies = await asyncio.wait_for(asyncio.gather(*asked), 15)
@@ -114,9 +124,9 @@ async def test_all_that_a_dead_listener_held_waits_for_free_slots_only(
 
 
 @pytest.mark.invariant(4)
-async def test_a_stopped_listener_hands_its_work_on_at_once(bus: Bus, work: Work) -> None:
-    """The next need not wait for the lease to lapse."""
-    asked = _ask(bus)
+async def test_a_stopped_listener_releases_its_claims(bus: Bus, work: Work) -> None:
+    """The next listener does not wait until the lease lapses."""
+    asked = _send(bus)
     async with listening(bus, [work.handler], lease_s=30, drain_s=0.05):
         await work.begun.wait()
     assert work.stopped == 1
@@ -128,14 +138,13 @@ async def test_a_stopped_listener_hands_its_work_on_at_once(bus: Bus, work: Work
 
 @pytest.mark.invariant(3)
 @pytest.mark.invariant(5)
-async def test_a_lost_lease_stops_the_handler_which_writes_nothing(bus: Bus, work: Work) -> None:
-    """When the server says that the claim is another's, the handler ends in silence."""
-    asked = _ask(bus, timeout=60)
+async def test_a_lost_lease_cancels_the_handler_which_writes_nothing(bus: Bus, work: Work) -> None:
+    """When the record has the token of another claim, the handler ends without a stage."""
+    asked = _send(bus, timeout=60)
     async with listening(bus, [work.handler], lease_s=0.2):
         await work.begun.wait()
-        await _call(bus, "HSET", "request:r", "token", "another")
-        while not work.stopped:
-            await asyncio.sleep(0.02)
+        await call(bus, "HSET", "request:r", "token", "another")
+        await eventually(lambda: work.stopped, within_s=10, why="the handler was cancelled")
     assert await bus.outcome("r") is None
     asked.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -143,14 +152,14 @@ async def test_a_lost_lease_stops_the_handler_which_writes_nothing(bus: Bus, wor
 
 
 @pytest.mark.blocking
-async def test_a_renewal_that_meets_the_end_of_its_own_request_is_no_lost_lease(
+async def test_a_renewal_after_the_end_of_its_own_request_is_not_a_lost_lease(
     bus: Bus,
     work: Work,
     namespace: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Between the end on the server and its answer the handler is not taken for stopped."""
+    """While the answer to `finish` is missing, a renewal does not cancel the handler."""
     monkeypatch.setattr("sagastream._redis.protocol.ANSWER_TIMEOUT_S", 1.0)
     finished: list[int] = []
 
@@ -163,21 +172,22 @@ async def test_a_renewal_that_meets_the_end_of_its_own_request_is_no_lost_lease(
     work.go.set()
     with FaultProxy(bus.url, plan) as proxy, caplog.at_level("WARNING", "sagastream.listener"):
         async with (
-            Bus(proxy.url, namespace=namespace) as far,
-            listening(far, [work.handler], lease_s=0.2),
+            Bus(proxy.url, namespace=namespace) as proxied,
+            listening(proxied, [work.handler], lease_s=0.2),
         ):
-            await _ask(bus)
-            renewed = len(proxy.commands) + 20
-            while len(proxy.commands) < renewed:
-                await asyncio.sleep(0.02)
+            await _send(bus)
+            sent = len(proxy.commands) + 20
+            await eventually(
+                lambda: len(proxy.commands) >= sent, within_s=20, why="the keeper sent renewals"
+            )
     assert finished
     assert "lease lost" not in caplog.text
 
 
-async def test_cancelling_what_runs_stops_its_handler(bus: Bus, work: Work) -> None:
-    """The answer comes at once, the handler is told long before its next renewal."""
+async def test_a_cancel_stops_a_running_handler(bus: Bus, work: Work) -> None:
+    """`cancel` returns immediately; the handler is cancelled long before its next renewal."""
     async with listening(bus, [work.handler], lease_s=60):
-        asked = _ask(bus)
+        asked = _send(bus)
         await work.begun.wait()
         assert await bus.cancel("r") == "cancelling"
         with pytest.raises(RequestCancelled) as caught:
@@ -187,47 +197,48 @@ async def test_cancelling_what_runs_stops_its_handler(bus: Bus, work: Work) -> N
     assert caught.value.reply["event_type"] == "work:do"
 
 
-async def test_cancelling_what_has_not_begun_ends_it_at_once(bus: Bus, work: Work) -> None:
-    """It never runs, and its requester knows."""
-    asked = _ask(bus)
-    while not await _call(bus, "EXISTS", "request:r"):
-        await asyncio.sleep(0.01)
+async def test_a_cancel_of_a_pending_request_ends_it(bus: Bus, work: Work) -> None:
+    """The request never runs, and its requester gets RequestCancelled."""
+    asked = _send(bus)
+    await eventually(
+        lambda: request_status(bus, "r"), within_s=10, why="the server has the request"
+    )
     assert await bus.cancel("r") == "cancelled"
     with pytest.raises(RequestCancelled):
         await asked
     work.go.set()
     async with listening(bus, [work.handler]):
         await bus.request_and_reply(STREAM, "work:do", {})
-        assert (await _call(bus, "XPENDING", STREAM, "sagastream"))["pending"] == 0
+        assert (await stream_status(bus, STREAM)).pending == 0
     assert len(work.epochs) == 1
 
 
-async def test_a_cancel_that_comes_first_is_honoured(bus: Bus, work: Work) -> None:
-    """Order on the way does not matter: the command finds that it is cancelled."""
+async def test_a_cancel_before_its_command_is_kept(bus: Bus, work: Work) -> None:
+    """A command that comes after its cancel never runs, also one added with XADD."""
     assert await bus.cancel("r") == "cancelled"
     work.go.set()
     async with listening(bus, [work.handler]):
         with pytest.raises(RequestCancelled):
-            await _ask(bus, correlation_id="c")
+            await _send(bus, correlation_id="c")
         assert await bus.cancel("plain") == "cancelled"
-        entry = ("event_type", "work:do", "payload", "{}", "request_id", "plain")
-        await _call(bus, "XADD", STREAM, "*", *entry, "reply_stream", "nowhere")
+        fields = {"event_type": "work:do", "payload": "{}", "request_id": "plain"}
+        await add_entry(bus, STREAM, fields | {"reply_stream": "mine"})
         with pytest.raises(RequestCancelled):
-            await bus.read_replies("nowhere", "plain", "plain", 5)
+            await bus.read_replies("mine", "plain", "plain", 5)
     assert work.epochs == []
 
 
-async def test_cancelling_what_has_ended_says_how(bus: Bus, work: Work) -> None:
+async def test_a_cancel_after_the_end_returns_the_status(bus: Bus, work: Work) -> None:
     """A late cancel changes nothing."""
     work.go.set()
     async with listening(bus, [work.handler]):
-        reply = await _ask(bus)
+        reply = await _send(bus)
     assert await bus.cancel("r") == "completed"
     assert await bus.outcome("r") == reply
 
 
 async def test_a_plain_handler_stops_at_its_next_progress(bus: Bus) -> None:
-    """A thread cannot be stopped from outside; its `progress` raises."""
+    """`progress` raises HandlerStopped, because a thread cannot be cancelled."""
     begun, stopped = threading.Event(), threading.Event()
 
     @multi_stage_reply(stream=STREAM, event_type="work:do")
@@ -241,7 +252,7 @@ async def test_a_plain_handler_stops_at_its_next_progress(bus: Bus) -> None:
             raise
 
     async with listening(bus, [plain], lease_s=0.3):
-        asked = _ask(bus)
+        asked = _send(bus)
         await asyncio.to_thread(begun.wait, 10)
         await bus.cancel("r")
         with pytest.raises(RequestCancelled):
@@ -251,7 +262,7 @@ async def test_a_plain_handler_stops_at_its_next_progress(bus: Bus) -> None:
 
 @pytest.mark.invariant(11)
 async def test_a_running_request_ends_at_its_deadline(bus: Bus, work: Work) -> None:
-    """Its handler is cancelled, its requester is told by name."""
+    """Its handler is cancelled, and its requester gets DeadlineExceeded."""
     async with listening(bus, [work.handler]):
         await bus.emit_command(
             STREAM,
@@ -268,63 +279,55 @@ async def test_a_running_request_ends_at_its_deadline(bus: Bus, work: Work) -> N
 
 
 async def test_fast_progress_is_coalesced_and_the_last_is_kept(bus: Bus) -> None:
-    """A thousand reports are a few entries; the first and the newest are among them."""
+    """Of a thousand reports within one interval only the first and the last are written."""
 
     @multi_stage_reply(stream=STREAM, event_type="work:do")
     async def fast(_command: Command, progress: Progress) -> None:
         for number in range(1000):
             await progress(number / 1000, {"n": number})
 
-    told: list[dict[str, Any]] = []
+    stages: list[dict[str, Any]] = []
     async with listening(bus, [fast], progress_interval_s=60):
-        await _ask(bus, on_progress=told.append)
-    numbers = [stage["payload"]["n"] for stage in told if stage["status"] == "progress"]
+        await _send(bus, on_progress=stages.append)
+    numbers = [stage["payload"]["n"] for stage in stages if stage["status"] == "progress"]
     assert numbers == [0, 999]
-    assert told[-1]["status"] == "completed"
+    assert stages[-1]["status"] == "completed"
 
 
-async def test_silence_without_a_listener_has_a_name(bus: Bus) -> None:
-    """Nobody handles that: it is a TimeoutError that says so."""
+async def test_a_timeout_without_a_listener_is_named(bus: Bus) -> None:
+    """The timeout is NoHandlers, with the event type and the stream."""
     with pytest.raises(NoHandlers, match="no live listener handles work:do on work:commands"):
-        await _ask(bus, timeout=0.1)
+        await _send(bus, timeout=0.1)
     with pytest.raises(NoHandlers):
         await bus.read_replies("mine", "c", "r", 0.1)
 
 
-async def test_silence_of_a_handler_says_who_has_it(bus: Bus, work: Work) -> None:
-    """Last stage, owner, epoch and lease are in the error."""
+async def test_a_timeout_while_a_handler_runs_names_its_claim(bus: Bus, work: Work) -> None:
+    """The error has the last stage, the consumer, the epoch and the lease."""
     async with listening(bus, [work.handler]):
-        asked = _ask(bus, timeout=0.5)
+        asked = _send(bus, timeout=0.5)
         with pytest.raises(ReplyTimeout, match=r"start; .*held by .*epoch 1, its lease current"):
             await asked
         work.go.set()
 
 
-async def test_silence_about_an_unknown_request_says_so(bus: Bus) -> None:
-    """A wrong id is not a slow handler."""
+async def test_a_timeout_for_an_unknown_request_is_named(bus: Bus) -> None:
+    """The error says that there is no record of the request."""
     with pytest.raises(ReplyTimeout, match="no record"):
         await bus.read_replies("mine", "c", "never", 0.1)
 
 
 @pytest.mark.invariant(5)
 async def test_a_listener_sweeps_only_after_a_lease_of_contact(bus: Bus, work: Work) -> None:
-    """What looks idle may be a server's that was away: its owner gets a lease to renew it."""
+    """An entry may be idle because the server was away: its consumer gets a lease to renew it."""
     lease_s = 2.0
     entry = await bus.emit_command(STREAM, event_type="work:do", payload={}, request_id="r")
-    call = bus.command
-    await call("XGROUP", "CREATE", bus.key(STREAM), "sagastream", "0")
-    await call(
-        *("XREADGROUP", "GROUP", "sagastream", "dead", "COUNT", 1),
-        *("STREAMS", bus.key(STREAM), ">"),
-    )
-    await call(
-        *("XCLAIM", bus.key(STREAM), "sagastream", "dead", 0, entry),
-        *("IDLE", 60_000),
-    )
+    await deliver(bus, STREAM, consumer="dead")
+    await call(bus, "XCLAIM", STREAM, GROUP, "dead", 0, entry, "IDLE", 60_000)
     work.go.set()
     clock = asyncio.get_running_loop().time
     began = clock()
     async with listening(bus, [work.handler], lease_s=lease_s):
         await work.begun.wait()
         assert clock() - began > 0.9 * lease_s
-        await _ask(bus)
+        await _send(bus)

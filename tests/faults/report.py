@@ -1,29 +1,29 @@
-"""What the fault tests saw, counted request by request, and the one table that they end with."""
+"""The results of the fault tests, counted by request, and the table that shows them."""
 
 import statistics
 from collections import Counter
 from dataclasses import dataclass, field
 
 from sagastream.testing import EmbeddedServer
-from tests.faults.invariants import verdict
+from tests.faults.invariants import check_requests
 
 _HEAD = ("fault", "tries", "lost", "doubled", "out of order", "recovery p50", "max", "also seen")
 
 
 @dataclass
 class Row:
-    """One fault: how often it was tried, what went wrong, and how long things took.
+    """One fault: how often it was tried, which guarantees were broken, and the recovery times.
 
     Attributes:
-        fault: What was done.
-        unit: What recoveries are measured in.
-        tries: How many requests met the fault.
-        lost: Requests without their end, their reply or their effect.
-        doubled: Entries, ends and effects that a request had more than one of.
-        out_of_order: Stages that stand where they must not.
-        recoveries: How long each recovery took.
-        notes: Figures that belong to this fault alone, by name; the last one stays.
-        points: At which commands the fault struck, and how often.
+        fault: The injected fault.
+        unit: The unit of the recovery times.
+        tries: The number of requests that met the fault.
+        lost: Requests without a terminal stage, a reply or their effect.
+        doubled: Entries, terminal stages, starts and effects beyond the first one.
+        out_of_order: Stages that come after a later one.
+        recoveries: The time of each recovery.
+        notes: Values that only this fault has, by name; the last one stays.
+        points: How often the fault was injected at each command.
     """
 
     fault: str
@@ -43,24 +43,24 @@ class Row:
         status: str = "completed",
         entries: int | None = 1,
     ) -> None:
-        """Count requests as tried, and fail if a promise to one was broken.
+        """Count requests as tried, and fail if a guarantee to one was broken.
 
         Args:
-            store: Where they were.
+            store: Their server.
             request_ids: The requests.
-            status: How they must have ended.
-            entries: How many entries each must have in its stream; None where the test itself
+            status: The terminal stage that each must have.
+            entries: The number of entries of each in the stream; None if the test itself
                 deleted some.
         """
-        seen = verdict(store, request_ids, status, entries=entries)
+        violations = check_requests(store, request_ids, status, entries=entries)
         self.tries += len(request_ids)
-        self.lost += seen.lost
-        self.doubled += seen.doubled
-        self.out_of_order += seen.out_of_order
-        assert not seen.wrong, f"{self.fault}: {'; '.join(seen.wrong[:10])}"
+        self.lost += violations.lost
+        self.doubled += violations.doubled
+        self.out_of_order += violations.out_of_order
+        assert not violations.messages, f"{self.fault}: {'; '.join(violations.messages[:10])}"
 
     def cells(self) -> tuple[str, ...]:
-        """The row as text."""
+        """Return the row as text."""
         counts = (self.tries, self.lost, self.doubled, self.out_of_order)
         p50 = most = ""
         if self.recoveries:
@@ -70,18 +70,18 @@ class Row:
         return (self.fault, *(f"{count:,}" for count in counts), p50, most, notes)
 
 
-class Figures:
-    """All rows of a run."""
+class Report:
+    """All rows of a test run."""
 
     def __init__(self) -> None:
         self._rows: dict[str, Row] = {}
 
     def row(self, fault: str, unit: str = "s") -> Row:
-        """The row of a fault; tests that try the same one share it."""
+        """Return the row of a fault; tests that inject the same fault share it."""
         return self._rows.setdefault(fault, Row(fault, unit))
 
     def table(self) -> str:
-        """The rows that something was tried for, as a Markdown table; empty without any."""
+        """Return the rows with tries as a Markdown table; '' if there is none."""
         rows = sorted(row.cells() for row in self._rows.values() if row.tries)
         if not rows:
             return ""
@@ -89,10 +89,10 @@ class Figures:
         return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
     def points(self) -> str:
-        """Where the faults struck that strike at a command, a line a row."""
+        """Return the commands at which faults were injected, one line for each row."""
         return "\n".join(
             f"{fault}: "
-            + ", ".join(f"{point} {count}" for point, count in sorted(row.points.items()))
+            + ", ".join(f"{command} {count}" for command, count in sorted(row.points.items()))
             for fault, row in sorted(self._rows.items())
             if row.points
         )

@@ -1,10 +1,10 @@
-"""How a server is reached: over TLS, with a database and a password, and what refuses us."""
+"""Connections to a server: TLS, password, database, refusals, and lost connections."""
 
 import asyncio
 import contextlib
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
@@ -16,20 +16,14 @@ import uvloop
 from sagastream import Bus, Command, CommandListener, ServerUnavailable, multi_stage_reply
 from sagastream._redis.protocol import ConnectionLost, RedisProtocol, connect, url_options
 from sagastream.errors import ServerUnsuitable
-from sagastream.testing import EmbeddedServer
-
-
-@pytest.fixture
-def own_server(server_binary: str | None) -> Iterator[EmbeddedServer]:
-    """A server whose settings a test may change."""
-    with EmbeddedServer(binary=server_binary) as server:
-        yield server
+from sagastream.testing import EmbeddedServer, running
+from tests.polling import eventually
 
 
 @contextlib.asynccontextmanager
-async def _in_front_of(url: str, context: ssl.SSLContext) -> AsyncIterator[int]:
-    """A port that speaks TLS and passes on to a server that does not."""
-    running: set[asyncio.Task[None]] = set()
+async def _tls_proxy(url: str, context: ssl.SSLContext) -> AsyncIterator[int]:
+    """Run a proxy that terminates TLS for a server without TLS; returns its port."""
+    tasks: set[asyncio.Task[None]] = set()
 
     async def forward(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
@@ -47,26 +41,26 @@ async def _in_front_of(url: str, context: ssl.SSLContext) -> AsyncIterator[int]:
             there = await asyncio.open_connection(parts.hostname, parts.port)
         for source, target in ((reader, there[1]), (there[0], writer)):
             task = asyncio.create_task(forward(source, target))
-            running.add(task)
-            task.add_done_callback(running.discard)
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
 
     server = await asyncio.start_server(accepted, "127.0.0.1", 0, ssl=context)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
-        while running:
-            await asyncio.wait(set(running))
+        while tasks:
+            await asyncio.wait(set(tasks))
 
 
-async def test_tls_is_spoken_and_an_untrusted_certificate_refused(
+async def test_tls_works_and_an_untrusted_certificate_is_refused(
     own_server: EmbeddedServer, tmp_path: Path
 ) -> None:
-    """With the authority's certificate it works; without, the refusal is told at once."""
+    """With the certificate of its authority it works; without, the error comes immediately."""
     authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
-    async with _in_front_of(own_server.url, context) as port:
+    async with _tls_proxy(own_server.url, context) as port:
         url = f"rediss://127.0.0.1:{port}"
         async with Bus(f"{url}?ssl_ca_certs={tmp_path / 'authority.pem'}") as bus:
             await bus.ping()
@@ -78,8 +72,8 @@ async def test_tls_is_spoken_and_an_untrusted_certificate_refused(
         assert time.monotonic() - began < 30
 
 
-async def test_a_password_and_a_database_are_those_of_the_url(own_server: EmbeddedServer) -> None:
-    """A wrong password is told as what it is; keys are in the database of the URL."""
+async def test_password_and_database_come_from_the_url(own_server: EmbeddedServer) -> None:
+    """A wrong password is named as the reason; keys are in the database of the URL."""
     async with Bus(own_server.url) as bus:
         await bus.command("CONFIG", "SET", "requirepass", "secret")
     parts = urlsplit(own_server.url)
@@ -94,10 +88,10 @@ async def test_a_password_and_a_database_are_those_of_the_url(own_server: Embedd
                 await bus.ping()
 
 
-async def test_answers_that_are_none_end_the_connection() -> None:
-    """Whoever waits is told, and nothing that comes later is taken for an answer."""
+async def test_malformed_answers_close_the_connection() -> None:
+    """The waiting call fails, and later bytes are not read as an answer."""
 
-    class Babble(asyncio.Protocol):
+    class HttpServer(asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             self._transport = cast("asyncio.Transport", transport)
 
@@ -105,7 +99,7 @@ async def test_answers_that_are_none_end_the_connection() -> None:
             self._transport.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Babble, "127.0.0.1", 0)
+    server = await loop.create_server(HttpServer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     try:
         async with Bus(f"redis://127.0.0.1:{port}", call_timeout_s=0.1) as bus:
@@ -116,55 +110,56 @@ async def test_answers_that_are_none_end_the_connection() -> None:
         await server.wait_closed()
 
 
-async def test_a_connection_for_a_caller_that_is_gone_is_kept(
+async def test_a_connection_for_a_cancelled_caller_is_kept(
     bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A cancelled read leaves no socket behind: the next read gets its connection."""
+    """A cancelled read leaks no socket: the next read gets its connection."""
     made: list[RedisProtocol] = []
     begun = asyncio.Event()
 
-    async def slowly(settings: object) -> RedisProtocol:
+    async def connect_slowly(settings: object) -> RedisProtocol:
         begun.set()
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # the caller is cancelled in this time
         made.append(await connect(url_options(bus.url)))
         return made[-1]
 
-    monkeypatch.setattr("sagastream._redis.connection.connect", slowly)
+    monkeypatch.setattr("sagastream._redis.connection.connect", connect_slowly)
     connection = bus.session().connection
     reading = asyncio.create_task(connection.block("TIME"))
     await begun.wait()
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
-    while not made:
-        await asyncio.sleep(0.01)
-    await asyncio.sleep(0)
+    await eventually(lambda: made, within_s=10, why="the connection is open")
+    await asyncio.sleep(0)  # the callbacks of the finished task run in the next turn of the loop
     assert await connection.block("TIME")
     assert len(made) == 1
 
 
-async def test_a_connection_that_is_closed_at_once_is_a_lost_one(tmp_path: Path) -> None:
-    """Whoever is accepted and thrown out again, as by a proxy without its server, does not wait."""
+async def test_a_connection_that_is_closed_after_accept_is_lost(tmp_path: Path) -> None:
+    """A call does not wait for its timeout, as with a proxy whose server is down."""
     path = str(tmp_path / "s")
 
-    class Bouncer(asyncio.Protocol):
+    class ClosingServer(asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             transport.close()
 
-    server = await asyncio.get_running_loop().create_unix_server(Bouncer, path)
+    server = await asyncio.get_running_loop().create_unix_server(ClosingServer, path)
     try:
-        wire = await connect(url_options(f"unix://{path}"))
-        await wire.closed
+        protocol = await connect(url_options(f"unix://{path}"))
+        await protocol.closed
         with pytest.raises(ConnectionLost, match="closed"):
-            await asyncio.wait_for(wire.call("PING"), 10)
+            await asyncio.wait_for(protocol.call("PING"), 10)
     finally:
         server.close()
         await server.wait_closed()
 
 
 @pytest.mark.blocking
-async def test_what_nobody_waits_for_is_not_sent_again(own_server: EmbeddedServer) -> None:
-    """The server is away, and whoever asked has gone: the connection gives up, and closes at once."""
+async def test_a_call_whose_caller_was_cancelled_is_not_retried(
+    own_server: EmbeddedServer,
+) -> None:
+    """While the server is down a cancelled call ends its retries, and the bus closes at once."""
     async with Bus(own_server.url) as bus:
         await bus.ping()
         connection = bus.session().connection
@@ -180,48 +175,38 @@ async def test_what_nobody_waits_for_is_not_sent_again(own_server: EmbeddedServe
                 trace=("", "", ""),
             )
 
-        asking = asyncio.create_task(finish())
-        async with asyncio.timeout(10):
-            while not connection._retries:
-                await asyncio.sleep(0.01)
-            asking.cancel()
-            while connection._retries:
-                await asyncio.sleep(0.01)
-    assert asking.cancelled()
+        finishing = asyncio.create_task(finish())
+        await eventually(lambda: connection._retries, within_s=10, why="the call is retried")
+        finishing.cancel()
+        await eventually(lambda: not connection._retries, within_s=10, why="the retries end")
+    assert finishing.cancelled()
 
 
 @pytest.mark.blocking
-async def test_closing_ends_what_is_sent_again(own_server: EmbeddedServer) -> None:
-    """A bus that is closed while its server is away leaves no task and no socket behind."""
+async def test_closing_a_bus_ends_its_retries(own_server: EmbeddedServer) -> None:
+    """A bus that is closed while its server is down leaks no task and no socket."""
     async with Bus(own_server.url, call_timeout_s=60.0) as bus:
         await bus.ping()
         connection = bus.session().connection
         await asyncio.to_thread(own_server.kill)
-        asking = asyncio.create_task(
+        emitting = asyncio.create_task(
             bus.emit_command("work:commands", event_type="work:do", payload={})
         )
-        async with asyncio.timeout(10):
-            while not connection._retries:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: connection._retries, within_s=10, why="the call is retried")
     with pytest.raises(ServerUnavailable, match="closed"):
-        await asyncio.wait_for(asking, 5)
+        await asyncio.wait_for(emitting, 5)
     assert not connection._retries
 
 
-def test_another_loop_than_asyncios_will_do(own_server: EmbeddedServer) -> None:
-    """Under uvloop, which web servers bring along, a request is answered and a listener stops."""
+def test_the_library_runs_on_uvloop(own_server: EmbeddedServer) -> None:
+    """On uvloop, which web servers use, a request is answered and a listener stops."""
 
     @multi_stage_reply(stream="loop:commands", event_type="loop:say")
     async def say(command: Command, progress: object) -> dict[str, object]:
         return command.payload
 
-    async def ask() -> dict[str, object]:
-        async with Bus(own_server.url) as bus:
-            listener = CommandListener(bus, handlers=[say])
-            running = asyncio.create_task(listener.run())
-            reply = await bus.request_and_reply("loop:commands", "loop:say", {"n": 1}, timeout=20.0)
-            listener.stop()
-            await running
-            return reply
+    async def request() -> dict[str, object]:
+        async with Bus(own_server.url) as bus, running(CommandListener(bus, [say])):
+            return await bus.request_and_reply("loop:commands", "loop:say", {"n": 1}, timeout=20.0)
 
-    assert uvloop.run(ask())["payload"] == {"n": 1}
+    assert uvloop.run(request())["payload"] == {"n": 1}

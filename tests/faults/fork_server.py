@@ -1,9 +1,9 @@
-"""Processes by the hundred: forked from one that has everything imported and compiled.
+"""A fork server: starts hundreds of processes from one with all modules imported and compiled.
 
-    python -m tests.faults.zygote
+    python -m tests.faults.fork_server
 
-It reads a JSON object a line: `role` is a function of `mission_roles`, `arguments` what it is
-called with. It answers with the new process's id. All of them die with it.
+It reads one JSON object per line: `role` is a function of `mission_roles`, `arguments` its
+keyword arguments. It answers with the id of the new process. All processes end with the server.
 """
 
 import contextlib
@@ -24,12 +24,12 @@ from sagastream._worker import lease
 from sagastream.testing import die_with_parent
 
 
-class Zygote:
-    """The process that others are forked from, for as long as the context lasts.
+class ForkServer:
+    """Run the fork server, as a context manager.
 
     Args:
-        fence: Whether the library checks who writes, and what it knows already; without it, as
-            a control, it does not.
+        fence: Whether the library has its checks of claims and outcomes; without them, as a
+            control, the tests must fail.
     """
 
     def __init__(self, *, fence: bool = True) -> None:
@@ -38,7 +38,7 @@ class Zygote:
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.zygote", *self._arguments],
+            [sys.executable, "-m", "tests.faults.fork_server", *self._arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -58,26 +58,26 @@ class Zygote:
         self._process.kill()
         self._process.communicate()
 
-    def spawn(self, role: str, **arguments: Any) -> "Spawned":
-        """Run a role in a process of its own."""
+    def spawn(self, role: str, **arguments: Any) -> "ForkedProcess":
+        """Run a role in a new process."""
         with self._turn:
             assert self._process.stdin is not None
             assert self._process.stdout is not None
-            asked = json.dumps({"role": role, "arguments": arguments})
-            self._process.stdin.write(f"{asked}\n")
+            order = json.dumps({"role": role, "arguments": arguments})
+            self._process.stdin.write(f"{order}\n")
             self._process.stdin.flush()
-            return Spawned(int(self._process.stdout.readline()))
+            return ForkedProcess(int(self._process.stdout.readline()))
 
 
-class Spawned:
-    """One process of a zygote."""
+class ForkedProcess:
+    """One process of a fork server."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
 
     @property
     def is_alive(self) -> bool:
-        """Whether it runs, or is stopped."""
+        """Return whether it runs or is suspended."""
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
@@ -86,7 +86,7 @@ class Spawned:
 
     @property
     def children(self) -> list[int]:
-        """The processes that it started."""
+        """Return the ids of its child processes."""
         try:
             listed = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
             return [int(pid) for pid in listed.split()]
@@ -94,18 +94,18 @@ class Spawned:
             return []
 
     def resume(self) -> None:
-        """Let it go on, if it was stopped."""
+        """Continue it, if it is suspended."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGCONT)
 
     def kill(self) -> None:
-        """Kill it, if it lives; what it started dies of that."""
+        """Kill it, if it runs; its child processes end with it."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
 
 
 def _remove_fence() -> None:
-    """Let any claim write, any outcome be the last one, and a request be sent and begun again."""
+    """Let any claim write, any outcome replace another, and a request be sent and begun again."""
     source = library.SOURCE
     for check, instead in (
         ("return record.token == token and not TERMINAL[record.status]", "return record.digest"),
@@ -119,20 +119,20 @@ def _remove_fence() -> None:
         assert source.count(check) == 1, check
         source = source.replace(check, instead)
     for module in (library, lease, session):
-        setattr(module, "SOURCE", source)  # noqa: B010 - they import the name
+        setattr(module, "SOURCE", source)  # noqa: B010 - these modules import the name
 
 
 def _main() -> None:
     if "without-fence" in sys.argv:
         _remove_fence()
-    from tests.faults import mission_roles  # noqa: PLC0415 - a client does not need it
+    from tests.faults import mission_roles  # noqa: PLC0415 - only the server needs it
 
     mission_roles.warm_up()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     for line in sys.stdin:
-        asked = json.loads(line)
+        order = json.loads(line)
         pid = os.fork()
         if pid:
             sys.stdout.write(f"{pid}\n")
@@ -144,11 +144,11 @@ def _main() -> None:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(2, 1)
-            getattr(mission_roles, asked["role"])(**asked["arguments"])
+            getattr(mission_roles, order["role"])(**order["arguments"])
             code = 0
         except SystemExit as ending:
             code = int(ending.code or 0)
-        except BaseException:  # noqa: BLE001 - told, and this process ends here
+        except BaseException:  # noqa: BLE001 - printed, and this process ends here
             traceback.print_exc()
         finally:
             os._exit(code)

@@ -1,0 +1,62 @@
+"""`sagastream dead`: list, show and retry dead letters."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from sagastream import Bus, Command, Progress, multi_stage_reply
+from sagastream.cli.main import main
+from sagastream.testing import EmbeddedServer
+from tests.listeners import listening
+from tests.plain_client import add_entry
+
+STREAM = "work:commands"
+
+
+@multi_stage_reply(stream=STREAM, event_type="work:do")
+async def work(_command: Command, _progress: Progress) -> None:
+    """Do nothing."""
+
+
+@pytest.mark.blocking
+def test_dead_letters_are_listed_shown_and_retried(
+    server: EmbeddedServer, namespace: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`retry` sends the command as a new request and deletes the letter, once."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        options = ["--url", server.url, "--namespace", namespace, "dead", *arguments]
+        code = main(options)
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
+
+    async def add_letter() -> str:
+        fields = {
+            "event_type": "work:do",
+            "payload": '{"a":1}',
+            "request_id": "r",
+            "dead_reason": "HandlerLost: gone",
+            "dead_entry_id": "1-1",
+        }
+        async with Bus(server.url, namespace=namespace) as bus:
+            return await add_entry(bus, f"{STREAM}:dead", fields)
+
+    async def reply(request_id: str) -> dict[str, Any]:
+        async with Bus(server.url, namespace=namespace) as bus, listening(bus, [work]):
+            return await bus.request_and_reply(STREAM, "work:do", {"a": 1}, request_id=request_id)
+
+    letter = asyncio.run(add_letter())
+    assert run("list", STREAM) == (0, f"{letter}  work:do  HandlerLost: gone\n")
+    listed = json.loads(run("list", STREAM, "-o", "jsonl")[1])
+    assert (listed["id"], listed["request_id"]) == (letter, "r")
+    assert json.loads(run("list", STREAM, "-o", "json")[1]) == [listed]
+    assert json.loads(run("show", STREAM, letter, "-o", "json")[1]) == listed
+    code, shown = run("show", STREAM, letter)
+    assert (code, json.loads(shown)["payload"]) == (0, '{"a":1}')
+    code, request_id = run("retry", STREAM, letter)
+    assert code == 0
+    assert asyncio.run(reply(request_id.strip()))["status"] == "completed"
+    code, error = run("retry", STREAM, letter)
+    assert (code, "no letter" in error) == (1, True)

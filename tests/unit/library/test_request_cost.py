@@ -1,0 +1,70 @@
+"""The number of commands that a request costs, as the server counts them."""
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import redis.asyncio as redis
+
+from sagastream import Bus, Command, Progress, multi_stage_reply
+from sagastream.testing import EmbeddedServer
+from tests.listeners import listening
+
+STREAM = "work:commands"
+REQUESTS = 20
+
+# Commands that all requests of a process share: periodic calls, blocking reads, new connections
+# and the data loss guard.
+PERIODIC = {"renew", "announce", "sweep"}
+SHARED = PERIODIC | {"XREAD", "XREADGROUP", "BLPOP", "HELLO", "CLIENT", "INFO"}
+SHARED |= {"HSETNX", "HMGET"}
+
+
+@multi_stage_reply(stream=STREAM, event_type="work:do")
+async def work(command: Command, progress: Progress) -> dict[str, Any]:
+    """Reply with the payload of the command, without progress."""
+    return command.payload
+
+
+@asynccontextmanager
+async def _sent_to(server: EmbeddedServer) -> AsyncIterator[Counter[str]]:
+    """Count the commands that clients send meanwhile; calls of functions by function name."""
+    sent: Counter[str] = Counter()
+    client = redis.Redis.from_url(server.url)
+    async with client.monitor() as monitor:
+        yield sent
+        await client.echo("the end")
+        while (line := await monitor.next_command())["command"] != "ECHO the end":
+            name, *words = line["command"].split()
+            if line["client_type"] != "lua":  # not a command that a function calls
+                sent[words[0].rpartition("_")[2] if name == "FCALL" else name] += 1
+    await client.aclose()
+
+
+async def _calls(bus: Bus) -> dict[str, int]:
+    stats = await bus.command("INFO", "commandstats")
+    return {name.removeprefix("cmdstat_"): values["calls"] for name, values in stats.items()}
+
+
+@pytest.fixture
+def server(own_server: EmbeddedServer) -> EmbeddedServer:
+    """The server of the bus: no other test may send commands to it."""
+    return own_server
+
+
+async def test_a_request_costs_three_commands(server: EmbeddedServer, bus: Bus) -> None:
+    """A request without progress sends emit, begin and finish, and no other command."""
+    async with listening(bus, [work]):
+        await bus.request_and_reply(STREAM, "work:do", {"n": 0})
+        before = await _calls(bus)
+        async with _sent_to(server) as sent:
+            for number in range(REQUESTS):
+                await bus.request_and_reply(STREAM, "work:do", {"n": number})
+        after = await _calls(bus)
+
+    own = {name: count for name, count in sent.items() if name not in SHARED}
+    called = after["fcall"] - before["fcall"] - sum(sent[name] for name in PERIODIC)
+    assert called == sum(own.values()), f"not only functions: {own}"
+    assert called <= 3 * REQUESTS, own
