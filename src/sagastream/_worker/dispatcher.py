@@ -23,7 +23,7 @@ from sagastream._telemetry.operations import operation_on
 from sagastream._worker.announcer import announcements_key
 from sagastream._worker.claim import Claim, ClaimOptions
 from sagastream._worker.consumer import Delivery
-from sagastream._worker.execution import run_handler
+from sagastream._worker.execution import HandlerRaised, describe, run_handler
 from sagastream._worker.lease import LeaseKeeper
 from sagastream.errors import InvalidMessage, LeaseLost, SagastreamError, WriteConflict
 from sagastream.handlers import Handler
@@ -146,6 +146,9 @@ class Dispatcher:
         except LeaseLost as error:
             logger.warning("%s", error, extra=claim.ids)
             await claim.lose()
+        except HandlerRaised as raised:
+            logger.info("handler failed", exc_info=raised.error, extra=claim.ids)
+            await claim.fail(type(raised.error).__name__, describe(raised.error))
         except Exception as error:
             logger.info("handler failed", exc_info=error, extra=claim.ids)
             await claim.fail(type(error).__name__, str(error))
