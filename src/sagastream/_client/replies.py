@@ -18,7 +18,13 @@ from sagastream._codec.entries import StreamEntry, decode_reply, text_fields
 from sagastream._redis.connection import BLOCK_MS, entries
 from sagastream._redis.retrying import backoff_delays, is_group_gone
 from sagastream._telemetry.trace_context import Trace
-from sagastream.errors import InvalidMessage, ReplyTimeout, ServerError, ServerUnavailable
+from sagastream.errors import (
+    InvalidMessage,
+    ReplyTimeout,
+    SagastreamError,
+    ServerError,
+    ServerUnavailable,
+)
 from sagastream.message import TERMINAL_STAGES
 
 logger = logging.getLogger(__name__)
@@ -136,7 +142,15 @@ async def read_until_terminal(
             return reply
         raise ReplyTimeout(request_id, timeout, last_stage)
     finally:
-        await asyncio.shield(session.streams.leave(key, group=name))
+        await asyncio.shield(_leave(session, key, name))
+
+
+async def _leave(session: Session, key: str, name: str) -> None:
+    # A group that stays is destroyed by a later reader; the reply is worth more.
+    try:
+        await session.streams.leave(key, group=name)
+    except SagastreamError as error:
+        logger.debug("group %s of %s stays: %s", name, key, error)
 
 
 def _stages_of(

@@ -28,12 +28,15 @@ async def explain_timeout(session: Session, timeout: ReplyTimeout) -> ReplyTimeo
         status, consumer, epoch, lease_until, emitted, stream, event_type, seq = (
             value.decode() if value else "" for value in stored
         )
-        age = f"emitted {(now_ms - int(emitted)) / 1000:.0f} s ago"
+        age = f"emitted {max(0, now_ms - int(emitted)) // 1000} s ago"
         if status == "running":
             left_ms = int(lease_until or "0") - now_ms
             last_stage = facts[2] or ("progress" if seq not in {"", "0"} else "start")
-            lease = "current" if left_ms > 0 else f"lapsed {-left_ms / 1000:.0f} s ago"
-            held = f"held by {consumer} in epoch {epoch}, its lease {lease}"
+            held = f"held by {consumer} in epoch {epoch}, its lease current"
+            if lease_until in {"", "0"}:
+                held = f"released by {consumer} in epoch {epoch}, not claimed again"
+            elif left_ms <= 0:
+                held = f"held by {consumer} in epoch {epoch}, its lease lapsed {-left_ms // 1000} s ago"
             return ReplyTimeout(*facts[:2], last_stage, f"{age}, {held}")
         name = stream.removeprefix(options.prefix)
         listeners = options.key(f"listeners:{name}")

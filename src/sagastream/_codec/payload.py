@@ -120,7 +120,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+# Calls `dict` for a mapping that is not one; `_check_value` has refused everything else.
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=dict)
 _DECODER = json.JSONDecoder(
     parse_float=_finite, parse_constant=_refuse_constant, object_pairs_hook=_unique
 )
@@ -149,7 +150,13 @@ def _check_value(value: Any, path: str, depth: int) -> None:
         for index, inner in enumerate(value):
             _check_value(inner, f"{path}[{index}]", depth + 1)
     else:
-        raise InvalidMessage(path, f"is a {type(value).__name__}, which is not JSON")
+        kind = type(value)
+        name = kind.__qualname__ if kind.__module__ == "builtins" else _full_name(kind)
+        raise InvalidMessage(path, f"is a {name}, which is not JSON")
+
+
+def _full_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _check_items(mapping: Mapping[Any, Any], path: str, depth: int) -> None:

@@ -253,6 +253,7 @@ class Claim:
         """Stop renewing the lease, and do not cancel the task any more."""
         if self._alarm:
             self._alarm.cancel()
+        self._task = None  # a renewal that is under way must not cancel what comes now
         keeper.drop(self.token)
 
     def on_lost(self) -> None:

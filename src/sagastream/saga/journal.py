@@ -5,6 +5,7 @@ The next action follows from the journal alone; nothing here waits, sends or rea
 
 import json
 import uuid
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -198,17 +199,28 @@ def intend(
     if direction == "undo" and step.compensation:
         make_payload = step.compensation.payload
     try:
-        entry = replace(entry, payload=make_payload(journal.input, journal.results()))
+        # A builder gets copies: what it changes must not change the journal.
+        given, results = deepcopy(journal.input), deepcopy(journal.results())
+        entry = replace(entry, payload=make_payload(given, results))
         encode_payload(entry.payload, max_bytes=MAX_JOURNAL_BYTES)
     except Exception as failure:  # noqa: BLE001 - a declaration may raise anything
         error = {
             "error_type": type(failure).__name__,
-            "message": f"cannot make the payload of step {step.name!r} ({direction}): {failure!r}",
+            "message": f"cannot make the payload of step {step.name!r} ({direction}): {failure!r}"
+            + _hint(saga, failure),
             "trace_id": "",
         }
         entry = replace(entry, payload={}, status="failed", error=error, ended=now)
     journal = replace(journal, entries=(*journal.entries, entry))
     return _consequence(saga, journal, entry, max_attempts)
+
+
+def _hint(saga: Saga, failure: Exception) -> str:
+    """How to mend a builder that reads the result of a step that did not complete."""
+    missing = failure.args[0] if isinstance(failure, KeyError) and failure.args else None
+    if missing not in {step.name for step in saga.steps}:
+        return ""
+    return f"; only completed steps have results: use results.get({missing!r})"
 
 
 def conclude(
