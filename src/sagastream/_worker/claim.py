@@ -338,6 +338,8 @@ class Claim:
 
         For a superseded request this confirms that its handler has ended.
         """
+        if self._progress:
+            self._progress.drop()
         with self._settling("release"):
             answer = await self._session.requests.release(
                 self.record,

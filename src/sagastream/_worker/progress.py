@@ -59,14 +59,18 @@ class ProgressThrottle:
             self._timer = asyncio.create_task(self._flush_later(due_s))
 
     async def close(self) -> None:
-        """Write what is pending: the last progress is never dropped.
+        """Write what is pending: the last progress of a finished handler is never dropped.
 
         Raises:
             LeaseLost: The claim is no longer the current one.
         """
+        self.drop()
+        await self._flush()
+
+    def drop(self) -> None:
+        """Stop the timer: a claim that is given back writes no more."""
         if self._timer:
             self._timer.cancel()
-        await self._flush()
 
     async def _flush_later(self, delay_s: float) -> None:
         await asyncio.sleep(delay_s)
