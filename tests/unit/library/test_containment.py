@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sagastream import Bus, Command, PlainProgress, Progress, RequestFailed, multi_stage_reply
-from tests.conftest import listening
+from tests.listeners import listening
 
 STREAM = "work:commands"
 

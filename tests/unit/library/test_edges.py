@@ -14,7 +14,7 @@ from sagastream._worker.claim import Claim, ClaimOptions
 from sagastream._worker.lease import Leased
 from sagastream.errors import ServerUnavailable
 from sagastream.saga import Saga, SagaRunner, Step
-from tests.conftest import listening
+from tests.listeners import listening
 
 STREAM = "work:commands"
 
