@@ -84,7 +84,7 @@ async def _increment(bus: Bus, key: str, field: str) -> Write:
 def _die(how: str) -> None:
     """End this process as a handler may: by its exit, a crash, or the kernel; or suspend it."""
     if how == "exit":
-        raise SystemExit(1)
+        os._exit(1)  # sys.exit() fails its request alone
     if how == "segfault":
         ctypes.string_at(0)
     # The out-of-memory killer of the kernel sends SIGKILL. A process that hangs in the kernel, as
