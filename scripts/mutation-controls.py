@@ -414,9 +414,9 @@ def goes_red(control: Control) -> bool:
         text = target.read_text(encoding="utf-8")
         target.write_text(text.replace(control.old, control.new), encoding="utf-8")
         status = run_tests(package, control.tests)
-    if status not in {0, 1}:
+    if status in {2, 4, 5}:  # interrupted, wrong usage, no tests
         sys.exit(f"{control.name}: {control.tests} cannot run (pytest ended with {status})")
-    return status == 1
+    return status != 0
 
 
 def chosen(arguments: list[str]) -> list[Control]:
