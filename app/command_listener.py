@@ -37,7 +37,7 @@ async def listen() -> None:
         tasks = [asyncio.create_task(each) for each in background]
         try:
             async with serve_probes(settings, settings.step_streams):
-                await listener.run()
+                await listener.run(handle_signals=True)
         finally:
             for task in tasks:
                 task.cancel()

@@ -84,7 +84,7 @@ async def _serve_steps(url: str) -> None:
 
     async with Bus(url) as bus:
         handlers = [Handler(STREAM, step.event_type, nothing) for step in SAGA.steps]
-        await CommandListener(bus, handlers).run()
+        await CommandListener(bus, handlers).run(handle_signals=True)
 
 
 if __name__ == "__main__":

@@ -225,7 +225,7 @@ async def serve(names: Sequence[str], deploy: Deploy = deploy_simulated) -> None
         streams = [get_settings().robot_stream(name) for name in names]
         try:
             async with serve_probes(get_settings(), streams):
-                await listener.run()
+                await listener.run(handle_signals=True)
         finally:
             checking_in.cancel()
             with contextlib.suppress(SagastreamError):

@@ -43,7 +43,7 @@ async def work(url: str) -> None:
         listener = CommandListener(
             bus, [echo, report, burn], concurrency=256, progress_interval_s=0.0
         )
-        await listener.run()
+        await listener.run(handle_signals=True)
 
 
 @contextlib.asynccontextmanager

@@ -26,6 +26,7 @@ from sagastream.errors import (
     ServerUnavailable,
     ServerUnsuitable,
     StageRefused,
+    UnknownLayout,
     WriteConflict,
 )
 from sagastream.handlers import Handler, PlainProgress, Progress, discover, multi_stage_reply
@@ -61,6 +62,7 @@ __all__ = [
     "ServerUnsuitable",
     "StageRefused",
     "StreamEntry",
+    "UnknownLayout",
     "Write",
     "WriteConflict",
     "discover",

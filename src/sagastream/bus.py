@@ -17,6 +17,7 @@ from sagastream._codec.entries import SCHEMA_VERSION, StreamEntry, text_fields
 from sagastream._codec.payload import MAX_PAYLOAD_BYTES, encode_payload
 from sagastream._codec.validation import check_name, new_id
 from sagastream._redis.connection import redact
+from sagastream._redis.deadline import Deadline
 from sagastream._telemetry.trace_context import trace_of
 from sagastream.effects import Effect
 from sagastream.message import OnProgress
@@ -155,7 +156,8 @@ class Bus:
             "maxlen": maxlen,
             "ttl": ttl,
         }
-        entry_id, _ = await commands.emit(self.session(), stream, spec)
+        deadline = Deadline(self._options.call_timeout_s)
+        entry_id, _ = await commands.emit(self.session(), stream, spec, deadline=deadline)
         return entry_id
 
     async def emit_event(
@@ -366,10 +368,8 @@ class Bus:
             ServerRefused: The server takes no writes for now.
             ServerError: The server answered with another error.
         """
-        connection = self.session().connection
-        if timeout is None:
-            return await connection.call(*args)
-        return await connection.call_within(timeout, *args)
+        deadline = Deadline(self._options.call_timeout_s if timeout is None else timeout)
+        return await self.session().connection.call(*args, deadline=deadline)
 
     async def read_entries(
         self, after: Mapping[str, str], *, count: int = 100, block_s: float = 0.0

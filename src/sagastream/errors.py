@@ -12,6 +12,7 @@ SagastreamError
 ├── ServerRefused         the server answers, but for now takes no writes
 ├── ServerError           the server refused a command, in its own words
 ├── ServerUnsuitable      the server cannot do what is needed
+├── UnknownLayout         a newer release wrote the record of a request
 ├── Overloaded            too many requests of this process are in flight
 ├── ReplyTimeout          the wait ended, not the request (also a TimeoutError)
 │   └── NoHandlers        and no live listener has that event type
@@ -207,6 +208,26 @@ class ServerError(SagastreamError):
 
 class ServerUnsuitable(SagastreamError):
     """The server answers, but cannot do what is needed."""
+
+
+class UnknownLayout(SagastreamError):
+    """A newer release wrote the record of a request; this one leaves it alone.
+
+    Attributes:
+        layout: The layout of the record.
+        known: The newest layout that this release knows.
+    """
+
+    def __init__(self, layout: int, known: int) -> None:
+        super().__init__(
+            f"the record of the request has layout {layout}, and this release knows layouts up "
+            f"to {known}; upgrade this process"
+        )
+        self.layout = layout
+        self.known = known
+
+    def __reduce__(self) -> tuple[type, tuple[int, int]]:
+        return type(self), (self.layout, self.known)
 
 
 class Overloaded(SagastreamError):

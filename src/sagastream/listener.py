@@ -10,20 +10,28 @@ import logging
 import signal
 import uuid
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
 
 from sagastream._codec.validation import check_name
-from sagastream._redis.retrying import backoff_delays, end_tasks, is_group_gone
+from sagastream._redis.deadline import Deadline
+from sagastream._redis.retrying import backoff_delays, end_tasks, is_group_gone, uninterrupted
 from sagastream._worker.announcer import Announcer
 from sagastream._worker.claim import ClaimOptions
-from sagastream._worker.consumer import StreamConsumer
+from sagastream._worker.consumer import Delivery, StreamConsumer
 from sagastream._worker.dispatcher import Dispatcher
 from sagastream._worker.lease import LeaseKeeper
+from sagastream._worker.slots import Slot, Slots
+from sagastream._worker.threads import HandlerThreads
 from sagastream.bus import Bus
 from sagastream.errors import SagastreamError, ServerError
 from sagastream.handlers import Handler, registry
 
 logger = logging.getLogger(__name__)
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# How long a listener that stops waits for the server, in seconds.
+_LEAVE_S = 1.0
 
 
 class CommandListener:
@@ -72,22 +80,87 @@ class CommandListener:
             max_deliveries=max_deliveries,
             progress_interval_s=progress_interval_s,
         )
-        self._running: set[asyncio.Task[None]] = set()
+        self._is_running = False
         self._stopping = asyncio.Event()
-        self._slot_freed = asyncio.Event()
+        self._hurrying = asyncio.Event()
+        self._serving: asyncio.Task[None] | None = None
 
     def stop(self) -> None:
         """Begin no new read, finish the commands that were read; then `run` returns. Idempotent."""
         self._stopping.set()
-        self._slot_freed.set()
 
-    async def run(self) -> None:
-        """Listen until `stop`, or SIGTERM or SIGINT when this is the main thread.
+    async def run(self, *, handle_signals: bool = False) -> None:
+        """Listen until `stop`.
+
+        Signals belong to the host of the listener. If it is cancelled, its handlers are cancelled
+        too, and their commands given back.
+
+        Args:
+            handle_signals: Stop at SIGTERM or SIGINT; a second one cancels the handlers that
+                still run. For a program that does nothing else.
 
         Raises:
             ServerUnavailable: The server cannot be reached at the start. Once running,
                 the listener waits for a server that is unavailable.
+            RuntimeError: It runs already, or signals are to be handled outside the main thread.
         """
+        await self._run(asyncio.Event(), handle_signals=handle_signals)
+
+    async def __aenter__(self) -> Self:
+        """Listen in the background for as long as the context lasts.
+
+        Raises:
+            ServerUnavailable: The server cannot be reached.
+        """
+        ready = asyncio.Event()
+        self._serving = asyncio.create_task(self._run(ready), name="sagastream-listener")
+        waiting = asyncio.create_task(ready.wait())
+        try:
+            await asyncio.wait({self._serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            await uninterrupted(end_tasks(self._serving))
+            raise
+        finally:
+            await end_tasks(waiting)
+        if self._serving.done():
+            self._serving.result()
+        self._serving.add_done_callback(_log_failure)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop, and wait until the handlers have ended. A cancellation cancels them."""
+        assert self._serving is not None
+        self.stop()
+        try:
+            await asyncio.shield(self._serving)
+        except asyncio.CancelledError:
+            await uninterrupted(end_tasks(self._serving))
+            raise
+
+    async def _run(self, ready: asyncio.Event, *, handle_signals: bool = False) -> None:
+        if self._is_running:
+            raise RuntimeError("the listener runs already; make another one")
+        self._is_running = True
+        try:
+            with self._signals() if handle_signals else contextlib.nullcontext():
+                await self._serve(ready)
+        except BaseExceptionGroup as errors:
+            error: BaseException = errors
+            while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+                error = error.exceptions[0]  # a group of one says no more than its member
+            raise error from error.__cause__
+        finally:
+            self._is_running = False
+            self._stopping.clear()
+            self._hurrying.clear()
+
+    async def _serve(self, ready: asyncio.Event) -> None:
+        """One tree of tasks: the reader ends first, then the handlers, then the lease's keeper."""
         options, session = self._options, self._bus.session()
         streams = sorted({stream for stream, _ in self._handlers})
         keeper = LeaseKeeper(
@@ -105,7 +178,7 @@ class CommandListener:
             lease_s=options.lease_s,
             keeper=keeper,
         )
-        threads = ThreadPoolExecutor(self._concurrency, thread_name_prefix="handler")
+        slots, threads = Slots(self._concurrency), HandlerThreads()
         announcer = Announcer(session, self._handlers, options.consumer)
         dispatcher = Dispatcher(
             session,
@@ -117,39 +190,48 @@ class CommandListener:
         )
         await self._bus.ping()
         await consumer.make_groups()
-        await announcer.announce()
         keeper.start()
-        announcing = asyncio.create_task(announcer.keep_announcing())
-        reading = asyncio.create_task(self._read(consumer, dispatcher))
-        stopping = asyncio.create_task(self._stopping.wait())
-        with self._signals():
-            logger.info("listening", extra={"streams": streams, "concurrency": self._concurrency})
-            try:
-                await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                if reading.done():
-                    reading.result()
-                await announcer.withdraw()
-                await self._drain()
-            finally:
-                await end_tasks(announcing, reading, stopping)
-                keeper.stop()
-                threads.shutdown(wait=False, cancel_futures=True)
-                await announcer.withdraw()
-        logger.info("stopped", extra={"unfinished": len(self._running)})
+        try:
+            async with asyncio.TaskGroup() as handlers:
+                running = Running(handlers, dispatcher, slots)
+                try:
+                    await announcer.announce()
+                    logger.info("listening", extra={"streams": streams})
+                    ready.set()
+                    await self._intake(announcer, consumer, running)
+                finally:
+                    await uninterrupted(announcer.withdraw(Deadline(_LEAVE_S)))
+                await self._drain(running)
+        finally:
+            await uninterrupted(consumer.give_back(dispatcher.handed_over, Deadline(_LEAVE_S)))
+            threads.close()
+            keeper.close()
+        logger.info("stopped")
 
-    async def _read(self, consumer: StreamConsumer, dispatcher: Dispatcher) -> None:
+    async def _intake(
+        self, announcer: Announcer, consumer: StreamConsumer, running: "Running"
+    ) -> None:
+        """Read commands until `stop`; commands that the last read has got are handled."""
+        async with asyncio.TaskGroup() as intake:
+            announcing = intake.create_task(announcer.keep_announcing())
+            reading = intake.create_task(self._read(consumer, running))
+            stopping = intake.create_task(self._stopping.wait())
+            await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if consumer.is_reading:
+                deadline = Deadline(_LEAVE_S)
+                await consumer.end(deadline)
+                await asyncio.wait({reading}, timeout=deadline.left_s)
+            await end_tasks(announcing, stopping, reading)
+
+    async def _read(self, consumer: StreamConsumer, running: "Running") -> None:
         delays = iter(backoff_delays())
         while not self._stopping.is_set():
-            free = self._concurrency - len(self._running)
-            if free <= 0:
-                self._slot_freed.clear()
-                await self._slot_freed.wait()
+            if not running.slots.free:
+                await running.slots.wait()
                 continue
             try:
-                for delivery in await consumer.read(free):
-                    task = asyncio.create_task(dispatcher.dispatch(delivery))
-                    self._running.add(task)
-                    task.add_done_callback(self._finished)
+                for delivery in await consumer.read(running.slots.free):
+                    running.begin(delivery)
                 delays = iter(backoff_delays())
             except ServerError as error:
                 if not is_group_gone(error):
@@ -162,30 +244,73 @@ class CommandListener:
                 self._bus.session().connection.note_loss(error)
                 await asyncio.sleep(next(delays))
 
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
-        self._slot_freed.set()
-        if not task.cancelled() and task.exception():
-            # There was no ack: the command stays pending.
-            logger.error("a command could not be handled", exc_info=task.exception())
-
-    async def _drain(self) -> None:
-        if self._running:
-            logger.info("draining", extra={"running": len(self._running)})
-            await asyncio.wait(set(self._running), timeout=self._drain_s)
-        await end_tasks(*self._running)
+    async def _drain(self, running: "Running") -> None:
+        """Wait for the handlers, at most for `drain_s`, then cancel those that still run."""
+        if not running.tasks:
+            return
+        logger.info("draining", extra={"running": len(running.tasks)})
+        hurrying = asyncio.create_task(self._hurrying.wait())
+        drained = asyncio.create_task(running.ended())
+        try:
+            await asyncio.wait(
+                {drained, hurrying}, timeout=self._drain_s, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            await uninterrupted(end_tasks(drained, hurrying))
+        await end_tasks(*running.tasks)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
-        installed = []
-        for number in (signal.SIGTERM, signal.SIGINT):
-            # Only the main thread may handle signals; elsewhere the host calls stop().
-            with contextlib.suppress(RuntimeError, ValueError):
-                loop.add_signal_handler(number, self.stop)
-                installed.append(number)
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self._on_signal)
         try:
             yield
         finally:
-            for number in installed:
+            for number in _SIGNALS:
                 loop.remove_signal_handler(number)
+
+    def _on_signal(self) -> None:
+        if self._stopping.is_set():
+            self._hurrying.set()
+        self.stop()
+
+
+class Running:
+    """The deliveries that a listener handles now; the same entry never has two tasks.
+
+    Args:
+        group: The tasks belong to it.
+        dispatcher: Handles a delivery.
+        slots: How many it may handle at once.
+    """
+
+    def __init__(self, group: asyncio.TaskGroup, dispatcher: Dispatcher, slots: Slots) -> None:
+        self.slots = slots
+        self._group = group
+        self._dispatcher = dispatcher
+        self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
+
+    @property
+    def tasks(self) -> set["asyncio.Task[None]"]:
+        """The tasks that handle them."""
+        return set(self._tasks.values())
+
+    def begin(self, delivery: Delivery) -> None:
+        """Handle a delivery, unless its entry is being handled."""
+        entry = (delivery.stream, delivery.entry_id)
+        if entry in self._tasks:
+            return
+        task = self._group.create_task(self._dispatcher.dispatch(delivery, Slot(self.slots)))
+        self._tasks[entry] = task
+        task.add_done_callback(lambda _: self._tasks.pop(entry))
+
+    async def ended(self) -> None:
+        """Wait until none is left."""
+        while self._tasks:
+            await asyncio.wait(self.tasks)
+
+
+def _log_failure(serving: "asyncio.Task[None]") -> None:
+    if not serving.cancelled() and serving.exception():
+        logger.critical("the listener has ended", exc_info=serving.exception())

@@ -125,7 +125,7 @@ def listener(
 
             await CommandListener(
                 bus, [work], concurrency=4, lease_s=lease_s, max_deliveries=max_deliveries
-            ).run()
+            ).run(handle_signals=True)
 
     with _exits_if_unavailable():
         asyncio.run(listen())
@@ -147,7 +147,8 @@ def worker(url: str) -> None:
             async def count(command: Command, _progress: Progress) -> Atomic:
                 return Atomic({}, (await _increment(bus, "counts", command.request_id),))
 
-            await CommandListener(bus, [count], concurrency=64, lease_s=WORKER_LEASE_S).run()
+            listener = CommandListener(bus, [count], concurrency=64, lease_s=WORKER_LEASE_S)
+            await listener.run(handle_signals=True)
 
     with _exits_if_unavailable():
         asyncio.run(listen())

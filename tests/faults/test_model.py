@@ -137,6 +137,7 @@ class Server:
                 entry_id=self.entry_id,
                 consumer=f"consumer-{token}",
                 token=token,
+                idle_ms=0,
             )
         )
         return answer.outcome

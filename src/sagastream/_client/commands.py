@@ -8,6 +8,7 @@ from sagastream._client.session import Session
 from sagastream._codec.entries import SCHEMA_VERSION
 from sagastream._codec.payload import encode_payload
 from sagastream._codec.validation import as_milliseconds, check_count, check_name
+from sagastream._redis.deadline import Deadline
 from sagastream._telemetry import spans
 from sagastream._telemetry.trace_context import trace_fields, trace_id, trace_of
 from sagastream.effects import Effect
@@ -40,13 +41,16 @@ class CommandSpec(TypedDict):
     terminal_only: NotRequired[bool]
 
 
-async def emit(session: Session, stream: str, spec: CommandSpec) -> tuple[str, bool]:
+async def emit(
+    session: Session, stream: str, spec: CommandSpec, *, deadline: Deadline
+) -> tuple[str, bool]:
     """Write a command and its record.
 
     Args:
         session: The server.
         stream: The command stream.
         spec: The command.
+        deadline: When to give up.
 
     Returns:
         The id of its entry, and whether the request is new.
@@ -54,6 +58,7 @@ async def emit(session: Session, stream: str, spec: CommandSpec) -> tuple[str, b
     Raises:
         InvalidMessage: A field is invalid.
         RequestConflict: The request id is known with another payload.
+        ServerUnavailable: The server did not answer in time.
     """
     options = session.options
     check_name("stream", stream)
@@ -72,7 +77,7 @@ async def emit(session: Session, stream: str, spec: CommandSpec) -> tuple[str, b
     entry = (correlation_id, request_id, saga_id, event_type, payload, reply_stream)
     with spans.sending(session.server, stream, fields) as span:
         terminal_only = spec.get("terminal_only") and not span.is_recording()
-        answer = await session.requests.emit(
+        emitting = session.requests.emit(
             options.record_key(request_id),
             options.key(stream),
             session.guard.key,
@@ -89,6 +94,7 @@ async def emit(session: Session, stream: str, spec: CommandSpec) -> tuple[str, b
             ],
             wakeup_prefix=options.key("listener:"),
         )
+        answer = await session.connection.within(deadline, emitting)
         if answer.outcome == "conflict":
             raise RequestConflict(request_id, stream)
         session.guard.note_counter(answer.counter)

@@ -14,6 +14,7 @@ from sagastream._client.data_loss import DataLossGuard
 from sagastream._client.reply_queue import Notification, ReplyQueue
 from sagastream._codec.entries import decode_reply
 from sagastream._redis.connection import Connection, entries
+from sagastream._redis.deadline import Deadline
 from sagastream._redis.retrying import backoff_delays, end_tasks
 from sagastream.errors import (
     DataLost,
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 _TRIM_EVERY = 256
 _BLOCK_MS = 1000
 _DATA_CHECK_S = 0.5
+_DELETE_S = 1.0
 
 
 class Inbox:
@@ -54,12 +56,14 @@ class Inbox:
     ) -> None:
         self.name = f"replies:{uuid.uuid4()}"
         self.key = prefix + self.name
+        self._prefix = prefix
         self._connection = connection
         self._guard = guard
         self._max_bytes = max_bytes
         self._waiters: defaultdict[str, list[ReplyQueue]] = defaultdict(list)
         self._reader: asyncio.Task[None] | None = None
         self._next_check = 0.0
+        self._newest = ""
         self._max_in_flight = max_in_flight
         self._slots = asyncio.Semaphore(max_in_flight)
         self._loop = asyncio.get_running_loop()
@@ -72,17 +76,21 @@ class Inbox:
             self._reader = asyncio.create_task(self._read(), name="sagastream-inbox")
         return replies
 
+    def note_emitted(self, request_id: str) -> None:
+        """The server has the record of a request: if it has none any more, data are lost."""
+        self._newest = request_id
+
     def unsubscribe(self, request_id: str, replies: ReplyQueue) -> None:
         """Forget a queue."""
         self._waiters[request_id].remove(replies)
         if not self._waiters[request_id]:
             del self._waiters[request_id]
 
-    async def acquire_slot(self, deadline: float, *, wait: bool) -> None:
+    async def acquire_slot(self, deadline: Deadline, *, wait: bool) -> None:
         """Acquire a slot for a request in flight; `release_slot` gives it back.
 
         Args:
-            deadline: The loop's time at which the wait for a slot ends.
+            deadline: When the wait for a slot ends.
             wait: Wait for a slot; otherwise fail if none is free.
 
         Raises:
@@ -94,7 +102,7 @@ class Inbox:
         if not wait:
             raise Overloaded(self._max_in_flight)
         try:
-            async with asyncio.timeout_at(deadline):
+            async with deadline.timeout():
                 await self._slots.acquire()
         except TimeoutError:
             raise Overloaded(self._max_in_flight) from None
@@ -108,7 +116,7 @@ class Inbox:
         if self._reader:
             await end_tasks(self._reader)
             with contextlib.suppress(SagastreamError):
-                await self._connection.call("DEL", self.key, call_timeout_s=0.0)
+                await self._connection.call("DEL", self.key, deadline=Deadline(_DELETE_S))
 
     async def _read(self) -> None:
         last, untrimmed = b"0-0", 0
@@ -146,11 +154,18 @@ class Inbox:
         self._next_check = now + _DATA_CHECK_S
         try:
             await self._guard.check()
+            if self._newest in self._waiters and not await self._has_record(self._newest):
+                # An older state was restored, perhaps long enough ago for others to go on in it.
+                self._notify_all(None)
         except DataLost as lost:
             logger.error("%s", lost)  # noqa: TRY400 - the message is complete
             self._notify_all(lost)
         except SagastreamError as error:
             logger.debug("cannot check for data loss: %s", error)
+
+    async def _has_record(self, request_id: str) -> bool:
+        record = f"{self._prefix}request:{request_id}"
+        return bool(await self._connection.call("EXISTS", record))
 
     def _notify_all(self, notification: Notification) -> None:
         for waiters in self._waiters.values():

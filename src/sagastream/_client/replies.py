@@ -16,11 +16,11 @@ from sagastream._client.session import Session
 from sagastream._client.terminal_outcome import read_outcome
 from sagastream._codec.entries import StreamEntry, decode_reply, text_fields
 from sagastream._redis.connection import BLOCK_MS, entries
+from sagastream._redis.deadline import Deadline
 from sagastream._redis.retrying import backoff_delays, is_group_gone
 from sagastream._telemetry.trace_context import Trace
 from sagastream.errors import (
     InvalidMessage,
-    ReplyTimeout,
     SagastreamError,
     ServerError,
     ServerUnavailable,
@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 _READER_PREFIX = "reader-"
 _STALE_READER_MS = 60_000
+# How long a reader waits for the answer when it leaves, in seconds; the reply is worth more.
+_LEAVE_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,68 +59,83 @@ class BackoffConfig:
             raise ValueError(f"factor must be at least 1, not {self.factor}")
 
 
-async def read_until_terminal(
-    session: Session,
-    stream: str,
-    *,
-    correlation_id: str,
-    request_id: str,
-    timeout: float,
-    backoff: BackoffConfig,
-    on_stage: Callable[[dict[str, Any]], None],
-) -> dict[str, Any]:
-    """Read a reply stream until the request's terminal reply is there, and return it.
+class GroupReader:
+    """Reads the stages of one request from a reply stream, with a consumer group of its own.
 
     Args:
         session: The server.
         stream: The reply stream, without the namespace.
         correlation_id: The request's correlation id.
         request_id: The request.
-        timeout: How long to wait, in seconds.
+        deadline: When the wait ends.
         backoff: How the waits of empty reads grow.
         on_stage: Called with each stage.
 
-    Raises:
-        ReplyTimeout: No terminal reply in time.
-        DataLost: The server came back without our data.
+    Attributes:
+        last_stage: The status of the last stage that came, None before the first.
     """
 
-    async def ended() -> dict[str, Any] | None:
-        reply = await read_outcome(session, request_id)
-        if reply is None or reply.get("correlation_id") != correlation_id:
-            return None
-        on_stage(reply)
-        return reply
+    def __init__(
+        self,
+        session: Session,
+        stream: str,
+        *,
+        correlation_id: str,
+        request_id: str,
+        deadline: Deadline,
+        backoff: BackoffConfig,
+        on_stage: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self.last_stage: str | None = None
+        self._session = session
+        self._key = session.options.key(stream)
+        self._correlation_id = correlation_id
+        self._request_id = request_id
+        self._deadline = deadline
+        self._backoff = backoff
+        self._on_stage = on_stage
+        self._name = f"{_READER_PREFIX}{uuid.uuid4()}"
+        self._has_joined = False
+        self._is_emitted = False
 
-    await session.guard.check()
-    reply = await ended()
-    if reply:
-        return reply
-    key, name = session.options.key(stream), f"{_READER_PREFIX}{uuid.uuid4()}"
+    async def until_terminal(self) -> dict[str, Any]:
+        """Read until the terminal reply is there, and return it.
 
-    async def join() -> None:
-        await session.streams.join(
-            key, group=name, stale_ms=_STALE_READER_MS, prefix=_READER_PREFIX
+        Raises:
+            DataLost: The server came back without our data.
+            ServerUnavailable: The server did not answer at first.
+        """
+        try:
+            await self._session.guard.check()
+            return await self.last_look() or await self._read()
+        finally:
+            await asyncio.shield(self._leave())
+
+    async def last_look(self, deadline: Deadline | None = None) -> dict[str, Any] | None:
+        """The terminal reply in the request's record, None while there is none."""
+        reply = await read_outcome(
+            self._session, self._request_id, deadline=deadline, is_emitted=self._is_emitted
         )
+        if reply is None or reply.get("correlation_id") != self._correlation_id:
+            return None
+        self._on_stage(reply)
+        return reply
 
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + timeout
-    await join()
-    last_stage: str | None = None
-    delay = backoff.initial_delay
-    retry_delays = iter(backoff_delays())
-    try:
-        while (left_s := deadline - loop.time()) > 0:
-            block_ms = max(1, round(min(delay, left_s) * 1000))
+    async def _read(self) -> dict[str, Any]:
+        session, name, backoff = self._session, self._name, self._backoff
+        await self._join()
+        delay, retry_delays = backoff.initial_delay, iter(backoff_delays())
+        while True:
+            block_ms = max(1, round(min(delay, self._deadline.left_s) * 1000))
             try:
                 answer = await session.connection.block(
                     *("XREADGROUP", "GROUP", name, name, "COUNT", 100),
-                    *("BLOCK", block_ms, "NOACK", "STREAMS", key, ">"),
+                    *("BLOCK", block_ms, "NOACK", "STREAMS", self._key, ">"),
                 )
             except ServerUnavailable as error:
                 session.connection.note_loss(error)
                 await asyncio.sleep(next(retry_delays))
-                reply = await ended()
+                reply = await self.last_look()
                 if reply:
                     return reply
                 continue
@@ -126,48 +143,48 @@ async def read_until_terminal(
                 if not is_group_gone(error):
                     raise
                 await session.guard.check()
-                await join()
+                await self._join()
                 continue
             delay = delay if answer else min(delay * backoff.factor, backoff.max_delay)
-            max_bytes = session.options.max_payload
-            for stage in _stages_of(answer, request_id, correlation_id, max_bytes):
-                last_stage = stage["status"]
-                on_stage(stage)
-                ids = {"request_id": request_id, "correlation_id": correlation_id}
-                logger.info("reply %s", last_stage, extra=ids)
-                if last_stage in TERMINAL_STAGES:
+            for stage in self._stages_of(answer):
+                self.last_stage = stage["status"]
+                self._is_emitted = True
+                self._on_stage(stage)
+                ids = {"request_id": self._request_id, "correlation_id": self._correlation_id}
+                logger.info("reply %s", self.last_stage, extra=ids)
+                if self.last_stage in TERMINAL_STAGES:
                     return stage
-        reply = await ended()
-        if reply:
-            return reply
-        raise ReplyTimeout(request_id, timeout, last_stage)
-    finally:
-        await asyncio.shield(_leave(session, key, name))
 
-
-async def _leave(session: Session, key: str, name: str) -> None:
-    # A group that stays is destroyed by a later reader; the reply is worth more.
-    try:
-        await session.streams.leave(key, group=name)
-    except SagastreamError as error:
-        logger.debug("group %s of %s stays: %s", name, key, error)
-
-
-def _stages_of(
-    answer: Any, request_id: str, correlation_id: str, max_bytes: int
-) -> Iterator[dict[str, Any]]:
-    """The stages of one request in the answer of a read."""
-    wanted = request_id.encode()
-    for stream, entry_id, raw in entries(answer):
-        if raw.get(b"request_id") != wanted:
-            continue
+    async def _leave(self) -> None:
+        """Destroy the group. One that stays is destroyed by a later reader."""
+        if not self._has_joined:
+            return
         try:
-            stage = decode_reply(raw, max_bytes=max_bytes)
-        except InvalidMessage as error:
-            logger.warning("%s %s: malformed reply: %s", stream.decode(), entry_id.decode(), error)
-            continue
-        if stage.get("correlation_id") == correlation_id:
-            yield stage
+            deadline = Deadline(_LEAVE_S)
+            await self._session.streams.leave(self._key, group=self._name, deadline=deadline)
+        except SagastreamError as error:
+            logger.debug("group %s of %s stays: %s", self._name, self._key, error)
+
+    async def _join(self) -> None:
+        self._has_joined = True
+        await self._session.streams.join(
+            self._key, group=self._name, stale_ms=_STALE_READER_MS, prefix=_READER_PREFIX
+        )
+
+    def _stages_of(self, answer: Any) -> Iterator[dict[str, Any]]:
+        wanted, max_bytes = self._request_id.encode(), self._session.options.max_payload
+        for stream, entry_id, raw in entries(answer):
+            if raw.get(b"request_id") != wanted:
+                continue
+            try:
+                stage = decode_reply(raw, max_bytes=max_bytes)
+            except InvalidMessage as error:
+                logger.warning(
+                    "%s %s: malformed reply: %s", stream.decode(), entry_id.decode(), error
+                )
+                continue
+            if stage.get("correlation_id") == self._correlation_id:
+                yield stage
 
 
 async def follow_stages(

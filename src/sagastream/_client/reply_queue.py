@@ -5,11 +5,12 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from sagastream.errors import DataLost, ReplyTimeout
+from sagastream._redis.deadline import Deadline
+from sagastream.errors import DataLost
 from sagastream.message import TERMINAL_STAGES, OnProgress
 
-# A reply; None: read the outcome from the record; `DataLost`: the record is lost; or a timeout.
-Notification = dict[str, Any] | DataLost | TimeoutError | None
+# A reply; None: read the outcome from the record; or `DataLost`: the record is lost.
+Notification = dict[str, Any] | DataLost | None
 
 
 class ReplyQueue:
@@ -40,44 +41,62 @@ class ReplyQueue:
         return self._notifications.pop(0)
 
 
-async def wait_until_terminal(
-    replies: ReplyQueue,
-    read_outcome: Callable[[], Awaitable[dict[str, Any] | None]],
-    *,
-    request_id: str,
-    timeout: float,
-    on_stage: Callable[[dict[str, Any]], None],
-    on_progress: OnProgress | None,
-) -> dict[str, Any]:
-    """Wait for a request's terminal reply, and report every stage on the way.
+class ReplyWait:
+    """The wait for a request's terminal reply; it reports every stage on the way.
 
     Args:
-        replies: The waiter's queue; a `TimeoutError` in it ends the wait.
-        read_outcome: Reads the terminal reply from the record; None while there is none.
-        request_id: The request.
-        timeout: The length of the wait in seconds, for the error message.
+        replies: The waiter's queue.
+        read_outcome: Reads the terminal reply from the record, until a deadline; None while
+            there is none.
         on_stage: Called with each stage.
         on_progress: Called with each stage; may be async.
 
-    Raises:
-        ReplyTimeout: There is no terminal reply at the timeout.
-        DataLost: The server came back without our data.
+    Attributes:
+        last_stage: The status of the last stage that came, None before the first.
     """
-    last_stage = None
-    while True:
-        notification = await replies.get()
-        if isinstance(notification, DataLost):
-            raise notification
-        stage = notification if isinstance(notification, dict) else await read_outcome()
-        if stage is None:
-            if isinstance(notification, TimeoutError):
-                raise ReplyTimeout(request_id, timeout, last_stage)
-            continue
-        last_stage = stage["status"]
-        on_stage(stage)
-        if on_progress:
-            result = on_progress(stage)
+
+    def __init__(
+        self,
+        replies: ReplyQueue,
+        read_outcome: Callable[[Deadline | None], Awaitable[dict[str, Any] | None]],
+        *,
+        on_stage: Callable[[dict[str, Any]], None],
+        on_progress: OnProgress | None,
+    ) -> None:
+        self._replies = replies
+        self._read_outcome = read_outcome
+        self._on_stage = on_stage
+        self._on_progress = on_progress
+        self.last_stage: str | None = None
+
+    async def until_terminal(self) -> dict[str, Any]:
+        """Wait for the terminal reply, and return it.
+
+        Raises:
+            DataLost: The server came back without our data.
+        """
+        while True:
+            notification = await self._replies.get()
+            if isinstance(notification, DataLost):
+                raise notification
+            stage = notification or await self._read_outcome(None)
+            if stage is None:
+                continue
+            await self._report(stage)
+            if self.last_stage in TERMINAL_STAGES:
+                return stage
+
+    async def last_look(self, deadline: Deadline) -> dict[str, Any] | None:
+        """The terminal reply in the request's record, None while there is none."""
+        stage = await self._read_outcome(deadline)
+        if stage:
+            await self._report(stage)
+        return stage
+
+    async def _report(self, stage: dict[str, Any]) -> None:
+        self.last_stage = stage["status"]
+        self._on_stage(stage)
+        if self._on_progress:
+            result = self._on_progress(stage)
             if inspect.isawaitable(result):
                 await result
-        if last_stage in TERMINAL_STAGES:
-            return stage

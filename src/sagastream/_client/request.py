@@ -1,18 +1,21 @@
 """A request from emit to its terminal reply, over the inbox or a named reply stream."""
 
-import asyncio
-from typing import Any
+from typing import Any, Protocol
 
 from sagastream._client.commands import CommandSpec, emit
-from sagastream._client.replies import BackoffConfig, read_until_terminal
-from sagastream._client.reply_queue import wait_until_terminal
+from sagastream._client.replies import BackoffConfig, GroupReader
+from sagastream._client.reply_queue import ReplyWait
 from sagastream._client.session import Session
 from sagastream._client.terminal_outcome import completed_or_raise, read_outcome
 from sagastream._client.timeouts import explain_timeout
 from sagastream._codec.validation import check_name, check_seconds
+from sagastream._redis.deadline import Deadline
 from sagastream._telemetry.spans import Receiving
-from sagastream.errors import ReplyTimeout
+from sagastream.errors import ReplyTimeout, ServerRefused, ServerUnavailable
 from sagastream.message import OnProgress
+
+# How long a call may ask for the reason after its timeout, in seconds.
+_DIAGNOSIS_S = 0.15
 
 
 async def request_and_reply(
@@ -39,34 +42,63 @@ async def request_and_reply(
         Exception: As `Bus.request_and_reply` describes.
     """
     check_seconds("timeout", timeout)
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + timeout
+    deadline = Deadline(timeout)
     inbox, request_id = session.inbox, spec["request_id"]
     await inbox.acquire_slot(deadline, wait=wait_for_slot)
     replies = inbox.subscribe(request_id)
-    alarm = loop.call_at(deadline, replies.put, TimeoutError())
     try:
-        _, is_new = await emit(session, stream, spec)
+        first = deadline.at_most(session.connection.call_timeout_s)
+        _, is_new = await emit(session, stream, spec, deadline=first)
+        inbox.note_emitted(request_id)
         ids = {"correlation_id": spec["correlation_id"], "request_id": request_id}
         with Receiving(session.server, inbox.name, ids) as receiving:
             if not is_new:
                 replies.put(None)  # the request may have ended already
-            try:
-                reply = await wait_until_terminal(
-                    replies,
-                    lambda: read_outcome(session, request_id),
-                    request_id=request_id,
-                    timeout=timeout,
-                    on_stage=receiving.stage,
-                    on_progress=on_progress,
-                )
-            except ReplyTimeout as error:
-                raise await explain_timeout(session, error) from None
+            wait = ReplyWait(
+                replies,
+                lambda until: read_outcome(session, request_id, deadline=until, is_emitted=True),
+                on_stage=receiving.stage,
+                on_progress=on_progress,
+            )
+            reply = await _until(deadline, wait, session, request_id)
         return completed_or_raise(reply)
     finally:
-        alarm.cancel()
         inbox.unsubscribe(request_id, replies)
         inbox.release_slot()
+
+
+class _Wait(Protocol):
+    """A wait for the terminal reply of a request."""
+
+    last_stage: str | None
+
+    async def until_terminal(self) -> dict[str, Any]:
+        """Wait for the terminal reply, and return it."""
+
+    async def last_look(self, deadline: Deadline) -> dict[str, Any] | None:
+        """The terminal reply in the request's record, None while there is none."""
+
+
+async def _until(
+    deadline: Deadline, wait: _Wait, session: Session, request_id: str
+) -> dict[str, Any]:
+    """Wait for the terminal reply until a deadline; then ask the record, and why there is none."""
+    alarm = deadline.timeout()
+    try:
+        async with alarm:
+            return await wait.until_terminal()
+    except TimeoutError:
+        if not alarm.expired():
+            raise  # it came from `on_progress`
+    last = Deadline(_DIAGNOSIS_S)
+    try:
+        reply = await wait.last_look(last)
+    except (ServerUnavailable, ServerRefused):
+        reply = None
+    if reply:
+        return reply
+    timeout = ReplyTimeout(request_id, deadline.seconds, wait.last_stage)
+    raise await explain_timeout(session, timeout, last)
 
 
 async def read_replies(
@@ -81,18 +113,17 @@ async def read_replies(
     """Wait for a completed reply on a named reply stream, as `Bus.read_replies` describes."""
     check_name("stream", stream)
     check_seconds("timeout", timeout)
+    deadline = Deadline(timeout)
     ids = {"correlation_id": correlation_id, "request_id": request_id}
     with Receiving(session.server, stream, ids) as receiving:
-        try:
-            reply = await read_until_terminal(
-                session,
-                stream,
-                correlation_id=correlation_id,
-                request_id=request_id,
-                timeout=timeout,
-                backoff=backoff,
-                on_stage=receiving.stage,
-            )
-        except ReplyTimeout as error:
-            raise await explain_timeout(session, error) from None
+        reader = GroupReader(
+            session,
+            stream,
+            correlation_id=correlation_id,
+            request_id=request_id,
+            deadline=deadline,
+            backoff=backoff,
+            on_stage=receiving.stage,
+        )
+        reply = await _until(deadline, reader, session, request_id)
     return completed_or_raise(reply)

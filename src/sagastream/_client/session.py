@@ -16,9 +16,11 @@ from sagastream._functions.requests import RequestFunctions
 from sagastream._functions.sagas import SagaFunctions
 from sagastream._functions.streams import StreamFunctions
 from sagastream._redis.connection import Connection
+from sagastream._redis.deadline import Deadline
 from sagastream._telemetry.operations import Server, server_of
 from sagastream.errors import ServerUnsuitable
 
+_CHECK_S = 2.0
 # How many times this process and its parents have forked; calling `os.getpid` is slower.
 _forks = [0]
 
@@ -91,7 +93,8 @@ class Session:
                 to a cluster and the bus has no namespace.
         """
         connection = self.connection
-        info = await connection.call("INFO", call_timeout_s=min(connection.call_timeout_s, 2.0))
+        deadline = Deadline(min(connection.call_timeout_s, _CHECK_S))
+        info = await connection.call("INFO", deadline=deadline)
         if info.get("cluster_enabled") and not self.options.prefix:
             raise ServerUnsuitable(
                 f"{connection.address} belongs to a cluster, where the keys of a request would "

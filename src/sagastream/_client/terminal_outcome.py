@@ -5,7 +5,15 @@ from typing import Any
 from sagastream._client.session import Session
 from sagastream._codec.entries import SCHEMA_VERSION
 from sagastream._codec.payload import decode_payload
-from sagastream.errors import DeadlineExceeded, HandlerLost, RequestCancelled, RequestFailed
+from sagastream._functions.library import check_layout
+from sagastream._redis.deadline import Deadline
+from sagastream.errors import (
+    DataLost,
+    DeadlineExceeded,
+    HandlerLost,
+    RequestCancelled,
+    RequestFailed,
+)
 from sagastream.message import TERMINAL_STAGES
 
 _FAILURES: dict[Any, type[RequestFailed]] = {
@@ -28,16 +36,36 @@ _REPLY_FIELDS = (
     "epoch",
     "timestamp",
 )
+_STATUS = _REPLY_FIELDS.index("status")
 
 
-async def read_outcome(session: Session, request_id: str) -> dict[str, Any] | None:
+async def read_outcome(
+    session: Session,
+    request_id: str,
+    *,
+    deadline: Deadline | None = None,
+    is_emitted: bool = False,
+) -> dict[str, Any] | None:
     """Read the terminal reply from a request's record; None while there is none.
 
+    Args:
+        session: The server.
+        request_id: The request.
+        deadline: When to give up; None for the bus's `call_timeout_s`.
+        is_emitted: Whether the server has had its record.
+
     Raises:
-        ServerUnavailable: The server did not answer.
+        ServerUnavailable: The server did not answer in time.
+        DataLost: The server has had its record, and has none now.
+        UnknownLayout: A newer release wrote the record.
     """
-    record = session.options.record_key(request_id)
-    stored = await session.connection.call("HMGET", record, *_REPLY_FIELDS)
+    connection, record = session.connection, session.options.record_key(request_id)
+    layout, *stored = await connection.call(
+        "HMGET", record, "layout", *_REPLY_FIELDS, deadline=deadline
+    )
+    check_layout(layout)
+    if is_emitted and stored[_STATUS] is None:
+        raise DataLost(connection.address, f"it has no record of request {request_id} any more")
     reply: dict[str, Any] = {
         name: value.decode() if value else ""
         for name, value in zip(_REPLY_FIELDS, stored, strict=True)

@@ -1,28 +1,32 @@
 """Diagnose a timeout: what the server knows about a request that got no reply."""
 
 from sagastream._client.session import Session
+from sagastream._redis.deadline import Deadline
 from sagastream.errors import NoHandlers, ReplyTimeout, SagastreamError
 
 _FIELDS = ("status", "consumer", "epoch", "lease_until", "timestamp", "stream", "event_type", "seq")
 
 
-async def explain_timeout(session: Session, timeout: ReplyTimeout) -> ReplyTimeout:
+async def explain_timeout(
+    session: Session, timeout: ReplyTimeout, deadline: Deadline
+) -> ReplyTimeout:
     """Add to a timeout what the server knows of the request.
 
     Args:
         session: The server.
         timeout: The timeout as it was raised.
+        deadline: When to give up.
 
     Returns:
         The same timeout with its diagnosis; `NoHandlers` if no live listener has the event
-        type. The unchanged timeout if the server does not answer.
+        type. The unchanged timeout if the server does not answer in time.
     """
     facts = (timeout.request_id, timeout.timeout, timeout.last_stage)
     options, connection = session.options, session.connection
     try:
         record = options.record_key(timeout.request_id)
-        stored = await connection.call("HMGET", record, *_FIELDS)
-        now_ms = int((await connection.call("TIME"))[0]) * 1000
+        stored = await connection.call("HMGET", record, *_FIELDS, deadline=deadline)
+        now_ms = int((await connection.call("TIME", deadline=deadline))[0]) * 1000
         if stored[5] is None:
             return ReplyTimeout(*facts, "the server has no record of it")
         status, consumer, epoch, lease_until, emitted, stream, event_type, seq = (
@@ -40,7 +44,9 @@ async def explain_timeout(session: Session, timeout: ReplyTimeout) -> ReplyTimeo
             return ReplyTimeout(*facts[:2], last_stage, f"{age}, {held}")
         name = stream.removeprefix(options.prefix)
         listeners = options.key(f"listeners:{name}")
-        members = await connection.call("ZRANGEBYSCORE", listeners, now_ms, "+inf")
+        members = await connection.call(
+            "ZRANGEBYSCORE", listeners, now_ms, "+inf", deadline=deadline
+        )
     except SagastreamError:
         return timeout
     if event_type in {member.decode().partition("\n")[0] for member in members}:

@@ -34,6 +34,7 @@ _COMMAND_FIELDS = frozenset(
     },
 )
 _NAMES = {name.encode(): name for name in _COMMAND_FIELDS | {"status", "epoch"}}
+_MAX_FIELDS = 100
 _MILLISECONDS = re.compile(r"[0-9]{1,15}")
 _SPAN_ID = re.compile(r"[0-9a-f]{16}")
 
@@ -107,6 +108,8 @@ def decode_command(
     Raises:
         InvalidMessage: A field is invalid; names the first one.
     """
+    if len(raw) > _MAX_FIELDS:
+        raise InvalidMessage("entry", f"has {len(raw)} fields, more than {_MAX_FIELDS}")
     fields = decode_fields(raw)
     if not _COMMAND_FIELDS.issuperset(fields):
         name = next(name for name in fields if name not in _COMMAND_FIELDS)
@@ -115,9 +118,7 @@ def decode_command(
     for name in ("event_type", "payload"):
         if name not in fields:
             raise InvalidMessage(name, "is missing")
-    request_id = fields.get("request_id") or str(
-        uuid.uuid5(uuid.NAMESPACE_URL, f"{stream}#{entry_id}"),
-    )
+    request_id = fields.get("request_id") or _derived_id(stream, entry_id)
     deadline = fields.get("deadline", "")
     for name in ("deadline", "timestamp"):
         if fields.get(name) and not _MILLISECONDS.fullmatch(fields[name]):
@@ -139,6 +140,18 @@ def decode_command(
     )
 
 
+def is_newer_entry(raw: Mapping[bytes, bytes]) -> bool:
+    """Whether a newer release wrote an entry."""
+    version = raw.get(b"v", b"")
+    return version.isdigit() and int(version[:9]) > int(SCHEMA_VERSION)
+
+
+def unread_command(stream: str, entry_id: str) -> Command:
+    """A command whose entry cannot be read here; only its place in the stream is known."""
+    request_id = _derived_id(stream, entry_id)
+    return Command({}, request_id, request_id, "", "", stream=stream, entry_id=entry_id)
+
+
 def decode_reply(
     raw: Mapping[bytes, bytes],
     *,
@@ -158,6 +171,10 @@ def decode_reply(
         raise InvalidMessage("status", f"must be one of {', '.join(sorted(STAGES))}")
     reply["payload"] = decode_payload(reply.get("payload", "{}"), max_bytes=max_bytes)
     return reply
+
+
+def _derived_id(stream: str, entry_id: str) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{stream}#{entry_id}"))
 
 
 def _check_version(fields: Mapping[str, str]) -> None:

@@ -180,11 +180,12 @@ class ReleaseAnswer:
     """What `release` did.
 
     Attributes:
-        outcome: `ok`; `stale`, the claim is no longer the current one; or `span_taken`, a later
-            claim has recorded the span of this one.
+        outcome: `ok`; `unclaimed`, only the entry was given back; `stale`, another claim has the
+            request, or it has ended; or `span_taken`, a later claim has recorded the span of
+            this one.
     """
 
-    outcome: Literal["ok", "stale", "span_taken"]
+    outcome: Literal["ok", "unclaimed", "stale", "span_taken"]
 
     @classmethod
     def parse(cls, parts: Sequence[Any]) -> Self:
@@ -214,11 +215,11 @@ class SweepAnswer:
 
     Attributes:
         is_busy: Whether another sweeper has the stream now.
-        entries: Entry ids and fields.
+        entries: Entry ids, fields, and how many times each was delivered.
     """
 
     is_busy: bool
-    entries: tuple[tuple[str, dict[bytes, bytes]], ...] = ()
+    entries: tuple[tuple[str, dict[bytes, bytes], int], ...] = ()
 
     @classmethod
     def parse(cls, parts: Sequence[Any]) -> Self:
@@ -227,8 +228,8 @@ class SweepAnswer:
         return cls(
             word == b"busy",
             tuple(
-                (entry_id.decode(), dict(zip(flat[::2], flat[1::2], strict=True)))
-                for entry_id, flat in entries
+                (entry_id.decode(), dict(zip(flat[::2], flat[1::2], strict=True)), deliveries)
+                for entry_id, flat, deliveries in entries
             ),
         )
 
@@ -275,18 +276,22 @@ class ForwardAnswer:
     Attributes:
         is_forwarded: Whether the command is in the stream for another listener.
         entry_id: Its entry; '' if it was not forwarded.
-        event_types: What live listeners handle, if none of them handles the command.
+        now_ms: The server's time, if no live listener handles the command.
+        event_types: What live listeners handle then.
     """
 
     is_forwarded: bool
     entry_id: str = ""
+    now_ms: int = 0
     event_types: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, parts: Sequence[Any]) -> Self:
         """Read the answer."""
         word, *rest = texts(parts)
-        return cls(True, rest[0]) if word == "forwarded" else cls(False, "", tuple(rest))
+        if word == "forwarded":
+            return cls(True, rest[0])
+        return cls(False, "", int(rest[0]), tuple(rest[1:]))
 
 
 @dataclass(frozen=True, slots=True)

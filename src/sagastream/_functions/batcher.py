@@ -51,10 +51,10 @@ class Batcher:
         keys: tuple[str, str],
         args: Sequence[str | bytes],
         parse: Parse[T],
-        *,
-        call_timeout_s: float | None = None,
     ) -> "asyncio.Future[T]":
         """Call a function for one request, in one command with the other calls of this tick.
+
+        The command is sent again while the answer is awaited: the caller has the deadline.
 
         Args:
             name: The function.
@@ -62,7 +62,6 @@ class Batcher:
             keys: The request's record and stream.
             args: The request's own arguments.
             parse: Reads the request's answer.
-            call_timeout_s: Seconds to wait for a server that does not answer.
         """
         loop = asyncio.get_running_loop()
         call = _Call(keys, args, parse, loop.create_future(), copy_context())
@@ -71,13 +70,13 @@ class Batcher:
         if batch is None:
             batch = self._batches[key] = []
             if not self._caller.is_idle:
-                loop.call_soon(self._send, key, batch, call_timeout_s)
+                loop.call_soon(self._send, key, batch)
         batch.append(call)
         if len(batch) >= _BATCH_SIZE or self._caller.is_idle:
-            self._send(key, batch, call_timeout_s)
+            self._send(key, batch)
         return call.answer
 
-    def _send(self, key: tuple[str, ...], batch: list[_Call], call_timeout_s: float | None) -> None:
+    def _send(self, key: tuple[str, ...], batch: list[_Call]) -> None:
         if self._batches.get(key) is not batch:
             return  # the batch was full, and has been sent
         del self._batches[key]
@@ -92,7 +91,6 @@ class Batcher:
         self._caller.post(
             tuple(command),
             partial(_deliver, batch),
-            call_timeout_s=call_timeout_s,
             on_retry=partial(_note_retry, batch),
         )
 

@@ -11,6 +11,8 @@ from importlib.resources import files
 from typing import Any, Protocol
 
 from sagastream._codec.entries import SCHEMA_VERSION
+from sagastream._redis.deadline import Deadline
+from sagastream.errors import UnknownLayout
 
 # In this order: each file uses functions of the files before it.
 _FILES = ("prelude", "record", "request", "claim", "stream", "saga", "readers")
@@ -22,10 +24,23 @@ def _joined() -> str:
 
 
 _TEMPLATE = _joined()
+# The layout of a request's record that this release writes. It reads this one and older ones.
+RECORD_LAYOUT = 2
 # The library's name.
 LIBRARY = "sagastream_" + hashlib.sha256(_TEMPLATE.encode()).hexdigest()[:12]
 # What FUNCTION LOAD takes.
 SOURCE = _TEMPLATE.replace("@LIBRARY@", LIBRARY).replace("@SCHEMA@", SCHEMA_VERSION)
+SOURCE = SOURCE.replace("@LAYOUT@", str(RECORD_LAYOUT))
+
+
+def check_layout(layout: bytes | None) -> None:
+    """Check the `layout` field of a record.
+
+    Raises:
+        UnknownLayout: A newer release wrote the record.
+    """
+    if layout and int(layout) > RECORD_LAYOUT:
+        raise UnknownLayout(int(layout), RECORD_LAYOUT)
 
 
 def function_name(transition: str) -> str:
@@ -40,7 +55,7 @@ class Caller(Protocol):
     called again.
     """
 
-    async def call(self, *args: Any, call_timeout_s: float | None = None) -> Any:
+    async def call(self, *args: Any, deadline: Deadline | None = None) -> Any:
         """Send a command and wait for its answer."""
 
     def post(
@@ -48,7 +63,6 @@ class Caller(Protocol):
         args: tuple[Any, ...],
         receive: Callable[[Any], None],
         *,
-        call_timeout_s: float | None,
         on_retry: Callable[[BaseException], bool],
     ) -> None:
         """Send a command; `receive` gets its answer, or the exception that came instead."""

@@ -5,7 +5,6 @@ go to the server as one command; each has its own answer.
 """
 
 import asyncio
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ from sagastream._functions.answers import (
 )
 from sagastream._functions.batcher import Batcher
 from sagastream._functions.library import Caller, function_name
+from sagastream._redis.deadline import Deadline
 from sagastream._telemetry.trace_context import Trace
 
 _ADOPT, _FOLLOW = function_name("adopt"), function_name("follow")
@@ -143,7 +143,6 @@ class RequestFunctions:
             (record, stream),
             (token, str(seq), payload, *trace),
             ProgressAnswer.parse,
-            call_timeout_s=math.inf,
         )
 
     async def follow(self, record: str, trace: Trace) -> None:
@@ -178,17 +177,25 @@ class RequestFunctions:
             (record, stream),
             args,
             FinishAnswer.parse,
-            call_timeout_s=math.inf,
         )
 
     async def release(
-        self, record: str, stream: str, *, group: str, entry_id: str, consumer: str, token: str
+        self,
+        record: str,
+        stream: str,
+        *,
+        group: str,
+        entry_id: str,
+        consumer: str,
+        token: str,
+        idle_ms: int,
+        deadline: Deadline | None = None,
     ) -> ReleaseAnswer:
-        """Give a claim back without an outcome."""
-        args = (group, entry_id, consumer, token)
-        return ReleaseAnswer.parse(
-            await self._caller.call("FCALL", _RELEASE, 2, record, stream, *args)
+        """Give a delivery back without an outcome, as if it had been idle for `idle_ms`."""
+        command = release_command(
+            (record, stream, token, entry_id), group=group, consumer=consumer, idle_ms=idle_ms
         )
+        return ReleaseAnswer.parse(await self._caller.call(*command, deadline=deadline))
 
     async def cancel(
         self, record: str, *, retention_ms: int, wakeup_prefix: str, trace: Trace
@@ -196,6 +203,21 @@ class RequestFunctions:
         """End a request that has not begun, or ask its handler to stop."""
         args = (self._reply_ttl_ms, str(retention_ms), wakeup_prefix, *trace)
         return CancelAnswer.parse(await self._caller.call("FCALL", _CANCEL, 1, record, *args))
+
+
+def release_command(
+    claim: tuple[str, str, str, str], *, group: str, consumer: str, idle_ms: int
+) -> tuple[Any, ...]:
+    """The command that gives a delivery back.
+
+    Args:
+        claim: Its record, stream, token and entry id.
+        group: The consumer group.
+        consumer: The listener.
+        idle_ms: For how long its entry counts as idle.
+    """
+    record, stream, token, entry_id = claim
+    return ("FCALL", _RELEASE, 2, record, stream, group, entry_id, consumer, token, idle_ms)
 
 
 def renew_command(

@@ -1,13 +1,15 @@
-"""Stubs of the functions for streams: sweep, event, reject, announce, forward, join, leave."""
+"""Stubs of the functions for streams: sweep, give_back, event, reject, announce, forward, join, leave."""
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
 
 from sagastream._functions.answers import EventAnswer, ForwardAnswer, RejectAnswer, SweepAnswer
 from sagastream._functions.library import Caller, function_name
+from sagastream._redis.deadline import Deadline
 
 _SWEEP, _EVENT, _REJECT = (function_name(name) for name in ("sweep", "event", "reject"))
 _ANNOUNCE, _FORWARD = function_name("announce"), function_name("forward")
+_GIVE_BACK = function_name("give_back")
 _JOIN, _LEAVE = function_name("join"), function_name("leave")
 
 
@@ -42,6 +44,20 @@ class StreamFunctions:
             await self._caller.call("FCALL", _SWEEP, 2, sweeper, stream, *args)
         )
 
+    async def give_back(
+        self,
+        stream: str,
+        *,
+        group: str,
+        consumer: str,
+        idle_ms: int,
+        kept: Sequence[str],
+        deadline: Deadline,
+    ) -> None:
+        """Let the next sweep take over what is pending for a consumer, except the kept entries."""
+        args = (group, consumer, idle_ms, *kept)
+        await self._caller.call("FCALL", _GIVE_BACK, 1, stream, *args, deadline=deadline)
+
     async def event(
         self,
         stream: str,
@@ -67,23 +83,31 @@ class StreamFunctions:
         *,
         group: str,
         entry_id: str,
+        retention_ms: int,
         letter: Sequence[bytes | str],
         reply: Mapping[str, str],
     ) -> RejectAnswer:
-        """Turn an entry that cannot become a request into a dead letter."""
-        args = (group, entry_id, self._reply_ttl_ms, str(len(letter)), *letter, *_flat(reply))
+        """Turn an entry that cannot be begun into a dead letter."""
+        head = (group, entry_id, self._reply_ttl_ms, retention_ms, len(letter))
+        args = (*head, *letter, *_flat(reply))
         return RejectAnswer.parse(
             await self._caller.call("FCALL", _REJECT, 4, stream, dead, record, reply_stream, *args)
         )
 
-    async def announce(self, members: Sequence[tuple[str, str]], *, ttl_ms: int) -> None:
+    async def announce(
+        self,
+        members: Sequence[tuple[str, str]],
+        *,
+        ttl_ms: int,
+        deadline: Deadline | None = None,
+    ) -> None:
         """Publish for `ttl_ms` what a listener handles, as (announcements key, member).
 
         A `ttl_ms` of 0 withdraws it.
         """
         keys = [key for key, _ in members]
         args = (str(ttl_ms), *(member for _, member in members))
-        await self._caller.call("FCALL", _ANNOUNCE, len(keys), *keys, *args)
+        await self._caller.call("FCALL", _ANNOUNCE, len(keys), *keys, *args, deadline=deadline)
 
     async def forward(
         self,
@@ -107,9 +131,9 @@ class StreamFunctions:
         args = (group, self._reply_ttl_ms, str(stale_ms), prefix)
         await self._caller.call("FCALL", _JOIN, 1, stream, *args)
 
-    async def leave(self, stream: str, *, group: str) -> None:
+    async def leave(self, stream: str, *, group: str, deadline: Deadline) -> None:
         """Destroy a reader's group, and its stream if that has no entry and no other reader."""
-        await self._caller.call("FCALL", _LEAVE, 1, stream, group)
+        await self._caller.call("FCALL", _LEAVE, 1, stream, group, deadline=deadline)
 
 
 def _flat(fields: Mapping[str, str]) -> list[str]:

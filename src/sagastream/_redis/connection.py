@@ -8,13 +8,17 @@ connection, so it must be idempotent: its answer is the same when it is repeated
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+import math
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit, urlunsplit
 
 import redis
 
+from sagastream._redis.blocking import BlockingReads
+from sagastream._redis.deadline import Deadline
 from sagastream._redis.protocol import (
     ConnectionLost,
     Receive,
@@ -24,17 +28,33 @@ from sagastream._redis.protocol import (
     settle,
     url_options,
 )
-from sagastream._redis.retrying import backoff_delays, end_tasks, is_refusal, is_temporary
+from sagastream._redis.retrying import (
+    backoff_delays,
+    end_tasks,
+    has_moved,
+    is_refusal,
+    is_temporary,
+)
 from sagastream._telemetry.spans import retried
-from sagastream.errors import ServerError, ServerRefused, ServerUnavailable, ServerUnsuitable
+from sagastream.errors import (
+    SagastreamError,
+    ServerError,
+    ServerRefused,
+    ServerUnavailable,
+    ServerUnsuitable,
+    UnknownLayout,
+)
 
 logger = logging.getLogger(__name__)
 
 BLOCK_MS = 2000
 # How many commands may wait for their answers at once; others wait in the queue.
 _WINDOW = 1024
+_CLOSE_TIMEOUT_S = 2.0
 # How redis-py converts answers, such as that of INFO into a mapping.
 _CALLBACKS: dict[str, Callable[[Any], Any]] = redis.Redis(protocol=2).response_callbacks
+
+T = TypeVar("T")
 
 
 def redact(url: str) -> str:
@@ -53,6 +73,10 @@ class Connection:
         url: `redis://`, `rediss://` or `unix://`.
         library: The source of the function library, loaded where it is missing.
         call_timeout_s: How long a call waits for a server that does not answer, in seconds.
+
+    Attributes:
+        address: The server, without user and password.
+        lost_at: When the server was last seen to be away, by the monotonic clock.
     """
 
     def __init__(self, url: str, *, library: str, call_timeout_s: float) -> None:
@@ -64,69 +88,94 @@ class Connection:
         self._queue: list[tuple[bytes, Receive]] = []
         self._is_flush_scheduled = False
         self._protocol: RedisProtocol | None = None
-        self._idle: list[RedisProtocol] = []
-        self._reading: set[RedisProtocol] = set()
-        self._connecting: asyncio.Task[Any] | None = None
-        self._opening: set[asyncio.Task[Any]] = set()
+        self._blocking = BlockingReads(self._options)
+        self._connecting: asyncio.Task[None] | None = None
         self._retries: set[asyncio.Task[Any]] = set()
-        self._lost = False
+        self._loss: BaseException | None = None
+        self.lost_at = -math.inf
 
-    async def call(self, *args: Any, call_timeout_s: float | None = None) -> Any:
+    async def call(self, *args: Any, deadline: Deadline | None = None) -> Any:
         """Send an idempotent command, and wait for its answer.
 
+        Args:
+            args: The command.
+            deadline: When to end; None for `call_timeout_s` from now.
+
         Raises:
-            ServerUnavailable: No answer within `call_timeout_s` seconds.
+            ServerUnavailable: No answer in time.
             ServerRefused: The server took no writes in that time.
             ServerUnsuitable: The server refuses this client or has no functions.
             ServerError: The server refused the command.
         """
-        try:
-            answer = await self._send(args)
-        except (OSError, ServerError) as error:
-            answer = await self._retry(args, error, call_timeout_s, _note_retry)
-        if self._lost:
-            self.note_return()
+        deadline = deadline or Deadline(self.call_timeout_s)
+        answer = await self.within(deadline, self._call(args, deadline))
         if args[0] == "FCALL":
             return answer
         convert = _CALLBACKS.get(args[0]) or _CALLBACKS.get(" ".join(map(str, args[:2])))
         return convert(answer) if convert else answer
+
+    async def within(self, deadline: Deadline, answer: Awaitable[T]) -> T:
+        """Wait for an answer until a deadline.
+
+        Raises:
+            ServerUnavailable: No answer in time.
+            ServerRefused: The server took no writes in that time.
+        """
+        try:
+            async with deadline.timeout():
+                return await answer
+        except TimeoutError:
+            raise self.gave_up(deadline) from self._loss
+
+    def gave_up(self, deadline: Deadline) -> ServerUnavailable | ServerRefused:
+        """The error of a call whose deadline has passed."""
+        reason = f"gave up after {deadline.seconds:g} s"
+        if isinstance(self._loss, ServerError):
+            return ServerRefused(self.address, f"{self._loss}; {reason}")
+        if self._loss is not None:
+            return ServerUnavailable(self.address, f"{_reason(self._loss)}; {reason}")
+        return ServerUnavailable(self.address, reason)
+
+    async def _call(self, args: tuple[Any, ...], deadline: Deadline) -> Any:
+        try:
+            answer = await self._send(args)
+        except (OSError, ServerError) as error:
+            answer = await self._retry(args, error, deadline, _note_retry)
+        if self._loss:
+            self.note_return()
+        return answer
 
     def post(
         self,
         args: tuple[Any, ...],
         receive: Receive,
         *,
-        call_timeout_s: float | None,
         on_retry: Callable[[BaseException], bool],
     ) -> None:
-        """Send an idempotent command, and do not wait.
+        """Send an idempotent command, and do not wait. It is sent again while a caller waits.
 
         Args:
             args: The command.
             receive: Called with its answer, or with the error that `call` would raise.
-            call_timeout_s: As for `call`.
             on_retry: Called with the error before each retry; returns whether a caller still
                 waits.
         """
-        self._queue.append(
-            (pack(args), partial(self._received, args, receive, call_timeout_s, on_retry))
-        )
+        self._queue.append((pack(args), partial(self._received, args, receive, on_retry)))
         self._flush()
 
     def _received(
         self,
         args: tuple[Any, ...],
         receive: Receive,
-        call_timeout_s: float | None,
         on_retry: Callable[[BaseException], bool],
         answer: Any,
     ) -> None:
         if isinstance(answer, Exception):
-            retry = asyncio.create_task(self._retry(args, answer, call_timeout_s, on_retry))
+            retry = asyncio.create_task(self._retry(args, answer, Deadline(math.inf), on_retry))
             self._retries.add(retry)
             retry.add_done_callback(partial(self._retried, receive))
             return
-        if self._lost:
+        if self._loss:
             self.note_return()
         receive(answer)
 
@@ -141,41 +190,43 @@ class Connection:
         self,
         args: tuple[Any, ...],
         error: BaseException,
-        call_timeout_s: float | None,
+        deadline: Deadline,
         on_retry: Callable[[BaseException], bool],
     ) -> Any:
-        deadline = self._loop.time() + (
-            self.call_timeout_s if call_timeout_s is None else call_timeout_s
-        )
         for delay in backoff_delays():
+            if isinstance(error, UnknownLayout):
+                raise error
             if is_refusal(error):
                 raise ServerUnsuitable(f"{self.address} refuses this client: {error}") from error
             if not isinstance(error, ServerError) or is_temporary(error):
                 self.note_loss(error)
-                if self._loop.time() + delay >= deadline or not on_retry(error):
-                    kind = ServerRefused if isinstance(error, ServerError) else ServerUnavailable
-                    raise kind(self.address, str(error) or repr(error)) from error
+                if not on_retry(error):
+                    raise ServerUnavailable(self.address, _reason(error)) from error
                 await asyncio.sleep(delay)
             elif "Function not found" in error.message:
-                await self.load_functions(call_timeout_s=deadline - self._loop.time())
+                await self.load_functions(deadline=deadline)
             else:
                 raise error
             try:
-                return await self._send(args)
+                answer = await self._send(args)
             except (OSError, ServerError) as another:
                 error = another
+            else:
+                if self._loss:
+                    self.note_return()
+                return answer
         raise AssertionError("backoff_delays never ends")
 
-    async def load_functions(self, *, call_timeout_s: float | None = None) -> None:
+    async def load_functions(self, *, deadline: Deadline | None = None) -> None:
         """Load the function library if the server does not have it.
 
         Raises:
-            ServerUnavailable: No answer within `call_timeout_s` seconds.
+            ServerUnavailable: No answer in time.
             ServerRefused: The server took no writes in that time.
             ServerUnsuitable: The server has no functions.
         """
         try:
-            await self.call("FUNCTION", "LOAD", self._library, call_timeout_s=call_timeout_s)
+            await self.call("FUNCTION", "LOAD", self._library, deadline=deadline)
         except ServerError as error:
             if "already exists" in str(error):
                 return
@@ -184,84 +235,75 @@ class Connection:
                 "it needs Redis 7.0, Valkey 7.2 or later",
             ) from error
 
-    async def block(self, *args: Any) -> Any:
+    async def block(self, *args: Any, reader: object = None) -> Any:
         """Send a blocking read on another socket; it is not repeated.
+
+        Args:
+            args: The command.
+            reader: Identifies the read for `unblock`.
 
         Raises:
             ServerUnavailable: The connection was lost, or the server cannot serve it now.
             ServerError: The server refused the command.
         """
         try:
-            answer = await self._block(args)
+            answer = await self._blocking.read(args, reader)
         except OSError as error:
-            raise ServerUnavailable(self.address, str(error) or repr(error)) from error
+            raise ServerUnavailable(self.address, _reason(error)) from error
         except ServerError as error:
             if is_temporary(error) or is_refusal(error):
+                self.note_loss(error)
                 raise ServerUnavailable(self.address, error.message) from error
             raise
-        if self._lost:
+        if self._loss:
             self.note_return()
         return answer
 
-    async def _block(self, args: tuple[Any, ...]) -> Any:
-        while self._idle and not self._idle[-1].is_open:
-            self._idle.pop()
-        protocol = self._idle.pop() if self._idle else await self._open_blocking()
-        self._reading.add(protocol)
-        try:
-            return await protocol.call(*args)
-        except asyncio.CancelledError:
-            # Its answer may still come, and would be taken for that of the next read.
-            protocol.abort(ConnectionLost("cancelled"))
-            await asyncio.shield(protocol.close())
-            raise
-        finally:
-            self._reading.discard(protocol)
-            if protocol.is_open:
-                self._idle.append(protocol)
+    async def unblock(self, reader: object, *, deadline: Deadline) -> None:
+        """Let the read of a reader answer now, with what it has; a server that is away is left.
 
-    async def call_within(self, timeout: float, *args: Any) -> Any:
-        """Like `call`, but end after `timeout` seconds even if the answer may still come.
-
-        Raises:
-            ServerUnavailable: No answer in time; otherwise as `call`.
+        Unlike a cancelled read, it loses no entry that the server has sent already.
         """
-        try:
-            async with asyncio.timeout(timeout):
-                return await self.call(*args, call_timeout_s=timeout)
-        except TimeoutError:
-            raise ServerUnavailable(self.address, f"no answer within {timeout:g} s") from None
+        for client_id in self._blocking.client_ids(reader):
+            with contextlib.suppress(SagastreamError):
+                await self.call("CLIENT", "UNBLOCK", client_id, deadline=deadline)
 
     def note_loss(self, error: BaseException) -> None:
-        """Log the loss of the server, once."""
-        if not self._lost:
-            self._lost = True
-            reason = str(error) or repr(error)
-            if isinstance(error, ServerUnavailable | ServerRefused):
-                reason = error.reason
-            logger.warning("lost %s: %s", self.address, reason)
+        """Log the loss of the server, once. Leave a node that has become a replica.
+
+        The name of the server is resolved again for each new socket, so the next one leads to
+        the node that takes writes, once the name does.
+        """
+        if isinstance(error, ServerError) and has_moved(error):
+            if self._protocol:
+                self._protocol.abort(ConnectionLost(error.message))
+            self._blocking.drop(ConnectionLost(error.message))
+        self.lost_at = time.monotonic()
+        if not self._loss:
+            reason = error.reason if isinstance(error, ServerUnavailable | ServerRefused) else ""
+            logger.warning("lost %s: %s", self.address, reason or _reason(error))
+        self._loss = error
 
     def note_return(self) -> None:
         """Log the return of the server, once."""
-        if self._lost:
-            self._lost = False
+        if self._loss:
+            self._loss = None
             logger.warning("%s is back", self.address)
 
     async def close(self) -> None:
         """Send what is queued, then close the sockets; wait at most `call_timeout_s` for that."""
         await end_tasks(*self._retries)
-        while self._opening:
-            await asyncio.wait(self._opening)
+        if self._connecting:
+            await asyncio.wait({self._connecting})
         if self._protocol and self._protocol.is_open:
             # The answer to PING comes after the answers to all commands before it.
             with contextlib.suppress(OSError, ServerError):
-                async with asyncio.timeout(self.call_timeout_s):
+                async with asyncio.timeout(min(self.call_timeout_s, _CLOSE_TIMEOUT_S)):
                     await self._send(("PING",))
-        protocols = [self._protocol, *self._idle, *self._reading]
-        self._protocol, self._idle = None, []
-        for protocol in protocols:
-            if protocol:
-                await protocol.close()
+        protocol, self._protocol = self._protocol, None
+        if protocol:
+            await protocol.close()
+        await self._blocking.close()
         await end_tasks(*self._retries)  # those that began because the sockets were closed
 
     @property
@@ -286,7 +328,8 @@ class Connection:
         protocol = self._protocol
         if protocol is None or not protocol.is_open:
             if self._connecting is None:
-                self._connecting = self._start(self._connect())
+                # The task may outlive its caller; `close` waits for it.
+                self._connecting = asyncio.create_task(self._connect(), name="sagastream-connect")
             return
         free = _WINDOW - len(protocol.receivers)
         batch, self._queue = self._queue[:free], self._queue[free:]
@@ -306,25 +349,9 @@ class Connection:
             self._protocol.on_answers = self._flush
             self._flush()
 
-    async def _open_blocking(self) -> RedisProtocol:
-        """Open a socket for a blocking read; keep it if the caller is cancelled meanwhile."""
-        opening = self._start(connect(self._options))
-        try:
-            return await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            opening.add_done_callback(self._keep)
-            raise
 
-    def _keep(self, opening: "asyncio.Task[RedisProtocol]") -> None:
-        if not opening.cancelled() and not opening.exception():
-            self._idle.append(opening.result())
-
-    def _start(self, opening: Any) -> "asyncio.Task[Any]":
-        # The task may outlive its caller; `close` waits for it.
-        task = asyncio.create_task(opening, name="sagastream-connect")
-        self._opening.add(task)
-        task.add_done_callback(self._opening.discard)
-        return task
+def _reason(error: BaseException) -> str:
+    return str(error) or repr(error)
 
 
 def _note_retry(error: BaseException) -> bool:

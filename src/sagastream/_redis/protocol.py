@@ -17,7 +17,7 @@ from redis.asyncio import Connection as UrlOptions
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection
 
-from sagastream.errors import ServerError
+from sagastream.errors import ServerError, UnknownLayout
 
 ANSWER_TIMEOUT_S = 5.0
 _CONNECT_TIMEOUT_S = 2.0
@@ -37,6 +37,9 @@ def error_of(text: str) -> Exception:
     code = text.partition(" ")[0]
     if code == "LOADING":
         return ConnectionLost(text)  # the server loads its data, and will answer soon
+    if code == "LAYOUT":
+        layout, known = text.split()[1:3]
+        return UnknownLayout(int(layout), int(known))
     if code == "ERR" and "AUTH" in text and "without any password" in text:
         code = "NOAUTH"
     return ServerError(code, text.removeprefix("ERR "))
@@ -59,6 +62,7 @@ class RedisProtocol(asyncio.Protocol):
         receivers: Called with the next answers, in this order.
         on_answers: Called when answers have arrived.
         closed: Done when the connection is closed, by either side.
+        client_id: The id by which the server knows it; None if it was not asked, 0 if unknown.
     """
 
     def __init__(self) -> None:
@@ -66,6 +70,7 @@ class RedisProtocol(asyncio.Protocol):
         self.on_answers: Callable[[], None] | None = None
         self._loop = asyncio.get_running_loop()
         self.closed: asyncio.Future[None] = self._loop.create_future()
+        self.client_id: int | None = None
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader(replyError=error_of)
         self._heard_at = 0.0

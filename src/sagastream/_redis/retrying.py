@@ -3,15 +3,22 @@
 import asyncio
 import random
 import ssl
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
+from typing import Any, TypeVar
 
-from sagastream.errors import ServerError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from sagastream.errors import ServerError, ServerRefused, ServerUnavailable
 
 # The codes of temporary errors: full memory or disk, a replica, a slot that moves.
 _TEMPORARY = frozenset(
     {"OOM", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "MISCONF", "BUSY", "NOREPLICAS"}
 )
 _REFUSED = frozenset({"NOAUTH", "WRONGPASS"})
+_AWAY = (ServerUnavailable, ServerRefused, RedisConnectionError, RedisTimeoutError)
+
+T = TypeVar("T")
 
 
 def backoff_delays(first: float = 0.05, limit: float = 0.5) -> Iterable[float]:
@@ -42,6 +49,28 @@ async def end_tasks(*tasks: "asyncio.Task[object]") -> None:
         await asyncio.wait(unfinished)
 
 
+async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
+    """Await work to its end though the task is cancelled meanwhile; only then be cancelled.
+
+    Args:
+        work: Work that ends by itself, and soon.
+    """
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+        except BaseException:  # noqa: BLE001 - `result` raises it
+            break
+    if cancelled is not None:
+        if not task.cancelled():
+            task.exception()
+        raise cancelled
+    return task.result()
+
+
 def is_refusal(error: BaseException) -> bool:
     """Whether the server refuses this client: its credentials, or its certificate."""
     if isinstance(error, ServerError):
@@ -52,6 +81,20 @@ def is_refusal(error: BaseException) -> bool:
 def is_temporary(error: ServerError) -> bool:
     """Whether the same command may succeed in a moment."""
     return error.code in _TEMPORARY or error.message.startswith("UNBLOCKED force unblock")
+
+
+def has_moved(error: ServerError) -> bool:
+    """Whether the node is a replica now: its name has to be resolved again."""
+    return error.code in {"READONLY", "MASTERDOWN"} or error.message.startswith(
+        "UNBLOCKED force unblock"
+    )
+
+
+def says_away(error: BaseException) -> bool:
+    """Whether an error says that the server is away: ours, or that of another Redis client."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(says_away(each) for each in error.exceptions)
+    return isinstance(error, _AWAY)
 
 
 def is_group_gone(error: ServerError) -> bool:

@@ -10,7 +10,8 @@ from redis.retry import Retry
 
 from sagastream._redis.connection import redact
 from sagastream._redis.protocol import error_of
-from sagastream.errors import ServerUnavailable
+from sagastream._redis.retrying import has_moved
+from sagastream.errors import ServerError, ServerUnavailable
 
 
 class SyncConnection:
@@ -54,6 +55,9 @@ class SyncConnection:
         try:
             return self._client.execute_command(*args)  # type: ignore[no-untyped-call]
         except ResponseError as error:
-            raise error_of(str(error)) from error
+            answer = error_of(str(error))
+            if isinstance(answer, ServerError) and has_moved(answer):
+                self._client.connection_pool.disconnect()
+            raise answer from error
         except (RedisError, OSError) as error:
             raise ServerUnavailable(self._address, str(error) or repr(error)) from error

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable
 
 from sagastream._client.session import Session
+from sagastream._redis.deadline import Deadline
 from sagastream.errors import SagastreamError
 
 logger = logging.getLogger(__name__)
@@ -42,10 +43,10 @@ class Announcer:
         """
         await self._session.streams.announce(self._members, ttl_ms=round(_TTL_S * 1000))
 
-    async def withdraw(self) -> None:
+    async def withdraw(self, deadline: Deadline) -> None:
         """Withdraw the announcements; without the server they expire."""
         with contextlib.suppress(SagastreamError):
-            await self._session.streams.announce(self._members, ttl_ms=0)
+            await self._session.streams.announce(self._members, ttl_ms=0, deadline=deadline)
 
     async def keep_announcing(self) -> None:
         """Announce again before the announcements expire, until cancelled."""

@@ -1,19 +1,23 @@
 """Read the command streams of one consumer: new commands, and those of listeners that are gone."""
 
 import asyncio
+import contextlib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from sagastream._client.session import Session
 from sagastream._redis.connection import BLOCK_MS, entries
+from sagastream._redis.deadline import Deadline
 from sagastream._worker.lease import LeaseKeeper
-from sagastream.errors import ServerError
+from sagastream.errors import SagastreamError, ServerError
 
 # How many ended commands stay in a stream.
 _ENDED_KEPT = 10_000
 _SHORT_BLOCK_MS = 100
 _MAX_PAUSE_S = 0.05
+# An entry that counts as idle for this long is taken over by the next sweep.
+IDLE_MS = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +28,13 @@ class Delivery:
         stream: The command stream, without the namespace.
         entry_id: Its entry.
         raw: The entry's fields.
-        redelivered: Whether another listener had it before.
+        deliveries: How many times it was delivered; more than 1 if it was taken over.
     """
 
     stream: str
     entry_id: str
     raw: Mapping[bytes, bytes]
-    redelivered: bool
+    deliveries: int = 1
 
 
 class StreamConsumer:
@@ -43,6 +47,9 @@ class StreamConsumer:
         consumer: The consumer's name.
         lease_s: How long a claim of this group lasts without renewal, in seconds.
         keeper: Knows when the leases of this process were last renewed.
+
+    Attributes:
+        is_reading: Whether a read is under way.
     """
 
     def __init__(
@@ -64,6 +71,8 @@ class StreamConsumer:
         self._next_sweep = 0.0
         self._pause_until = 0.0
         self._turn = 0
+        self._is_ending = False
+        self.is_reading = False
 
     async def make_groups(self) -> None:
         """Create the streams and groups that are missing."""
@@ -85,6 +94,29 @@ class StreamConsumer:
         pause_s = random.uniform(0.005, _MAX_PAUSE_S)  # noqa: S311 - jitter, not a secret
         self._pause_until = asyncio.get_running_loop().time() + pause_s
 
+    async def end(self, deadline: Deadline) -> None:
+        """Let a read that waits answer now; later reads return nothing."""
+        self._is_ending = True
+        await self._session.connection.unblock(self, deadline=deadline)
+
+    async def give_back(self, kept: Collection[tuple[str, str]], deadline: Deadline) -> None:
+        """Give back what was delivered to this consumer and is not handled, whoever read it.
+
+        Args:
+            kept: Stream and entry id of what is still handled.
+            deadline: When to give up; what stays is taken over after a lease.
+        """
+        with contextlib.suppress(SagastreamError):
+            for stream in self._streams:
+                await self._session.streams.give_back(
+                    self._session.options.key(stream),
+                    group=self._group,
+                    consumer=self._consumer,
+                    idle_ms=IDLE_MS,
+                    kept=[entry_id for other, entry_id in kept if other == stream],
+                    deadline=deadline,
+                )
+
     async def read(self, limit: int) -> list[Delivery]:
         """Read at most `limit` commands; return none if none come within a short time.
 
@@ -93,7 +125,14 @@ class StreamConsumer:
             ServerError: A stream or its group is gone.
         """
         await asyncio.sleep(self._pause_until - asyncio.get_running_loop().time())
-        return await self._sweep(limit) or await self._read_new(limit)
+        self.is_reading = True
+        try:
+            found = await self._sweep(limit)
+            if found or self._is_ending:
+                return found
+            return await self._read_new(limit)
+        finally:
+            self.is_reading = False
 
     async def _read_new(self, limit: int) -> list[Delivery]:
         streams, block_ms = self._streams, min(BLOCK_MS, round(self._lease_s * 200))
@@ -107,9 +146,10 @@ class StreamConsumer:
             *("XREADGROUP", "GROUP", self._group, self._consumer),
             *("COUNT", limit // len(streams), "BLOCK", block_ms),
             *("STREAMS", *keys, *(">" for _ in keys)),
+            reader=self,
         )
         return [
-            Delivery(keys[key.decode()], entry_id.decode(), raw, redelivered=False)
+            Delivery(keys[key.decode()], entry_id.decode(), raw)
             for key, entry_id, raw in entries(answer)
         ]
 
@@ -135,8 +175,8 @@ class StreamConsumer:
                 keep=_ENDED_KEPT,
             )
             deliveries += [
-                Delivery(stream, entry_id, raw, redelivered=True)
-                for entry_id, raw in answer.entries
+                Delivery(stream, entry_id, raw, deliveries)
+                for entry_id, raw, deliveries in answer.entries
             ]
         if len(deliveries) == limit:
             # There may be more: sweep again as soon as a slot is free.

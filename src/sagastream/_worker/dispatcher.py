@@ -5,27 +5,32 @@ malformed command becomes a dead letter.
 """
 
 import asyncio
-import contextlib
 import logging
+import sys
+import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
-from contextvars import copy_context
-from typing import Any
 
-from sagastream._client.commands import failure_payload, stage_fields
 from sagastream._client.session import Session
-from sagastream._codec.entries import decode_command, decode_fields
-from sagastream._codec.validation import check_name
-from sagastream._functions.answers import ForwardAnswer
-from sagastream._redis.retrying import backoff_delays
-from sagastream._telemetry import metrics, spans
-from sagastream._telemetry.operations import operation_on
+from sagastream._codec.entries import decode_command, is_newer_entry, unread_command
+from sagastream._functions.answers import Claimed, ForwardAnswer, Wait
+from sagastream._redis.retrying import backoff_delays, says_away
 from sagastream._worker.announcer import announcements_key
 from sagastream._worker.claim import Claim, ClaimOptions
 from sagastream._worker.consumer import Delivery
 from sagastream._worker.execution import HandlerRaised, describe, run_handler
 from sagastream._worker.lease import LeaseKeeper
-from sagastream.errors import InvalidMessage, LeaseLost, SagastreamError, WriteConflict
+from sagastream._worker.rejection import reject
+from sagastream._worker.slots import Slot
+from sagastream._worker.threads import HandlerThreads
+from sagastream.errors import (
+    InvalidMessage,
+    LeaseLost,
+    SagastreamError,
+    ServerRefused,
+    ServerUnavailable,
+    UnknownLayout,
+    WriteConflict,
+)
 from sagastream.handlers import Handler
 from sagastream.message import Command
 
@@ -33,6 +38,14 @@ logger = logging.getLogger(__name__)
 
 # How many times an atomic handler runs at most, if other writers change its values in every run.
 _MAX_RUNS = 100
+_RETRY_BEGIN_S = 0.1
+_RETRY_FORWARD_S = 0.5
+# How long after its emit a command of a saga waits for a listener that handles it, in seconds.
+_LISTENER_WAIT_S = 10.0
+# An entry of a newer release is given back this many times more often than another one that
+# cannot be begun, so that it finds a listener of that release.
+_NEWER_RELEASE_FACTOR = 4
+_UNLIMITED = sys.maxsize
 
 
 class Dispatcher:
@@ -45,6 +58,9 @@ class Dispatcher:
         keeper: Renews the leases.
         threads: Runs plain handlers.
         on_forward: Called when a command is forwarded.
+
+    Attributes:
+        handed_over: Stream and entry id of what threads still handle when the listener stops.
     """
 
     def __init__(
@@ -54,7 +70,7 @@ class Dispatcher:
         options: ClaimOptions,
         *,
         keeper: LeaseKeeper,
-        threads: Executor,
+        threads: HandlerThreads,
         on_forward: Callable[[], None],
     ) -> None:
         self._session = session
@@ -63,42 +79,69 @@ class Dispatcher:
         self._keeper = keeper
         self._threads = threads
         self._on_forward = on_forward
+        self.handed_over: set[tuple[str, str]] = set()
 
-    async def dispatch(self, delivery: Delivery) -> None:
-        """Handle one delivery to its end."""
-        limit = self._session.options.max_payload
+    async def dispatch(self, delivery: Delivery, slot: Slot) -> None:
+        """Handle one delivery to its end. It raises nothing but a cancellation."""
+        async with slot:
+            try:
+                await self._dispatch(delivery, slot)
+            except SagastreamError as error:
+                name = f"{delivery.stream} {delivery.entry_id}"
+                logger.warning("%s was given back: %s: %s", name, type(error).__name__, error)
+            except Exception:
+                name = f"{delivery.stream} {delivery.entry_id}"
+                logger.exception("%s was given back: it could not be handled", name)
+
+    async def _dispatch(self, delivery: Delivery, slot: Slot) -> None:
         try:
             command = decode_command(
                 delivery.raw,
                 stream=delivery.stream,
                 entry_id=delivery.entry_id,
-                max_bytes=limit,
+                max_bytes=self._session.options.max_payload,
             )
         except InvalidMessage as error:
-            await self._reject(delivery, error)
+            if not self._is_for_a_newer_release(error, delivery):
+                await reject(self._session, self._options.group, delivery, error)
+                return
+            command = unread_command(delivery.stream, delivery.entry_id)
+            async with self._claim_of(delivery, command) as claim:
+                claim.pause()
             return
-        claim = Claim(
-            self._session,
-            command,
-            delivery.raw,
-            self._options,
-            redelivered=delivery.redelivered,
-        )
-        handler = self._handlers.get((delivery.stream, command.event_type))
-        handled: tuple[str, ...] = ()
-        if handler is None:
-            answer = await self._forward(command, delivery.raw)
-            if answer.is_forwarded:
-                return
-            handled = answer.event_types
         try:
-            if not await claim.begin():
-                return
+            await self._handle(delivery, command, slot)
         except InvalidMessage as error:
-            await self._reject(delivery, error)
-            return
-        claim.enter(is_handled=handler is not None)
-        try:
+            await reject(self._session, self._options.group, delivery, error)
+        except _Undeliverable as undeliverable:
+            await reject(self._session, self._options.group, delivery, undeliverable.error)
+
+    def _claim_of(self, delivery: Delivery, command: Command) -> Claim:
+        return Claim(self._session, command, delivery, self._options, self._keeper)
+
+    async def _handle(self, delivery: Delivery, command: Command, slot: Slot) -> None:
+        handler = self._handlers.get((delivery.stream, command.event_type))
+        async with self._claim_of(delivery, command) as claim:
+            try:
+                handled = () if handler else await self._forward(claim, delivery, slot)
+                if handled is None or not await self._begin(claim, slot):
+                    claim.leave()
+                    return
+            except asyncio.CancelledError:
+                if claim.ending is None:
+                    raise
+                self._uncancel()  # another listener has taken the delivery that waited
+                return
+            except InvalidMessage:
+                claim.leave()
+                raise
+            except Exception as error:
+                claim.pause()
+                if delivery.deliveries >= self._limit(error):
+                    claim.leave()
+                    raise _Undeliverable(error) from error
+                raise
+            claim.telemetry.enter(is_handled=handler is not None)
             if handler is None:
                 await claim.fail(
                     "UnknownEventType",
@@ -115,11 +158,43 @@ class Dispatcher:
                 await claim.fail("DeadlineExceeded", "the deadline had passed before it began")
             else:
                 await self._run(handler, claim)
-        finally:
-            claim.leave()
 
-    async def _forward(self, command: Command, raw: Mapping[bytes, bytes]) -> ForwardAnswer:
-        """Forward a command to a live listener that can handle it, if there is one."""
+    # -- before the handler ---------------------------------------------------------------
+
+    async def _begin(self, claim: Claim, slot: Slot) -> bool:
+        """Claim the request; False if another claim has it, or it has ended."""
+        while True:
+            answer = await claim.begin()
+            if not isinstance(answer, Wait):
+                break
+            # The handler of a superseded request is being stopped.
+            await self._wait(claim, slot, min(answer.left_ms / 1000, _RETRY_BEGIN_S))
+        if isinstance(answer, Claimed):
+            return True
+        logger.info("not begun: %s", answer, extra=claim.ids)
+        return False
+
+    async def _forward(
+        self, claim: Claim, delivery: Delivery, slot: Slot
+    ) -> tuple[str, ...] | None:
+        """Forward a command to a live listener that handles it.
+
+        Returns:
+            None if it was forwarded; otherwise the event types that are handled. A command of a
+            saga waits for its listener for some time first, as in a rolling restart.
+        """
+        command = claim.command
+        emitted_ms = int(delivery.raw.get(b"timestamp") or command.entry_id.partition("-")[0])
+        while True:
+            answer = await self._ask_to_forward(command, delivery.raw)
+            if answer.is_forwarded:
+                return None
+            age_s = (answer.now_ms - emitted_ms) / 1000
+            if not command.saga_id or age_s > _LISTENER_WAIT_S:
+                return answer.event_types
+            await self._wait(claim, slot, _RETRY_FORWARD_S)
+
+    async def _ask_to_forward(self, command: Command, raw: Mapping[bytes, bytes]) -> ForwardAnswer:
         fields = dict(raw)
         fields.setdefault(b"request_id", command.request_id.encode())
         self._on_forward()
@@ -134,95 +209,102 @@ class Dispatcher:
             fields=[part for pair in fields.items() for part in pair],
         )
 
+    @staticmethod
+    async def _wait(claim: Claim, slot: Slot, delay_s: float) -> None:
+        """Wait without a slot; the entry is kept from other listeners meanwhile."""
+        slot.leave()
+        claim.keep()
+        await asyncio.sleep(delay_s)
+        await slot.take()
+
+    def _is_for_a_newer_release(self, error: InvalidMessage, delivery: Delivery) -> bool:
+        """Whether a newer release emitted it, and a listener of that release may still get it."""
+        return is_newer_entry(delivery.raw) and delivery.deliveries < self._limit(error)
+
+    def _limit(self, error: Exception) -> int:
+        """How many deliveries may fail before the entry is a dead letter."""
+        if isinstance(error, UnknownLayout | InvalidMessage):
+            return self._options.max_deliveries * _NEWER_RELEASE_FACTOR
+        if isinstance(error, ServerUnavailable | ServerRefused):
+            return _UNLIMITED
+        return self._options.max_deliveries
+
+    # -- the handler ----------------------------------------------------------------------
+
     async def _run(self, handler: Handler, claim: Claim) -> None:
+        started = time.monotonic()
         try:
-            claim.keep(self._keeper)
             try:
-                await self._run_until_written(handler, claim)
-            finally:
-                claim.let_go(self._keeper)
-        except asyncio.CancelledError:
-            await self._end_early(claim)
+                claim.keep()
+                try:
+                    await self._run_until_written(handler, claim)
+                finally:
+                    if claim.is_handed_over:
+                        self.handed_over.add((claim.command.stream, claim.entry_id))
+                    else:
+                        claim.let_go()
+            except asyncio.CancelledError:
+                await self._end_early(claim)
+            except HandlerRaised as raised:
+                await self._fail(claim, raised.error, started)
+            except LeaseLost:
+                raise
+            except Exception as error:
+                logger.info("handler failed", exc_info=error, extra=claim.ids)
+                await claim.fail(type(error).__name__, str(error))
         except LeaseLost as error:
             logger.warning("%s", error, extra=claim.ids)
-            await claim.lose()
-        except HandlerRaised as raised:
-            logger.info("handler failed", exc_info=raised.error, extra=claim.ids)
-            await claim.fail(type(raised.error).__name__, describe(raised.error))
-        except Exception as error:
-            logger.info("handler failed", exc_info=error, extra=claim.ids)
-            await claim.fail(type(error).__name__, str(error))
+            claim.telemetry.lose()
 
     async def _run_until_written(self, handler: Handler, claim: Claim) -> None:
         """Run a handler; run an atomic one again if a value that it read has changed."""
         delays = backoff_delays(first=0.005, limit=0.2)
         for _, delay_s in zip(range(_MAX_RUNS), delays, strict=False):
-            outcome = await run_handler(
-                handler,
-                claim.command,
-                claim.progress,
-                self._in_thread,
-                lambda: claim.ending is not None,
-            )
+            outcome = await run_handler(handler, claim, self._threads)
             if await claim.complete(outcome):
                 return
             await asyncio.sleep(delay_s)
         raise WriteConflict(_MAX_RUNS)
 
+    async def _fail(self, claim: Claim, error: BaseException, started: float) -> None:
+        """Write what a handler raised; if it says that the server is away, give it back."""
+        if says_away(error) or (
+            isinstance(error, ConnectionError) and self._was_server_away(started)
+        ):
+            reason = f"{type(error).__name__}: {describe(error)}"
+            logger.warning("handler stopped, the server is away: %s", reason, extra=claim.ids)
+            claim.telemetry.fail(type(error).__name__, describe(error))
+            claim.pause()
+            return
+        logger.info("handler failed", exc_info=error, extra=claim.ids)
+        await claim.fail(type(error).__name__, describe(error))
+
+    def _was_server_away(self, since: float) -> bool:
+        lost_at = self._session.connection.lost_at
+        return lost_at >= since or self._keeper.contact_s < time.monotonic() - since
+
     async def _end_early(self, claim: Claim) -> None:
-        if claim.ending is None:
+        if claim.ending in {None, "stopped"}:
             # A shutdown writes no terminal stage: the command stays pending for the next listener.
-            with contextlib.suppress(SagastreamError):
-                await claim.release()
             raise asyncio.CancelledError
-        task = asyncio.current_task()
-        assert task is not None
-        task.uncancel()
+        self._uncancel()
         if claim.ending == "lost":
-            logger.warning("lease lost; the handler was stopped", extra=claim.ids)
-            await claim.lose()
-        elif claim.ending == "cancelled":
+            raise LeaseLost(claim.command.request_id, "claimed again")
+        if claim.ending == "cancelled":
             await claim.cancel()
         else:
             await claim.fail("DeadlineExceeded", "the deadline passed while it ran")
 
-    async def _in_thread(self, function: Callable[[], Any]) -> Any:
-        context = copy_context()
-        return await asyncio.get_running_loop().run_in_executor(
-            self._threads, context.run, function
-        )
-
-    async def _reject(self, delivery: Delivery, error: InvalidMessage) -> None:
-        """Turn a malformed command into a dead letter, with a failed reply if it names a stream."""
-        stream, entry_id, raw = delivery.stream, delivery.entry_id, delivery.raw
-        logger.warning("%s %s: malformed command: %s", stream, entry_id, error)
-        ids = _readable_ids(raw)
-        reply: dict[str, str] = {}
-        if ids["request_id"] and ids["reply_stream"]:
-            reply = stage_fields(ids, "failed", failure_payload("InvalidMessage", str(error)))
-        letter: list[bytes | str] = [part for pair in raw.items() for part in pair]
-        letter += ["dead_reason", f"InvalidMessage: {error}", "dead_entry_id", entry_id]
-        server, options, group = self._session.server, self._session.options, self._options.group
-        with spans.settling("reject", server, stream, ids | {"entry_id": entry_id, "group": group}):
-            await self._session.streams.reject(
-                options.key(stream),
-                options.key(f"{stream}:dead"),
-                options.record_key(ids["request_id"]),
-                options.key(ids["reply_stream"] or "replies:"),
-                group=group,
-                entry_id=entry_id,
-                letter=letter,
-                reply=reply,
-            )
-        operation = operation_on("reject", "settle", server, stream, group)
-        metrics.dead_lettered(operation.series, "InvalidMessage")
+    @staticmethod
+    def _uncancel() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.uncancel()
 
 
-def _readable_ids(raw: Mapping[bytes, bytes]) -> dict[str, str]:
-    """The ids of a malformed command that can be read, '' for the others."""
-    ids = {"request_id": "", "correlation_id": "", "saga_id": "", "reply_stream": ""}
-    for name in ids:
-        with contextlib.suppress(InvalidMessage, KeyError):
-            value = decode_fields({b"": raw[name.encode()]})[""]
-            ids[name] = check_name(name, value)
-    return ids
+class _Undeliverable(Exception):
+    """An entry cannot be begun, and was delivered often enough."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error

@@ -1,13 +1,23 @@
 """Run a handler: an async one in the event loop, a plain one in a thread."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import concurrent.futures
+import inspect
+import threading
+from collections.abc import Awaitable, Mapping
+from contextvars import Context, copy_context
+from functools import partial
 from typing import Any
 
+from sagastream._redis.retrying import end_tasks, uninterrupted
+from sagastream._worker.claim import Claim
+from sagastream._worker.threads import HandlerThreads
 from sagastream.effects import Atomic
 from sagastream.errors import HandlerStopped, InvalidMessage, LeaseLost
-from sagastream.handlers import Handler, Progress
-from sagastream.message import Command
+from sagastream.handlers import Handler
+
+# How often a thread that waits for its progress looks whether the event loop still runs.
+_LOOK_S = 1.0
 
 
 class HandlerRaised(Exception):
@@ -40,47 +50,39 @@ def describe(error: BaseException) -> str:
     return text
 
 
-async def run_handler(
-    handler: Handler,
-    command: Command,
-    progress: Progress,
-    in_thread: Callable[[Callable[[], Any]], Awaitable[Any]],
-    is_ending: Callable[[], bool],
-) -> Atomic:
+async def run_handler(handler: Handler, claim: Claim, threads: HandlerThreads) -> Atomic:
     """Run a handler and return its result.
 
     A plain handler cannot be stopped from outside: when it has to end, its next `progress`
-    raises `HandlerStopped`, and this waits until its thread has ended.
-
-    Args:
-        handler: The handler.
-        command: The command.
-        progress: Writes a progress stage.
-        in_thread: Runs a function in a thread.
-        is_ending: Whether the handler has to end early.
+    raises `HandlerStopped`, and this waits until its thread has ended. If the listener stops
+    first, the claim is handed over to the lease's keeper.
 
     Returns:
         Its result and its writes; only an `atomic` handler has writes.
 
     Raises:
         HandlerRaised: It raised.
-        InvalidMessage: It must return a dict or None, or `Atomic` if it is `atomic`, and did not.
+        InvalidMessage: It must return a mapping or None, or `Atomic` if it is `atomic`, and did
+            not.
         LeaseLost: Another claim has the request.
     """
+    command = claim.command
     try:
         if handler.reconcile and command.epoch > 1:
             first_result = await handler.reconcile(command)
             if first_result is not None:
-                return Atomic(first_result, ())
+                return Atomic(dict(first_result), ())
         if handler.is_async:
-            result = await handler.function(command, progress)
+            result = handler.function(command, claim.progress)
         else:
-            result = await _run_plain(handler, command, progress, in_thread, is_ending)
+            result = await _run_in_thread(handler, claim, threads)
+        if inspect.isawaitable(result):
+            result = await result
     except (LeaseLost, HandlerRaised):
         raise
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
-        if is_ending() or (task and task.cancelling()):
+        if claim.ending is not None or (task and task.cancelling()):
             raise
         raise HandlerRaised(error) from error
     except GeneratorExit as error:
@@ -92,44 +94,40 @@ async def run_handler(
         if isinstance(error, RuntimeError) and isinstance(error.__cause__, StopIteration):
             raise HandlerRaised(error.__cause__) from error  # Python replaced it
         raise HandlerRaised(error) from error
+    return _checked(handler, result)
+
+
+def _checked(handler: Handler, result: Any) -> Atomic:
     if handler.effect == "atomic":
         if not isinstance(result, Atomic):
             raise InvalidMessage("result", f"must be Atomic, not {type(result).__name__}")
         return result
-    if not isinstance(result, dict | None):
-        raise InvalidMessage("result", f"must be a dict or None, not {type(result).__name__}")
-    return Atomic(result or {}, ())
+    if not isinstance(result, Mapping | None):
+        raise InvalidMessage("result", f"must be a mapping or None, not {type(result).__name__}")
+    return Atomic(dict(result or {}), ())
 
 
-async def _run_plain(
-    handler: Handler,
-    command: Command,
-    progress: Progress,
-    in_thread: Callable[[Callable[[], Any]], Awaitable[Any]],
-    is_ending: Callable[[], bool],
-) -> Any:
-    loop = asyncio.get_running_loop()
-
-    def plain_progress(fraction: float, detail: Mapping[str, Any] | None = None) -> None:
-        if is_ending():
-            raise HandlerStopped
-        asyncio.run_coroutine_threadsafe(_await(progress, fraction, detail), loop).result()
+async def _run_in_thread(handler: Handler, claim: Claim, threads: HandlerThreads) -> Any:
+    calls = _ProgressCalls(claim)
 
     def run() -> tuple[Any, BaseException | None]:
-        # A StopIteration cannot leave a thread: its future would never end.
+        # A StopIteration cannot be set on a future: nobody would ever hear of it.
         try:
-            return handler.function(command, plain_progress), None
+            return handler.function(claim.command, calls.progress), None
         except BaseException as error:  # noqa: BLE001 - it is raised in the event loop
             return None, error
 
-    running = asyncio.ensure_future(in_thread(run))
+    thread = threads.run(partial(copy_context().run, run))
+    running = asyncio.wrap_future(thread)
     try:
-        result, error = await asyncio.shield(running)
+        result, error = await _until_ended(running, claim)
     except asyncio.CancelledError:
-        if is_ending():
-            await asyncio.wait([running])
-            running.exception()
+        if not thread.done():
+            claim.hand_over()
+            thread.add_done_callback(lambda _: claim.give_back_from_thread())
         raise
+    finally:
+        await uninterrupted(calls.close())
     if isinstance(error, LeaseLost):
         raise error
     if error is not None:
@@ -137,5 +135,88 @@ async def _run_plain(
     return result
 
 
-async def _await(progress: Progress, fraction: float, detail: Mapping[str, Any] | None) -> None:
-    await progress(fraction, detail)
+async def _until_ended(
+    running: "asyncio.Future[tuple[Any, BaseException | None]]", claim: Claim
+) -> tuple[Any, BaseException | None]:
+    """Wait for a thread, also when its handler has to stop, unless the listener stops."""
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        if claim.ending is None:
+            claim.ending = "stopped"
+        if claim.ending != "stopped":
+            await asyncio.wait({running})
+        raise
+
+
+class _ProgressCalls:
+    """The calls of `progress` from the thread of a plain handler.
+
+    Args:
+        claim: The claim.
+    """
+
+    def __init__(self, claim: Claim) -> None:
+        self._claim = claim
+        self._loop = asyncio.get_running_loop()
+        self._loop_thread = threading.get_ident()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_closed = False
+
+    def progress(
+        self, fraction: float, detail: Mapping[str, Any] | None = None
+    ) -> Awaitable[None] | None:
+        """Write a progress stage from the thread, as `PlainProgress` describes.
+
+        A coroutine that the handler returned awaits it in the event loop.
+        """
+        if threading.get_ident() == self._loop_thread:
+            return self._claim.progress(fraction, detail)
+        written: concurrent.futures.Future[None] = concurrent.futures.Future()
+        context = copy_context()
+        if self._claim.ending is not None:
+            raise HandlerStopped
+        try:
+            self._loop.call_soon_threadsafe(self._start, written, fraction, detail, context)
+        except RuntimeError:
+            raise HandlerStopped from None  # the event loop is closed
+        while True:
+            try:
+                written.result(timeout=_LOOK_S)
+            except TimeoutError:
+                if not written.done() and (self._is_closed or self._loop.is_closed()):
+                    raise HandlerStopped from None
+                if written.done():
+                    raise
+            else:
+                return None
+
+    async def close(self) -> None:
+        """End the calls that are under way; their threads get `HandlerStopped`."""
+        self._is_closed = True
+        await end_tasks(*self._tasks)
+
+    def _start(
+        self,
+        written: "concurrent.futures.Future[None]",
+        fraction: float,
+        detail: Mapping[str, Any] | None,
+        context: Context,
+    ) -> None:
+        if self._is_closed:
+            written.set_exception(HandlerStopped())
+            return
+        task = self._loop.create_task(self._claim.progress(fraction, detail), context=context)
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._ended, written))
+
+    def _ended(
+        self, written: "concurrent.futures.Future[None]", task: "asyncio.Task[None]"
+    ) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            written.set_exception(HandlerStopped())
+        elif error := task.exception():
+            written.set_exception(error)
+        else:
+            written.set_result(None)

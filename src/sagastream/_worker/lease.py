@@ -2,7 +2,7 @@
 
 So a lease is renewed even while a handler blocks the event loop. The thread reports a lease that
 the server no longer grants, and a request that was cancelled, to the event loop, which cancels
-the handler.
+the handler. It also gives deliveries back that the event loop could not give back.
 """
 
 import contextlib
@@ -12,27 +12,37 @@ import time
 from typing import Any, Protocol
 
 from sagastream._functions.library import SOURCE
-from sagastream._functions.requests import renew_command
+from sagastream._functions.requests import release_command, renew_command
 from sagastream._redis.sync import SyncConnection
 from sagastream.errors import SagastreamError, ServerError
 
 logger = logging.getLogger(__name__)
 
+# How often the thread looks for something to do once the listener has stopped, in seconds.
+_CLOSING_INTERVAL_S = 0.1
+
 
 class Leased(Protocol):
-    """A claim whose lease is renewed.
+    """A delivery that is kept from other listeners.
 
     Attributes:
         record: The key of the request's record.
         stream: The key of the command stream.
         entry_id: The command's entry.
         token: The claim's token.
+        lease_token: The same once the claim has begun; '' while it waits for its turn.
+        idle_ms: For how long its entry counts as idle when it is given back.
     """
 
     record: str
     stream: str
     entry_id: str
     token: str
+    idle_ms: int
+
+    @property
+    def lease_token(self) -> str:
+        """The token of a claim that has begun; '' for a delivery that waits for its turn."""
 
     def on_lost(self) -> None:
         """Called once, from the thread, when the server no longer grants the lease."""
@@ -61,8 +71,8 @@ class LeaseKeeper:
         self._consumer = consumer
         self._lease_s = lease_s
         self._claims: dict[str, Leased] = {}
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._returned: dict[str, tuple[Leased, float]] = {}
+        self._closing = threading.Event()
         self._contact_since = self._answered_at = time.monotonic()
 
     @property
@@ -77,12 +87,11 @@ class LeaseKeeper:
     def start(self) -> None:
         """Start the thread."""
         self._contact_since = self._answered_at = time.monotonic()
-        self._thread = threading.Thread(target=self._run, name="sagastream-lease", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._run, name="sagastream-lease", daemon=True).start()
 
-    def stop(self) -> None:
-        """Ask the thread to end; it does so within a third of a lease."""
-        self._stopping.set()
+    def close(self) -> None:
+        """Let the thread end when it has no claim any more, or with the process."""
+        self._closing.set()
 
     def keep(self, claim: Leased) -> None:
         """Renew a claim's lease from now on."""
@@ -92,13 +101,22 @@ class LeaseKeeper:
         """Stop renewing a claim's lease."""
         self._claims.pop(token, None)
 
+    def give_back(self, claim: Leased) -> None:
+        """Give a delivery back from the thread, as soon as the server answers.
+
+        After a lease it is given up: by then the lease has lapsed.
+        """
+        self._returned[claim.token] = (claim, time.monotonic() + self._lease_s)
+        self.drop(claim.token)
+
     def _run(self) -> None:
         connection = SyncConnection(
             self._url, answer_timeout_s=self._lease_s + 3, connect_timeout_s=self._lease_s
         )
         with connection:
-            while not self._stopping.is_set():
+            while not self._closing.is_set() or self._claims or self._returned:
                 try:
+                    self._give_all_back(connection)
                     # Renew first, then wait: even if each connection breaks while it waits, the
                     # next one renews.
                     self._renew(connection)
@@ -107,30 +125,51 @@ class LeaseKeeper:
                         # No lease could be renewed in the gap: count the contact from its end.
                         self._contact_since = now
                     self._answered_at = now
-                    connection.call("BLPOP", self._wakeup_list, self._lease_s / 3)
+                    if self._closing.is_set():
+                        time.sleep(min(_CLOSING_INTERVAL_S, self._lease_s / 3))
+                    else:
+                        connection.call("BLPOP", self._wakeup_list, self._lease_s / 3)
                 except SagastreamError as error:
                     logger.debug("cannot renew leases: %s", error)
-                    self._stopping.wait(min(0.1, self._lease_s / 10))
+                    time.sleep(min(0.1, self._lease_s / 10))
+
+    def _give_all_back(self, connection: SyncConnection) -> None:
+        for token, (claim, until) in list(self._returned.items()):
+            if time.monotonic() < until:
+                command = release_command(
+                    (claim.record, claim.stream, token, claim.entry_id),
+                    group=self._group,
+                    consumer=self._consumer,
+                    idle_ms=claim.idle_ms,
+                )
+                self._call(connection, command)
+            del self._returned[token]
 
     def _renew(self, connection: SyncConnection) -> None:
-        claims = list(self._claims.values())  # atomic: another thread may change `_claims`
+        claims = [(claim, claim.lease_token) for claim in list(self._claims.values())]
         command = renew_command(
-            [(claim.record, claim.stream, claim.token, claim.entry_id) for claim in claims],
+            [(claim.record, claim.stream, token, claim.entry_id) for claim, token in claims],
             lease_ms=round(self._lease_s * 1000),
             group=self._group,
             consumer=self._consumer,
         )
-        try:
-            answer: Any = connection.call(*command)
-        except ServerError as error:
-            if "Function not found" not in error.message:
-                raise
-            with contextlib.suppress(ServerError):
-                connection.call("FUNCTION", "LOAD", SOURCE)
-            answer = connection.call(*command)
-        for claim, word in zip(claims, answer, strict=True):
+        answers = self._call(connection, command)
+        for (claim, token), word in zip(claims, answers, strict=True):
+            if claim.lease_token != token:
+                continue  # it has begun meanwhile
             if word == b"0":
                 self.drop(claim.token)
                 claim.on_lost()
             elif word == b"c":
                 claim.on_cancel()
+
+    @staticmethod
+    def _call(connection: SyncConnection, command: tuple[Any, ...]) -> Any:
+        try:
+            return connection.call(*command)
+        except ServerError as error:
+            if "Function not found" not in error.message:
+                raise
+            with contextlib.suppress(ServerError):
+                connection.call("FUNCTION", "LOAD", SOURCE)
+            return connection.call(*command)

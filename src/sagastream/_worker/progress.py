@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from sagastream._redis.retrying import end_tasks
 from sagastream._telemetry.trace_context import Trace, trace_of
 from sagastream.errors import InvalidMessage, LeaseLost
 
@@ -43,7 +44,8 @@ class ProgressThrottle:
         self._sequence = 0
         self._pending: tuple[float, str, Trace] | None = None
         self._written_at = -interval_s
-        self._timer: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._writing: asyncio.Task[None] | None = None
 
     async def put(self, fraction: float, payload: str) -> None:
         """Write a stage now, or when the interval has passed.
@@ -51,12 +53,13 @@ class ProgressThrottle:
         Raises:
             LeaseLost: The claim is no longer the current one.
         """
+        loop = asyncio.get_running_loop()
         self._pending = (fraction, payload, trace_of())
-        due_s = self._written_at + self._interval_s - asyncio.get_running_loop().time()
+        due_s = self._written_at + self._interval_s - loop.time()
         if due_s <= 0:
             await self._flush()
         elif self._timer is None:
-            self._timer = asyncio.create_task(self._flush_later(due_s))
+            self._timer = loop.call_later(due_s, self._write_pending)
 
     async def close(self) -> None:
         """Write what is pending: the last progress of a finished handler is never dropped.
@@ -64,17 +67,27 @@ class ProgressThrottle:
         Raises:
             LeaseLost: The claim is no longer the current one.
         """
-        self.drop()
+        self._stop_timer()
+        if self._writing:
+            await asyncio.wait({self._writing})
         await self._flush()
 
-    def drop(self) -> None:
-        """Stop the timer: a claim that is given back writes no more."""
+    async def drop(self) -> None:
+        """Write nothing more: the claim has ended, or is given back."""
+        self._stop_timer()
+        if self._writing:
+            await end_tasks(self._writing)
+
+    def _stop_timer(self) -> None:
         if self._timer:
             self._timer.cancel()
+            self._timer = None
 
-    async def _flush_later(self, delay_s: float) -> None:
-        await asyncio.sleep(delay_s)
+    def _write_pending(self) -> None:
         self._timer = None
+        self._writing = asyncio.create_task(self._flush_quietly())
+
+    async def _flush_quietly(self) -> None:
         # The next write, or the lease's renewal, notices a lost lease too.
         with contextlib.suppress(LeaseLost):
             await self._flush()

@@ -11,6 +11,7 @@ import pytest
 from sagastream import Bus, Command, InvalidMessage, Progress, ReplyTimeout, multi_stage_reply
 from sagastream._codec.payload import encode_payload
 from sagastream._worker.claim import Claim, ClaimOptions
+from sagastream._worker.consumer import Delivery
 from sagastream._worker.lease import Leased
 from sagastream.errors import ServerUnavailable
 from sagastream.saga import Saga, SagaRunner, Step
@@ -113,16 +114,18 @@ async def test_a_late_renewal_does_not_cancel_what_comes_after_the_handler(bus: 
     """The keeper's thread had the claim in its hands when it was let go."""
     command = Command({}, "r", "c", "", "work:do", stream=STREAM, entry_id="1-1")
     options = ClaimOptions("g", "me", lease_s=1, max_deliveries=5, progress_interval_s=0)
-    claim = Claim(bus.session(), command, {}, options, redelivered=False)
 
     class Keeper:
         def keep(self, _claim: Leased) -> None: ...
 
         def drop(self, _token: str) -> None: ...
 
+    delivery = Delivery(STREAM, "1-1", {})
+    claim = Claim(bus.session(), command, delivery, options, Keeper())  # type: ignore[arg-type]
+
     async def handle() -> str:
-        claim.keep(Keeper())  # type: ignore[arg-type]
-        claim.let_go(Keeper())  # type: ignore[arg-type]
+        claim.keep()
+        claim.let_go()
         await asyncio.to_thread(claim.on_lost)
         await asyncio.sleep(0)
         await asyncio.sleep(0)

@@ -123,7 +123,7 @@ async def test_a_connection_for_a_cancelled_caller_is_kept(
         made.append(await connect(url_options(bus.url)))
         return made[-1]
 
-    monkeypatch.setattr("sagastream._redis.connection.connect", connect_slowly)
+    monkeypatch.setattr("sagastream._redis.blocking.connect", connect_slowly)
     connection = bus.session().connection
     reading = asyncio.create_task(connection.block("TIME"))
     await begun.wait()

@@ -1,9 +1,12 @@
 -- Claims, fenced by the epoch: begin, progress, finish, renew, release.
 
+-- A request may be given back this many times for each handler that it may lose.
+local RELEASES_PER_DELIVERY = 4
+
 -- The fields of a record that decide a first claim; later claims read all of it.
-local FIRST_CLAIM_FIELDS = { 'entry_id', 'status', 'epoch', 'reply_streams', 'effect', 'after',
+local FIRST_CLAIM_FIELDS = { 'layout', 'entry_id', 'status', 'epoch', 'reply_streams', 'effect', 'after',
   'correlation_id', 'request_id', 'saga_id', 'event_type' }
-local PROGRESS_FIELDS = { 'token', 'status', 'epoch', 'seq', 'reply_streams', 'followed', 'began',
+local PROGRESS_FIELDS = { 'layout', 'token', 'status', 'epoch', 'seq', 'reply_streams', 'followed', 'began',
   'correlation_id', 'request_id', 'saga_id', 'event_type' }
 
 -- How long the handlers of the requests that this one superseded may still run.
@@ -33,12 +36,11 @@ local function take_lost_span(key, record)
   return record.span
 end
 
--- End a request that has lost its handlers too often: one dead letter and one failed reply.
-local function make_dead_letter(call, key, record, stream, entry_id, trace, group, reply_ttl_ms, retention_ms)
+-- End a request that no handler ends: one dead letter, and a failed reply to each stream that takes one.
+local function make_dead_letter(call, key, record, stream, entry_id, trace, group, reply_ttl_ms, retention_ms, lost)
   local dead = stream .. ':dead'
   require_type(call, dead, 'stream')
-  require_reply_streams(call, record)
-  local lost = 'its handler was lost ' .. record.epoch .. ' times, the last one on ' .. (record.consumer or '?')
+  drop_broken_streams(record)
   local payload = cjson.encode({
     error_type = 'HandlerLost', message = lost, trace_id = string.sub(trace[1], 4, 35),
   })
@@ -54,7 +56,8 @@ end
 -- begin: claim a request with a token. The epoch grows, so that no earlier claim can write any more.
 -- Race: the answer is lost and the claim is repeated; the same token gets the same answer. Two
 -- listeners claim at once; the second is answered `busy` while the lease of the first is current.
--- A claim that was released, as at a shutdown, does not count as a lost handler. The span of a
+-- A claim that was released, as at a shutdown, does not count as a lost handler, but releases have
+-- a limit of their own: no request goes round for ever. The span of a
 -- claim stays in the record until its handler has ended it: the next claim gets the span of a
 -- handler that was killed (epoch, begin in ms, traceparent), and records it.
 -- Shared: group, consumer, lease_ms, reply_ttl_ms, retention_ms, max_deliveries. Own: entry_id,
@@ -91,9 +94,16 @@ local function begin(call, key, stream, shared, own)
   if record.status == 'running' and left > 0 then
     return { 'busy', record.consumer, int(left) }
   end
-  local claims = tonumber(record.epoch)
-  if claims + 1 - tonumber(record.released or '0') > tonumber(max_deliveries) then
-    return make_dead_letter(call, key, record, stream, entry_id, trace, group, reply_ttl_ms, retention_ms)
+  local claims, released, limit = tonumber(record.epoch), tonumber(record.released or '0'), tonumber(max_deliveries)
+  local too_often
+  if claims + 1 - released > limit then
+    too_often = 'its handler was lost ' .. int(claims - released) .. ' times'
+  elseif released >= limit * RELEASES_PER_DELIVERY then
+    too_often = 'its handlers gave it back ' .. record.released .. ' times'
+  end
+  if too_often then
+    too_often = too_often .. ', the last one on ' .. (record.consumer or '?')
+    return make_dead_letter(call, key, record, stream, entry_id, trace, group, reply_ttl_ms, retention_ms, too_often)
   end
   local at = int(now)
   record.epoch = int(claims + 1)
@@ -190,9 +200,16 @@ local function finish(call, key, stream, shared, own)
   return { 'ok' }
 end
 
+-- Whether an entry is pending for a consumer.
+local function is_pending(stream, group, consumer, entry_id)
+  local pending = redis.pcall('XPENDING', stream, group, entry_id, entry_id, 1, consumer)
+  return not pending.err and #pending > 0
+end
+
 -- renew: extend the leases of one listener. This also resets the idle time of their entries, so
 -- that no sweeper takes over live work.
 -- Race: a late renewal must not steal a request back; the token is checked first.
+-- A delivery that waits for its turn has no token: only its entry is kept.
 -- KEYS record and stream of each claim. ARGV lease_ms, group, consumer, then token and entry_id
 -- of each. Returns for each claim '1' kept, 'c' kept and to be cancelled, or '0' lost.
 local function renew(call, keys, args)
@@ -204,7 +221,13 @@ local function renew(call, keys, args)
     local token, entry_id = args[2 * i + 2], args[2 * i + 3]
     local fields = redis.call('HMGET', key, 'token', 'status', 'cancel', 'held_until')
     local current, status, is_cancelled, held_until = unpack(fields, 1, 4)
-    if current == token and status == 'running' then
+    if token == '' then
+      out[i] = '0'
+      if is_pending(stream, group, consumer, entry_id) then
+        redis.pcall('XCLAIM', stream, group, consumer, 0, entry_id, 'JUSTID')
+        out[i] = '1'
+      end
+    elseif current == token and status == 'running' then
       redis.call('HSET', key, 'lease_until', until_ms)
       redis.pcall('XCLAIM', stream, group, consumer, 0, entry_id, 'JUSTID')
       out[i] = is_cancelled and 'c' or '1'
@@ -219,28 +242,35 @@ local function renew(call, keys, args)
   return out
 end
 
--- release: give a claim back without an outcome, as at a shutdown. The next sweep takes the
--- command over at once, and the claim does not count as a lost handler. For a superseded request
--- this confirms that its handler has ended.
+-- release: give a delivery back without an outcome, as at a shutdown. The sweep takes it over
+-- when its entry has been idle for a lease; `idle_ms` is how long it counts as idle already. The
+-- claim does not count as a lost handler. For a superseded request this confirms that its handler
+-- has ended. A delivery whose claim never began, or is not known to have begun, is given back too.
 -- Race: another listener has claimed the request meanwhile; only the current token gives it back.
--- KEYS record, stream. ARGV group, entry_id, consumer, token. Returns {'ok'} | {'stale'} |
--- {'span_taken'}: another claim has recorded this claim's span.
-local function release(_, keys, args)
+-- KEYS record, stream. ARGV group, entry_id, consumer, token, idle_ms. Returns {'ok'} |
+-- {'unclaimed'}: only the entry was given back | {'stale'} | {'span_taken'}: another claim has
+-- recorded this claim's span.
+local function release(call, keys, args)
   local key, stream = keys[1], keys[2]
-  local group, entry_id, consumer, token = unpack(args, 1, 4)
+  local group, entry_id, consumer, token, idle_ms = unpack(args, 1, 5)
   local record = read_record(key)
   confirm(key, record, token)
   if record.span_taken == token then
     return { 'span_taken' }
   end
-  if not owns(record, token) then
+  local answer = 'unclaimed'
+  if owns(record, token) then
+    redis.call('HSET', key, 'lease_until', '0', 'token', '')
+    redis.call('HDEL', key, 'span')
+    redis.call('HINCRBY', key, 'released', 1)
+    answer = 'ok'
+  elseif TERMINAL[record.status] or tonumber(record.lease_until or '0') > now_ms(call) then
     return { 'stale' }
   end
-  redis.call('HSET', key, 'lease_until', '0', 'token', '')
-  redis.call('HDEL', key, 'span')
-  redis.call('HINCRBY', key, 'released', 1)
-  redis.pcall('XCLAIM', stream, group, consumer, 0, entry_id, 'IDLE', 86400000, 'JUSTID')
-  return { 'ok' }
+  if is_pending(stream, group, consumer, entry_id) then
+    redis.pcall('XCLAIM', stream, group, consumer, 0, entry_id, 'IDLE', idle_ms, 'JUSTID')
+  end
+  return { answer }
 end
 
 register('begin', batched(begin, 6))

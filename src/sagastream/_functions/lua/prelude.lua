@@ -13,6 +13,8 @@
 local TERMINAL = { completed = true, failed = true, cancelled = true }
 local STAGE = { start = true, progress = true, completed = true, failed = true, cancelled = true }
 local VERSION = '@SCHEMA@'
+-- The layout of records that this release writes; a record of a newer one is refused.
+local LAYOUT = @LAYOUT@
 
 -- Entries kept in a request's own stage log.
 local STAGE_LOG_LENGTH = 1000
@@ -123,14 +125,25 @@ local function contains(list, wanted)
   return false
 end
 
--- Some fields of a hash; a missing one is nil.
+local function is_newer(record)
+  return record.layout and tonumber(record.layout) > LAYOUT
+end
+
+local function require_layout(record)
+  if is_newer(record) then
+    error({ err = 'LAYOUT ' .. record.layout .. ' ' .. LAYOUT })
+  end
+  return record
+end
+
+-- Some fields of a record, `layout` among them; a missing one is nil.
 local function read_fields(key, names)
   local values = redis.call('HMGET', key, unpack(names))
   local record = {}
   for i = 1, #names do
     record[names[i]] = values[i] or nil
   end
-  return record
+  return require_layout(record)
 end
 
 local function read_record(key)
@@ -139,7 +152,7 @@ local function read_record(key)
   for i = 1, #flat, 2 do
     record[flat[i]] = flat[i + 1]
   end
-  return record
+  return require_layout(record)
 end
 
 -- The value of a field in a list of names and values.

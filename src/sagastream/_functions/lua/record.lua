@@ -58,6 +58,25 @@ local function require_reply_streams(call, record)
   end
 end
 
+local function takes_replies(stream)
+  local actual = redis.call('TYPE', stream).ok
+  return actual == 'none' or actual == 'stream'
+end
+
+-- Forget the reply streams that are keys of another type: a request that ends as a dead letter
+-- replies where it can.
+local function drop_broken_streams(record)
+  for _, name in ipairs({ 'reply_streams', 'end_streams' }) do
+    local kept = {}
+    for _, stream in ipairs(lines(record[name])) do
+      if takes_replies(stream) then
+        kept[#kept + 1] = stream
+      end
+    end
+    record[name] = table.concat(kept, '\n')
+  end
+end
+
 -- Write a stage to each of the request's streams. Call this before any other write: the XADD to a
 -- single stream of the wrong type fails and refuses the call; several streams are checked first.
 local function add_replies(call, record, ttl_ms, fields, is_terminal)
@@ -80,7 +99,7 @@ local function owns(record, token)
 end
 
 -- The fields of a record that `conclude` needs.
-local CONCLUSION_FIELDS = { 'token', 'status', 'epoch', 'reply_streams', 'end_streams', 'held_until',
+local CONCLUSION_FIELDS = { 'layout', 'token', 'status', 'epoch', 'reply_streams', 'end_streams', 'held_until',
   'traceparent', 'correlation_id', 'request_id', 'saga_id', 'event_type' }
 
 -- End a request; no other function does. Store the outcome, write the terminal reply, ack the
@@ -140,6 +159,7 @@ end
 -- whose entries were lost can be requeued.
 local function add_record(call, key, stream, entry_id, fields, spec)
   local record = {
+    'layout', int(LAYOUT),
     'stream', stream,
     'entry_id', entry_id,
     'digest', spec.digest,

@@ -58,7 +58,7 @@ local function emit(call, key, stream, shared, own)
   end
   local counter = tonumber(redis.call('HGET', instance, 'emitted') or '0') + (call.emitted[instance] or 0) + 1
 
-  local record = read_fields(key, { 'digest', 'cancel', 'followed' })
+  local record = read_fields(key, { 'layout', 'digest', 'cancel', 'followed' })
   local now = now_ms(call)
   local fields = {}
   for i = 1, 10 do

@@ -1,4 +1,7 @@
--- Command streams: sweep, event, reject, announce, forward.
+-- Command streams: sweep, give_back, event, reject, announce, forward.
+
+-- The largest number of deliveries that a consumer gives back when it stops.
+local PENDING_LIMIT = 10000
 
 -- Delete ended commands older than the last `keep`, never one that is pending or undelivered.
 local function trim(stream, keep)
@@ -28,7 +31,10 @@ local function requeue(call, stream, limit)
     if not open then
       return
     end
-    local record = read_record(open)
+    local is_readable, record = pcall(read_record, open)
+    if not is_readable then
+      return -- a newer release requeues its own
+    end
     if not record.digest or TERMINAL[record.status] then
       redis.call('ZREM', stream .. ':open', open)
     else
@@ -45,7 +51,7 @@ end
 -- Race: two sweepers would take the same entries from each other; so one holds the group and stream
 -- for a while, and continues where the one before stopped.
 -- KEYS sweeper, stream. ARGV consumer, group, lease_ms, count, how many ended commands to keep.
--- Returns {'busy'} | {'ok', entries...}, each {entry_id, fields}.
+-- Returns {'busy'} | {'ok', entries...}, each {entry_id, fields, how many times it was delivered}.
 local function sweep(call, keys, args)
   local sweeper, stream = keys[1], keys[2]
   local consumer, group, lease_ms, count, keep = unpack(args, 1, 5)
@@ -60,7 +66,8 @@ local function sweep(call, keys, args)
   redis.call('PEXPIRE', sweeper, 10 * tonumber(lease_ms))
   local out = { 'ok' }
   for _, entry in ipairs(claimed[2]) do
-    out[#out + 1] = entry
+    local pending = redis.call('XPENDING', stream, group, entry[1], entry[1], 1)
+    out[#out + 1] = { entry[1], entry[2], pending[1] and pending[1][4] or 1 }
   end
   -- A consumer is deleted only when nothing is pending for it: its pending entries would be lost.
   for _, other in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
@@ -71,6 +78,25 @@ local function sweep(call, keys, args)
   trim(stream, tonumber(keep))
   requeue(call, stream, REQUEUE_LIMIT)
   return out
+end
+
+-- give_back: let the next sweep take over what is pending for a consumer that stops, whether it
+-- read it or its answer was lost; except what its threads still handle.
+-- Race: another consumer has taken an entry over meanwhile; then it is not pending for this one.
+-- KEYS stream. ARGV group, consumer, idle_ms, entry ids to keep... Returns {'ok'}.
+local function give_back(_, keys, args)
+  local stream, group, consumer, idle_ms = keys[1], args[1], args[2], args[3]
+  local kept = slice(args, 4)
+  local pending = redis.pcall('XPENDING', stream, group, '-', '+', PENDING_LIMIT, consumer)
+  if pending.err then
+    return { 'ok' } -- stream or group are gone, and the deliveries with them
+  end
+  for _, delivery in ipairs(pending) do
+    if not contains(kept, delivery[1]) then
+      redis.call('XCLAIM', stream, group, consumer, 0, delivery[1], 'IDLE', idle_ms, 'JUSTID')
+    end
+  end
+  return { 'ok' }
 end
 
 -- event: add an entry to any stream.
@@ -93,25 +119,39 @@ local function event(call, keys, args)
   return { 'ok', add_entry(stream, fields, maxlen, ttl_ms) }
 end
 
--- reject: turn an entry that cannot become a request into a dead letter, together with its ack.
--- The requester gets a failed reply, unless the id belongs to a request that is known.
+-- Whether a request has a record, and the record if this release can read it.
+local function find_record(key)
+  if redis.call('TYPE', key).ok ~= 'hash' or redis.call('HEXISTS', key, 'digest') == 0 then
+    return false, {}
+  end
+  local is_readable, record = pcall(read_record, key)
+  return true, is_readable and record or {}
+end
+
+-- reject: turn an entry that cannot be begun into a dead letter, together with its ack. If its
+-- request is known and has not ended, it ends as failed; an unknown request gets a failed reply;
+-- the record of another entry, or of a newer release, is left alone.
 -- Race: another listener has rejected the entry already; only a pending entry is rejected.
--- KEYS stream, dead stream, record, reply stream. ARGV group, entry_id, reply_ttl_ms,
+-- KEYS stream, dead stream, record, reply stream (the record again: none). ARGV group, entry_id,
+-- reply_ttl_ms, retention_ms,
 -- n, n dead-letter fields and values, fields of the reply (none: no reply)...
 -- Returns {'ok'} | {'done'}.
 local function reject(call, keys, args)
   local stream, dead, key, reply_stream = unpack(keys, 1, 4)
-  local group, entry_id, reply_ttl_ms, count = args[1], args[2], args[3], tonumber(args[4])
-  local letter, fields = slice(args, 5, 4 + count), slice(args, 5 + count)
+  local group, entry_id, reply_ttl_ms, retention_ms, count = args[1], args[2], args[3], args[4], tonumber(args[5])
+  local letter, fields = slice(args, 6, 5 + count), slice(args, 6 + count)
   require_type(call, dead, 'stream')
   local pending = redis.call('XPENDING', stream, group, entry_id, entry_id, 1)
   if #pending == 0 then
     return { 'done' }
   end
-  local reply_type = #fields > 0 and redis.call('TYPE', reply_stream).ok
-  local replies = (reply_type == 'none' or reply_type == 'stream') and redis.call('HEXISTS', key, 'digest') == 0
+  local is_known, record = find_record(key)
   redis.call('XADD', dead, '*', unpack(letter))
-  if replies then
+  if record.entry_id == entry_id and not TERMINAL[record.status] then
+    drop_broken_streams(record)
+    local trace = { value_of(fields, 'traceparent'), value_of(fields, 'tracestate'), value_of(fields, 'parent_span_id') }
+    conclude(call, key, record, stream, 'failed', value_of(fields, 'payload'), trace, reply_ttl_ms, retention_ms)
+  elseif #fields > 0 and not is_known and reply_stream ~= key and takes_replies(reply_stream) then
     local last = #fields
     fields[last + 1], fields[last + 2] = 'epoch', '0'
     fields[last + 3], fields[last + 4] = 'timestamp', int(now_ms(call))
@@ -145,7 +185,7 @@ end
 -- is deleted in the same step, so that the command is always in the stream once.
 -- Race: another listener has acked the entry already; then the command is not added again.
 -- KEYS stream, announcements, record. ARGV group, entry_id, event_type, fields...
--- Returns {'forwarded', entry_id} | {'unhandled', event types that are handled...}.
+-- Returns {'forwarded', entry_id} | {'unhandled', now, event types that are handled...}.
 local function forward(call, keys, args)
   local stream, key, group, entry_id, event_type = keys[1], keys[3], args[1], args[2], args[3]
   local types, is_handled = {}, false
@@ -158,7 +198,7 @@ local function forward(call, keys, args)
   end
   if not is_handled then
     table.sort(types)
-    return { 'unhandled', unpack(types) }
+    return { 'unhandled', int(now_ms(call)), unpack(types) }
   end
   require_type(call, key, 'hash')
   if redis.call('XACK', stream, group, entry_id) == 0 then
@@ -173,6 +213,7 @@ local function forward(call, keys, args)
 end
 
 register('sweep', sweep, WHEN_FULL)
+register('give_back', give_back, WHEN_FULL)
 register('event', event)
 register('reject', reject)
 register('announce', announce)

@@ -1,0 +1,44 @@
+"""`Deadline`: when a call has to end, passed down through everything that the call waits for."""
+
+import asyncio
+import math
+import time
+
+
+class Deadline:
+    """The end of a call, by the monotonic clock.
+
+    It is made once, where the user names a timeout. Whatever the call then waits for gets what
+    is left of it.
+
+    Args:
+        seconds: Seconds from now; `math.inf` for a call that waits as long as it takes.
+
+    Attributes:
+        seconds: The whole length, for messages.
+    """
+
+    __slots__ = ("_at", "seconds")
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._at = time.monotonic() + seconds
+
+    @property
+    def left_s(self) -> float:
+        """How much is left, in seconds; 0 when it has passed."""
+        return max(0.0, self._at - time.monotonic())
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has passed."""
+        return self.left_s <= 0.0
+
+    def at_most(self, seconds: float) -> "Deadline":
+        """This deadline, or a nearer one."""
+        return self if self.left_s <= seconds else Deadline(seconds)
+
+    def timeout(self) -> asyncio.Timeout:
+        """A context that ends with `TimeoutError` when the deadline passes."""
+        left_s = self.left_s
+        return asyncio.timeout(None if left_s == math.inf else left_s)
