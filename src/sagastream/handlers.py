@@ -63,7 +63,11 @@ class Handler:
     is_async: bool = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "is_async", inspect.iscoroutinefunction(self.function))
+        function = inspect.unwrap(self.function)
+        is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+            getattr(function, "__call__", None)  # noqa: B004 - an object with an async `__call__`
+        )
+        object.__setattr__(self, "is_async", is_async)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function directly."""
@@ -72,7 +76,8 @@ class Handler:
     @property
     def qualified_name(self) -> str:
         """The module and name of the function, for messages."""
-        return f"{self.function.__module__}.{self.function.__qualname__}"
+        named = self.function if hasattr(self.function, "__qualname__") else type(self.function)
+        return f"{named.__module__}.{named.__qualname__}"
 
 
 def multi_stage_reply(
@@ -86,7 +91,9 @@ def multi_stage_reply(
 
     The function gets a `Command` and a `progress`. The requester sees `start`, any number
     of `progress`, and then `completed` with what the function returns, or `failed` with
-    the type and message of what it raises.
+    the type and message of what it raises. An error that says that the server is away
+    (`ServerUnavailable`, or the one of another Redis client) is no failure: the request is
+    given back, and a handler runs again.
 
     Args:
         stream: The command stream.
@@ -98,7 +105,8 @@ def multi_stage_reply(
 
     Raises:
         InvalidMessage: A name is invalid.
-        RegistrationError: `effect` is unknown, or does not fit `reconcile`.
+        RegistrationError: `effect` is unknown, or does not fit `reconcile`; or the function
+            is a method, a generator, or does not take two arguments.
     """
     check_name("stream", stream)
     check_name("event_type", event_type)
@@ -110,9 +118,33 @@ def multi_stage_reply(
         )
 
     def declare(function: Callable[..., Any]) -> Handler:
+        _check_signature(function, f"{event_type} on {stream}")
         return Handler(stream, event_type, function, effect, reconcile)
 
     return declare
+
+
+def _check_signature(function: Callable[..., Any], what: str) -> None:
+    if not callable(function):
+        raise RegistrationError(f"{what}: {function!r} is not a function")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise RegistrationError(f"{what}: a handler returns its result; it must not yield")
+    try:
+        signature = inspect.signature(function)
+    except ValueError:
+        return  # a builtin without a signature
+    names = list(signature.parameters)
+    if names and names[0] in {"self", "cls"}:
+        raise RegistrationError(
+            f"{what}: {function.__qualname__} is a method, which nobody calls with its object; "
+            "decorate a function, or the bound method of an object"
+        )
+    try:
+        signature.bind(None, None)
+    except TypeError as error:
+        raise RegistrationError(
+            f"{what}: a handler takes two arguments, (command, progress), not {signature}"
+        ) from error
 
 
 def discover(package: str) -> list[Handler]:
@@ -133,13 +165,18 @@ def discover(package: str) -> list[Handler]:
         value
         for module in modules
         for value in vars(module).values()
-        if isinstance(value, Handler) and value.function.__module__ == module.__name__
+        if isinstance(value, Handler) and _module_of(value.function) == module.__name__
     ]
     if not handlers:
         raise RegistrationError(
             f"handler package {package!r} declares no handler; decorate one with @multi_stage_reply",
         )
     return handlers
+
+
+def _module_of(function: Callable[..., Any]) -> str:
+    # An object with `__call__` has the module of its class.
+    return str(getattr(function, "__module__", ""))
 
 
 def registry(handlers: Iterable[Handler]) -> dict[tuple[str, str], Handler]:

@@ -5,8 +5,9 @@ sockets do; the registry makes a new one after a fork.
 """
 
 import asyncio
+import contextlib
 import os
-import weakref
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 from sagastream._client.data_loss import DataLossGuard
@@ -21,6 +22,8 @@ from sagastream._telemetry.operations import Server, server_of
 from sagastream.errors import ServerUnsuitable
 
 _CHECK_S = 2.0
+# What a child process has from its parent, and must not finalize.
+_inherited: list[object] = []
 # How many times this process and its parents have forked; calling `os.getpid` is slower.
 _forks = [0]
 
@@ -112,6 +115,9 @@ class Session:
 class SessionRegistry:
     """The sessions of a bus, one for each event loop of this process.
 
+    A session ends with `close`, or with its loop: `asyncio.run` closes the asynchronous
+    generators of its loop, and each session is held by one.
+
     Args:
         options: What they have in common.
     """
@@ -119,26 +125,42 @@ class SessionRegistry:
     def __init__(self, options: SessionOptions) -> None:
         self._options = options
         self._forks = _forks[0]
-        self._sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Session] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._sessions: dict[asyncio.AbstractEventLoop, Session] = {}
+        self._holders: dict[asyncio.AbstractEventLoop, AsyncGenerator[None, None]] = {}
 
     def current(self) -> Session:
         """The session of the running loop, made now if there is none."""
         if self._forks != _forks[0]:
             # Sockets that were open at the fork belong to the parent: leave them alone.
-            self._sessions = weakref.WeakKeyDictionary()
+            _inherited.append((self._sessions, self._holders))
+            self._sessions, self._holders = {}, {}
             self._forks = _forks[0]
         loop = asyncio.get_running_loop()
         session = self._sessions.get(loop)
         if session is None:
+            for other in [other for other in self._sessions if other.is_closed()]:
+                del self._sessions[other], self._holders[other]
             session = self._sessions[loop] = _make(self._options)
+            holder = self._holders[loop] = self._hold(loop, session)
+            with contextlib.suppress(StopIteration):
+                holder.__anext__().send(None)  # to its first `yield`; the loop knows it now
         return session
 
     async def close(self) -> None:
         """Close the session of the running loop, if this process made one."""
-        session = self._sessions.pop(asyncio.get_running_loop(), None)
-        if session and self._forks == _forks[0]:
+        if self._forks == _forks[0]:
+            holder = self._holders.get(asyncio.get_running_loop())
+            if holder:
+                await holder.aclose()
+
+    async def _hold(
+        self, loop: asyncio.AbstractEventLoop, session: Session
+    ) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            self._sessions.pop(loop, None)
+            self._holders.pop(loop, None)
             await session.inbox.close()
             await session.connection.close()
 
