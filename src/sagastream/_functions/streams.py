@@ -35,17 +35,19 @@ class StreamFunctions:
         consumer: str,
         group: str,
         lease_ms: int,
+        idle_ms: int,
         count: int,
         keep: int,
     ) -> SweepAnswer:
-        """Take over entries not renewed for one lease; trim ended ones except the last `keep`."""
-        args = (consumer, group, lease_ms, count, keep)
+        """Take over entries that were idle for `idle_ms`; trim ended ones except the last `keep`."""
+        args = (consumer, group, lease_ms, idle_ms, count, keep)
         return SweepAnswer.parse(
             await self._caller.call("FCALL", _SWEEP, 2, sweeper, stream, *args)
         )
 
     async def give_back(
         self,
+        sweeper: str,
         stream: str,
         *,
         group: str,
@@ -56,7 +58,7 @@ class StreamFunctions:
     ) -> None:
         """Let the next sweep take over what is pending for a consumer, except the kept entries."""
         args = (group, consumer, idle_ms, *kept)
-        await self._caller.call("FCALL", _GIVE_BACK, 1, stream, *args, deadline=deadline)
+        await self._caller.call("FCALL", _GIVE_BACK, 2, sweeper, stream, *args, deadline=deadline)
 
     async def event(
         self,

@@ -109,6 +109,7 @@ class StreamConsumer:
         with contextlib.suppress(SagastreamError):
             for stream in self._streams:
                 await self._session.streams.give_back(
+                    self._sweeper_key(stream),
                     self._session.options.key(stream),
                     group=self._group,
                     consumer=self._consumer,
@@ -134,6 +135,9 @@ class StreamConsumer:
         finally:
             self.is_reading = False
 
+    def _sweeper_key(self, stream: str) -> str:
+        return self._session.options.key(f"sweeper:{self._group}:{stream}")
+
     async def _read_new(self, limit: int) -> list[Delivery]:
         streams, block_ms = self._streams, min(BLOCK_MS, round(self._lease_s * 200))
         if limit < len(streams):
@@ -154,10 +158,16 @@ class StreamConsumer:
         ]
 
     async def _sweep(self, limit: int) -> list[Delivery]:
-        """Take over commands of listeners that are gone, from time to time."""
+        """Take over commands of listeners that are gone, from time to time.
+
+        After a gap others may be alive that could not renew their leases. So for one lease only
+        those are taken over that were given back.
+        """
         loop = asyncio.get_running_loop()
-        if loop.time() < self._next_sweep or self._keeper.contact_s < self._lease_s:
+        if loop.time() < self._next_sweep:
             return []
+        lease_ms = round(self._lease_s * 1000)
+        idle_ms = lease_ms if self._keeper.contact_s >= self._lease_s else IDLE_MS
         jitter = random.uniform(0.05, 0.2)  # noqa: S311 - jitter, not a secret
         self._next_sweep = loop.time() + self._lease_s * jitter
         deliveries: list[Delivery] = []
@@ -166,11 +176,12 @@ class StreamConsumer:
             if len(deliveries) == limit:
                 break
             answer = await self._session.streams.sweep(
-                key(f"sweeper:{self._group}:{stream}"),
+                self._sweeper_key(stream),
                 key(stream),
                 consumer=self._consumer,
                 group=self._group,
-                lease_ms=round(self._lease_s * 1000),
+                lease_ms=lease_ms,
+                idle_ms=idle_ms,
                 count=limit - len(deliveries),
                 keep=_ENDED_KEPT,
             )

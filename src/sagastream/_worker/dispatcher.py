@@ -284,7 +284,7 @@ class Dispatcher:
         return lost_at >= since or self._keeper.contact_s < time.monotonic() - since
 
     async def _end_early(self, claim: Claim) -> None:
-        if claim.ending in {None, "stopped"}:
+        if claim.ending in {None, "stopped"} or claim.is_handed_over:
             # A shutdown writes no terminal stage: the command stays pending for the next listener.
             raise asyncio.CancelledError
         self._uncancel()

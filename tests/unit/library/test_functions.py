@@ -511,6 +511,7 @@ async def _sweep(
         consumer=consumer,
         group=GROUP,
         lease_ms=lease_ms,
+        idle_ms=lease_ms,
         count=count,
         keep=keep,
     )

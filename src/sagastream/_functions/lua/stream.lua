@@ -47,21 +47,22 @@ local function requeue(call, stream, limit)
   end
 end
 
--- sweep: take over entries that were not renewed for one lease, at most `count`.
+-- sweep: take over entries that were not renewed for one lease, or were given back, at most `count`.
 -- Race: two sweepers would take the same entries from each other; so one holds the group and stream
 -- for a while, and continues where the one before stopped.
--- KEYS sweeper, stream. ARGV consumer, group, lease_ms, count, how many ended commands to keep.
+-- KEYS sweeper, stream. ARGV consumer, group, lease_ms, how long the entries were idle at least,
+-- count, how many ended commands to keep.
 -- Returns {'busy'} | {'ok', entries...}, each {entry_id, fields, how many times it was delivered}.
 local function sweep(call, keys, args)
   local sweeper, stream = keys[1], keys[2]
-  local consumer, group, lease_ms, count, keep = unpack(args, 1, 5)
+  local consumer, group, lease_ms, idle_ms, count, keep = unpack(args, 1, 6)
   require_type(call, sweeper, 'hash')
   local now = now_ms(call)
   local held = redis.call('HMGET', sweeper, 'consumer', 'until', 'cursor')
   if held[1] and held[1] ~= consumer and tonumber(held[2]) > now then
     return { 'busy' }
   end
-  local claimed = redis.call('XAUTOCLAIM', stream, group, consumer, lease_ms, held[3] or '0-0', 'COUNT', count)
+  local claimed = redis.call('XAUTOCLAIM', stream, group, consumer, idle_ms, held[3] or '0-0', 'COUNT', count)
   redis.call('HSET', sweeper, 'consumer', consumer, 'until', int(now + 0.4 * tonumber(lease_ms)), 'cursor', claimed[1])
   redis.call('PEXPIRE', sweeper, 10 * tonumber(lease_ms))
   local out = { 'ok' }
@@ -82,14 +83,19 @@ end
 
 -- give_back: let the next sweep take over what is pending for a consumer that stops, whether it
 -- read it or its answer was lost; except what its threads still handle.
+-- The next sweeper need not wait for this one.
 -- Race: another consumer has taken an entry over meanwhile; then it is not pending for this one.
--- KEYS stream. ARGV group, consumer, idle_ms, entry ids to keep... Returns {'ok'}.
-local function give_back(_, keys, args)
-  local stream, group, consumer, idle_ms = keys[1], args[1], args[2], args[3]
+-- KEYS sweeper, stream. ARGV group, consumer, idle_ms, entry ids to keep... Returns {'ok'}.
+local function give_back(call, keys, args)
+  local sweeper, stream, group, consumer, idle_ms = keys[1], keys[2], args[1], args[2], args[3]
   local kept = slice(args, 4)
   local pending = redis.pcall('XPENDING', stream, group, '-', '+', PENDING_LIMIT, consumer)
   if pending.err then
     return { 'ok' } -- stream or group are gone, and the deliveries with them
+  end
+  require_type(call, sweeper, 'hash')
+  if redis.call('HGET', sweeper, 'consumer') == consumer then
+    redis.call('HSET', sweeper, 'until', '0')
   end
   for _, delivery in ipairs(pending) do
     if not contains(kept, delivery[1]) then
