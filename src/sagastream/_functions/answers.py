@@ -296,15 +296,17 @@ class JournalAnswer:
     Attributes:
         is_written: Whether the journal was at the expected version, and was replaced.
         version: Its version after the call.
+        time: The server's time in the journal, in seconds since the Unix epoch.
     """
 
     is_written: bool
     version: int
+    time: float
 
     @classmethod
     def parse(cls, parts: Sequence[Any]) -> Self:
         """Read the answer."""
-        return cls(parts[0] == b"ok", int(parts[1]))
+        return cls(parts[0] == b"ok", int(parts[1]), float(parts[2]))
 
 
 @dataclass(frozen=True, slots=True)

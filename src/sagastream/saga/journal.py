@@ -4,6 +4,7 @@ The next action follows from the journal alone; nothing here waits, sends or rea
 """
 
 import json
+import math
 import uuid
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,8 @@ from sagastream.saga.definition import Saga, Step
 
 JOURNAL_VERSION = 2
 MAX_JOURNAL_BYTES = 1024 * 1024
+# The time of a move: the server's function that writes the journal replaces it by its own time.
+NOW = math.inf
 
 Direction = Literal["forward", "undo"]
 SagaStatus = Literal["running", "compensating", "completed", "compensated", "stuck"]
@@ -35,7 +38,7 @@ class JournalEntry:
         status: `intended` until its end is known, then `completed` or `failed`.
         result: The payload of its completed reply.
         error: Type, message and trace id of its failure.
-        started: When the intent was written, in seconds since the Unix epoch.
+        started: When the intent was written, in seconds since the Unix epoch, in server time.
         ended: When its end was written; None before.
     """
 
@@ -63,7 +66,7 @@ class Journal:
         status: Its current status.
         entries: Its requests, in the order in which they were intended.
         trace: The trace context of its root span.
-        started: When it was started, in seconds since the Unix epoch.
+        started: When it was started, in seconds since the Unix epoch, in server time.
         error: Why it was compensated: `error_type`, `message`, `trace_id`; {} if it was not.
         resumed: The number of entries when a stuck saga was last resumed.
         v: Schema version.
@@ -313,7 +316,9 @@ def event_fields(before: Journal | None, after: Journal) -> dict[str, str]:
 
 
 def dump(journal: Journal) -> str:
-    """The journal as JSON. Its values were checked before they were added to it.
+    """The journal as JSON, with a byte 0x01, which JSON never has, for each time that is `NOW`.
+
+    Its values were checked before they were added to it: no other number is infinite.
 
     Raises:
         SagaError: It is too large.
@@ -323,12 +328,29 @@ def dump(journal: Journal) -> str:
         {name: getattr(entry, name) for name in JournalEntry.__slots__} for entry in journal.entries
     ]
     text = json.dumps(value, separators=(",", ":"))
+    for name in ("started", "ended"):
+        text = text.replace(f'"{name}":Infinity', f'"{name}":\x01')
     if len(text) > MAX_JOURNAL_BYTES:
         raise SagaError(
             f"the journal of saga {journal.saga_id} is {len(text)} bytes, more than the limit of "
             f"{MAX_JOURNAL_BYTES}; keep large results elsewhere and return references"
         )
     return text
+
+
+def stamp(journal: Journal, now: float) -> Journal:
+    """The journal with the server's time for each time that is `NOW`."""
+    entries = tuple(
+        replace(
+            entry,
+            started=now if entry.started == NOW else entry.started,
+            ended=now if entry.ended == NOW else entry.ended,
+        )
+        for entry in journal.entries
+    )
+    return replace(
+        journal, started=now if journal.started == NOW else journal.started, entries=entries
+    )
 
 
 def load(text: str) -> Journal:

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import logging
 import random
-import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -25,6 +24,7 @@ from sagastream.saga.definition import Saga
 from sagastream.saga.executor import StepExecutor, under_root_span
 from sagastream.saga.journal import (
     MAX_JOURNAL_BYTES,
+    NOW,
     Journal,
     NextAction,
     abandon,
@@ -107,10 +107,11 @@ class SagaRunner:
                 correlation_id=correlation_id or str(uuid.uuid4()),
                 input=input,
                 trace=trace,
-                started=time.time(),
+                started=NOW,
             )
-        if await self._store.put(journal, None, 0, due_s=None if self._dispatch else 0.0):
-            await self._dispatch_next(journal)
+        due_s = None if self._dispatch else 0.0
+        if written := await self._store.put(journal, None, 0, due_s=due_s):
+            await self._dispatch_next(written.journal)
             return saga_id
         existing = await self.journal(saga_id)
         if existing.input != input:
@@ -258,9 +259,7 @@ class SagaRunner:
                 entry.request_id for entry in journal.entries if entry.status == "intended"
             ]
             error["trace_id"] = trace_id_of(journal.trace)
-            return abandon(
-                self.saga, journal, error, now=time.time(), max_attempts=self._max_attempts
-            )
+            return abandon(self.saga, journal, error, now=NOW, max_attempts=self._max_attempts)
 
         current, moved = await self._store.change(await self._store.get(saga_id), move)
         if moved:
@@ -282,7 +281,8 @@ class SagaRunner:
         current, moved = await self._store.change(await self._store.get(saga_id), resume)
         if moved:
             with under_root_span(current.journal):
-                spans.step("resume", {"sagastream.saga_id": saga_id}, time.time(), {})
+                now = self._store.now()
+                spans.step("resume", {"sagastream.saga_id": saga_id}, now, now, {})
         await self._dispatch_next(current.journal)
         return current.journal
 
@@ -322,7 +322,7 @@ class SagaRunner:
         if not action.failures or last is None or last.ended is None:
             return 0.0
         delay_s = self._retry_s * 2.0 ** (action.failures - 1)
-        return max(0.0, last.ended + delay_s - time.time())
+        return max(0.0, last.ended + delay_s - self._store.now())
 
     @contextlib.asynccontextmanager
     async def _claim(self, saga_id: str) -> AsyncIterator[None]:
