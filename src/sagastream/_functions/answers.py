@@ -321,5 +321,5 @@ class DueAnswer:
 
     @classmethod
     def parse(cls, parts: Sequence[Any]) -> Self:
-        """Read the answer."""
-        return cls(tuple(texts(parts[1:])))
+        """Read the answer. An id that is not text is in no journal."""
+        return cls(tuple(part.decode(errors="replace") for part in parts[1:]))

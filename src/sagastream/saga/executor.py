@@ -25,15 +25,13 @@ from sagastream.errors import (
 from sagastream.message import OnProgress
 from sagastream.saga.definition import Saga
 from sagastream.saga.journal import (
-    NOW,
-    Journal,
-    JournalEntry,
     NextAction,
     conclude,
     intend,
     next_action,
     superseded_by,
 )
+from sagastream.saga.state import NOW, Journal, JournalEntry
 from sagastream.saga.store import SagaStore, VersionedJournal
 
 logger = logging.getLogger(__name__)

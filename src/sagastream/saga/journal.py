@@ -1,111 +1,33 @@
-"""A saga's journal and how it moves: values and pure functions.
+"""How a saga's journal moves: pure functions, and the journal as JSON.
 
 The next action follows from the journal alone; nothing here waits, sends or reads a clock.
 """
 
 import json
-import math
 import uuid
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, get_type_hints
 
 from sagastream._codec.payload import encode_payload
-from sagastream.errors import SagaError
+from sagastream._codec.validation import has_type
+from sagastream.errors import SagaError, UnreadableJournal
 from sagastream.saga.definition import Saga, Step
+from sagastream.saga.state import (
+    JOURNAL_VERSION,
+    NOW,
+    Direction,
+    Journal,
+    JournalEntry,
+    SagaStatus,
+)
 
-JOURNAL_VERSION = 2
 MAX_JOURNAL_BYTES = 1024 * 1024
-# The time of a move: the server's function that writes the journal replaces it by its own time.
-NOW = math.inf
 
-Direction = Literal["forward", "undo"]
-SagaStatus = Literal["running", "compensating", "completed", "compensated", "stuck"]
-
-_ENDED = frozenset({"completed", "compensated", "stuck"})
-
-
-@dataclass(frozen=True, slots=True)
-class JournalEntry:
-    """One request of a saga in its journal.
-
-    Attributes:
-        step: The step's name.
-        direction: `forward`, or `undo` for its compensation.
-        attempt: From 1; grows when the attempt before has failed and the step is tried again.
-        request_id: Derived from saga, step, direction and attempt.
-        payload: The payload of its command.
-        status: `intended` until its end is known, then `completed` or `failed`.
-        result: The payload of its completed reply.
-        error: Type, message and trace id of its failure.
-        started: When the intent was written, in seconds since the Unix epoch, in server time.
-        ended: When its end was written; None before.
-    """
-
-    step: str
-    direction: Direction
-    attempt: int
-    request_id: str
-    payload: dict[str, Any]
-    status: Literal["intended", "completed", "failed"] = "intended"
-    result: dict[str, Any] = field(default_factory=dict)
-    error: dict[str, Any] = field(default_factory=dict)
-    started: float = 0.0
-    ended: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Journal:
-    """The whole state of a saga, apart from its declaration.
-
-    Attributes:
-        saga_id: Its identity.
-        saga: The declaration's name.
-        correlation_id: One id for all its messages.
-        input: The input that it was started with.
-        status: Its current status.
-        entries: Its requests, in the order in which they were intended.
-        trace: The trace context of its root span.
-        started: When it was started, in seconds since the Unix epoch, in server time.
-        error: Why it was compensated: `error_type`, `message`, `trace_id`; {} if it was not.
-        resumed: The number of entries when a stuck saga was last resumed.
-        v: Schema version.
-    """
-
-    saga_id: str
-    saga: str
-    correlation_id: str
-    input: dict[str, Any]
-    status: SagaStatus = "running"
-    entries: tuple[JournalEntry, ...] = ()
-    trace: dict[str, str] = field(default_factory=dict)
-    started: float = 0.0
-    error: dict[str, Any] = field(default_factory=dict)
-    resumed: int = 0
-    v: int = JOURNAL_VERSION
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the saga has ended: completed, compensated or stuck."""
-        return self.status in _ENDED
-
-    def last(self, step: str, direction: Direction) -> JournalEntry | None:
-        """The latest request of a step in a direction."""
-        requests = [e for e in self.entries if (e.step, e.direction) == (step, direction)]
-        return requests[-1] if requests else None
-
-    def results(self) -> dict[str, dict[str, Any]]:
-        """The results of the completed steps, by name."""
-        return {
-            e.step: e.result
-            for e in self.entries
-            if e.direction == "forward" and e.status == "completed"
-        }
-
-    def failures(self, step: str, direction: Direction) -> int:
-        """How many times a step failed in a direction; `undo` counts from the last resume."""
-        recent = self.entries[self.resumed :] if direction == "undo" else self.entries
-        return sum((e.step, e.direction, e.status) == (step, direction, "failed") for e in recent)
+T = TypeVar("T")
+_TYPES: dict[type, dict[str, Any]] = {
+    kind: get_type_hints(kind) for kind in (Journal, JournalEntry)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,20 +275,45 @@ def stamp(journal: Journal, now: float) -> Journal:
     )
 
 
-def load(text: str) -> Journal:
+def load(text: str | bytes, *, saga_id: str = "?") -> Journal:
     """The inverse of `dump`; also reads schema version 1.
 
+    Args:
+        text: The journal as JSON.
+        saga_id: The saga, for the error.
+
     Raises:
-        SagaError: Its schema version is not known here.
+        UnreadableJournal: A newer release wrote it, or it is malformed.
     """
-    value = json.loads(text)
-    if value.get("v") not in {1, JOURNAL_VERSION}:
-        raise SagaError(
-            f"the journal has schema version {value.get('v')!r}, known here: 1, {JOURNAL_VERSION}"
-        )
-    entries = tuple(JournalEntry(**entry) for entry in value.pop("entries"))
-    journal = Journal(**value, entries=entries)
+    try:
+        value = json.loads(text)
+        _check_version(saga_id, value["v"])
+        entries = tuple(_checked(JournalEntry, entry) for entry in value.pop("entries"))
+        journal = replace(_checked(Journal, value), entries=entries)
+    except UnreadableJournal:
+        raise
+    except Exception as error:
+        why = f"is malformed ({type(error).__name__}: {error})"[:200]
+        raise UnreadableJournal(saga_id, 0, f"{why}; it is left unchanged") from error
     if journal.v == 1:
         failed = [e.error for e in entries if e.direction == "forward" and e.error]
         journal = replace(journal, error=failed[-1] if failed else {}, v=JOURNAL_VERSION)
     return journal
+
+
+def _check_version(saga_id: str, version: Any) -> None:
+    if type(version) is not int or version < 1:
+        raise ValueError(f"v is {version!r}")
+    if version > JOURNAL_VERSION:
+        why = (
+            f"has schema version {version}, and this release reads version {JOURNAL_VERSION} and "
+            "older; use the release that wrote it, or a later one. It is left unchanged"
+        )
+        raise UnreadableJournal(saga_id, version, why)
+
+
+def _checked(kind: type[T], fields: dict[str, Any]) -> T:
+    for name, value in fields.items():
+        if name in _TYPES[kind] and not has_type(value, _TYPES[kind][name]):
+            raise TypeError(f"{name} is {value!r}")
+    return kind(**fields)

@@ -18,20 +18,25 @@ from sagastream._redis.retrying import end_tasks
 from sagastream._telemetry import spans
 from sagastream._telemetry.trace_context import trace_id_of
 from sagastream.bus import Bus
-from sagastream.errors import NoSuchSaga, SagaError, SagastreamError
+from sagastream.errors import (
+    InvalidMessage,
+    NoSuchSaga,
+    SagaError,
+    SagastreamError,
+    ServerError,
+)
 from sagastream.message import OnProgress
 from sagastream.saga.definition import Saga
 from sagastream.saga.executor import StepExecutor, under_root_span
 from sagastream.saga.journal import (
     MAX_JOURNAL_BYTES,
-    NOW,
-    Journal,
     NextAction,
     abandon,
     next_action,
     resume,
 )
 from sagastream.saga.outcome import SagaOutcome, outcome_of
+from sagastream.saga.state import NOW, Journal
 from sagastream.saga.store import SagaState, SagaStore, VersionedJournal
 
 logger = logging.getLogger(__name__)
@@ -76,6 +81,7 @@ class SagaRunner:
         self._retry_s = retry_s
         self._wake_after_s = wake_after_s
         self._claimed: Counter[str] = Counter()
+        self._logged: set[tuple[str, type]] = set()
         self._heart: asyncio.Task[None] | None = None
 
     @staticmethod
@@ -123,11 +129,16 @@ class SagaRunner:
 
         Raises:
             NoSuchSaga: There is none, or it is of another declaration.
+            UnreadableJournal: A newer release wrote it, or it is malformed.
         """
         return (await self._store.get(saga_id)).journal
 
     async def journals(self) -> list[Journal]:
-        """The journals of all sagas of this declaration that are kept, the oldest first."""
+        """The journals of all sagas of this declaration that are kept, the oldest first.
+
+        One that a newer release wrote, or that is malformed, has the status `unreadable`, the
+        reason as its error, its id and its schema version; everything else is empty.
+        """
         return await self._store.journals()
 
     async def counts(self) -> dict[SagaState, int]:
@@ -213,18 +224,20 @@ class SagaRunner:
         """Drive every open saga that no process works on, until cancelled.
 
         The process that drove it may have died, or a message of `dispatch` may be lost. Several
-        processes may call this at once.
+        processes may call this at once. A saga whose journal this release cannot read is left
+        alone, and named once in the log.
         """
-        running: dict[str, asyncio.Task[SagaOutcome]] = {}
+        running: dict[str, asyncio.Task[None]] = {}
         try:
             while True:
                 try:
                     for saga_id in await self._store.take_due(_TAKE_LIMIT):
                         if self._dispatch:
-                            await self._wake_or_forget(saga_id)
+                            await self._attend(saga_id, self.wake)
                         elif saga_id not in running:
-                            running[saga_id] = asyncio.create_task(self.run(saga_id))
-                            running[saga_id].add_done_callback(_log_failure)
+                            driving = asyncio.create_task(self._attend(saga_id, self.run))
+                            driving.add_done_callback(_log_failure)
+                            running[saga_id] = driving
                 except SagastreamError as error:
                     logger.debug("cannot read which sagas are due: %s", error)
                 running = {saga_id: task for saga_id, task in running.items() if not task.done()}
@@ -308,13 +321,16 @@ class SagaRunner:
                 extra={"saga_id": journal.saga_id},
             )
 
-    async def _wake_or_forget(self, saga_id: str) -> None:
+    async def _attend(self, saga_id: str, drive: Callable[[str], Awaitable[Any]]) -> None:
+        """Drive a saga that is due; forget one that is gone, and leave an unreadable one alone."""
         try:
-            await self.wake(saga_id)
+            await drive(saga_id)
         except NoSuchSaga:
             await self._store.forget(saga_id)
-        except SagaError as error:
-            logger.warning("%s", error, extra={"saga_id": saga_id})
+        except (SagaError, InvalidMessage, ServerError) as error:
+            if (saga_id, type(error)) not in self._logged:
+                self._logged.add((saga_id, type(error)))
+                logger.warning("%s", error, extra={"saga_id": saga_id})
 
     def _retry_delay_s(self, journal: Journal, action: NextAction) -> float:
         """How long a retry still has to wait, in seconds."""
@@ -348,6 +364,6 @@ class SagaRunner:
                     await self._store.heartbeat(ids[first : first + _HEARTBEAT_BATCH])
 
 
-def _log_failure(task: "asyncio.Task[SagaOutcome]") -> None:
+def _log_failure(task: "asyncio.Task[None]") -> None:
     if not task.cancelled() and task.exception():
         logger.warning("stopped driving a saga: %s", task.exception())

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from sagastream.errors import SagaError
 from sagastream.saga.definition import Compensation, Saga, Step
 from sagastream.saga.journal import (
-    Journal,
     abandon,
     conclude,
     dump,
@@ -24,6 +23,7 @@ from sagastream.saga.journal import (
     resume,
     superseded_by,
 )
+from sagastream.saga.state import Journal
 
 _ERROR = {"error_type": "Boom", "message": "it broke", "trace_id": ""}
 
