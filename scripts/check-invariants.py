@@ -42,7 +42,7 @@ OPEN = {
     13: "a process that a handler ends, objects with an async `__call__`",
     14: "malformed entries on the page, declared limits for every read",
 }
-NOT_BUILT = {14}
+NOT_BUILT: set[int] = set()
 
 
 def marked() -> Iterator[tuple[int, str]]:

@@ -15,7 +15,7 @@ from sagastream.saga.state import NOW
 from tests.listeners import listening
 from tests.polling import eventually
 
-pytestmark = [pytest.mark.timeout(60), pytest.mark.invariant(11)]
+pytestmark = pytest.mark.timeout(60)
 
 STREAM = "trip:commands"
 TIMEOUT_S = 300.0
@@ -90,6 +90,7 @@ async def _server_s(bus: Bus) -> float:
     return float(seconds + micros / 1e6)
 
 
+@pytest.mark.invariant(11)
 async def test_a_healthy_saga_keeps_its_timeouts(
     bus: Bus, set_clock: Callable[[], None], timeouts: list[float]
 ) -> None:
@@ -109,6 +110,7 @@ async def test_a_healthy_saga_keeps_its_timeouts(
     assert all(TIMEOUT_S - 30 < timeout <= TIMEOUT_S for timeout in timeouts), timeouts
 
 
+@pytest.mark.invariant(11)
 async def test_a_retry_is_neither_early_nor_late(bus: Bus, set_clock: Callable[[], None]) -> None:
     """A runner with a wrong clock waits as long as the journal says."""
     recorder = Recorder(fails_once=True)

@@ -15,7 +15,7 @@ from tests.listeners import listening
 from tests.plain_client import call
 from tests.polling import eventually
 
-pytestmark = [pytest.mark.timeout(60), pytest.mark.invariant(14)]
+pytestmark = pytest.mark.timeout(60)
 
 STREAM = "trip:commands"
 TRIP = Saga("trip", (Step("a", STREAM, "a:do", lambda data, _results: data),))
@@ -30,7 +30,7 @@ HANDLERS = [Handler(STREAM, "a:do", _do)]
 
 
 def _changed(**changed: Any) -> str:
-    """A journal with changed fields; a field that is None is missing."""
+    """A journal with changed fields; None removes one."""
     value = json.loads(dump(Journal("s", "trip", "c", {}, started=1.0))) | changed
     return json.dumps({name: field for name, field in value.items() if field is not None})
 
@@ -67,6 +67,7 @@ async def _stored(bus: Bus, saga_id: str) -> tuple[Any, Any]:
     return journal, await call(bus, "XRANGE", f"saga:{saga_id}:journal", "-", "+")
 
 
+@pytest.mark.invariant(12)
 async def test_a_newer_journal_is_listed_with_its_version(bus: Bus) -> None:
     """The list has it and the others; asked for by its id, the error names both versions."""
     await _store(bus, "newer", NEWER)
@@ -86,6 +87,7 @@ async def test_a_newer_journal_is_listed_with_its_version(bus: Bus) -> None:
 
 
 @pytest.mark.parametrize("kind", MALFORMED)
+@pytest.mark.invariant(14)
 async def test_a_malformed_journal_hides_no_other(bus: Bus, kind: str) -> None:
     """It is listed as unreadable, and its error says what is wrong."""
     await _store(bus, "bad", MALFORMED[kind])
@@ -103,6 +105,7 @@ async def test_a_malformed_journal_hides_no_other(bus: Bus, kind: str) -> None:
         await runner.journal("bad")
 
 
+@pytest.mark.invariant(14)
 async def test_keys_and_ids_of_others_hide_no_journal(bus: Bus) -> None:
     """A saga whose key has another type, and ids that are not names, are listed too."""
     runner = SagaRunner(bus, TRIP)
@@ -154,6 +157,7 @@ async def test_serve_leaves_an_unreadable_journal_alone(
     assert [r.getMessage()[:23] for r in caplog.records] == ["the journal of saga bad"]
 
 
+@pytest.mark.invariant(12)
 async def test_no_verb_moves_a_newer_journal(bus: Bus) -> None:
     """To advance, wake, compensate, resume, run or wait for it is an error, and changes nothing."""
     await _store(bus, "newer", NEWER)
