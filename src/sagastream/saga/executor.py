@@ -17,6 +17,7 @@ from sagastream._telemetry.trace_context import extract, trace_id
 from sagastream.bus import Bus
 from sagastream.errors import (
     InvalidMessage,
+    NoHandlers,
     ReplyTimeout,
     RequestCancelled,
     RequestConflict,
@@ -89,7 +90,10 @@ class StepExecutor:
                     effect=action.step.effect if action.direction == "forward" else None,
                 )
             except _FAILURES as failure:
-                return await self._conclude(current, entry, error=_error_of(failure))
+                error = _error_of(failure)
+                if entry.direction == "undo" and _is_unhandled(failure):
+                    error["unhandled"] = True
+                return await self._conclude(current, entry, error=error)
         return await self._conclude(current, entry, result=reply["payload"])
 
     def _intended(self, journal: Journal, action: NextAction) -> Journal:
@@ -163,6 +167,15 @@ def _event_type(action: NextAction) -> str:
     if action.direction == "forward" or action.step.compensation is None:
         return action.step.event_type
     return action.step.compensation.event_type
+
+
+def _is_unhandled(failure: Exception) -> bool:
+    """Whether no handler began the request: it may succeed when a listener of its type is back."""
+    if isinstance(failure, RequestFailed):
+        return failure.error_type == "UnknownEventType"
+    return isinstance(failure, NoHandlers) or (
+        isinstance(failure, ReplyTimeout) and failure.last_stage is None
+    )
 
 
 def _error_of(failure: Exception) -> dict[str, Any]:

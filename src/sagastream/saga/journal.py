@@ -23,6 +23,11 @@ from sagastream.saga.state import (
 )
 
 MAX_JOURNAL_BYTES = 1024 * 1024
+# How long a compensation that no handler begins is tried at least, in seconds: a rolling restart.
+UNHANDLED_S = 60.0
+# The longest wait before a retry in seconds, unless the first one is longer.
+MAX_RETRY_S = 5.0
+_MAX_DOUBLINGS = 50
 
 T = TypeVar("T")
 _TYPES: dict[type, dict[str, Any]] = {
@@ -81,6 +86,21 @@ def _next_action_of(step: Step, direction: Direction, journal: Journal) -> NextA
         return None
     failures = journal.failures(step.name, direction)
     return NextAction(step, direction, entry.attempt + (entry.status == "failed"), failures)
+
+
+def retry_at(journal: Journal, action: NextAction, *, retry_s: float) -> float:
+    """When an action may begin, in server time; 0 if it is not a retry.
+
+    Args:
+        journal: The journal.
+        action: Its next action.
+        retry_s: Seconds before the first retry; doubles with each further one.
+    """
+    last = journal.last(action.step.name, action.direction)
+    if not action.failures or last is None or last.ended is None:
+        return 0.0
+    doublings = min(action.failures - 1, _MAX_DOUBLINGS)
+    return last.ended + min(max(retry_s, MAX_RETRY_S), retry_s * 2.0**doublings)
 
 
 def superseded_by(journal: Journal, entry: JournalEntry) -> list[str]:
@@ -178,16 +198,33 @@ def _consequence(saga: Saga, journal: Journal, entry: JournalEntry, max_attempts
     """Change the saga's status as the status of one of its entries requires."""
     if journal.is_over or entry.status == "intended":
         return journal
-    failures = journal.failures(entry.step, entry.direction)
     if entry.status == "failed" and entry.direction == "forward":
-        if failures > saga.step(entry.step).retries:
+        if journal.failures(entry.step, "forward") > saga.step(entry.step).retries:
             journal = _start_compensating(journal, entry.error)
-    elif entry.status == "failed" and failures >= max_attempts:
+    elif entry.status == "failed" and _is_exhausted(journal, entry, max_attempts):
         return replace(journal, status="stuck")
     if next_action(saga, journal) is None:
         status: SagaStatus = "completed" if journal.status == "running" else "compensated"
         journal = replace(journal, status=status)
     return journal
+
+
+def _is_exhausted(journal: Journal, last: JournalEntry, max_attempts: int) -> bool:
+    """Whether a compensation whose last attempt failed is not tried again.
+
+    Attempts that no handler began count only when the last one was sent `UNHANDLED_S` after the
+    first of them had failed. Both times are in the journal, so every runner decides the same.
+    """
+    failed = [
+        entry
+        for entry in journal.entries[journal.resumed :]
+        if (entry.step, entry.direction, entry.status) == (last.step, "undo", "failed")
+    ]
+    unhandled = [entry for entry in failed if entry.error.get("unhandled")]
+    if len(failed) - len(unhandled) >= max_attempts:
+        return True
+    since = unhandled[0].ended if unhandled else None
+    return len(failed) >= max_attempts and since is not None and last.started - since >= UNHANDLED_S
 
 
 def _start_compensating(journal: Journal, error: dict[str, Any]) -> Journal:

@@ -34,6 +34,7 @@ from sagastream.saga.journal import (
     abandon,
     next_action,
     resume,
+    retry_at,
 )
 from sagastream.saga.outcome import SagaOutcome, outcome_of
 from sagastream.saga.state import NOW, Journal
@@ -57,8 +58,11 @@ class SagaRunner:
         dispatch: Sends a step to another process: called with (saga id, step name), it sends a
             message to a process that calls `advance`. These messages may be lost, repeated or
             reordered. None to execute the steps in this process.
-        max_attempts: How many times a compensation is tried before the saga is `stuck`.
-        retry_s: Seconds before the second attempt of a step; doubles with each further attempt.
+        max_attempts: How many times a compensation is tried before the saga is `stuck`. Attempts
+            that no handler began, because no listener of its type was there, count only after they
+            have failed for 60 s.
+        retry_s: Seconds before the second attempt of a step; doubles with each further attempt, up
+            to 5 s.
         wake_after_s: Seconds after which `serve` claims a saga that no process works on.
     """
 
@@ -334,11 +338,8 @@ class SagaRunner:
 
     def _retry_delay_s(self, journal: Journal, action: NextAction) -> float:
         """How long a retry still has to wait, in seconds."""
-        last = journal.last(action.step.name, action.direction)
-        if not action.failures or last is None or last.ended is None:
-            return 0.0
-        delay_s = self._retry_s * 2.0 ** (action.failures - 1)
-        return max(0.0, last.ended + delay_s - self._store.now())
+        at = retry_at(journal, action, retry_s=self._retry_s)
+        return max(0.0, at - self._store.now())
 
     @contextlib.asynccontextmanager
     async def _claim(self, saga_id: str) -> AsyncIterator[None]:

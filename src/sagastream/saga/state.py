@@ -27,7 +27,8 @@ class JournalEntry:
         payload: The payload of its command.
         status: `intended` until its end is known, then `completed` or `failed`.
         result: The payload of its completed reply.
-        error: Type, message and trace id of its failure.
+        error: Type, message and trace id of its failure; `unhandled` is true if it is the attempt
+            of a compensation that no handler began.
         started: When the intent was written, in seconds since the Unix epoch, in server time.
         ended: When its end was written; None before.
     """
