@@ -80,7 +80,9 @@ class Settings(BaseSettings):
         5, ge=1, description="Attempts of a compensation before the mission is stuck."
     )
     retry_s: float = Field(
-        0.5, gt=0, description="Seconds before the second attempt; doubles with each further one."
+        0.5,
+        gt=0,
+        description="Seconds before the second attempt; doubles with each one, up to 5 s.",
     )
     retention_s: float = Field(
         86_400.0, gt=0, description="Seconds to keep records of ended requests and missions."

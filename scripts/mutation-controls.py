@@ -28,6 +28,8 @@ CLAIMS = "tests/unit/library/test_claims.py"
 LISTENER = "tests/unit/library/test_listener.py"
 JOURNAL = "tests/unit/library/test_journal.py"
 SAGA = "tests/unit/library/test_saga.py"
+SAGA_CLOCKS = "tests/unit/library/test_saga_clocks.py"
+UNREADABLE = "tests/unit/library/test_unreadable_journals.py"
 FOLLOW = "tests/unit/library/test_follow.py"
 EFFECTS = "tests/unit/library/test_effects.py"
 REPLIES = "tests/unit/application/test_redis_utils.py"
@@ -327,6 +329,20 @@ CONTROLS = [
         UNIT,
     ),
     Control(
+        "9 a compensation that no handler begins is tried for a minute",
+        "saga/journal.py",
+        "last.started - since >= UNHANDLED_S",
+        "True",
+        JOURNAL,
+    ),
+    Control(
+        "9 a compensation that handlers fail is stuck at once",
+        "saga/journal.py",
+        "if len(failed) - len(unhandled) >= max_attempts:",
+        "if False:",
+        JOURNAL,
+    ),
+    Control(
         "10 sagas that are due are driven",
         "saga/runner.py",
         "for saga_id in await self._store.take_due(_TAKE_LIMIT):",
@@ -353,6 +369,20 @@ CONTROLS = [
         "if self._left_s is not None:\n            self._alarm",
         "if False:\n            self._alarm",
         CLAIMS,
+    ),
+    Control(
+        "11 a runner asks the server for the time",
+        "saga/store.py",
+        "return server_s + time.monotonic() - read_at",
+        "return time.time()",
+        SAGA_CLOCKS,
+    ),
+    Control(
+        "12 a journal of a newer release is left alone",
+        "saga/journal.py",
+        "if version > JOURNAL_VERSION:",
+        "if False:",
+        UNREADABLE,
     ),
     Control(
         "12 a lost library is loaded again",
@@ -388,6 +418,20 @@ CONTROLS = [
         "if counter < highest:",
         "if False:",
         LOAD,
+    ),
+    Control(
+        "14 an unreadable journal hides no other",
+        "saga/store.py",
+        "except (UnreadableJournal, InvalidMessage, ServerError) as error:",
+        "except ZeroDivisionError as error:",
+        UNREADABLE,
+    ),
+    Control(
+        "14 the values in a journal are checked",
+        "saga/journal.py",
+        "not has_type(value, _TYPES[kind][name])",
+        "False",
+        UNREADABLE,
     ),
 ]
 

@@ -95,8 +95,9 @@ def list_missions(*, output: Format = Output.TEXT) -> None:
     table = Table("mission", "status", "area", "robots", "step", "age")
     for summary in summaries:
         table.add_row(
-            *(summary["saga_id"], summary["status"], summary["area"], str(summary["robots"])),
-            *(summary["at"] or "-", f"{summary['age_s']:.0f} s"),
+            *(summary["saga_id"], summary["status"], summary["area"] or "-"),
+            *(str(summary["robots"] or "-"), summary["at"] or "-"),
+            "-" if summary["age_s"] is None else f"{summary['age_s']:.0f} s",
         )
     Console(width=None if Console().is_terminal else 120).print(table)
 

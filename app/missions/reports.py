@@ -11,8 +11,10 @@ from sagastream.saga import Journal, SagaOutcome, next_action, outcome_of
 def summary_of(journal: Journal) -> dict[str, Any]:
     """Return a mission's parameters, status and current step.
 
-    Ages are in seconds, times in seconds since the Unix epoch.
+    Ages are in seconds, times in seconds since the Unix epoch. Of a mission whose journal this
+    release cannot read only the id and the status `unreadable` are known.
     """
+    is_readable = journal.status != "unreadable"
     action = next_action(mission_saga(get_settings()), journal)
     current = f"{'undo ' if action.direction == 'undo' else ''}{action.step.name}" if action else ""
     return {
@@ -21,10 +23,10 @@ def summary_of(journal: Journal) -> dict[str, Any]:
         "area": journal.input.get("area"),
         "robots": journal.input.get("robot_count"),
         "seed": journal.input.get("seed"),
-        "known_poses": journal.input.get("known_poses", True),
+        "known_poses": journal.input.get("known_poses", True) if is_readable else None,
         "at": current,
-        "started": journal.started,
-        "age_s": round(time.time() - journal.started, 1),
+        "started": journal.started if is_readable else None,
+        "age_s": round(time.time() - journal.started, 1) if is_readable else None,
         "trace_id": outcome_of(journal).trace_id,
     }
 

@@ -53,7 +53,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         401: "the token is missing or wrong",
         403: "the request comes from another origin",
         404: "there is no such mission",
-        409: "the id belongs to another mission, or the mission has ended",
+        409: "the id belongs to another mission, or its journal is `unreadable` for this release",
         413: "the body is too large",
         415: "the body is not JSON",
         422: "the request does not match this description",
@@ -150,7 +150,9 @@ async def _alive() -> dict[str, str]:
 
 async def _list(
     status: Annotated[
-        Literal["running", "compensating", "completed", "compensated", "stuck"] | None, Query()
+        Literal["running", "compensating", "completed", "compensated", "stuck", "unreadable"]
+        | None,
+        Query(),
     ] = None,
 ) -> list[MissionSummary]:
     """List the missions that are kept, newest first."""

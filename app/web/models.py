@@ -62,17 +62,20 @@ class StartedMission(BaseModel):
 
 
 class MissionSummary(BaseModel):
-    """A mission's parameters and status; ages in seconds, times in seconds since the Unix epoch."""
+    """A mission's parameters and status; ages in seconds, times in seconds since the Unix epoch.
+
+    If this release cannot read its journal, only the id and the status `unreadable` are known.
+    """
 
     saga_id: str
     status: str
     area: str | None
     robots: int | None
     seed: int | None
-    known_poses: bool
+    known_poses: bool | None
     at: str
-    started: float
-    age_s: float
+    started: float | None
+    age_s: float | None
     trace_id: str
     known: Annotated[
         float | None,

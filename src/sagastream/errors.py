@@ -21,7 +21,8 @@ SagastreamError
 │   └── DeadlineExceeded  its deadline passed
 ├── RequestCancelled      the request was cancelled
 └── SagaError             a saga's declaration or journal does not allow what was asked
-    └── NoSuchSaga        there is no journal with that id (any more)
+    ├── NoSuchSaga        there is no journal with that id (any more)
+    └── UnreadableJournal a newer release wrote the journal, or it is malformed
 
 HandlerStopped is not in the tree: it is a BaseException that ends a plain handler.
 
@@ -341,3 +342,22 @@ class NoSuchSaga(SagaError):
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
         return type(self), (self.saga_id, self.why)
+
+
+class UnreadableJournal(SagaError):
+    """A newer release wrote the journal, or it is malformed. It is left unchanged.
+
+    Attributes:
+        saga_id: The id.
+        version: Its schema version; 0 if it is malformed.
+        why: Why it cannot be read, and what to do.
+    """
+
+    def __init__(self, saga_id: str, version: int, why: str) -> None:
+        super().__init__(f"the journal of saga {saga_id} {why}")
+        self.saga_id = saga_id
+        self.version = version
+        self.why = why
+
+    def __reduce__(self) -> tuple[type, tuple[str, int, str]]:
+        return type(self), (self.saga_id, self.version, self.why)

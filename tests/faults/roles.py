@@ -1,4 +1,4 @@
-"""The processes that the fault tests kill: a listener, a requester and a canceller."""
+"""The processes that the fault tests kill: a listener, a requester, a canceller, a saga runner."""
 
 import asyncio
 import ctypes
@@ -25,12 +25,14 @@ from sagastream import (
     Write,
     multi_stage_reply,
 )
+from sagastream.saga import Saga, SagaRunner, Step
 from tests.faults.invariants import STREAM
 
 LEASE_S = 0.6
 SLOW_LEASE_S = 5.0
 WORKER_LEASE_S = 3.0
 MAX_DELIVERIES = 5
+WORK = Saga("work", (Step("only", STREAM, "work:do", lambda data, _: data, timeout=30.0),))
 EXIT_UNAVAILABLE = 75  # EX_TEMPFAIL of sysexits.h
 
 _CONTEXT = get_context("forkserver")
@@ -202,6 +204,17 @@ def canceller(url: str) -> None:
 
     with _exits_if_unavailable():
         asyncio.run(cancel())
+
+
+def saga_runner(url: str) -> None:
+    """Drive the sagas of `WORK` that no other process works on."""
+
+    async def serve() -> None:
+        async with Bus(url) as bus:
+            await SagaRunner(bus, WORK, wake_after_s=1.0).serve()
+
+    with _exits_if_unavailable():
+        asyncio.run(serve())
 
 
 @contextmanager

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from sagastream import Bus, DeadlineExceeded
+from sagastream.saga import SagaRunner
 from sagastream.testing import EmbeddedServer, die_with_parent
-from tests.faults.client import handler_log, send_request, wait_for_listeners
+from tests.faults.client import handler_log, send_request, wait_for_listeners, wait_for_log
 from tests.faults.invariants import STREAM
 from tests.faults.report import Report
-from tests.faults.roles import SLOW_LEASE_S
+from tests.faults.roles import SLOW_LEASE_S, WORK
 from tests.plain_client import connect
 
 pytestmark = [pytest.mark.blocking, pytest.mark.timeout(120)]
@@ -72,7 +73,8 @@ async def test_clocks_that_are_wrong_change_nothing(
     assert [reply["payload"] for reply in replies] == [{"epoch": 1}] * 4
     assert handler_log(store).count("done 1") == 4
     with connect(store.url) as client:
-        ((_, command),) = client.xrange(STREAM, count=1)
+        commands = [fields for _, fields in client.xrange(STREAM)]
+        (command,) = [fields for fields in commands if fields["request_id"] == "late"]
         deadline = int(command["deadline"])
         ended = [fields for _, fields in client.xrange("late:replies")][-1]
     after_s = (int(ended["timestamp"]) - deadline) / 1000
@@ -83,3 +85,22 @@ async def test_clocks_that_are_wrong_change_nothing(
     row.notes["deadline met after"] = f"{after_s:.2f} s"
     row.check(store, *(f"r{n}" for n in range(4)))
     row.check(store, "late", status="failed")
+
+
+@pytest.mark.skipif(not _FAKETIME, reason="needs libfaketime: apt-get install faketime")
+@pytest.mark.parametrize("hours", [1, -1])
+@pytest.mark.invariant(11)
+async def test_a_saga_outlives_runners_with_wrong_clocks(store: EmbeddedServer, hours: int) -> None:
+    """A runner an hour behind sends the step, and one an hour ahead continues; and vice versa."""
+    async with Bus(store.url) as bus:
+        with _an_hour_off(-hours, "slow_listener", store.url):
+            await wait_for_listeners(store, 1)
+            runner = SagaRunner(bus, WORK)
+            saga_id = await runner.start({"wait_s": 8.0})
+            with _an_hour_off(-hours, "saga_runner", store.url):
+                await wait_for_log(store, "begun 1")
+            with _an_hour_off(hours, "saga_runner", store.url):
+                outcome = await runner.wait(saga_id)
+    assert outcome.status == "completed", outcome.error
+    assert [entry.attempt for entry in outcome.entries] == [1]
+    assert 7.5 < outcome.duration_s < 60

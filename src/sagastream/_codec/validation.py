@@ -1,8 +1,10 @@
-"""Check names, durations and counts; make new ids."""
+"""Check names, durations, counts and the types of stored values; make new ids."""
 
 import math
 import os
 import re
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin
 
 from sagastream.errors import InvalidMessage
 
@@ -73,6 +75,23 @@ def check_count(field: str, value: int | None) -> int | None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise InvalidMessage(field, f"must be a whole number above 0, not {value!r}")
     return value
+
+
+def has_type(value: Any, hint: Any) -> bool:
+    """Whether a value that was read as JSON has the type of an annotation.
+
+    A number must be finite. The values of a `dict` are checked too, those of a list are not.
+    """
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind is Literal:
+        return value in parts
+    if kind is UnionType:
+        return any(has_type(value, part) for part in parts)
+    if kind is dict:
+        return isinstance(value, dict) and all(has_type(each, parts[1]) for each in value.values())
+    if hint is float:
+        return type(value) in {int, float} and math.isfinite(value)
+    return hint is Any or type(value) is (type(None) if hint is None else hint)
 
 
 def new_id() -> str:

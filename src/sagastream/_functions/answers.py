@@ -301,15 +301,17 @@ class JournalAnswer:
     Attributes:
         is_written: Whether the journal was at the expected version, and was replaced.
         version: Its version after the call.
+        time: The server's time in the journal, in seconds since the Unix epoch.
     """
 
     is_written: bool
     version: int
+    time: float
 
     @classmethod
     def parse(cls, parts: Sequence[Any]) -> Self:
         """Read the answer."""
-        return cls(parts[0] == b"ok", int(parts[1]))
+        return cls(parts[0] == b"ok", int(parts[1]), float(parts[2]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,5 +326,5 @@ class DueAnswer:
 
     @classmethod
     def parse(cls, parts: Sequence[Any]) -> Self:
-        """Read the answer."""
-        return cls(tuple(texts(parts[1:])))
+        """Read the answer. An id that is not text is in no journal."""
+        return cls(tuple(part.decode(errors="replace") for part in parts[1:]))

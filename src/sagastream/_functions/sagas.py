@@ -44,7 +44,7 @@ class SagaFunctions:
             records: The records that expire with an ended saga.
             saga_id: Its id.
             version: The expected version; 0 for a new saga.
-            journal: The new journal as JSON.
+            journal: The new journal as JSON, with a byte 0x01 for each time that is now.
             state: Which of the sets it belongs to.
             delay_ms: Milliseconds until an open saga is due, or an ended one expires.
             fields: The fields of the move's entry in the stream.

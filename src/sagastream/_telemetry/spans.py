@@ -249,16 +249,19 @@ def root(name: str, saga_id: str) -> Iterator[dict[str, str]]:
         yield mark_saga_root(span)
 
 
-def step(name: str, attributes: Attributes, started: float, error: Mapping[str, Any]) -> None:
+def step(
+    name: str, attributes: Attributes, started: float, ended: float, error: Mapping[str, Any]
+) -> None:
     """Record the span of a saga's step that has ended, as a child of the current span.
 
     Args:
         name: The name of the span.
         attributes: Step, direction, attempt and the ids.
         started: When its intent was written, in seconds since the Unix epoch.
+        ended: When its end was written, by the same clock.
         error: `error_type` and `message`; empty if it completed.
     """
     span = _TRACER.start_span(name, attributes=attributes, start_time=round(started * 1e9))
     if error:
         fail(span, str(error.get("error_type", "")), str(error.get("message", "")))
-    span.end()
+    span.end(round(ended * 1e9))

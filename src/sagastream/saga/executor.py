@@ -6,7 +6,6 @@ when.
 
 import contextlib
 import logging
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +17,7 @@ from sagastream._telemetry.trace_context import extract, trace_id
 from sagastream.bus import Bus
 from sagastream.errors import (
     InvalidMessage,
+    NoHandlers,
     ReplyTimeout,
     RequestCancelled,
     RequestConflict,
@@ -26,14 +26,13 @@ from sagastream.errors import (
 from sagastream.message import OnProgress
 from sagastream.saga.definition import Saga
 from sagastream.saga.journal import (
-    Journal,
-    JournalEntry,
     NextAction,
     conclude,
     intend,
     next_action,
     superseded_by,
 )
+from sagastream.saga.state import NOW, Journal, JournalEntry
 from sagastream.saga.store import SagaStore, VersionedJournal
 
 logger = logging.getLogger(__name__)
@@ -73,7 +72,7 @@ class StepExecutor:
         entry = journal.last(action.step.name, action.direction)
         if entry is None or entry.attempt != action.attempt or entry.status != "intended":
             return current, moved
-        left_s = entry.started + action.step.timeout - time.time()
+        left_s = entry.started + action.step.timeout - self._store.now()
         if moved:
             logger.info("%s sent", entry.step, extra=_ids_of(journal, entry))
         with under_root_span(journal), in_log_context(**_ids_of(journal, entry)):
@@ -91,13 +90,16 @@ class StepExecutor:
                     effect=action.step.effect if action.direction == "forward" else None,
                 )
             except _FAILURES as failure:
-                return await self._conclude(current, entry, error=_error_of(failure))
+                error = _error_of(failure)
+                if entry.direction == "undo" and _is_unhandled(failure):
+                    error["unhandled"] = True
+                return await self._conclude(current, entry, error=error)
         return await self._conclude(current, entry, result=reply["payload"])
 
     def _intended(self, journal: Journal, action: NextAction) -> Journal:
         if next_action(self._saga, journal) != action:
             return journal
-        return intend(self._saga, journal, action, now=time.time(), max_attempts=self._max_attempts)
+        return intend(self._saga, journal, action, now=NOW, max_attempts=self._max_attempts)
 
     async def _conclude(
         self,
@@ -112,7 +114,7 @@ class StepExecutor:
                 self._saga,
                 journal,
                 entry.request_id,
-                now=time.time(),
+                now=NOW,
                 result=result,
                 error=error,
                 max_attempts=self._max_attempts,
@@ -130,12 +132,13 @@ class StepExecutor:
         ids = _ids_of(journal, entry)
         name = entry.step if entry.direction == "forward" else f"undo {entry.step}"
         error_type = str(entry.error.get("error_type", ""))
+        ended = entry.started if entry.ended is None else entry.ended
         with under_root_span(journal):
             attributes = {f"sagastream.{field}": value for field, value in ids.items()}
-            spans.step(name, attributes, entry.started, entry.error)
+            spans.step(name, attributes, entry.started, ended, entry.error)
             logger.info("%s %s; saga %s", name, entry.status, journal.status, extra=ids)
-        seconds = (entry.ended or entry.started) - entry.started
-        metrics.step_ended(self._saga.name, entry.step, entry.direction, seconds, error_type)
+        duration_s = ended - entry.started
+        metrics.step_ended(self._saga.name, entry.step, entry.direction, duration_s, error_type)
 
 
 @contextlib.contextmanager
@@ -164,6 +167,15 @@ def _event_type(action: NextAction) -> str:
     if action.direction == "forward" or action.step.compensation is None:
         return action.step.event_type
     return action.step.compensation.event_type
+
+
+def _is_unhandled(failure: Exception) -> bool:
+    """Whether no handler began the request: it may succeed when a listener of its type is back."""
+    if isinstance(failure, RequestFailed):
+        return failure.error_type == "UnknownEventType"
+    return isinstance(failure, NoHandlers) or (
+        isinstance(failure, ReplyTimeout) and failure.last_stage is None
+    )
 
 
 def _error_of(failure: Exception) -> dict[str, Any]:

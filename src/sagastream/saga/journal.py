@@ -1,4 +1,4 @@
-"""A saga's journal and how it moves: values and pure functions.
+"""How a saga's journal moves: pure functions, and the journal as JSON.
 
 The next action follows from the journal alone; nothing here waits, sends or reads a clock.
 """
@@ -6,103 +6,33 @@ The next action follows from the journal alone; nothing here waits, sends or rea
 import json
 import uuid
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, get_type_hints
 
 from sagastream._codec.payload import encode_payload
-from sagastream.errors import SagaError
+from sagastream._codec.validation import has_type
+from sagastream.errors import SagaError, UnreadableJournal
 from sagastream.saga.definition import Saga, Step
+from sagastream.saga.state import (
+    JOURNAL_VERSION,
+    NOW,
+    Direction,
+    Journal,
+    JournalEntry,
+    SagaStatus,
+)
 
-JOURNAL_VERSION = 2
 MAX_JOURNAL_BYTES = 1024 * 1024
+# How long a compensation that no handler begins is tried at least, in seconds: a rolling restart.
+UNHANDLED_S = 60.0
+# The longest wait before a retry in seconds, unless the first one is longer.
+MAX_RETRY_S = 5.0
+_MAX_DOUBLINGS = 50
 
-Direction = Literal["forward", "undo"]
-SagaStatus = Literal["running", "compensating", "completed", "compensated", "stuck"]
-
-_ENDED = frozenset({"completed", "compensated", "stuck"})
-
-
-@dataclass(frozen=True, slots=True)
-class JournalEntry:
-    """One request of a saga in its journal.
-
-    Attributes:
-        step: The step's name.
-        direction: `forward`, or `undo` for its compensation.
-        attempt: From 1; grows when the attempt before has failed and the step is tried again.
-        request_id: Derived from saga, step, direction and attempt.
-        payload: The payload of its command.
-        status: `intended` until its end is known, then `completed` or `failed`.
-        result: The payload of its completed reply.
-        error: Type, message and trace id of its failure.
-        started: When the intent was written, in seconds since the Unix epoch.
-        ended: When its end was written; None before.
-    """
-
-    step: str
-    direction: Direction
-    attempt: int
-    request_id: str
-    payload: dict[str, Any]
-    status: Literal["intended", "completed", "failed"] = "intended"
-    result: dict[str, Any] = field(default_factory=dict)
-    error: dict[str, Any] = field(default_factory=dict)
-    started: float = 0.0
-    ended: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Journal:
-    """The whole state of a saga, apart from its declaration.
-
-    Attributes:
-        saga_id: Its identity.
-        saga: The declaration's name.
-        correlation_id: One id for all its messages.
-        input: The input that it was started with.
-        status: Its current status.
-        entries: Its requests, in the order in which they were intended.
-        trace: The trace context of its root span.
-        started: When it was started, in seconds since the Unix epoch.
-        error: Why it was compensated: `error_type`, `message`, `trace_id`; {} if it was not.
-        resumed: The number of entries when a stuck saga was last resumed.
-        v: Schema version.
-    """
-
-    saga_id: str
-    saga: str
-    correlation_id: str
-    input: dict[str, Any]
-    status: SagaStatus = "running"
-    entries: tuple[JournalEntry, ...] = ()
-    trace: dict[str, str] = field(default_factory=dict)
-    started: float = 0.0
-    error: dict[str, Any] = field(default_factory=dict)
-    resumed: int = 0
-    v: int = JOURNAL_VERSION
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the saga has ended: completed, compensated or stuck."""
-        return self.status in _ENDED
-
-    def last(self, step: str, direction: Direction) -> JournalEntry | None:
-        """The latest request of a step in a direction."""
-        requests = [e for e in self.entries if (e.step, e.direction) == (step, direction)]
-        return requests[-1] if requests else None
-
-    def results(self) -> dict[str, dict[str, Any]]:
-        """The results of the completed steps, by name."""
-        return {
-            e.step: e.result
-            for e in self.entries
-            if e.direction == "forward" and e.status == "completed"
-        }
-
-    def failures(self, step: str, direction: Direction) -> int:
-        """How many times a step failed in a direction; `undo` counts from the last resume."""
-        recent = self.entries[self.resumed :] if direction == "undo" else self.entries
-        return sum((e.step, e.direction, e.status) == (step, direction, "failed") for e in recent)
+T = TypeVar("T")
+_TYPES: dict[type, dict[str, Any]] = {
+    kind: get_type_hints(kind) for kind in (Journal, JournalEntry)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +86,21 @@ def _next_action_of(step: Step, direction: Direction, journal: Journal) -> NextA
         return None
     failures = journal.failures(step.name, direction)
     return NextAction(step, direction, entry.attempt + (entry.status == "failed"), failures)
+
+
+def retry_at(journal: Journal, action: NextAction, *, retry_s: float) -> float:
+    """When an action may begin, in server time; 0 if it is not a retry.
+
+    Args:
+        journal: The journal.
+        action: Its next action.
+        retry_s: Seconds before the first retry; doubles with each further one.
+    """
+    last = journal.last(action.step.name, action.direction)
+    if not action.failures or last is None or last.ended is None:
+        return 0.0
+    doublings = min(action.failures - 1, _MAX_DOUBLINGS)
+    return last.ended + min(max(retry_s, MAX_RETRY_S), retry_s * 2.0**doublings)
 
 
 def superseded_by(journal: Journal, entry: JournalEntry) -> list[str]:
@@ -253,16 +198,33 @@ def _consequence(saga: Saga, journal: Journal, entry: JournalEntry, max_attempts
     """Change the saga's status as the status of one of its entries requires."""
     if journal.is_over or entry.status == "intended":
         return journal
-    failures = journal.failures(entry.step, entry.direction)
     if entry.status == "failed" and entry.direction == "forward":
-        if failures > saga.step(entry.step).retries:
+        if journal.failures(entry.step, "forward") > saga.step(entry.step).retries:
             journal = _start_compensating(journal, entry.error)
-    elif entry.status == "failed" and failures >= max_attempts:
+    elif entry.status == "failed" and _is_exhausted(journal, entry, max_attempts):
         return replace(journal, status="stuck")
     if next_action(saga, journal) is None:
         status: SagaStatus = "completed" if journal.status == "running" else "compensated"
         journal = replace(journal, status=status)
     return journal
+
+
+def _is_exhausted(journal: Journal, last: JournalEntry, max_attempts: int) -> bool:
+    """Whether a compensation whose last attempt failed is not tried again.
+
+    Attempts that no handler began count only when the last one was sent `UNHANDLED_S` after the
+    first of them had failed. Both times are in the journal, so every runner decides the same.
+    """
+    failed = [
+        entry
+        for entry in journal.entries[journal.resumed :]
+        if (entry.step, entry.direction, entry.status) == (last.step, "undo", "failed")
+    ]
+    unhandled = [entry for entry in failed if entry.error.get("unhandled")]
+    if len(failed) - len(unhandled) >= max_attempts:
+        return True
+    since = unhandled[0].ended if unhandled else None
+    return len(failed) >= max_attempts and since is not None and last.started - since >= UNHANDLED_S
 
 
 def _start_compensating(journal: Journal, error: dict[str, Any]) -> Journal:
@@ -313,7 +275,9 @@ def event_fields(before: Journal | None, after: Journal) -> dict[str, str]:
 
 
 def dump(journal: Journal) -> str:
-    """The journal as JSON. Its values were checked before they were added to it.
+    """The journal as JSON, with a byte 0x01, which JSON never has, for each time that is `NOW`.
+
+    Its values were checked before they were added to it: no other number is infinite.
 
     Raises:
         SagaError: It is too large.
@@ -323,6 +287,8 @@ def dump(journal: Journal) -> str:
         {name: getattr(entry, name) for name in JournalEntry.__slots__} for entry in journal.entries
     ]
     text = json.dumps(value, separators=(",", ":"))
+    for name in ("started", "ended"):
+        text = text.replace(f'"{name}":Infinity', f'"{name}":\x01')
     if len(text) > MAX_JOURNAL_BYTES:
         raise SagaError(
             f"the journal of saga {journal.saga_id} is {len(text)} bytes, more than the limit of "
@@ -331,20 +297,60 @@ def dump(journal: Journal) -> str:
     return text
 
 
-def load(text: str) -> Journal:
+def stamp(journal: Journal, now: float) -> Journal:
+    """The journal with the server's time for each time that is `NOW`."""
+    entries = tuple(
+        replace(
+            entry,
+            started=now if entry.started == NOW else entry.started,
+            ended=now if entry.ended == NOW else entry.ended,
+        )
+        for entry in journal.entries
+    )
+    return replace(
+        journal, started=now if journal.started == NOW else journal.started, entries=entries
+    )
+
+
+def load(text: str | bytes, *, saga_id: str = "?") -> Journal:
     """The inverse of `dump`; also reads schema version 1.
 
+    Args:
+        text: The journal as JSON.
+        saga_id: The saga, for the error.
+
     Raises:
-        SagaError: Its schema version is not known here.
+        UnreadableJournal: A newer release wrote it, or it is malformed.
     """
-    value = json.loads(text)
-    if value.get("v") not in {1, JOURNAL_VERSION}:
-        raise SagaError(
-            f"the journal has schema version {value.get('v')!r}, known here: 1, {JOURNAL_VERSION}"
-        )
-    entries = tuple(JournalEntry(**entry) for entry in value.pop("entries"))
-    journal = Journal(**value, entries=entries)
+    try:
+        value = json.loads(text)
+        _check_version(saga_id, value["v"])
+        entries = tuple(_checked(JournalEntry, entry) for entry in value.pop("entries"))
+        journal = replace(_checked(Journal, value), entries=entries)
+    except UnreadableJournal:
+        raise
+    except Exception as error:
+        why = f"is malformed ({type(error).__name__}: {error})"[:200]
+        raise UnreadableJournal(saga_id, 0, f"{why}; it is left unchanged") from error
     if journal.v == 1:
         failed = [e.error for e in entries if e.direction == "forward" and e.error]
         journal = replace(journal, error=failed[-1] if failed else {}, v=JOURNAL_VERSION)
     return journal
+
+
+def _check_version(saga_id: str, version: Any) -> None:
+    if type(version) is not int or version < 1:
+        raise ValueError(f"v is {version!r}")
+    if version > JOURNAL_VERSION:
+        why = (
+            f"has schema version {version}, and this release reads version {JOURNAL_VERSION} and "
+            "older; use the release that wrote it, or a later one. It is left unchanged"
+        )
+        raise UnreadableJournal(saga_id, version, why)
+
+
+def _checked(kind: type[T], fields: dict[str, Any]) -> T:
+    for name, value in fields.items():
+        if name in _TYPES[kind] and not has_type(value, _TYPES[kind][name]):
+            raise TypeError(f"{name} is {value!r}")
+    return kind(**fields)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sagastream._telemetry.trace_context import trace_id_of
-from sagastream.saga.journal import Journal, JournalEntry
+from sagastream.saga.state import Journal, JournalEntry
 
 
 @dataclass(frozen=True, slots=True)

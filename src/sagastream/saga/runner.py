@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import logging
 import random
-import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,19 +18,26 @@ from sagastream._redis.retrying import end_tasks
 from sagastream._telemetry import spans
 from sagastream._telemetry.trace_context import trace_id_of
 from sagastream.bus import Bus
-from sagastream.errors import NoSuchSaga, SagaError, SagastreamError
+from sagastream.errors import (
+    InvalidMessage,
+    NoSuchSaga,
+    SagaError,
+    SagastreamError,
+    ServerError,
+)
 from sagastream.message import OnProgress
 from sagastream.saga.definition import Saga
 from sagastream.saga.executor import StepExecutor, under_root_span
 from sagastream.saga.journal import (
     MAX_JOURNAL_BYTES,
-    Journal,
     NextAction,
     abandon,
     next_action,
     resume,
+    retry_at,
 )
 from sagastream.saga.outcome import SagaOutcome, outcome_of
+from sagastream.saga.state import NOW, Journal
 from sagastream.saga.store import SagaState, SagaStore, VersionedJournal
 
 logger = logging.getLogger(__name__)
@@ -52,8 +58,11 @@ class SagaRunner:
         dispatch: Sends a step to another process: called with (saga id, step name), it sends a
             message to a process that calls `advance`. These messages may be lost, repeated or
             reordered. None to execute the steps in this process.
-        max_attempts: How many times a compensation is tried before the saga is `stuck`.
-        retry_s: Seconds before the second attempt of a step; doubles with each further attempt.
+        max_attempts: How many times a compensation is tried before the saga is `stuck`. Attempts
+            that no handler began, because no listener of its type was there, count only after they
+            have failed for 60 s.
+        retry_s: Seconds before the second attempt of a step; doubles with each further attempt, up
+            to 5 s.
         wake_after_s: Seconds after which `serve` claims a saga that no process works on.
     """
 
@@ -76,6 +85,7 @@ class SagaRunner:
         self._retry_s = retry_s
         self._wake_after_s = wake_after_s
         self._claimed: Counter[str] = Counter()
+        self._logged: set[tuple[str, type]] = set()
         self._heart: asyncio.Task[None] | None = None
 
     @staticmethod
@@ -107,10 +117,11 @@ class SagaRunner:
                 correlation_id=correlation_id or str(uuid.uuid4()),
                 input=input,
                 trace=trace,
-                started=time.time(),
+                started=NOW,
             )
-        if await self._store.put(journal, None, 0, due_s=None if self._dispatch else 0.0):
-            await self._dispatch_next(journal)
+        due_s = None if self._dispatch else 0.0
+        if written := await self._store.put(journal, None, 0, due_s=due_s):
+            await self._dispatch_next(written.journal)
             return saga_id
         existing = await self.journal(saga_id)
         if existing.input != input:
@@ -122,11 +133,16 @@ class SagaRunner:
 
         Raises:
             NoSuchSaga: There is none, or it is of another declaration.
+            UnreadableJournal: A newer release wrote it, or it is malformed.
         """
         return (await self._store.get(saga_id)).journal
 
     async def journals(self) -> list[Journal]:
-        """The journals of all sagas of this declaration that are kept, the oldest first."""
+        """The journals of all sagas of this declaration that are kept, the oldest first.
+
+        One that a newer release wrote, or that is malformed, has the status `unreadable`, the
+        reason as its error, its id and its schema version; everything else is empty.
+        """
         return await self._store.journals()
 
     async def counts(self) -> dict[SagaState, int]:
@@ -212,18 +228,20 @@ class SagaRunner:
         """Drive every open saga that no process works on, until cancelled.
 
         The process that drove it may have died, or a message of `dispatch` may be lost. Several
-        processes may call this at once.
+        processes may call this at once. A saga whose journal this release cannot read is left
+        alone, and named once in the log.
         """
-        running: dict[str, asyncio.Task[SagaOutcome]] = {}
+        running: dict[str, asyncio.Task[None]] = {}
         try:
             while True:
                 try:
                     for saga_id in await self._store.take_due(_TAKE_LIMIT):
                         if self._dispatch:
-                            await self._wake_or_forget(saga_id)
+                            await self._attend(saga_id, self.wake)
                         elif saga_id not in running:
-                            running[saga_id] = asyncio.create_task(self.run(saga_id))
-                            running[saga_id].add_done_callback(_log_failure)
+                            driving = asyncio.create_task(self._attend(saga_id, self.run))
+                            driving.add_done_callback(_log_failure)
+                            running[saga_id] = driving
                 except SagastreamError as error:
                     logger.debug("cannot read which sagas are due: %s", error)
                 running = {saga_id: task for saga_id, task in running.items() if not task.done()}
@@ -258,9 +276,7 @@ class SagaRunner:
                 entry.request_id for entry in journal.entries if entry.status == "intended"
             ]
             error["trace_id"] = trace_id_of(journal.trace)
-            return abandon(
-                self.saga, journal, error, now=time.time(), max_attempts=self._max_attempts
-            )
+            return abandon(self.saga, journal, error, now=NOW, max_attempts=self._max_attempts)
 
         current, moved = await self._store.change(await self._store.get(saga_id), move)
         if moved:
@@ -282,7 +298,8 @@ class SagaRunner:
         current, moved = await self._store.change(await self._store.get(saga_id), resume)
         if moved:
             with under_root_span(current.journal):
-                spans.step("resume", {"sagastream.saga_id": saga_id}, time.time(), {})
+                now = self._store.now()
+                spans.step("resume", {"sagastream.saga_id": saga_id}, now, now, {})
         await self._dispatch_next(current.journal)
         return current.journal
 
@@ -308,21 +325,21 @@ class SagaRunner:
                 extra={"saga_id": journal.saga_id},
             )
 
-    async def _wake_or_forget(self, saga_id: str) -> None:
+    async def _attend(self, saga_id: str, drive: Callable[[str], Awaitable[Any]]) -> None:
+        """Drive a saga that is due; forget one that is gone, and leave an unreadable one alone."""
         try:
-            await self.wake(saga_id)
+            await drive(saga_id)
         except NoSuchSaga:
             await self._store.forget(saga_id)
-        except SagaError as error:
-            logger.warning("%s", error, extra={"saga_id": saga_id})
+        except (SagaError, InvalidMessage, ServerError) as error:
+            if (saga_id, type(error)) not in self._logged:
+                self._logged.add((saga_id, type(error)))
+                logger.warning("%s", error, extra={"saga_id": saga_id})
 
     def _retry_delay_s(self, journal: Journal, action: NextAction) -> float:
         """How long a retry still has to wait, in seconds."""
-        last = journal.last(action.step.name, action.direction)
-        if not action.failures or last is None or last.ended is None:
-            return 0.0
-        delay_s = self._retry_s * 2.0 ** (action.failures - 1)
-        return max(0.0, last.ended + delay_s - time.time())
+        at = retry_at(journal, action, retry_s=self._retry_s)
+        return max(0.0, at - self._store.now())
 
     @contextlib.asynccontextmanager
     async def _claim(self, saga_id: str) -> AsyncIterator[None]:
@@ -348,6 +365,6 @@ class SagaRunner:
                     await self._store.heartbeat(ids[first : first + _HEARTBEAT_BATCH])
 
 
-def _log_failure(task: "asyncio.Task[SagaOutcome]") -> None:
+def _log_failure(task: "asyncio.Task[None]") -> None:
     if not task.cancelled() and task.exception():
         logger.warning("stopped driving a saga: %s", task.exception())

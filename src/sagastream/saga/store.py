@@ -1,10 +1,13 @@
 """Keep the journals of one declaration's sagas, and the index of which are due.
 
 A journal is a hash with a version, and a stream of its moves. Sorted sets have the sagas that
-are open (by the time at which a runner should claim them), ended and stuck.
+are open (by the time at which a runner should claim them), ended and stuck. All times are the
+server's: the function that moves a journal writes them.
 """
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,8 +17,15 @@ from sagastream._codec.validation import check_name
 from sagastream._redis.connection import BLOCK_MS, entries
 from sagastream._redis.retrying import backoff_delays
 from sagastream.bus import Bus
-from sagastream.errors import NoSuchSaga, SagastreamError
-from sagastream.saga.journal import Journal, dump, event_fields, load
+from sagastream.errors import (
+    InvalidMessage,
+    NoSuchSaga,
+    SagastreamError,
+    ServerError,
+    UnreadableJournal,
+)
+from sagastream.saga.journal import dump, event_fields, load, stamp
+from sagastream.saga.state import Journal
 
 SagaState = Literal["open", "ended", "stuck"]
 _STATES: tuple[SagaState, ...] = ("open", "ended", "stuck")
@@ -42,18 +52,31 @@ class SagaStore:
         self._bus = bus
         self._name = name
         self._wake_after_s = wake_after_s
+        self._server_time = (math.inf, 0.0)
+
+    def now(self) -> float:
+        """The server's time: the last that was read, and the monotonic time since then.
+
+        In seconds since the Unix epoch; infinite before the first `get` or `put`.
+        """
+        server_s, read_at = self._server_time
+        return server_s + time.monotonic() - read_at
 
     async def get(self, saga_id: str) -> VersionedJournal:
         """Read a journal and its version.
 
         Raises:
             NoSuchSaga: There is none, or it is of another declaration.
-            SagaError: Its schema version is not known here.
+            UnreadableJournal: A newer release wrote it, or it is malformed.
         """
-        stored = await self._bus.command("HMGET", self._key(saga_id), "journal", "version")
+        stored, (seconds, micros) = await asyncio.gather(
+            self._bus.command("HMGET", self._key(saga_id), "journal", "version"),
+            self._bus.command("TIME"),
+        )
+        self._server_time = (seconds + micros / 1e6, time.monotonic())
         if stored[0] is None:
             raise NoSuchSaga(saga_id)
-        journal = load(stored[0].decode())
+        journal = load(stored[0], saga_id=saga_id)
         if journal.saga != self._name:
             raise NoSuchSaga(saga_id, f"that is a {journal.saga!r}, not a {self._name!r}")
         return VersionedJournal(journal, int(stored[1]))
@@ -65,14 +88,17 @@ class SagaStore:
         version: int,
         *,
         due_s: float | None = None,
-    ) -> bool:
-        """Replace a journal that is still at `version`; False if it is not.
+    ) -> VersionedJournal | None:
+        """Replace a journal that is still at `version`; None if it is not.
 
         Args:
             journal: The new one.
             before: The journal that it replaces; None for a new saga.
             version: The version of `before`; 0 for a new saga.
             due_s: Seconds until a runner should claim it; None for `wake_after_s`.
+
+        Returns:
+            The journal as it was written, with the server's time for `NOW`.
         """
         expires = journal.status in {"completed", "compensated"}
         state: SagaState = "open"
@@ -96,7 +122,10 @@ class SagaStore:
             delay_ms=round(delay_s * 1000),
             fields=event_fields(before, journal),
         )
-        return answer.is_written
+        self._server_time = (answer.time, time.monotonic())
+        if not answer.is_written:
+            return None
+        return VersionedJournal(stamp(journal, answer.time), answer.version)
 
     async def change(
         self, current: VersionedJournal, move: Callable[[Journal], Journal]
@@ -115,8 +144,8 @@ class SagaStore:
             after = move(current.journal)
             if after == current.journal:
                 return current, False
-            if await self.put(after, current.journal, current.version):
-                return VersionedJournal(after, current.version + 1), True
+            if written := await self.put(after, current.journal, current.version):
+                return written, True
             current = await self.get(after.saga_id)
 
     async def take_due(self, limit: int) -> list[str]:
@@ -146,17 +175,35 @@ class SagaStore:
     async def ids(self, state: SagaState) -> list[str]:
         """The ids of the sagas in a state."""
         members = await self._bus.command("ZRANGE", self._index(state), 0, -1)
-        return [saga_id.decode() for saga_id in members]
+        return [saga_id.decode(errors="replace") for saga_id in members]
 
     async def journals(self) -> list[Journal]:
-        """The journals of all sagas that are kept, the oldest first."""
+        """The journals of all sagas that are kept, the oldest first.
+
+        One that cannot be read has the status `unreadable`, the reason as its error, and its id
+        and schema version; everything else is empty.
+        """
         of_states = await asyncio.gather(*(self.ids(state) for state in _STATES))
         ids = sorted({saga_id for of_state in of_states for saga_id in of_state})
-        stored = await asyncio.gather(
-            *(self._bus.command("HGET", self._key(saga_id), "journal") for saga_id in ids)
-        )
-        journals = [load(text.decode()) for text in stored if text is not None]
+        found = await asyncio.gather(*(self._read(saga_id) for saga_id in ids))
+        journals = [journal for journal in found if journal is not None]
         return sorted(journals, key=lambda journal: (journal.started, journal.saga_id))
+
+    async def _read(self, saga_id: str) -> Journal | None:
+        """Read a journal for a list; None if it is gone."""
+        try:
+            text = await self._bus.command("HGET", self._key(saga_id), "journal")
+            return None if text is None else load(text, saga_id=saga_id)
+        except (UnreadableJournal, InvalidMessage, ServerError) as error:
+            return Journal(
+                saga_id=saga_id,
+                saga=self._name,
+                correlation_id="",
+                input={},
+                status="unreadable",
+                error={"error_type": type(error).__name__, "message": str(error), "trace_id": ""},
+                v=error.version if isinstance(error, UnreadableJournal) else 0,
+            )
 
     async def moves(self, saga_id: str, after: str = "0-0") -> AsyncIterator[dict[str, str]]:
         """Each move of a journal, from the first one after `after`; it never ends.

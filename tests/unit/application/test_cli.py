@@ -165,6 +165,30 @@ def test_jsonl_is_one_line_per_item(
     assert json.loads(_run("fleet", "-o", "json").stdout) == robots
 
 
+async def _store_newer_journal() -> None:
+    async with get_bus() as bus:
+        await bus.command("HSET", bus.key("saga:newer"), "journal", '{"v": 3}', "version", "1")
+        await bus.command("ZADD", bus.key("sagas:mission:open"), "1", "newer")
+
+
+def test_a_mission_of_a_newer_release_is_listed(
+    server: EmbeddedServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list has it as `unreadable`; every verb explains in one line what to do."""
+    monkeypatch.setenv("REDIS_URL", server.url)
+    monkeypatch.setenv("NAMESPACE", namespace)
+    asyncio.run(_store_newer_journal())
+    (line,) = [line for line in _run("list").stdout.splitlines() if "newer" in line]
+    assert [cell.strip() for cell in line.strip("│").split("│")] == ["newer", "unreadable", *"----"]
+    (summary,) = json.loads(_run("list", "-o", "json").stdout)
+    assert (summary["status"], summary["age_s"]) == ("unreadable", None)
+    for verb in ("show", "watch", "cancel", "resume", "compensate"):
+        result = _run(verb, "newer")
+        assert result.exit_code == 1
+        assert "version 3, and this release reads version 2" in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
 def test_jsonl_has_every_stage(capsys: pytest.CaptureFixture[str]) -> None:
     """With jsonl, stages are printed as they arrive; otherwise only the display shows them."""
     shown: list[dict[str, Any]] = []

@@ -29,7 +29,7 @@ from app.web.security import MAX_BODY_BYTES, RateLimiter
 from sagastream import Bus
 from sagastream.saga.journal import intend, next_action
 from sagastream.saga.store import SagaStore
-from tests.plain_client import add_entry
+from tests.plain_client import add_entry, call
 
 pytestmark = pytest.mark.blocking
 
@@ -286,6 +286,35 @@ async def test_reported_progress_is_listed(client: httpx.AsyncClient, app_bus: B
         await add_entry(app_bus, "saga:m:replies", {"payload": json.dumps(payload)})
     (row,) = (await client.get("/api/missions")).json()
     assert (row["known"], row["driven_m"]) == (0.25, 6.5)
+
+
+async def test_a_mission_of_a_newer_release_is_listed(
+    client: httpx.AsyncClient, app_bus: Bus
+) -> None:
+    """It is `unreadable` in the API and on the page, and hides no other; its id is explained."""
+    for key in ("ours", "newer"):
+        await client.post("/api/missions", json=_ROOM, headers={"idempotency-key": key})
+    await call(app_bus, "HSET", "saga:newer", "journal", '{"v": 3}')
+    listed = {row["saga_id"]: row for row in (await client.get("/api/missions")).json()}
+    assert listed["ours"]["status"] == "running"
+    empty = {"status": "unreadable", "at": "", "trace_id": ""}
+    assert {name: value for name, value in listed["newer"].items() if value is not None} == {
+        "saga_id": "newer",
+        **empty,
+    }
+    (row,) = (await client.get("/api/missions", params={"status": "unreadable"})).json()
+    assert row["saga_id"] == "newer"
+    for page in ("/", "/parts/missions"):
+        rows = (await client.get(page)).text.split("<tr id=")
+        (shown,) = [row for row in rows if row.startswith('"row-newer"')]
+        assert "unreadable</span>" in shown
+        assert "None" not in shown
+        assert any(row.startswith('"row-ours"') for row in rows)
+    detail = _refused(await client.get("/api/missions/newer"), 409, "UnreadableJournal")
+    assert "version 3, and this release reads version 2" in detail
+    browser = await client.get("/missions/newer", headers={"accept": "text/html"})
+    assert browser.status_code == 409
+    assert "version 3, and this release reads version 2" in browser.text
 
 
 async def test_a_browser_logs_in_with_the_token() -> None:

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from sagastream.errors import SagaError
 from sagastream.saga.definition import Compensation, Saga, Step
 from sagastream.saga.journal import (
-    Journal,
     abandon,
     conclude,
     dump,
@@ -22,8 +21,10 @@ from sagastream.saga.journal import (
     next_action,
     request_id_of,
     resume,
+    retry_at,
     superseded_by,
 )
+from sagastream.saga.state import Journal
 
 _ERROR = {"error_type": "Boom", "message": "it broke", "trace_id": ""}
 
@@ -116,6 +117,101 @@ def test_a_compensation_that_always_fails_is_stuck() -> None:
     assert journal.status == "stuck"
     assert requested[-3:] == [("c", "undo")] * 3
     assert ("a", "undo") not in requested
+
+
+def _undo_failed(journal: Journal, at: float, *, unhandled: bool, max_attempts: int = 3) -> Journal:
+    """Send the next compensation at a time, and let it fail a second later."""
+    action = next_action(SAGA, journal)
+    assert action is not None
+    assert action.direction == "undo"
+    journal = intend(SAGA, journal, action, now=at, max_attempts=max_attempts)
+    error = _ERROR | ({"unhandled": True} if unhandled else {})
+    return conclude(
+        *(SAGA, journal, journal.entries[-1].request_id),
+        now=at + 1.0,
+        error=error,
+        max_attempts=max_attempts,
+    )
+
+
+def _compensating() -> Journal:
+    action = next_action(SAGA, _journal())
+    assert action is not None
+    journal = intend(SAGA, _journal(), action, now=0.0, max_attempts=3)
+    return abandon(SAGA, journal, _ERROR, now=0.0, max_attempts=3)
+
+
+@pytest.mark.invariant(9)
+def test_a_compensation_without_a_listener_is_tried_for_a_minute() -> None:
+    """It is stuck with the first attempt that was sent 60 s after the first one had failed."""
+    journal = _compensating()
+    for at in range(0, 61, 6):  # the first attempt fails at 1 s
+        journal = _undo_failed(journal, float(at), unhandled=True)
+        assert journal.status == "compensating", at
+    assert _undo_failed(journal, 60.9, unhandled=True).status == "compensating"
+    assert _undo_failed(journal, 61.0, unhandled=True).status == "stuck"
+    assert len(journal.entries) == 12
+
+
+@pytest.mark.invariant(9)
+def test_a_compensation_without_a_listener_has_all_its_attempts() -> None:
+    """However long they take, it is not stuck before `max_attempts`."""
+    journal = _compensating()
+    for attempt in range(1, 5):
+        assert journal.status == "compensating"
+        journal = _undo_failed(journal, 100.0 * attempt, unhandled=True, max_attempts=4)
+    assert journal.status == "stuck"
+
+
+@pytest.mark.invariant(9)
+def test_a_compensation_whose_handler_fails_is_stuck_at_once() -> None:
+    """It has `max_attempts` of them, however many attempts no handler began."""
+    journal = _compensating()
+    for at, unhandled in enumerate([True, False, True, True, True, False, True]):
+        journal = _undo_failed(journal, float(at), unhandled=unhandled)
+        assert journal.status == "compensating"
+    assert _undo_failed(journal, 8.0, unhandled=True).status == "compensating"
+    assert _undo_failed(journal, 8.0, unhandled=False).status == "stuck"
+
+
+@pytest.mark.invariant(9)
+def test_a_resumed_compensation_without_a_listener_has_another_minute() -> None:
+    """The time counts from the first attempt after the resume."""
+    journal = _compensating()
+    for at in (0.0, 30.0, 90.0):
+        journal = _undo_failed(journal, at, unhandled=True)
+    assert journal.status == "stuck"
+    journal = resume(journal)
+    for at in (1000.0, 1030.0, 1060.0):
+        journal = _undo_failed(journal, at, unhandled=True)
+        assert journal.status == "compensating"
+    assert _undo_failed(journal, 1061.0, unhandled=True).status == "stuck"
+
+
+def _wait_s(journal: Journal, retry_s: float) -> float:
+    """The wait before the next undo of `a`; its attempts fail at 1 s."""
+    action = next_action(SAGA, journal)
+    assert action is not None
+    return retry_at(journal, action, retry_s=retry_s) - 1.0
+
+
+def test_the_waits_before_retries_grow_up_to_a_limit() -> None:
+    """They double up to 5 s; a longer first wait stays as it is."""
+    journal, waits = _compensating(), []
+    for _ in range(7):
+        journal = _undo_failed(journal, 0.0, unhandled=True)
+        waits.append(_wait_s(journal, 0.2))
+        assert _wait_s(journal, 7.0) == 7.0
+    assert waits == pytest.approx([0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0])
+    many = replace(journal, entries=journal.entries * 500)
+    assert _wait_s(many, 0.2) == 5.0
+
+
+def test_a_first_attempt_does_not_wait() -> None:
+    """Only a retry does."""
+    action = next_action(SAGA, _compensating())
+    assert action is not None
+    assert retry_at(_compensating(), action, retry_s=7.0) == 0.0
 
 
 @given(st.sets(st.sampled_from([(s, d) for s in "abcd" for d in ("forward", "undo")])))

@@ -1,12 +1,17 @@
 -- Sagas: the journal's compare-and-set, and which sagas are due.
 
+-- The time in seconds with three decimals, as JSON.
+local function seconds(now)
+  return string.format('%d.%03d', math.floor(now / 1000), now % 1000)
+end
+
 -- journal: replace a saga's journal if it is still at the expected version, and add an entry to the
--- stream of its moves. An open saga is in a sorted set by the time at which a runner should claim
+-- stream of its moves. Each byte 0x01 in the journal becomes the server's time. An open saga is in a sorted set by the time at which a runner should claim
 -- it, an ended one by the time at which it and the records of its requests expire.
 -- Race: two runners read the same version; the second one's move is refused.
 -- KEYS saga, its stream, open, ended, stuck, records... ARGV expected version, journal, saga id,
 -- 'open' | 'ended' | 'stuck', ms until it is due or expires, fields of the stream's entry...
--- Returns {'ok', version} | {'moved', version}.
+-- Returns {'ok', version, time} | {'moved', version, time}.
 local function journal(call, keys, args)
   local saga, stream, open, ended, stuck = unpack(keys, 1, 5)
   local expected, text, saga_id, state, delay_ms = unpack(args, 1, 5)
@@ -16,10 +21,11 @@ local function journal(call, keys, args)
     require_type(call, keys[i], 'zset')
   end
   local version = redis.call('HGET', saga, 'version') or '0'
-  if version ~= expected then
-    return { 'moved', version }
-  end
   local now = now_ms(call)
+  if version ~= expected then
+    return { 'moved', version, seconds(now) }
+  end
+  text = string.gsub(text, '\1', seconds(now))
   version = int(tonumber(version) + 1)
   redis.call('HSET', saga, 'version', version, 'journal', text)
   redis.call('XADD', stream, '*', 'version', version, 'timestamp', int(now), unpack(slice(args, 6)))
@@ -40,7 +46,7 @@ local function journal(call, keys, args)
       redis.call('PEXPIRE', keys[i], delay_ms)
     end
   end
-  return { 'ok', version }
+  return { 'ok', version, seconds(now) }
 end
 
 -- take_due: take open sagas whose time has come, and postpone them.
