@@ -226,7 +226,9 @@ async def read_entries(
     streams = ("COUNT", count, "STREAMS", *names, *after.values())
     if block_s:
         block_ms = round(block_s * 1000)
-        answer = await session.connection.block("XREAD", "BLOCK", block_ms, *streams)
+        reading = session.connection.block("XREAD", "BLOCK", block_ms, *streams)
+        deadline = Deadline(block_s + session.connection.call_timeout_s)
+        answer = await session.connection.within(deadline, reading)
     else:
         answer = await session.connection.call("XREAD", *streams)
     return [

@@ -1,5 +1,6 @@
 """A request from emit to its terminal reply, over the inbox or a named reply stream."""
 
+import contextlib
 from typing import Any, Protocol
 
 from sagastream._client.commands import CommandSpec, emit
@@ -15,7 +16,7 @@ from sagastream.errors import ReplyTimeout, ServerRefused, ServerUnavailable
 from sagastream.message import OnProgress
 
 # How long a call may ask for the reason after its timeout, in seconds.
-_DIAGNOSIS_S = 0.15
+_DIAGNOSIS_S = 0.1
 
 
 async def request_and_reply(
@@ -91,10 +92,9 @@ async def _until(
         if not alarm.expired():
             raise  # it came from `on_progress`
     last = Deadline(_DIAGNOSIS_S)
-    try:
+    reply = None
+    with contextlib.suppress(ServerUnavailable, ServerRefused):
         reply = await wait.last_look(last)
-    except (ServerUnavailable, ServerRefused):
-        reply = None
     if reply:
         return reply
     timeout = ReplyTimeout(request_id, deadline.seconds, wait.last_stage)
