@@ -45,11 +45,15 @@ async def _request_unhandled(bus: Bus) -> None:
 
 
 async def _read(bus: Bus) -> None:
-    ids = {"correlation_id": "c", "request_id": "read"}
     await bus.emit_command(
-        STREAM, event_type="work:do", payload={}, reply_stream="work:replies", **ids
+        STREAM,
+        event_type="work:do",
+        payload={},
+        correlation_id="c",
+        request_id="read",
+        reply_stream="work:replies",
     )
-    await bus.read_replies("work:replies", timeout=TIMEOUT_S, **ids)
+    await bus.read_replies("work:replies", "c", "read", TIMEOUT_S)
 
 
 async def _read_nothing(bus: Bus) -> None:
