@@ -23,6 +23,7 @@ from sagastream._worker.rejection import reject
 from sagastream._worker.slots import Slot
 from sagastream._worker.threads import HandlerThreads
 from sagastream.errors import (
+    HandlerStopped,
     InvalidMessage,
     LeaseLost,
     SagastreamError,
@@ -267,12 +268,13 @@ class Dispatcher:
         raise WriteConflict(_MAX_RUNS)
 
     async def _fail(self, claim: Claim, error: BaseException, started: float) -> None:
-        """Write what a handler raised; if it says that the server is away, give it back."""
-        if says_away(error) or (
+        """Write what a handler raised; if it was stopped, or the server is away, give it back."""
+        is_away = says_away(error) or (
             isinstance(error, ConnectionError) and self._was_server_away(started)
-        ):
+        )
+        if is_away or isinstance(error, HandlerStopped):
             reason = f"{type(error).__name__}: {describe(error)}"
-            logger.warning("handler stopped, the server is away: %s", reason, extra=claim.ids)
+            logger.warning("the request is given back: %s", reason, extra=claim.ids)
             claim.telemetry.fail(type(error).__name__, describe(error))
             claim.pause()
             return
