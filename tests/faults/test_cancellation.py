@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.blocking, pytest.mark.timeout(3600)]
 
 STREAM = "work:commands"
 LEASE_S = 0.5
-Target = Literal["run", "run twice", "task"]
+Target = Literal["run", "run-twice", "task"]
 
 _COUNTED: ContextVar["Injection | None"] = ContextVar("counted", default=None)
 # Tasks of the connection, which belong to the bus and are shared with other callers.
@@ -54,7 +54,7 @@ class Injection:
     def count(self, name: str) -> None:
         """A task waits; cancel it, or `run`, if this is the point."""
         number = next(self._points)
-        again = self._target == "run twice" and number == self.point + 2
+        again = self._target == "run-twice" and number == self.point + 2
         if number == self.point or again:
             self.where = self.where or name
             task = asyncio.current_task() if self._target == "task" else self.run
@@ -234,7 +234,7 @@ def _check_end(injection: Injection, point: int, before: set["asyncio.Task[Any]"
 
 
 @pytest.mark.invariant(5)
-@pytest.mark.parametrize("target", ["run", "run twice", "task"])
+@pytest.mark.parametrize("target", ["run", "run-twice", "task"])
 async def test_a_cancellation_at_any_await_point_breaks_no_guarantee(
     store: EmbeddedServer, report: Report, target: Target
 ) -> None:
