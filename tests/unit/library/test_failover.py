@@ -1,9 +1,8 @@
 """A clean failover, and data that are lost though others went on."""
 
 import asyncio
-import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 
 from sagastream import Bus, Command, DataLost, Progress, multi_stage_reply
 from sagastream.testing import EmbeddedServer
+from tests.failover import Names, Pair, fail_over
 from tests.listeners import listening
 from tests.plain_client import connect
 from tests.polling import eventually, eventually_sync
@@ -18,70 +18,6 @@ from tests.polling import eventually, eventually_sync
 pytestmark = pytest.mark.blocking  # servers start and fail over
 
 STREAM = "work:commands"
-NAME = "primary.test"
-
-
-class Names:
-    """The name of the primary, for this process.
-
-    Attributes:
-        port: The port to which it leads.
-    """
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self._resolve = socket.getaddrinfo
-
-    def resolve(self, host: Any, port: Any, *args: Any, **options: Any) -> Any:
-        """`socket.getaddrinfo` with one more name."""
-        if host == NAME:
-            host, port = "127.0.0.1", self.port
-        return self._resolve(host, port, *args, **options)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture
-def pair(server_binary: str | None) -> Iterator[tuple[EmbeddedServer, EmbeddedServer, int, int]]:
-    """A primary and a replica that follows it, with their ports."""
-    first, second = _free_port(), _free_port()
-    with (
-        EmbeddedServer(binary=server_binary, port=first) as primary,
-        EmbeddedServer(binary=server_binary, port=second) as replica,
-        connect(replica.url) as client,
-    ):
-        client.replicaof("127.0.0.1", first)
-        eventually_sync(
-            lambda: client.info("replication")["master_link_status"] == "up",
-            within_s=20,
-            why="the replica follows",
-        )
-        yield primary, replica, first, second
-
-
-@pytest.fixture
-def names(
-    pair: tuple[EmbeddedServer, EmbeddedServer, int, int], monkeypatch: pytest.MonkeyPatch
-) -> Names:
-    """The name, which leads to the primary."""
-    made = Names(pair[2])
-    monkeypatch.setattr(socket, "getaddrinfo", made.resolve)
-    return made
-
-
-def _fail_over(primary: EmbeddedServer, replica: EmbeddedServer, port: int) -> None:
-    with connect(primary.url) as old, connect(replica.url) as new:
-        old.execute_command("FAILOVER", "TO", "127.0.0.1", port)
-        eventually_sync(
-            lambda: new.info("replication")["role"] == "master", within_s=20, why="it is primary"
-        )
-        eventually_sync(
-            lambda: old.info("replication")["role"] == "slave", within_s=20, why="it is a replica"
-        )
 
 
 @asynccontextmanager
@@ -101,17 +37,14 @@ async def _work(bus: Bus, begun: asyncio.Event, go: asyncio.Event) -> AsyncItera
 
 
 @pytest.mark.invariant(12)
-async def test_a_clean_failover_is_followed(
-    pair: tuple[EmbeddedServer, EmbeddedServer, int, int], names: Names
-) -> None:
+async def test_a_clean_failover_is_followed(pair: Pair, names: Names) -> None:
     """The old primary lives on as a replica; every connection goes where the name leads then."""
-    primary, replica, _, second = pair
     begun, go = asyncio.Event(), asyncio.Event()
-    async with Bus(f"redis://{NAME}:1") as bus, _work(bus, begun, go) as epochs:
+    async with Bus(names.url) as bus, _work(bus, begun, go) as epochs:
         reply = asyncio.create_task(bus.request_and_reply(STREAM, "work:do", {}, 30))
         await asyncio.wait_for(begun.wait(), 10)
-        await asyncio.to_thread(_fail_over, primary, replica, second)
-        names.port = second
+        await asyncio.to_thread(fail_over, pair)
+        names.port = pair.second_port
         await asyncio.sleep(1.5)  # more than a lease: the lease's thread has to follow too
         go.set()
         assert (await reply)["payload"] == {"epoch": 1}
@@ -120,7 +53,7 @@ async def test_a_clean_failover_is_followed(
             assert (await bus.request_and_reply(STREAM, "work:do", {}, 10))["status"] == "completed"
         assert time.monotonic() - began < 5
         assert epochs == [1] * 6, "no claim was lost"
-        await asyncio.to_thread(_no_client_stays, primary)  # while everything runs
+        await asyncio.to_thread(_no_client_stays, pair.first)  # while everything runs
 
 
 def _no_client_stays(old_primary: EmbeddedServer) -> None:
@@ -134,20 +67,17 @@ def _no_client_stays(old_primary: EmbeddedServer) -> None:
 
 
 @pytest.mark.invariant(12)
-async def test_a_name_that_leads_late_is_followed_when_it_does(
-    pair: tuple[EmbeddedServer, EmbeddedServer, int, int], names: Names
-) -> None:
+async def test_a_name_that_leads_late_is_followed_when_it_does(pair: Pair, names: Names) -> None:
     """Until then a call waits, and says at its timeout that the node takes no writes."""
-    primary, replica, _, second = pair
     begun, go = asyncio.Event(), asyncio.Event()
     go.set()
-    async with Bus(f"redis://{NAME}:1") as bus, _work(bus, begun, go):
+    async with Bus(names.url) as bus, _work(bus, begun, go):
         await bus.request_and_reply(STREAM, "work:do", {}, 10)
-        await asyncio.to_thread(_fail_over, primary, replica, second)
+        await asyncio.to_thread(fail_over, pair)
         reply = asyncio.create_task(bus.request_and_reply(STREAM, "work:do", {}, 30))
         done, _ = await asyncio.wait({reply}, timeout=0.5)
         assert not done
-        names.port = second
+        names.port = pair.second_port
         assert (await asyncio.wait_for(reply, 10))["status"] == "completed"
 
 
