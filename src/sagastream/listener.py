@@ -198,7 +198,7 @@ class CommandListener:
                     await announcer.announce()
                     logger.info("listening", extra={"streams": streams})
                     ready.set()
-                    await self._intake(announcer, consumer, running)
+                    await self._read_until_stopped(announcer, consumer, running)
                 finally:
                     await uninterrupted(announcer.withdraw(Deadline(_LEAVE_S)))
                 await self._drain(running)
@@ -208,14 +208,14 @@ class CommandListener:
             keeper.close()
         logger.info("stopped")
 
-    async def _intake(
+    async def _read_until_stopped(
         self, announcer: Announcer, consumer: StreamConsumer, running: "Running"
     ) -> None:
         """Read commands until `stop`; commands that the last read has got are handled."""
-        async with asyncio.TaskGroup() as intake:
-            announcing = intake.create_task(announcer.keep_announcing())
-            reading = intake.create_task(self._read(consumer, running))
-            stopping = intake.create_task(self._stopping.wait())
+        async with asyncio.TaskGroup() as group:
+            announcing = group.create_task(announcer.keep_announcing())
+            reading = group.create_task(self._read(consumer, running))
+            stopping = group.create_task(self._stopping.wait())
             await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if consumer.is_reading:
                 deadline = Deadline(_LEAVE_S)

@@ -115,6 +115,6 @@ def test_two_releases_serve_each_other(
             process.kill()
             process.wait()
     assert fleet.kills >= 2
-    row = report.row("two releases side by side, listeners of both killed again and again")
+    row = report.row("two releases side by side, listeners of both killed repeatedly")
     row.notes["kills"] = str(fleet.kills)
     row.check(store, *(f"{name}{number}" for name in releases for number in range(count)))

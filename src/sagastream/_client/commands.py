@@ -50,7 +50,7 @@ async def emit(
         session: The server.
         stream: The command stream.
         spec: The command.
-        deadline: When to give up.
+        deadline: When to stop.
 
     Returns:
         The id of its entry, and whether the request is new.

@@ -60,7 +60,7 @@ class BackoffConfig:
 
 
 class GroupReader:
-    """Reads the stages of one request from a reply stream, with a consumer group of its own.
+    """Reads the stages of one request from a reply stream, with its own consumer group.
 
     Args:
         session: The server.

@@ -51,7 +51,7 @@ async def read_outcome(
     Args:
         session: The server.
         request_id: The request.
-        deadline: When to give up; None for the bus's `call_timeout_s`.
+        deadline: When to stop; None for the bus's `call_timeout_s`.
         is_emitted: Whether the server has had its record.
 
     Raises:

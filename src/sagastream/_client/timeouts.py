@@ -17,7 +17,7 @@ async def explain_timeout(
     Args:
         session: The server.
         timeout: The timeout as it was raised.
-        deadline: When to give up.
+        deadline: When to stop.
 
     Returns:
         The same timeout with its diagnosis; `NoHandlers` if no live listener has the event

@@ -125,11 +125,11 @@ class Connection:
             async with deadline.timeout():
                 return await answer
         except TimeoutError:
-            raise self.gave_up(deadline) from self._loss
+            raise self.timed_out(deadline) from self._loss
 
-    def gave_up(self, deadline: Deadline) -> ServerUnavailable | ServerRefused:
+    def timed_out(self, deadline: Deadline) -> ServerUnavailable | ServerRefused:
         """The error of a call whose deadline has passed."""
-        reason = f"gave up after {deadline.seconds:g} s"
+        reason = f"timed out after {deadline.seconds:g} s"
         if isinstance(self._loss, ServerError):
             return ServerRefused(self.address, f"{self._loss}; {reason}")
         if self._loss is not None:

@@ -146,8 +146,6 @@ class Claim:
                 claim_token.reset(self._claim_token)
             self.telemetry.leave()
 
-    # -- begin --------------------------------------------------------------------------
-
     async def begin(self) -> BeginAnswer:
         """Claim the request and write `start`.
 
@@ -188,7 +186,6 @@ class Claim:
             max_deliveries=self._options.max_deliveries,
             trace=self._trace,
         )
-        # A claim that is answered after a lease would have lapsed already.
         return await self._session.connection.within(Deadline(self._options.lease_s), answer)
 
     def _note_begin(self, answer: Claimed) -> None:

@@ -104,7 +104,7 @@ class LeaseKeeper:
     def give_back(self, claim: Leased) -> None:
         """Give a delivery back from the thread, as soon as the server answers.
 
-        After a lease it is given up: by then the lease has lapsed.
+        After a lease it stops trying: by then the lease has lapsed.
         """
         self._returned[claim.token] = (claim, time.monotonic() + self._lease_s)
         self.drop(claim.token)

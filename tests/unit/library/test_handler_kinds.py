@@ -32,7 +32,7 @@ async def report(command: Command, progress: Progress) -> dict[str, Any]:
 
 
 def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A plain wrapper that tells of what it wraps."""
+    """A plain wrapper that names what it wraps."""
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:

@@ -125,7 +125,7 @@ async def test_a_request_that_loses_handlers_ends_though_its_stream_is_broken(bu
 
 @pytest.mark.invariant(6)
 async def test_a_request_that_is_always_given_back_ends(bus: Bus) -> None:
-    """Hand-backs have a limit of their own, whatever the reason."""
+    """Hand-backs have their own limit, whatever the reason."""
     given_back: list[int] = []
 
     @multi_stage_reply(stream=STREAM, event_type="work:away")
