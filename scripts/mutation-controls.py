@@ -196,15 +196,15 @@ CONTROLS = [
     Control(
         "5 a frozen server lapses no lease",
         "_worker/consumer.py",
-        " or self._keeper.contact_s < self._lease_s",
-        "",
+        "idle_ms = lease_ms if self._keeper.contact_s >= self._lease_s else IDLE_MS",
+        "idle_ms = lease_ms",
         CLAIMS,
     ),
     Control(
         "5 commands of dead listeners are swept",
         "_worker/consumer.py",
-        "await self._sweep(limit) or await",
-        "await",
+        "found = await self._sweep(limit)",
+        "found: list[Delivery] = []",
         CLAIMS,
     ),
     Control(
@@ -221,12 +221,12 @@ CONTROLS = [
         " and other[6] >",
         UNIT,
     ),
-    Control("6 poison", CLAIM, "> tonumber(max_deliveries) then", "> 1000 then", UNIT),
+    Control("6 poison", CLAIM, "released > limit then", "released > 1000 then", UNIT),
     Control(
         "6 a release is no lost handler",
         CLAIM,
-        "claims + 1 - tonumber(record.released or '0') > tonumber(max_deliveries)",
-        "claims + 1 > tonumber(max_deliveries)",
+        "if claims + 1 - released > limit then",
+        "if claims + 1 > limit then",
         UNIT,
     ),
     Control(
@@ -372,8 +372,8 @@ CONTROLS = [
     Control(
         "11 a deadline ends a running handler",
         "_worker/claim.py",
-        "if self._left_s is not None:\n            self._alarm",
-        "if False:\n            self._alarm",
+        "if self._left_s is not None and self._alarm is None:",
+        "if False:",
         CLAIMS,
     ),
     Control(
