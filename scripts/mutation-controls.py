@@ -435,8 +435,8 @@ CONTROLS = [
     Control(
         "4 a claim gives back what it did not end",
         "_worker/claim.py",
-        "        if self._is_settled:\n            return\n        self._is_settled = True\n",
-        "        return\n",
+        "        self.let_go()\n        try:",
+        "        return\n        try:",
         STOPPING,
     ),
     Control(
@@ -470,7 +470,7 @@ CONTROLS = [
     Control(
         "5 an entry has one task",
         "listener.py",
-        "        if entry in self._tasks:\n            return\n",
+        "        if entry in self._tasks and not self._tasks[entry].done():\n            return\n",
         "",
         STOPPING,
     ),

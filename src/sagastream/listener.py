@@ -294,21 +294,26 @@ class Running:
     @property
     def tasks(self) -> set["asyncio.Task[None]"]:
         """The tasks that handle them."""
-        return set(self._tasks.values())
+        return {task for task in self._tasks.values() if not task.done()}
 
     def begin(self, delivery: Delivery) -> None:
         """Handle a delivery, unless its entry is being handled."""
         entry = (delivery.stream, delivery.entry_id)
-        if entry in self._tasks:
+        if entry in self._tasks and not self._tasks[entry].done():
             return
-        task = self._group.create_task(self._dispatcher.dispatch(delivery, Slot(self.slots)))
-        self._tasks[entry] = task
-        task.add_done_callback(lambda _: self._tasks.pop(entry))
+        slot = Slot(self.slots)
+        self._tasks[entry] = self._group.create_task(self._handle(entry, delivery, slot))
+
+    async def _handle(self, entry: tuple[str, str], delivery: Delivery, slot: Slot) -> None:
+        try:
+            await self._dispatcher.dispatch(delivery, slot)
+        finally:
+            del self._tasks[entry]
 
     async def ended(self) -> None:
         """Wait until none is left."""
-        while self._tasks:
-            await asyncio.wait(self.tasks)
+        while tasks := self.tasks:
+            await asyncio.wait(tasks)
 
 
 def _log_failure(serving: "asyncio.Task[None]") -> None:

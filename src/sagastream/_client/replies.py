@@ -72,6 +72,7 @@ class GroupReader:
         on_stage: Called with each stage.
 
     Attributes:
+        is_emitted: The command is emitted elsewhere.
         last_stage: The status of the last stage that came, None before the first.
     """
 
@@ -86,6 +87,7 @@ class GroupReader:
         backoff: BackoffConfig,
         on_stage: Callable[[dict[str, Any]], None],
     ) -> None:
+        self.is_emitted = True
         self.last_stage: str | None = None
         self._session = session
         self._key = session.options.key(stream)
@@ -96,7 +98,7 @@ class GroupReader:
         self._on_stage = on_stage
         self._name = f"{_READER_PREFIX}{uuid.uuid4()}"
         self._has_joined = False
-        self._is_emitted = False
+        self._has_stage = False
 
     async def until_terminal(self) -> dict[str, Any]:
         """Read until the terminal reply is there, and return it.
@@ -114,7 +116,7 @@ class GroupReader:
     async def last_look(self, deadline: Deadline | None = None) -> dict[str, Any] | None:
         """The terminal reply in the request's record, None while there is none."""
         reply = await read_outcome(
-            self._session, self._request_id, deadline=deadline, is_emitted=self._is_emitted
+            self._session, self._request_id, deadline=deadline, is_emitted=self._has_stage
         )
         if reply is None or reply.get("correlation_id") != self._correlation_id:
             return None
@@ -148,7 +150,7 @@ class GroupReader:
             delay = delay if answer else min(delay * backoff.factor, backoff.max_delay)
             for stage in self._stages_of(answer):
                 self.last_stage = stage["status"]
-                self._is_emitted = True
+                self._has_stage = True
                 self._on_stage(stage)
                 ids = {"request_id": self._request_id, "correlation_id": self._correlation_id}
                 logger.info("reply %s", self.last_stage, extra=ids)

@@ -47,16 +47,22 @@ async def request_and_reply(
     inbox, request_id = session.inbox, spec["request_id"]
     await inbox.acquire_slot(deadline, wait=wait_for_slot)
     replies = inbox.subscribe(request_id)
-    try:
+    ids = {"correlation_id": spec["correlation_id"], "request_id": request_id}
+    receiving = Receiving(session.server, inbox.name, ids)
+
+    async def emit_first() -> None:
         first = deadline.at_most(session.connection.call_timeout_s)
         _, is_new = await emit(session, stream, spec, deadline=first)
         inbox.note_emitted(request_id)
-        ids = {"correlation_id": spec["correlation_id"], "request_id": request_id}
-        with Receiving(session.server, inbox.name, ids) as receiving:
-            if not is_new:
-                replies.put(None)  # the request may have ended already
+        receiving.begin()
+        if not is_new:
+            replies.put(None)  # the request may have ended already
+
+    try:
+        with receiving:
             wait = ReplyWait(
                 replies,
+                emit_first,
                 lambda until: read_outcome(session, request_id, deadline=until, is_emitted=True),
                 on_stage=receiving.stage,
                 on_progress=on_progress,
@@ -71,6 +77,7 @@ async def request_and_reply(
 class _Wait(Protocol):
     """A wait for the terminal reply of a request."""
 
+    is_emitted: bool
     last_stage: str | None
 
     async def until_terminal(self) -> dict[str, Any]:
@@ -91,6 +98,8 @@ async def _until(
     except TimeoutError:
         if not alarm.expired():
             raise  # it came from `on_progress`
+    if not wait.is_emitted:
+        raise session.connection.timed_out(deadline)
     last = Deadline(_DIAGNOSIS_S)
     reply = None
     with contextlib.suppress(ServerUnavailable, ServerRefused):
@@ -116,6 +125,7 @@ async def read_replies(
     deadline = Deadline(timeout)
     ids = {"correlation_id": correlation_id, "request_id": request_id}
     with Receiving(session.server, stream, ids) as receiving:
+        receiving.begin()
         reader = GroupReader(
             session,
             stream,
