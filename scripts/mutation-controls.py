@@ -430,7 +430,7 @@ CONTROLS = [
         "listener.py",
         "await consumer.end(deadline)",
         "reading.cancel()",
-        CANCELLATION,
+        STOPPING,
     ),
     Control(
         "4 a claim gives back what it did not end",

@@ -102,7 +102,10 @@ class Batcher:
     def _note_retry(self, batch: list[_Call], error: BaseException) -> bool:
         for call in batch:
             call.context.run(retried, error)
-            if call.deadline and call.deadline.is_over and not call.answer.done():
+            if call.deadline is None:
+                continue
+            call.deadline.note(error)
+            if call.deadline.is_over and not call.answer.done():
                 call.answer.set_exception(self._caller.timed_out(call.deadline))
         return not all(call.answer.done() for call in batch)
 

@@ -260,6 +260,32 @@ async def test_commands_read_while_stopping_are_finished(bus: Bus) -> None:
     assert sorted(done) == sorted(handed_out)
 
 
+@pytest.mark.invariant(4)
+async def test_a_read_under_way_is_finished(
+    bus: Bus, work: AsyncWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop does not cancel it: the command that it has got is handled."""
+    read = StreamConsumer._read_new
+    arrived = asyncio.Event()
+
+    async def read_slowly(self: StreamConsumer, limit: int) -> list[Any]:
+        found = await read(self, limit)
+        if found:
+            arrived.set()
+            await asyncio.sleep(0.1)  # the stop comes in this time
+        return found
+
+    monkeypatch.setattr(StreamConsumer, "_read_new", read_slowly)
+    work.go.set()
+    async with listening(bus, [work.handler]) as listener:
+        await bus.emit_command(STREAM, event_type="work:do", payload={}, request_id="r")
+        await asyncio.wait_for(arrived.wait(), 5)
+        listener.stop()
+    outcome = await bus.outcome("r")
+    assert outcome is not None
+    assert outcome["status"] == "completed"
+
+
 async def test_a_delivery_that_nobody_handles_is_given_back_at_once(
     bus: Bus, work: AsyncWork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
