@@ -217,6 +217,36 @@ async def test_an_undo_waits_for_the_thread_that_outlives_its_listener(
             await undoing
 
 
+@pytest.mark.invariant(10)
+async def test_a_payment_in_a_thread_is_made_once(bus: Bus) -> None:
+    """A listener stops while a plain handler pays; another one, which is there, does not pay too."""
+    payments: list[str] = []
+    begun, go = threading.Event(), threading.Event()
+
+    async def find(command: Command) -> dict[str, Any] | None:
+        return {"found": True} if command.request_id in payments else None
+
+    @multi_stage_reply(stream=STREAM, event_type="work:pay", effect="at_most_once", reconcile=find)
+    def pay(command: Command, _progress: PlainProgress) -> dict[str, Any]:
+        begun.set()
+        go.wait(30)
+        payments.append(command.request_id)
+        return {"paid": True}
+
+    async with Bus(bus.url, namespace=bus.namespace) as own:
+        listener = CommandListener(own, [pay], lease_s=0.5, drain_s=0.0)
+        running = asyncio.create_task(listener.run())
+        paying = asyncio.create_task(bus.request_and_reply(STREAM, "work:pay", {}, 20))
+        await eventually(begun.is_set, within_s=5, why="the handler pays")
+        async with listening(bus, [pay], lease_s=0.5):
+            listener.stop()
+            await asyncio.wait_for(running, 5)
+            await asyncio.sleep(1.5)  # three leases, in which it would be taken over
+            go.set()
+            assert (await paying)["payload"] == {"found": True}
+    assert len(payments) == 1
+
+
 async def test_a_thread_that_outlives_its_listener_is_told_to_stop(bus: Bus) -> None:
     """Its next `progress` raises `HandlerStopped`, though the event loop goes on."""
     plain = PlainWork(reports=True)
