@@ -206,6 +206,8 @@ class CommandListener:
             await uninterrupted(consumer.give_back(dispatcher.handed_over, Deadline(_LEAVE_S)))
             threads.close()
             keeper.close()
+            if dispatcher.handed_over:
+                await uninterrupted(self._wake(keeper.wakeup_list))
         logger.info("stopped")
 
     async def _read_until_stopped(
@@ -258,6 +260,13 @@ class CommandListener:
         finally:
             await uninterrupted(end_tasks(drained, hurrying))
         await end_tasks(*running.tasks)
+
+    async def _wake(self, wakeup_list: str) -> None:
+        """Wake the keeper's thread, so that it notices at once when a handler's thread ends."""
+        connection, deadline = self._bus.session().connection, Deadline(_LEAVE_S)
+        with contextlib.suppress(SagastreamError):
+            await connection.call("RPUSH", wakeup_list, "1", deadline=deadline)
+            await connection.call("EXPIRE", wakeup_list, 60, deadline=deadline)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

@@ -25,7 +25,9 @@ from sagastream import (
     ServerUnavailable,
     multi_stage_reply,
 )
-from sagastream._worker.consumer import StreamConsumer
+from sagastream._worker.consumer import Delivery, StreamConsumer
+from sagastream._worker.slots import Slot, Slots
+from sagastream.listener import Running
 from sagastream.status import request_status, stream_status
 from sagastream.testing import EmbeddedServer
 from tests.listeners import listening
@@ -429,6 +431,29 @@ async def test_a_listener_runs_once_at_a_time(bus: Bus, work: AsyncWork) -> None
         await eventually(lambda: listener._is_running, within_s=5, why="the listener runs")
         with pytest.raises(RuntimeError, match="runs already"):
             await listener.run()
+
+
+@pytest.mark.invariant(5)
+async def test_an_entry_has_one_task() -> None:
+    """A delivery of an entry that is being handled is ignored; afterwards it is not."""
+    handled: list[str] = []
+    go = asyncio.Event()
+
+    class Waiting:
+        async def dispatch(self, delivery: Delivery, _slot: Slot) -> None:
+            handled.append(delivery.entry_id)
+            await go.wait()
+
+    async with asyncio.TaskGroup() as group:
+        running = Running(group, Waiting(), Slots(4))  # type: ignore[arg-type]
+        for _ in range(3):
+            running.begin(Delivery(STREAM, "1-1", {}))
+        await asyncio.sleep(0)
+        assert handled == ["1-1"]
+        go.set()
+        await running.ended()
+        running.begin(Delivery(STREAM, "1-1", {}))
+    assert handled == ["1-1", "1-1"]
 
 
 @pytest.mark.invariant(9)
