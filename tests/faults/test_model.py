@@ -16,6 +16,7 @@ from sagastream._functions.answers import Wait
 from sagastream._functions.library import LIBRARY, RECORD_LAYOUT, SOURCE
 from sagastream._functions.requests import RequestFunctions
 from sagastream._functions.streams import StreamFunctions
+from sagastream._redis.deadline import Deadline
 from sagastream._redis.protocol import error_of
 from sagastream.testing import EmbeddedServer
 from tests.faults.model import TERMINAL, NewerLayout, Request
@@ -47,6 +48,9 @@ class _Direct:
             return self._client.execute_command(*args)
         except redis.ResponseError as error:
             raise error_of(str(error)) from error
+
+    def timed_out(self, deadline: Deadline) -> Exception:
+        raise AssertionError(deadline)
 
     def post(self, args: tuple[Any, ...], receive: Callable[[Any], None], **_options: Any) -> None:
         receive(self._client.execute_command(*args))

@@ -31,6 +31,7 @@ from sagastream.listener import Running
 from sagastream.status import request_status, stream_status
 from sagastream.testing import EmbeddedServer
 from tests.listeners import listening
+from tests.plain_client import GROUP, connect
 from tests.polling import eventually
 
 STREAM = "work:commands"
@@ -456,6 +457,13 @@ async def test_an_entry_has_one_task() -> None:
     assert handled == ["1-1", "1-1"]
 
 
+def _deliveries_of_newest(bus: Bus) -> int:
+    """How many times the newest pending entry was delivered."""
+    with connect(bus.url) as client:
+        pending = client.xpending_range(bus.key(STREAM), GROUP, "-", "+", 10)
+    return int(max(pending, key=lambda each: each["message_id"])["times_delivered"])
+
+
 @pytest.mark.invariant(9)
 async def test_an_undo_that_waits_takes_no_slot(bus: Bus) -> None:
     """However often it is redelivered, other commands are handled meanwhile."""
@@ -486,6 +494,7 @@ async def test_an_undo_that_waits_takes_no_slot(bus: Bus) -> None:
             await asyncio.sleep(0.3)  # a lease, after which the undo would be delivered again
         assert not undoing.done()
         assert listener is not None
+        assert await asyncio.to_thread(_deliveries_of_newest, bus) == 1, "its entry is kept"
         stubborn_go.set()
         await undoing
 
