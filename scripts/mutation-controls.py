@@ -35,7 +35,6 @@ POISON = "tests/unit/library/test_poison.py"
 KINDS = "tests/unit/library/test_handler_kinds.py"
 DEADLINES = "tests/unit/library/test_deadlines.py"
 FAILOVER = "tests/unit/library/test_failover.py"
-CANCELLATION = "tests/faults/test_cancellation.py"
 FOLLOW = "tests/unit/library/test_follow.py"
 EFFECTS = "tests/unit/library/test_effects.py"
 REPLIES = "tests/unit/application/test_redis_utils.py"
@@ -476,10 +475,10 @@ CONTROLS = [
     ),
     Control(
         "5 the end of a claim is not interrupted",
-        "_worker/claim.py",
-        "await uninterrupted(self._end())",
-        "await self._end()",
-        CANCELLATION,
+        "_redis/retrying.py",
+        "await asyncio.shield(task)",
+        "await task",
+        STOPPING,
     ),
     Control(
         "6 failed deliveries count",

@@ -25,6 +25,7 @@ from sagastream import (
     ServerUnavailable,
     multi_stage_reply,
 )
+from sagastream._redis.retrying import uninterrupted
 from sagastream._worker.consumer import Delivery, StreamConsumer
 from sagastream._worker.slots import Slot, Slots
 from sagastream.listener import Running
@@ -432,6 +433,29 @@ async def test_a_listener_runs_once_at_a_time(bus: Bus, work: AsyncWork) -> None
         await eventually(lambda: listener._is_running, within_s=5, why="the listener runs")
         with pytest.raises(RuntimeError, match="runs already"):
             await listener.run()
+
+
+@pytest.mark.invariant(5)
+async def test_the_end_of_a_claim_is_not_interrupted() -> None:
+    """However often the task is cancelled meanwhile; it is cancelled afterwards."""
+    begun, go = asyncio.Event(), asyncio.Event()
+    steps: list[str] = []
+
+    async def end() -> None:
+        begun.set()
+        await go.wait()
+        steps.append("given back")
+
+    task = asyncio.create_task(uninterrupted(end()))
+    await begun.wait()
+    for _ in range(3):
+        task.cancel()
+        await asyncio.sleep(0)
+    assert not task.done()
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert steps == ["given back"]
 
 
 @pytest.mark.invariant(5)
