@@ -206,7 +206,8 @@ class Claim:
         self._claim_token = claim_token.set(self.token)
         self.telemetry.lost_span(answer.lost_span)
         self.telemetry.begin(command.epoch)
-        logger.info("request started", extra=self.ids | {"attempt": command.epoch})
+        if logger.isEnabledFor(logging.INFO):
+            logger.info("request started", extra=self.ids | {"attempt": command.epoch})
 
     async def _adopt(self) -> AdoptAnswer:
         command, options = self.command, self._session.options
