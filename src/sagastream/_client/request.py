@@ -63,7 +63,7 @@ async def request_and_reply(
             wait = ReplyWait(
                 replies,
                 emit_first,
-                lambda until: read_outcome(session, request_id, deadline=until, is_emitted=True),
+                lambda until: read_outcome(session, request_id, deadline=until, known={request_id}),
                 on_stage=receiving.stage,
                 on_progress=on_progress,
             )
@@ -96,7 +96,7 @@ async def _until(
         async with alarm:
             return await wait.until_terminal()
     except TimeoutError:
-        if not alarm.expired():
+        if not alarm.expired() and not deadline.is_over:
             raise  # it came from `on_progress`
     if not wait.is_emitted:
         raise session.connection.timed_out(deadline)

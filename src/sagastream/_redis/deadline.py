@@ -2,11 +2,10 @@
 
 import asyncio
 import math
-import time
 
 
 class Deadline:
-    """The end of a call, by the monotonic clock.
+    """The end of a call, by the clock of its event loop.
 
     It is made once, where the user names a timeout. Whatever the call then waits for gets what
     is left of it.
@@ -19,18 +18,19 @@ class Deadline:
         error: The last error that the call met, None if none.
     """
 
-    __slots__ = ("_at", "_outer", "error", "seconds")
+    __slots__ = ("_at", "_now", "_outer", "error", "seconds")
 
     def __init__(self, seconds: float, *, outer: "Deadline | None" = None) -> None:
         self.seconds = seconds
         self.error: BaseException | None = None
         self._outer = outer
-        self._at = time.monotonic() + seconds
+        self._now = asyncio.get_running_loop().time
+        self._at = self._now() + seconds
 
     @property
     def left_s(self) -> float:
         """How much is left, in seconds; 0 when it has passed."""
-        return max(0.0, self._at - time.monotonic())
+        return max(0.0, self._at - self._now())
 
     @property
     def is_over(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sagastream import Bus, Command, DataLost, Progress, multi_stage_reply
+from sagastream import Bus, Command, DataLost, Progress, ReplyTimeout, multi_stage_reply
 from sagastream.testing import EmbeddedServer
 from tests.failover import Names, Pair, fail_over
 from tests.listeners import listening
@@ -120,3 +120,29 @@ async def test_a_timeout_says_that_the_record_is_lost() -> None:
             await bus.command("DEL", record)
             with pytest.raises(DataLost):
                 await waiting
+
+
+@pytest.mark.invariant(12)
+async def test_a_reader_of_a_named_stream_says_that_the_record_is_lost() -> None:
+    """It has seen the record; a request that never had one times out as before."""
+    with EmbeddedServer() as server:
+        async with Bus(server.url) as bus:
+            await bus.emit_command(
+                STREAM,
+                event_type="work:do",
+                payload={},
+                request_id="lost",
+                correlation_id="c",
+                reply_stream="work:replies",
+            )
+            reading = asyncio.create_task(bus.read_replies("work:replies", "c", "lost", 1.0))
+            await eventually(
+                lambda: bus.command("EXISTS", "work:replies"),
+                within_s=5,
+                why="the reader has its group",
+            )
+            await bus.command("DEL", bus.key("request:lost"))
+            with pytest.raises(DataLost):
+                await reading
+            with pytest.raises(ReplyTimeout):
+                await bus.read_replies("work:replies", "c", "never", 0.1)
