@@ -11,7 +11,6 @@ import threading
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
-from contextvars import copy_context
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
@@ -35,14 +34,13 @@ class _Call(Generic[T]):
     """A coroutine that runs in the event loop for a thread that waits for it.
 
     Args:
-        function: Returns the coroutine; called in the event loop, in the caller's context.
+        function: Returns the coroutine; called in the event loop.
         callbacks: What the waiting thread calls meanwhile.
     """
 
     def __init__(
         self, function: Callable[[], Coroutine[Any, Any, T]], callbacks: Callbacks
     ) -> None:
-        self.context = copy_context()
         self.thread: _LoopThread | None = None
         self.task: asyncio.Task[T] | None = None
         self._function = function
@@ -83,7 +81,6 @@ class _LoopThread:
 
     def __init__(self, on_end: Callable[[], Awaitable[None]]) -> None:
         self._on_end = on_end
-        self._forks = fork_count()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ready: SimpleQueue[BaseException | None] = SimpleQueue()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -116,7 +113,7 @@ class _LoopThread:
         """Start a call. None may be submitted after `end`."""
         assert self._loop is not None
         call.thread = self
-        self._loop.call_soon_threadsafe(self._start_call, call, context=call.context)
+        self._loop.call_soon_threadsafe(self._start_call, call)  # in a copy of our context
 
     def cancel(self, call: _Call[Any]) -> bool:
         """Cancel a call; False if the event loop has ended, and the call with it."""
@@ -128,14 +125,14 @@ class _LoopThread:
         return True
 
     def end(self, *, is_exiting: bool = False) -> None:
-        """Cancel the calls and end the thread soon. Idempotent; does nothing in a forked child.
+        """Cancel the calls and end the thread soon. Idempotent.
+
+        In a forked child it does nothing but wake the parent's event loop.
 
         Args:
             is_exiting: The interpreter exits: the threads that wait get no error, which they
                 would print.
         """
-        if self._forks != fork_count():
-            return  # the child shares the pipe that wakes the parent's event loop
         self._is_exiting = self._is_exiting or is_exiting
         self._is_ending = True
         if self._loop:  # otherwise the thread reads `_is_ending` when it has made the loop
@@ -144,7 +141,7 @@ class _LoopThread:
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until the thread has ended, at most `timeout` seconds."""
-        if self._forks == fork_count() and self._thread.ident:
+        if self._thread.ident:
             self._thread.join(timeout)
 
     # -- called in the thread -----------------------------------------------------

@@ -10,7 +10,6 @@ import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from contextvars import Context
 from functools import partial
 from typing import Any, cast
 
@@ -97,7 +96,7 @@ class RedisProtocol(asyncio.Protocol):
             self._fail(self._broken)
             return
         if self._alarm is None:
-            self._alarm = self._loop.call_later(ANSWER_TIMEOUT_S, self._check, context=Context())
+            self._alarm = self._loop.call_later(ANSWER_TIMEOUT_S, self._check)
         self._transport.write(data)
 
     async def call(self, *args: Any) -> Any:

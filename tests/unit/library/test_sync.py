@@ -256,6 +256,42 @@ def test_a_thread_that_cannot_start_is_an_error(
     bus.ping()
 
 
+@pytest.mark.parametrize("is_lock_lost", [False, True])
+def test_an_interrupt_while_the_thread_starts_ends_it(
+    bus: sync.Bus,
+    monkeypatch: pytest.MonkeyPatch,
+    interrupt: Callable[[], None],
+    is_lock_lost: bool,
+) -> None:
+    """Even if it has no loop yet. The call raises the interrupt, also where Python loses it."""
+    start, get_loop, interrupted = (
+        threading.Thread.start,
+        asyncio.Runner.get_loop,
+        threading.Event(),
+    )
+
+    def start_and_interrupt(thread: threading.Thread) -> None:
+        start(thread)
+        try:
+            interrupt()
+        finally:
+            if is_lock_lost:
+                raise RuntimeError("release unlocked lock")
+
+    def get_late_loop(runner: asyncio.Runner) -> asyncio.AbstractEventLoop:
+        interrupted.wait()
+        return get_loop(runner)
+
+    monkeypatch.setattr(threading.Thread, "start", start_and_interrupt)
+    monkeypatch.setattr(asyncio.Runner, "get_loop", get_late_loop)
+    with pytest.raises(_Interrupted):
+        bus.ping()
+    interrupted.set()
+    eventually_sync(lambda: not _loops(), within_s=10, why="the thread has ended")
+    monkeypatch.undo()
+    bus.ping()
+
+
 def test_threads_share_one_loop(bus: sync.Bus, listener: None) -> None:
     """Many threads, one loop: their requests wait in it together."""
     barrier = threading.Barrier(16)
@@ -295,6 +331,30 @@ def test_what_progress_raises_is_raised_by_the_call(
     with pytest.raises(error):
         bus.request_and_reply(STREAM, "work:wait", {}, 20, on_progress)
     assert _tasks(bus) == []
+
+
+def test_an_error_after_the_interrupt_is_not_logged(
+    bus: sync.Bus, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No thread asks for it any more: asyncio would report it as never retrieved."""
+
+    def interrupt() -> None:
+        raise _Interrupted
+
+    callbacks = SimpleQueue[Callable[[], object] | None]()
+
+    async def fail_when_cancelled() -> None:
+        try:
+            callbacks.put(interrupt)
+            await asyncio.Event().wait()
+        finally:
+            raise LookupError
+
+    with pytest.raises(_Interrupted):
+        bus._runner.run(fail_when_cancelled, callbacks)
+    bus.close()
+    gc.collect()
+    assert [record for record in caplog.records if record.name == "asyncio"] == []
 
 
 def test_an_async_progress_is_refused(bus: sync.Bus, listener: None) -> None:
