@@ -201,7 +201,7 @@ async def test_a_handlers_own_requests_carry_it_on(bus: Bus) -> None:
 
 
 async def test_a_plain_entry_may_have_a_context(bus: Bus) -> None:
-    """Its handler sees it, whoever wrote the entry."""
+    """Its handler sees it, whichever client wrote the entry."""
     seen = await _ask_plainly(bus, '{"baggage": "tenant=blue,other=1"}')
     assert seen["tenant"] == "blue"
 
@@ -285,7 +285,7 @@ async def test_an_entry_with_b3_headers_only_continues_their_trace(bus: Bus) -> 
 
 
 async def test_a_traceparent_wins_over_other_headers(bus: Bus) -> None:
-    """The trace of an entry is that of its own field."""
+    """The trace of an entry is that of `traceparent`."""
     carried = {"x-b3-traceid": "1" * 32, "x-b3-spanid": "2" * 16, "x-b3-sampled": "1"}
     traceparent = f"00-{TRACE_ID}-{SPAN_ID}-01"
     with _propagator(B3MultiFormat()):

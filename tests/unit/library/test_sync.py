@@ -74,7 +74,7 @@ async def wait(_command: Command, _progress: Progress) -> None:
 def _own_stages(bus: sync.Bus) -> Any:
     @multi_stage_reply(stream=STREAM, event_type="work:own")
     def own(command: Command, _progress: PlainProgress) -> dict[str, Any]:
-        """Write a stage of its own request."""
+        """Write a stage of the request that it handles."""
         bus.emit_event(
             "stages",
             event_type=command.event_type,
@@ -232,9 +232,9 @@ def test_errors_are_those_of_the_async_bus(bus: sync.Bus, listener: None) -> Non
 def test_nothing_starts_before_the_first_call(server: EmbeddedServer) -> None:
     """A module may make a bus when it is imported."""
     before, threads = _sockets(), threading.active_count()
-    bus = sync.Bus(server.url)
-    bus.close()
-    assert (_sockets() - before, threading.active_count()) == (set(), threads)
+    with sync.Bus(server.url) as bus:
+        assert (_sockets() - before, threading.active_count()) == (set(), threads)
+    assert threading.active_count() == threads
     assert repr(bus).startswith("<sync.Bus unix:")
 
 
@@ -382,6 +382,24 @@ def test_an_interrupt_cancels_the_wait(
     sender.join()
     assert _tasks(bus) == []
     bus.ping()
+
+
+def test_a_second_interrupt_does_not_wait(bus: sync.Bus, interrupt: Callable[[], None]) -> None:
+    """The call waits until its coroutine has ended; who interrupts twice does not."""
+    callbacks, release = SimpleQueue[Callable[[], object] | None](), threading.Event()
+
+    async def end_late() -> None:
+        callbacks.put(interrupt)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            threading.Thread(target=interrupt).start()
+            await asyncio.to_thread(release.wait)
+
+    with pytest.raises(_Interrupted) as caught:
+        bus._runner.run(end_late, callbacks)
+    assert isinstance(caught.value.__context__, _Interrupted)
+    release.set()
 
 
 def test_an_interrupt_ends_following(
