@@ -14,7 +14,7 @@ import typer
 from app.cli.base import EXIT_ERROR, EXIT_USAGE, app, leave, run_or_exit, settings_of_command
 from app.config import ROOT, Settings, choose_settings
 from app.redis_utils import get_bus
-from sagastream.testing import die_with_parent
+from sagastream.testing import child_options
 
 
 @app.command()
@@ -91,8 +91,7 @@ def serve_page(saga_id: str, settings: Settings) -> Iterator[None]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        preexec_fn=die_with_parent,  # noqa: PLW1509 - only calls prctl
+        **child_options(),
     )
     print(f"http://127.0.0.1:{port}/missions/{saga_id}", file=sys.stderr)
     try:

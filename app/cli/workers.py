@@ -19,7 +19,7 @@ from app.redis_utils import get_bus
 from app.robots import fleet
 from sagastream import SagastreamError
 from sagastream.status import stream_status
-from sagastream.testing import die_with_parent
+from sagastream.testing import child_options
 
 KINDS = frozenset({"celery", "listener", "robots"})
 # The key where kombu's Redis transport lists the listeners of Celery's remote control.
@@ -184,8 +184,7 @@ class Workers:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 - only calls prctl
+                **child_options(),
             )
 
     def _environment(self, name: str) -> dict[str, str]:
