@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Annotated
 
 import typer
@@ -14,6 +14,7 @@ import typer
 from app.cli.base import EXIT_ERROR, EXIT_USAGE, app, leave, run_or_exit, settings_of_command
 from app.config import ROOT, Settings, choose_settings
 from app.redis_utils import get_bus
+from app.shutdown import kill_groups, shutdown
 from sagastream.testing import child_options
 
 
@@ -63,6 +64,8 @@ def serve(
     async def serve_until_stopped() -> None:
         await get_bus().ping()
         server = uvicorn.Server(config)
+        # Signals belong to this command.
+        server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]
         serving = asyncio.create_task(server.serve(sockets=[listening]))
         print(
             f"http://{settings.web_host}:{listening.getsockname()[1]}/; Ctrl-C stops it", flush=True
@@ -95,9 +98,11 @@ def serve_page(saga_id: str, settings: Settings) -> Iterator[None]:
     )
     print(f"http://127.0.0.1:{port}/missions/{saga_id}", file=sys.stderr)
     try:
-        yield
+        with shutdown.killing(lambda: kill_groups([server.pid])):
+            yield
     finally:
-        server.terminate()
+        # After a Ctrl-C the time is for the mission. The server keeps nothing that can be lost.
+        (server.kill if shutdown.number else server.terminate)()
         server.wait()
 
 
