@@ -34,12 +34,6 @@ INVARIANTS = {
 }
 # What is not built yet; the table says so. Those that are not built at all need no test.
 OPEN = {
-    4: "a limit for claims that were given back",
-    5: "a claim that is kept while a cancelled handler's thread still runs",
-    6: "entries that can be neither begun nor answered",
-    11: "one deadline for all that a call does",
-    12: "a new connection after READONLY; two releases side by side",
-    13: "a process that a handler ends, objects with an async `__call__`",
     14: "malformed entries on the page, declared limits for every read",
 }
 NOT_BUILT: set[int] = set()

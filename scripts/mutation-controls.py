@@ -30,6 +30,11 @@ JOURNAL = "tests/unit/library/test_journal.py"
 SAGA = "tests/unit/library/test_saga.py"
 SAGA_CLOCKS = "tests/unit/library/test_saga_clocks.py"
 UNREADABLE = "tests/unit/library/test_unreadable_journals.py"
+STOPPING = "tests/unit/library/test_stopping.py"
+POISON = "tests/unit/library/test_poison.py"
+KINDS = "tests/unit/library/test_handler_kinds.py"
+DEADLINES = "tests/unit/library/test_deadlines.py"
+FAILOVER = "tests/unit/library/test_failover.py"
 FOLLOW = "tests/unit/library/test_follow.py"
 EFFECTS = "tests/unit/library/test_effects.py"
 REPLIES = "tests/unit/application/test_redis_utils.py"
@@ -190,15 +195,15 @@ CONTROLS = [
     Control(
         "5 a frozen server lapses no lease",
         "_worker/consumer.py",
-        " or self._keeper.contact_s < self._lease_s",
-        "",
+        "idle_ms = lease_ms if self._keeper.contact_s >= self._lease_s else IDLE_MS",
+        "idle_ms = lease_ms",
         CLAIMS,
     ),
     Control(
         "5 commands of dead listeners are swept",
         "_worker/consumer.py",
-        "await self._sweep(limit) or await",
-        "await",
+        "found = await self._sweep(limit)",
+        "found: list[Delivery] = []",
         CLAIMS,
     ),
     Control(
@@ -215,12 +220,12 @@ CONTROLS = [
         " and other[6] >",
         UNIT,
     ),
-    Control("6 poison", CLAIM, "> tonumber(max_deliveries) then", "> 1000 then", UNIT),
+    Control("6 poison", CLAIM, "released > limit then", "released > 1000 then", UNIT),
     Control(
         "6 a release is no lost handler",
         CLAIM,
-        "claims + 1 - tonumber(record.released or '0') > tonumber(max_deliveries)",
-        "claims + 1 > tonumber(max_deliveries)",
+        "if claims + 1 - released > limit then",
+        "if claims + 1 > limit then",
         UNIT,
     ),
     Control(
@@ -366,8 +371,8 @@ CONTROLS = [
     Control(
         "11 a deadline ends a running handler",
         "_worker/claim.py",
-        "if self._left_s is not None:\n            self._alarm",
-        "if False:\n            self._alarm",
+        "if self._left_s is not None and self._alarm is None:",
+        "if False:",
         CLAIMS,
     ),
     Control(
@@ -418,6 +423,160 @@ CONTROLS = [
         "if counter < highest:",
         "if False:",
         LOAD,
+    ),
+    Control(
+        "4 a read that waits is asked to end",
+        "listener.py",
+        "await consumer.end(deadline)",
+        "reading.cancel()",
+        STOPPING,
+    ),
+    Control(
+        "4 a claim gives back what it did not end",
+        "_worker/claim.py",
+        "        self.let_go()\n        try:",
+        "        return\n        try:",
+        STOPPING,
+    ),
+    Control(
+        "4 what nobody handles is given back",
+        "listener.py",
+        "await uninterrupted(consumer.give_back(dispatcher.handed_over, Deadline(_LEAVE_S)))",
+        "pass",
+        STOPPING,
+    ),
+    Control(
+        "4 what was given back is taken over at once",
+        "_worker/consumer.py",
+        "idle_ms = lease_ms if self._keeper.contact_s >= self._lease_s else IDLE_MS",
+        "idle_ms = lease_ms\n        if self._keeper.contact_s < self._lease_s:\n            return []",
+        STOPPING,
+    ),
+    Control(
+        "4 hand-backs have a limit",
+        CLAIM,
+        "elseif released >= limit * RELEASES_PER_DELIVERY then",
+        "elseif false then",
+        POISON,
+    ),
+    Control(
+        "5 a thread keeps its lease after its listener",
+        "_worker/execution.py",
+        "            claim.hand_over()\n",
+        "            pass\n",
+        STOPPING,
+    ),
+    Control(
+        "5 an entry has one task",
+        "listener.py",
+        "        if entry in self._tasks and not self._tasks[entry].done():\n            return\n",
+        "",
+        STOPPING,
+    ),
+    Control(
+        "5 the end of a claim is not interrupted",
+        "_redis/retrying.py",
+        "await asyncio.shield(task)",
+        "await task",
+        STOPPING,
+    ),
+    Control(
+        "6 failed deliveries count",
+        "_worker/dispatcher.py",
+        "if delivery.deliveries >= self._limit(error):",
+        "if False:",
+        POISON,
+    ),
+    Control(
+        "6 a dead letter replies where it can",
+        CLAIM,
+        "  drop_broken_streams(record)\n",
+        "",
+        POISON,
+    ),
+    Control(
+        "6 an entry has a limit of fields",
+        "_codec/entries.py",
+        "if len(raw) > _MAX_FIELDS:",
+        "if False:",
+        POISON,
+    ),
+    Control(
+        "9 an undo that waits has no slot",
+        "_worker/dispatcher.py",
+        "        slot.leave()\n        claim.keep()",
+        "        claim.keep()",
+        STOPPING,
+    ),
+    Control(
+        "9 a delivery that waits keeps its entry",
+        CLAIM,
+        "if is_pending(stream, group, consumer, entry_id) then\n        redis.pcall",
+        "if false then\n        redis.pcall",
+        STOPPING,
+    ),
+    Control(
+        "11 a deadline ends the wait for an answer",
+        "_redis/connection.py",
+        "            async with deadline.timeout():\n                return await answer",
+        "            return await answer",
+        DEADLINES,
+    ),
+    Control(
+        "12 a node that became a replica is left",
+        "_redis/connection.py",
+        "if isinstance(error, ServerError) and has_moved(error):",
+        "if False:",
+        FAILOVER,
+    ),
+    Control(
+        "12 the lease's thread leaves it too",
+        "_redis/sync.py",
+        "if is_replica or (isinstance(answer, ServerError) and has_moved(answer)):",
+        "if False:",
+        FAILOVER,
+    ),
+    Control(
+        "12 a lost record is noticed though others went on",
+        "_client/inbox.py",
+        "if self._newest in self._waiters and not await self._has_record(self._newest):",
+        "if False:",
+        FAILOVER,
+    ),
+    Control(
+        "12 an outage fails no request",
+        "_redis/retrying.py",
+        "return isinstance(error, _AWAY)",
+        "return False",
+        POISON,
+    ),
+    Control(
+        "12 a newer record is refused",
+        PRELUDE,
+        "  if is_newer(record) then",
+        "  if false then",
+        POISON,
+    ),
+    Control(
+        "12 a newer entry is left to its release",
+        "_worker/dispatcher.py",
+        "return is_newer_entry(delivery.raw) and delivery.deliveries < self._limit(error)",
+        "return False",
+        POISON,
+    ),
+    Control(
+        "13 a method is refused in its class",
+        "handlers.py",
+        'if names and names[0] in {"self", "cls"}:',
+        "if False:",
+        KINDS,
+    ),
+    Control(
+        "14 a saga's command waits for its listener",
+        "_worker/dispatcher.py",
+        "if not command.saga_id or age_s > _LISTENER_WAIT_S:",
+        "if True:",
+        KINDS,
     ),
     Control(
         "14 an unreadable journal hides no other",

@@ -1,5 +1,6 @@
 """Fixtures: a server for all tests, a namespace for each, and a check for blocked event loops."""
 
+import socket
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from pydantic_settings import BaseSettings
 from sagastream import Bus
 from sagastream.message import TERMINAL_STAGES
 from sagastream.testing import EmbeddedServer
+from tests.failover import Names, Pair, replicated
 
 # No deadline for an example: its duration depends on the machine and on the other tests.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -47,6 +49,21 @@ def own_server(server_binary: str | None) -> Iterator[EmbeddedServer]:
     """A server for one test, which may configure, suspend or kill it."""
     with EmbeddedServer(binary=server_binary) as own:
         yield own
+
+
+@pytest.fixture
+def pair(server_binary: str | None) -> Iterator[Pair]:
+    """A primary and its replica."""
+    with replicated(server_binary) as made:
+        yield made
+
+
+@pytest.fixture
+def names(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> Names:
+    """The name, which leads to the primary."""
+    made = Names(pair.first_port)
+    monkeypatch.setattr(socket, "getaddrinfo", made.resolve)
+    return made
 
 
 @pytest.fixture

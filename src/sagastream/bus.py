@@ -156,9 +156,9 @@ class Bus:
             "maxlen": maxlen,
             "ttl": ttl,
         }
-        deadline = Deadline(self._options.call_timeout_s)
-        entry_id, _ = await commands.emit(self.session(), stream, spec, deadline=deadline)
-        return entry_id
+        session, deadline = self.session(), Deadline(self._options.call_timeout_s)
+        emitting = commands.emit(session, stream, spec, deadline=deadline)
+        return (await session.connection.within(deadline, emitting))[0]
 
     async def emit_event(
         self,

@@ -198,7 +198,7 @@ class CommandListener:
                     await announcer.announce()
                     logger.info("listening", extra={"streams": streams})
                     ready.set()
-                    await self._intake(announcer, consumer, running)
+                    await self._read_until_stopped(announcer, consumer, running)
                 finally:
                     await uninterrupted(announcer.withdraw(Deadline(_LEAVE_S)))
                 await self._drain(running)
@@ -206,16 +206,18 @@ class CommandListener:
             await uninterrupted(consumer.give_back(dispatcher.handed_over, Deadline(_LEAVE_S)))
             threads.close()
             keeper.close()
+            if dispatcher.handed_over:
+                await uninterrupted(self._wake(keeper.wakeup_list))
         logger.info("stopped")
 
-    async def _intake(
+    async def _read_until_stopped(
         self, announcer: Announcer, consumer: StreamConsumer, running: "Running"
     ) -> None:
         """Read commands until `stop`; commands that the last read has got are handled."""
-        async with asyncio.TaskGroup() as intake:
-            announcing = intake.create_task(announcer.keep_announcing())
-            reading = intake.create_task(self._read(consumer, running))
-            stopping = intake.create_task(self._stopping.wait())
+        async with asyncio.TaskGroup() as group:
+            announcing = group.create_task(announcer.keep_announcing())
+            reading = group.create_task(self._read(consumer, running))
+            stopping = group.create_task(self._stopping.wait())
             await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if consumer.is_reading:
                 deadline = Deadline(_LEAVE_S)
@@ -259,6 +261,13 @@ class CommandListener:
             await uninterrupted(end_tasks(drained, hurrying))
         await end_tasks(*running.tasks)
 
+    async def _wake(self, wakeup_list: str) -> None:
+        """Wake the keeper's thread, so that it notices at once when a handler's thread ends."""
+        connection, deadline = self._bus.session().connection, Deadline(_LEAVE_S)
+        with contextlib.suppress(SagastreamError):
+            await connection.call("RPUSH", wakeup_list, "1", deadline=deadline)
+            await connection.call("EXPIRE", wakeup_list, 60, deadline=deadline)
+
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
@@ -294,21 +303,26 @@ class Running:
     @property
     def tasks(self) -> set["asyncio.Task[None]"]:
         """The tasks that handle them."""
-        return set(self._tasks.values())
+        return {task for task in self._tasks.values() if not task.done()}
 
     def begin(self, delivery: Delivery) -> None:
         """Handle a delivery, unless its entry is being handled."""
         entry = (delivery.stream, delivery.entry_id)
-        if entry in self._tasks:
+        if entry in self._tasks and not self._tasks[entry].done():
             return
-        task = self._group.create_task(self._dispatcher.dispatch(delivery, Slot(self.slots)))
-        self._tasks[entry] = task
-        task.add_done_callback(lambda _: self._tasks.pop(entry))
+        slot = Slot(self.slots)
+        self._tasks[entry] = self._group.create_task(self._handle(entry, delivery, slot))
+
+    async def _handle(self, entry: tuple[str, str], delivery: Delivery, slot: Slot) -> None:
+        try:
+            await self._dispatcher.dispatch(delivery, slot)
+        finally:
+            del self._tasks[entry]
 
     async def ended(self) -> None:
         """Wait until none is left."""
-        while self._tasks:
-            await asyncio.wait(self.tasks)
+        while tasks := self.tasks:
+            await asyncio.wait(tasks)
 
 
 def _log_failure(serving: "asyncio.Task[None]") -> None:

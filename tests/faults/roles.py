@@ -18,6 +18,7 @@ from sagastream import (
     Command,
     CommandListener,
     DataLost,
+    PlainProgress,
     Progress,
     RequestCancelled,
     RequestFailed,
@@ -136,6 +137,29 @@ def listener(
 def slow_listener(url: str) -> None:
     """A listener with leases long enough for a process that starts slowly."""
     listener(url, lease_s=SLOW_LEASE_S)
+
+
+def threaded_listener(url: str) -> None:
+    """A listener whose plain handler never ends in its first claim."""
+
+    async def listen() -> None:
+        async with Bus(url) as bus:
+            loop = asyncio.get_running_loop()
+
+            @multi_stage_reply(stream=STREAM, event_type="work:do", effect="atomic")
+            def work(command: Command, _progress: PlainProgress) -> Atomic:
+                log = _log(bus, f"begun {command.epoch}")
+                asyncio.run_coroutine_threadsafe(log, loop).result()
+                if command.epoch == 1:
+                    threading.Event().wait()
+                write = _increment(bus, "effects", command.request_id)
+                effect = asyncio.run_coroutine_threadsafe(write, loop).result()
+                return Atomic({"epoch": command.epoch}, (effect,))
+
+            listener = CommandListener(bus, [work], lease_s=LEASE_S, drain_s=0.2)
+            await listener.run(handle_signals=True)
+
+    asyncio.run(listen())
 
 
 def worker(url: str) -> None:

@@ -50,7 +50,8 @@ async def emit(
         session: The server.
         stream: The command stream.
         spec: The command.
-        deadline: When to give up.
+        deadline: When to stop, as exactly as the server's silence is noticed; the caller ends a
+            wait that must be exact.
 
     Returns:
         The id of its entry, and whether the request is new.
@@ -77,7 +78,7 @@ async def emit(
     entry = (correlation_id, request_id, saga_id, event_type, payload, reply_stream)
     with spans.sending(session.server, stream, fields) as span:
         terminal_only = spec.get("terminal_only") and not span.is_recording()
-        emitting = session.requests.emit(
+        answer = await session.requests.emit(
             options.record_key(request_id),
             options.key(stream),
             session.guard.key,
@@ -93,8 +94,8 @@ async def emit(
                 for superseded in spec.get("supersedes", ())
             ],
             wakeup_prefix=options.key("listener:"),
+            deadline=deadline,
         )
-        answer = await session.connection.within(deadline, emitting)
         if answer.outcome == "conflict":
             raise RequestConflict(request_id, stream)
         session.guard.note_counter(answer.counter)

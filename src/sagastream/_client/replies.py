@@ -60,7 +60,7 @@ class BackoffConfig:
 
 
 class GroupReader:
-    """Reads the stages of one request from a reply stream, with a consumer group of its own.
+    """Reads the stages of one request from a reply stream, with its own consumer group.
 
     Args:
         session: The server.
@@ -72,6 +72,7 @@ class GroupReader:
         on_stage: Called with each stage.
 
     Attributes:
+        is_emitted: The command is emitted elsewhere.
         last_stage: The status of the last stage that came, None before the first.
     """
 
@@ -86,6 +87,7 @@ class GroupReader:
         backoff: BackoffConfig,
         on_stage: Callable[[dict[str, Any]], None],
     ) -> None:
+        self.is_emitted = True
         self.last_stage: str | None = None
         self._session = session
         self._key = session.options.key(stream)
@@ -96,7 +98,7 @@ class GroupReader:
         self._on_stage = on_stage
         self._name = f"{_READER_PREFIX}{uuid.uuid4()}"
         self._has_joined = False
-        self._is_emitted = False
+        self._known: set[str] = set()
 
     async def until_terminal(self) -> dict[str, Any]:
         """Read until the terminal reply is there, and return it.
@@ -114,7 +116,7 @@ class GroupReader:
     async def last_look(self, deadline: Deadline | None = None) -> dict[str, Any] | None:
         """The terminal reply in the request's record, None while there is none."""
         reply = await read_outcome(
-            self._session, self._request_id, deadline=deadline, is_emitted=self._is_emitted
+            self._session, self._request_id, deadline=deadline, known=self._known
         )
         if reply is None or reply.get("correlation_id") != self._correlation_id:
             return None
@@ -125,7 +127,7 @@ class GroupReader:
         session, name, backoff = self._session, self._name, self._backoff
         await self._join()
         delay, retry_delays = backoff.initial_delay, iter(backoff_delays())
-        while True:
+        while not self._deadline.is_over:
             block_ms = max(1, round(min(delay, self._deadline.left_s) * 1000))
             try:
                 answer = await session.connection.block(
@@ -148,12 +150,12 @@ class GroupReader:
             delay = delay if answer else min(delay * backoff.factor, backoff.max_delay)
             for stage in self._stages_of(answer):
                 self.last_stage = stage["status"]
-                self._is_emitted = True
                 self._on_stage(stage)
                 ids = {"request_id": self._request_id, "correlation_id": self._correlation_id}
                 logger.info("reply %s", self.last_stage, extra=ids)
                 if self.last_stage in TERMINAL_STAGES:
                     return stage
+        raise TimeoutError
 
     async def _leave(self) -> None:
         """Destroy the group. One that stays is destroyed by a later reader."""
@@ -226,7 +228,9 @@ async def read_entries(
     streams = ("COUNT", count, "STREAMS", *names, *after.values())
     if block_s:
         block_ms = round(block_s * 1000)
-        answer = await session.connection.block("XREAD", "BLOCK", block_ms, *streams)
+        reading = session.connection.block("XREAD", "BLOCK", block_ms, *streams)
+        deadline = Deadline(block_s + session.connection.call_timeout_s)
+        answer = await session.connection.within(deadline, reading)
     else:
         answer = await session.connection.call("XREAD", *streams)
     return [

@@ -46,35 +46,42 @@ class ReplyWait:
 
     Args:
         replies: The waiter's queue.
+        emit: Emits the command.
         read_outcome: Reads the terminal reply from the record, until a deadline; None while
             there is none.
         on_stage: Called with each stage.
         on_progress: Called with each stage; may be async.
 
     Attributes:
+        is_emitted: Whether the server has the command.
         last_stage: The status of the last stage that came, None before the first.
     """
 
     def __init__(
         self,
         replies: ReplyQueue,
+        emit: Callable[[], Awaitable[None]],
         read_outcome: Callable[[Deadline | None], Awaitable[dict[str, Any] | None]],
         *,
         on_stage: Callable[[dict[str, Any]], None],
         on_progress: OnProgress | None,
     ) -> None:
         self._replies = replies
+        self._emit = emit
         self._read_outcome = read_outcome
         self._on_stage = on_stage
         self._on_progress = on_progress
+        self.is_emitted = False
         self.last_stage: str | None = None
 
     async def until_terminal(self) -> dict[str, Any]:
-        """Wait for the terminal reply, and return it.
+        """Emit the command, wait for the terminal reply, and return it.
 
         Raises:
             DataLost: The server came back without our data.
         """
+        await self._emit()
+        self.is_emitted = True
         while True:
             notification = await self._replies.get()
             if isinstance(notification, DataLost):

@@ -1,5 +1,6 @@
 """A request from emit to its terminal reply, over the inbox or a named reply stream."""
 
+import contextlib
 from typing import Any, Protocol
 
 from sagastream._client.commands import CommandSpec, emit
@@ -15,7 +16,7 @@ from sagastream.errors import ReplyTimeout, ServerRefused, ServerUnavailable
 from sagastream.message import OnProgress
 
 # How long a call may ask for the reason after its timeout, in seconds.
-_DIAGNOSIS_S = 0.15
+_DIAGNOSIS_S = 0.1
 
 
 async def request_and_reply(
@@ -46,17 +47,23 @@ async def request_and_reply(
     inbox, request_id = session.inbox, spec["request_id"]
     await inbox.acquire_slot(deadline, wait=wait_for_slot)
     replies = inbox.subscribe(request_id)
-    try:
+    ids = {"correlation_id": spec["correlation_id"], "request_id": request_id}
+    receiving = Receiving(session.server, inbox.name, ids)
+
+    async def emit_first() -> None:
         first = deadline.at_most(session.connection.call_timeout_s)
         _, is_new = await emit(session, stream, spec, deadline=first)
         inbox.note_emitted(request_id)
-        ids = {"correlation_id": spec["correlation_id"], "request_id": request_id}
-        with Receiving(session.server, inbox.name, ids) as receiving:
-            if not is_new:
-                replies.put(None)  # the request may have ended already
+        receiving.begin()
+        if not is_new:
+            replies.put(None)  # the request may have ended already
+
+    try:
+        with receiving:
             wait = ReplyWait(
                 replies,
-                lambda until: read_outcome(session, request_id, deadline=until, is_emitted=True),
+                emit_first,
+                lambda until: read_outcome(session, request_id, deadline=until, known={request_id}),
                 on_stage=receiving.stage,
                 on_progress=on_progress,
             )
@@ -70,6 +77,7 @@ async def request_and_reply(
 class _Wait(Protocol):
     """A wait for the terminal reply of a request."""
 
+    is_emitted: bool
     last_stage: str | None
 
     async def until_terminal(self) -> dict[str, Any]:
@@ -88,13 +96,14 @@ async def _until(
         async with alarm:
             return await wait.until_terminal()
     except TimeoutError:
-        if not alarm.expired():
+        if not alarm.expired() and not deadline.is_over:
             raise  # it came from `on_progress`
+    if not wait.is_emitted:
+        raise session.connection.timed_out(deadline)
     last = Deadline(_DIAGNOSIS_S)
-    try:
+    reply = None
+    with contextlib.suppress(ServerUnavailable, ServerRefused):
         reply = await wait.last_look(last)
-    except (ServerUnavailable, ServerRefused):
-        reply = None
     if reply:
         return reply
     timeout = ReplyTimeout(request_id, deadline.seconds, wait.last_stage)
@@ -116,6 +125,7 @@ async def read_replies(
     deadline = Deadline(timeout)
     ids = {"correlation_id": correlation_id, "request_id": request_id}
     with Receiving(session.server, stream, ids) as receiving:
+        receiving.begin()
         reader = GroupReader(
             session,
             stream,

@@ -44,15 +44,15 @@ async def read_outcome(
     request_id: str,
     *,
     deadline: Deadline | None = None,
-    is_emitted: bool = False,
+    known: set[str] | None = None,
 ) -> dict[str, Any] | None:
     """Read the terminal reply from a request's record; None while there is none.
 
     Args:
         session: The server.
         request_id: The request.
-        deadline: When to give up; None for the bus's `call_timeout_s`.
-        is_emitted: Whether the server has had its record.
+        deadline: When to stop; None for the bus's `call_timeout_s`.
+        known: The requests whose records the server has had; this one is added if it has it.
 
     Raises:
         ServerUnavailable: The server did not answer in time.
@@ -64,8 +64,11 @@ async def read_outcome(
         "HMGET", record, "layout", *_REPLY_FIELDS, deadline=deadline
     )
     check_layout(layout)
-    if is_emitted and stored[_STATUS] is None:
-        raise DataLost(connection.address, f"it has no record of request {request_id} any more")
+    if known is not None:
+        if stored[_STATUS] is not None:
+            known.add(request_id)
+        elif request_id in known:
+            raise DataLost(connection.address, f"it has no record of request {request_id} any more")
     reply: dict[str, Any] = {
         name: value.decode() if value else ""
         for name, value in zip(_REPLY_FIELDS, stored, strict=True)

@@ -1,5 +1,7 @@
 """Diagnose a timeout: what the server knows about a request that got no reply."""
 
+import asyncio
+
 from sagastream._client.session import Session
 from sagastream._redis.deadline import Deadline
 from sagastream.errors import NoHandlers, ReplyTimeout, SagastreamError
@@ -15,7 +17,7 @@ async def explain_timeout(
     Args:
         session: The server.
         timeout: The timeout as it was raised.
-        deadline: When to give up.
+        deadline: When to stop.
 
     Returns:
         The same timeout with its diagnosis; `NoHandlers` if no live listener has the event
@@ -25,8 +27,11 @@ async def explain_timeout(
     options, connection = session.options, session.connection
     try:
         record = options.record_key(timeout.request_id)
-        stored = await connection.call("HMGET", record, *_FIELDS, deadline=deadline)
-        now_ms = int((await connection.call("TIME", deadline=deadline))[0]) * 1000
+        stored, (now_s, _) = await asyncio.gather(
+            connection.call("HMGET", record, *_FIELDS, deadline=deadline),
+            connection.call("TIME", deadline=deadline),
+        )
+        now_ms = int(now_s) * 1000
         if stored[5] is None:
             return ReplyTimeout(*facts, "the server has no record of it")
         status, consumer, epoch, lease_until, emitted, stream, event_type, seq = (

@@ -29,7 +29,7 @@ def encode_payload(
     Raises:
         InvalidMessage: Not a mapping, not JSON, too deep or too large; names the path.
     """
-    if not isinstance(payload, Mapping):
+    if type(payload) is not dict and not isinstance(payload, Mapping):
         raise InvalidMessage(field, f"must be a mapping, not {type(payload).__name__}")
     _check_value(payload, field, 0)
     text = _ENCODER.encode(payload)

@@ -24,12 +24,13 @@ def check_name(field: str, value: str, *, required: bool = True) -> str:
         InvalidMessage: Not text, empty though required, too long, or with white space,
             control characters or braces (braces belong to the namespace).
     """
+    if type(value) is str:  # the usual case
+        if not value and not required:
+            return value
+        if len(value) <= MAX_NAME_LENGTH and value.isascii() and _NAME.fullmatch(value):
+            return value
     if not isinstance(value, str):
         raise InvalidMessage(field, f"must be text, not {type(value).__name__}")
-    if not value and not required:
-        return value
-    if len(value) <= MAX_NAME_LENGTH and value.isascii() and _NAME.fullmatch(value):
-        return value
     if len(value) > MAX_NAME_LENGTH:
         raise InvalidMessage(field, f"is longer than {MAX_NAME_LENGTH} characters")
     if not _NAME.fullmatch(value):

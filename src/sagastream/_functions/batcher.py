@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from sagastream._functions.library import Caller, function_name
+from sagastream._redis.deadline import Deadline
 from sagastream._redis.protocol import error_of
 from sagastream._telemetry.spans import retried
 
@@ -31,6 +32,7 @@ class _Call:
     parse: Parse[Any]
     answer: "asyncio.Future[Any]"
     context: Context
+    deadline: Deadline | None
 
 
 class Batcher:
@@ -51,10 +53,12 @@ class Batcher:
         keys: tuple[str, str],
         args: Sequence[str | bytes],
         parse: Parse[T],
+        *,
+        deadline: Deadline | None = None,
     ) -> "asyncio.Future[T]":
         """Call a function for one request, in one command with the other calls of this tick.
 
-        The command is sent again while the answer is awaited: the caller has the deadline.
+        The command is sent again while a caller waits for its answer.
 
         Args:
             name: The function.
@@ -62,9 +66,10 @@ class Batcher:
             keys: The request's record and stream.
             args: The request's own arguments.
             parse: Reads the request's answer.
+            deadline: When the caller waits no longer for a server that is away; None for never.
         """
         loop = asyncio.get_running_loop()
-        call = _Call(keys, args, parse, loop.create_future(), copy_context())
+        call = _Call(keys, args, parse, loop.create_future(), copy_context(), deadline)
         key = (name, *shared)
         batch = self._batches.get(key)
         if batch is None:
@@ -91,8 +96,18 @@ class Batcher:
         self._caller.post(
             tuple(command),
             partial(_deliver, batch),
-            on_retry=partial(_note_retry, batch),
+            on_retry=partial(self._note_retry, batch),
         )
+
+    def _note_retry(self, batch: list[_Call], error: BaseException) -> bool:
+        for call in batch:
+            call.context.run(retried, error)
+            if call.deadline is None:
+                continue
+            call.deadline.note(error)
+            if call.deadline.is_over and not call.answer.done():
+                call.answer.set_exception(self._caller.timed_out(call.deadline))
+        return not all(call.answer.done() for call in batch)
 
 
 def _deliver(batch: list[_Call], answers: Any) -> None:
@@ -108,9 +123,3 @@ def _deliver(batch: list[_Call], answers: Any) -> None:
             call.answer.set_exception(error_of(parts[1].decode(errors="replace")))
         else:
             call.answer.set_result(call.parse(parts))
-
-
-def _note_retry(batch: list[_Call], error: BaseException) -> bool:
-    for call in batch:
-        call.context.run(retried, error)
-    return not all(call.answer.done() for call in batch)

@@ -67,6 +67,9 @@ class Caller(Protocol):
     ) -> None:
         """Send a command; `receive` gets its answer, or the exception that came instead."""
 
+    def timed_out(self, deadline: Deadline) -> Exception:
+        """The error of a call whose deadline has passed."""
+
     @property
     def is_idle(self) -> bool:
         """Whether no answer is awaited."""

@@ -57,6 +57,7 @@ class RequestFunctions:
         effect: str = "",
         supersedes: Sequence[str] = (),
         wakeup_prefix: str = "",
+        deadline: Deadline | None = None,
     ) -> "asyncio.Future[EmitAnswer]":
         """Write a command's record and entry.
 
@@ -74,6 +75,7 @@ class RequestFunctions:
             effect: The effect policy that the handler must declare, '' for any.
             supersedes: The records of requests that end in the same step.
             wakeup_prefix: The prefix of the wake-up lists of listeners.
+            deadline: When the command is no longer sent again; None for never.
         """
         args = [*entry, "\n".join(reply_streams), "\n".join(end_streams)]
         if deadline_ms is not None:
@@ -87,7 +89,9 @@ class RequestFunctions:
         for superseded in supersedes:
             args += ("supersedes", superseded)
         shared = (self._reply_ttl_ms, wakeup_prefix, instance)
-        return self._batcher.call("emit", shared, (record, stream), args, EmitAnswer.parse)
+        return self._batcher.call(
+            "emit", shared, (record, stream), args, EmitAnswer.parse, deadline=deadline
+        )
 
     async def adopt(
         self,
@@ -119,6 +123,7 @@ class RequestFunctions:
         retention_ms: int,
         max_deliveries: int,
         trace: Trace,
+        deadline: Deadline | None = None,
     ) -> "asyncio.Future[BeginAnswer]":
         """Claim a request: the epoch grows, and `start` is written."""
         shared = (group, consumer, str(lease_ms), self._reply_ttl_ms, str(retention_ms))
@@ -128,6 +133,7 @@ class RequestFunctions:
             (record, stream),
             (entry_id, token, *trace),
             parse_begin,
+            deadline=deadline,
         )
 
     def progress(

@@ -125,15 +125,15 @@ class Connection:
             async with deadline.timeout():
                 return await answer
         except TimeoutError:
-            raise self.gave_up(deadline) from self._loss
+            raise self.timed_out(deadline) from deadline.error
 
-    def gave_up(self, deadline: Deadline) -> ServerUnavailable | ServerRefused:
+    def timed_out(self, deadline: Deadline) -> ServerUnavailable | ServerRefused:
         """The error of a call whose deadline has passed."""
-        reason = f"gave up after {deadline.seconds:g} s"
-        if isinstance(self._loss, ServerError):
-            return ServerRefused(self.address, f"{self._loss}; {reason}")
-        if self._loss is not None:
-            return ServerUnavailable(self.address, f"{_reason(self._loss)}; {reason}")
+        reason = f"timed out after {deadline.seconds:g} s"
+        if isinstance(deadline.error, ServerError):
+            return ServerRefused(self.address, f"{deadline.error}; {reason}")
+        if deadline.error is not None:
+            return ServerUnavailable(self.address, f"{_reason(deadline.error)}; {reason}")
         return ServerUnavailable(self.address, reason)
 
     async def _call(self, args: tuple[Any, ...], deadline: Deadline) -> Any:
@@ -200,6 +200,7 @@ class Connection:
                 raise ServerUnsuitable(f"{self.address} refuses this client: {error}") from error
             if not isinstance(error, ServerError) or is_temporary(error):
                 self.note_loss(error)
+                deadline.note(error)
                 if not on_retry(error):
                     raise ServerUnavailable(self.address, _reason(error)) from error
                 await asyncio.sleep(delay)

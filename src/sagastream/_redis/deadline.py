@@ -2,11 +2,10 @@
 
 import asyncio
 import math
-import time
 
 
 class Deadline:
-    """The end of a call, by the monotonic clock.
+    """The end of a call, by the clock of its event loop.
 
     It is made once, where the user names a timeout. Whatever the call then waits for gets what
     is left of it.
@@ -16,18 +15,22 @@ class Deadline:
 
     Attributes:
         seconds: The whole length, for messages.
+        error: The last error that the call met, None if none.
     """
 
-    __slots__ = ("_at", "seconds")
+    __slots__ = ("_at", "_now", "_outer", "error", "seconds")
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, *, outer: "Deadline | None" = None) -> None:
         self.seconds = seconds
-        self._at = time.monotonic() + seconds
+        self.error: BaseException | None = None
+        self._outer = outer
+        self._now = asyncio.get_running_loop().time
+        self._at = self._now() + seconds
 
     @property
     def left_s(self) -> float:
         """How much is left, in seconds; 0 when it has passed."""
-        return max(0.0, self._at - time.monotonic())
+        return max(0.0, self._at - self._now())
 
     @property
     def is_over(self) -> bool:
@@ -35,8 +38,14 @@ class Deadline:
         return self.left_s <= 0.0
 
     def at_most(self, seconds: float) -> "Deadline":
-        """This deadline, or a nearer one."""
-        return self if self.left_s <= seconds else Deadline(seconds)
+        """This deadline, or a nearer one for a part of the call."""
+        return self if self.left_s <= seconds else Deadline(seconds, outer=self)
+
+    def note(self, error: BaseException) -> None:
+        """Remember an error that the call met, for the message of its timeout."""
+        self.error = error
+        if self._outer:
+            self._outer.note(error)
 
     def timeout(self) -> asyncio.Timeout:
         """A context that ends with `TimeoutError` when the deadline passes."""

@@ -5,6 +5,7 @@ TLS options and credentials from URLs; hiredis parses answers.
 """
 
 import asyncio
+import re
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -25,6 +26,9 @@ _CLOSE_TIMEOUT_S = 1.0
 # Called with an answer, or with the exception that came instead.
 Receive = Callable[[Any], None]
 
+# A function's error; the server may put its own word before it.
+_LAYOUT = re.compile(r"(?:ERR )?LAYOUT (\d+) (\d+)")
+
 pack = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)
 
 
@@ -37,9 +41,8 @@ def error_of(text: str) -> Exception:
     code = text.partition(" ")[0]
     if code == "LOADING":
         return ConnectionLost(text)  # the server loads its data, and will answer soon
-    if code == "LAYOUT":
-        layout, known = text.split()[1:3]
-        return UnknownLayout(int(layout), int(known))
+    if layout := _LAYOUT.match(text):
+        return UnknownLayout(int(layout[1]), int(layout[2]))
     if code == "ERR" and "AUTH" in text and "without any password" in text:
         code = "NOAUTH"
     return ServerError(code, text.removeprefix("ERR "))

@@ -5,7 +5,7 @@ from typing import Any, Self
 
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import MasterDownError, ReadOnlyError, RedisError, ResponseError
 from redis.retry import Retry
 
 from sagastream._redis.connection import redact
@@ -56,7 +56,9 @@ class SyncConnection:
             return self._client.execute_command(*args)  # type: ignore[no-untyped-call]
         except ResponseError as error:
             answer = error_of(str(error))
-            if isinstance(answer, ServerError) and has_moved(answer):
+            # redis-py leaves the code out of the text of errors that have a class.
+            is_replica = isinstance(error, ReadOnlyError | MasterDownError)
+            if is_replica or (isinstance(answer, ServerError) and has_moved(answer)):
                 self._client.connection_pool.disconnect()
             raise answer from error
         except (RedisError, OSError) as error:

@@ -122,8 +122,12 @@ class Receiving:
         self._events: list[tuple[int, Mapping[str, Any]]] = []
 
     def __enter__(self) -> Self:
-        self._started_ns = time.time_ns()
+        self._started_ns = 0
         return self
+
+    def begin(self) -> None:
+        """The wait begins now; without it there is no span."""
+        self._started_ns = time.time_ns()
 
     def stage(self, reply: Mapping[str, Any]) -> None:
         """Note a stage that has arrived."""
@@ -135,6 +139,8 @@ class Receiving:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if not self._started_ns:
+            return
         if isinstance(error, Exception) or (error is None and self._events):
             self._record(type(error).__name__ if error else "", str(error or ""))
 

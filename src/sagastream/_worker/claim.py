@@ -140,13 +140,14 @@ class Claim:
         trace: TracebackType | None,
     ) -> None:
         try:
-            await uninterrupted(self._end())
+            if self._is_settled and not self.is_handed_over:
+                self.let_go()
+            else:
+                await uninterrupted(self._end())
         finally:
             if self._has_begun:
                 claim_token.reset(self._claim_token)
             self.telemetry.leave()
-
-    # -- begin --------------------------------------------------------------------------
 
     async def begin(self) -> BeginAnswer:
         """Claim the request and write `start`.
@@ -176,7 +177,7 @@ class Claim:
         return answer
 
     async def _begin(self) -> BeginAnswer:
-        answer = self._session.requests.begin(
+        return await self._session.requests.begin(
             self.record,
             self.stream,
             group=self._options.group,
@@ -187,9 +188,8 @@ class Claim:
             retention_ms=self._session.options.retention_ms,
             max_deliveries=self._options.max_deliveries,
             trace=self._trace,
+            deadline=Deadline(self._options.lease_s),
         )
-        # A claim that is answered after a lease would have lapsed already.
-        return await self._session.connection.within(Deadline(self._options.lease_s), answer)
 
     def _note_begin(self, answer: Claimed) -> None:
         command = self.command
@@ -206,7 +206,8 @@ class Claim:
         self._claim_token = claim_token.set(self.token)
         self.telemetry.lost_span(answer.lost_span)
         self.telemetry.begin(command.epoch)
-        logger.info("request started", extra=self.ids | {"attempt": command.epoch})
+        if logger.isEnabledFor(logging.INFO):
+            logger.info("request started", extra=self.ids | {"attempt": command.epoch})
 
     async def _adopt(self) -> AdoptAnswer:
         command, options = self.command, self._session.options
@@ -221,8 +222,6 @@ class Claim:
             reply_streams=options.reply_keys(command.reply_stream, command.saga_id),
         )
 
-    # -- keep: the lease, and why the handler has to stop ---------------------------------
-
     def keep(self) -> None:
         """Renew the lease, and cancel the current task when the handler has to end early.
 
@@ -235,7 +234,9 @@ class Claim:
             self._alarm = self._loop.call_later(max(0.0, self._left_s), self._stop, "deadline")
 
     def let_go(self) -> None:
-        """Stop renewing the lease, and do not cancel the task any more."""
+        """Stop renewing the lease, and do not cancel the task any more. Idempotent."""
+        if self._task is None:
+            return
         if self._alarm:
             self._alarm.cancel()
         self._task = None  # a renewal that is under way must not cancel what comes now
@@ -265,8 +266,6 @@ class Claim:
     def is_expired(self) -> bool:
         """Whether the deadline had passed when it was claimed."""
         return self._left_s is not None and self._left_s <= 0
-
-    # -- stages -------------------------------------------------------------------------
 
     async def progress(self, fraction: float, detail: Mapping[str, Any] | None = None) -> None:
         """Write a progress stage.
@@ -356,8 +355,6 @@ class Claim:
         logger.info("request %s", status, extra=self.ids)
         return True
 
-    # -- the end ------------------------------------------------------------------------
-
     def leave(self) -> None:
         """There is nothing to give back: another claim has the request, or it has ended."""
         self._is_settled = True
@@ -380,11 +377,9 @@ class Claim:
     async def _end(self) -> None:
         if self._progress:
             await self._progress.drop()
-        if not self.is_handed_over:
-            self.let_go()
-        if self._is_settled:
+        if self.is_handed_over:
             return
-        self._is_settled = True
+        self.let_go()
         try:
             with self.telemetry.settling("release"):
                 answer = await self._session.requests.release(

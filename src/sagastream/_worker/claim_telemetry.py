@@ -1,4 +1,4 @@
-"""What a claim tells of itself: its span, its metrics, and the ids in its log lines."""
+"""The telemetry of a claim: its span, its metrics, and the ids in its log lines."""
 
 import contextlib
 import time

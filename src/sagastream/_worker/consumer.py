@@ -100,11 +100,11 @@ class StreamConsumer:
         await self._session.connection.unblock(self, deadline=deadline)
 
     async def give_back(self, kept: Collection[tuple[str, str]], deadline: Deadline) -> None:
-        """Give back what was delivered to this consumer and is not handled, whoever read it.
+        """Give back what was delivered to this consumer and is not handled.
 
         Args:
             kept: Stream and entry id of what is still handled.
-            deadline: When to give up; what stays is taken over after a lease.
+            deadline: When to stop; what stays is taken over after a lease.
         """
         with contextlib.suppress(SagastreamError):
             for stream in self._streams:

@@ -6,6 +6,7 @@ malformed command becomes a dead letter.
 
 import asyncio
 import logging
+import random
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ from collections.abc import Callable, Mapping
 from sagastream._client.session import Session
 from sagastream._codec.entries import decode_command, is_newer_entry, unread_command
 from sagastream._functions.answers import Claimed, ForwardAnswer, Wait
-from sagastream._redis.retrying import backoff_delays, says_away
+from sagastream._redis.retrying import says_away
 from sagastream._worker.announcer import announcements_key
 from sagastream._worker.claim import Claim, ClaimOptions
 from sagastream._worker.consumer import Delivery
@@ -23,6 +24,7 @@ from sagastream._worker.rejection import reject
 from sagastream._worker.slots import Slot
 from sagastream._worker.threads import HandlerThreads
 from sagastream.errors import (
+    HandlerStopped,
     InvalidMessage,
     LeaseLost,
     SagastreamError,
@@ -38,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 # How many times an atomic handler runs at most, if other writers change its values in every run.
 _MAX_RUNS = 100
+_LONGEST_RETRY_S = 0.2
 _RETRY_BEGIN_S = 0.1
 _RETRY_FORWARD_S = 0.5
 # How long after its emit a command of a saga waits for a listener that handles it, in seconds.
@@ -83,19 +86,34 @@ class Dispatcher:
 
     async def dispatch(self, delivery: Delivery, slot: Slot) -> None:
         """Handle one delivery to its end. It raises nothing but a cancellation."""
-        async with slot:
-            try:
-                await self._dispatch(delivery, slot)
-            except SagastreamError as error:
-                name = f"{delivery.stream} {delivery.entry_id}"
-                logger.warning("%s was given back: %s: %s", name, type(error).__name__, error)
-            except Exception:
-                name = f"{delivery.stream} {delivery.entry_id}"
-                logger.exception("%s was given back: it could not be handled", name)
-
-    async def _dispatch(self, delivery: Delivery, slot: Slot) -> None:
+        name = f"{delivery.stream} {delivery.entry_id}"
         try:
-            command = decode_command(
+            await slot.take()
+            command = await self._decode(delivery)
+            if command:
+                await self._handle(delivery, command, slot)
+        except InvalidMessage as error:
+            await self._reject(delivery, error)
+        except _Undeliverable as undeliverable:
+            await self._reject(delivery, undeliverable.error)
+        except SagastreamError as error:
+            logger.warning("%s was given back: %s: %s", name, type(error).__name__, error)
+        except Exception:
+            logger.exception("%s was given back: it could not be handled", name)
+        finally:
+            slot.leave()
+
+    async def _reject(self, delivery: Delivery, error: Exception) -> None:
+        try:
+            await reject(self._session, self._options.group, delivery, error)
+        except SagastreamError as failure:
+            name = f"{delivery.stream} {delivery.entry_id}"
+            logger.warning("%s stays pending: no dead letter can be written: %s", name, failure)
+
+    async def _decode(self, delivery: Delivery) -> Command | None:
+        """Read the command; None if it was given back for a newer release."""
+        try:
+            return decode_command(
                 delivery.raw,
                 stream=delivery.stream,
                 entry_id=delivery.entry_id,
@@ -103,18 +121,12 @@ class Dispatcher:
             )
         except InvalidMessage as error:
             if not self._is_for_a_newer_release(error, delivery):
-                await reject(self._session, self._options.group, delivery, error)
-                return
-            command = unread_command(delivery.stream, delivery.entry_id)
-            async with self._claim_of(delivery, command) as claim:
-                claim.pause()
-            return
-        try:
-            await self._handle(delivery, command, slot)
-        except InvalidMessage as error:
-            await reject(self._session, self._options.group, delivery, error)
-        except _Undeliverable as undeliverable:
-            await reject(self._session, self._options.group, delivery, undeliverable.error)
+                raise
+        async with self._claim_of(
+            delivery, unread_command(delivery.stream, delivery.entry_id)
+        ) as claim:
+            claim.pause()
+        return None
 
     def _claim_of(self, delivery: Delivery, command: Command) -> Claim:
         return Claim(self._session, command, delivery, self._options, self._keeper)
@@ -239,10 +251,9 @@ class Dispatcher:
                 try:
                     await self._run_until_written(handler, claim)
                 finally:
+                    claim.let_go()
                     if claim.is_handed_over:
                         self.handed_over.add((claim.command.stream, claim.entry_id))
-                    else:
-                        claim.let_go()
             except asyncio.CancelledError:
                 await self._end_early(claim)
             except HandlerRaised as raised:
@@ -258,21 +269,22 @@ class Dispatcher:
 
     async def _run_until_written(self, handler: Handler, claim: Claim) -> None:
         """Run a handler; run an atomic one again if a value that it read has changed."""
-        delays = backoff_delays(first=0.005, limit=0.2)
-        for _, delay_s in zip(range(_MAX_RUNS), delays, strict=False):
+        for run in range(_MAX_RUNS):
             outcome = await run_handler(handler, claim, self._threads)
             if await claim.complete(outcome):
                 return
-            await asyncio.sleep(delay_s)
+            jitter = random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
+            await asyncio.sleep(min(_LONGEST_RETRY_S, 0.005 * 2.0**run) * jitter)
         raise WriteConflict(_MAX_RUNS)
 
     async def _fail(self, claim: Claim, error: BaseException, started: float) -> None:
-        """Write what a handler raised; if it says that the server is away, give it back."""
-        if says_away(error) or (
+        """Write what a handler raised; if it was stopped, or the server is away, give it back."""
+        is_away = says_away(error) or (
             isinstance(error, ConnectionError) and self._was_server_away(started)
-        ):
+        )
+        if is_away or isinstance(error, HandlerStopped):
             reason = f"{type(error).__name__}: {describe(error)}"
-            logger.warning("handler stopped, the server is away: %s", reason, extra=claim.ids)
+            logger.warning("the request is given back: %s", reason, extra=claim.ids)
             claim.telemetry.fail(type(error).__name__, describe(error))
             claim.pause()
             return

@@ -102,6 +102,8 @@ def _checked(handler: Handler, result: Any) -> Atomic:
         if not isinstance(result, Atomic):
             raise InvalidMessage("result", f"must be Atomic, not {type(result).__name__}")
         return result
+    if type(result) is dict:
+        return Atomic(result, ())
     if not isinstance(result, Mapping | None):
         raise InvalidMessage("result", f"must be a mapping or None, not {type(result).__name__}")
     return Atomic(dict(result or {}), ())

@@ -60,13 +60,16 @@ class LeaseKeeper:
         group: The consumer group.
         consumer: The listener.
         lease_s: How long a lease is, in seconds.
+
+    Attributes:
+        wakeup_list: The same key.
     """
 
     def __init__(
         self, url: str, *, wakeup_list: str, group: str, consumer: str, lease_s: float
     ) -> None:
         self._url = url
-        self._wakeup_list = wakeup_list
+        self.wakeup_list = wakeup_list
         self._group = group
         self._consumer = consumer
         self._lease_s = lease_s
@@ -104,7 +107,7 @@ class LeaseKeeper:
     def give_back(self, claim: Leased) -> None:
         """Give a delivery back from the thread, as soon as the server answers.
 
-        After a lease it is given up: by then the lease has lapsed.
+        After a lease it stops trying: by then the lease has lapsed.
         """
         self._returned[claim.token] = (claim, time.monotonic() + self._lease_s)
         self.drop(claim.token)
@@ -128,7 +131,7 @@ class LeaseKeeper:
                     if self._closing.is_set():
                         time.sleep(min(_CLOSING_INTERVAL_S, self._lease_s / 3))
                     else:
-                        connection.call("BLPOP", self._wakeup_list, self._lease_s / 3)
+                        connection.call("BLPOP", self.wakeup_list, self._lease_s / 3)
                 except SagastreamError as error:
                     logger.debug("cannot renew leases: %s", error)
                     time.sleep(min(0.1, self._lease_s / 10))

@@ -2,8 +2,6 @@
 
 import asyncio
 from collections import deque
-from types import TracebackType
-from typing import Self
 
 
 class Slots:
@@ -56,26 +54,11 @@ class Slots:
 
 
 class Slot:
-    """The slot of one delivery, for as long as the context lasts; it may be left and taken again.
-
-    It is taken now if one is free, otherwise when the context begins.
-    """
+    """The slot of one delivery; it may be left and taken again. It is taken now if one is free."""
 
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
         self._is_held = slots.try_take()
-
-    async def __aenter__(self) -> Self:
-        await self.take()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.leave()
 
     async def take(self) -> None:
         """Take the slot, unless it is held."""

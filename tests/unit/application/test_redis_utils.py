@@ -136,7 +136,7 @@ async def test_empty_reads_wait_with_backoff(app_bus: Bus, monkeypatch: pytest.M
         now = 0.0
 
     clock = Clock()
-    monkeypatch.setattr(type(connection), "block", lambda _self, *args: empty(*args))
+    monkeypatch.setattr(type(connection), "block", lambda _self, *args, **_options: empty(*args))
     loop = asyncio.get_running_loop()
     monkeypatch.setattr(loop, "time", lambda real=loop.time: real() + clock.now)
     with pytest.raises(ReplyTimeout, match="no stage seen"):

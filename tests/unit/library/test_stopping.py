@@ -25,10 +25,14 @@ from sagastream import (
     ServerUnavailable,
     multi_stage_reply,
 )
-from sagastream._worker.consumer import StreamConsumer
+from sagastream._redis.retrying import uninterrupted
+from sagastream._worker.consumer import Delivery, StreamConsumer
+from sagastream._worker.slots import Slot, Slots
+from sagastream.listener import Running
 from sagastream.status import request_status, stream_status
 from sagastream.testing import EmbeddedServer
 from tests.listeners import listening
+from tests.plain_client import GROUP, connect
 from tests.polling import eventually
 
 STREAM = "work:commands"
@@ -217,6 +221,36 @@ async def test_an_undo_waits_for_the_thread_that_outlives_its_listener(
             await undoing
 
 
+@pytest.mark.invariant(10)
+async def test_a_payment_in_a_thread_is_made_once(bus: Bus) -> None:
+    """A listener stops while a plain handler pays; another one, which is there, does not pay too."""
+    payments: list[str] = []
+    begun, go = threading.Event(), threading.Event()
+
+    async def find(command: Command) -> dict[str, Any] | None:
+        return {"found": True} if command.request_id in payments else None
+
+    @multi_stage_reply(stream=STREAM, event_type="work:pay", effect="at_most_once", reconcile=find)
+    def pay(command: Command, _progress: PlainProgress) -> dict[str, Any]:
+        begun.set()
+        go.wait(30)
+        payments.append(command.request_id)
+        return {"paid": True}
+
+    async with Bus(bus.url, namespace=bus.namespace) as own:
+        listener = CommandListener(own, [pay], lease_s=0.5, drain_s=0.0)
+        running = asyncio.create_task(listener.run())
+        paying = asyncio.create_task(bus.request_and_reply(STREAM, "work:pay", {}, 20))
+        await eventually(begun.is_set, within_s=5, why="the handler pays")
+        async with listening(bus, [pay], lease_s=0.5):
+            listener.stop()
+            await asyncio.wait_for(running, 5)
+            await asyncio.sleep(1.5)  # three leases, in which it would be taken over
+            go.set()
+            assert (await paying)["payload"] == {"found": True}
+    assert len(payments) == 1
+
+
 async def test_a_thread_that_outlives_its_listener_is_told_to_stop(bus: Bus) -> None:
     """Its next `progress` raises `HandlerStopped`, though the event loop goes on."""
     plain = PlainWork(reports=True)
@@ -258,6 +292,32 @@ async def test_commands_read_while_stopping_are_finished(bus: Bus) -> None:
     async with listening(bus, [slow]):
         await eventually(lambda: len(done) == len(handed_out), within_s=10, why="all are done")
     assert sorted(done) == sorted(handed_out)
+
+
+@pytest.mark.invariant(4)
+async def test_a_read_under_way_is_finished(
+    bus: Bus, work: AsyncWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop does not cancel it: the command that it has got is handled."""
+    read = StreamConsumer._read_new
+    arrived = asyncio.Event()
+
+    async def read_slowly(self: StreamConsumer, limit: int) -> list[Any]:
+        found = await read(self, limit)
+        if found:
+            arrived.set()
+            await asyncio.sleep(0.1)  # the stop comes in this time
+        return found
+
+    monkeypatch.setattr(StreamConsumer, "_read_new", read_slowly)
+    work.go.set()
+    async with listening(bus, [work.handler]) as listener:
+        await bus.emit_command(STREAM, event_type="work:do", payload={}, request_id="r")
+        await asyncio.wait_for(arrived.wait(), 5)
+        listener.stop()
+    outcome = await bus.outcome("r")
+    assert outcome is not None
+    assert outcome["status"] == "completed"
 
 
 async def test_a_delivery_that_nobody_handles_is_given_back_at_once(
@@ -375,6 +435,59 @@ async def test_a_listener_runs_once_at_a_time(bus: Bus, work: AsyncWork) -> None
             await listener.run()
 
 
+@pytest.mark.invariant(5)
+async def test_the_end_of_a_claim_is_not_interrupted() -> None:
+    """However often the task is cancelled meanwhile; it is cancelled afterwards."""
+    begun, go = asyncio.Event(), asyncio.Event()
+    steps: list[str] = []
+
+    async def end() -> None:
+        begun.set()
+        await go.wait()
+        steps.append("given back")
+
+    task = asyncio.create_task(uninterrupted(end()))
+    await begun.wait()
+    for _ in range(3):
+        task.cancel()
+        await asyncio.sleep(0)
+    assert not task.done()
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert steps == ["given back"]
+
+
+@pytest.mark.invariant(5)
+async def test_an_entry_has_one_task() -> None:
+    """A delivery of an entry that is being handled is ignored; afterwards it is not."""
+    handled: list[str] = []
+    go = asyncio.Event()
+
+    class Waiting:
+        async def dispatch(self, delivery: Delivery, _slot: Slot) -> None:
+            handled.append(delivery.entry_id)
+            await go.wait()
+
+    async with asyncio.TaskGroup() as group:
+        running = Running(group, Waiting(), Slots(4))  # type: ignore[arg-type]
+        for _ in range(3):
+            running.begin(Delivery(STREAM, "1-1", {}))
+        await asyncio.sleep(0)
+        assert handled == ["1-1"]
+        go.set()
+        await running.ended()
+        running.begin(Delivery(STREAM, "1-1", {}))
+    assert handled == ["1-1", "1-1"]
+
+
+def _deliveries_of_newest(bus: Bus) -> int:
+    """How many times the newest pending entry was delivered."""
+    with connect(bus.url) as client:
+        pending = client.xpending_range(bus.key(STREAM), GROUP, "-", "+", 10)
+    return int(max(pending, key=lambda each: each["message_id"])["times_delivered"])
+
+
 @pytest.mark.invariant(9)
 async def test_an_undo_that_waits_takes_no_slot(bus: Bus) -> None:
     """However often it is redelivered, other commands are handled meanwhile."""
@@ -405,6 +518,7 @@ async def test_an_undo_that_waits_takes_no_slot(bus: Bus) -> None:
             await asyncio.sleep(0.3)  # a lease, after which the undo would be delivered again
         assert not undoing.done()
         assert listener is not None
+        assert await asyncio.to_thread(_deliveries_of_newest, bus) == 1, "its entry is kept"
         stubborn_go.set()
         await undoing
 

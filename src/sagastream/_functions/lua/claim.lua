@@ -57,7 +57,7 @@ end
 -- Race: the answer is lost and the claim is repeated; the same token gets the same answer. Two
 -- listeners claim at once; the second is answered `busy` while the lease of the first is current.
 -- A claim that was released, as at a shutdown, does not count as a lost handler, but releases have
--- a limit of their own: no request goes round for ever. The span of a
+-- their own limit: no request is delivered without end. The span of a
 -- claim stays in the record until its handler has ended it: the next claim gets the span of a
 -- handler that was killed (epoch, begin in ms, traceparent), and records it.
 -- Shared: group, consumer, lease_ms, reply_ttl_ms, retention_ms, max_deliveries. Own: entry_id,
