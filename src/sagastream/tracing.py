@@ -8,13 +8,14 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from opentelemetry.context import attach, detach
 from opentelemetry.trace import use_span
 
 from sagastream._telemetry import metrics, spans
 from sagastream._telemetry.log_context import in_log_context, log_context
 from sagastream._telemetry.operations import server_of
 from sagastream._telemetry.operations import template as stream_template
-from sagastream._telemetry.trace_context import next_span_id, trace_fields
+from sagastream._telemetry.trace_context import context_fields, extract, next_span_id
 
 __all__ = ["chosen_span_id", "log_context", "process_span", "send_span", "stream_template"]
 
@@ -38,10 +39,10 @@ def send_span(url: str, destination: str, fields: Mapping[str, str]) -> Iterator
         fields: `entry_id`, and any of the entry's ids, `step` and `direction`.
 
     Yields:
-        The trace context as headers for the message.
+        The trace context, and what other propagators carry, as headers for the message.
     """
     with spans.sending(server_of(url), destination, fields):
-        yield trace_fields()
+        yield context_fields()
 
 
 @contextmanager
@@ -72,6 +73,7 @@ def process_span(
     started, error_type = time.perf_counter(), ""
     metrics.consumed(series, 1)
     context = {name: value for name, value in fields.items() if name != "entry_id"}
+    token = attach(extract({"context": headers.get("context")}))
     try:
         with (
             use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False),
@@ -84,4 +86,5 @@ def process_span(
                 spans.fail(span, error_type, str(error))
                 raise
     finally:
+        detach(token)
         metrics.processed(series, time.perf_counter() - started, kind, error_type)

@@ -10,6 +10,7 @@ from sagastream._codec.payload import encode_payload
 from sagastream._codec.validation import as_milliseconds, check_count, check_name
 from sagastream._redis.deadline import Deadline
 from sagastream._telemetry import spans
+from sagastream._telemetry.propagation import injected
 from sagastream._telemetry.trace_context import trace_fields, trace_id, trace_of
 from sagastream.effects import Effect
 from sagastream.errors import RequestConflict, StageRefused
@@ -89,6 +90,7 @@ async def emit(
             maxlen=check_count("maxlen", spec.get("maxlen")),
             ttl_ms=as_milliseconds("ttl", spec.get("ttl")),
             effect=spec.get("effect") or "",
+            context=injected(),
             supersedes=[
                 options.record_key(check_name("supersedes", superseded))
                 for superseded in spec.get("supersedes", ())

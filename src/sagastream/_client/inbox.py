@@ -9,6 +9,7 @@ import logging
 import uuid
 from collections import defaultdict
 from collections.abc import Mapping
+from contextvars import Context
 
 from sagastream._client.data_loss import DataLossGuard
 from sagastream._client.reply_queue import Notification, ReplyQueue
@@ -73,7 +74,10 @@ class Inbox:
         replies = ReplyQueue(self._loop)
         self._waiters[request_id].append(replies)
         if self._reader is None or self._reader.done():
-            self._reader = asyncio.create_task(self._read(), name="sagastream-inbox")
+            # Not in the context of the requester, which would live as long as the reader.
+            self._reader = asyncio.create_task(
+                self._read(), name="sagastream-inbox", context=Context()
+            )
         return replies
 
     def note_emitted(self, request_id: str) -> None:

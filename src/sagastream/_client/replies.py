@@ -189,33 +189,52 @@ class GroupReader:
                 yield stage
 
 
-async def follow_stages(
+async def read_stages(
     session: Session, request_id: str, after: str | None, trace: Trace
-) -> AsyncIterator[dict[str, Any]]:
-    """The stages in a request's own log, until the terminal one.
+) -> list[dict[str, Any]]:
+    """Wait for the next stages in a request's own log.
 
     Args:
         session: The server.
         request_id: The request.
         after: The entry id of the last stage seen; None for all.
         trace: The trace context of the follower.
+
+    Returns:
+        At least one stage, each with its `entry_id`.
     """
-    record = session.options.record_key(request_id)
-    last, retry_delays = (after or "0-0").encode(), iter(backoff_delays())
+    record, limit = session.options.record_key(request_id), session.options.max_payload
+    block = ("XREAD", "COUNT", 100, "BLOCK", BLOCK_MS)
+    retry_delays = iter(backoff_delays())
     while True:
         await session.requests.follow(record, trace)  # the server keeps the log from now on
         try:
             answer = await session.connection.block(
-                "XREAD", "COUNT", 100, "BLOCK", BLOCK_MS, "STREAMS", f"{record}:stages", last
+                *block, "STREAMS", f"{record}:stages", after or "0-0"
             )
         except ServerUnavailable as error:
             session.connection.note_loss(error)
             await asyncio.sleep(next(retry_delays))
             continue
-        for _, entry_id, raw in entries(answer):
-            last = entry_id
-            stage = decode_reply(raw, max_bytes=session.options.max_payload)
-            yield stage | {"entry_id": entry_id.decode()}
+        stages = [
+            decode_reply(raw, max_bytes=limit) | {"entry_id": entry_id.decode()}
+            for _, entry_id, raw in entries(answer)
+        ]
+        if stages:
+            return stages
+
+
+async def follow_stages(
+    session: Session, request_id: str, after: str | None, trace: Trace
+) -> AsyncIterator[dict[str, Any]]:
+    """The stages in a request's own log, until the terminal one.
+
+    The arguments are those of `read_stages`.
+    """
+    while True:
+        for stage in await read_stages(session, request_id, after, trace):
+            after = stage["entry_id"]
+            yield stage
             if stage["status"] in TERMINAL_STAGES:
                 return
 

@@ -35,6 +35,11 @@ def _count_fork() -> None:
 os.register_at_fork(after_in_child=_count_fork)
 
 
+def fork_count() -> int:
+    """How many times this process and its parents have forked; differs in parent and child."""
+    return _forks[0]
+
+
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
     """What all sessions of a bus have in common.
@@ -138,8 +143,10 @@ class SessionRegistry:
         loop = asyncio.get_running_loop()
         session = self._sessions.get(loop)
         if session is None:
-            for other in [other for other in self._sessions if other.is_closed()]:
-                del self._sessions[other], self._holders[other]
+            for other in list(self._sessions):  # loops of other threads come and go meanwhile
+                if other.is_closed():
+                    self._sessions.pop(other, None)
+                    self._holders.pop(other, None)
             session = self._sessions[loop] = _make(self._options)
             holder = self._holders[loop] = self._hold(loop, session)
             with contextlib.suppress(StopIteration):

@@ -30,6 +30,7 @@ _COMMAND_FIELDS = frozenset(
         "traceparent",
         "tracestate",
         "parent_span_id",
+        "context",
         "v",
     },
 )
@@ -64,10 +65,10 @@ class StreamEntry:
 
 
 def decode_fields(raw: Mapping[bytes, bytes]) -> dict[str, str]:
-    """Decode an entry's fields and values as UTF-8.
+    """Decode an entry's fields and values as UTF-8, without a `context` that is not.
 
     Raises:
-        InvalidMessage: A field or value is not UTF-8.
+        InvalidMessage: Another field or value is not UTF-8.
     """
     try:
         return {_NAMES.get(name) or name.decode(): value.decode() for name, value in raw.items()}
@@ -79,6 +80,8 @@ def decode_fields(raw: Mapping[bytes, bytes]) -> dict[str, str]:
             name = key.decode()
         except UnicodeDecodeError as error:
             raise InvalidMessage(repr(key[:40]), "is not UTF-8") from error
+        if name == "context":
+            continue  # it is not part of the message: a malformed one is ignored
         try:
             fields[name] = value.decode()
         except UnicodeDecodeError as error:

@@ -65,6 +65,7 @@ class Claimed:
         effect: The effect policy that the handler must declare, '' for any.
         last_progress: The payload of the last progress stage, '' if there is none.
         lost_span: The span of a handler that was killed, '' if there is none.
+        context: What other propagators than W3C Trace Context carry, '' if nothing.
     """
 
     epoch: int
@@ -72,6 +73,7 @@ class Claimed:
     effect: str
     last_progress: str
     lost_span: str
+    context: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +127,8 @@ def parse_begin(parts: Sequence[Any]) -> BeginAnswer:
     """Read the answer of `begin`."""
     word, *rest = texts(parts)
     if word == "claimed":
-        epoch, now_ms, effect, last_progress, lost_span = rest
-        return Claimed(int(epoch), int(now_ms), effect, last_progress, lost_span)
+        epoch, now_ms, *texts_of_claim = rest
+        return Claimed(int(epoch), int(now_ms), *texts_of_claim)
     if word == "done":
         status, lost_span, dead = rest
         return Done(status, lost_span, dead == "dead")

@@ -55,6 +55,7 @@ class RequestFunctions:
         maxlen: int | None = None,
         ttl_ms: int | None = None,
         effect: str = "",
+        context: str = "",
         supersedes: Sequence[str] = (),
         wakeup_prefix: str = "",
         deadline: Deadline | None = None,
@@ -73,6 +74,7 @@ class RequestFunctions:
             maxlen: Trim the stream to about this many entries.
             ttl_ms: Milliseconds after which the stream expires.
             effect: The effect policy that the handler must declare, '' for any.
+            context: What other propagators than W3C Trace Context carry, '' if nothing.
             supersedes: The records of requests that end in the same step.
             wakeup_prefix: The prefix of the wake-up lists of listeners.
             deadline: When the command is no longer sent again; None for never.
@@ -86,6 +88,8 @@ class RequestFunctions:
             args += ("ttl_ms", str(ttl_ms))
         if effect:
             args += ("effect", effect)
+        if context:
+            args += ("context", context)
         for superseded in supersedes:
             args += ("supersedes", superseded)
         shared = (self._reply_ttl_ms, wakeup_prefix, instance)

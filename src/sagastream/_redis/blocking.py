@@ -1,6 +1,7 @@
 """The sockets of blocking reads: each read has one for itself while it waits."""
 
 import asyncio
+from contextvars import Context
 from typing import Any
 
 from redis.asyncio import Connection as UrlOptions
@@ -97,7 +98,10 @@ class BlockingReads:
     async def _open(self) -> RedisProtocol:
         """Open a socket; keep it if the caller is cancelled meanwhile."""
         # The task may outlive its caller; `close` waits for it.
-        opening = asyncio.create_task(connect(self._options), name="sagastream-connect")
+        # The socket would keep the context of the caller.
+        opening = asyncio.create_task(
+            connect(self._options), name="sagastream-connect", context=Context()
+        )
         self._opening.add(opening)
         opening.add_done_callback(self._opening.discard)
         try:

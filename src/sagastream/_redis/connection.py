@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextvars import Context
 from functools import partial
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit, urlunsplit
@@ -329,8 +330,11 @@ class Connection:
         protocol = self._protocol
         if protocol is None or not protocol.is_open:
             if self._connecting is None:
-                # The task may outlive its caller; `close` waits for it.
-                self._connecting = asyncio.create_task(self._connect(), name="sagastream-connect")
+                # The task may outlive its caller; `close` waits for it. The socket would keep the
+                # context of the caller.
+                self._connecting = asyncio.create_task(
+                    self._connect(), name="sagastream-connect", context=Context()
+                )
             return
         free = _WINDOW - len(protocol.receivers)
         batch, self._queue = self._queue[:free], self._queue[free:]

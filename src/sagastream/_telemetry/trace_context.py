@@ -1,7 +1,8 @@
 """Trace context in an entry: written by the sender, read by the receiver.
 
 Three fields carry it: `traceparent` and `tracestate` of W3C Trace Context, and `parent_span_id`,
-which is informative. A malformed context starts a new trace.
+which is informative. A malformed one starts a new trace. What other propagators carry is one more
+value, `context`; a malformed one is ignored.
 """
 
 import re
@@ -13,6 +14,8 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from sagastream._telemetry.propagation import extracted, injected
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 # The member of `tracestate` that names the root span of a saga.
@@ -48,17 +51,34 @@ def trace_fields(span: Span | None = None) -> dict[str, str]:
     return dict(zip(_FIELDS, trace_of(span), strict=True))
 
 
+def context_fields(span: Span | None = None) -> dict[str, str]:
+    """The fields of `trace_fields`, and `context` if there is something else to carry."""
+    fields, context = trace_fields(span), injected()
+    return fields | {"context": context} if context else fields
+
+
 def extract(fields: Mapping[str, Any]) -> Context:
-    """The context that an entry carries; an empty one if it is missing or malformed."""
-    if not fields.get("traceparent"):
-        return Context()
-    headers = {name: str(fields.get(name) or "") for name in ("traceparent", "tracestate")}
-    return _PROPAGATOR.extract({name: value for name, value in headers.items() if value}, Context())
+    """The context that fields carry; an empty one if they are missing or malformed.
+
+    The span is that of `traceparent`; without one, the one that `context` carries, if any.
+    """
+    context = Context()
+    if fields.get("traceparent"):
+        headers = {name: str(fields.get(name) or "") for name in ("traceparent", "tracestate")}
+        carrier = {name: value for name, value in headers.items() if value}
+        context = _PROPAGATOR.extract(carrier, context)
+    if not fields.get("context"):
+        return context
+    sender = trace.get_current_span(context)
+    context = extracted(fields["context"], context)
+    if sender.get_span_context().is_valid:
+        context = trace.set_span_in_context(sender, context)
+    return context
 
 
 def sender_context(fields: Mapping[str, Any]) -> SpanContext:
     """The context of the span that sent an entry; an invalid one if it was not traced."""
-    if not fields.get("traceparent"):
+    if not fields.get("traceparent") and not fields.get("context"):
         return trace.INVALID_SPAN_CONTEXT
     return trace.get_current_span(extract(fields)).get_span_context()
 
@@ -76,8 +96,8 @@ def trace_id_of(fields: Mapping[str, Any]) -> str:
 
 
 def mark_saga_root(span: Span) -> dict[str, str]:
-    """A saga's root span as the context fields of an entry, with its id in `tracestate` too."""
-    fields, context = trace_fields(span), span.get_span_context()
+    """A saga's root span as `context_fields`, with its id in `tracestate` too."""
+    fields, context = context_fields(span), span.get_span_context()
     if context.is_valid:
         root, state = fields["parent_span_id"], context.trace_state
         state = state.update(_SAGA, root) if _SAGA in state else state.add(_SAGA, root)

@@ -103,7 +103,7 @@ class Claim:
         self.entry_id = command.entry_id
         self.idle_ms = IDLE_MS
         self.telemetry = ClaimTelemetry(
-            session, command, options.group, redelivered=delivery.deliveries > 1
+            session, command, delivery.raw, options.group, redelivered=delivery.deliveries > 1
         )
         self._session = session
         self._delivery = delivery
@@ -205,7 +205,7 @@ class Claim:
         self._has_begun = True
         self._claim_token = claim_token.set(self.token)
         self.telemetry.lost_span(answer.lost_span)
-        self.telemetry.begin(command.epoch)
+        self.telemetry.begin(command.epoch, answer.context)
         if logger.isEnabledFor(logging.INFO):
             logger.info("request started", extra=self.ids | {"attempt": command.epoch})
 

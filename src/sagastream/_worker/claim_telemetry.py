@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Mapping
 
 from opentelemetry.context import attach, detach
 from opentelemetry.trace import Span, set_span_in_context
@@ -9,7 +10,7 @@ from opentelemetry.trace import Span, set_span_in_context
 from sagastream._client.session import Session
 from sagastream._telemetry import metrics, spans
 from sagastream._telemetry.log_context import enter_log_context, leave_log_context
-from sagastream._telemetry.trace_context import Trace, trace_of
+from sagastream._telemetry.trace_context import Trace, extract, trace_of
 from sagastream.message import Command
 
 
@@ -19,6 +20,7 @@ class ClaimTelemetry:
     Args:
         session: The server.
         command: The command.
+        raw: The fields of its entry.
         group: The consumer group.
         redelivered: Whether another listener had the command before.
 
@@ -29,7 +31,13 @@ class ClaimTelemetry:
     """
 
     def __init__(
-        self, session: Session, command: Command, group: str, *, redelivered: bool
+        self,
+        session: Session,
+        command: Command,
+        raw: Mapping[bytes, bytes],
+        group: str,
+        *,
+        redelivered: bool,
     ) -> None:
         self.ids = {
             "request_id": command.request_id,
@@ -40,6 +48,7 @@ class ClaimTelemetry:
         self._message = self.ids | {
             "traceparent": command.traceparent,
             "tracestate": command.tracestate,
+            "context": raw.get(b"context", b""),
             "entry_id": command.entry_id,
             "group": group,
         }
@@ -66,8 +75,14 @@ class ClaimTelemetry:
         if is_dead:
             metrics.dead_lettered(self._series, "HandlerLost")
 
-    def begin(self, epoch: int) -> None:
-        """The claim has begun."""
+    def begin(self, epoch: int, context: str) -> None:
+        """The claim has begun.
+
+        Args:
+            epoch: Its epoch.
+            context: What other propagators than W3C Trace Context carry, '' if nothing.
+        """
+        self._context = context
         self.span.set_attribute("sagastream.attempt", epoch)
         self.span.add_event("start")
         metrics.consumed(self._series, 1)
@@ -75,7 +90,7 @@ class ClaimTelemetry:
             metrics.redelivered(self._series)
 
     def enter(self, *, is_handled: bool) -> None:
-        """Make the span and the ids the current ones.
+        """Make the span, what other propagators carry, and the ids the current ones.
 
         Args:
             is_handled: Whether the listener has a handler for the event type.
@@ -83,7 +98,7 @@ class ClaimTelemetry:
         self._kind = self._command.event_type if is_handled else "_OTHER"
         fields = {name: value for name, value in self.ids.items() if value}
         self._tokens = (
-            attach(set_span_in_context(self.span)),
+            attach(set_span_in_context(self.span, extract({"context": self._context}))),
             enter_log_context(**fields, attempt=self._command.epoch),
         )
         self._started = time.perf_counter()

@@ -56,7 +56,7 @@ class Journal:
         input: The input that it was started with.
         status: Its current status.
         entries: Its requests, in the order in which they were intended.
-        trace: The trace context of its root span.
+        trace: The trace context of its root span, and what else its starter's propagators carry.
         started: When it was started, in seconds since the Unix epoch, in server time.
         error: Why it was compensated: `error_type`, `message`, `trace_id`; {} if it was not.
         resumed: The number of entries when a stuck saga was last resumed.

@@ -19,6 +19,7 @@ PUBLIC = (
     "sagastream.message",
     "sagastream.saga",
     "sagastream.status",
+    "sagastream.sync",
     "sagastream.testing",
     "sagastream.tracing",
 )

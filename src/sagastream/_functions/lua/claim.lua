@@ -5,7 +5,7 @@ local RELEASES_PER_DELIVERY = 4
 
 -- The fields of a record that decide a first claim; later claims read all of it.
 local FIRST_CLAIM_FIELDS = { 'layout', 'entry_id', 'status', 'epoch', 'reply_streams', 'effect', 'after',
-  'correlation_id', 'request_id', 'saga_id', 'event_type' }
+  'context', 'correlation_id', 'request_id', 'saga_id', 'event_type' }
 local PROGRESS_FIELDS = { 'layout', 'token', 'status', 'epoch', 'seq', 'reply_streams', 'followed', 'began',
   'correlation_id', 'request_id', 'saga_id', 'event_type' }
 
@@ -62,7 +62,8 @@ end
 -- handler that was killed (epoch, begin in ms, traceparent), and records it.
 -- Shared: group, consumer, lease_ms, reply_ttl_ms, retention_ms, max_deliveries. Own: entry_id,
 -- token, traceparent, tracestate, parent span id.
--- Returns {'claimed', epoch, now, effect that the handler must declare, last progress, lost span} |
+-- Returns {'claimed', epoch, now, effect that the handler must declare, last progress, lost span,
+-- context} |
 -- {'busy', consumer, ms left} | {'wait', largest number of ms until a superseded handler ends} |
 -- {'done', status, lost span, 'dead' if this call made it a dead letter, otherwise ''} |
 -- {'unknown'}: the record does not name this entry; adopt it.
@@ -84,7 +85,8 @@ local function begin(call, key, stream, shared, own)
   end
 
   if record.token == token then
-    return { 'claimed', record.epoch, int(now), record.effect or '', record.progress or '', record.lost or '' }
+    return { 'claimed', record.epoch, int(now), record.effect or '', record.progress or '', record.lost or '',
+      record.context or '' }
   end
   local held = held_ms(record.after, now)
   if held > 0 then
@@ -121,7 +123,7 @@ local function begin(call, key, stream, shared, own)
     claimed[#claimed + 1], claimed[#claimed + 2] = 'span', record.epoch .. ' ' .. at .. ' ' .. trace[1]
   end
   redis.call('HSET', key, unpack(claimed))
-  return { 'claimed', record.epoch, at, record.effect or '', record.progress or '', lost }
+  return { 'claimed', record.epoch, at, record.effect or '', record.progress or '', lost, record.context or '' }
 end
 
 -- progress: write a numbered progress stage. The last one stays in the record, so that the next

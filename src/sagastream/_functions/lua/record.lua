@@ -154,7 +154,8 @@ local function add_reply_streams(call, key, record, wanted, ttl_ms)
   end
 end
 
--- Write a new record. `spec` has digest, reply_streams, end_streams, effect, after and followed.
+-- Write a new record. `spec` has digest, reply_streams, end_streams, effect, context, after and
+-- followed. The context is not in the entry: earlier releases refuse entries with it.
 -- A stream's open requests are in a sorted set next to it, the oldest first, so that commands
 -- whose entries were lost can be requeued.
 local function add_record(call, key, stream, entry_id, fields, spec)
@@ -168,7 +169,7 @@ local function add_record(call, key, stream, entry_id, fields, spec)
     'reply_streams', spec.reply_streams,
   }
   local count = #record
-  for _, name in ipairs({ 'end_streams', 'effect', 'after' }) do
+  for _, name in ipairs({ 'end_streams', 'effect', 'context', 'after' }) do
     if spec[name] and spec[name] ~= '' then
       record[count + 1], record[count + 2] = name, spec[name]
       count = count + 2

@@ -31,7 +31,8 @@ end
 -- Shared: reply_ttl_ms, prefix of wake-up lists, instance. Own: the fields of the entry from
 -- correlation_id to parent_span_id; the keys of the reply streams, one per line; the keys of those
 -- that get only the terminal stage; then names and values: `deadline_ms` from now, `maxlen`,
--- `ttl_ms`, `effect` that the handler must declare, `supersedes` a record (any number of times).
+-- `ttl_ms`, `effect` that the handler must declare, `context` of other propagators, `supersedes` a
+-- record (any number of times).
 -- Returns {'new' | 'known' | 'conflict', entry_id, counter}. The counter grows with every
 -- command, so that a client notices when older data are restored.
 local function emit(call, key, stream, shared, own)
@@ -46,7 +47,7 @@ local function emit(call, key, stream, shared, own)
   end
   local spec = {
     digest = digest_of(own[4], own[5]), reply_streams = own[11], end_streams = own[12],
-    effect = options.effect,
+    effect = options.effect, context = options.context,
   }
   require_reply_streams(call, spec)
   if #superseded > 0 then
