@@ -34,7 +34,7 @@ class Terminal:
 
     Args:
         arguments: The program and its arguments.
-        env: Its environment. A folder for temporary files of its own is added.
+        env: Its environment; a new folder for temporary files is added.
         piped: Whether its standard output is a pipe, as in `program | other`.
     """
 
