@@ -1,6 +1,13 @@
 """The command listener process: it runs the mission's handlers and resumes unattended missions."""
 
+if __name__ == "__main__":
+    # A signal during the imports below ends the process without a traceback.
+    from app.shutdown import shutdown
+
+    shutdown.install()
+
 import asyncio
+import sys
 
 from app.config import get_settings
 from app.event_types import ROUTING_PLAN
@@ -8,12 +15,13 @@ from app.missions.mission_saga import mission_runner
 from app.observability.gauges import ServerGauges
 from app.observability.health import serve_probes
 from app.observability.providers import configure
-from app.redis_utils import get_bus
+from app.redis_utils import get_bus, run_listener
+from app.shutdown import shutdown
 from sagastream import CommandListener, discover
 
 
 async def listen() -> None:
-    """Run every handler of the configured package until SIGTERM.
+    """Run every handler of the configured package until SIGTERM or SIGINT.
 
     Also send a new task for each open mission that no worker drives: its worker died, or its
     task was lost.
@@ -37,7 +45,7 @@ async def listen() -> None:
         tasks = [asyncio.create_task(each) for each in background]
         try:
             async with serve_probes(settings, settings.step_streams):
-                await listener.run(handle_signals=True)
+                await run_listener(listener, drain_s=settings.listener_drain_s)
         finally:
             for task in tasks:
                 task.cancel()
@@ -57,6 +65,7 @@ def main() -> None:
     """Run `python -m app.command_listener`."""
     configure(get_settings(), "command-listener")
     asyncio.run(listen())
+    sys.exit(shutdown.exit_code)
 
 
 if __name__ == "__main__":

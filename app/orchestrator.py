@@ -3,6 +3,12 @@
 `mission run` starts the workers too.
 """
 
+if __name__ == "__main__":
+    # A signal during the imports below ends the process without a traceback.
+    from app.shutdown import shutdown
+
+    shutdown.install("interrupted")
+
 import typer
 
 from app.cli.base import (
@@ -18,7 +24,7 @@ from app.cli.base import (
     run_or_exit,
     settings_of_command,
 )
-from app.cli.main import INTERRUPTED, run_mission
+from app.cli.main import run_mission
 from app.missions.mission import Mission, run_saga
 
 __all__ = ["main", "orchestrator_app", "run_saga"]
@@ -41,7 +47,7 @@ def orchestrate(
     mission = Mission(area, robots, seed, known_poses)
     refuse_invalid(mission)
     running = run_mission(mission, timeout, None, output, shared=True)
-    exit_with_report(run_or_exit(running, INTERRUPTED), output)
+    exit_with_report(run_or_exit(running), output)
 
 
 def main() -> None:

@@ -11,10 +11,12 @@ from functools import lru_cache
 from typing import Any
 
 from app.config import get_settings
-from sagastream import BackoffConfig, Bus, SagastreamError
+from app.shutdown import GRACE_S, shutdown
+from sagastream import BackoffConfig, Bus, CommandListener, SagastreamError
 from sagastream.message import OnProgress
 
 _BLOCK_S = 0.5
+_GIVE_BACK_S = 1.5
 
 
 class BlobMissing(SagastreamError):
@@ -141,6 +143,39 @@ async def read_stream(stream: str, *, follow: bool) -> AsyncIterator[dict[str, A
             yield entry.reply(max_bytes=bus.max_payload)
         if not entries and not follow:
             return
+
+
+async def run_listener(listener: CommandListener, *, drain_s: float) -> None:
+    """Run a listener until SIGTERM, SIGINT or SIGHUP; then it drains. For the main thread.
+
+    At the second signal, and 3 s after a Ctrl-C, it cancels the handlers that still run and gives
+    their commands back. `app.shutdown.shutdown.exit_code` is then the exit code of the program.
+
+    Args:
+        listener: The listener, with this `drain_s`.
+        drain_s: How long it drains after SIGTERM, in seconds.
+
+    Raises:
+        ServerUnavailable: The server cannot be reached at the start.
+    """
+    shutdown.install()
+    loop = asyncio.get_running_loop()
+    running = asyncio.create_task(listener.run())
+
+    def stop() -> None:
+        listener.stop()
+        loop.call_later(shutdown.left_s(drain_s) - _GIVE_BACK_S, running.cancel)
+
+    with shutdown.graceful(
+        lambda: loop.call_soon_threadsafe(stop),
+        hurry=lambda: loop.call_soon_threadsafe(running.cancel),
+        grace_s=drain_s + GRACE_S,
+    ):
+        try:
+            await running
+        except asyncio.CancelledError:
+            if not running.cancelled() or not shutdown.number:
+                raise
 
 
 async def put_blob(data: bytes, *, ttl_s: int | None = None) -> str:

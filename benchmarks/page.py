@@ -33,7 +33,7 @@ from playwright.sync_api import Browser, Playwright, ViewportSize, sync_playwrig
 from app.cli.workers import Workers
 from app.config import ROOT, choose_settings
 from app.redis_utils import get_bus
-from sagastream.testing import EmbeddedServer, die_with_parent
+from sagastream.testing import EmbeddedServer, child_options
 
 _PORT = 8123
 _URL = f"http://127.0.0.1:{_PORT}"
@@ -108,7 +108,7 @@ def _viewers(pages: int) -> Iterator[Callable[[str], None]]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        preexec_fn=die_with_parent,  # noqa: PLW1509 - only calls prctl
+        **child_options(),
     )
     assert viewers.stdin is not None
     assert viewers.stdout is not None
@@ -199,7 +199,7 @@ def main() -> None:
                 env=settings.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 - only calls prctl
+                **child_options(),
             )
             asyncio.run(_ready(workers))
             area = asked.map.stem

@@ -20,7 +20,7 @@ from typing import Any, Self
 import redis
 from performance_peers import Peer
 
-from sagastream.testing import EmbeddedServer, die_with_parent
+from sagastream.testing import EmbeddedServer, child_options
 
 _SENT = re.compile(r"\+\S+ \[\d+ (?!lua\])\S+\] (.*)")
 _PART = re.compile(r'"((?:[^"\\]|\\.)*)"')
@@ -139,7 +139,7 @@ def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         command,
         **quiet | options,
-        preexec_fn=die_with_parent,  # noqa: PLW1509 - only calls prctl
+        **child_options(),
     )
 
 

@@ -49,9 +49,12 @@ everything else to standard error. `-o json` prints one JSON value, `-o jsonl` o
 | 3 | a step failed, or the mission was cancelled; its steps were undone |
 | 4 | a compensation is stuck |
 | 5 | timeout; the mission's steps were undone |
-| 130 | interrupted; the mission's steps were undone |
+| 130, 143, 129 | ended by Ctrl-C, by SIGTERM, or because its terminal was closed |
 
 `sagastream` uses 0, 1 and 2 only.
+
+After Ctrl-C a command stops what it has started, and ends within 5 s; `mission run` undoes the mission first. At the second
+Ctrl-C it kills what it has started, and ends at once.
 
 """
 

@@ -3,5 +3,4 @@
 # Options: --map FLOOR.yaml --robots N --seed S --out DIR -o text|json (see --help).
 set -euo pipefail
 home=$(cd "$(dirname "$0")/.." && pwd)
-"$home/scripts/setup.sh"
-exec "$home/${VENV:-.venv}/bin/mission" run "$@"
+exec "$home/scripts/setup.sh" "$home/${VENV:-.venv}/bin/mission" run "$@"

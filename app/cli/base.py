@@ -4,7 +4,6 @@ import asyncio
 import json
 import math
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Coroutine
@@ -19,11 +18,12 @@ from app.config import Settings, choose_settings, get_settings
 from app.exploration.map_files import MapError
 from app.missions.mission import BadMission, Mission, MissionTimeout
 from app.observability.providers import configure
+from app.shutdown import GRACE_S, shutdown
 from sagastream import SagastreamError
 
 EXIT_CODES = {"completed": 0, "compensated": 3, "stuck": 4}
 _MAX_TRACE_FILES = 50
-EXIT_ERROR, EXIT_USAGE, EXIT_TIMEOUT, EXIT_INTERRUPTED = 1, 2, 5, 130
+EXIT_ERROR, EXIT_USAGE, EXIT_TIMEOUT = 1, 2, 5
 
 
 class Output(StrEnum):
@@ -85,28 +85,43 @@ def _new_trace_file(folder: Path) -> Path:
     return folder / f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.jsonl"
 
 
-def run_or_exit(coroutine: Coroutine[Any, Any, Any], interrupted: str) -> Any:
+def run_or_exit(
+    coroutine: Coroutine[Any, Any, Any],
+    interrupted: str = "interrupted",
+    *,
+    grace_s: float = GRACE_S,
+) -> Any:
     """Run a coroutine and return its result; on an error print one line and exit with its code.
 
     Args:
-        coroutine: What to run; SIGTERM and Ctrl-C cancel it.
-        interrupted: The line to print if it was cancelled.
+        coroutine: What to run; Ctrl-C and SIGTERM cancel it.
+        interrupted: The line to print if one of them did.
+        grace_s: How many seconds it may take to stop after SIGTERM.
     """
 
     async def cancellable() -> Any:
-        task = asyncio.current_task()
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
         assert task is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        return await coroutine
+        with shutdown.graceful(lambda: loop.call_soon_threadsafe(task.cancel), grace_s=grace_s):
+            return await coroutine
 
+    shutdown.report = interrupted
+    code, line = EXIT_ERROR, ""
     try:
-        return asyncio.run(cancellable())
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        leave(EXIT_INTERRUPTED, interrupted)
+        result = asyncio.run(cancellable())
+        if not shutdown.number:
+            return result
+    except asyncio.CancelledError:
+        if not shutdown.number:
+            raise
     except MissionTimeout as error:
-        leave(EXIT_TIMEOUT, str(error))
+        code, line = EXIT_TIMEOUT, str(error)
     except (SagastreamError, OSError) as error:
-        leave(EXIT_ERROR, str(error))
+        line = str(error)
+    if shutdown.number:
+        code, line = shutdown.exit_code, shutdown.report
+    shutdown.report = ""
+    return leave(code, line)
 
 
 def refuse_invalid(mission: Mission) -> None:

@@ -61,7 +61,7 @@ def doctor(*, output: Format = Output.TEXT) -> None:
     """
     settings = settings_of_command()
     checking = check_all(settings, mission_saga(settings), fleet.presence)
-    checks = run_or_exit(checking, "interrupted")
+    checks = run_or_exit(checking)
     if not print_json([asdict(check) for check in checks], output):
         for check in checks:
             print(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.detail}")

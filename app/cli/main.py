@@ -2,14 +2,16 @@
 
 import asyncio
 import re
+import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Collection
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 
@@ -36,16 +38,25 @@ from app.cli.serve import serve_page
 from app.cli.workers import KINDS, Workers, missing_kinds
 from app.config import choose_settings, get_settings
 from app.exploration.map_files import MapError, load_map, save_map
-from app.missions.mission import Mission, follow_or_cancel, run_saga
-from app.missions.reports import final_report
+from app.missions.mission import (
+    Mission,
+    MissionHandle,
+    MissionInterrupted,
+    follow_or_undo,
+    run_saga,
+)
+from app.missions.reports import final_report, undone_line
 from app.observability import providers
 from app.redis_utils import get_bus
+from app.shutdown import GRACE_S, kill_groups, shutdown
 from sagastream import SagastreamError
+from sagastream.saga import SagaOutcome
 from sagastream.testing import EmbeddedServer
 
-__all__ = ["INTERRUPTED", "app", "main", "run_mission"]
+__all__ = ["app", "run_mission"]
 
-INTERRUPTED = "interrupted; the mission's steps were undone"
+# The time to stop the workers and the server after the mission was undone, in seconds.
+_STOP_S = 1.2
 
 
 @app.command()
@@ -71,7 +82,7 @@ def run(
 
     It uses the server at REDIS_URL; if that is not set, it starts a server. Exit codes: 0
     completed, 1 error, 2 usage, 3 failed and compensated, 4 compensation stuck,
-    5 timeout, 130 interrupted.
+    5 timeout, 130 interrupted. Ctrl-C undoes the mission; a second one ends the command at once.
 
     Example: mission run --map floor.yaml --robots 3 --seed 7
     """
@@ -92,7 +103,7 @@ def run(
         mission = Mission(area or "office", robots, seed, known_poses)
         refuse_invalid(mission)
         if not shared:
-            choose_settings(redis_url=stack.enter_context(EmbeddedServer()).url)
+            choose_settings(redis_url=stack.enter_context(_own_server()).url)
         kinds = None if attach else KINDS
         running = run_mission(
             *(mission, timeout, kinds, output),
@@ -100,7 +111,7 @@ def run(
             other_folders=bool(map or out),
             page=sys.stderr.isatty() if page is None else page,
         )
-        exit_with_report(run_or_exit(running, INTERRUPTED), output)
+        exit_with_report(run_or_exit(running), output)
 
 
 @app.command()
@@ -119,12 +130,7 @@ def workers() -> None:
                 print(f"ready at {bus.address}; Ctrl-C stops them", flush=True)
                 await running.keep()
 
-    run_or_exit(supervise(), "stopped")
-
-
-def main() -> None:
-    """Run the console command `mission`."""
-    app()
+    run_or_exit(supervise(), "stopped", grace_s=settings.listener_drain_s + GRACE_S)
 
 
 async def run_mission(
@@ -137,7 +143,7 @@ async def run_mission(
     other_folders: bool = False,
     page: bool = False,
 ) -> dict[str, Any]:
-    """Run one mission to its end and return its final report.
+    """Run one mission to its end and return its final report; undo it if this call is cancelled.
 
     Args:
         mission: The mission.
@@ -149,10 +155,12 @@ async def run_mission(
         page: Whether to serve the mission's page.
 
     Raises:
+        MissionInterrupted: This call was cancelled; `shutdown.report` has what was undone.
         MissionTimeout: It took too long and has been undone.
         SagastreamError: It could not be started.
     """
     settings = get_settings()
+    shutdown.report = "interrupted before the mission was started"
     async with get_bus() as bus:
         await bus.ping()
         with ExitStack() as stack:
@@ -171,20 +179,84 @@ async def run_mission(
                 await asyncio.gather(running.ready(), importing)
                 keeping = asyncio.create_task(running.keep())
                 stack.callback(keeping.cancel)
-            display = stack.enter_context(MissionDisplay())
-            handle = await run_saga(
-                mission.robot_count,
-                mission.area,
-                seed=mission.seed,
-                known_poses=mission.known_poses,
+            how_to_continue = "its server has ended"
+            if shared:
+                how_to_continue = "its workers continue; see: mission watch {}"
+                if kinds:
+                    how_to_continue = "to continue: mission workers"
+            outcome, saga_input = await _run_to_end(
+                mission, timeout, output, page=page, how_to_continue=how_to_continue
             )
-            if page:
-                stack.enter_context(serve_page(handle.saga_id, settings))
-            async with show_live_map(display, handle.saga_id):
-                outcome = await follow_or_cancel(
-                    handle, stage_printer(output, display.show), timeout=timeout
+    return final_report(outcome, saga_input)
+
+
+async def _run_to_end(
+    mission: Mission, timeout: float | None, output: Output, *, page: bool, how_to_continue: str
+) -> tuple[SagaOutcome, dict[str, Any]]:
+    """Start a mission and follow it; return how it ended, and the input of its saga."""
+    with ExitStack() as stack:
+        display = stack.enter_context(MissionDisplay())
+        handle = await _start_completely(mission)
+        saga_id = handle.saga_id
+        how_to_continue = how_to_continue.format(saga_id)
+        shutdown.report = f"mission {saga_id} was not undone; {how_to_continue}"
+
+        def on_interrupt() -> float:
+            print(
+                f"mission: undoing mission {saga_id}; Ctrl-C again ends at once",
+                file=sys.stderr,
+            )
+            return shutdown.left_s(GRACE_S) - _STOP_S
+
+        if page:
+            stack.enter_context(serve_page(saga_id, get_settings()))
+        try:
+            async with show_live_map(display, saga_id):
+                outcome = await follow_or_undo(
+                    handle,
+                    stage_printer(output, display.show),
+                    timeout=timeout,
+                    on_interrupt=on_interrupt,
                 )
-    return final_report(outcome, handle.input)
+        except MissionInterrupted as interrupted:
+            shutdown.report = undone_line(interrupted.journal, how_to_continue)
+            raise
+        shutdown.report = f"interrupted after mission {saga_id} had ended: {outcome.status}"
+    return outcome, handle.input
+
+
+async def _start_completely(mission: Mission) -> MissionHandle:
+    """Start a mission, also if this call is cancelled: what was started can be undone."""
+    starting = asyncio.create_task(
+        run_saga(
+            mission.robot_count,
+            mission.area,
+            seed=mission.seed,
+            known_poses=mission.known_poses,
+        )
+    )
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        handle = await starting
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()  # raised again where the mission is followed
+        return handle
+
+
+@contextmanager
+def _own_server() -> Iterator[EmbeddedServer]:
+    """Run a server for this command; it is killed if the command ends by force."""
+    server = EmbeddedServer()
+
+    def kill() -> None:
+        if server.is_running:
+            kill_groups([server.pid])
+        shutil.rmtree(Path(urlsplit(server.url).path).parent, ignore_errors=True)
+
+    with shutdown.killing(kill), server:
+        yield server
 
 
 def _use_map(path: Path, stack: ExitStack) -> str:
@@ -198,6 +270,7 @@ def _use_map(path: Path, stack: ExitStack) -> str:
         choose_settings(map_dir=path.resolve().parent)
     else:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mission-map-")))
+        stack.enter_context(shutdown.killing(lambda: shutil.rmtree(folder)))
         save_map(folder / f"{area}.yaml", floor.grid, floor.frame)
         choose_settings(map_dir=folder)
     return area

@@ -67,7 +67,7 @@ def start(
         async with get_bus():
             return await run_saga(robots, area, seed=seed, saga_id=key, known_poses=known_poses)
 
-    saga_id = run_or_exit(begin(), "interrupted").saga_id
+    saga_id = run_or_exit(begin()).saga_id
     if not print_json({"saga_id": saga_id}, output):
         print(f"started mission {saga_id}; watch it with: mission watch {saga_id}")
 
@@ -85,7 +85,7 @@ def list_missions(*, output: Format = Output.TEXT) -> None:
             await bus.ping()
             return await mission_runner().journals()
 
-    journals: list[Journal] = list(reversed(run_or_exit(ask(), "interrupted")))
+    journals: list[Journal] = list(reversed(run_or_exit(ask())))
     summaries = [summary_of(journal) for journal in journals]
     if print_json(summaries, output):
         return
@@ -192,7 +192,7 @@ def show_fleet(*, output: Format = Output.TEXT) -> None:
             await bus.ping()
             return await fleet.robots()
 
-    robots = run_or_exit(ask(), "interrupted")
+    robots = run_or_exit(ask())
     if print_json([asdict(robot) for robot in robots], output):
         return
     if not robots:
@@ -210,7 +210,7 @@ def _journal(saga_id: str) -> Journal:
         async with get_bus():
             return await mission_runner().journal(saga_id)
 
-    found: Journal = run_or_exit(ask(), "interrupted")
+    found: Journal = run_or_exit(ask())
     return found
 
 
@@ -220,7 +220,7 @@ def _change_mission(change: Any) -> Journal:
             changed: Journal = await change(mission_runner())
             return changed
 
-    found: Journal = run_or_exit(apply(), "interrupted")
+    found: Journal = run_or_exit(apply())
     return found
 
 

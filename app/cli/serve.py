@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Annotated
 
 import typer
@@ -14,7 +14,8 @@ import typer
 from app.cli.base import EXIT_ERROR, EXIT_USAGE, app, leave, run_or_exit, settings_of_command
 from app.config import ROOT, Settings, choose_settings
 from app.redis_utils import get_bus
-from sagastream.testing import die_with_parent
+from app.shutdown import kill_groups, shutdown
+from sagastream.testing import child_options
 
 
 @app.command()
@@ -63,6 +64,8 @@ def serve(
     async def serve_until_stopped() -> None:
         await get_bus().ping()
         server = uvicorn.Server(config)
+        # Signals belong to this command.
+        server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]
         serving = asyncio.create_task(server.serve(sockets=[listening]))
         print(
             f"http://{settings.web_host}:{listening.getsockname()[1]}/; Ctrl-C stops it", flush=True
@@ -91,14 +94,15 @@ def serve_page(saga_id: str, settings: Settings) -> Iterator[None]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        preexec_fn=die_with_parent,  # noqa: PLW1509 - only calls prctl
+        **child_options(),
     )
     print(f"http://127.0.0.1:{port}/missions/{saga_id}", file=sys.stderr)
     try:
-        yield
+        with shutdown.killing(lambda: kill_groups([server.pid])):
+            yield
     finally:
-        server.terminate()
+        # After a Ctrl-C the time is for the mission. The server keeps nothing that can be lost.
+        (server.kill if shutdown.number else server.terminate)()
         server.wait()
 
 

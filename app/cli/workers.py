@@ -1,14 +1,18 @@
 """Supervises the worker processes of missions on one machine: Celery, listeners, robots.
 
-They die with the process that started them, however it ends.
+They die with the process that started them, however it ends. A Ctrl-C does not reach them: that
+process stops them.
 """
 
 import asyncio
+import contextlib
 import logging
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,15 +21,18 @@ from typing import Self
 from app.config import ROOT, Settings
 from app.redis_utils import get_bus
 from app.robots import fleet
+from app.shutdown import kill_groups, shutdown
 from sagastream import SagastreamError
 from sagastream.status import stream_status
-from sagastream.testing import die_with_parent
+from sagastream.testing import child_options
 
 KINDS = frozenset({"celery", "listener", "robots"})
 # The key where kombu's Redis transport lists the listeners of Celery's remote control.
 _MAILBOX = "_kombu.binding.celery.pidbox"
 _READY_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 10.0
+# How long before the end of that time a listener stops draining and gives its commands back.
+_HURRY_S = 1.8
 _CHECK_INTERVAL_S = 0.25
 _RESTART_INTERVAL_S = 3.0
 
@@ -81,8 +88,10 @@ class Workers:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._arguments: dict[str, Sequence[str]] = {}
         self._logs = Path(tempfile.mkdtemp(prefix="mission-"))
+        self._killing = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
+        self._killing.enter_context(shutdown.killing(self.kill))
         names = [f"robot-{number:02}" for number in range(1, self._settings.fleet_size + 1)]
         processes = min(self._settings.robot_processes, len(names))
         try:
@@ -151,21 +160,29 @@ class Workers:
                     self._spawn(name, self._arguments[name])
 
     def stop(self) -> None:
-        """Stop all children: SIGTERM first, SIGKILL after a timeout. Safe to call twice."""
-        for child in self._children.values():
-            if child.poll() is None:
+        """Stop all children: SIGTERM, SIGTERM again for listeners that still drain, SIGKILL.
+
+        Safe to call twice.
+        """
+        left_s = shutdown.left_s(_STOP_TIMEOUT_S)
+        end = time.monotonic() + left_s
+        hurry_s = min(_HURRY_S, left_s / 2)
+        for deadline in (end - hurry_s, end - hurry_s / 3):
+            for child in self._children.values():
                 child.send_signal(signal.SIGTERM)
+            for child in self._children.values():
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(max(0.0, deadline - time.monotonic()))
+        self.kill()
         for child in self._children.values():
-            try:
-                child.wait(_STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
+            child.wait()
         self._children.clear()
-        for log in self._logs.glob("*.log"):
-            log.unlink()
-        if self._logs.exists():
-            self._logs.rmdir()
+        self._killing.close()
+
+    def kill(self) -> None:
+        """Kill all children and delete their logs."""
+        kill_groups(child.pid for child in self._children.values())
+        shutil.rmtree(self._logs, ignore_errors=True)
 
     async def _not_ready(self) -> list[str]:
         missing = [f"a listener of {stream}" for stream in await _unread_streams(self._settings)]
@@ -184,8 +201,7 @@ class Workers:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 - only calls prctl
+                **child_options(),
             )
 
     def _environment(self, name: str) -> dict[str, str]:

@@ -29,6 +29,21 @@ class MissionTimeout(SagastreamError, TimeoutError):
     """A mission did not end within its timeout; it was compensated."""
 
 
+class MissionInterrupted(SagastreamError):
+    """The process that followed a mission was told to end.
+
+    Attributes:
+        journal: The mission, as far as it was undone in time.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__(f"mission {journal.saga_id} is {journal.status}")
+        self.journal = journal
+
+    def __reduce__(self) -> tuple[type, tuple[Journal]]:
+        return type(self), (self.journal,)
+
+
 class BadMission(SagastreamError, ValueError):
     """The parameters of a mission are invalid."""
 
@@ -86,6 +101,10 @@ class MissionHandle:
     async def cancel(self, reason: str) -> Journal:
         """Start compensating the mission unless it has ended; do not wait for the end."""
         return await mission_runner().compensate(self.saga_id, reason)
+
+    async def journal(self) -> Journal:
+        """Read its journal."""
+        return await mission_runner().journal(self.saga_id)
 
     async def stages(self) -> AsyncIterator[dict[str, Any]]:
         """Yield every stage of its steps, from the first one, without end."""
@@ -153,32 +172,45 @@ async def follow(handle: MissionHandle, on_stage: OnStage) -> SagaOutcome:
         await asyncio.wait([reporting])
 
 
-async def follow_or_cancel(
-    handle: MissionHandle, on_stage: OnStage, *, timeout: float | None = None
+async def follow_or_undo(
+    handle: MissionHandle,
+    on_stage: OnStage,
+    *,
+    timeout: float | None,
+    on_interrupt: Callable[[], float],
 ) -> SagaOutcome:
-    """Follow a mission to its end; compensate it on timeout and when this call is cancelled.
+    """Follow a mission to its end; undo it on timeout and when this call is cancelled.
 
     Args:
         handle: The mission.
-        on_stage: Called with every stage of every step, in order.
-        timeout: Seconds after which the mission is compensated; None for no limit.
+        on_stage: Called with every stage of every step, in order, also while it is undone.
+        timeout: Seconds after which the mission is undone; None for no limit.
+        on_interrupt: Called when this call is cancelled; returns how many seconds to wait until
+            the mission is undone.
 
     Raises:
-        MissionTimeout: It took too long and has been compensated.
+        MissionTimeout: It took too long and has been undone.
+        MissionInterrupted: This call was cancelled; the error has what was undone.
     """
     following = asyncio.create_task(follow(handle, on_stage))
     try:
-        async with asyncio.timeout(timeout):
-            return await asyncio.shield(following)
-    except TimeoutError:
-        reason = f"not done within {timeout:g} s"
-        await handle.cancel(reason)
-        await following
-        raise MissionTimeout(f"mission {handle.saga_id} was {reason}") from None
+        await asyncio.wait({following}, timeout=timeout)
+        if not following.done():
+            reason = f"not done within {timeout:g} s"
+            await handle.cancel(reason)
+            await asyncio.wait({following})
+            raise MissionTimeout(f"mission {handle.saga_id} was {reason}")
+        return following.result()
     except asyncio.CancelledError:
-        await handle.cancel("interrupted")
-        await following
-        raise
+        undo_s = on_interrupt()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(undo_s):
+                await handle.cancel("interrupted")
+                await asyncio.wait({following})
+        raise MissionInterrupted(await handle.journal()) from None
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
 
 
 async def _report_stages(handle: MissionHandle, on_stage: OnStage) -> None:

@@ -47,6 +47,33 @@ def requests_of(journal: Journal) -> list[dict[str, Any]]:
     ]
 
 
+def undone_line(journal: Journal, how_to_continue: str) -> str:
+    """Return what of an interrupted mission was undone, in the order in which it was.
+
+    Args:
+        journal: The mission.
+        how_to_continue: Added if it is still being undone.
+    """
+    if journal.status == "completed":
+        return f"mission {journal.saga_id} had completed; nothing was undone"
+    undone = [
+        entry.step
+        for entry in journal.entries
+        if (entry.direction, entry.status) == ("undo", "completed")
+    ]
+    line = f"undone: {', '.join(undone) or 'nothing'}"
+    if journal.status == "compensated":
+        return line
+    left = [
+        step.name
+        for step in reversed(mission_saga(get_settings()).steps)
+        if step.compensation and step.name not in undone and journal.last(step.name, "forward")
+    ]
+    if journal.status == "stuck":
+        how_to_continue = f"it is stuck; see: mission resume {journal.saga_id}"
+    return f"{line}; not undone yet: {', '.join(left)}; {how_to_continue}"
+
+
 def final_report(outcome: SagaOutcome, saga_input: dict[str, Any]) -> dict[str, Any]:
     """Return how a mission ended: status, steps, quality of the map, files.
 

@@ -6,6 +6,12 @@ These robots are simulated. For real robots implement `RobotDriver`, and call `s
 `Deploy` that returns such drivers.
 """
 
+if __name__ == "__main__":
+    # A signal during the imports below ends the process without a traceback.
+    from app.shutdown import shutdown
+
+    shutdown.install()
+
 import asyncio
 import contextlib
 import sys
@@ -25,9 +31,10 @@ from app.exploration.simulation.simulated_robot import SimulatedRobot
 from app.exploration.simulation.start_poses import start_poses
 from app.observability.health import serve_probes
 from app.observability.providers import configure
-from app.redis_utils import get_bus
+from app.redis_utils import get_bus, run_listener
 from app.robots import fleet
 from app.robots.codecs import encode_report
+from app.shutdown import shutdown
 from sagastream import Command, CommandListener, Handler, SagastreamError
 
 _ExecuteOrder = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
@@ -205,7 +212,7 @@ class RobotService:
 
 
 async def serve(names: Sequence[str], deploy: Deploy = deploy_simulated) -> None:
-    """Serve robots until SIGTERM.
+    """Serve robots until SIGTERM or SIGINT.
 
     They check in after the simulation's code is compiled, which takes seconds on a new machine,
     so that a robot that has checked in executes orders at once.
@@ -214,18 +221,23 @@ async def serve(names: Sequence[str], deploy: Deploy = deploy_simulated) -> None
         names: The robots' ids in the fleet.
         deploy: Deploys one of them for a mission.
     """
+    settings = get_settings()
     await asyncio.to_thread(_warm_up)
     services = [RobotService(name, deploy) for name in names]
     handlers = [handler for service in services for handler in service.handlers()]
     async with get_bus() as bus:
         listener = CommandListener(
-            bus, handlers, concurrency=2 * len(names), lease_s=get_settings().lease_s
+            bus,
+            handlers,
+            concurrency=2 * len(names),
+            lease_s=settings.lease_s,
+            drain_s=settings.listener_drain_s,
         )
         checking_in = asyncio.create_task(_keep_checking_in(names))
-        streams = [get_settings().robot_stream(name) for name in names]
+        streams = [settings.robot_stream(name) for name in names]
         try:
-            async with serve_probes(get_settings(), streams):
-                await listener.run(handle_signals=True)
+            async with serve_probes(settings, streams):
+                await run_listener(listener, drain_s=settings.listener_drain_s)
         finally:
             checking_in.cancel()
             with contextlib.suppress(SagastreamError):
@@ -256,6 +268,7 @@ def main() -> None:
         sys.exit("usage: python -m app.robots.process ROBOT…")
     configure(get_settings(), "robots")
     asyncio.run(serve(names))
+    sys.exit(shutdown.exit_code)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import Any, Self
 from sagastream._client import session
 from sagastream._functions import library
 from sagastream._worker import lease
-from sagastream.testing import die_with_parent
+from sagastream.testing import child_options, die_with_parent
 
 
 class ForkServer:
@@ -43,7 +43,7 @@ class ForkServer:
             stdout=subprocess.PIPE,
             text=True,
             env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
-            preexec_fn=die_with_parent,  # noqa: PLW1509 - only calls prctl
+            **child_options(),
         )
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "ready\n"
@@ -127,6 +127,7 @@ def _main() -> None:
         _remove_fence()
     from tests.faults import mission_roles  # noqa: PLC0415 - only the server needs it
 
+    parent = os.getpid()
     mission_roles.warm_up()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     sys.stdout.write("ready\n")
@@ -140,7 +141,7 @@ def _main() -> None:
             continue
         code = 1
         try:
-            die_with_parent()
+            die_with_parent(parent)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(2, 1)

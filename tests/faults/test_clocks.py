@@ -12,7 +12,7 @@ import pytest
 
 from sagastream import Bus, DeadlineExceeded
 from sagastream.saga import SagaRunner
-from sagastream.testing import EmbeddedServer, die_with_parent
+from sagastream.testing import EmbeddedServer, child_options
 from tests.faults.client import handler_log, send_request, wait_for_listeners, wait_for_log
 from tests.faults.invariants import STREAM
 from tests.faults.report import Report
@@ -39,7 +39,7 @@ def _an_hour_off(hours: int, role: str, *arguments: object) -> Iterator[None]:
             "FAKETIME": f"{hours:+d}h",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         },
-        preexec_fn=die_with_parent,  # noqa: PLW1509 - only calls prctl
+        **child_options(),
     )
     try:
         yield

@@ -11,7 +11,7 @@ from playwright.sync_api import ConsoleMessage, Page
 
 from app.config import ROOT
 from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, Grid
-from sagastream.testing import die_with_parent
+from sagastream.testing import child_options
 from tests.collector import free_port
 from tests.polling import eventually_sync
 
@@ -65,7 +65,7 @@ class Served:
             env=self._env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            preexec_fn=die_with_parent,  # noqa: PLW1509 - only calls prctl
+            **child_options(),
         )
         eventually_sync(
             lambda: process.poll() is not None or self._answers(),

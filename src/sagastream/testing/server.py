@@ -8,9 +8,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import redis
 from redis.backoff import NoBackoff
@@ -20,14 +21,27 @@ _START_S = 10.0
 _PR_SET_PDEATHSIG = 1
 
 
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent dies; for `preexec_fn`.
+def child_options() -> dict[str, Any]:
+    """Options of `subprocess.Popen` for a child that this process stops itself.
+
+    The child has its own session, so that a Ctrl-C in the terminal does not reach it, and dies
+    with this process. Start it in a thread that lives as long as it: the kernel kills it when
+    that thread ends.
+    """
+    return {"start_new_session": True, "preexec_fn": partial(die_with_parent, os.getpid())}
+
+
+def die_with_parent(parent: int) -> None:
+    """Ask the kernel to kill this process when its parent dies; call it after the fork.
 
     Linux only; elsewhere it does nothing, and the children outlive a killed parent.
+
+    Args:
+        parent: The parent's process id; if it has died already, this process dies at once.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() == 1:
+        if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -36,6 +50,8 @@ class EmbeddedServer:
 
         with EmbeddedServer() as server:
             async with Bus(server.url) as bus: ...
+
+    A Ctrl-C in the terminal does not reach it: it serves until this process stops it or dies.
 
     Args:
         aof: Keep an append-only file, so that the data survive `kill` and `restart`.
@@ -82,7 +98,11 @@ class EmbeddedServer:
         return self._process is not None
 
     def __enter__(self) -> Self:
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            self._remove()
+            raise
 
     def __exit__(
         self,
@@ -90,8 +110,10 @@ class EmbeddedServer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.stop()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        try:
+            self.stop()
+        finally:
+            self._remove()
 
     def start(self) -> Self:
         """Start the server and wait until it answers.
@@ -116,7 +138,7 @@ class EmbeddedServer:
                 stdout=output,
                 stderr=output,
                 stdin=subprocess.DEVNULL,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 - only calls prctl
+                **child_options(),
             )
         deadline = time.monotonic() + _START_S
         while not self._answers():
@@ -139,6 +161,10 @@ class EmbeddedServer:
         """Stop and start it; without `aof` the server comes back empty."""
         self.stop()
         return self.start()
+
+    def _remove(self) -> None:
+        self.kill()
+        shutil.rmtree(self._directory, ignore_errors=True)
 
     def _end(self, number: signal.Signals) -> None:
         if self._process is None:

@@ -8,14 +8,22 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from sagastream import Bus, Command, CommandListener, Progress, ServerUnavailable, multi_stage_reply
 from sagastream.status import stream_status
-from sagastream.testing import EmbeddedServer, FaultProxy, running
+from sagastream.testing import (
+    EmbeddedServer,
+    FaultProxy,
+    child_options,
+    die_with_parent,
+    running,
+)
 from tests.plain_client import connect
 
 pytestmark = pytest.mark.blocking
@@ -80,6 +88,64 @@ def test_a_server_ends_with_the_process_that_started_it() -> None:
     ready, _, _ = select.select([descriptor], [], [], 10)
     os.close(descriptor)
     assert ready == [descriptor]
+
+
+def test_an_interrupt_of_the_process_group_does_not_reach_the_server() -> None:
+    """After a Ctrl-C in the terminal, which every process of its group gets, the server answers."""
+    program = (
+        "import os, signal, redis\nfrom sagastream.testing import EmbeddedServer\n"
+        "with EmbeddedServer() as server:\n"
+        "    try:\n        os.killpg(0, signal.SIGINT)\n        signal.pause()\n"
+        "    except KeyboardInterrupt:\n"
+        "        print(redis.Redis.from_url(server.url).ping())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        check=False,
+    )
+    assert done.stdout == "True\n", done.stderr
+
+
+_NAMESPACE = ["unshare", "--map-root-user", "--pid", "--fork", "--mount-proc"]
+
+
+def _makes_namespaces() -> bool:
+    try:
+        return subprocess.run([*_NAMESPACE, "true"], check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not _makes_namespaces(), reason="needs the right to make a PID namespace")
+def test_the_first_process_of_a_container_starts_a_server() -> None:
+    """A child whose parent has the process id 1 does not take it for an orphan's parent."""
+    program = (
+        "import os\nfrom sagastream.testing import EmbeddedServer\n"
+        "with EmbeddedServer():\n    print(os.getpid())"
+    )
+    done = subprocess.run(
+        [*_NAMESPACE, sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "1\n", done.stderr
+
+
+def test_a_child_whose_parent_has_died_before_it_asked_ends() -> None:
+    """A child that is started by a process other than its parent is killed at once."""
+    options = child_options() | {"preexec_fn": partial(die_with_parent, os.getppid())}
+    assert subprocess.run(["true"], check=False, **options).returncode == -signal.SIGKILL
+
+
+def test_a_server_that_does_not_start_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of a server is deleted if its context is not entered."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(RuntimeError, match="did not start"), EmbeddedServer(binary="/bin/false"):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_an_unavailable_server_is_named_without_its_password() -> None:

@@ -1,0 +1,1 @@
+"""Handlers of a command listener that is interrupted while one runs."""
