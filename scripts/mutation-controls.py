@@ -34,6 +34,7 @@ STOPPING = "tests/unit/library/test_stopping.py"
 POISON = "tests/unit/library/test_poison.py"
 KINDS = "tests/unit/library/test_handler_kinds.py"
 DEADLINES = "tests/unit/library/test_deadlines.py"
+FULL = "tests/unit/library/test_full_server.py"
 FAILOVER = "tests/unit/library/test_failover.py"
 FOLLOW = "tests/unit/library/test_follow.py"
 EFFECTS = "tests/unit/library/test_effects.py"
@@ -521,6 +522,13 @@ CONTROLS = [
         "            async with deadline.timeout():\n                return await answer",
         "            return await answer",
         DEADLINES,
+    ),
+    Control(
+        "12 a full server ends what it has",
+        CLAIM,
+        "register('finish', batched(finish, 3), WHEN_FULL)",
+        "register('finish', batched(finish, 3))",
+        FULL,
     ),
     Control(
         "12 a node that became a replica is left",

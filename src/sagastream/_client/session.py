@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 
 from sagastream._client.data_loss import DataLossGuard
 from sagastream._client.inbox import Inbox
-from sagastream._functions.library import SOURCE
+from sagastream._functions.library import LIBRARY, SOURCE
 from sagastream._functions.requests import RequestFunctions
 from sagastream._functions.sagas import SagaFunctions
 from sagastream._functions.streams import StreamFunctions
 from sagastream._redis.connection import Connection
 from sagastream._redis.deadline import Deadline
 from sagastream._telemetry.operations import Server, server_of
-from sagastream.errors import ServerUnsuitable
+from sagastream.errors import ServerError, ServerUnsuitable
 
 _CHECK_S = 2.0
 # What a child process has from its parent, and must not finalize.
@@ -114,7 +114,16 @@ class Session:
                 f"{connection.address} may evict running requests (maxmemory-policy {policy}); "
                 "run CONFIG SET maxmemory-policy noeviction there"
             )
-        await connection.load_functions()
+        if not await self._has_functions():
+            await connection.load_functions()
+
+    async def _has_functions(self) -> bool:
+        """Whether the server has the functions: a full one refuses to load them again."""
+        try:
+            found = await self.connection.call("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY)
+        except ServerError:
+            return False  # this client may not ask
+        return bool(found)
 
 
 class SessionRegistry:

@@ -1,4 +1,4 @@
-"""Stubs of the functions for streams: sweep, give_back, event, reject, announce, forward, join, leave."""
+"""Stubs of the functions for streams: those of listeners, of events, and of readers."""
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -9,7 +9,7 @@ from sagastream._redis.deadline import Deadline
 
 _SWEEP, _EVENT, _REJECT = (function_name(name) for name in ("sweep", "event", "reject"))
 _ANNOUNCE, _FORWARD = function_name("announce"), function_name("forward")
-_GIVE_BACK = function_name("give_back")
+_GIVE_BACK, _MAKE_GROUP = function_name("give_back"), function_name("make_group")
 _JOIN, _LEAVE = function_name("join"), function_name("leave")
 
 
@@ -44,6 +44,10 @@ class StreamFunctions:
         return SweepAnswer.parse(
             await self._caller.call("FCALL", _SWEEP, 2, sweeper, stream, *args)
         )
+
+    async def make_group(self, stream: str, *, group: str) -> None:
+        """Create a stream and its consumer group, if they do not exist."""
+        await self._caller.call("FCALL", _MAKE_GROUP, 1, stream, group)
 
     async def give_back(
         self,

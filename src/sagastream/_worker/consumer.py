@@ -10,7 +10,7 @@ from sagastream._client.session import Session
 from sagastream._redis.connection import BLOCK_MS, entries
 from sagastream._redis.deadline import Deadline
 from sagastream._worker.lease import LeaseKeeper
-from sagastream.errors import SagastreamError, ServerError
+from sagastream.errors import SagastreamError
 
 # How many ended commands stay in a stream.
 _ENDED_KEPT = 10_000
@@ -77,14 +77,8 @@ class StreamConsumer:
     async def make_groups(self) -> None:
         """Create the streams and groups that are missing."""
         for stream in self._streams:
-            try:
-                await self._session.connection.call(
-                    *("XGROUP", "CREATE", self._session.options.key(stream)),
-                    *(self._group, "0", "MKSTREAM"),
-                )
-            except ServerError as error:
-                if error.code != "BUSYGROUP":
-                    raise
+            key = self._session.options.key(stream)
+            await self._session.streams.make_group(key, group=self._group)
 
     def pause(self) -> None:
         """Read nothing for a moment, so that a forwarded command does not come straight back.

@@ -275,8 +275,8 @@ local function release(call, keys, args)
   return { answer }
 end
 
-register('begin', batched(begin, 6))
-register('progress', batched(progress, 1))
-register('finish', batched(finish, 3))
+register('begin', batched(begin, 6), WHEN_FULL)
+register('progress', batched(progress, 1), WHEN_FULL)
+register('finish', batched(finish, 3), WHEN_FULL)
 register('renew', renew, WHEN_FULL)
 register('release', release, WHEN_FULL)

@@ -221,5 +221,6 @@ local function register(name, transition, flags)
   redis.register_function({ function_name = '@LIBRARY@_' .. name, callback = callback, flags = flags or {} })
 end
 
--- A function that keeps, ends or frees work must run even when the server's memory is full.
+-- A function that begins, keeps, ends or frees work that the server has already must run even when
+-- its memory is full: only emits are refused, and readers that would make a stream.
 local WHEN_FULL = { 'allow-oom' }

@@ -193,6 +193,6 @@ local function cancel(call, keys, args)
 end
 
 register('emit', batched(emit, 3))
-register('adopt', adopt)
+register('adopt', adopt, WHEN_FULL)
 register('follow', follow)
 register('cancel', cancel, WHEN_FULL)

@@ -74,6 +74,6 @@ local function heartbeat(call, keys, args)
   return { 'ok' }
 end
 
-register('journal', journal)
+register('journal', journal, WHEN_FULL)
 register('take_due', take_due, WHEN_FULL)
 register('heartbeat', heartbeat, WHEN_FULL)

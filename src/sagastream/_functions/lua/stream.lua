@@ -1,4 +1,4 @@
--- Command streams: sweep, give_back, event, reject, announce, forward.
+-- Command streams: sweep, make_group, give_back, event, reject, announce, forward.
 
 -- The largest number of deliveries that a consumer gives back when it stops.
 local PENDING_LIMIT = 10000
@@ -79,6 +79,18 @@ local function sweep(call, keys, args)
   trim(stream, tonumber(keep))
   requeue(call, stream, REQUEUE_LIMIT)
   return out
+end
+
+-- make_group: create a stream and its consumer group, at the start of the stream.
+-- Race: another listener has created it; then it stays.
+-- KEYS stream. ARGV group. Returns {'ok'}.
+local function make_group(call, keys, args)
+  require_type(call, keys[1], 'stream')
+  local created = redis.pcall('XGROUP', 'CREATE', keys[1], args[1], '0', 'MKSTREAM')
+  if created.err and not string.find(created.err, 'BUSYGROUP') then
+    error(created)
+  end
+  return { 'ok' }
 end
 
 -- give_back: let the next sweep take over what is pending for a consumer that stops, whether it
@@ -219,8 +231,9 @@ local function forward(call, keys, args)
 end
 
 register('sweep', sweep, WHEN_FULL)
+register('make_group', make_group, WHEN_FULL)
 register('give_back', give_back, WHEN_FULL)
 register('event', event)
-register('reject', reject)
-register('announce', announce)
-register('forward', forward)
+register('reject', reject, WHEN_FULL)
+register('announce', announce, WHEN_FULL)
+register('forward', forward, WHEN_FULL)
