@@ -12,7 +12,7 @@ import time
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from sagastream._client.session import fork_count
@@ -27,6 +27,8 @@ Callbacks = SimpleQueue[Callable[[], object] | None]
 
 # How long an interpreter that exits waits for the threads, in seconds.
 _EXIT_WAIT_S = 1.0
+# How often a waiting thread looks for signals, in seconds.
+_LOOK_S = 0.5
 _started: "weakref.WeakSet[_LoopThread]" = weakref.WeakSet()
 
 
@@ -49,7 +51,7 @@ class _Call(Generic[T]):
 
     def wait(self) -> "asyncio.Task[T]":
         """Call the callbacks until the coroutine has ended; returns its task."""
-        while (callback := self._callbacks.get()) is not None:
+        while (callback := self._next_callback()) is not None:
             callback()
         task, self.task = self.task, None
         assert task is not None
@@ -60,7 +62,15 @@ class _Call(Generic[T]):
         if self.thread is None or not self.thread.cancel(self):
             return
         while not self._has_ended:
-            self._callbacks.get()
+            self._next_callback()
+
+    def _next_callback(self) -> Callable[[], object] | None:
+        # A signal that comes right before a wait does not interrupt it: look from time to time.
+        while True:
+            try:
+                return self._callbacks.get(timeout=_LOOK_S)
+            except Empty:
+                continue
 
     async def run(self) -> T:
         """The coroutine; what its making raises is an error of the call too."""

@@ -93,9 +93,9 @@ def test_a_server_ends_with_the_process_that_started_it() -> None:
 def test_an_interrupt_of_the_process_group_does_not_reach_the_server() -> None:
     """After a Ctrl-C in the terminal, which every process of its group gets, the server answers."""
     program = (
-        "import os, signal, redis\nfrom sagastream.testing import EmbeddedServer\n"
+        "import os, signal, time, redis\nfrom sagastream.testing import EmbeddedServer\n"
         "with EmbeddedServer() as server:\n"
-        "    try:\n        os.killpg(0, signal.SIGINT)\n        signal.pause()\n"
+        "    try:\n        os.killpg(0, signal.SIGINT)\n        while True:\n            time.sleep(0.01)\n"
         "    except KeyboardInterrupt:\n"
         "        print(redis.Redis.from_url(server.url).ping())"
     )
