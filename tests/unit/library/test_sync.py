@@ -165,7 +165,7 @@ def _run(code: str, server: EmbeddedServer, *args: str) -> "subprocess.Completed
     """Run a program that uses `bus`, a bus with the settings of a test; warnings are shown."""
     start = "import os, sys, threading, time\nfrom sagastream import sync\nbus = sync.Bus(sys.argv[1])\n"
     # Forking a process that has threads is what this is about.
-    options = ("-X", "dev", "-W", "ignore:This process:DeprecationWarning")
+    options = ("-W", "default", "-W", "ignore:This process:DeprecationWarning")
     return subprocess.run(
         [sys.executable, *options, "-c", start + textwrap.dedent(code), server.url, *args],
         capture_output=True,
