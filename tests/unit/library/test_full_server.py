@@ -13,7 +13,7 @@ from tests.listeners import listening
 from tests.plain_client import add_entry
 from tests.polling import eventually
 
-pytestmark = pytest.mark.blocking  # a server of its own
+pytestmark = pytest.mark.blocking  # it has its own server
 
 STREAM = "work:commands"
 
