@@ -20,6 +20,8 @@ GRACE_S = 4.5
 _EXIT_S = 2.0
 _HURRY_S = 0.4
 _KILL_S = 0.3
+# `timeout` sends its signal twice: to the program and to its group. A closing shell repeats SIGHUP.
+_SAME_S = 0.05
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -35,6 +37,7 @@ class Shutdown:
     def __init__(self) -> None:
         self.number = 0
         self.report = ""
+        self._first_at = 0.0
         self._deadline = math.inf
         self._grace_s = GRACE_S
         self._stop: Callable[[], object] | None = None
@@ -102,19 +105,17 @@ class Shutdown:
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
             self._leave_terminal()
-        is_first = not self.number
-        self.number = self.number or number
-        action = self._stop if is_first else self._hurry
-        if action is None:
-            self._force()
-        if is_first:
+        now = time.monotonic()
+        if not self.number:
+            self.number, self._first_at = number, now
             grace_s = GRACE_S if number == signal.SIGINT else self._grace_s
-            self._deadline = time.monotonic() + grace_s
+            self._deadline = now + grace_s
             self._end_within(grace_s)
-        else:
-            self._hurry = None
+            (self._stop or self._force)()
+        elif number != signal.SIGHUP and now - self._first_at > _SAME_S:
             self._end_within(_HURRY_S)
-        action()
+            hurry, self._hurry = self._hurry, None
+            (hurry or self._force)()
 
     def _on_alarm(self, _number: int, _frame: FrameType | None) -> None:
         self._force()
