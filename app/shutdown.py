@@ -5,10 +5,12 @@ The signals are SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal was closed). A
 timer ends it if that takes too long. Its exit code is 128 plus the number of the signal.
 """
 
+import atexit
 import contextlib
 import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
@@ -20,7 +22,7 @@ GRACE_S = 4.5
 _EXIT_S = 2.0
 _HURRY_S = 0.4
 _KILL_S = 0.3
-# `timeout` sends its signal twice: to the program and to its group. A closing shell repeats SIGHUP.
+# `timeout` sends SIGTERM twice, to the program and to its group. A closing shell repeats SIGHUP.
 _SAME_S = 0.05
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -44,6 +46,7 @@ class Shutdown:
         self._hurry: Callable[[], object] | None = None
         self._kills: list[Callable[[], object]] = []
         self._terminals: list[int] = []
+        self._is_installed = False
 
     @property
     def exit_code(self) -> int:
@@ -61,6 +64,10 @@ class Shutdown:
             report: The first value of `report`.
         """
         self.report = report
+        if not self._is_installed:
+            self._is_installed = True
+            # Registered first, so it runs last: while Python ends, it would die of the timer.
+            atexit.register(self._exit_if_signalled)
         self._terminals = [descriptor for descriptor in (0, 1, 2) if os.isatty(descriptor)]
         for number in _SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
@@ -112,10 +119,15 @@ class Shutdown:
             self._deadline = now + grace_s
             self._end_within(grace_s)
             (self._stop or self._force)()
-        elif number != signal.SIGHUP and now - self._first_at > _SAME_S:
+        elif not self._is_repeated(number, now):
             self._end_within(_HURRY_S)
             hurry, self._hurry = self._hurry, None
             (hurry or self._force)()
+
+    def _is_repeated(self, number: int, now: float) -> bool:
+        """Whether a signal was sent with the first one, not after it."""
+        is_soon = now - self._first_at < _SAME_S
+        return number == signal.SIGHUP or (number == signal.SIGTERM and is_soon)
 
     def _on_alarm(self, _number: int, _frame: FrameType | None) -> None:
         self._force()
@@ -143,6 +155,13 @@ class Shutdown:
         nothing = os.open(os.devnull, os.O_RDWR)
         for descriptor in self._terminals:
             os.dup2(nothing, descriptor)
+
+    def _exit_if_signalled(self) -> None:
+        if self.number:
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError, ValueError):
+                    stream.flush()
+            self._exit()
 
     def _exit(self, *_: object) -> Never:
         os._exit(self.exit_code)
