@@ -1,15 +1,20 @@
 """Listeners that are told to stop while they read and work, and a primary that fails over."""
 
 import asyncio
+import contextlib
+import os
 import random
+import signal
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from sagastream import Atomic, Bus, Command, Handler, Progress, Write, multi_stage_reply
 from sagastream.testing import EmbeddedServer
 from tests.failover import Names, Pair, fail_over
-from tests.faults.client import send_request, wait_for_log
+from tests.faults.client import send_request, wait_for_listeners, wait_for_log
 from tests.faults.invariants import STREAM
 from tests.faults.report import Report
 from tests.faults.roles import LEASE_S, in_process, listener_process, threaded_listener
@@ -42,6 +47,47 @@ async def test_sigterm_during_reads_loses_nothing(
             await asyncio.gather(*replies)
     row = report.row("listener ended by SIGTERM while it reads")
     row.notes["listeners"] = str(rounds)
+    row.check(store, *ids)
+
+
+@pytest.mark.invariant(4)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_listener_in_uvicorn_stops_with_it(
+    store: EmbeddedServer,
+    report: Report,
+    is_long: bool,
+    tmp_path: Path,
+    number: signal.Signals,
+) -> None:
+    """Web servers come and go; what each has read is finished, or given back at once."""
+    rounds = 20 if is_long else 3
+    ids: list[str] = []
+    replies: list[asyncio.Task[dict[str, object]]] = []
+    command = ("-m", "uvicorn", "tests.faults.hosted_listener:app", "--log-level", "warning")
+    async with Bus(store.url) as bus:
+        with listener_process(store.url):
+            for number_of_server in range(rounds):
+                server = await asyncio.create_subprocess_exec(
+                    *(sys.executable, *command, "--uds", str(tmp_path / "web.sock")),
+                    env=os.environ | {"SERVER_URL": store.url},
+                )
+                try:
+                    await wait_for_listeners(store, 2)
+                    for _ in range(12):
+                        ids.append(f"{number_of_server}-{len(ids)}")
+                        replies.append(send_request(bus, {"wait_s": 0.1}, ids[-1]))
+                    await asyncio.sleep(0.1)  # some of them are in its handlers
+                    server.send_signal(number)
+                    began = time.monotonic()
+                    await asyncio.wait_for(server.wait(), 20)
+                    assert time.monotonic() - began < 5
+                finally:
+                    with contextlib.suppress(ProcessLookupError):
+                        server.kill()
+                    await server.wait()
+            await asyncio.gather(*replies)
+    row = report.row(f"listener in uvicorn, ended by {number.name}")
+    row.notes["servers"] = str(rounds)
     row.check(store, *ids)
 
 

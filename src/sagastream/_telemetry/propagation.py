@@ -7,7 +7,9 @@ inject, apart from the trace context, is one text: a JSON object of strings.
 import json
 import logging
 
-from opentelemetry.context import Context
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
+from opentelemetry.context import Context, get_current
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 try:
     from opentelemetry import propagate
@@ -18,6 +20,7 @@ except Exception as error:  # noqa: BLE001 - a propagator may raise anything
 
 logger = logging.getLogger(__name__)
 
+_DEFAULT = (W3CBaggagePropagator, TraceContextTextMapPropagator)
 # The largest context that is carried, in bytes of JSON.
 MAX_CONTEXT_BYTES = 8192
 # An entry has the trace context in fields with these names.
@@ -30,6 +33,8 @@ def injected() -> str:
     Returns:
         The text; '' if there is nothing to carry, or if it is too large or no text.
     """
+    if not get_current() and _is_default():
+        return ""  # the default propagators carry what is in the context
     carrier: dict[str, str] = {}
     try:
         if propagate is not None:
@@ -44,6 +49,15 @@ def injected() -> str:
         logger.debug("context not propagated: %r", error)
         return ""
     return text
+
+
+def _is_default() -> bool:
+    """Whether the propagators are those for trace context and baggage."""
+    if propagate is None:
+        return True
+    propagator = propagate.get_global_textmap()
+    inner = getattr(propagator, "_propagators", None)
+    return inner is not None and all(isinstance(each, _DEFAULT) for each in inner)
 
 
 def extracted(text: str | bytes, context: Context) -> Context:

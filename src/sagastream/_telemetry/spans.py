@@ -36,6 +36,18 @@ SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 _TRACER = trace.get_tracer("sagastream", schema_url=SCHEMA_URL)
 
 
+def _records() -> bool:
+    """Whether a tracer provider is installed; without one a span only passes its context on."""
+    if not isinstance(_TRACER, trace.ProxyTracer):
+        return True
+    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
+
+def _current() -> Span:
+    span = trace.get_current_span()
+    return NonRecordingSpan(span.get_span_context()) if span.is_recording() else span
+
+
 def fail(span: Span, error_type: str, message: str) -> None:
     """Mark a span as failed."""
     span.set_attribute("error.type", error_type)
@@ -61,6 +73,10 @@ class _OperationSpan:
 
     def __enter__(self) -> Span:
         self._started = time.perf_counter()
+        self._token = None
+        if not _records():
+            self._span = _current()
+            return self._span
         self._span = _TRACER.start_span(
             self._operation.name,
             kind=self._kind,
@@ -78,11 +94,12 @@ class _OperationSpan:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        detach(self._token)
         error_type = kind.__name__ if kind else ""
-        if error:
-            fail(self._span, error_type, str(error))
-        self._span.end()
+        if self._token:
+            detach(self._token)
+            if error:
+                fail(self._span, error_type, str(error))
+            self._span.end()
         series = self._operation.series
         metrics.operated(series, time.perf_counter() - self._started, error_type)
         if self._kind is SpanKind.PRODUCER:
@@ -145,7 +162,11 @@ class Receiving:
             self._record(type(error).__name__ if error else "", str(error or ""))
 
     def _record(self, error_type: str, message: str) -> None:
-        count = len(self._events)
+        count, series = len(self._events), self._operation.series
+        if not _records():
+            metrics.operated(series, (time.time_ns() - self._started_ns) / 1e9, error_type)
+            metrics.consumed(series, count, error_type)
+            return
         sender = sender_context(self._events[-1][1]) if count else trace.INVALID_SPAN_CONTEXT
         span = _TRACER.start_span(
             self._operation.name,
@@ -163,7 +184,6 @@ class Receiving:
             fail(span, error_type, message)
         ended_ns = time.time_ns()
         span.end(ended_ns)
-        series = self._operation.series
         metrics.operated(series, (ended_ns - self._started_ns) / 1e9, error_type)
         metrics.consumed(series, count, error_type)
 
@@ -199,6 +219,8 @@ def processing(
         started_ns: When it began, in nanoseconds since the Unix epoch; None for now.
     """
     sender = sender_context(fields)
+    if not _records():
+        return NonRecordingSpan(sender) if sender.is_valid else trace.INVALID_SPAN
     links = []
     if sender.is_valid:
         links = [Link(sender, {"messaging.message.id": str(fields.get("entry_id", ""))})]

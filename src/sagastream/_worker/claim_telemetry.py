@@ -4,8 +4,8 @@ import contextlib
 import time
 from collections.abc import Mapping
 
-from opentelemetry.context import attach, detach
-from opentelemetry.trace import Span, set_span_in_context
+from opentelemetry.context import attach, detach, get_current
+from opentelemetry.trace import INVALID_SPAN, Span, set_span_in_context
 
 from sagastream._client.session import Session
 from sagastream._telemetry import metrics, spans
@@ -97,10 +97,11 @@ class ClaimTelemetry:
         """
         self._kind = self._command.event_type if is_handled else "_OTHER"
         fields = {name: value for name, value in self.ids.items() if value}
-        self._tokens = (
-            attach(set_span_in_context(self.span, extract({"context": self._context}))),
-            enter_log_context(**fields, attempt=self._command.epoch),
-        )
+        self._token = None
+        if self._context or self.span is not INVALID_SPAN or get_current():
+            context = extract({"context": self._context})
+            self._token = attach(set_span_in_context(self.span, context))
+        self._log_token = enter_log_context(**fields, attempt=self._command.epoch)
         self._started = time.perf_counter()
         self._has_entered = True
 
@@ -108,9 +109,9 @@ class ClaimTelemetry:
         """End what `enter` began, and the span."""
         if not self._has_entered:
             return
-        context, log_context = self._tokens
-        leave_log_context(log_context)
-        detach(context)
+        leave_log_context(self._log_token)
+        if self._token:
+            detach(self._token)
         seconds = time.perf_counter() - self._started
         metrics.processed(self._series, seconds, self._kind, self._error_type)
         if not self.is_span_taken:
