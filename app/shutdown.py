@@ -5,10 +5,12 @@ The signals are SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal was closed). A
 timer ends it if that takes too long. Its exit code is 128 plus the number of the signal.
 """
 
+import atexit
 import contextlib
 import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
@@ -20,6 +22,8 @@ GRACE_S = 4.5
 _EXIT_S = 2.0
 _HURRY_S = 0.4
 _KILL_S = 0.3
+# `timeout` sends SIGTERM twice, to the program and to its group. A closing shell repeats SIGHUP.
+_SAME_S = 0.05
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -35,12 +39,14 @@ class Shutdown:
     def __init__(self) -> None:
         self.number = 0
         self.report = ""
+        self._first_at = 0.0
         self._deadline = math.inf
         self._grace_s = GRACE_S
         self._stop: Callable[[], object] | None = None
         self._hurry: Callable[[], object] | None = None
         self._kills: list[Callable[[], object]] = []
         self._terminals: list[int] = []
+        self._is_installed = False
 
     @property
     def exit_code(self) -> int:
@@ -58,6 +64,10 @@ class Shutdown:
             report: The first value of `report`.
         """
         self.report = report
+        if not self._is_installed:
+            self._is_installed = True
+            # Registered first, so it runs last: while Python ends, it would die of the timer.
+            atexit.register(self._exit_if_signalled)
         self._terminals = [descriptor for descriptor in (0, 1, 2) if os.isatty(descriptor)]
         for number in _SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
@@ -102,19 +112,22 @@ class Shutdown:
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
             self._leave_terminal()
-        is_first = not self.number
-        self.number = self.number or number
-        action = self._stop if is_first else self._hurry
-        if action is None:
-            self._force()
-        if is_first:
+        now = time.monotonic()
+        if not self.number:
+            self.number, self._first_at = number, now
             grace_s = GRACE_S if number == signal.SIGINT else self._grace_s
-            self._deadline = time.monotonic() + grace_s
+            self._deadline = now + grace_s
             self._end_within(grace_s)
-        else:
-            self._hurry = None
+            (self._stop or self._force)()
+        elif not self._is_repeated(number, now):
             self._end_within(_HURRY_S)
-        action()
+            hurry, self._hurry = self._hurry, None
+            (hurry or self._force)()
+
+    def _is_repeated(self, number: int, now: float) -> bool:
+        """Whether a signal was sent with the first one, not after it."""
+        is_soon = now - self._first_at < _SAME_S
+        return number == signal.SIGHUP or (number == signal.SIGTERM and is_soon)
 
     def _on_alarm(self, _number: int, _frame: FrameType | None) -> None:
         self._force()
@@ -142,6 +155,13 @@ class Shutdown:
         nothing = os.open(os.devnull, os.O_RDWR)
         for descriptor in self._terminals:
             os.dup2(nothing, descriptor)
+
+    def _exit_if_signalled(self) -> None:
+        if self.number:
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError, ValueError):
+                    stream.flush()
+            self._exit()
 
     def _exit(self, *_: object) -> Never:
         os._exit(self.exit_code)

@@ -93,10 +93,11 @@ def test_ctrl_c_does_not_reach_the_server_of_the_mission(tmp_path: Path) -> None
 
 
 def test_a_closed_terminal_undoes_the_mission(own_server: EmbeddedServer, tmp_path: Path) -> None:
-    """When the window is closed the mission is undone, and nothing is left."""
+    """The mission is undone and nothing is left, though the shell that ends repeats the signal."""
     with _mission("--out", str(tmp_path), server=own_server) as terminal:
         terminal.until("m driven")
         terminal.close()
+        terminal.send(signal.SIGHUP)
         _assert_ended(terminal, 129, within_s=_IN_TIME_S)
     assert _holders(own_server.url) == {""}
 
