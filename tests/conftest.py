@@ -1,5 +1,6 @@
 """Fixtures: a server for all tests, a namespace for each, and a check for blocked event loops."""
 
+import signal
 import socket
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -22,6 +23,19 @@ settings.load_profile("untimed")
 
 class _Environment(BaseSettings):
     exploration_maps: Path | None = None
+
+
+def pytest_configure() -> None:
+    """Let the programs of tests be interrupted, also if this one runs in the background.
+
+    A shell ignores interrupts in its background jobs, and children inherit that.
+    """
+    for number, handler in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGHUP, signal.SIG_DFL),
+    ):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
