@@ -6,6 +6,7 @@ import inspect
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -116,7 +117,9 @@ def listener(server: EmbeddedServer, namespace: str, bus: sync.Bus) -> Iterator[
 
 
 def _loops() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "sagastream-loop"]
+    # An interrupted `start` leaves threads in the list that have never run.
+    threads = [thread for thread in threading.enumerate() if thread.is_alive()]
+    return [thread for thread in threads if thread.name == "sagastream-loop"]
 
 
 def _sockets() -> set[str]:
@@ -161,13 +164,13 @@ def interrupt() -> Iterator[Callable[[], None]]:
     signal.signal(signal.SIGUSR1, before)
 
 
-def _run(code: str, server: EmbeddedServer, *args: str) -> "subprocess.CompletedProcess[str]":
+def _run(code: str, url: str, *args: str) -> "subprocess.CompletedProcess[str]":
     """Run a program that uses `bus`, a bus with the settings of a test; warnings are shown."""
     start = "import os, sys, threading, time\nfrom sagastream import sync\nbus = sync.Bus(sys.argv[1])\n"
     # Forking a process that has threads is what this is about.
     options = ("-W", "default", "-W", "ignore:This process:DeprecationWarning")
     return subprocess.run(
-        [sys.executable, *options, "-c", start + textwrap.dedent(code), server.url, *args],
+        [sys.executable, *options, "-c", start + textwrap.dedent(code), url, *args],
         capture_output=True,
         text=True,
         timeout=60,
@@ -458,7 +461,7 @@ def test_ctrl_c_in_a_script(server: EmbeddedServer) -> None:
         bus.request_and_reply("nobody:commands", "a:b", {}, 30)
     """
     started = time.monotonic()
-    done = _run(code, server)
+    done = _run(code, server.url)
     assert time.monotonic() - started < 15
     assert done.stderr.strip().endswith("KeyboardInterrupt"), done.stderr
     assert done.stderr.count("Traceback") == 1, done.stderr
@@ -603,7 +606,7 @@ def test_a_forked_child_has_its_own_loop(own_server: EmbeddedServer) -> None:
         bus.emit_command("a:commands", event_type="a:b", payload={}, request_id="parent")
         print("done")
     """
-    done = _run(code, own_server)
+    done = _run(code, own_server.url)
     assert (done.stdout, done.stderr, done.returncode) == ("done\n", "", 0)
     with connect(own_server.url) as client:
         ids = [fields["request_id"] for _, fields in client.xrange("a:commands")]
@@ -625,7 +628,7 @@ def test_an_interpreter_ends_without_close(own_server: EmbeddedServer, code: str
     """It neither hangs nor prints, whatever waits, even if the server is frozen."""
     started = time.monotonic()
     try:
-        done = _run(code, own_server, str(own_server.pid))
+        done = _run(code, own_server.url, str(own_server.pid))
     finally:
         os.kill(own_server.pid, signal.SIGCONT)
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
@@ -642,7 +645,25 @@ def test_an_exit_deletes_the_inbox(own_server: EmbeddedServer) -> None:
             bus.cancel("r")
         print("asked")
     """
-    done = _run(code, own_server)
+    done = _run(code, own_server.url)
     assert (done.stdout, done.stderr) == ("asked\n", "")
     with connect(own_server.url) as client:
         assert list(client.scan_iter("replies:*")) == []
+
+
+def test_an_exit_after_the_server_has_gone_prints_no_traceback(server_binary: str | None) -> None:
+    """Its name cannot be resolved any more while the interpreter ends."""
+    code = """
+        from sagastream import ReplyTimeout
+        try:
+            bus.request_and_reply("nobody:commands", "a:b", {}, 0.3)
+        except ReplyTimeout:
+            os.kill(int(sys.argv[2]), 9)
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with EmbeddedServer(binary=server_binary, port=port) as server:
+        url = f"redis://localhost:{port}"
+        done = _run(code, url, str(server.pid))
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 0
