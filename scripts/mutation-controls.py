@@ -463,7 +463,7 @@ CONTROLS = [
     Control(
         "5 a thread keeps its lease after its listener",
         "_worker/execution.py",
-        "            claim.hand_over()\n",
+        "            claim.hand_over(thread)\n",
         "            pass\n",
         STOPPING,
     ),
@@ -484,8 +484,8 @@ CONTROLS = [
     Control(
         "6 failed deliveries count",
         "_worker/dispatcher.py",
-        "if delivery.deliveries >= self._limit(error):",
-        "if False:",
+        "if delivery.deliveries < self._limit(error):",
+        "if True:",
         POISON,
     ),
     Control(
@@ -568,7 +568,7 @@ CONTROLS = [
     Control(
         "12 a newer entry is left to its release",
         "_worker/dispatcher.py",
-        "return is_newer_entry(delivery.raw) and delivery.deliveries < self._limit(error)",
+        "return is_newer_entry(delivery.raw) and delivery.deliveries < self._newer_release_limit",
         "return False",
         POISON,
     ),

@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from sagastream import Atomic, Bus, Command, CommandListener, Handler, Progress, Write
+from sagastream import Atomic, Bus, Command, CommandListener, Handler, Progress
+from tests.faults.roles import increment
 
 _STREAM = "work:commands"
 
@@ -19,11 +20,7 @@ async def _lifespan(_app: FastAPI) -> AsyncIterator[None]:
         async def work(command: Command, progress: Progress) -> Atomic:
             await progress(0.5)
             await asyncio.sleep(0.2)
-            field = command.request_id
-            found = await bus.command("HGET", "effects", field, timeout=60.0)
-            before = found.decode() if found else None
-            after = str(int(before or 0) + 1)
-            return Atomic({}, (Write("effects", after, expected=before, field=field),))
+            return Atomic({}, (await increment(bus, "effects", command.request_id),))
 
         handler = Handler(_STREAM, "work:do", work, effect="atomic")
         async with CommandListener(bus, [handler], lease_s=5.0, drain_s=0.1, concurrency=4):

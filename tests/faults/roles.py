@@ -77,7 +77,7 @@ async def _log(bus: Bus, line: str) -> None:
     await bus.command("RPUSH", "log", line, timeout=60.0)
 
 
-async def _increment(bus: Bus, key: str, field: str) -> Write:
+async def increment(bus: Bus, key: str, field: str) -> Write:
     """Return the effect of a handler: it counts how often it takes place."""
     found = await bus.command("HGET", key, field, timeout=60.0)
     before = found.decode() if found else None
@@ -121,7 +121,7 @@ def listener(
                     await asyncio.Event().wait()
                 if how := payload.get("die"):
                     _die(how)
-                effect = await _increment(bus, "effects", command.request_id)
+                effect = await increment(bus, "effects", command.request_id)
                 await _log(bus, f"done {command.epoch}")
                 echo: dict[str, Any] = payload.get("echo", {})
                 return Atomic({"epoch": command.epoch} | echo, (effect,))
@@ -152,7 +152,7 @@ def threaded_listener(url: str) -> None:
                 asyncio.run_coroutine_threadsafe(log, loop).result()
                 if command.epoch == 1:
                     threading.Event().wait()
-                write = _increment(bus, "effects", command.request_id)
+                write = increment(bus, "effects", command.request_id)
                 effect = asyncio.run_coroutine_threadsafe(write, loop).result()
                 return Atomic({"epoch": command.epoch}, (effect,))
 
@@ -171,7 +171,7 @@ def worker(url: str) -> None:
 
             @multi_stage_reply(stream=STREAM, event_type="work:count", effect="atomic")
             async def count(command: Command, _progress: Progress) -> Atomic:
-                return Atomic({}, (await _increment(bus, "counts", command.request_id),))
+                return Atomic({}, (await increment(bus, "counts", command.request_id),))
 
             listener = CommandListener(bus, [count], concurrency=64, lease_s=WORKER_LEASE_S)
             await listener.run(handle_signals=True)

@@ -132,13 +132,13 @@ class Work:
     async def _async(self, command: Command, progress: Progress) -> None:
         with self._run(command.request_id):
             await progress(0.3)
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # the work
             await progress(0.6)
 
     def _plain(self, command: Command, progress: PlainProgress) -> None:
         with self._run(command.request_id):
             progress(0.3)
-            time.sleep(0.05)
+            time.sleep(0.05)  # the work
             progress(0.6)
 
     async def _slow(self, command: Command, _progress: Progress) -> None:

@@ -11,13 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from sagastream import Atomic, Bus, Command, Handler, Progress, Write, multi_stage_reply
+from sagastream import Atomic, Bus, Command, Handler, Progress, multi_stage_reply
 from sagastream.testing import EmbeddedServer
 from tests.failover import Names, Pair, fail_over
 from tests.faults.client import send_request, wait_for_listeners, wait_for_log
 from tests.faults.invariants import STREAM
 from tests.faults.report import Report
-from tests.faults.roles import LEASE_S, in_process, listener_process, threaded_listener
+from tests.faults.roles import (
+    LEASE_S,
+    in_process,
+    increment,
+    listener_process,
+    threaded_listener,
+)
 from tests.listeners import listening
 from tests.polling import eventually
 
@@ -119,11 +125,7 @@ def _counting(bus: Bus) -> Handler:
     async def work(command: Command, progress: Progress) -> Atomic:
         await progress(0.5)
         await asyncio.sleep(0.05)
-        field = command.request_id
-        found = await bus.command("HGET", "effects", field, timeout=60.0)
-        before = found.decode() if found else None
-        after = str(int(before or 0) + 1)
-        return Atomic({}, (Write("effects", after, expected=before, field=field),))
+        return Atomic({}, (await increment(bus, "effects", command.request_id),))
 
     return work
 

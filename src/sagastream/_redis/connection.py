@@ -184,8 +184,11 @@ class Connection:
         self._retries.discard(retry)
         if retry.cancelled():
             receive(ServerUnavailable(self.address, "the bus was closed"))
+        elif error := retry.exception():
+            receive(error)
         else:
-            receive(retry.exception() or retry.result())
+            self.note_return()
+            receive(retry.result())
 
     async def _retry(
         self,
@@ -210,13 +213,9 @@ class Connection:
             else:
                 raise error
             try:
-                answer = await self._send(args)
+                return await self._send(args)
             except (OSError, ServerError) as another:
                 error = another
-            else:
-                if self._loss:
-                    self.note_return()
-                return answer
         raise AssertionError("backoff_delays never ends")
 
     async def load_functions(self, *, deadline: Deadline | None = None) -> None:
@@ -293,7 +292,7 @@ class Connection:
             logger.warning("%s is back", self.address)
 
     async def close(self) -> None:
-        """Send what is queued, then close the sockets; wait at most `call_timeout_s` for that."""
+        """Send what is queued, then close the sockets; wait for a server at most 2 s."""
         await end_tasks(*self._retries)
         if self._connecting:
             await asyncio.wait({self._connecting})

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -359,15 +360,11 @@ class Claim:
         """There is nothing to give back: another claim has the request, or it has ended."""
         self._is_settled = True
 
-    def hand_over(self) -> None:
+    def hand_over(self, thread: "Future[Any]") -> None:
         """A thread still runs the handler: the keeper keeps the claim, and gives it back after it."""
         self._is_settled = self.is_handed_over = True
         self._task = None
-        self.ending = self.ending or "stopped"
-
-    def give_back_from_thread(self) -> None:
-        """The thread of a claim that was handed over has ended."""
-        self._keeper.give_back(self)
+        thread.add_done_callback(lambda _: self._keeper.give_back(self))
 
     def pause(self) -> None:
         """When this is given back, let some time pass before it is delivered again."""

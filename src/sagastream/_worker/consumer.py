@@ -180,8 +180,7 @@ class StreamConsumer:
                 keep=_ENDED_KEPT,
             )
             deliveries += [
-                Delivery(stream, entry_id, raw, deliveries)
-                for entry_id, raw, deliveries in answer.entries
+                Delivery(stream, entry_id, raw, times) for entry_id, raw, times in answer.entries
             ]
         if len(deliveries) == limit:
             # There may be more: sweep again as soon as a slot is free.

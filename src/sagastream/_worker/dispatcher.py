@@ -30,6 +30,7 @@ from sagastream.errors import (
     SagastreamError,
     ServerRefused,
     ServerUnavailable,
+    ServerUnsuitable,
     UnknownLayout,
     WriteConflict,
 )
@@ -86,7 +87,6 @@ class Dispatcher:
 
     async def dispatch(self, delivery: Delivery, slot: Slot) -> None:
         """Handle one delivery to its end. It raises nothing but a cancellation."""
-        name = f"{delivery.stream} {delivery.entry_id}"
         try:
             await slot.take()
             command = await self._decode(delivery)
@@ -94,21 +94,25 @@ class Dispatcher:
                 await self._handle(delivery, command, slot)
         except InvalidMessage as error:
             await self._reject(delivery, error)
-        except _Undeliverable as undeliverable:
-            await self._reject(delivery, undeliverable.error)
         except SagastreamError as error:
-            logger.warning("%s was given back: %s: %s", name, type(error).__name__, error)
+            kind = type(error).__name__
+            logger.warning("%s was given back: %s: %s", _name_of(delivery), kind, error)
         except Exception:
-            logger.exception("%s was given back: it could not be handled", name)
+            logger.exception("%s was given back: it could not be handled", _name_of(delivery))
         finally:
             slot.leave()
 
     async def _reject(self, delivery: Delivery, error: Exception) -> None:
         try:
             await reject(self._session, self._options.group, delivery, error)
-        except SagastreamError as failure:
-            name = f"{delivery.stream} {delivery.entry_id}"
-            logger.warning("%s stays pending: no dead letter can be written: %s", name, failure)
+        except Exception as failure:
+            # What is no error of the server is a fault of this code: it has a traceback.
+            is_fault = not isinstance(failure, SagastreamError)
+            name = _name_of(delivery)
+            logger.warning(
+                *("%s stays pending: no dead letter can be written: %s", name, failure),
+                exc_info=is_fault,
+            )
 
     async def _decode(self, delivery: Delivery) -> Command | None:
         """Read the command; None if it was given back for a newer release."""
@@ -119,8 +123,8 @@ class Dispatcher:
                 entry_id=delivery.entry_id,
                 max_bytes=self._session.options.max_payload,
             )
-        except InvalidMessage as error:
-            if not self._is_for_a_newer_release(error, delivery):
+        except InvalidMessage:
+            if not self._is_for_a_newer_release(delivery):
                 raise
         async with self._claim_of(
             delivery, unread_command(delivery.stream, delivery.entry_id)
@@ -149,10 +153,11 @@ class Dispatcher:
                 raise
             except Exception as error:
                 claim.pause()
-                if delivery.deliveries >= self._limit(error):
-                    claim.leave()
-                    raise _Undeliverable(error) from error
-                raise
+                if delivery.deliveries < self._limit(error):
+                    raise
+                claim.leave()
+                await self._reject(delivery, error)
+                return
             claim.telemetry.enter(is_handled=handler is not None)
             if handler is None:
                 await claim.fail(
@@ -229,15 +234,19 @@ class Dispatcher:
         await asyncio.sleep(delay_s)
         await slot.take()
 
-    def _is_for_a_newer_release(self, error: InvalidMessage, delivery: Delivery) -> bool:
+    @property
+    def _newer_release_limit(self) -> int:
+        return self._options.max_deliveries * _NEWER_RELEASE_FACTOR
+
+    def _is_for_a_newer_release(self, delivery: Delivery) -> bool:
         """Whether a newer release emitted it, and a listener of that release may still get it."""
-        return is_newer_entry(delivery.raw) and delivery.deliveries < self._limit(error)
+        return is_newer_entry(delivery.raw) and delivery.deliveries < self._newer_release_limit
 
     def _limit(self, error: Exception) -> int:
         """How many deliveries may fail before the entry is a dead letter."""
-        if isinstance(error, UnknownLayout | InvalidMessage):
-            return self._options.max_deliveries * _NEWER_RELEASE_FACTOR
-        if isinstance(error, ServerUnavailable | ServerRefused):
+        if isinstance(error, UnknownLayout):
+            return self._newer_release_limit
+        if isinstance(error, ServerUnavailable | ServerRefused | ServerUnsuitable):
             return _UNLIMITED
         return self._options.max_deliveries
 
@@ -314,9 +323,5 @@ class Dispatcher:
         task.uncancel()
 
 
-class _Undeliverable(Exception):
-    """An entry cannot be begun, and was delivered often enough."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(str(error))
-        self.error = error
+def _name_of(delivery: Delivery) -> str:
+    return f"{delivery.stream} {delivery.entry_id}"

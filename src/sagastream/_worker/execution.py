@@ -125,8 +125,7 @@ async def _run_in_thread(handler: Handler, claim: Claim, threads: HandlerThreads
         result, error = await _until_ended(running, claim)
     except asyncio.CancelledError:
         if not thread.done():
-            claim.hand_over()
-            thread.add_done_callback(lambda _: claim.give_back_from_thread())
+            claim.hand_over(thread)
         raise
     finally:
         await uninterrupted(calls.close())

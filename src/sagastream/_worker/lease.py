@@ -18,9 +18,6 @@ from sagastream.errors import SagastreamError, ServerError
 
 logger = logging.getLogger(__name__)
 
-# How often the thread looks for something to do once the listener has stopped, in seconds.
-_CLOSING_INTERVAL_S = 0.1
-
 
 class Leased(Protocol):
     """A delivery that is kept from other listeners.
@@ -76,6 +73,7 @@ class LeaseKeeper:
         self._claims: dict[str, Leased] = {}
         self._returned: dict[str, tuple[Leased, float]] = {}
         self._closing = threading.Event()
+        self._has_returned = threading.Event()
         self._contact_since = self._answered_at = time.monotonic()
 
     @property
@@ -111,6 +109,7 @@ class LeaseKeeper:
         """
         self._returned[claim.token] = (claim, time.monotonic() + self._lease_s)
         self.drop(claim.token)
+        self._has_returned.set()
 
     def _run(self) -> None:
         connection = SyncConnection(
@@ -118,6 +117,7 @@ class LeaseKeeper:
         )
         with connection:
             while not self._closing.is_set() or self._claims or self._returned:
+                self._has_returned.clear()
                 try:
                     self._give_all_back(connection)
                     # Renew first, then wait: even if each connection breaks while it waits, the
@@ -129,12 +129,13 @@ class LeaseKeeper:
                         self._contact_since = now
                     self._answered_at = now
                     if self._closing.is_set():
-                        time.sleep(min(_CLOSING_INTERVAL_S, self._lease_s / 3))
+                        # Only threads are left; the end of each is a claim to give back.
+                        self._has_returned.wait(self._lease_s / 3)
                     else:
                         connection.call("BLPOP", self.wakeup_list, self._lease_s / 3)
                 except SagastreamError as error:
                     logger.debug("cannot renew leases: %s", error)
-                    time.sleep(min(0.1, self._lease_s / 10))
+                    time.sleep(min(0.1, self._lease_s / 10))  # a server that is away has no event
 
     def _give_all_back(self, connection: SyncConnection) -> None:
         for token, (claim, until) in list(self._returned.items()):

@@ -22,6 +22,8 @@ with shutdown.killing(lambda: say("killed")):
 say("ended")
 raise SystemExit(shutdown.exit_code)
 """
+# Signals of one kind within 50 ms count as one: this is a second one.
+_LATER = "; time.sleep(0.1); "
 _GRACEFUL = 'with shutdown.graceful(lambda: say("stop"){}): '
 
 
@@ -68,25 +70,22 @@ def test_a_signal_while_nothing_can_be_stopped_ends_it_at_once() -> None:
 
 def test_the_second_signal_ends_it_at_once() -> None:
     """The exit code is that of the first."""
-    ended = _run(
-        _GRACEFUL.format("") + _raise("SIGINT") + "; time.sleep(0.1); " + _raise("SIGTERM")
-    )
+    ended = _run(_GRACEFUL.format("") + _raise("SIGINT") + _LATER + _raise("SIGTERM"))
     assert (ended.code, ended.said) == (130, ["stop", "killed"])
 
 
 def test_a_program_that_can_hurry_hurries_at_the_second_signal() -> None:
     """A third one ends it at once."""
     graceful = _GRACEFUL.format(', hurry=lambda: say("hurry")')
-    wait = "; time.sleep(0.1); "
-    ended = _run(graceful + _raise("SIGINT") + wait + _raise("SIGINT"))
+    ended = _run(graceful + _raise("SIGINT") + _LATER + _raise("SIGINT"))
     assert (ended.code, ended.said) == (130, ["stop", "hurry", "ended"])
-    ended = _run(graceful + _raise("SIGINT") + wait + _raise("SIGINT") + "; " + _raise("SIGINT"))
+    ended = _run(graceful + _raise("SIGINT") + _LATER + _raise("SIGINT") + "; " + _raise("SIGINT"))
     assert (ended.code, ended.said) == (130, ["stop", "hurry", "killed"])
 
 
 @pytest.mark.parametrize(
     "twice",
-    [_raise("SIGTERM", "SIGTERM"), f"{_raise('SIGHUP')}; time.sleep(0.1); {_raise('SIGHUP')}"],
+    [_raise("SIGTERM", "SIGTERM"), _raise("SIGHUP") + _LATER + _raise("SIGHUP")],
     ids=["SIGTERM", "SIGHUP"],
 )
 def test_a_signal_that_is_sent_twice_counts_once(twice: str) -> None:

@@ -14,9 +14,11 @@ from sagastream import (
     Progress,
     RequestFailed,
     ServerUnavailable,
+    ServerUnsuitable,
     UnknownLayout,
     multi_stage_reply,
 )
+from sagastream._functions.requests import RequestFunctions
 from sagastream.status import dead_letters, stream_status
 from sagastream.testing import EmbeddedServer
 from tests.listeners import listening
@@ -189,6 +191,46 @@ async def test_a_dead_letter_needs_its_stream(bus: Bus, caplog: pytest.LogCaptur
         assert pending["pending"] == 1
     assert "WRONGTYPE" in caplog.text
     await bus.command("DEL", bus.key(f"{STREAM}:dead"))
+
+
+@pytest.mark.invariant(6)
+async def test_a_fault_while_a_dead_letter_is_made_ends_no_listener(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The entry stays pending, and the next requests are handled."""
+    tried = asyncio.Event()
+
+    async def fail(*_args: Any) -> None:
+        tried.set()
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("sagastream._worker.dispatcher.reject", fail)
+    async with listening(bus, [work], lease_s=LEASE_S):
+        await add_entry(bus, STREAM, {"event_type": "work:do", "payload": "{"})
+        await asyncio.wait_for(tried.wait(), 5)
+        assert (await bus.request_and_reply(STREAM, "work:do", {}, 5))["status"] == "completed"
+        assert (await stream_status(bus, STREAM)).pending == 1
+
+
+@pytest.mark.invariant(6)
+async def test_a_server_that_refuses_this_client_makes_no_dead_letter(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command is good, and another listener, or this one later, can begin it."""
+    begin = RequestFunctions.begin
+    refused: list[str] = []
+
+    def refuse(self: RequestFunctions, *args: Any, **options: Any) -> Any:
+        if len(refused) < 4:
+            refused.append(options["entry_id"])
+            raise ServerUnsuitable("refuses this client")
+        return begin(self, *args, **options)
+
+    monkeypatch.setattr(RequestFunctions, "begin", refuse)
+    async with listening(bus, [work], lease_s=LEASE_S, max_deliveries=1):
+        assert (await bus.request_and_reply(STREAM, "work:do", {}, 10))["status"] == "completed"
+    assert await dead_letters(bus, STREAM) == []
+    assert len(set(refused)) == 1
 
 
 @pytest.mark.invariant(12)

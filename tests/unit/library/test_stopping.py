@@ -215,7 +215,7 @@ async def test_an_undo_waits_for_the_thread_that_outlives_its_listener(
         listener.stop()
         await asyncio.wait_for(running, 5)
         async with listening(bus, [undo], lease_s=0.5):
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(1.0)  # two leases, after which it would begin
             assert not undone.is_set()
             plain.go.set()
             await undoing
@@ -376,14 +376,13 @@ async def test_signals_belong_to_the_host(bus: Bus, work: AsyncWork) -> None:
     heard = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, heard.set)
     try:
-        async with listening(bus, [work.handler]) as listener:
+        async with listening(bus, [work.handler]):
             await bus.emit_command(STREAM, event_type="work:do", payload={}, request_id="r")
             await asyncio.wait_for(work.begun.wait(), 5)
             os.kill(os.getpid(), signal.SIGTERM)
             await asyncio.wait_for(heard.wait(), 5)
             work.go.set()
             await eventually(lambda: bus.outcome("r"), within_s=5, why="it still listens")
-            assert listener is not None
     finally:
         loop.remove_signal_handler(signal.SIGTERM)
 
@@ -507,7 +506,7 @@ async def test_an_undo_that_waits_takes_no_slot(bus: Bus) -> None:
     async def other(_command: Command, _progress: Progress) -> None: ...
 
     handlers = [stubborn, undo, other]
-    async with listening(bus, handlers, concurrency=2, lease_s=0.3, max_deliveries=50) as listener:
+    async with listening(bus, handlers, concurrency=2, lease_s=0.3, max_deliveries=50):
         await bus.emit_command(STREAM, event_type="work:stubborn", payload={}, request_id="r")
         await eventually(begun.is_set, within_s=5, why="the handler runs")
         undoing = asyncio.create_task(
@@ -517,7 +516,6 @@ async def test_an_undo_that_waits_takes_no_slot(bus: Bus) -> None:
             await bus.request_and_reply(STREAM, "work:other", {}, 5)
             await asyncio.sleep(0.3)  # a lease, after which the undo would be delivered again
         assert not undoing.done()
-        assert listener is not None
         assert await asyncio.to_thread(_deliveries_of_newest, bus) == 1, "its entry is kept"
         stubborn_go.set()
         await undoing
