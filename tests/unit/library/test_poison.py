@@ -37,6 +37,18 @@ async def work(command: Command, _progress: Progress) -> dict[str, Any]:
     return {"ok": True}
 
 
+async def _emit_in_saga(bus: Bus) -> None:
+    """Emit a command whose replies go to a named stream, and to that of its saga."""
+    await bus.emit_command(
+        STREAM,
+        event_type="work:do",
+        payload={},
+        request_id="r",
+        reply_stream="work:replies",
+        saga_id="s",
+    )
+
+
 async def _one_dead_letter(bus: Bus, reason: str) -> None:
     letters = await eventually(
         lambda: dead_letters(bus, STREAM), within_s=15, why="there is a dead letter"
@@ -69,14 +81,7 @@ async def test_a_reply_stream_of_another_type_is_a_dead_letter(bus: Bus, known: 
     """Nobody can be told; the request ends all the same, emitted or added by a plain client."""
     runs.clear()
     if known:
-        await bus.emit_command(
-            STREAM,
-            event_type="work:do",
-            payload={},
-            request_id="r",
-            reply_stream="work:replies",
-            saga_id="s",
-        )
+        await _emit_in_saga(bus)
     else:
         fields = {"event_type": "work:do", "payload": "{}", "request_id": "r"}
         await add_entry(bus, STREAM, fields | {"reply_stream": "work:replies"})
@@ -107,14 +112,7 @@ async def test_a_record_of_another_type_is_a_dead_letter(bus: Bus) -> None:
 @pytest.mark.invariant(6)
 async def test_a_request_that_loses_handlers_ends_though_its_stream_is_broken(bus: Bus) -> None:
     """The dead letter is made, and the reply goes where it can."""
-    await bus.emit_command(
-        STREAM,
-        event_type="work:do",
-        payload={},
-        request_id="r",
-        reply_stream="work:replies",
-        saga_id="s",
-    )
+    await _emit_in_saga(bus)
     record = bus.key("request:r")
     await bus.command("HSET", record, "epoch", "5", "status", "running", "token", "x")
     await bus.command("SET", bus.key("work:replies"), "not a stream", "EX", 60)
