@@ -85,7 +85,14 @@ class Settings(BaseSettings):
         description="Seconds before the second attempt; doubles with each one, up to 5 s.",
     )
     retention_s: float = Field(
-        86_400.0, gt=0, description="Seconds to keep records of ended requests and missions."
+        86_400.0,
+        gt=0,
+        description="Seconds to keep ended missions, and to remember the ids of ended requests.",
+    )
+    result_s: float = Field(
+        3600.0,
+        gt=0,
+        description="Seconds to keep results of requests that belong to no mission.",
     )
     call_timeout_s: float = Field(
         10.0, gt=0, description="Seconds to wait for an unresponsive server."

@@ -12,7 +12,7 @@ from typing import Any
 
 from app.config import get_settings
 from app.shutdown import GRACE_S, shutdown
-from sagastream import BackoffConfig, Bus, CommandListener, SagastreamError
+from sagastream import BackoffConfig, Bus, CommandListener, Retention, SagastreamError
 from sagastream.message import OnProgress
 
 _BLOCK_S = 0.5
@@ -37,25 +37,26 @@ class BlobMissing(SagastreamError):
 def get_bus() -> Bus:
     """Return the bus of this process."""
     settings = get_settings()
+    result_s = min(settings.result_s, settings.retention_s)
     return _bus_of(
         settings.redis_url,
         settings.namespace,
         settings.max_payload,
-        settings.retention_s,
+        Retention(result_s=result_s, remember_s=settings.retention_s),
         settings.call_timeout_s,
     )
 
 
 @lru_cache
 def _bus_of(
-    url: str, namespace: str, max_payload: int, retention_s: float, call_timeout_s: float
+    url: str, namespace: str, max_payload: int, retention: Retention, call_timeout_s: float
 ) -> Bus:
     # Cached by these arguments only: other settings may change without new connections.
     return Bus(
         url,
         namespace=namespace,
         max_payload=max_payload,
-        retention_s=retention_s,
+        retention=retention,
         call_timeout_s=call_timeout_s,
     )
 

@@ -15,6 +15,7 @@ from sagastream import Bus
 from sagastream.message import TERMINAL_STAGES
 from sagastream.testing import EmbeddedServer
 from tests.failover import Names, Pair, replicated
+from tests.records import record_of
 
 # No deadline for an example: its duration depends on the machine and on the other tests.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -103,10 +104,12 @@ async def _no_key_leaks(bus: Bus) -> None:
         key = raw.decode()
         record = key.startswith(bus.key("request:")) and not key.endswith(":stages")
         # The records of a saga, and its journal, get their TTL when the saga ends.
-        live = record and (
-            (await call("HGET", key, "status") or b"").decode() not in TERMINAL_STAGES
-            or await call("HGET", key, "saga_id")
-        )
+        live = False
+        if record:
+            found = await record_of(bus, key.removeprefix(bus.key("request:")))
+            live = bool(found) and (
+                found["status"] not in TERMINAL_STAGES or bool(found["saga_id"])
+            )
         journal = key.startswith(bus.key("saga:")) and not key.endswith(":replies")
         if (
             key.endswith((":commands", ":dead", ":instance", ":open", ":stuck"))

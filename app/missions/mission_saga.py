@@ -88,6 +88,7 @@ def mission_runner() -> SagaRunner:
         max_attempts=settings.undo_attempts,
         retry_s=settings.retry_s,
         wake_after_s=settings.wake_after_s,
+        keep_s=settings.retention_s,
     )
 
 

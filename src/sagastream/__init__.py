@@ -20,6 +20,7 @@ from sagastream.errors import (
     RequestCancelled,
     RequestConflict,
     RequestFailed,
+    ResultExpired,
     SagastreamError,
     ServerError,
     ServerRefused,
@@ -32,6 +33,7 @@ from sagastream.errors import (
 from sagastream.handlers import Handler, PlainProgress, Progress, discover, multi_stage_reply
 from sagastream.listener import CommandListener
 from sagastream.message import Command
+from sagastream.retention import Retention
 
 __all__ = [
     "Atomic",
@@ -55,6 +57,8 @@ __all__ = [
     "RequestCancelled",
     "RequestConflict",
     "RequestFailed",
+    "ResultExpired",
+    "Retention",
     "SagastreamError",
     "ServerError",
     "ServerRefused",

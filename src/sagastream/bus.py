@@ -21,6 +21,7 @@ from sagastream._redis.deadline import Deadline
 from sagastream._telemetry.trace_context import trace_of
 from sagastream.effects import Effect
 from sagastream.message import OnProgress
+from sagastream.retention import Retention
 
 
 class Bus:
@@ -30,8 +31,8 @@ class Bus:
         url: `redis://`, `rediss://` or `unix://`.
         namespace: Put before every key as `{namespace}:`; letters, digits, `-` and `_`.
         max_payload: The largest payload, in bytes of JSON.
-        retention_s: How long an ended request's record, and a reply stream after its last
-            entry, are kept, in seconds. A repeated request is recognised for this time.
+        retention: How long results are kept, and for how long the ids of ended requests are
+            remembered. Handlers and listeners can have their own.
         call_timeout_s: How long a call waits for a server that does not answer, in seconds.
         max_in_flight: How many requests of this process may wait for their replies at once.
         when_full: Whether one more request waits for a slot, or raises `Overloaded`.
@@ -43,7 +44,7 @@ class Bus:
         *,
         namespace: str = "",
         max_payload: int = MAX_PAYLOAD_BYTES,
-        retention_s: float = 86_400.0,
+        retention: Retention = Retention(),  # noqa: B008 - frozen
         call_timeout_s: float = 10.0,
         max_in_flight: int = 10_000,
         when_full: Literal["wait", "raise"] = "wait",
@@ -51,13 +52,13 @@ class Bus:
         self.url = url
         self.namespace = namespace
         self.max_payload = max_payload
-        self.retention_s = retention_s
+        self.retention = retention
         self._when_full = when_full
         self._options = SessionOptions(
             url,
             f"{{{check_name('namespace', namespace)}}}:" if namespace else "",
             call_timeout_s=call_timeout_s,
-            retention_s=retention_s,
+            retention=retention,
             max_payload=max_payload,
             max_in_flight=max_in_flight,
         )
@@ -143,6 +144,7 @@ class Bus:
         Raises:
             InvalidMessage: An argument is invalid.
             RequestConflict: The request id is known with another payload.
+            ResultExpired: The request has ended, and its result is no longer kept.
             ServerUnavailable: The server did not answer.
         """
         spec: commands.CommandSpec = {
@@ -277,6 +279,7 @@ class Bus:
         Raises:
             InvalidMessage: An argument is invalid.
             RequestConflict: The request id is known with another payload.
+            ResultExpired: The request has ended, and its result is no longer kept.
             RequestFailed: The request failed; raised at once.
             RequestCancelled: The request was cancelled.
             ReplyTimeout: No terminal stage in time.
@@ -310,9 +313,9 @@ class Bus:
     ) -> AsyncIterator[dict[str, Any]]:
         """Every stage of a request, from the first that is kept to the terminal one.
 
-        Any process may follow until the record expires, and even before the command is emitted.
-        Stages are kept from the first follower or the first progress stage on; of the stages
-        before that only the last `start` is.
+        Any process may follow until the result expires, and even before the command is emitted.
+        Stages are kept from the first follower on; of those before that only the last `start`,
+        the last `progress` and the end are.
 
         Args:
             request_id: The request.
@@ -339,15 +342,17 @@ class Bus:
         """
         check_name("request_id", request_id)
         answer = await self.session().requests.cancel(
-            self._options.record_key(request_id),
-            retention_ms=self._options.retention_ms,
-            wakeup_prefix=self.key("listener:"),
-            trace=trace_of(),
+            self._options.record_key(request_id), trace=trace_of()
         )
         return answer.status
 
     async def outcome(self, request_id: str) -> dict[str, Any] | None:
-        """The terminal reply in a request's record, None while there is none."""
+        """The terminal reply in a request's record, None while there is none.
+
+        Raises:
+            ResultExpired: The request has ended, and its result is no longer kept.
+            ServerUnavailable: The server did not answer.
+        """
         return await read_outcome(self.session(), request_id)
 
     async def command(self, *args: str | bytes | float, timeout: float | None = None) -> Any:

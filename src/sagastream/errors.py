@@ -3,6 +3,7 @@
 SagastreamError
 ├── InvalidMessage        a field of an entry is invalid (also a ValueError)
 ├── RequestConflict       a request id was used again with another payload
+├── ResultExpired         the request ended so long ago that its result is no longer kept
 ├── StageRefused          a process without the claim wrote a stage of a request
 ├── LeaseLost             another claim has the request now
 ├── WriteConflict         a value that an atomic handler read changed in every run
@@ -30,6 +31,7 @@ Facts are attributes, so that no program has to parse a message.
 """
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 
@@ -67,6 +69,29 @@ class RequestConflict(SagastreamError):
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
         return type(self), (self.request_id, self.stream)
+
+
+class ResultExpired(SagastreamError):
+    """The request has ended, and its result is no longer kept. It does not run again.
+
+    Attributes:
+        request_id: The request.
+        status: How it ended: `completed`, `failed` or `cancelled`.
+        ended_s: When it ended, in seconds since the Unix epoch, by the server's clock.
+    """
+
+    def __init__(self, request_id: str, status: str, ended_s: int) -> None:
+        ended = datetime.fromtimestamp(ended_s, UTC).isoformat()
+        super().__init__(
+            f"request {request_id} ended as {status} at {ended}; its result is no longer kept "
+            "(see Retention), and it does not run again: use a new request id to run it anew"
+        )
+        self.request_id = request_id
+        self.status = status
+        self.ended_s = ended_s
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, int]]:
+        return type(self), (self.request_id, self.status, self.ended_s)
 
 
 class StageRefused(SagastreamError):

@@ -14,6 +14,7 @@ from sagastream._codec.validation import check_name
 from sagastream.effects import Effect
 from sagastream.errors import RegistrationError
 from sagastream.message import Command
+from sagastream.retention import Retention
 
 
 class Progress(Protocol):
@@ -60,6 +61,7 @@ class Handler:
     function: Callable[..., Any] = field(compare=False)
     effect: Effect = "idempotent"
     reconcile: Reconcile | None = field(default=None, compare=False)
+    retention: Retention | None = None
     is_async: bool = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -86,6 +88,7 @@ def multi_stage_reply(
     event_type: str,
     effect: Effect = "idempotent",
     reconcile: Reconcile | None = None,
+    retention: Retention | None = None,
 ) -> Callable[[Callable[..., Any]], Handler]:
     """Declare a function as the handler of an event type.
 
@@ -102,6 +105,7 @@ def multi_stage_reply(
             `atomic` (it returns `Atomic`), or `at_most_once`.
         reconcile: For `at_most_once`: an async function that gets the `Command` of a
             second claim and returns the result of the first, or None if it had no effect.
+        retention: How long its results are kept; None for what the listener says.
 
     Raises:
         InvalidMessage: A name is invalid.
@@ -119,7 +123,7 @@ def multi_stage_reply(
 
     def declare(function: Callable[..., Any]) -> Handler:
         _check_signature(function, f"{event_type} on {stream}")
-        return Handler(stream, event_type, function, effect, reconcile)
+        return Handler(stream, event_type, function, effect, reconcile, retention)
 
     return declare
 

@@ -26,6 +26,7 @@ from sagastream._worker.threads import HandlerThreads
 from sagastream.bus import Bus
 from sagastream.errors import SagastreamError, ServerError
 from sagastream.handlers import Handler, registry
+from sagastream.retention import Retention
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ class CommandListener:
         progress_interval_s: Progress that comes faster is coalesced: the newest wins.
         drain_s: How long `stop` lets running handlers continue before it cancels them, in
             seconds. A cancelled handler writes no reply, and its command stays pending.
+        retention: How long results are kept; None for what the bus says. Handlers can have their
+            own.
 
     Raises:
         RegistrationError: The handlers cannot be served together.
@@ -66,6 +69,7 @@ class CommandListener:
         max_deliveries: int = 5,
         progress_interval_s: float = 0.05,
         drain_s: float = 30.0,
+        retention: Retention | None = None,
     ) -> None:
         if concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, not {concurrency}")
@@ -79,6 +83,7 @@ class CommandListener:
             lease_s=lease_s,
             max_deliveries=max_deliveries,
             progress_interval_s=progress_interval_s,
+            retention=retention or bus.retention,
         )
         self._is_running = False
         self._stopping = asyncio.Event()

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from sagastream._codec.entries import text_fields
 from sagastream._codec.validation import check_name
+from sagastream._functions.answers import Expired
 from sagastream.bus import Bus
 from sagastream.errors import InvalidMessage
-
-_RECORD = ("status", "stream", "event_type", "consumer", "epoch", "lease_until", "timestamp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +44,9 @@ class RequestStatus:
     Attributes:
         request_id: The request.
         status: `pending`, `running`, `completed`, `failed` or `cancelled`.
-        stream: The command stream, without the namespace.
-        event_type: `domain:action`.
-        consumer: The listener that claimed it last, '' if none has.
+        stream: The command stream, without the namespace; '' when it has ended.
+        event_type: `domain:action`; '' if only its id is remembered.
+        consumer: The listener that claimed it last; '' if none has, or when it has ended.
         epoch: How many times it was claimed.
         lease_s: Seconds that the lease still runs, negative if it has lapsed; None if it was
             never claimed.
@@ -126,22 +125,21 @@ async def request_status(bus: Bus, request_id: str) -> RequestStatus | None:
         ServerUnavailable: The server did not answer.
     """
     key = bus.key(f"request:{check_name('request_id', request_id)}")
-    stored = await bus.command("HMGET", key, *_RECORD)
-    status, stream, event_type, consumer, epoch, lease_until, _ = (
-        value.decode(errors="replace") if value else "" for value in stored
-    )
-    if not status:
+    found = await bus.session().requests.look(key)
+    if found is None:
         return None
+    if isinstance(found, Expired):
+        return RequestStatus(request_id, found.status, "", "", "", 0, None)
     lease_s = None
-    if consumer:
-        lease_s = (int(lease_until or "0") - await _now_ms(bus)) / 1000
+    if found["consumer"]:
+        lease_s = (int(found["lease_until"]) - await _now_ms(bus)) / 1000
     return RequestStatus(
         request_id=request_id,
-        status=status,
-        stream=stream.removeprefix(bus.key("")),
-        event_type=event_type,
-        consumer=consumer,
-        epoch=int(epoch or "0"),
+        status=found["status"],
+        stream=found["stream"].removeprefix(bus.key("")),
+        event_type=found["event_type"],
+        consumer=found["consumer"],
+        epoch=int(found["epoch"]),
         lease_s=lease_s,
     )
 

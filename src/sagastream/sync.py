@@ -18,6 +18,7 @@ from sagastream._telemetry.trace_context import trace_of
 from sagastream.bus import Bus as AsyncBus
 from sagastream.effects import Effect
 from sagastream.message import TERMINAL_STAGES, OnProgress
+from sagastream.retention import Retention
 
 __all__ = ["Bus"]
 
@@ -36,7 +37,7 @@ class Bus:
         url: As for `sagastream.Bus`, as all arguments.
         namespace: Put before every key.
         max_payload: The largest payload, in bytes of JSON.
-        retention_s: How long ended requests and reply streams are kept, in seconds.
+        retention: How long results are kept, and ids remembered.
         call_timeout_s: How long a call waits for a server that does not answer, in seconds.
         max_in_flight: How many requests of this process may wait for their replies at once.
         when_full: Whether one more request waits for a slot, or raises `Overloaded`.
@@ -48,7 +49,7 @@ class Bus:
         *,
         namespace: str = "",
         max_payload: int = MAX_PAYLOAD_BYTES,
-        retention_s: float = 86_400.0,
+        retention: Retention = Retention(),  # noqa: B008 - frozen
         call_timeout_s: float = 10.0,
         max_in_flight: int = 10_000,
         when_full: Literal["wait", "raise"] = "wait",
@@ -57,7 +58,7 @@ class Bus:
             url,
             namespace=namespace,
             max_payload=max_payload,
-            retention_s=retention_s,
+            retention=retention,
             call_timeout_s=call_timeout_s,
             max_in_flight=max_in_flight,
             when_full=when_full,

@@ -31,6 +31,7 @@ from tests.faults.roles import (
 )
 from tests.plain_client import connect
 from tests.polling import NotInTime, eventually_sync
+from tests.records import read_record
 
 _WITHIN_S = 60.0
 _MAX_POINTS = 400
@@ -155,7 +156,7 @@ class ScenarioRun:
 
         def is_running() -> bool:
             with connect(self.store.url) as client, contextlib.suppress(redis.RedisError):
-                return bool(client.hget("request:r", "status") == "running")
+                return bool(read_record(client, "r").get("status") == "running")
             return False
 
         self._wait(is_running, "a handler has claimed the request")
@@ -183,7 +184,7 @@ class ScenarioRun:
 
     def _has_ended(self) -> bool:
         with connect(self.store.url) as client:
-            return client.hget("request:r", "status") in TERMINAL_STAGES
+            return read_record(client, "r").get("status") in TERMINAL_STAGES
 
     def _supervise(self) -> None:
         if self.has_crashed and self._point.victim == "server" and not self._ready_at:

@@ -12,6 +12,7 @@ from sagastream.message import TERMINAL_STAGES
 from sagastream.testing import EmbeddedServer
 from tests.plain_client import GROUP, connect
 from tests.polling import NotInTime, eventually_sync
+from tests.records import read_record
 
 STREAM = "work:commands"
 _RANK = {"start": 0, "progress": 1, "completed": 2, "failed": 2, "cancelled": 2}
@@ -57,7 +58,7 @@ def check_requests(
 ) -> Violations:
     """Check requests: one entry, one end on each reply stream, one effect, nothing pending.
 
-    It reads the raw record and streams, so that a fault of the library's readers hides nothing.
+    It reads record and streams itself, so that a fault of the library's readers hides nothing.
 
     Args:
         store: The server.
@@ -81,7 +82,7 @@ def check_requests(
 
 
 def _check_request(violations: Violations, client: Any, request_id: str, status: str) -> None:
-    record: dict[str, Any] = client.hgetall(f"request:{request_id}")
+    record = read_record(client, request_id)
     if record.get("status") not in TERMINAL_STAGES:
         violations.add_lost(f"{request_id} has not ended: {record.get('status')}")
         return
@@ -91,8 +92,11 @@ def _check_request(violations: Violations, client: Any, request_id: str, status:
     if status == "completed" and not effects:
         violations.add_lost(f"{request_id} has no effect")
     own = f"request:{request_id}:stages"
-    streams = record["reply_streams"], record.get("end_streams", "")
-    for stream in "\n".join(filter(None, streams)).split("\n"):
+    entries = (fields for _, fields in client.xrange(STREAM) if fields.get("request_id") == request_id)
+    streams = {fields["reply_stream"] for fields in entries if fields.get("reply_stream")}
+    if client.exists(own):
+        streams.add(own)
+    for stream in streams:
         stages = [
             (int(fields["epoch"]), fields["status"])
             for _, fields in client.xrange(stream)

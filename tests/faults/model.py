@@ -121,6 +121,8 @@ class Request:
 
         A superseded request whose handler still runs is held for longer.
         """
+        if self.newer:
+            return "0"
         if self.held and self.token == token:
             self.leased = True
             return "c"

@@ -22,6 +22,7 @@ from sagastream import (
     Progress,
     RequestCancelled,
     RequestFailed,
+    Retention,
     ServerUnavailable,
     Write,
     multi_stage_reply,
@@ -167,7 +168,7 @@ def worker(url: str) -> None:
 
     async def listen() -> None:
         # Short retention: a million records would fill the memory.
-        async with Bus(url, retention_s=5.0) as bus:
+        async with Bus(url, retention=Retention(result_s=5.0, remember_s=5.0)) as bus:
 
             @multi_stage_reply(stream=STREAM, event_type="work:count", effect="atomic")
             async def count(command: Command, _progress: Progress) -> Atomic:

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from sagastream import UnknownLayout
-from sagastream._functions.answers import Wait
+from sagastream import Retention, UnknownLayout
+from sagastream._functions.answers import EmitAnswer, Wait
 from sagastream._functions.library import LIBRARY, RECORD_LAYOUT, SOURCE
 from sagastream._functions.requests import RequestFunctions
 from sagastream._functions.streams import StreamFunctions
@@ -21,11 +21,13 @@ from sagastream._redis.protocol import error_of
 from sagastream.testing import EmbeddedServer
 from tests.faults.model import TERMINAL, NewerLayout, Request
 from tests.faults.report import Report
+from tests.records import read_record
 
 pytestmark = [pytest.mark.blocking, pytest.mark.timeout(900)]
 
 _TOKENS = st.sampled_from(["a", "b", "c", "d", "e"])
 _UNLIMITED_MS = 10**9
+_UNLIMITED = Retention(result_s=10**6, remember_s=10**6)
 _GROUP, _STREAM, _RECORD, _REPLIES = "g", "work:commands", "request:r", "replies:me"
 _MAX_DELIVERIES = 3
 _UNTRACED = ("", "", "")
@@ -65,8 +67,8 @@ class Server:
         client.function_load(SOURCE, replace=True)
         client.xgroup_create(_STREAM, _GROUP, "0", mkstream=True)
 
-        self._functions = RequestFunctions(_Direct(client), reply_ttl_ms=_UNLIMITED_MS)
-        self._streams = StreamFunctions(_Direct(client), reply_ttl_ms=_UNLIMITED_MS)
+        self._functions = RequestFunctions(_Direct(client), retention=_UNLIMITED)
+        self._streams = StreamFunctions(_Direct(client), retention=_UNLIMITED)
         self.entry_id = "0-0"
 
     @staticmethod
@@ -83,13 +85,13 @@ class Server:
             lambda: self._functions.emit(
                 _RECORD,
                 _STREAM,
-                "sagastream:instance",
                 ("c", "r", "", "work:do", payload, "", "1", *_UNTRACED),
                 reply_streams=[_REPLIES],
             )
         )
         for _, entries in self._client.xreadgroup(_GROUP, "c", {_STREAM: ">"}):
             self.entry_id = entries[0][0].decode()
+        assert isinstance(answer, EmitAnswer)
         return answer.outcome
 
     def begin(self, token: str, *, lapses: bool) -> str:
@@ -102,7 +104,7 @@ class Server:
                 consumer=f"consumer-{token}",
                 token=token,
                 lease_ms=0 if lapses else _UNLIMITED_MS,
-                retention_ms=_UNLIMITED_MS,
+                retention=_UNLIMITED,
                 max_deliveries=_MAX_DELIVERIES,
                 trace=_UNTRACED,
             )
@@ -127,7 +129,7 @@ class Server:
                 group=_GROUP,
                 entry_id=self.entry_id,
                 token=token,
-                retention_ms=_UNLIMITED_MS,
+                retention=_UNLIMITED,
                 trace=_UNTRACED,
             )
         )
@@ -159,17 +161,15 @@ class Server:
             lambda: self._functions.emit(
                 f"request:{undo}",
                 "undo:commands",
-                "sagastream:instance",
                 ("c", undo, "", "work:undo", "{}", "", "1", *_UNTRACED),
                 reply_streams=[],
                 supersedes=[_RECORD],
-                wakeup_prefix="listener:",
             )
         )
 
     def holds(self, undo: str) -> bool:
         """Return whether the claim of an undo has to wait."""
-        entry_id = self._client.hget(f"request:{undo}", "entry_id").decode()
+        entry_id = read_record(self._client, undo)["entry_id"]
         answer = self._answer(
             lambda: self._functions.begin(
                 f"request:{undo}",
@@ -179,7 +179,7 @@ class Server:
                 consumer="undoer",
                 token="undo",
                 lease_ms=_UNLIMITED_MS,
-                retention_ms=_UNLIMITED_MS,
+                retention=_UNLIMITED,
                 max_deliveries=_MAX_DELIVERIES,
                 trace=_UNTRACED,
             )
@@ -195,7 +195,6 @@ class Server:
                 _REPLIES,
                 group=_GROUP,
                 entry_id=self.entry_id,
-                retention_ms=_UNLIMITED_MS,
                 letter=["payload", "{}"],
                 reply={"request_id": "r", "status": "failed", "payload": "{}"},
             )
@@ -203,17 +202,14 @@ class Server:
         return "done" if answer.is_done else "ok"
 
     def set_newer(self, newer: bool) -> None:
-        if newer:
-            self._client.hset(_RECORD, "layout", "99")
+        layout = 99 if newer else RECORD_LAYOUT
+        if self._client.type(_RECORD) == b"string":
+            self._client.setrange(_RECORD, 1, bytes([layout]))
         else:
-            self._client.hset(_RECORD, "layout", str(RECORD_LAYOUT))
+            self._client.hset(_RECORD, "layout", str(layout))
 
     def cancel(self) -> str:
-        answer = self._answer(
-            lambda: self._functions.cancel(
-                _RECORD, retention_ms=_UNLIMITED_MS, wakeup_prefix="listener:", trace=_UNTRACED
-            )
-        )
+        answer = self._answer(lambda: self._functions.cancel(_RECORD, trace=_UNTRACED))
         return answer.status
 
     def stages(self) -> list[tuple[str, int]]:

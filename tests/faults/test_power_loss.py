@@ -13,6 +13,7 @@ from tests.faults.invariants import STREAM
 from tests.faults.report import Report
 from tests.faults.roles import listener_process
 from tests.plain_client import connect
+from tests.records import read_record
 
 pytestmark = [pytest.mark.blocking, pytest.mark.timeout(900)]
 
@@ -57,7 +58,7 @@ def test_a_request_ends_from_any_state_on_disk(
             name.write_bytes(data[:cut])
         store.start()
         with connect(store.url) as client:
-            before = client.hgetall("request:r")
+            before = read_record(client, "r")
         reply = _request(store)
         assert reply["status"] == "completed"
         if before.get("status") == "completed":

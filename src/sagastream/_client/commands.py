@@ -8,12 +8,13 @@ from sagastream._client.session import Session
 from sagastream._codec.entries import SCHEMA_VERSION
 from sagastream._codec.payload import encode_payload
 from sagastream._codec.validation import as_milliseconds, check_count, check_name
+from sagastream._functions.answers import Expired
 from sagastream._redis.deadline import Deadline
 from sagastream._telemetry import spans
 from sagastream._telemetry.propagation import injected
 from sagastream._telemetry.trace_context import trace_fields, trace_id, trace_of
 from sagastream.effects import Effect
-from sagastream.errors import RequestConflict, StageRefused
+from sagastream.errors import RequestConflict, ResultExpired, StageRefused
 
 # The length of an error message in a reply, in characters.
 _MESSAGE_LIMIT = 2000
@@ -60,6 +61,7 @@ async def emit(
     Raises:
         InvalidMessage: A field is invalid.
         RequestConflict: The request id is known with another payload.
+        ResultExpired: The request ended so long ago that its result is no longer kept.
         ServerUnavailable: The server did not answer in time.
     """
     options = session.options
@@ -82,7 +84,6 @@ async def emit(
         answer = await session.requests.emit(
             options.record_key(request_id),
             options.key(stream),
-            session.guard.key,
             (*entry, SCHEMA_VERSION, *trace_of(span)),
             reply_streams=options.reply_keys("" if terminal_only else reply_stream, saga_id),
             end_streams=[options.key(reply_stream)] if terminal_only else [],
@@ -95,9 +96,10 @@ async def emit(
                 options.record_key(check_name("supersedes", superseded))
                 for superseded in spec.get("supersedes", ())
             ],
-            wakeup_prefix=options.key("listener:"),
             deadline=deadline,
         )
+        if isinstance(answer, Expired):
+            raise ResultExpired(request_id, answer.status, answer.ended_s)
         if answer.outcome == "conflict":
             raise RequestConflict(request_id, stream)
         session.guard.note_counter(answer.counter)

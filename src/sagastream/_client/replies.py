@@ -21,6 +21,7 @@ from sagastream._redis.retrying import backoff_delays, is_group_gone
 from sagastream._telemetry.trace_context import Trace
 from sagastream.errors import (
     InvalidMessage,
+    ResultExpired,
     SagastreamError,
     ServerError,
     ServerUnavailable,
@@ -207,7 +208,9 @@ async def read_stages(
     block = ("XREAD", "COUNT", 100, "BLOCK", BLOCK_MS)
     retry_delays = iter(backoff_delays())
     while True:
-        await session.requests.follow(record, trace)  # the server keeps the log from now on
+        expired = await session.requests.follow(record, trace)  # it keeps the log from now on
+        if expired:
+            raise ResultExpired(request_id, expired.status, expired.ended_s)
         try:
             answer = await session.connection.block(
                 *block, "STREAMS", f"{record}:stages", after or "0-0"

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from sagastream._client.data_loss import DataLossGuard
 from sagastream._client.inbox import Inbox
@@ -20,6 +20,7 @@ from sagastream._redis.connection import Connection
 from sagastream._redis.deadline import Deadline
 from sagastream._telemetry.operations import Server, server_of
 from sagastream.errors import ServerError, ServerUnsuitable
+from sagastream.retention import Retention
 
 _CHECK_S = 2.0
 # What a child process has from its parent, and must not finalize.
@@ -48,22 +49,17 @@ class SessionOptions:
         url: The server.
         prefix: The prefix of every key, from the namespace; '' without one.
         call_timeout_s: How long a call waits for a server that does not answer, in seconds.
-        retention_s: How long an ended request's record is kept, in seconds.
+        retention: How long what is left of ended requests is kept.
         max_payload: The largest payload, in bytes of JSON.
         max_in_flight: How many requests may wait for their replies at once.
-        retention_ms: The retention in milliseconds.
     """
 
     url: str
     prefix: str
     call_timeout_s: float
-    retention_s: float
+    retention: Retention
     max_payload: int
     max_in_flight: int
-    retention_ms: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "retention_ms", round(self.retention_s * 1000))
 
     def key(self, name: str) -> str:
         """The key of a stream or record on the server."""
@@ -187,8 +183,8 @@ def _make(options: SessionOptions) -> Session:
     return Session(
         options,
         connection,
-        RequestFunctions(connection, reply_ttl_ms=options.retention_ms),
-        StreamFunctions(connection, reply_ttl_ms=options.retention_ms),
+        RequestFunctions(connection, retention=options.retention),
+        StreamFunctions(connection, retention=options.retention),
         SagaFunctions(connection),
         guard,
         Inbox(

@@ -5,7 +5,7 @@ from typing import Any
 from sagastream._client.session import Session
 from sagastream._codec.entries import SCHEMA_VERSION
 from sagastream._codec.payload import decode_payload
-from sagastream._functions.library import check_layout
+from sagastream._functions.answers import Expired
 from sagastream._redis.deadline import Deadline
 from sagastream.errors import (
     DataLost,
@@ -13,6 +13,7 @@ from sagastream.errors import (
     HandlerLost,
     RequestCancelled,
     RequestFailed,
+    ResultExpired,
 )
 from sagastream.message import TERMINAL_STAGES
 
@@ -20,8 +21,7 @@ _FAILURES: dict[Any, type[RequestFailed]] = {
     "HandlerLost": HandlerLost,
     "DeadlineExceeded": DeadlineExceeded,
 }
-# The fields of a reply, in their order. When a request has ended, its record has the same fields
-# with the values of the terminal reply.
+# The fields of a reply, in their order.
 _REPLY_FIELDS = (
     "correlation_id",
     "request_id",
@@ -36,7 +36,6 @@ _REPLY_FIELDS = (
     "epoch",
     "timestamp",
 )
-_STATUS = _REPLY_FIELDS.index("status")
 
 
 async def read_outcome(
@@ -57,25 +56,22 @@ async def read_outcome(
     Raises:
         ServerUnavailable: The server did not answer in time.
         DataLost: The server has had its record, and has none now.
+        ResultExpired: The request has ended, and its result is no longer kept.
         UnknownLayout: A newer release wrote the record.
     """
     connection, record = session.connection, session.options.record_key(request_id)
-    layout, *stored = await connection.call(
-        "HMGET", record, "layout", *_REPLY_FIELDS, deadline=deadline
-    )
-    check_layout(layout)
+    found = await session.requests.look(record, deadline=deadline)
+    if isinstance(found, Expired):
+        raise ResultExpired(request_id, found.status, found.ended_s)
     if known is not None:
-        if stored[_STATUS] is not None:
+        if found:
             known.add(request_id)
         elif request_id in known:
             raise DataLost(connection.address, f"it has no record of request {request_id} any more")
-    reply: dict[str, Any] = {
-        name: value.decode() if value else ""
-        for name, value in zip(_REPLY_FIELDS, stored, strict=True)
-    }
-    if reply["status"] not in TERMINAL_STAGES:
+    if not found or found["status"] not in TERMINAL_STAGES:
         return None
-    reply["v"] = SCHEMA_VERSION
+    found |= {"request_id": request_id, "v": SCHEMA_VERSION}
+    reply: dict[str, Any] = {name: found[name] for name in _REPLY_FIELDS}
     reply["payload"] = decode_payload(reply["payload"], max_bytes=len(reply["payload"].encode()))
     return reply
 

@@ -3,6 +3,7 @@
 import asyncio
 
 from sagastream._client.session import Session
+from sagastream._functions.answers import Expired
 from sagastream._redis.deadline import Deadline
 from sagastream.errors import NoHandlers, ReplyTimeout, SagastreamError
 
@@ -27,22 +28,22 @@ async def explain_timeout(
     options, connection = session.options, session.connection
     try:
         record = options.record_key(timeout.request_id)
-        stored, (now_s, _) = await asyncio.gather(
-            connection.call("HMGET", record, *_FIELDS, deadline=deadline),
+        found, (now_s, _) = await asyncio.gather(
+            session.requests.look(record, deadline=deadline),
             connection.call("TIME", deadline=deadline),
         )
         now_ms = int(now_s) * 1000
-        if stored[5] is None:
+        if found is None or isinstance(found, Expired):
             return ReplyTimeout(*facts, "the server has no record of it")
         status, consumer, epoch, lease_until, emitted, stream, event_type, seq = (
-            value.decode() if value else "" for value in stored
+            found[name] for name in _FIELDS
         )
         age = f"emitted {max(0, now_ms - int(emitted)) // 1000} s ago"
         if status == "running":
-            left_ms = int(lease_until or "0") - now_ms
-            last_stage = facts[2] or ("progress" if seq not in {"", "0"} else "start")
+            left_ms = int(lease_until) - now_ms
+            last_stage = facts[2] or ("progress" if seq != "0" else "start")
             held = f"held by {consumer} in epoch {epoch}, its lease current"
-            if lease_until in {"", "0"}:
+            if lease_until == "0":
                 held = f"released by {consumer} in epoch {epoch}, not claimed again"
             elif left_ms <= 0:
                 held = f"held by {consumer} in epoch {epoch}, its lease lapsed {-left_ms // 1000} s ago"

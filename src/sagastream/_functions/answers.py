@@ -15,6 +15,25 @@ def texts(parts: Sequence[Any]) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
+class Expired:
+    """The request has ended, and its result is no longer kept.
+
+    Attributes:
+        status: The status with which it ended.
+        ended_s: When, in seconds since the Unix epoch.
+    """
+
+    status: str
+    ended_s: int
+
+    @classmethod
+    def parse(cls, parts: Sequence[Any]) -> Self:
+        """Read the answer."""
+        _, status, ended_s = texts(parts)
+        return cls(status, int(ended_s))
+
+
+@dataclass(frozen=True, slots=True)
 class EmitAnswer:
     """What `emit` did.
 
@@ -29,11 +48,13 @@ class EmitAnswer:
     entry_id: str
     counter: int
 
-    @classmethod
-    def parse(cls, parts: Sequence[Any]) -> Self:
-        """Read the answer."""
-        word, entry_id, counter = parts
-        return cls(word.decode(), entry_id.decode(), int(counter))
+
+def parse_emit(parts: Sequence[Any]) -> EmitAnswer | Expired:
+    """Read the answer of `emit`."""
+    word, entry_id, counter = parts
+    if word == b"expired":
+        return Expired.parse(parts)
+    return EmitAnswer(word.decode(), entry_id.decode(), int(counter))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,18 @@ from sagastream._redis.deadline import Deadline
 from sagastream.errors import UnknownLayout
 
 # In this order: each file uses functions of the files before it.
-_FILES = ("prelude", "record", "request", "claim", "stream", "saga", "readers")
+_FILES = (
+    "prelude",
+    "record",
+    "memory",
+    "replies",
+    "call",
+    "request",
+    "claim",
+    "stream",
+    "saga",
+    "readers",
+)
 
 
 def _joined() -> str:
@@ -25,7 +36,7 @@ def _joined() -> str:
 
 _TEMPLATE = _joined()
 # The layout of a request's record that this release writes. It reads this one and older ones.
-RECORD_LAYOUT = 2
+RECORD_LAYOUT = 3
 # The library's name.
 LIBRARY = "sagastream_" + hashlib.sha256(_TEMPLATE.encode()).hexdigest()[:12]
 # What FUNCTION LOAD takes.

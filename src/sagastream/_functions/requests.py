@@ -5,6 +5,7 @@ go to the server as one command; each has its own answer.
 """
 
 import asyncio
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,17 +14,21 @@ from sagastream._functions.answers import (
     BeginAnswer,
     CancelAnswer,
     EmitAnswer,
+    Expired,
     FinishAnswer,
     ProgressAnswer,
     ReleaseAnswer,
     parse_begin,
+    parse_emit,
+    texts,
 )
 from sagastream._functions.batcher import Batcher
 from sagastream._functions.library import Caller, function_name
 from sagastream._redis.deadline import Deadline
 from sagastream._telemetry.trace_context import Trace
+from sagastream.retention import Retention
 
-_ADOPT, _FOLLOW = function_name("adopt"), function_name("follow")
+_ADOPT, _FOLLOW, _LOOK = (function_name(name) for name in ("adopt", "follow", "look"))
 _RELEASE, _CANCEL, _RENEW = (function_name(name) for name in ("release", "cancel", "renew"))
 
 
@@ -34,19 +39,18 @@ class RequestFunctions:
 
     Args:
         caller: The connection.
-        reply_ttl_ms: How long a reply stream lives after its last entry.
+        retention: How long results are kept, if their handler does not say.
     """
 
-    def __init__(self, caller: Caller, *, reply_ttl_ms: int) -> None:
+    def __init__(self, caller: Caller, *, retention: Retention) -> None:
         self._caller = caller
-        self._reply_ttl_ms = str(reply_ttl_ms)
+        self._times = retention.args[:2]
         self._batcher = Batcher(caller)
 
     def emit(
         self,
         record: str,
         stream: str,
-        instance: str,
         entry: Sequence[str],
         *,
         reply_streams: Iterable[str],
@@ -57,15 +61,13 @@ class RequestFunctions:
         effect: str = "",
         context: str = "",
         supersedes: Sequence[str] = (),
-        wakeup_prefix: str = "",
         deadline: Deadline | None = None,
-    ) -> "asyncio.Future[EmitAnswer]":
+    ) -> "asyncio.Future[EmitAnswer | Expired]":
         """Write a command's record and entry.
 
         Args:
             record: The request's record.
             stream: The command stream.
-            instance: The hash that counts commands.
             entry: The values of correlation_id, request_id, saga_id, event_type, payload,
                 reply_stream, v, traceparent, tracestate and parent_span_id.
             reply_streams: The streams that get every stage.
@@ -76,10 +78,10 @@ class RequestFunctions:
             effect: The effect policy that the handler must declare, '' for any.
             context: What other propagators than W3C Trace Context carry, '' if nothing.
             supersedes: The records of requests that end in the same step.
-            wakeup_prefix: The prefix of the wake-up lists of listeners.
             deadline: When the command is no longer sent again; None for never.
         """
-        args = [*entry, "\n".join(reply_streams), "\n".join(end_streams)]
+        digest = _digest_of(stream, entry[3], entry[4])
+        args = [*entry, "\n".join(reply_streams), "\n".join(end_streams), digest]
         if deadline_ms is not None:
             args += ("deadline_ms", str(deadline_ms))
         if maxlen is not None:
@@ -92,9 +94,8 @@ class RequestFunctions:
             args += ("context", context)
         for superseded in supersedes:
             args += ("supersedes", superseded)
-        shared = (self._reply_ttl_ms, wakeup_prefix, instance)
         return self._batcher.call(
-            "emit", shared, (record, stream), args, EmitAnswer.parse, deadline=deadline
+            "emit", self._times, (record, stream), args, parse_emit, deadline=deadline
         )
 
     async def adopt(
@@ -105,11 +106,11 @@ class RequestFunctions:
         *,
         group: str,
         entry_id: str,
-        retention_ms: int,
+        retention: Retention,
         reply_streams: Iterable[str],
     ) -> AdoptAnswer:
         """Write the record of an entry that was added by plain XADD."""
-        args = [group, entry_id, self._reply_ttl_ms, str(retention_ms), "\n".join(reply_streams)]
+        args = [group, entry_id, *retention.args, "\n".join(reply_streams)]
         for pair in fields.items():
             args += pair
         return AdoptAnswer.parse(await self._caller.call("FCALL", _ADOPT, 2, record, stream, *args))
@@ -124,16 +125,15 @@ class RequestFunctions:
         consumer: str,
         token: str,
         lease_ms: int,
-        retention_ms: int,
+        retention: Retention,
         max_deliveries: int,
         trace: Trace,
         deadline: Deadline | None = None,
     ) -> "asyncio.Future[BeginAnswer]":
         """Claim a request: the epoch grows, and `start` is written."""
-        shared = (group, consumer, str(lease_ms), self._reply_ttl_ms, str(retention_ms))
         return self._batcher.call(
             "begin",
-            (*shared, str(max_deliveries)),
+            (group, consumer, str(lease_ms), str(max_deliveries), *retention.args),
             (record, stream),
             (entry_id, token, *trace),
             parse_begin,
@@ -149,15 +149,28 @@ class RequestFunctions:
         """
         return self._batcher.call(
             "progress",
-            (self._reply_ttl_ms,),
+            self._times,
             (record, stream),
             (token, str(seq), payload, *trace),
             ProgressAnswer.parse,
         )
 
-    async def follow(self, record: str, trace: Trace) -> None:
-        """Start a request's own stage log."""
-        await self._caller.call("FCALL", _FOLLOW, 1, record, self._reply_ttl_ms, *trace)
+    async def follow(self, record: str, trace: Trace) -> Expired | None:
+        """Start a request's own stage log; `Expired` if its result is no longer kept."""
+        answer = await self._caller.call("FCALL", _FOLLOW, 1, record, self._times[0], *trace)
+        return Expired.parse(answer) if answer[0] == b"expired" else None
+
+    async def look(
+        self, record: str, *, deadline: Deadline | None = None
+    ) -> dict[str, str] | Expired | None:
+        """Read a record: its fields by name; `Expired`, or None if there is none."""
+        word, *parts = await self._caller.call("FCALL", _LOOK, 1, record, deadline=deadline)
+        if word == b"expired":
+            return Expired.parse((word, *parts))
+        if word == b"none":
+            return None
+        values = texts(parts)
+        return dict(zip(values[::2], values[1::2], strict=True))
 
     def finish(
         self,
@@ -169,7 +182,7 @@ class RequestFunctions:
         group: str,
         entry_id: str,
         token: str,
-        retention_ms: int,
+        retention: Retention,
         trace: Trace,
         writes: Sequence[Sequence[str]] = (),
     ) -> "asyncio.Future[FinishAnswer]":
@@ -183,7 +196,7 @@ class RequestFunctions:
             args += write
         return self._batcher.call(
             "finish",
-            (group, str(retention_ms), self._reply_ttl_ms),
+            (group, *retention.args),
             (record, stream),
             args,
             FinishAnswer.parse,
@@ -207,12 +220,16 @@ class RequestFunctions:
         )
         return ReleaseAnswer.parse(await self._caller.call(*command, deadline=deadline))
 
-    async def cancel(
-        self, record: str, *, retention_ms: int, wakeup_prefix: str, trace: Trace
-    ) -> CancelAnswer:
+    async def cancel(self, record: str, *, trace: Trace) -> CancelAnswer:
         """End a request that has not begun, or ask its handler to stop."""
-        args = (self._reply_ttl_ms, str(retention_ms), wakeup_prefix, *trace)
+        args = (*self._times, *trace)
         return CancelAnswer.parse(await self._caller.call("FCALL", _CANCEL, 1, record, *args))
+
+
+def _digest_of(stream: str, event_type: str, payload: str) -> str:
+    """What tells two commands apart that have the same id; the Lua computes the same."""
+    text = f"{stream}\n{event_type}\n{payload}".encode()
+    return hashlib.sha1(text, usedforsecurity=False).hexdigest()[:16]
 
 
 def release_command(

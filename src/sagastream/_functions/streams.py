@@ -6,6 +6,7 @@ from itertools import chain
 from sagastream._functions.answers import EventAnswer, ForwardAnswer, RejectAnswer, SweepAnswer
 from sagastream._functions.library import Caller, function_name
 from sagastream._redis.deadline import Deadline
+from sagastream.retention import Retention
 
 _SWEEP, _EVENT, _REJECT = (function_name(name) for name in ("sweep", "event", "reject"))
 _ANNOUNCE, _FORWARD = function_name("announce"), function_name("forward")
@@ -20,17 +21,18 @@ class StreamFunctions:
 
     Args:
         caller: The connection.
-        reply_ttl_ms: How long a reply stream lives after its last entry.
+        retention: How long results, and reply streams after their last entry, are kept.
     """
 
-    def __init__(self, caller: Caller, *, reply_ttl_ms: int) -> None:
+    def __init__(self, caller: Caller, *, retention: Retention) -> None:
         self._caller = caller
-        self._reply_ttl_ms = str(reply_ttl_ms)
+        self._retention = retention
 
     async def sweep(
         self,
         sweeper: str,
         stream: str,
+        windows: str,
         *,
         consumer: str,
         group: str,
@@ -38,11 +40,15 @@ class StreamFunctions:
         idle_ms: int,
         count: int,
         keep: int,
+        keep_bytes: int,
     ) -> SweepAnswer:
-        """Take over entries that were idle for `idle_ms`; trim ended ones except the last `keep`."""
-        args = (consumer, group, lease_ms, idle_ms, count, keep)
+        """Take over entries that were idle for `idle_ms`, and drop what is no longer kept.
+
+        Of ended commands the last `keep` stay, or `keep_bytes` if that is less.
+        """
+        args = (consumer, group, lease_ms, idle_ms, count, keep, keep_bytes)
         return SweepAnswer.parse(
-            await self._caller.call("FCALL", _SWEEP, 2, sweeper, stream, *args)
+            await self._caller.call("FCALL", _SWEEP, 3, sweeper, stream, windows, *args)
         )
 
     async def make_group(self, stream: str, *, group: str) -> None:
@@ -89,12 +95,11 @@ class StreamFunctions:
         *,
         group: str,
         entry_id: str,
-        retention_ms: int,
         letter: Sequence[bytes | str],
         reply: Mapping[str, str],
     ) -> RejectAnswer:
         """Turn an entry that cannot be begun into a dead letter."""
-        head = (group, entry_id, self._reply_ttl_ms, retention_ms, len(letter))
+        head = (group, entry_id, *self._retention.args, len(letter))
         args = (*head, *letter, *_flat(reply))
         return RejectAnswer.parse(
             await self._caller.call("FCALL", _REJECT, 4, stream, dead, record, reply_stream, *args)
@@ -134,7 +139,7 @@ class StreamFunctions:
 
     async def join(self, stream: str, *, group: str, stale_ms: int, prefix: str) -> None:
         """Create a reader's group at the first entry, and destroy the groups of dead readers."""
-        args = (group, self._reply_ttl_ms, str(stale_ms), prefix)
+        args = (group, self._retention.args[0], str(stale_ms), prefix)
         await self._caller.call("FCALL", _JOIN, 1, stream, *args)
 
     async def leave(self, stream: str, *, group: str, deadline: Deadline) -> None:

@@ -29,6 +29,7 @@ from sagastream._worker.progress import ProgressThrottle, progress_payload
 from sagastream.effects import Atomic, Write
 from sagastream.errors import InvalidMessage, LeaseLost, SagastreamError
 from sagastream.message import Command
+from sagastream.retention import Retention
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ Ending = Literal["lost", "cancelled", "deadline", "stopped"]
 
 @dataclass(frozen=True, slots=True)
 class ClaimOptions:
-    """What all claims of a listener have in common.
+    """What all claims of a listener, or of one handler, have in common.
 
     Attributes:
         group: The consumer group.
@@ -52,6 +53,7 @@ class ClaimOptions:
         lease_s: How long a claim lasts without renewal, in seconds.
         max_deliveries: How many handlers a request may lose before it becomes a dead letter.
         progress_interval_s: Progress that comes faster is coalesced: the newest wins.
+        retention: How long results are kept.
     """
 
     group: str
@@ -59,6 +61,7 @@ class ClaimOptions:
     lease_s: float
     max_deliveries: int
     progress_interval_s: float
+    retention: Retention
 
 
 class Claim:
@@ -186,7 +189,7 @@ class Claim:
             consumer=self._options.consumer,
             token=self.token,
             lease_ms=round(self._options.lease_s * 1000),
-            retention_ms=self._session.options.retention_ms,
+            retention=self._options.retention,
             max_deliveries=self._options.max_deliveries,
             trace=self._trace,
             deadline=Deadline(self._options.lease_s),
@@ -219,7 +222,7 @@ class Claim:
             decode_fields(self._delivery.raw) | ids,
             group=self._options.group,
             entry_id=command.entry_id,
-            retention_ms=options.retention_ms,
+            retention=self._options.retention,
             reply_streams=options.reply_keys(command.reply_stream, command.saga_id),
         )
 
@@ -341,7 +344,7 @@ class Claim:
                 group=self._options.group,
                 entry_id=self.entry_id,
                 token=self.token,
-                retention_ms=self._session.options.retention_ms,
+                retention=self._options.retention,
                 trace=self._trace,
                 writes=[write.flat(self._session.options.key(write.key)) for write in writes],
             )

@@ -12,8 +12,9 @@ from sagastream._redis.deadline import Deadline
 from sagastream._worker.lease import LeaseKeeper
 from sagastream.errors import SagastreamError
 
-# How many ended commands stay in a stream.
+# How many ended commands stay in a stream, and how many bytes of them at most.
 _ENDED_KEPT = 10_000
+_ENDED_KEPT_BYTES = 64 * 1024 * 1024
 _SHORT_BLOCK_MS = 100
 _MAX_PAUSE_S = 0.05
 # An entry that counts as idle for this long is taken over by the next sweep.
@@ -172,12 +173,14 @@ class StreamConsumer:
             answer = await self._session.streams.sweep(
                 self._sweeper_key(stream),
                 key(stream),
+                key("remembered"),
                 consumer=self._consumer,
                 group=self._group,
                 lease_ms=lease_ms,
                 idle_ms=idle_ms,
                 count=limit - len(deliveries),
                 keep=_ENDED_KEPT,
+                keep_bytes=_ENDED_KEPT_BYTES,
             )
             deliveries += [
                 Delivery(stream, entry_id, raw, times) for entry_id, raw, times in answer.entries

@@ -10,6 +10,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from sagastream._client.session import Session
 from sagastream._codec.entries import decode_command, is_newer_entry, unread_command
@@ -132,12 +133,17 @@ class Dispatcher:
             claim.pause()
         return None
 
-    def _claim_of(self, delivery: Delivery, command: Command) -> Claim:
-        return Claim(self._session, command, delivery, self._options, self._keeper)
+    def _claim_of(
+        self, delivery: Delivery, command: Command, handler: Handler | None = None
+    ) -> Claim:
+        options = self._options
+        if handler and handler.retention:
+            options = replace(options, retention=handler.retention)
+        return Claim(self._session, command, delivery, options, self._keeper)
 
     async def _handle(self, delivery: Delivery, command: Command, slot: Slot) -> None:
         handler = self._handlers.get((delivery.stream, command.event_type))
-        async with self._claim_of(delivery, command) as claim:
+        async with self._claim_of(delivery, command, handler) as claim:
             try:
                 handled = () if handler else await self._forward(claim, delivery, slot)
                 if handled is None or not await self._begin(claim, slot):

@@ -51,7 +51,6 @@ async def reject(session: Session, group: str, delivery: Delivery, error: Except
             options.key(ids["reply_stream"]) if ids["reply_stream"] else record,
             group=group,
             entry_id=entry_id,
-            retention_ms=options.retention_ms,
             letter=letter,
             reply=reply,
         )

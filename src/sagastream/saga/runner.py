@@ -64,6 +64,7 @@ class SagaRunner:
         retry_s: Seconds before the second attempt of a step; doubles with each further attempt, up
             to 5 s.
         wake_after_s: Seconds after which `serve` claims a saga that no process works on.
+        keep_s: Seconds that the journal, the requests and the replies of an ended saga are kept.
     """
 
     def __init__(
@@ -75,10 +76,11 @@ class SagaRunner:
         max_attempts: int = 5,
         retry_s: float = 0.2,
         wake_after_s: float = 10.0,
+        keep_s: float = 86_400.0,
     ) -> None:
         self._bus = bus
         self.saga = saga
-        self._store = SagaStore(bus, saga.name, wake_after_s=wake_after_s)
+        self._store = SagaStore(bus, saga.name, wake_after_s=wake_after_s, keep_s=keep_s)
         self._executor = StepExecutor(bus, saga, self._store, max_attempts=max_attempts)
         self._dispatch = dispatch
         self._max_attempts = max_attempts

@@ -46,12 +46,14 @@ class SagaStore:
         bus: The server.
         name: The declaration's name.
         wake_after_s: How long after its last move an open saga is due, in seconds.
+        keep_s: How long an ended saga is kept, in seconds.
     """
 
-    def __init__(self, bus: Bus, name: str, *, wake_after_s: float) -> None:
+    def __init__(self, bus: Bus, name: str, *, wake_after_s: float, keep_s: float) -> None:
         self._bus = bus
         self._name = name
         self._wake_after_s = wake_after_s
+        self._keep_s = keep_s
         self._server_time = (math.inf, 0.0)
 
     def now(self) -> float:
@@ -106,7 +108,7 @@ class SagaStore:
             state = "ended" if expires else "stuck"
         delay_s = self._wake_after_s if due_s is None else due_s
         if expires:
-            delay_s = self._bus.retention_s
+            delay_s = self._keep_s
         session = self._bus.session()
         records = [self._key(journal.saga_id, "replies")]
         records += [session.options.record_key(entry.request_id) for entry in journal.entries]

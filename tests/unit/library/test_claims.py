@@ -24,6 +24,7 @@ from sagastream.testing import Fault, FaultProxy
 from tests.listeners import listening
 from tests.plain_client import GROUP, add_entry, call, deliver
 from tests.polling import eventually
+from tests.records import alter_record
 
 STREAM = "work:commands"
 
@@ -143,7 +144,7 @@ async def test_a_lost_lease_cancels_the_handler_which_writes_nothing(bus: Bus, w
     asked = _send(bus, timeout=60)
     async with listening(bus, [work.handler], lease_s=0.2):
         await work.begun.wait()
-        await call(bus, "HSET", "request:r", "token", "another")
+        await alter_record(bus, "r", token="another")
         await eventually(lambda: work.stopped, within_s=10, why="the handler was cancelled")
     assert await bus.outcome("r") is None
     asked.cancel()

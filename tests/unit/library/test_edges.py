@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sagastream import Bus, Command, InvalidMessage, Progress, ReplyTimeout, multi_stage_reply
+from sagastream import (
+    Bus,
+    Command,
+    InvalidMessage,
+    Progress,
+    ReplyTimeout,
+    Retention,
+    multi_stage_reply,
+)
 from sagastream._codec.payload import encode_payload
 from sagastream._worker.claim import Claim, ClaimOptions
 from sagastream._worker.consumer import Delivery
@@ -16,6 +24,7 @@ from sagastream._worker.lease import Leased
 from sagastream.errors import ServerUnavailable
 from sagastream.saga import Saga, SagaRunner, Step
 from tests.listeners import listening
+from tests.records import alter_record
 
 STREAM = "work:commands"
 
@@ -76,15 +85,12 @@ async def test_a_timeout_after_a_release_does_not_count_from_1970(bus: Bus) -> N
     async with listening(bus, [work]):
         await bus.request_and_reply(STREAM, "work:do", {}, 10, request_id="other")
     await bus.emit_command(STREAM, event_type="work:do", payload={}, request_id="r")
-    record = bus.key("request:r")
-    await bus.command(
-        *("HSET", record, "status", "running", "consumer", "a", "epoch", "1", "lease_until", "0")
-    )
+    await alter_record(bus, "r", status="running", consumer="a", epoch=1, lease_until=0)
     with pytest.raises(ReplyTimeout) as late:
         await bus.request_and_reply(STREAM, "work:do", {}, 0.2, request_id="r")
     assert "released" in late.value.known
     assert "emitted -" not in late.value.known
-    await bus.command("DEL", record)
+    await bus.command("DEL", bus.key("request:r"))
 
 
 async def test_a_reply_is_returned_though_the_group_cannot_be_left(
@@ -113,7 +119,9 @@ async def test_a_reply_is_returned_though_the_group_cannot_be_left(
 async def test_a_late_renewal_does_not_cancel_what_comes_after_the_handler(bus: Bus) -> None:
     """The keeper's thread had the claim in its hands when it was let go."""
     command = Command({}, "r", "c", "", "work:do", stream=STREAM, entry_id="1-1")
-    options = ClaimOptions("g", "me", lease_s=1, max_deliveries=5, progress_interval_s=0)
+    options = ClaimOptions(
+        "g", "me", lease_s=1, max_deliveries=5, progress_interval_s=0, retention=Retention()
+    )
 
     class Keeper:
         def keep(self, _claim: Leased) -> None: ...

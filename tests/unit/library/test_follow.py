@@ -9,6 +9,7 @@ from sagastream import Bus, Command, Progress, RequestFailed, multi_stage_reply
 from tests.listeners import listening
 from tests.plain_client import call
 from tests.polling import eventually
+from tests.records import record_of
 
 STREAM = "work:commands"
 
@@ -39,7 +40,9 @@ async def _request(bus: Bus, **payload: Any) -> dict[str, Any]:
 
 
 async def test_a_late_follower_gets_each_stage(bus: Bus) -> None:
-    """The record keeps all stages; following ends with the terminal one."""
+    """From the first follower on the server keeps all stages, also for those who follow later."""
+    following = asyncio.create_task(_follow(bus))
+    await _wait_for_follower(bus)
     async with listening(bus, [work], progress_interval_s=0):
         await _request(bus)
     stages = await _follow(bus)
@@ -47,6 +50,41 @@ async def test_a_late_follower_gets_each_stage(bus: Bus) -> None:
         *("start", "progress", "progress", "progress", "completed")
     ]
     assert [s["payload"]["step"] for s in stages if s["status"] == "progress"] == [1, 2, 3]
+    assert await asyncio.wait_for(following, 10) == stages
+
+
+async def test_a_request_that_nobody_follows_has_no_log(bus: Bus) -> None:
+    """Its record has the last progress; a follower gets that, and each stage after it."""
+    go = asyncio.Event()
+
+    @multi_stage_reply(stream=STREAM, event_type="work:do")
+    async def slow(_command: Command, progress: Progress) -> dict[str, Any]:
+        for step in (1, 2):
+            await progress(step / 4, {"step": step})
+        await go.wait()
+        await progress(0.75, {"step": 3})
+        return {}
+
+    async with listening(bus, [slow], progress_interval_s=0):
+        asked = asyncio.create_task(_request(bus))
+        await eventually(
+            lambda: _has_progress(bus, 2), within_s=10, why="both stages are in the record"
+        )
+        assert not await call(bus, "EXISTS", "request:r:stages")
+        following = asyncio.create_task(_follow(bus))
+        await eventually(
+            lambda: call(bus, "EXISTS", "request:r:stages"), within_s=10, why="it is followed"
+        )
+        go.set()
+        await asked
+        stages = await asyncio.wait_for(following, 10)
+    assert [(s["status"], s["payload"].get("step")) for s in stages] == [
+        *(("start", None), ("progress", 2), ("progress", 3), ("completed", None))
+    ]
+
+
+async def _has_progress(bus: Bus, seq: int) -> bool:
+    return (await record_of(bus, "r")).get("seq") == str(seq)
 
 
 async def test_a_late_follower_of_a_request_without_progress_gets_start_and_end(bus: Bus) -> None:
@@ -65,10 +103,13 @@ async def test_a_late_follower_of_a_request_without_progress_gets_start_and_end(
 
 async def test_a_follower_continues_after_its_last_stage(bus: Bus) -> None:
     """After a reconnect no stage is missing and none is repeated."""
+    following = asyncio.create_task(_follow(bus))
+    await _wait_for_follower(bus)
     async with listening(bus, [work], progress_interval_s=0):
         await _request(bus)
     stages = await _follow(bus)
     assert await _follow(bus, stages[1]["entry_id"]) == stages[2:]
+    await asyncio.wait_for(following, 10)
 
 
 @pytest.mark.invariant(2)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sagastream import Bus
+from sagastream import Bus, Retention
 from sagastream._codec.payload import encode_payload
 from sagastream._functions.answers import (
     AdoptAnswer,
@@ -16,6 +16,7 @@ from sagastream._functions.answers import (
     Busy,
     Claimed,
     EmitAnswer,
+    Expired,
     FinishAnswer,
     JournalAnswer,
     ProgressAnswer,
@@ -25,9 +26,11 @@ from sagastream._functions.library import LIBRARY
 from sagastream.errors import ServerError
 from sagastream.testing import EmbeddedServer, Fault, FaultProxy
 from tests.polling import eventually
+from tests.records import record_of
 
 GROUP = "g"
 UNTRACED = ("", "", "")
+_MINUTE = Retention(result_s=60, remember_s=60)
 _PLAIN = ("event_type", "work:do", "payload", "{}")
 
 
@@ -42,13 +45,14 @@ class Requests:
     async def emit(
         self, payload: dict[str, Any], *, replies: list[str] | None = None
     ) -> EmitAnswer:
-        return await self.functions.emit(
+        answer = await self.functions.emit(
             self.record,
             self.stream,
-            self.bus.key("sagastream:instance"),
             ("c1", "r1", "", "work:do", encode_payload(payload), "", "1", *UNTRACED),
             reply_streams=[self.replies] if replies is None else replies,
         )
+        assert isinstance(answer, EmitAnswer)
+        return answer
 
     async def begin(self, entry_id: str, *, token: str, lease_ms: int = 10_000) -> BeginAnswer:
         return await self.functions.begin(
@@ -59,7 +63,7 @@ class Requests:
             consumer=f"consumer-{token}",
             token=token,
             lease_ms=lease_ms,
-            retention_ms=60_000,
+            retention=_MINUTE,
             max_deliveries=3,
             trace=UNTRACED,
         )
@@ -72,7 +76,7 @@ class Requests:
             dict(zip(_PLAIN[::2], _PLAIN[1::2], strict=True)) | ids,
             group=GROUP,
             entry_id=entry_id,
-            retention_ms=60_000,
+            retention=_MINUTE,
             reply_streams=[self.replies],
         )
 
@@ -85,7 +89,7 @@ class Requests:
             group=GROUP,
             entry_id=entry_id,
             token=token,
-            retention_ms=60_000,
+            retention=_MINUTE,
             trace=UNTRACED,
         )
 
@@ -257,7 +261,7 @@ async def test_only_the_current_claim_is_renewed(requests: Requests) -> None:
     entry = await requests.deliver()
     await requests.begin(entry, token="a", lease_ms=0)
     await requests.begin(entry, token="b")
-    before = await requests.call("HGET", requests.record, "lease_until")
+    before = (await record_of(requests.bus, "r1"))["lease_until"]
 
     async def renew(token: str) -> list[bytes]:
         answer: list[bytes] = await requests.call(
@@ -267,9 +271,9 @@ async def test_only_the_current_claim_is_renewed(requests: Requests) -> None:
         return answer
 
     assert await renew("a") == [b"0"]
-    assert await requests.call("HGET", requests.record, "lease_until") == before
+    assert (await record_of(requests.bus, "r1"))["lease_until"] == before
     assert await renew("b") == [b"1"]
-    assert await requests.call("HGET", requests.record, "lease_until") > before
+    assert (await record_of(requests.bus, "r1"))["lease_until"] > before
 
 
 @pytest.mark.invariant(3)
@@ -313,11 +317,10 @@ async def test_batched_calls_fail_separately(requests: Requests) -> None:
     await requests.bus.ping()  # the server has the functions from now on
     before = (await call("INFO", "commandstats")).get("cmdstat_fcall", {"calls": 0})["calls"]
 
-    def emit(number: int, replies: str) -> "asyncio.Future[EmitAnswer]":
+    def emit(number: int, replies: str) -> "asyncio.Future[EmitAnswer | Expired]":
         return requests.functions.emit(
             key(f"request:r{number}"),
             requests.stream,
-            key("sagastream:instance"),
             ("c1", f"r{number}", "", "work:do", "{}", "", "1", *UNTRACED),
             reply_streams=[key(replies)],
         )
@@ -347,7 +350,6 @@ async def test_end_streams_get_only_the_terminal_stage(requests: Requests) -> No
         await requests.functions.emit(
             requests.record,
             requests.stream,
-            requests.bus.key("sagastream:instance"),
             ("c1", "r1", "", "work:do", "{}", "", "1", *UNTRACED),
             reply_streams=replies,
             end_streams=ends,
@@ -364,9 +366,7 @@ async def test_end_streams_get_only_the_terminal_stage(requests: Requests) -> No
 
 async def test_adopting_an_entry_of_a_cancelled_request_ends_it(requests: Requests) -> None:
     """When the cancel came before the plain entry, adopt writes `cancelled` and acks."""
-    await requests.functions.cancel(
-        requests.record, retention_ms=60_000, wakeup_prefix="listener:", trace=UNTRACED
-    )
+    await requests.functions.cancel(requests.record, trace=UNTRACED)
     await requests.call("XADD", requests.stream, "*", *_PLAIN)
     entry = await requests.deliver()
     assert (await requests.adopt(entry)).outcome == "done"
@@ -420,7 +420,7 @@ async def test_a_key_of_another_type_is_refused_before_any_write(requests: Reque
     with pytest.raises(ServerError, match="WRONGTYPE"):
         await requests.finish(entry, token="a")
     assert await requests.pending() == 1
-    assert await requests.call("HGET", requests.record, "status") == b"running"
+    assert (await record_of(requests.bus, "r1"))["status"] == "running"
     await requests.call("DEL", requests.replies)
 
 
@@ -504,17 +504,25 @@ async def test_a_command_that_was_acked_elsewhere_is_not_forwarded(requests: Req
 
 
 async def _sweep(
-    requests: Requests, consumer: str, *, lease_ms: int, count: int = 10, keep: int = 10_000
+    requests: Requests,
+    consumer: str,
+    *,
+    lease_ms: int,
+    count: int = 10,
+    keep: int = 10_000,
+    keep_bytes: int = 2**26,
 ) -> SweepAnswer:
     return await requests.bus.session().streams.sweep(
         requests.bus.key("sweeper:g:work:commands"),
         requests.stream,
+        requests.bus.key("remembered"),
         consumer=consumer,
         group=GROUP,
         lease_ms=lease_ms,
         idle_ms=lease_ms,
         count=count,
         keep=keep,
+        keep_bytes=keep_bytes,
     )
 
 

@@ -20,6 +20,7 @@ from sagastream.status import dead_letters, request_status, stream_status
 from tests.listeners import listening
 from tests.plain_client import add_entry, call
 from tests.polling import eventually
+from tests.records import record_of
 
 STREAM = "echo:commands"
 
@@ -122,7 +123,7 @@ async def test_requesters_with_one_id_share_one_run(bus: Bus) -> None:
 
         async def have_joined() -> bool:
             # Only the record shows who waits for the end of a request: two inboxes here.
-            inboxes = await call(bus, "HGET", "request:r", "end_streams") or b""
+            inboxes = (await record_of(bus, "r")).get("end_streams", "")
             return len(inboxes.split()) == 2
 
         first, second = send(bus), send(other)

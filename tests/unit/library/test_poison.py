@@ -18,12 +18,14 @@ from sagastream import (
     UnknownLayout,
     multi_stage_reply,
 )
+from sagastream._functions.library import RECORD_LAYOUT
 from sagastream._functions.requests import RequestFunctions
 from sagastream.status import dead_letters, stream_status
 from sagastream.testing import EmbeddedServer
 from tests.listeners import listening
 from tests.plain_client import add_entry
 from tests.polling import eventually
+from tests.records import alter_record
 
 STREAM = "work:commands"
 LEASE_S = 0.2
@@ -113,14 +115,13 @@ async def test_a_record_of_another_type_is_a_dead_letter(bus: Bus) -> None:
 async def test_a_request_that_loses_handlers_ends_though_its_stream_is_broken(bus: Bus) -> None:
     """The dead letter is made, and the reply goes where it can."""
     await _emit_in_saga(bus)
-    record = bus.key("request:r")
-    await bus.command("HSET", record, "epoch", "5", "status", "running", "token", "x")
+    await alter_record(bus, "r", epoch=5, status="running", token="x")
     await bus.command("SET", bus.key("work:replies"), "not a stream", "EX", 60)
     async with listening(bus, [work], lease_s=LEASE_S, max_deliveries=5):
         await _one_dead_letter(bus, "HandlerLost")
     told = await bus.read_entries({"saga:s:replies": "0-0"})
     assert [entry.fields["status"] for entry in told] == ["failed"]
-    await bus.command("DEL", record)
+    await bus.command("DEL", bus.key("request:r"))
 
 
 @pytest.mark.invariant(6)
@@ -161,7 +162,7 @@ async def test_a_record_of_a_newer_release_is_left_alone(bus: Bus) -> None:
         await asyncio.sleep(5 * LEASE_S)
         assert await bus.command("HGETALL", record) == before
         # A listener of the newer release takes it; the field stands for that release.
-        await bus.command("HDEL", record, "layout")
+        await bus.command("HSET", record, "layout", RECORD_LAYOUT)
         await eventually(lambda: bus.outcome("r"), within_s=5, why="it is handled")
     assert runs == [1]
 

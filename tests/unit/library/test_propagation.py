@@ -26,6 +26,7 @@ from sagastream.tracing import process_span, send_span
 from tests.listeners import listening
 from tests.plain_client import add_entry, call, deliver
 from tests.polling import eventually
+from tests.records import record_of
 
 STREAM = "work:commands"
 TRACE_ID, SPAN_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -155,10 +156,8 @@ async def test_the_entry_has_no_field_that_an_earlier_release_refuses(bus: Bus) 
     await bus.emit_command(STREAM, event_type="work:see", payload={}, request_id="without")
     for entry in await bus.last_entries(STREAM, 2):
         assert entry.fields.keys() <= FIELDS
-    assert json.loads(await call(bus, "HGET", "request:with", "context")) == {
-        "baggage": "tenant=blue"
-    }
-    assert await call(bus, "HEXISTS", "request:without", "context") == 0
+    assert json.loads((await record_of(bus, "with"))["context"]) == {"baggage": "tenant=blue"}
+    assert (await record_of(bus, "without"))["context"] == ""
 
 
 async def test_the_next_claim_after_a_release_sees_it_too(bus: Bus) -> None:
@@ -271,7 +270,7 @@ async def test_b3_headers_are_carried_and_the_trace_is_the_same(bus: Bus) -> Non
     with _propagator(B3MultiFormat()), trace.use_span(NonRecordingSpan(span)):
         assert (await _ask_alone(bus))["trace_id"] == TRACE_ID
         await bus.emit_command(STREAM, event_type="work:see", payload={}, request_id="r")
-    carried = json.loads(await call(bus, "HGET", "request:r", "context"))
+    carried = json.loads((await record_of(bus, "r"))["context"])
     assert carried["x-b3-traceid"] == TRACE_ID
     assert (await bus.last_entries(STREAM, 1))[0].fields["traceparent"].split("-")[1] == TRACE_ID
 
@@ -381,7 +380,7 @@ async def test_otel_propagators_is_respected(
     errors = await asyncio.to_thread(_emit_in_a_process, own_server, propagators)
     assert ("only the trace context is propagated" in errors) == ("unknown" in propagators)
     async with Bus(own_server.url) as bus:
-        stored = await call(bus, "HGET", "request:r", "context")
+        stored = (await record_of(bus, "r"))["context"]
         assert json.loads(stored or "{}").keys() == names
         (entry,) = await bus.last_entries(STREAM, 1)
     assert entry.fields["traceparent"].split("-")[1] == TRACE_ID

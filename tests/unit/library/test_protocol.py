@@ -13,7 +13,14 @@ import pytest
 import trustme
 import uvloop
 
-from sagastream import Bus, Command, CommandListener, ServerUnavailable, multi_stage_reply
+from sagastream import (
+    Bus,
+    Command,
+    CommandListener,
+    Retention,
+    ServerUnavailable,
+    multi_stage_reply,
+)
 from sagastream._redis.protocol import ConnectionLost, RedisProtocol, connect, url_options
 from sagastream.errors import ServerUnsuitable
 from sagastream.testing import EmbeddedServer, running
@@ -171,7 +178,7 @@ async def test_a_call_whose_caller_was_cancelled_is_not_retried(
                 group="g",
                 entry_id="1-1",
                 token="t",
-                retention_ms=1000,
+                retention=Retention(),
                 trace=("", "", ""),
             )
 

@@ -11,6 +11,7 @@ from sagastream import (
     Handler,
     Progress,
     RequestCancelled,
+    Retention,
     multi_stage_reply,
 )
 from sagastream._functions.answers import Claimed
@@ -312,7 +313,7 @@ async def test_a_compensation_waits_for_the_lease_of_a_dead_handler(bus: Bus) ->
         **claim,
         consumer="dead",
         lease_ms=lease_ms,
-        retention_ms=60_000,
+        retention=Retention(),
         max_deliveries=5,
         trace=("", "", ""),
     )
@@ -327,7 +328,7 @@ async def test_a_compensation_waits_for_the_lease_of_a_dead_handler(bus: Bus) ->
         *(bus.key("request:do"), bus.key(STREAM), "completed", "{}"),
         **claim,
         trace=("", "", ""),
-        retention_ms=60_000,
+        retention=Retention(),
     )
     assert late.outcome == "stale"
     assert recorder.ran == ["a:undo"]

@@ -19,7 +19,15 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
 import sagastream
-from sagastream import Bus, Command, Progress, ReplyTimeout, RequestFailed, multi_stage_reply
+from sagastream import (
+    Bus,
+    Command,
+    Progress,
+    ReplyTimeout,
+    RequestFailed,
+    Retention,
+    multi_stage_reply,
+)
 from sagastream._functions.answers import Claimed
 from sagastream._telemetry import metrics
 from sagastream._telemetry import spans as telemetry
@@ -29,6 +37,7 @@ from sagastream.status import dead_letters, request_status
 from tests.listeners import listening
 from tests.plain_client import GROUP, add_entry, call, deliver
 from tests.polling import eventually
+from tests.records import alter_record
 from tests.semconv import (
     ExportedSpan,
     exported,
@@ -92,7 +101,7 @@ async def _claim(bus: Bus, request_id: str, entry_id: str, trace: Trace) -> str:
         consumer="other",
         token=str(uuid.uuid4()),
         lease_ms=100,
-        retention_ms=60_000,
+        retention=Retention(),
         max_deliveries=5,
         trace=trace,
     )
@@ -309,7 +318,7 @@ async def test_a_handler_that_lost_its_claim_does_not_export_its_span(
             STREAM, event_type="echo:work", payload={"for": 60}, request_id="r", correlation_id="c"
         )
         await _wait_until_running(bus, "r")
-        await call(bus, "HSET", "request:r", "lease_until", "0")
+        await alter_record(bus, "r", lease_until=0)
         lost = await _claim(bus, "r", entry_id, ("", "", ""))
         await eventually(is_released, within_s=20, why="the first handler was stopped")
     release = _find(spans, f"release {STREAM}")

@@ -3,53 +3,47 @@
 -- A request may be given back this many times for each handler that it may lose.
 local RELEASES_PER_DELIVERY = 4
 
--- The fields of a record that decide a first claim; later claims read all of it.
-local FIRST_CLAIM_FIELDS = { 'layout', 'entry_id', 'status', 'epoch', 'reply_streams', 'effect', 'after',
-  'context', 'correlation_id', 'request_id', 'saga_id', 'event_type' }
-local PROGRESS_FIELDS = { 'layout', 'token', 'status', 'epoch', 'seq', 'reply_streams', 'followed', 'began',
-  'correlation_id', 'request_id', 'saga_id', 'event_type' }
-
 -- How long the handlers of the requests that this one superseded may still run.
 local function held_ms(after, now)
   local left = 0
   for _, key in ipairs(lines(after)) do
-    left = math.max(left, tonumber(redis.call('HGET', key, 'held_until') or '0') - now)
+    left = math.max(left, (read_record(key).held_until or 0) - now)
   end
   return left
 end
 
 -- Note that the handler of a superseded request has ended: the request that waits for it may begin.
 local function confirm(key, record, token)
-  if record.held_until and record.token == token then
-    redis.call('HDEL', key, 'held_until', 'span')
+  if record.held_until > 0 and record.token == token then
+    redis.call('SET', key, redis.call('HGET', key, 'ended'), 'KEEPTTL')
+    record.held_until, record.span = 0, ''
   end
 end
 
 -- Return the span of a claim whose handler never ended it, and remove it from the record, so that
 -- it is recorded once.
-local function take_lost_span(key, record)
-  if not record.span or record.span == '' then
-    return ''
+local function take_lost_span(record)
+  local span = record.span
+  if span ~= '' then
+    record.span, record.span_taken = '', record.token
   end
-  redis.call('HDEL', key, 'span')
-  redis.call('HSET', key, 'span_taken', record.token)
-  return record.span
+  return span
 end
 
 -- End a request that no handler ends: one dead letter, and a failed reply to each stream that takes one.
-local function make_dead_letter(call, key, record, stream, entry_id, trace, group, reply_ttl_ms, retention_ms, lost)
-  local dead = stream .. ':dead'
+local function make_dead_letter(call, key, record, entry_id, trace, retention, group, lost)
+  local dead = command_of(record).stream .. ':dead'
   require_type(call, dead, 'stream')
   drop_broken_streams(record)
   local payload = cjson.encode({
     error_type = 'HandlerLost', message = lost, trace_id = string.sub(trace[1], 4, 35),
   })
-  local letter = command_entry(record)
+  local letter = command_entry(key, record)
   letter[#letter + 1], letter[#letter + 2] = 'dead_reason', 'HandlerLost: ' .. lost
   letter[#letter + 1], letter[#letter + 2] = 'dead_entry_id', entry_id
-  redis.call('XADD', dead, '*', unpack(letter))
-  local span = take_lost_span(key, record)
-  conclude(call, key, record, stream, 'failed', payload, trace, reply_ttl_ms, retention_ms, group, entry_id)
+  redis.call('XADD', dead, 'MAXLEN', '~', DEAD_LETTERS, '*', unpack(letter))
+  local span = take_lost_span(record)
+  conclude(call, key, record, 'failed', payload, trace, retention, group, entry_id)
   return { 'done', 'failed', span, 'dead' }
 end
 
@@ -60,7 +54,7 @@ end
 -- their own limit: no request is delivered without end. The span of a
 -- claim stays in the record until its handler has ended it: the next claim gets the span of a
 -- handler that was killed (epoch, begin in ms, traceparent), and records it.
--- Shared: group, consumer, lease_ms, reply_ttl_ms, retention_ms, max_deliveries. Own: entry_id,
+-- Shared: group, consumer, lease_ms, max_deliveries, four of the retention. Own: entry_id,
 -- token, traceparent, tracestate, parent span id.
 -- Returns {'claimed', epoch, now, effect that the handler must declare, last progress, lost span,
 -- context} |
@@ -68,83 +62,73 @@ end
 -- {'done', status, lost span, 'dead' if this call made it a dead letter, otherwise ''} |
 -- {'unknown'}: the record does not name this entry; adopt it.
 local function begin(call, key, stream, shared, own)
-  local group, consumer, lease_ms, reply_ttl_ms, retention_ms, max_deliveries = unpack(shared, 1, 6)
+  local group, consumer, lease_ms, limit = shared[1], shared[2], tonumber(shared[3]), tonumber(shared[4])
   local entry_id, token, trace = own[1], own[2], { own[3], own[4], own[5] }
   local now = now_ms(call)
-  local record = read_fields(key, FIRST_CLAIM_FIELDS)
+  local record = read_record(key)
   if record.entry_id ~= entry_id then
     return { 'unknown' }
   end
-  if record.status ~= 'pending' then
-    record = read_record(key)
-  end
   if TERMINAL[record.status] then
     ack(call, stream, group, entry_id)
-    local is_lost = held_ms(key, now) <= 0
-    return { 'done', record.status, is_lost and take_lost_span(key, record) or '', '' }
+    local span = ''
+    if record.span ~= '' and record.held_until <= now then
+      span = take_lost_span(record)
+      write_state(key, record)
+    end
+    return { 'done', record.status, span, '' }
   end
-
   if record.token == token then
-    return { 'claimed', record.epoch, int(now), record.effect or '', record.progress or '', record.lost or '',
-      record.context or '' }
+    return { 'claimed', int(record.epoch), int(now), record.effect, record.progress or '', record.lost, record.context }
   end
-  local held = held_ms(record.after, now)
+  local held = record.after == '' and 0 or held_ms(record.after, now)
   if held > 0 then
     return { 'wait', int(held) }
   end
-  local left = tonumber(record.lease_until or '0') - now
+  local left = record.lease_until - now
   if record.status == 'running' and left > 0 then
     return { 'busy', record.consumer, int(left) }
   end
-  local claims, released, limit = tonumber(record.epoch), tonumber(record.released or '0'), tonumber(max_deliveries)
+  local claims, released = record.epoch, record.released
   local too_often
   if claims + 1 - released > limit then
     too_often = 'its handler was lost ' .. int(claims - released) .. ' times'
   elseif released >= limit * RELEASES_PER_DELIVERY then
-    too_often = 'its handlers gave it back ' .. record.released .. ' times'
+    too_often = 'its handlers gave it back ' .. int(released) .. ' times'
   end
   if too_often then
-    too_often = too_often .. ', the last one on ' .. (record.consumer or '?')
-    return make_dead_letter(call, key, record, stream, entry_id, trace, group, reply_ttl_ms, retention_ms, too_often)
+    too_often = too_often .. ', the last one on ' .. (record.consumer == '' and '?' or record.consumer)
+    return make_dead_letter(call, key, record, entry_id, trace, retention_of(shared, 5), group, too_often)
   end
-  local at = int(now)
-  record.epoch = int(claims + 1)
-  add_replies(call, record, reply_ttl_ms, stage_entry(record, 'start', '{}', trace, at))
-  local lost = take_lost_span(key, record)
-  local claimed = { 'status', 'running', 'epoch', record.epoch, 'consumer', consumer, 'token', token,
-    'lease_until', int(now + lease_ms), 'began', at }
-  if claims > 0 then
-    claimed[#claimed + 1], claimed[#claimed + 2] = 'seq', '0'
+  record.epoch = claims + 1
+  if record.reply_streams ~= '' then
+    add_replies(call, key, record, retention_of(shared, 5), 'start', '{}', trace)
   end
-  if lost ~= (record.lost or '') then
-    claimed[#claimed + 1], claimed[#claimed + 2] = 'lost', lost
-  end
+  record.lost = take_lost_span(record)
+  record.status, record.consumer, record.token, record.seq = 'running', consumer, token, 0
+  record.lease_until, record.began = now + lease_ms, now
   if trace[1] ~= '' then
-    claimed[#claimed + 1], claimed[#claimed + 2] = 'span', record.epoch .. ' ' .. at .. ' ' .. trace[1]
+    record.span = int(record.epoch) .. ' ' .. int(now) .. ' ' .. trace[1]
   end
-  redis.call('HSET', key, unpack(claimed))
-  return { 'claimed', record.epoch, at, record.effect or '', record.progress or '', lost, record.context or '' }
+  write_state(key, record)
+  return { 'claimed', int(record.epoch), int(now), record.effect, record.progress or '', record.lost, record.context }
 end
 
 -- progress: write a numbered progress stage. The last one stays in the record, so that the next
 -- claim can continue from it.
 -- Race: the answer is lost and the stage is repeated; a number that is not higher is not written.
--- Shared: reply_ttl_ms. Own: token, seq, payload, traceparent, tracestate, parent span id.
+-- Shared: result_ms, remember_ms. Own: token, seq, payload, traceparent, tracestate, parent span id.
 -- Returns {'ok'} | {'stale', status}.
 local function progress(call, key, _, shared, own)
-  local reply_ttl_ms, token, seq, payload, trace = shared[1], own[1], own[2], own[3], slice(own, 4)
-  local record = read_fields(key, PROGRESS_FIELDS)
-  if not owns(record, token) then
+  local token, seq, payload, trace = own[1], tonumber(own[2]), own[3], { own[4], own[5], own[6] }
+  local record = read_record(key)
+  if not record.status or not owns(record, token) then
     return { 'stale', record.status or '' }
   end
-  if tonumber(seq) > tonumber(record.seq or '0') then
-    require_reply_streams(call, record)
-    if not record.followed then
-      require_type(call, key .. ':stages', 'stream')
-      open_stage_log(call, key, record, trace, reply_ttl_ms)
-    end
-    redis.call('HSET', key, 'seq', seq, 'progress', payload)
-    add_replies(call, record, reply_ttl_ms, stage_entry(record, 'progress', payload, trace, int(now_ms(call))))
+  if seq > record.seq then
+    add_replies(call, key, record, retention_of(shared, 1), 'progress', payload, trace)
+    record.seq, record.progressed = seq, now_ms(call)
+    redis.call('HSET', key, 'state', pack_state(record), 'progress', payload)
   end
   return { 'ok' }
 end
@@ -154,19 +138,22 @@ end
 -- if every value is still the expected one; otherwise nothing is written, and the request does not end.
 -- Race: a handler that lost its lease finishes late; its token is stale. The answer is lost and
 -- the finish is repeated; the same outcome by the same token is `ok`.
--- Shared: group, retention_ms, reply_ttl_ms. Own: entry_id, token, status, payload,
+-- Shared: group, four of the retention. Own: entry_id, token, status, payload,
 -- traceparent, tracestate, parent span id, then seven for each write: the key, then field,
 -- expected and value, each with a flag before it.
 -- Returns {'ok'} | {'stale', status} | {'mismatch', key}.
 local function finish(call, key, stream, shared, own)
   local entry_id, token, status, payload = own[1], own[2], own[3], own[4]
-  local record = read_fields(key, CONCLUSION_FIELDS)
+  local record = read_record(key)
+  if not record.status then
+    return { 'stale', '' }
+  end
   confirm(key, record, token)
-  if record.token == token and record.status == status then
+  if record.status == status and ended_by(record, token) then
     return { 'ok' }
   end
   if not owns(record, token) then
-    return { 'stale', record.status or '' }
+    return { 'stale', record.status }
   end
   if #own > 7 then
     require_reply_streams(call, record)
@@ -197,8 +184,9 @@ local function finish(call, key, stream, shared, own)
       redis.call('DEL', target)
     end
   end
-  local trace = { own[5], own[6], own[7] }
-  conclude(call, key, record, stream, status, payload, trace, shared[3], shared[2], shared[1], entry_id)
+  -- The handler ends its span itself.
+  record.span = ''
+  conclude(call, key, record, status, payload, { own[5], own[6], own[7] }, retention_of(shared, 2), shared[1], entry_id)
   return { 'ok' }
 end
 
@@ -216,26 +204,30 @@ end
 -- of each. Returns for each claim '1' kept, 'c' kept and to be cancelled, or '0' lost.
 local function renew(call, keys, args)
   local lease_ms, group, consumer = tonumber(args[1]), args[2], args[3]
-  local until_ms = int(now_ms(call) + lease_ms)
+  local until_ms = now_ms(call) + lease_ms
   local out = {}
   for i = 1, #keys / 2 do
     local key, stream = keys[2 * i - 1], keys[2 * i]
     local token, entry_id = args[2 * i + 2], args[2 * i + 3]
-    local fields = redis.call('HMGET', key, 'token', 'status', 'cancel', 'held_until')
-    local current, status, is_cancelled, held_until = unpack(fields, 1, 4)
+    local is_readable, record = pcall(read_record, key)
+    if not is_readable then
+      record = {} -- a newer release has it
+    end
     if token == '' then
       out[i] = '0'
       if is_pending(stream, group, consumer, entry_id) then
         redis.pcall('XCLAIM', stream, group, consumer, 0, entry_id, 'JUSTID')
         out[i] = '1'
       end
-    elseif current == token and status == 'running' then
-      redis.call('HSET', key, 'lease_until', until_ms)
+    elseif record.token == token and record.status == 'running' then
+      record.lease_until = until_ms
+      write_state(key, record)
       redis.pcall('XCLAIM', stream, group, consumer, 0, entry_id, 'JUSTID')
-      out[i] = is_cancelled and 'c' or '1'
-    elseif current == token and held_until then
+      out[i] = record.cancel ~= '' and 'c' or '1'
+    elseif record.token == token and record.held_until > 0 then
       -- It is superseded and its handler still runs: the request that superseded it keeps waiting.
-      redis.call('HSET', key, 'held_until', until_ms)
+      record.held_until = until_ms
+      write_state(key, record)
       out[i] = 'c'
     else
       out[i] = '0'
@@ -256,17 +248,18 @@ local function release(call, keys, args)
   local key, stream = keys[1], keys[2]
   local group, entry_id, consumer, token, idle_ms = unpack(args, 1, 5)
   local record = read_record(key)
-  confirm(key, record, token)
+  if record.status then
+    confirm(key, record, token)
+  end
   if record.span_taken == token then
     return { 'span_taken' }
   end
   local answer = 'unclaimed'
-  if owns(record, token) then
-    redis.call('HSET', key, 'lease_until', '0', 'token', '')
-    redis.call('HDEL', key, 'span')
-    redis.call('HINCRBY', key, 'released', 1)
+  if record.status and owns(record, token) then
+    record.lease_until, record.token, record.span, record.released = 0, '', '', record.released + 1
+    write_state(key, record)
     answer = 'ok'
-  elseif TERMINAL[record.status] or tonumber(record.lease_until or '0') > now_ms(call) then
+  elseif TERMINAL[record.status] or (record.lease_until or 0) > now_ms(call) then
     return { 'stale' }
   end
   if is_pending(stream, group, consumer, entry_id) then
@@ -275,8 +268,8 @@ local function release(call, keys, args)
   return { answer }
 end
 
-register('begin', batched(begin, 6), WHEN_FULL)
-register('progress', batched(progress, 1), WHEN_FULL)
-register('finish', batched(finish, 3), WHEN_FULL)
+register('begin', batched(begin, 8), WHEN_FULL)
+register('progress', batched(progress, 2), WHEN_FULL)
+register('finish', batched(finish, 5), WHEN_FULL)
 register('renew', renew, WHEN_FULL)
 register('release', release, WHEN_FULL)

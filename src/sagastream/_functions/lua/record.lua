@@ -1,209 +1,235 @@
--- A request's record, its replies, and its end.
+-- A request's record: how it is stored, read and written.
+--
+-- The record of an open request is a hash: `layout`, `state` (what the transitions change),
+-- `command` (what they do not change), `payload`, and `progress` (the payload of the last progress
+-- stage). Before the command is emitted it may be a note: `cancel` or `followed`. The record of an
+-- ended request is a string, a fifth as large: MARK, and what a later requester needs. It stays a
+-- hash, with that string as `ended`, while the handler of a superseded request may still run.
+-- State, command and ended record are MessagePack values in the order of the functions below.
+
+local MARK = '\193' -- no MessagePack value begins with this byte
+-- This many digits of a digest or a token are as good as all of them in an ended record.
+local DIGEST_LENGTH, TOKEN_LENGTH = 16, 8
+local STATUS_OF = { c = 'completed', f = 'failed', x = 'cancelled' }
+local LETTER_OF = { completed = 'c', failed = 'f', cancelled = 'x' }
+local NOTE_FIELDS = { 'layout', 'state', 'command', 'progress', 'cancel', 'followed', 'ended', 'digest' }
 
 -- The fields of a command's entry, in their order.
 local COMMAND_FIELDS = { 'correlation_id', 'request_id', 'saga_id', 'event_type', 'payload', 'reply_stream',
   'v', 'traceparent', 'tracestate', 'parent_span_id', 'deadline', 'timestamp' }
 
-local function digest_of(event_type, payload)
-  return redis.sha1hex(event_type .. '\n' .. payload)
+-- The namespace of a record's key, and the request's id.
+local function split_key(key)
+  local at = string.find(key, 'request:', 1, true)
+  return string.sub(key, 1, at - 1), string.sub(key, at + 8)
+end
+
+local function digest_of(stream, event_type, payload)
+  return string.sub(redis.sha1hex(stream .. '\n' .. event_type .. '\n' .. payload), 1, DIGEST_LENGTH)
+end
+
+local function require_layout(layout)
+  if layout and tonumber(layout) > LAYOUT then
+    error({ err = 'LAYOUT ' .. layout .. ' ' .. LAYOUT })
+  end
+end
+
+local function unpack_state(packed)
+  local status, epoch, entry_id, reply_streams, end_streams, effect, context, after, followed, token, consumer,
+    lease_until, began, seq, progressed, span, lost, released, cancel, held_until, span_taken = cmsgpack.unpack(packed)
+  return {
+    status = status, epoch = epoch, entry_id = entry_id, reply_streams = reply_streams, end_streams = end_streams,
+    effect = effect, context = context, after = after, followed = followed, token = token or '',
+    consumer = consumer or '', lease_until = lease_until or 0, began = began or 0, seq = seq or 0,
+    progressed = progressed or 0, span = span or '', lost = lost or '', released = released or 0,
+    cancel = cancel or '', held_until = held_until or 0, span_taken = span_taken or '',
+  }
+end
+
+local function pack_state(record)
+  return cmsgpack.pack(record.status, record.epoch, record.entry_id, record.reply_streams, record.end_streams,
+    record.effect, record.context, record.after, record.followed, record.token, record.consumer, record.lease_until,
+    record.began, record.seq, record.progressed, record.span, record.lost, record.released, record.cancel,
+    record.held_until, record.span_taken)
+end
+
+local function pack_command(command)
+  return cmsgpack.pack(command.digest, command.stream, command.correlation_id, command.saga_id, command.event_type,
+    command.reply_stream, command.v, command.traceparent, command.tracestate, command.parent_span_id,
+    command.deadline, command.timestamp)
+end
+
+local function unpack_command(packed)
+  local digest, stream, correlation_id, saga_id, event_type, reply_stream, v, traceparent, tracestate,
+    parent_span_id, deadline, timestamp = cmsgpack.unpack(packed)
+  return {
+    digest = digest, stream = stream, correlation_id = correlation_id, saga_id = saga_id, event_type = event_type,
+    reply_stream = reply_stream, v = v, traceparent = traceparent, tracestate = tracestate,
+    parent_span_id = parent_span_id, deadline = deadline, timestamp = timestamp,
+  }
+end
+
+-- A short name of a reply stream.
+local function mark_of(stream)
+  return string.sub(redis.sha1hex(stream), 1, 8)
+end
+
+-- `told` has the marks of the streams that have the terminal reply.
+local function pack_ended(record, status, payload, trace, at, told)
+  local command = record.command
+  local took_ms = record.began > 0 and at - record.began or -1
+  return MARK .. cmsgpack.pack(LAYOUT, LETTER_OF[status], record.epoch, at, took_ms, record.entry_id, command.digest,
+    command.correlation_id, command.saga_id, command.event_type, payload, string.sub(record.token, 1, TOKEN_LENGTH),
+    told, record.span_taken, trace[1], trace[2], trace[3])
+end
+
+local function unpack_ended(packed)
+  require_layout(string.byte(packed, 2))
+  local _, letter, epoch, at, took_ms, entry_id, digest, correlation_id, saga_id, event_type, payload, token, told, span_taken,
+    traceparent, tracestate, parent_span_id = cmsgpack.unpack(string.sub(packed, 2))
+  return {
+    status = STATUS_OF[letter], epoch = epoch, at = at, payload = payload, token = token, told = told,
+    span_taken = span_taken,
+    reply_streams = '', end_streams = '', held_until = 0, lease_until = 0, span = '', cancel = '', began = took_ms >= 0 and at - took_ms or 0,
+    entry_id = entry_id, consumer = '', is_packed = true, trace = { traceparent, tracestate, parent_span_id },
+    command = {
+      digest = digest, correlation_id = correlation_id, saga_id = saga_id, event_type = event_type,
+    },
+  }
+end
+
+-- The command of a record.
+local function command_of(record)
+  if not record.command then
+    record.command = unpack_command(record.packed_command)
+  end
+  return record.command
+end
+
+-- The record in the answer to an HMGET of NOTE_FIELDS; nil if there is none.
+local function record_of(values)
+  require_layout(values[1])
+  if not values[2] then
+    return { cancel = values[5], followed = values[6] }
+  end
+  local record = unpack_state(values[2])
+  record.packed_command, record.progress = values[3], values[4]
+  if values[7] then
+    local ended = unpack_ended(values[7])
+    record.at, record.payload, record.trace = ended.at, ended.payload, ended.trace
+  end
+  return record
+end
+
+local function write_state(key, record)
+  redis.call('HSET', key, 'state', pack_state(record))
+end
+
+-- Read the record of a layout before 3, a hash with a field for each value.
+local function read_old(key)
+  local flat, old = redis.call('HGETALL', key), {}
+  for i = 1, #flat, 2 do
+    old[flat[i]] = flat[i + 1]
+  end
+  require_layout(old.layout)
+  local record = {
+    status = old.status, epoch = tonumber(old.epoch), entry_id = old.entry_id, reply_streams = old.reply_streams,
+    end_streams = old.end_streams or '', effect = old.effect or '', context = old.context or '',
+    after = old.after or '', followed = old.followed == '1', token = old.token or '', consumer = old.consumer or '',
+    lease_until = tonumber(old.lease_until or '0'), began = tonumber(old.began or '0'),
+    seq = tonumber(old.seq or '0'), progressed = tonumber(old.began or '0'), span = old.span or '',
+    lost = old.lost or '', released = tonumber(old.released or '0'), cancel = old.cancel or '',
+    held_until = tonumber(old.held_until or '0'), span_taken = old.span_taken or '', progress = old.progress,
+  }
+  local command = { stream = old.stream }
+  for _, name in ipairs(COMMAND_FIELDS) do
+    command[name] = old[name] or ''
+  end
+  -- The payload of an ended one is its result: nothing can be compared with its command any more.
+  command.digest = TERMINAL[old.status] and '' or digest_of(old.stream, old.event_type, old.payload)
+  record.command = command
+  if TERMINAL[record.status] then
+    record.at, record.trace = tonumber(old.timestamp), { command.traceparent, command.tracestate, command.parent_span_id }
+    record.payload = old.payload
+  end
+  return record
+end
+
+-- Write a record of a layout before 3 anew.
+local function upgrade(key, record)
+  local ttl_ms, payload = redis.call('PTTL', key), redis.call('HGET', key, 'payload')
+  redis.call('DEL', key)
+  redis.call('HSET', key, 'layout', int(LAYOUT), 'state', pack_state(record), 'command', pack_command(record.command),
+    'payload', payload)
+  if record.progress then
+    redis.call('HSET', key, 'progress', record.progress)
+  end
+  if record.at then
+    local told = {}
+    for _, stream in ipairs(lines(record.reply_streams .. '\n' .. record.end_streams)) do
+      told[#told + 1] = mark_of(stream)
+    end
+    redis.call('HSET', key, 'ended',
+      pack_ended(record, record.status, payload, record.trace, record.at, table.concat(told)))
+  end
+  if ttl_ms > 0 then
+    redis.call('PEXPIRE', key, ttl_ms)
+  end
+end
+
+-- Read a record. Without `status` it is a note, or there is none. `look` may not write.
+local function read_record(key, may_not_write)
+  local values = redis.pcall('HMGET', key, unpack(NOTE_FIELDS))
+  if values.err then
+    local packed = redis.call('GET', key) or ''
+    if string.sub(packed, 1, 1) ~= MARK then
+      error({ err = 'WRONGTYPE ' .. key .. ' is a string, expected a record' })
+    end
+    return unpack_ended(packed)
+  end
+  if not values[8] then
+    return record_of(values)
+  end
+  local record = read_old(key)
+  if not may_not_write then
+    upgrade(key, record)
+  end
+  return record
+end
+
+-- The record of a command that nobody has begun, before it is written.
+local function new_record(command, spec)
+  local record = unpack_state(cmsgpack.pack('pending', 0, '0-0', spec.reply_streams, spec.end_streams, spec.effect,
+    spec.context, spec.after, spec.followed))
+  record.command = command
+  return record
+end
+
+-- Write the record of a command that has been emitted. `spec` has reply_streams, end_streams,
+-- effect, context, after and followed.
+-- A stream's open requests are in a sorted set next to it, the oldest first, so that commands
+-- whose entries were lost can be requeued.
+local function add_record(call, key, entry_id, command, payload, spec)
+  redis.call('HSET', key, 'layout', int(LAYOUT), 'command', pack_command(command), 'payload', payload, 'state',
+    cmsgpack.pack('pending', 0, entry_id, spec.reply_streams, spec.end_streams, spec.effect, spec.context, spec.after,
+      spec.followed))
+  append(call.opened, command.stream .. ':open', int(now_ms(call)), key)
 end
 
 -- The entry of a request's command, from its record.
-local function command_entry(record)
-  local fields = {}
+local function command_entry(key, record)
+  local command, fields = command_of(record), {}
+  local _, request_id = split_key(key)
   for _, name in ipairs(COMMAND_FIELDS) do
-    if record[name] then
-      fields[#fields + 1], fields[#fields + 2] = name, record[name]
+    local value = command[name]
+    if name == 'request_id' then
+      value = request_id
+    elseif name == 'payload' then
+      value = redis.call('HGET', key, 'payload')
+    end
+    if value and value ~= '' then
+      fields[#fields + 1], fields[#fields + 2] = name, type(value) == 'number' and int(value) or value
     end
   end
   return fields
-end
-
--- The entry of a stage. `trace` is traceparent, tracestate and parent span id of its writer.
-local function stage_entry(record, status, payload, trace, at)
-  return {
-    'correlation_id', record.correlation_id, 'request_id', record.request_id,
-    'saga_id', record.saga_id or '', 'event_type', record.event_type,
-    'status', status, 'payload', payload, 'v', VERSION,
-    'traceparent', trace[1], 'tracestate', trace[2], 'parent_span_id', trace[3],
-    'epoch', record.epoch, 'timestamp', at,
-  }
-end
-
--- The entry of the terminal reply of a request that has ended.
-local function terminal_entry(record)
-  local trace = { record.traceparent or '', record.tracestate or '', record.parent_span_id or '' }
-  return stage_entry(record, record.status, record.payload, trace, record.timestamp)
-end
-
-local function add_reply(call, stream, ttl_ms, fields)
-  redis.call('XADD', stream, '*', unpack(fields))
-  call.ttls[stream] = ttl_ms
-end
-
--- The streams that get a stage: `reply_streams` get every one, `end_streams` only the terminal one.
-local function streams_of(record, is_terminal)
-  local streams = lines(record.reply_streams)
-  if is_terminal then
-    for _, stream in ipairs(lines(record.end_streams)) do
-      streams[#streams + 1] = stream
-    end
-  end
-  return streams
-end
-
-local function require_reply_streams(call, record)
-  for _, stream in ipairs(streams_of(record, true)) do
-    require_type(call, stream, 'stream')
-  end
-end
-
-local function takes_replies(stream)
-  local actual = redis.call('TYPE', stream).ok
-  return actual == 'none' or actual == 'stream'
-end
-
--- Forget the reply streams that are keys of another type: a request that ends as a dead letter
--- replies where it can.
-local function drop_broken_streams(record)
-  for _, name in ipairs({ 'reply_streams', 'end_streams' }) do
-    local kept = {}
-    for _, stream in ipairs(lines(record[name])) do
-      if takes_replies(stream) then
-        kept[#kept + 1] = stream
-      end
-    end
-    record[name] = table.concat(kept, '\n')
-  end
-end
-
--- Write a stage to each of the request's streams. Call this before any other write: the XADD to a
--- single stream of the wrong type fails and refuses the call; several streams are checked first.
-local function add_replies(call, record, ttl_ms, fields, is_terminal)
-  local streams = streams_of(record, is_terminal)
-  if #streams > 1 then
-    require_reply_streams(call, record)
-  end
-  for _, stream in ipairs(streams) do
-    add_reply(call, stream, ttl_ms, fields)
-    if string.sub(stream, -7) == ':stages' then
-      -- The request's own log is kept with its record, and is bounded.
-      redis.call('XTRIM', stream, 'MAXLEN', '~', STAGE_LOG_LENGTH)
-    end
-  end
-end
-
--- Whether a token is that of the request's current claim: the check that fences every write.
-local function owns(record, token)
-  return record.token == token and not TERMINAL[record.status]
-end
-
--- The fields of a record that `conclude` needs.
-local CONCLUSION_FIELDS = { 'layout', 'token', 'status', 'epoch', 'reply_streams', 'end_streams', 'held_until',
-  'traceparent', 'correlation_id', 'request_id', 'saga_id', 'event_type' }
-
--- End a request; no other function does. Store the outcome, write the terminal reply, ack the
--- delivery if there is one. The record gets its TTL here, or, if the request belongs to a saga,
--- when the saga ends. A handler that acks ends its span itself, so the record forgets the span.
-local function conclude(call, key, record, stream, status, payload, trace, reply_ttl_ms, retention_ms, group, entry_id)
-  local now = int(now_ms(call))
-  add_replies(call, record, reply_ttl_ms, stage_entry(record, status, payload, trace, now), true)
-  redis.call('HSET', key, 'status', status, 'payload', payload, 'timestamp', now)
-  if trace[1] ~= '' or record.traceparent then
-    redis.call('HSET', key, 'traceparent', trace[1], 'tracestate', trace[2], 'parent_span_id', trace[3])
-  end
-  if group then
-    if trace[1] ~= '' then
-      redis.call('HDEL', key, 'span')
-    end
-    ack(call, stream, group, entry_id)
-  end
-  append(call.ended, stream .. ':open', key)
-  if (record.saga_id or '') == '' then
-    redis.call('PEXPIRE', key, retention_ms)
-  end
-end
-
--- Add reply streams to a known request. One that is added after the end gets the terminal reply.
-local function add_reply_streams(call, key, record, wanted, ttl_ms)
-  local every, terminal, late = lines(record.reply_streams), lines(record.end_streams), {}
-  for _, stream in ipairs(lines(wanted.reply_streams)) do
-    if not contains(every, stream) then
-      every[#every + 1], late[#late + 1] = stream, stream
-    end
-  end
-  for _, stream in ipairs(lines(wanted.end_streams)) do
-    if not contains(every, stream) and not contains(terminal, stream) then
-      terminal[#terminal + 1], late[#late + 1] = stream, stream
-    end
-  end
-  if #late == 0 then
-    return
-  end
-  local terminal_only = {}
-  for _, stream in ipairs(terminal) do
-    if not contains(every, stream) then
-      terminal_only[#terminal_only + 1] = stream
-    end
-  end
-  redis.call('HSET', key, 'reply_streams', table.concat(every, '\n'), 'end_streams', table.concat(terminal_only, '\n'))
-  if TERMINAL[record.status] then
-    for _, stream in ipairs(late) do
-      add_reply(call, stream, ttl_ms, terminal_entry(record))
-    end
-  end
-end
-
--- Write a new record. `spec` has digest, reply_streams, end_streams, effect, context, after and
--- followed. The context is not in the entry: earlier releases refuse entries with it.
--- A stream's open requests are in a sorted set next to it, the oldest first, so that commands
--- whose entries were lost can be requeued.
-local function add_record(call, key, stream, entry_id, fields, spec)
-  local record = {
-    'layout', int(LAYOUT),
-    'stream', stream,
-    'entry_id', entry_id,
-    'digest', spec.digest,
-    'status', 'pending',
-    'epoch', '0',
-    'reply_streams', spec.reply_streams,
-  }
-  local count = #record
-  for _, name in ipairs({ 'end_streams', 'effect', 'context', 'after' }) do
-    if spec[name] and spec[name] ~= '' then
-      record[count + 1], record[count + 2] = name, spec[name]
-      count = count + 2
-    end
-  end
-  for i = 1, #fields, 2 do
-    if fields[i + 1] ~= '' then
-      record[count + 1], record[count + 2] = fields[i], fields[i + 1]
-      count = count + 2
-    end
-  end
-  redis.call('HSET', key, unpack(record))
-  if spec.followed then
-    -- The key had a TTL while it noted only that it is followed; a live record has none.
-    redis.call('PERSIST', key)
-  end
-  append(call.opened, stream .. ':open', int(now_ms(call)), key)
-end
-
--- The reply streams of a request that keeps its own stage log.
-local function with_stage_log(key, reply_streams)
-  return reply_streams .. (reply_streams == '' and '' or '\n') .. key .. ':stages'
-end
-
--- Start a request's own stage log, with the stages that its record knows. A request has one
--- only when it is followed or reports progress.
-local function open_stage_log(call, key, record, trace, ttl_ms)
-  local log = key .. ':stages'
-  record.reply_streams, record.followed = with_stage_log(key, record.reply_streams), '1'
-  if record.began then
-    add_reply(call, log, ttl_ms, stage_entry(record, 'start', '{}', trace, record.began))
-  end
-  if TERMINAL[record.status] then
-    add_reply(call, log, ttl_ms, terminal_entry(record))
-  end
-  redis.call('HSET', key, 'followed', '1', 'reply_streams', record.reply_streams)
 end

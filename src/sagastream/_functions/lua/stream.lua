@@ -2,11 +2,22 @@
 
 -- The largest number of deliveries that a consumer gives back when it stops.
 local PENDING_LIMIT = 10000
+-- The largest number of commands that one sweep requeues.
+local REQUEUE_LIMIT = 100
 
--- Delete ended commands older than the last `keep`, never one that is pending or undelivered.
-local function trim(stream, keep)
-  local surplus = redis.call('XLEN', stream) - keep
-  if surplus < keep / 10 then
+-- How many of the oldest entries of a stream are beyond a number of entries or bytes.
+local function surplus_of(stream, keep, keep_bytes)
+  local length = redis.call('XLEN', stream)
+  local bytes = redis.call('MEMORY', 'USAGE', stream) or 0
+  local kept = math.min(keep, length * keep_bytes / math.max(bytes, 1))
+  return length - math.floor(kept), kept
+end
+
+-- Delete ended commands beyond the last `keep`, or beyond this many bytes; never one that is
+-- pending or undelivered.
+local function trim(stream, keep, keep_bytes)
+  local surplus, kept = surplus_of(stream, keep, keep_bytes)
+  if surplus < kept / 10 then
     return
   end
   local floor = nil
@@ -35,13 +46,14 @@ local function requeue(call, stream, limit)
     if not is_readable then
       return -- a newer release requeues its own
     end
-    if not record.digest or TERMINAL[record.status] then
+    if not record.status or TERMINAL[record.status] then
       redis.call('ZREM', stream .. ':open', open)
     else
       if #redis.call('XRANGE', stream, record.entry_id, record.entry_id) > 0 then
         return
       end
-      redis.call('HSET', open, 'entry_id', redis.call('XADD', stream, '*', unpack(command_entry(record))))
+      record.entry_id = redis.call('XADD', stream, '*', unpack(command_entry(open, record)))
+      write_state(open, record)
       redis.call('ZADD', stream .. ':open', int(now_ms(call)), open)
     end
   end
@@ -50,12 +62,13 @@ end
 -- sweep: take over entries that were not renewed for one lease, or were given back, at most `count`.
 -- Race: two sweepers would take the same entries from each other; so one holds the group and stream
 -- for a while, and continues where the one before stopped.
--- KEYS sweeper, stream. ARGV consumer, group, lease_ms, how long the entries were idle at least,
--- count, how many ended commands to keep.
+-- It also drops what is no longer kept: ended commands, results, remembered ids.
+-- KEYS sweeper, stream, the windows of remembered ids. ARGV consumer, group, lease_ms, how long the
+-- entries were idle at least, count, how many ended commands to keep, how many bytes of them.
 -- Returns {'busy'} | {'ok', entries...}, each {entry_id, fields, how many times it was delivered}.
 local function sweep(call, keys, args)
   local sweeper, stream = keys[1], keys[2]
-  local consumer, group, lease_ms, idle_ms, count, keep = unpack(args, 1, 6)
+  local consumer, group, lease_ms, idle_ms, count, keep, keep_bytes = unpack(args, 1, 7)
   require_type(call, sweeper, 'hash')
   local now = now_ms(call)
   local held = redis.call('HMGET', sweeper, 'consumer', 'until', 'cursor')
@@ -76,7 +89,11 @@ local function sweep(call, keys, args)
       redis.call('XGROUP', 'DELCONSUMER', stream, group, other[2])
     end
   end
-  trim(stream, tonumber(keep))
+  trim(stream, tonumber(keep), tonumber(keep_bytes))
+  drop_windows(call, keys[3])
+  drop_kept(stream .. ':kept', function()
+    return false
+  end)
   requeue(call, stream, REQUEUE_LIMIT)
   return out
 end
@@ -127,9 +144,14 @@ local function event(call, keys, args)
   local status, token = args[1], args[2]
   local maxlen, ttl_ms = args[3] ~= '' and args[3], args[4] ~= '' and args[4]
   require_type(call, stream, 'stream')
-  local record = read_record(key)
-  if record.digest and STAGE[status] and (TERMINAL[status] or not owns(record, token)) then
-    return { 'refused' }
+  if STAGE[status] then
+    local record = read_record(key)
+    if record.status and (TERMINAL[status] or not owns(record, token)) then
+      return { 'refused' }
+    end
+    if not record.status and remembered(call, key) then
+      return { 'refused' }
+    end
   end
   local fields = slice(args, 5)
   fields[#fields + 1] = 'timestamp'
@@ -137,13 +159,17 @@ local function event(call, keys, args)
   return { 'ok', add_entry(stream, fields, maxlen, ttl_ms) }
 end
 
--- Whether a request has a record, and the record if this release can read it.
-local function find_record(key)
-  if redis.call('TYPE', key).ok ~= 'hash' or redis.call('HEXISTS', key, 'digest') == 0 then
-    return false, {}
+-- Whether a request has a record or is remembered, and the record if this release can read it.
+local function find_record(call, key)
+  local kind = redis.call('TYPE', key).ok
+  if kind ~= 'hash' and kind ~= 'string' then
+    return remembered(call, key) ~= nil, {}
   end
   local is_readable, record = pcall(read_record, key)
-  return true, is_readable and record or {}
+  if not is_readable then
+    return string.find(tostring(record.err or record), 'LAYOUT', 1, true) ~= nil, {}
+  end
+  return record.status ~= nil, record
 end
 
 -- reject: turn an entry that cannot be begun into a dead letter, together with its ack. If its
@@ -151,29 +177,29 @@ end
 -- the record of another entry, or of a newer release, is left alone.
 -- Race: another listener has rejected the entry already; only a pending entry is rejected.
 -- KEYS stream, dead stream, record, reply stream (the record again: none). ARGV group, entry_id,
--- reply_ttl_ms, retention_ms,
+-- four of the retention,
 -- n, n dead-letter fields and values, fields of the reply (none: no reply)...
 -- Returns {'ok'} | {'done'}.
 local function reject(call, keys, args)
   local stream, dead, key, reply_stream = unpack(keys, 1, 4)
-  local group, entry_id, reply_ttl_ms, retention_ms, count = args[1], args[2], args[3], args[4], tonumber(args[5])
-  local letter, fields = slice(args, 6, 5 + count), slice(args, 6 + count)
+  local group, entry_id, retention, count = args[1], args[2], retention_of(args, 3), tonumber(args[7])
+  local letter, fields = slice(args, 8, 7 + count), slice(args, 8 + count)
   require_type(call, dead, 'stream')
   local pending = redis.call('XPENDING', stream, group, entry_id, entry_id, 1)
   if #pending == 0 then
     return { 'done' }
   end
-  local is_known, record = find_record(key)
-  redis.call('XADD', dead, '*', unpack(letter))
+  local is_known, record = find_record(call, key)
+  redis.call('XADD', dead, 'MAXLEN', '~', DEAD_LETTERS, '*', unpack(letter))
   if record.entry_id == entry_id and not TERMINAL[record.status] then
     drop_broken_streams(record)
     local trace = { value_of(fields, 'traceparent'), value_of(fields, 'tracestate'), value_of(fields, 'parent_span_id') }
-    conclude(call, key, record, stream, 'failed', value_of(fields, 'payload'), trace, reply_ttl_ms, retention_ms)
+    conclude(call, key, record, 'failed', value_of(fields, 'payload'), trace, retention)
   elseif #fields > 0 and not is_known and reply_stream ~= key and takes_replies(reply_stream) then
     local last = #fields
     fields[last + 1], fields[last + 2] = 'epoch', '0'
     fields[last + 3], fields[last + 4] = 'timestamp', int(now_ms(call))
-    add_reply(call, reply_stream, reply_ttl_ms, fields)
+    add_reply(call, reply_stream, retention.result_ms, fields)
   end
   redis.call('XACK', stream, group, entry_id)
   return { 'ok' }
@@ -218,14 +244,15 @@ local function forward(call, keys, args)
     table.sort(types)
     return { 'unhandled', int(now_ms(call)), unpack(types) }
   end
-  require_type(call, key, 'hash')
+  local record = read_record(key)
   if redis.call('XACK', stream, group, entry_id) == 0 then
     return { 'forwarded', entry_id }
   end
   local new_id = redis.call('XADD', stream, '*', unpack(slice(args, 4)))
   redis.call('XDEL', stream, entry_id)
-  if redis.call('HGET', key, 'entry_id') == entry_id then
-    redis.call('HSET', key, 'entry_id', new_id)
+  if record.entry_id == entry_id and not TERMINAL[record.status] then
+    record.entry_id = new_id
+    write_state(key, record)
   end
   return { 'forwarded', new_id }
 end

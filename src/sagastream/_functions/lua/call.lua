@@ -1,0 +1,64 @@
+-- How a function runs: its requests in one call, and the writes that they share.
+
+-- Do the writes that the requests of a call share.
+local function flush(call)
+  for stream, ttl_ms in pairs(call.ttls) do
+    -- A stream that is created again after it expired has no TTL, so every write sets it.
+    redis.call('PEXPIRE', stream, ttl_ms)
+  end
+  for key, members in pairs(call.opened) do
+    redis.call('ZADD', key, unpack(members))
+  end
+  for key, members in pairs(call.ended) do
+    redis.call('ZREM', key, unpack(members))
+  end
+  write_windows(call)
+  write_kept(call)
+  for stream, group_and_ids in pairs(call.acked) do
+    redis.pcall('XACK', stream, unpack(group_and_ids))
+  end
+  for instance, count in pairs(call.emitted) do
+    redis.call('HINCRBY', instance, 'emitted', count)
+  end
+end
+
+local function register(name, transition, flags)
+  local function callback(keys, args)
+    local call = new_call(keys)
+    local done, answer = pcall(transition, call, keys, args)
+    flush(call)
+    if not done then
+      error(answer, 0)
+    end
+    return answer
+  end
+  redis.register_function({ function_name = '@LIBRARY@_' .. name, callback = callback, flags = flags or {} })
+end
+
+-- Make a function that runs a transition for many requests in one call. The transition takes
+-- effect completely or not at all for each request. A refused request does not touch the others:
+-- its answer is {'error', message}.
+-- KEYS record and stream of each request. ARGV the arguments that all requests share, then for
+-- each request the number of its arguments, and these arguments. Returns a list with an answer
+-- for each.
+local function batched(transition, shared_count)
+  return function(call, keys, args)
+    local answers, at = {}, shared_count + 1
+    call.is_batch = true
+    for i = 1, #keys, 2 do
+      local last = at + tonumber(args[at])
+      local own = slice(args, at + 1, last)
+      local done, answer = pcall(transition, call, keys[i], keys[i + 1], args, own)
+      if not done then
+        answer = { 'error', type(answer) == 'table' and answer.err or tostring(answer) }
+      end
+      answers[#answers + 1] = answer
+      at = last + 1
+    end
+    return answers
+  end
+end
+
+-- A function that begins, keeps, ends or frees work that the server has already must run even when
+-- its memory is full: only emits are refused, and readers that would make a stream.
+local WHEN_FULL = { 'allow-oom' }

@@ -1,0 +1,211 @@
+-- The stages of a request, the streams that get them, and its end.
+
+-- Entries kept in a request's own stage log.
+local STAGE_LOG_LENGTH = 1000
+
+-- The entry of a stage. `trace` is traceparent, tracestate and parent span id of its writer.
+local function stage_entry(key, record, status, payload, trace, at)
+  local command, _, request_id = command_of(record), split_key(key)
+  return {
+    'correlation_id', command.correlation_id, 'request_id', request_id,
+    'saga_id', command.saga_id, 'event_type', command.event_type,
+    'status', status, 'payload', payload, 'v', VERSION,
+    'traceparent', trace[1], 'tracestate', trace[2], 'parent_span_id', trace[3],
+    'epoch', int(record.epoch), 'timestamp', int(at),
+  }
+end
+
+-- The entry of the terminal reply of a request that has ended.
+local function terminal_entry(key, record)
+  return stage_entry(key, record, record.status, record.payload, record.trace, record.at)
+end
+
+-- How long a reply stream lives after its last entry: one with replies of a saga as long as ids
+-- are remembered, because steps may take long.
+local function ttl_of(record, retention)
+  return int(command_of(record).saga_id == '' and retention.result_ms or retention.remember_ms)
+end
+
+local function add_reply(call, stream, ttl_ms, fields)
+  redis.call('XADD', stream, '*', unpack(fields))
+  call.ttls[stream] = ttl_ms
+end
+
+-- The streams that get a stage: `reply_streams` get every one, `end_streams` only the terminal one.
+local function streams_of(record, is_terminal)
+  local streams = lines(record.reply_streams)
+  if is_terminal then
+    for _, stream in ipairs(lines(record.end_streams)) do
+      streams[#streams + 1] = stream
+    end
+  end
+  return streams
+end
+
+local function require_reply_streams(call, record)
+  for _, stream in ipairs(streams_of(record, true)) do
+    require_type(call, stream, 'stream')
+  end
+end
+
+local function takes_replies(stream)
+  local actual = redis.call('TYPE', stream).ok
+  return actual == 'none' or actual == 'stream'
+end
+
+-- Forget the reply streams that are keys of another type: a request that ends as a dead letter
+-- replies where it can.
+local function drop_broken_streams(record)
+  for _, name in ipairs({ 'reply_streams', 'end_streams' }) do
+    local kept = {}
+    for _, stream in ipairs(lines(record[name])) do
+      if takes_replies(stream) then
+        kept[#kept + 1] = stream
+      end
+    end
+    record[name] = table.concat(kept, '\n')
+  end
+end
+
+-- Write a stage to each of the request's streams, and return these. Call this before any other write: the XADD to a
+-- single stream of the wrong type fails and refuses the call; several streams are checked first.
+local function add_replies(call, key, record, retention, status, payload, trace, is_terminal)
+  local streams = streams_of(record, is_terminal)
+  if #streams == 0 then
+    return streams
+  end
+  if #streams > 1 then
+    require_reply_streams(call, record)
+  end
+  local fields = stage_entry(key, record, status, payload, trace, now_ms(call))
+  local ttl_ms = ttl_of(record, retention)
+  for _, stream in ipairs(streams) do
+    add_reply(call, stream, ttl_ms, fields)
+    if string.sub(stream, -7) == ':stages' then
+      -- The request's own log is kept with its record, and is bounded.
+      redis.call('XTRIM', stream, 'MAXLEN', '~', STAGE_LOG_LENGTH)
+    end
+  end
+  return streams
+end
+
+-- Whether a token is that of the request's current claim: the check that fences every write.
+local function owns(record, token)
+  return record.token == token and not TERMINAL[record.status]
+end
+
+-- Whether a token is that of the claim that ended the request.
+local function ended_by(record, token)
+  return TERMINAL[record.status] and string.sub(token, 1, TOKEN_LENGTH) == string.sub(record.token, 1, TOKEN_LENGTH)
+end
+
+-- End a request; no other function does. Store the outcome, write the terminal reply, ack the
+-- delivery if there is one. The record gets its TTL here, or, if the request belongs to a saga,
+-- when the saga ends. While the handler of a superseded request may still run, its record stays
+-- a hash.
+local function conclude(call, key, record, status, payload, trace, retention, group, entry_id)
+  local command = command_of(record)
+  local now = now_ms(call)
+  local told = add_replies(call, key, record, retention, status, payload, trace, true)
+  for i = 1, #told do
+    told[i] = mark_of(told[i])
+  end
+  local ended = pack_ended(record, status, payload, trace, now, table.concat(told))
+  record.status, record.payload, record.trace, record.at = status, payload, trace, now
+  if record.held_until > 0 then
+    redis.call('HSET', key, 'state', pack_state(record), 'ended', ended)
+    if command.saga_id == '' then
+      redis.call('PEXPIRE', key, int(retention.result_ms))
+    end
+  elseif command.saga_id == '' then
+    redis.call('SET', key, ended, 'PX', int(retention.result_ms))
+  else
+    redis.call('SET', key, ended)
+  end
+  if command.saga_id == '' then
+    remember(call, key, status, command.digest, retention)
+    if retention.max_count or retention.max_bytes then
+      keep(call, command.stream, key, #key + #ended, retention)
+    end
+  end
+  if group then
+    ack(call, command.stream, group, entry_id)
+  end
+  append(call.ended, command.stream .. ':open', key)
+end
+
+-- Give the terminal reply of a request that has ended to streams that do not have it.
+local function tell(call, key, record, wanted, retention)
+  local told, ttl_ms = record.told, ttl_of(record, retention)
+  for _, stream in ipairs(streams_of(wanted, true)) do
+    if not string.find(told, mark_of(stream), 1, true) then
+      add_reply(call, stream, ttl_ms, terminal_entry(key, record))
+      told = told .. mark_of(stream)
+    end
+  end
+  if told ~= record.told then
+    local ended = pack_ended(record, record.status, record.payload, record.trace, record.at, told)
+    redis.call('SET', key, ended, 'KEEPTTL')
+  end
+end
+
+-- Add reply streams to a known request. One that is added after the end gets the terminal reply.
+local function add_reply_streams(call, key, record, wanted, retention)
+  if record.is_packed then
+    tell(call, key, record, wanted, retention)
+    return
+  end
+  local every, terminal, late = lines(record.reply_streams), lines(record.end_streams), {}
+  for _, stream in ipairs(lines(wanted.reply_streams)) do
+    if not contains(every, stream) then
+      every[#every + 1], late[#late + 1] = stream, stream
+    end
+  end
+  for _, stream in ipairs(lines(wanted.end_streams)) do
+    if not contains(every, stream) and not contains(terminal, stream) then
+      terminal[#terminal + 1], late[#late + 1] = stream, stream
+    end
+  end
+  if #late == 0 then
+    return
+  end
+  local terminal_only = {}
+  for _, stream in ipairs(terminal) do
+    if not contains(every, stream) then
+      terminal_only[#terminal_only + 1] = stream
+    end
+  end
+  record.reply_streams, record.end_streams = table.concat(every, '\n'), table.concat(terminal_only, '\n')
+  write_state(key, record)
+  if TERMINAL[record.status] then
+    for _, stream in ipairs(late) do
+      add_reply(call, stream, ttl_of(record, retention), terminal_entry(key, record))
+    end
+  end
+end
+
+-- The reply streams of a request that keeps its own stage log.
+local function with_stage_log(key, reply_streams)
+  return reply_streams .. (reply_streams == '' and '' or '\n') .. key .. ':stages'
+end
+
+-- Start a request's own stage log, with the stages that its record knows: the last start, the
+-- last progress, and the end.
+local function open_stage_log(call, key, record, trace, ttl_ms)
+  local log = key .. ':stages'
+  if TERMINAL[record.status] and redis.call('EXISTS', log) == 1 then
+    return
+  end
+  if record.began > 0 then
+    add_reply(call, log, ttl_ms, stage_entry(key, record, 'start', '{}', trace, record.began))
+  end
+  if TERMINAL[record.status] then
+    add_reply(call, log, ttl_ms, terminal_entry(key, record))
+    return
+  end
+  if record.seq > 0 then
+    add_reply(call, log, ttl_ms, stage_entry(key, record, 'progress', record.progress, trace, record.progressed))
+  end
+  record.reply_streams, record.followed = with_stage_log(key, record.reply_streams), true
+  write_state(key, record)
+end
