@@ -92,7 +92,9 @@ def _check_request(violations: Violations, client: Any, request_id: str, status:
     if status == "completed" and not effects:
         violations.add_lost(f"{request_id} has no effect")
     own = f"request:{request_id}:stages"
-    entries = (fields for _, fields in client.xrange(STREAM) if fields.get("request_id") == request_id)
+    entries = (
+        fields for _, fields in client.xrange(STREAM) if fields.get("request_id") == request_id
+    )
     streams = {fields["reply_stream"] for fields in entries if fields.get("reply_stream")}
     if client.exists(own):
         streams.add(own)

@@ -91,10 +91,10 @@ class Claimed:
 
     epoch: int
     now_ms: int
-    effect: str
-    last_progress: str
-    lost_span: str
-    context: str
+    effect: str = ""
+    last_progress: str = ""
+    lost_span: str = ""
+    context: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,9 @@ class RequestFunctions:
             deadline: When the command is no longer sent again; None for never.
         """
         digest = _digest_of(stream, entry[3], entry[4])
-        args = [*entry, "\n".join(reply_streams), "\n".join(end_streams), digest]
+        args: list[str | bytes] = [
+            *(*entry, "\n".join(reply_streams), "\n".join(end_streams), digest)
+        ]
         if deadline_ms is not None:
             args += ("deadline_ms", str(deadline_ms))
         if maxlen is not None:
@@ -226,10 +228,10 @@ class RequestFunctions:
         return CancelAnswer.parse(await self._caller.call("FCALL", _CANCEL, 1, record, *args))
 
 
-def _digest_of(stream: str, event_type: str, payload: str) -> str:
+def _digest_of(stream: str, event_type: str, payload: str) -> bytes:
     """What tells two commands apart that have the same id; the Lua computes the same."""
     text = f"{stream}\n{event_type}\n{payload}".encode()
-    return hashlib.sha1(text, usedforsecurity=False).hexdigest()[:16]
+    return hashlib.sha1(text, usedforsecurity=False).digest()[:8]
 
 
 def release_command(

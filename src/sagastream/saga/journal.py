@@ -4,13 +4,12 @@ The next action follows from the journal alone; nothing here waits, sends or rea
 """
 
 import json
-import uuid
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, get_type_hints
 
 from sagastream._codec.payload import encode_payload
-from sagastream._codec.validation import has_type
+from sagastream._codec.validation import derived_id, has_type
 from sagastream.errors import SagaError, UnreadableJournal
 from sagastream.saga.definition import Saga, Step
 from sagastream.saga.state import (
@@ -28,6 +27,10 @@ UNHANDLED_S = 60.0
 # The longest wait before a retry in seconds, unless the first one is longer.
 MAX_RETRY_S = 5.0
 _MAX_DOUBLINGS = 50
+_DEFAULTS: dict[type, dict[str, Any]] = {
+    Journal: {"entries": (), "trace": {}, "error": {}, "resumed": 0},
+    JournalEntry: {"result": {}, "error": {}, "ended": None},
+}
 
 T = TypeVar("T")
 _TYPES: dict[type, dict[str, Any]] = {
@@ -54,7 +57,7 @@ class NextAction:
 
 def request_id_of(saga_id: str, step: str, direction: Direction, attempt: int) -> str:
     """The identity of a saga's request: the same for every runner that would send it."""
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"saga/{saga_id}/{step}/{direction}/{attempt}"))
+    return derived_id(f"saga/{saga_id}/{step}/{direction}/{attempt}")
 
 
 def next_action(saga: Saga, journal: Journal) -> NextAction | None:
@@ -277,15 +280,15 @@ def event_fields(before: Journal | None, after: Journal) -> dict[str, str]:
 def dump(journal: Journal) -> str:
     """The journal as JSON, with a byte 0x01, which JSON never has, for each time that is `NOW`.
 
+    A field that has its default is left out.
+
     Its values were checked before they were added to it: no other number is infinite.
 
     Raises:
         SagaError: It is too large.
     """
-    value = {name: getattr(journal, name) for name in Journal.__slots__}
-    value["entries"] = [
-        {name: getattr(entry, name) for name in JournalEntry.__slots__} for entry in journal.entries
-    ]
+    value = _changed(journal) | {"v": journal.v, "status": journal.status}
+    value["entries"] = [_changed(entry) for entry in journal.entries]
     text = json.dumps(value, separators=(",", ":"))
     for name in ("started", "ended"):
         text = text.replace(f'"{name}":Infinity', f'"{name}":\x01')
@@ -295,6 +298,13 @@ def dump(journal: Journal) -> str:
             f"{MAX_JOURNAL_BYTES}; keep large results elsewhere and return references"
         )
     return text
+
+
+def _changed(value: Journal | JournalEntry) -> dict[str, Any]:
+    """The fields of a journal or an entry that do not have their defaults."""
+    items = ((name, getattr(value, name)) for name in value.__slots__)
+    defaults = _DEFAULTS[type(value)]
+    return {name: item for name, item in items if name not in defaults or defaults[name] != item}
 
 
 def stamp(journal: Journal, now: float) -> Journal:

@@ -8,12 +8,12 @@ import asyncio
 import contextlib
 import logging
 import random
-import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from sagastream._codec.payload import encode_payload
+from sagastream._codec.validation import new_id
 from sagastream._redis.retrying import end_tasks
 from sagastream._telemetry import spans
 from sagastream._telemetry.trace_context import trace_id_of
@@ -93,7 +93,7 @@ class SagaRunner:
     @staticmethod
     def new_id() -> str:
         """An id for a new saga whose input must contain its id."""
-        return str(uuid.uuid4())
+        return new_id()
 
     async def start(
         self,
@@ -116,7 +116,7 @@ class SagaRunner:
             journal = Journal(
                 saga_id=saga_id,
                 saga=self.saga.name,
-                correlation_id=correlation_id or str(uuid.uuid4()),
+                correlation_id=correlation_id or new_id(),
                 input=input,
                 trace=trace,
                 started=NOW,

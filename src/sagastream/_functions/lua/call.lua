@@ -6,19 +6,19 @@ local function flush(call)
     -- A stream that is created again after it expired has no TTL, so every write sets it.
     redis.call('PEXPIRE', stream, ttl_ms)
   end
-  for key, members in pairs(call.opened) do
-    redis.call('ZADD', key, unpack(members))
+  for stream, members in pairs(call.opened) do
+    redis.call('ZADD', stream .. ':open', unpack(members))
   end
-  for key, members in pairs(call.ended) do
-    redis.call('ZREM', key, unpack(members))
+  for stream, members in pairs(call.ended) do
+    redis.call('ZREM', stream .. ':open', unpack(members))
   end
   write_windows(call)
   write_kept(call)
   for stream, group_and_ids in pairs(call.acked) do
     redis.pcall('XACK', stream, unpack(group_and_ids))
   end
-  for instance, count in pairs(call.emitted) do
-    redis.call('HINCRBY', instance, 'emitted', count)
+  if call.emitted > 0 then
+    redis.call('HINCRBY', call.prefix .. 'sagastream:instance', 'emitted', call.emitted)
   end
 end
 
@@ -39,16 +39,16 @@ end
 -- effect completely or not at all for each request. A refused request does not touch the others:
 -- its answer is {'error', message}.
 -- KEYS record and stream of each request. ARGV the arguments that all requests share, then for
--- each request the number of its arguments, and these arguments. Returns a list with an answer
--- for each.
+-- each request the number of its arguments, and these arguments. The transition gets all of
+-- them, and the places before its first and of its last one. Returns a list with an answer for each.
 local function batched(transition, shared_count)
   return function(call, keys, args)
     local answers, at = {}, shared_count + 1
     call.is_batch = true
+    now_ms(call)
     for i = 1, #keys, 2 do
-      local last = at + tonumber(args[at])
-      local own = slice(args, at + 1, last)
-      local done, answer = pcall(transition, call, keys[i], keys[i + 1], args, own)
+      local last = at + args[at]
+      local done, answer = pcall(transition, call, keys[i], keys[i + 1], args, at, last)
       if not done then
         answer = { 'error', type(answer) == 'table' and answer.err or tostring(answer) }
       end

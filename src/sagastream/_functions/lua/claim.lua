@@ -4,10 +4,10 @@
 local RELEASES_PER_DELIVERY = 4
 
 -- How long the handlers of the requests that this one superseded may still run.
-local function held_ms(after, now)
+local function held_ms(call, after, now)
   local left = 0
   for _, key in ipairs(lines(after)) do
-    left = math.max(left, (read_record(key).held_until or 0) - now)
+    left = math.max(left, (read_record(call, key).held_until or 0) - now)
   end
   return left
 end
@@ -38,13 +38,22 @@ local function make_dead_letter(call, key, record, entry_id, trace, retention, g
   local payload = cjson.encode({
     error_type = 'HandlerLost', message = lost, trace_id = string.sub(trace[1], 4, 35),
   })
-  local letter = command_entry(key, record)
+  local letter = command_entry(call, key, record)
   letter[#letter + 1], letter[#letter + 2] = 'dead_reason', 'HandlerLost: ' .. lost
   letter[#letter + 1], letter[#letter + 2] = 'dead_entry_id', entry_id
   redis.call('XADD', dead, 'MAXLEN', '~', DEAD_LETTERS, '*', unpack(letter))
   local span = take_lost_span(record)
   conclude(call, key, record, 'failed', payload, trace, retention, group, entry_id)
   return { 'done', 'failed', span, 'dead' }
+end
+
+-- The answer of `begin`: without what most claims do not have.
+local function claimed(call, key, record)
+  if record.effect == '' and record.lost == '' and record.context == '' and record.progressed == 0 then
+    return { 'claimed', record.epoch, call.now_text }
+  end
+  local progress = last_progress(key, record)
+  return { 'claimed', record.epoch, call.now_text, record.effect, progress, record.lost, record.context }
 end
 
 -- begin: claim a request with a token. The epoch grows, so that no earlier claim can write any more.
@@ -56,16 +65,15 @@ end
 -- handler that was killed (epoch, begin in ms, traceparent), and records it.
 -- Shared: group, consumer, lease_ms, max_deliveries, four of the retention. Own: entry_id,
 -- token, traceparent, tracestate, parent span id.
--- Returns {'claimed', epoch, now, effect that the handler must declare, last progress, lost span,
--- context} |
+-- Returns {'claimed', epoch, now, then if there is one of them: effect that the handler must
+-- declare, last progress, lost span, context} |
 -- {'busy', consumer, ms left} | {'wait', largest number of ms until a superseded handler ends} |
 -- {'done', status, lost span, 'dead' if this call made it a dead letter, otherwise ''} |
 -- {'unknown'}: the record does not name this entry; adopt it.
-local function begin(call, key, stream, shared, own)
-  local group, consumer, lease_ms, limit = shared[1], shared[2], tonumber(shared[3]), tonumber(shared[4])
-  local entry_id, token, trace = own[1], own[2], { own[3], own[4], own[5] }
-  local now = now_ms(call)
-  local record = read_record(key)
+local function begin(call, key, stream, args, before)
+  local group, consumer, lease_ms, limit = args[1], args[2], args[3], tonumber(args[4])
+  local entry_id, token, traceparent, tracestate, parent_span_id = unpack(args, before + 1, before + 5)
+  local now, record = now_ms(call), read_record(call, key)
   if record.entry_id ~= entry_id then
     return { 'unknown' }
   end
@@ -79,9 +87,9 @@ local function begin(call, key, stream, shared, own)
     return { 'done', record.status, span, '' }
   end
   if record.token == token then
-    return { 'claimed', int(record.epoch), int(now), record.effect, record.progress or '', record.lost, record.context }
+    return claimed(call, key, record)
   end
-  local held = record.after == '' and 0 or held_ms(record.after, now)
+  local held = record.after == '' and 0 or held_ms(call, record.after, now)
   if held > 0 then
     return { 'wait', int(held) }
   end
@@ -89,7 +97,7 @@ local function begin(call, key, stream, shared, own)
   if record.status == 'running' and left > 0 then
     return { 'busy', record.consumer, int(left) }
   end
-  local claims, released = record.epoch, record.released
+  local claims, released, trace = record.epoch, record.released, { traceparent, tracestate, parent_span_id }
   local too_often
   if claims + 1 - released > limit then
     too_often = 'its handler was lost ' .. int(claims - released) .. ' times'
@@ -98,20 +106,21 @@ local function begin(call, key, stream, shared, own)
   end
   if too_often then
     too_often = too_often .. ', the last one on ' .. (record.consumer == '' and '?' or record.consumer)
-    return make_dead_letter(call, key, record, entry_id, trace, retention_of(shared, 5), group, too_often)
+    local retention = retention_of(call, args, 5, true)
+    return make_dead_letter(call, key, record, entry_id, trace, retention, group, too_often)
   end
   record.epoch = claims + 1
   if record.reply_streams ~= '' then
-    add_replies(call, key, record, retention_of(shared, 5), 'start', '{}', trace)
+    add_replies(call, key, record, retention_of(call, args, 5, true), 'start', '{}', trace)
   end
   record.lost = take_lost_span(record)
   record.status, record.consumer, record.token, record.seq = 'running', consumer, token, 0
   record.lease_until, record.began = now + lease_ms, now
-  if trace[1] ~= '' then
-    record.span = int(record.epoch) .. ' ' .. int(now) .. ' ' .. trace[1]
+  if traceparent ~= '' then
+    record.span = int(record.epoch) .. ' ' .. call.now_text .. ' ' .. traceparent
   end
   write_state(key, record)
-  return { 'claimed', int(record.epoch), int(now), record.effect, record.progress or '', record.lost, record.context }
+  return claimed(call, key, record)
 end
 
 -- progress: write a numbered progress stage. The last one stays in the record, so that the next
@@ -119,14 +128,16 @@ end
 -- Race: the answer is lost and the stage is repeated; a number that is not higher is not written.
 -- Shared: result_ms, remember_ms. Own: token, seq, payload, traceparent, tracestate, parent span id.
 -- Returns {'ok'} | {'stale', status}.
-local function progress(call, key, _, shared, own)
-  local token, seq, payload, trace = own[1], tonumber(own[2]), own[3], { own[4], own[5], own[6] }
-  local record = read_record(key)
+local function progress(call, key, _, args, before)
+  local token, seq, payload, traceparent, tracestate, parent_span_id = unpack(args, before + 1, before + 6)
+  seq = tonumber(seq)
+  local record = read_record(call, key)
   if not record.status or not owns(record, token) then
     return { 'stale', record.status or '' }
   end
   if seq > record.seq then
-    add_replies(call, key, record, retention_of(shared, 1), 'progress', payload, trace)
+    local trace = { traceparent, tracestate, parent_span_id }
+    add_replies(call, key, record, retention_of(call, args, 1), 'progress', payload, trace)
     record.seq, record.progressed = seq, now_ms(call)
     redis.call('HSET', key, 'state', pack_state(record), 'progress', payload)
   end
@@ -142,9 +153,9 @@ end
 -- traceparent, tracestate, parent span id, then seven for each write: the key, then field,
 -- expected and value, each with a flag before it.
 -- Returns {'ok'} | {'stale', status} | {'mismatch', key}.
-local function finish(call, key, stream, shared, own)
-  local entry_id, token, status, payload = own[1], own[2], own[3], own[4]
-  local record = read_record(key)
+local function finish(call, key, _, args, before, last)
+  local entry_id, token, status, payload, traceparent, tracestate, parent_span_id = unpack(args, before + 1, before + 7)
+  local record = read_record(call, key)
   if not record.status then
     return { 'stale', '' }
   end
@@ -155,11 +166,11 @@ local function finish(call, key, stream, shared, own)
   if not owns(record, token) then
     return { 'stale', record.status }
   end
-  if #own > 7 then
+  if last > before + 7 then
     require_reply_streams(call, record)
   end
-  for at = 8, #own, 7 do
-    local target, is_field, field, is_expected, expected = unpack(own, at, at + 4)
+  for at = before + 8, last, 7 do
+    local target, is_field, field, is_expected, expected = unpack(args, at, at + 4)
     require_type(call, target, is_field == '1' and 'hash' or 'string')
     local current
     if is_field == '1' then
@@ -171,9 +182,9 @@ local function finish(call, key, stream, shared, own)
       return { 'mismatch', target }
     end
   end
-  for at = 8, #own, 7 do
-    local target, is_field, field = unpack(own, at, at + 2)
-    local is_value, value = own[at + 5], own[at + 6]
+  for at = before + 8, last, 7 do
+    local target, is_field, field = unpack(args, at, at + 2)
+    local is_value, value = args[at + 5], args[at + 6]
     if is_field == '1' and is_value == '1' then
       redis.call('HSET', target, field, value)
     elseif is_field == '1' then
@@ -184,9 +195,9 @@ local function finish(call, key, stream, shared, own)
       redis.call('DEL', target)
     end
   end
-  -- The handler ends its span itself.
-  record.span = ''
-  conclude(call, key, record, status, payload, { own[5], own[6], own[7] }, retention_of(shared, 2), shared[1], entry_id)
+  record.span = '' -- the handler ends its span itself
+  local trace, retention = { traceparent, tracestate, parent_span_id }, retention_of(call, args, 2, true)
+  conclude(call, key, record, status, payload, trace, retention, args[1], entry_id)
   return { 'ok' }
 end
 
@@ -209,7 +220,7 @@ local function renew(call, keys, args)
   for i = 1, #keys / 2 do
     local key, stream = keys[2 * i - 1], keys[2 * i]
     local token, entry_id = args[2 * i + 2], args[2 * i + 3]
-    local is_readable, record = pcall(read_record, key)
+    local is_readable, record = pcall(read_record, call, key)
     if not is_readable then
       record = {} -- a newer release has it
     end
@@ -247,7 +258,7 @@ end
 local function release(call, keys, args)
   local key, stream = keys[1], keys[2]
   local group, entry_id, consumer, token, idle_ms = unpack(args, 1, 5)
-  local record = read_record(key)
+  local record = read_record(call, key)
   if record.status then
     confirm(key, record, token)
   end

@@ -8,39 +8,45 @@ local SHORTEST_WINDOW_MS = 1000
 local WINDOW_GRACE_MS = 86400000
 -- This makes a new window a hash table at once: finding one of a few hundred ids in a list is slow.
 local ABOUT = 'How requests ended: the first letter of the status, the time in seconds (4 bytes), the digest.'
--- This many digits of a digest tell two commands of one id apart.
-local SHORT_DIGEST = 8
+-- So many bytes of a digest tell two commands of one id apart.
+local SHORT_DIGEST = 4
 -- The largest number of results that one call drops.
 local DROP_LIMIT = 1000
 
--- How long results and ids are kept, from four arguments of a call; '' for no limit.
-local function retention_of(args, first)
-  return {
-    result_ms = tonumber(args[first]), remember_ms = tonumber(args[first + 1]),
-    max_count = tonumber(args[first + 2]), max_bytes = tonumber(args[first + 3]),
-  }
+-- How long results and ids are kept, from the shared arguments of a call. A function that says
+-- how many results are kept has two more arguments; '' is no limit.
+local function retention_of(call, args, first, has_limits)
+  if not call.retention then
+    call.retention = {
+      result_ms = args[first], remember_ms = tonumber(args[first + 1]),
+      max_count = has_limits and tonumber(args[first + 2]), max_bytes = has_limits and tonumber(args[first + 3]),
+    }
+  end
+  return call.retention
 end
 
 -- Note how a request ended; `flush` writes it.
 local function remember(call, key, status, digest, retention)
-  local prefix, request_id = split_key(key)
-  local width = math.max(SHORTEST_WINDOW_MS, math.ceil(retention.remember_ms / WINDOWS))
-  local until_ms = (math.floor((now_ms(call) + retention.remember_ms) / width) + 1) * width
-  call.registry = prefix .. 'remembered'
-  append(call.windows, call.registry .. ':' .. int(until_ms), request_id,
-    LETTER_OF[status] .. struct.pack('>I4', math.floor(now_ms(call) / 1000)) .. string.sub(digest, 1, SHORT_DIGEST))
+  local request_id = id_of(call, key)
+  if not call.window then
+    local width = math.max(SHORTEST_WINDOW_MS, math.ceil(retention.remember_ms / WINDOWS))
+    local until_ms = (math.floor((now_ms(call) + retention.remember_ms) / width) + 1) * width
+    call.window = call.prefix .. 'remembered:' .. int(until_ms)
+    call.ended_at = struct.pack('>I4', math.floor(call.now / 1000))
+  end
+  append(call.windows, call.window, request_id, LETTER_OF[status] .. call.ended_at .. string.sub(digest, 1, SHORT_DIGEST))
 end
 
 local function write_windows(call)
   for window, ids in pairs(call.windows) do
     if redis.call('EXISTS', window) == 0 then
       local until_ms = tonumber(string.match(window, '%d+$'))
-      local gone_ms = until_ms + WINDOW_GRACE_MS
+      local gone_ms, registry = until_ms + WINDOW_GRACE_MS, call.prefix .. 'remembered'
       redis.call('HSET', window, '', ABOUT)
       redis.call('PEXPIREAT', window, int(gone_ms))
-      redis.call('ZADD', call.registry, int(until_ms), window)
-      if gone_ms > redis.call('PEXPIRETIME', call.registry) then
-        redis.call('PEXPIREAT', call.registry, int(gone_ms))
+      redis.call('ZADD', registry, int(until_ms), window)
+      if gone_ms > redis.call('PEXPIRETIME', registry) then
+        redis.call('PEXPIREAT', registry, int(gone_ms))
       end
     end
     redis.call('HSET', window, unpack(ids))
@@ -57,13 +63,11 @@ end
 
 -- Find ids in the windows, all those of a batch at once.
 local function recall(call, key)
-  local prefix, wanted = split_key(key)
-  call.known_windows = call.known_windows or redis.call('ZRANGE', prefix .. 'remembered', 0, -1)
-  local ids = { wanted }
+  local ids = { id_of(call, key) }
+  call.known_windows = call.known_windows or redis.call('ZRANGE', call.prefix .. 'remembered', 0, -1)
   if call.is_batch and not call.found then
     for i = 1, #call.keys, 2 do
-      local _, id = split_key(call.keys[i])
-      ids[#ids + 1] = id
+      ids[#ids + 1] = id_of(call, call.keys[i])
     end
   end
   call.found = call.found or {}
@@ -80,7 +84,7 @@ end
 -- How a request ended whose result is no longer kept: its status, the time in seconds and the
 -- start of its digest; nil if it is not remembered.
 local function remembered(call, key)
-  local _, request_id = split_key(key)
+  local request_id = id_of(call, key)
   if not call.found or call.found[request_id] == nil then
     recall(call, key)
   end

@@ -13,7 +13,7 @@ local TERMINAL = { completed = true, failed = true, cancelled = true }
 local STAGE = { start = true, progress = true, completed = true, failed = true, cancelled = true }
 local VERSION = '@SCHEMA@'
 -- The layout of records that this release writes; a record of a newer one is refused.
-local LAYOUT = @LAYOUT@
+local LAYOUT, LAYOUT_TEXT = @LAYOUT@, '@LAYOUT@'
 
 -- Dead letters kept for each command stream.
 local DEAD_LETTERS = 10000
@@ -25,31 +25,50 @@ local STACK_LIMIT = 4000
 -- The state of one call: its keys, its time, the types of the keys that it has checked, and the
 -- writes that its requests share. `flush` does these writes once, at the end of the call.
 local function new_call(keys)
-  return { keys = keys, now = nil, types = {}, ttls = {}, opened = {}, ended = {}, acked = {}, emitted = {},
-    windows = {}, kept = {} }
-end
-
-local function now_ms(call)
-  if not call.now then
-    local time = redis.call('TIME')
-    call.now = time[1] * 1000 + math.floor(time[2] / 1000)
-  end
-  return call.now
+  return { keys = keys, types = {}, ttls = {}, opened = {}, ended = {}, acked = {}, emitted = 0, windows = {},
+    kept = {} }
 end
 
 local function int(number)
   return string.format('%d', number)
 end
 
-local function append(lists, key, ...)
-  local list = lists[key]
+local function now_ms(call)
+  if not call.now then
+    local time = redis.call('TIME')
+    call.now = time[1] * 1000 + math.floor(time[2] / 1000)
+    call.now_text = int(call.now)
+  end
+  return call.now
+end
+
+-- The id of the request that a record belongs to. All records of a call have one namespace.
+local function id_of(call, key)
+  local at = call.id_at
+  if not at then
+    at = string.find(key, 'request:', 1, true) + 8
+    call.id_at, call.prefix = at, string.sub(key, 1, at - 9)
+  end
+  return string.sub(key, at)
+end
+
+-- The namespace of the keys of a call, from one of its records.
+local function prefix_of(call, key)
+  if not call.prefix then
+    id_of(call, key)
+  end
+  return call.prefix
+end
+
+-- Add values to the list with this name.
+local function append(lists, name, first, second)
+  local list = lists[name]
   if not list then
-    lists[key] = { ... }
+    lists[name] = { first, second }
     return
   end
-  for i = 1, select('#', ...) do
-    list[#list + 1] = (select(i, ...))
-  end
+  local count = #list
+  list[count + 1], list[count + 2] = first, second
 end
 
 local function ack(call, stream, group, entry_id)
@@ -84,11 +103,14 @@ local function slice(list, first, last)
 end
 
 local function lines(text)
-  if text and text ~= '' and not string.find(text, '\n', 1, true) then
+  if not text or text == '' then
+    return {}
+  end
+  if not string.find(text, '\n', 1, true) then
     return { text }
   end
   local out = {}
-  for line in string.gmatch(text or '', '[^\n]+') do
+  for line in string.gmatch(text, '[^\n]+') do
     out[#out + 1] = line
   end
   return out

@@ -7,29 +7,37 @@
 -- hash, with that string as `ended`, while the handler of a superseded request may still run.
 -- State, command and ended record are MessagePack values in the order of the functions below.
 
-local MARK = '\193' -- no MessagePack value begins with this byte
--- This many digits of a digest or a token are as good as all of them in an ended record.
-local DIGEST_LENGTH, TOKEN_LENGTH = 16, 8
+local MARK = '\192' -- MessagePack's nil, which stands before the layout
+-- So many bytes of a digest, and digits of a token, are as good as all of them.
+local DIGEST_LENGTH, TOKEN_LENGTH = 8, 8
 local STATUS_OF = { c = 'completed', f = 'failed', x = 'cancelled' }
 local LETTER_OF = { completed = 'c', failed = 'f', cancelled = 'x' }
-local NOTE_FIELDS = { 'layout', 'state', 'command', 'progress', 'cancel', 'followed', 'ended', 'digest' }
-
 -- The fields of a command's entry, in their order.
 local COMMAND_FIELDS = { 'correlation_id', 'request_id', 'saga_id', 'event_type', 'payload', 'reply_stream',
   'v', 'traceparent', 'tracestate', 'parent_span_id', 'deadline', 'timestamp' }
 
--- The namespace of a record's key, and the request's id.
-local function split_key(key)
-  local at = string.find(key, 'request:', 1, true)
-  return string.sub(key, 1, at - 1), string.sub(key, at + 8)
+-- What tells two commands apart that have the same id; the client computes the same.
+local function digest_of(stream, event_type, payload)
+  local hex = redis.sha1hex(stream .. '\n' .. event_type .. '\n' .. payload)
+  return (string.gsub(string.sub(hex, 1, 2 * DIGEST_LENGTH), '..', function(byte)
+    return string.char(tonumber(byte, 16))
+  end))
 end
 
-local function digest_of(stream, event_type, payload)
-  return string.sub(redis.sha1hex(stream .. '\n' .. event_type .. '\n' .. payload), 1, DIGEST_LENGTH)
+-- An entry's id in few bytes: how long before `at` it was added, and the rest of it.
+local function pack_id(entry_id, at)
+  if string.byte(entry_id, 14) ~= 45 then
+    return entry_id, '' -- its time does not have 13 digits
+  end
+  return at - string.sub(entry_id, 1, 13), string.sub(entry_id, 14)
+end
+
+local function unpack_id(before_ms, rest, at)
+  return type(before_ms) == 'number' and int(at - before_ms) .. rest or before_ms
 end
 
 local function require_layout(layout)
-  if layout and tonumber(layout) > LAYOUT then
+  if layout and layout ~= LAYOUT_TEXT and tonumber(layout) > LAYOUT then
     error({ err = 'LAYOUT ' .. layout .. ' ' .. LAYOUT })
   end
 end
@@ -69,29 +77,50 @@ local function unpack_command(packed)
   }
 end
 
--- A short name of a reply stream.
-local function mark_of(stream)
-  return string.sub(redis.sha1hex(stream), 1, 8)
+-- A short name of a reply stream that has the terminal reply; '' for that of the saga, which
+-- always has it. The end of an inbox's name tells it apart.
+local function mark_of(call, key, command, stream)
+  local at = #prefix_of(call, key) + 1
+  if #stream >= at + 36 and string.find(stream, 'replies:', at, true) == at then
+    return string.sub(stream, -12)
+  end
+  if command.saga_id ~= '' and string.sub(stream, at) == 'saga:' .. command.saga_id .. ':replies' then
+    return ''
+  end
+  return stream .. '\n'
+end
+
+-- The marks of all streams that a request tells of its end.
+local function marks_of(call, key, record, command)
+  if record.reply_streams == '' and not string.find(record.end_streams, '\n', 1, true) then
+    return record.end_streams == '' and '' or mark_of(call, key, command, record.end_streams)
+  end
+  local marks = {}
+  for _, stream in ipairs(lines(record.reply_streams .. '\n' .. record.end_streams)) do
+    marks[#marks + 1] = mark_of(call, key, command, stream)
+  end
+  return table.concat(marks)
 end
 
 -- `told` has the marks of the streams that have the terminal reply.
 local function pack_ended(record, status, payload, trace, at, told)
   local command = record.command
   local took_ms = record.began > 0 and at - record.began or -1
-  return MARK .. cmsgpack.pack(LAYOUT, LETTER_OF[status], record.epoch, at, took_ms, record.entry_id, command.digest,
+  local before_ms, rest = pack_id(record.entry_id, at)
+  return cmsgpack.pack(nil, LAYOUT, LETTER_OF[status], record.epoch, at, took_ms, before_ms, rest, command.digest,
     command.correlation_id, command.saga_id, command.event_type, payload, string.sub(record.token, 1, TOKEN_LENGTH),
     told, record.span_taken, trace[1], trace[2], trace[3])
 end
 
 local function unpack_ended(packed)
   require_layout(string.byte(packed, 2))
-  local _, letter, epoch, at, took_ms, entry_id, digest, correlation_id, saga_id, event_type, payload, token, told, span_taken,
-    traceparent, tracestate, parent_span_id = cmsgpack.unpack(string.sub(packed, 2))
+  local _, _, letter, epoch, at, took_ms, before_ms, rest, digest, correlation_id, saga_id, event_type, payload, token,
+    told, span_taken, traceparent, tracestate, parent_span_id = cmsgpack.unpack(packed)
   return {
-    status = STATUS_OF[letter], epoch = epoch, at = at, payload = payload, token = token, told = told,
-    span_taken = span_taken,
-    reply_streams = '', end_streams = '', held_until = 0, lease_until = 0, span = '', cancel = '', began = took_ms >= 0 and at - took_ms or 0,
-    entry_id = entry_id, consumer = '', is_packed = true, trace = { traceparent, tracestate, parent_span_id },
+    status = STATUS_OF[letter], epoch = epoch, at = at, began = took_ms >= 0 and at - took_ms or 0,
+    entry_id = unpack_id(before_ms, rest, at), payload = payload, token = token, told = told,
+    span_taken = span_taken, trace = { traceparent, tracestate, parent_span_id }, is_packed = true,
+    reply_streams = '', end_streams = '', held_until = 0, lease_until = 0, span = '', cancel = '', consumer = '',
     command = {
       digest = digest, correlation_id = correlation_id, saga_id = saga_id, event_type = event_type,
     },
@@ -104,21 +133,6 @@ local function command_of(record)
     record.command = unpack_command(record.packed_command)
   end
   return record.command
-end
-
--- The record in the answer to an HMGET of NOTE_FIELDS; nil if there is none.
-local function record_of(values)
-  require_layout(values[1])
-  if not values[2] then
-    return { cancel = values[5], followed = values[6] }
-  end
-  local record = unpack_state(values[2])
-  record.packed_command, record.progress = values[3], values[4]
-  if values[7] then
-    local ended = unpack_ended(values[7])
-    record.at, record.payload, record.trace = ended.at, ended.payload, ended.trace
-  end
-  return record
 end
 
 local function write_state(key, record)
@@ -137,7 +151,7 @@ local function read_old(key)
     end_streams = old.end_streams or '', effect = old.effect or '', context = old.context or '',
     after = old.after or '', followed = old.followed == '1', token = old.token or '', consumer = old.consumer or '',
     lease_until = tonumber(old.lease_until or '0'), began = tonumber(old.began or '0'),
-    seq = tonumber(old.seq or '0'), progressed = tonumber(old.began or '0'), span = old.span or '',
+    seq = tonumber(old.seq or '0'), progressed = tonumber(old.progress and old.began or '0'), span = old.span or '',
     lost = old.lost or '', released = tonumber(old.released or '0'), cancel = old.cancel or '',
     held_until = tonumber(old.held_until or '0'), span_taken = old.span_taken or '', progress = old.progress,
   }
@@ -156,7 +170,7 @@ local function read_old(key)
 end
 
 -- Write a record of a layout before 3 anew.
-local function upgrade(key, record)
+local function upgrade(call, key, record)
   local ttl_ms, payload = redis.call('PTTL', key), redis.call('HGET', key, 'payload')
   redis.call('DEL', key)
   redis.call('HSET', key, 'layout', int(LAYOUT), 'state', pack_state(record), 'command', pack_command(record.command),
@@ -165,21 +179,30 @@ local function upgrade(key, record)
     redis.call('HSET', key, 'progress', record.progress)
   end
   if record.at then
-    local told = {}
-    for _, stream in ipairs(lines(record.reply_streams .. '\n' .. record.end_streams)) do
-      told[#told + 1] = mark_of(stream)
-    end
-    redis.call('HSET', key, 'ended',
-      pack_ended(record, record.status, payload, record.trace, record.at, table.concat(told)))
+    local told = marks_of(call, key, record, record.command)
+    redis.call('HSET', key, 'ended', pack_ended(record, record.status, payload, record.trace, record.at, told))
   end
   if ttl_ms > 0 then
     redis.call('PEXPIRE', key, ttl_ms)
   end
 end
 
+-- Read what there is without a state: nothing, a note, or a record of an old layout.
+local function read_note(call, key, may_not_write)
+  local cancel, followed, digest = unpack(redis.call('HMGET', key, 'cancel', 'followed', 'digest'), 1, 3)
+  if not digest then
+    return { cancel = cancel, followed = followed }
+  end
+  local record = read_old(key)
+  if not may_not_write then
+    upgrade(call, key, record)
+  end
+  return record
+end
+
 -- Read a record. Without `status` it is a note, or there is none. `look` may not write.
-local function read_record(key, may_not_write)
-  local values = redis.pcall('HMGET', key, unpack(NOTE_FIELDS))
+local function read_record(call, key, may_not_write)
+  local values = redis.pcall('HMGET', key, 'layout', 'state', 'command')
   if values.err then
     local packed = redis.call('GET', key) or ''
     if string.sub(packed, 1, 1) ~= MARK then
@@ -187,49 +210,60 @@ local function read_record(key, may_not_write)
     end
     return unpack_ended(packed)
   end
-  if not values[8] then
-    return record_of(values)
+  require_layout(values[1])
+  if not values[2] then
+    return read_note(call, key, may_not_write)
   end
-  local record = read_old(key)
-  if not may_not_write then
-    upgrade(key, record)
+  local record = unpack_state(values[2])
+  record.packed_command = values[3]
+  if TERMINAL[record.status] then
+    local ended = unpack_ended(redis.call('HGET', key, 'ended'))
+    record.at, record.payload, record.trace = ended.at, ended.payload, ended.trace
   end
   return record
 end
 
+-- The payload of the last progress stage, '' if there is none.
+local function last_progress(key, record)
+  return record.progressed > 0 and redis.call('HGET', key, 'progress') or ''
+end
+
 -- The record of a command that nobody has begun, before it is written.
-local function new_record(command, spec)
-  local record = unpack_state(cmsgpack.pack('pending', 0, '0-0', spec.reply_streams, spec.end_streams, spec.effect,
-    spec.context, spec.after, spec.followed))
+local function new_record(command, reply_streams, end_streams)
+  local record = unpack_state(cmsgpack.pack('pending', 0, '0-0', reply_streams, end_streams, '', '', '', false))
   record.command = command
   return record
 end
 
--- Write the record of a command that has been emitted. `spec` has reply_streams, end_streams,
--- effect, context, after and followed.
+-- Write the record of a command that has been emitted: its entry, the streams of its replies, the
+-- effect that its handler must declare, what other propagators carry, the records that it waits
+-- for, and whether it is followed.
 -- A stream's open requests are in a sorted set next to it, the oldest first, so that commands
 -- whose entries were lost can be requeued.
-local function add_record(call, key, entry_id, command, payload, spec)
-  redis.call('HSET', key, 'layout', int(LAYOUT), 'command', pack_command(command), 'payload', payload, 'state',
-    cmsgpack.pack('pending', 0, entry_id, spec.reply_streams, spec.end_streams, spec.effect, spec.context, spec.after,
-      spec.followed))
-  append(call.opened, command.stream .. ':open', int(now_ms(call)), key)
+local function add_record(call, key, stream, packed_command, payload, entry_id, reply_streams, end_streams, ...)
+  redis.call('HSET', key, 'layout', LAYOUT_TEXT, 'command', packed_command, 'payload', payload, 'state',
+    cmsgpack.pack('pending', 0, entry_id, reply_streams, end_streams, ...))
+  append(call.opened, stream, call.now_text, key)
 end
 
--- The entry of a request's command, from its record.
-local function command_entry(key, record)
-  local command, fields = command_of(record), {}
-  local _, request_id = split_key(key)
+-- The entry of a command; fields without a value are left out.
+local function command_fields(call, key, command, payload)
+  local fields = {}
   for _, name in ipairs(COMMAND_FIELDS) do
     local value = command[name]
     if name == 'request_id' then
-      value = request_id
+      value = id_of(call, key)
     elseif name == 'payload' then
-      value = redis.call('HGET', key, 'payload')
+      value = payload
     end
     if value and value ~= '' then
       fields[#fields + 1], fields[#fields + 2] = name, type(value) == 'number' and int(value) or value
     end
   end
   return fields
+end
+
+-- The entry of a request's command, from its record.
+local function command_entry(call, key, record)
+  return command_fields(call, key, command_of(record), redis.call('HGET', key, 'payload'))
 end

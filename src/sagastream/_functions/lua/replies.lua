@@ -3,32 +3,28 @@
 -- Entries kept in a request's own stage log.
 local STAGE_LOG_LENGTH = 1000
 
--- The entry of a stage. `trace` is traceparent, tracestate and parent span id of its writer.
-local function stage_entry(key, record, status, payload, trace, at)
-  local command, _, request_id = command_of(record), split_key(key)
-  return {
-    'correlation_id', command.correlation_id, 'request_id', request_id,
+-- Write a stage to a stream. `trace` is traceparent, tracestate and parent span id of its writer,
+-- `at` its time as text.
+local function add_stage(call, stream, key, record, status, payload, trace, at, ttl_ms)
+  local command = command_of(record)
+  redis.call('XADD', stream, '*',
+    'correlation_id', command.correlation_id, 'request_id', id_of(call, key),
     'saga_id', command.saga_id, 'event_type', command.event_type,
     'status', status, 'payload', payload, 'v', VERSION,
     'traceparent', trace[1], 'tracestate', trace[2], 'parent_span_id', trace[3],
-    'epoch', int(record.epoch), 'timestamp', int(at),
-  }
+    'epoch', record.epoch, 'timestamp', at)
+  call.ttls[stream] = ttl_ms
 end
 
--- The entry of the terminal reply of a request that has ended.
-local function terminal_entry(key, record)
-  return stage_entry(key, record, record.status, record.payload, record.trace, record.at)
+-- Write the terminal reply of a request that has ended to a stream.
+local function add_terminal(call, stream, key, record, ttl_ms)
+  add_stage(call, stream, key, record, record.status, record.payload, record.trace, int(record.at), ttl_ms)
 end
 
 -- How long a reply stream lives after its last entry: one with replies of a saga as long as ids
 -- are remembered, because steps may take long.
 local function ttl_of(record, retention)
-  return int(command_of(record).saga_id == '' and retention.result_ms or retention.remember_ms)
-end
-
-local function add_reply(call, stream, ttl_ms, fields)
-  redis.call('XADD', stream, '*', unpack(fields))
-  call.ttls[stream] = ttl_ms
+  return command_of(record).saga_id == '' and retention.result_ms or int(retention.remember_ms)
 end
 
 -- The streams that get a stage: `reply_streams` get every one, `end_streams` only the terminal one.
@@ -42,10 +38,19 @@ local function streams_of(record, is_terminal)
   return streams
 end
 
-local function require_reply_streams(call, record)
-  for _, stream in ipairs(streams_of(record, true)) do
+local function require_streams(call, streams)
+  if streams ~= '' and not string.find(streams, '\n', 1, true) then
+    require_type(call, streams, 'stream')
+    return
+  end
+  for _, stream in ipairs(lines(streams)) do
     require_type(call, stream, 'stream')
   end
+end
+
+local function require_reply_streams(call, record)
+  require_streams(call, record.reply_streams)
+  require_streams(call, record.end_streams)
 end
 
 local function takes_replies(stream)
@@ -67,26 +72,29 @@ local function drop_broken_streams(record)
   end
 end
 
--- Write a stage to each of the request's streams, and return these. Call this before any other write: the XADD to a
+-- Write a stage to each of the request's streams. Call this before any other write: the XADD to a
 -- single stream of the wrong type fails and refuses the call; several streams are checked first.
 local function add_replies(call, key, record, retention, status, payload, trace, is_terminal)
-  local streams = streams_of(record, is_terminal)
-  if #streams == 0 then
-    return streams
+  local replies, ends = record.reply_streams, is_terminal and record.end_streams or ''
+  if replies == '' and ends == '' then
+    return
   end
+  local ttl_ms = ttl_of(record, retention)
+  if replies == '' and not string.find(ends, '\n', 1, true) then
+    add_stage(call, ends, key, record, status, payload, trace, call.now_text, ttl_ms)
+    return
+  end
+  local streams = streams_of(record, is_terminal)
   if #streams > 1 then
     require_reply_streams(call, record)
   end
-  local fields = stage_entry(key, record, status, payload, trace, now_ms(call))
-  local ttl_ms = ttl_of(record, retention)
   for _, stream in ipairs(streams) do
-    add_reply(call, stream, ttl_ms, fields)
+    add_stage(call, stream, key, record, status, payload, trace, call.now_text, ttl_ms)
     if string.sub(stream, -7) == ':stages' then
       -- The request's own log is kept with its record, and is bounded.
       redis.call('XTRIM', stream, 'MAXLEN', '~', STAGE_LOG_LENGTH)
     end
   end
-  return streams
 end
 
 -- Whether a token is that of the request's current claim: the check that fences every write.
@@ -104,25 +112,22 @@ end
 -- when the saga ends. While the handler of a superseded request may still run, its record stays
 -- a hash.
 local function conclude(call, key, record, status, payload, trace, retention, group, entry_id)
-  local command = command_of(record)
-  local now = now_ms(call)
-  local told = add_replies(call, key, record, retention, status, payload, trace, true)
-  for i = 1, #told do
-    told[i] = mark_of(told[i])
-  end
-  local ended = pack_ended(record, status, payload, trace, now, table.concat(told))
+  local command, now = command_of(record), now_ms(call)
+  add_replies(call, key, record, retention, status, payload, trace, true)
+  local ended = pack_ended(record, status, payload, trace, now, marks_of(call, key, record, command))
   record.status, record.payload, record.trace, record.at = status, payload, trace, now
+  local is_lone = command.saga_id == ''
   if record.held_until > 0 then
     redis.call('HSET', key, 'state', pack_state(record), 'ended', ended)
-    if command.saga_id == '' then
-      redis.call('PEXPIRE', key, int(retention.result_ms))
+    if is_lone then
+      redis.call('PEXPIRE', key, retention.result_ms)
     end
-  elseif command.saga_id == '' then
-    redis.call('SET', key, ended, 'PX', int(retention.result_ms))
+  elseif is_lone then
+    redis.call('SET', key, ended, 'PX', retention.result_ms)
   else
     redis.call('SET', key, ended)
   end
-  if command.saga_id == '' then
+  if is_lone then
     remember(call, key, status, command.digest, retention)
     if retention.max_count or retention.max_bytes then
       keep(call, command.stream, key, #key + #ended, retention)
@@ -131,16 +136,17 @@ local function conclude(call, key, record, status, payload, trace, retention, gr
   if group then
     ack(call, command.stream, group, entry_id)
   end
-  append(call.ended, command.stream .. ':open', key)
+  append(call.ended, command.stream, key)
 end
 
 -- Give the terminal reply of a request that has ended to streams that do not have it.
 local function tell(call, key, record, wanted, retention)
-  local told, ttl_ms = record.told, ttl_of(record, retention)
+  local told = record.told
   for _, stream in ipairs(streams_of(wanted, true)) do
-    if not string.find(told, mark_of(stream), 1, true) then
-      add_reply(call, stream, ttl_ms, terminal_entry(key, record))
-      told = told .. mark_of(stream)
+    local mark = mark_of(call, key, record.command, stream)
+    if not string.find(told, mark, 1, true) then
+      add_terminal(call, stream, key, record, ttl_of(record, retention))
+      told = told .. mark
     end
   end
   if told ~= record.told then
@@ -179,7 +185,7 @@ local function add_reply_streams(call, key, record, wanted, retention)
   write_state(key, record)
   if TERMINAL[record.status] then
     for _, stream in ipairs(late) do
-      add_reply(call, stream, ttl_of(record, retention), terminal_entry(key, record))
+      add_terminal(call, stream, key, record, ttl_of(record, retention))
     end
   end
 end
@@ -197,14 +203,14 @@ local function open_stage_log(call, key, record, trace, ttl_ms)
     return
   end
   if record.began > 0 then
-    add_reply(call, log, ttl_ms, stage_entry(key, record, 'start', '{}', trace, record.began))
+    add_stage(call, log, key, record, 'start', '{}', trace, int(record.began), ttl_ms)
   end
   if TERMINAL[record.status] then
-    add_reply(call, log, ttl_ms, terminal_entry(key, record))
+    add_terminal(call, log, key, record, ttl_ms)
     return
   end
   if record.seq > 0 then
-    add_reply(call, log, ttl_ms, stage_entry(key, record, 'progress', record.progress, trace, record.progressed))
+    add_stage(call, log, key, record, 'progress', last_progress(key, record), trace, int(record.progressed), ttl_ms)
   end
   record.reply_streams, record.followed = with_stage_log(key, record.reply_streams), true
   write_state(key, record)

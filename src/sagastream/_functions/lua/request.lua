@@ -12,7 +12,7 @@ end
 -- Race: a compensation is emitted while the forward handler still runs; it begins after that
 -- handler has confirmed its end, or its lease has lapsed.
 local function supersede(call, key, trace, retention)
-  local record = read_record(key)
+  local record = read_record(call, key)
   if not record.status then
     if not remembered(call, key) then
       note_cancel(key, trace, retention.remember_ms)
@@ -25,11 +25,37 @@ local function supersede(call, key, trace, retention)
     record.held_until = is_running and record.lease_until or 0
     conclude(call, key, record, 'cancelled', '{}', trace, retention)
     if is_running then
-      local prefix = split_key(key)
-      wake(prefix .. 'listener:' .. record.consumer)
+      wake(prefix_of(call, key) .. 'listener:' .. record.consumer)
     end
   end
   return record.held_until > 0
+end
+
+-- Supersede requests; returns the records for whose handlers the new request waits, one per line.
+local function supersede_all(call, others, trace, retention)
+  local after = {}
+  for _, other in ipairs(others) do
+    if supersede(call, other, trace, retention) then
+      after[#after + 1] = other
+    end
+  end
+  return table.concat(after, '\n')
+end
+
+local NO_RECORD, NO_OPTIONS = {}, {}
+
+-- What an emit says beyond its entry, by name.
+local function options_of(args, first, last)
+  local options = {}
+  for i = first, last, 2 do
+    if args[i] == 'supersedes' then
+      options.superseded = options.superseded or {}
+      options.superseded[#options.superseded + 1] = args[i + 1]
+    else
+      options[args[i]] = args[i + 1]
+    end
+  end
+  return options
 end
 
 -- emit: write a command's record and entry together.
@@ -43,40 +69,32 @@ end
 -- `supersedes` a record (any number of times).
 -- Returns {'new' | 'known' | 'conflict', entry_id, counter} | {'expired', status, time in s}. The
 -- counter grows with every command, so that a client notices when older data are restored.
-local function emit(call, key, stream, shared, own)
-  local retention = { result_ms = tonumber(shared[1]), remember_ms = tonumber(shared[2]) }
-  local trace, options, superseded = { own[8], own[9], own[10] }, {}, {}
-  for i = 14, #own, 2 do
-    if own[i] == 'supersedes' then
-      superseded[#superseded + 1] = own[i + 1]
-    else
-      options[own[i]] = own[i + 1]
+local function emit(call, key, stream, args, before, last)
+  local correlation_id, request_id, saga_id, event_type, payload, reply_stream, v, traceparent, tracestate,
+    parent_span_id, reply_streams, end_streams, digest = unpack(args, before + 1, before + 13)
+  local now, retention, options = now_ms(call), retention_of(call, args, 1), NO_OPTIONS
+  if last > before + 13 then
+    options = options_of(args, before + 14, last)
+  end
+  require_streams(call, reply_streams)
+  require_streams(call, end_streams)
+  if options.superseded then
+    require_type(call, stream, 'stream')
+    for _, other in ipairs(options.superseded) do
+      local superseded = read_record(call, other)
+      if superseded.status then
+        require_reply_streams(call, superseded)
+      end
     end
   end
-  local spec = {
-    reply_streams = own[11], end_streams = own[12], effect = options.effect or '', context = options.context or '',
-    after = '', followed = false,
-  }
-  require_reply_streams(call, spec)
-  if #superseded > 0 then
-    require_type(call, stream, 'stream')
-  end
-  for _, other in ipairs(superseded) do
-    require_reply_streams(call, read_record(other))
-  end
-  local now, digest = now_ms(call), own[13]
-  local command = {
-    digest = digest, stream = stream, correlation_id = own[1], saga_id = own[3], event_type = own[4],
-    reply_stream = own[6], v = own[7], traceparent = own[8], tracestate = own[9], parent_span_id = own[10],
-    deadline = options.deadline_ms and now + tonumber(options.deadline_ms) or '', timestamp = now,
-  }
-  local record = read_record(key)
+  local is_there = redis.call('EXISTS', key) == 1
+  local record = is_there and read_record(call, key) or NO_RECORD
   if record.status then
     local known = command_of(record)
     if (known.digest ~= digest and known.digest ~= '') or (known.stream or stream) ~= stream then
       return { 'conflict', record.entry_id, '0' }
     end
-    add_reply_streams(call, key, record, spec, retention)
+    add_reply_streams(call, key, record, { reply_streams = reply_streams, end_streams = end_streams }, retention)
     return { 'known', record.entry_id, '0' }
   end
   local memory = remembered(call, key)
@@ -87,44 +105,44 @@ local function emit(call, key, stream, shared, own)
     return answer_expired(memory)
   end
   if record.followed then
-    spec.followed, spec.reply_streams = true, with_stage_log(key, spec.reply_streams)
+    reply_streams = with_stage_log(key, reply_streams)
   end
+  local deadline = options.deadline_ms and now + options.deadline_ms or ''
+  local packed = cmsgpack.pack(digest, stream, correlation_id, saga_id, event_type, reply_stream, v, traceparent,
+    tracestate, parent_span_id, deadline, now)
   if record.cancel then
     -- The cancel came first: the request ends before it begins, and nothing is sent.
-    local note = record.cancel
-    record = new_record(command, spec)
-    conclude(call, key, record, 'cancelled', '{}', cjson.decode(note), retention)
+    local trace = cjson.decode(record.cancel)
+    conclude(call, key, new_record(unpack_command(packed), reply_streams, end_streams), 'cancelled', '{}', trace,
+      retention)
     return { 'known', '0-0', '0' }
   end
 
-  local after = {}
-  for _, other in ipairs(superseded) do
-    if supersede(call, other, trace, retention) then
-      after[#after + 1] = other
+  local after = ''
+  if options.superseded then
+    after = supersede_all(call, options.superseded, { traceparent, tracestate, parent_span_id }, retention)
+  end
+  local entry_id
+  if deadline == '' and not options.maxlen and not options.ttl_ms then
+    entry_id = redis.call('XADD', stream, '*', 'correlation_id', correlation_id, 'request_id', request_id,
+      'saga_id', saga_id, 'event_type', event_type, 'payload', payload, 'reply_stream', reply_stream, 'v', v,
+      'traceparent', traceparent, 'tracestate', tracestate, 'parent_span_id', parent_span_id,
+      'timestamp', call.now_text)
+  else
+    local fields = command_fields(call, key, unpack_command(packed), payload)
+    entry_id = add_entry(stream, fields, options.maxlen, options.ttl_ms)
+    if type(entry_id) == 'table' then
+      error(entry_id)
     end
   end
-  spec.after = table.concat(after, '\n')
-  local fields = {
-    'correlation_id', own[1], 'request_id', own[2], 'saga_id', own[3], 'event_type', own[4], 'payload', own[5],
-    'reply_stream', own[6], 'v', own[7], 'traceparent', own[8], 'tracestate', own[9], 'parent_span_id', own[10],
-    'timestamp', int(now),
-  }
-  if options.deadline_ms then
-    fields[23], fields[24] = 'deadline', int(command.deadline)
-  end
-  local entry_id = add_entry(stream, fields, options.maxlen, options.ttl_ms)
-  if type(entry_id) == 'table' then
-    error(entry_id)
-  end
-  local prefix = split_key(key)
-  local instance = prefix .. 'sagastream:instance'
-  local counter = tonumber(redis.call('HGET', instance, 'emitted') or '0') + (call.emitted[instance] or 0) + 1
-  call.emitted[instance] = (call.emitted[instance] or 0) + 1
-  if spec.followed then
+  if is_there then
     redis.call('DEL', key) -- the note, and its TTL: a live record has none
   end
-  add_record(call, key, entry_id, command, own[5], spec)
-  return { 'new', entry_id, int(counter) }
+  add_record(call, key, stream, packed, payload, entry_id, reply_streams, end_streams, options.effect or '',
+    options.context or '', after, record.followed and true or false)
+  call.counted = call.counted or tonumber(redis.call('HGET', call.prefix .. 'sagastream:instance', 'emitted') or '0')
+  call.emitted = call.emitted + 1
+  return { 'new', entry_id, call.counted + call.emitted }
 end
 
 -- adopt: write the record of an entry that was added by plain XADD.
@@ -134,22 +152,19 @@ end
 -- Returns {'adopted'} | {'done', status} | {'conflict'}.
 local function adopt(call, keys, args)
   local key, stream, group, entry_id, reply_streams = keys[1], keys[2], args[1], args[2], args[7]
-  local retention = retention_of(args, 3)
+  local now = now_ms(call)
+  local retention = retention_of(call, args, 3, true)
   local fields = slice(args, 8)
-  local spec = {
-    reply_streams = reply_streams, end_streams = '', effect = '', context = value_of(fields, 'context'), after = '',
-    followed = false,
-  }
   local command = { stream = stream }
   for _, name in ipairs(COMMAND_FIELDS) do
     command[name] = value_of(fields, name)
   end
   command.digest = digest_of(stream, command.event_type, command.payload)
   if command.timestamp == '' then
-    command.timestamp = now_ms(call)
+    command.timestamp = now
   end
-  require_reply_streams(call, spec)
-  local record = read_record(key)
+  require_streams(call, reply_streams)
+  local record = read_record(call, key)
   if record.status then
     local known = command_of(record).digest
     if known ~= command.digest and known ~= '' then
@@ -158,7 +173,7 @@ local function adopt(call, keys, args)
     if record.entry_id == entry_id then
       return { 'adopted' }
     end
-    add_reply_streams(call, key, record, spec, retention)
+    add_reply_streams(call, key, record, { reply_streams = reply_streams, end_streams = '' }, retention)
     ack(call, stream, group, entry_id)
     return { 'done', record.status }
   end
@@ -168,16 +183,17 @@ local function adopt(call, keys, args)
     return { 'done', memory.status }
   end
   if record.followed then
-    spec.followed, spec.reply_streams = true, with_stage_log(key, reply_streams)
+    reply_streams = with_stage_log(key, reply_streams)
   end
   if record.cancel then
-    local note = record.cancel
-    record = new_record(command, spec)
-    conclude(call, key, record, 'cancelled', '{}', cjson.decode(note), retention, group, entry_id)
+    local trace = cjson.decode(record.cancel)
+    local ended = new_record(command, reply_streams, '')
+    conclude(call, key, ended, 'cancelled', '{}', trace, retention, group, entry_id)
     return { 'done', 'cancelled' }
   end
   redis.call('DEL', key)
-  add_record(call, key, entry_id, command, command.payload, spec)
+  add_record(call, key, stream, pack_command(command), command.payload, entry_id, reply_streams, '', '',
+    value_of(fields, 'context'), '', record.followed and true or false)
   return { 'adopted' }
 end
 
@@ -188,7 +204,7 @@ end
 local function follow(call, keys, args)
   local key, ttl_ms = keys[1], args[1]
   require_type(call, key .. ':stages', 'stream')
-  local record = read_record(key)
+  local record = read_record(call, key)
   if record.status then
     if not record.followed then
       open_stage_log(call, key, record, slice(args, 2), ttl_ms)
@@ -211,9 +227,8 @@ end
 -- Returns {'cancelled' | 'cancelling' | the status with which it had ended}.
 local function cancel(call, keys, args)
   local key, trace = keys[1], slice(args, 3)
-  local retention = { result_ms = tonumber(args[1]), remember_ms = tonumber(args[2]) }
-  local prefix = split_key(key)
-  local record = read_record(key)
+  local retention = retention_of(call, args, 1)
+  local record = read_record(call, key)
   if not record.status then
     local memory = remembered(call, key)
     if memory then
@@ -230,7 +245,7 @@ local function cancel(call, keys, args)
     conclude(call, key, record, 'cancelled', '{}', trace, retention)
     return { 'cancelled' }
   end
-  local wakeup_list = prefix .. 'listener:' .. record.consumer
+  local wakeup_list = prefix_of(call, key) .. 'listener:' .. record.consumer
   require_type(call, wakeup_list, 'list')
   record.cancel = cjson.encode(trace)
   write_state(key, record)
@@ -242,7 +257,7 @@ end
 -- KEYS record. Returns {'none'} | {'expired', status, time in s} | {'record', names and values...}.
 local function look(call, keys)
   local key = keys[1]
-  local record = read_record(key, true)
+  local record = read_record(call, key, true)
   if not record.status then
     local memory = remembered(call, key)
     return memory and answer_expired(memory) or { 'none' }
@@ -255,7 +270,7 @@ local function look(call, keys)
     context = record.context or '', correlation_id = command.correlation_id, saga_id = command.saga_id,
     event_type = command.event_type, stream = command.stream or '', timestamp = record.at or command.timestamp,
     payload = record.payload or '', reply_streams = record.reply_streams, end_streams = record.end_streams,
-    followed = record.followed and '1' or '', digest = command.digest, effect = record.effect or '',
+    followed = record.followed and '1' or '', effect = record.effect or '',
     traceparent = trace[1], tracestate = trace[2], parent_span_id = trace[3],
   }) do
     out[#out + 1], out[#out + 2] = name, type(value) == 'number' and int(value) or value

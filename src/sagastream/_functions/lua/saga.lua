@@ -5,11 +5,22 @@ local function seconds(now)
   return string.format('%d.%03d', math.floor(now / 1000), now % 1000)
 end
 
+-- How long the last move of an ended saga is kept, for those who wait for its end.
+local LAST_MOVE_MS = 5000
+
+-- Give a stream the memory that its entries need: its last block has room for more of them.
+local function compact(stream, ttl_ms)
+  local packed = redis.call('DUMP', stream)
+  if packed then
+    redis.call('RESTORE', stream, ttl_ms, packed, 'REPLACE')
+  end
+end
+
 -- journal: replace a saga's journal if it is still at the expected version, and add an entry to the
 -- stream of its moves. Each byte 0x01 in the journal becomes the server's time. An open saga is in a sorted set by the time at which a runner should claim
 -- it, an ended one by the time at which it and the records of its requests expire.
 -- Race: two runners read the same version; the second one's move is refused.
--- KEYS saga, its stream, open, ended, stuck, records... ARGV expected version, journal, saga id,
+-- KEYS saga, its stream, open, ended, stuck, replies and records of an ended saga... ARGV expected version, journal, saga id,
 -- 'open' | 'ended' | 'stuck', ms until it is due or expires, fields of the stream's entry...
 -- Returns {'ok', version, time} | {'moved', version, time}.
 local function journal(call, keys, args)
@@ -28,7 +39,7 @@ local function journal(call, keys, args)
   text = string.gsub(text, '\1', seconds(now))
   version = int(tonumber(version) + 1)
   redis.call('HSET', saga, 'version', version, 'journal', text)
-  redis.call('XADD', stream, '*', 'version', version, 'timestamp', int(now), unpack(slice(args, 6)))
+  local move = redis.call('XADD', stream, '*', 'version', version, 'timestamp', int(now), unpack(slice(args, 6)))
   for i = 3, 5 do
     redis.call('ZREM', keys[i], saga_id)
   end
@@ -41,9 +52,14 @@ local function journal(call, keys, args)
     redis.call('ZADD', ended, int(now + tonumber(delay_ms)), saga_id)
     redis.call('PEXPIRE', ended, delay_ms)
     redis.call('PEXPIRE', saga, delay_ms)
-    redis.call('PEXPIRE', stream, delay_ms)
+    redis.call('DEL', stream)
+    redis.call('XADD', stream, move, 'version', version, 'timestamp', int(now), unpack(slice(args, 6)))
+    compact(stream, int(math.min(LAST_MOVE_MS, tonumber(delay_ms))))
     for i = 6, #keys do
       redis.call('PEXPIRE', keys[i], delay_ms)
+    end
+    if #keys > 5 then
+      compact(keys[6], delay_ms)
     end
   end
   return { 'ok', version, seconds(now) }

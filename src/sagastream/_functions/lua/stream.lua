@@ -42,7 +42,7 @@ local function requeue(call, stream, limit)
     if not open then
       return
     end
-    local is_readable, record = pcall(read_record, open)
+    local is_readable, record = pcall(read_record, call, open)
     if not is_readable then
       return -- a newer release requeues its own
     end
@@ -52,7 +52,7 @@ local function requeue(call, stream, limit)
       if #redis.call('XRANGE', stream, record.entry_id, record.entry_id) > 0 then
         return
       end
-      record.entry_id = redis.call('XADD', stream, '*', unpack(command_entry(open, record)))
+      record.entry_id = redis.call('XADD', stream, '*', unpack(command_entry(call, open, record)))
       write_state(open, record)
       redis.call('ZADD', stream .. ':open', int(now_ms(call)), open)
     end
@@ -145,7 +145,7 @@ local function event(call, keys, args)
   local maxlen, ttl_ms = args[3] ~= '' and args[3], args[4] ~= '' and args[4]
   require_type(call, stream, 'stream')
   if STAGE[status] then
-    local record = read_record(key)
+    local record = read_record(call, key)
     if record.status and (TERMINAL[status] or not owns(record, token)) then
       return { 'refused' }
     end
@@ -165,7 +165,7 @@ local function find_record(call, key)
   if kind ~= 'hash' and kind ~= 'string' then
     return remembered(call, key) ~= nil, {}
   end
-  local is_readable, record = pcall(read_record, key)
+  local is_readable, record = pcall(read_record, call, key)
   if not is_readable then
     return string.find(tostring(record.err or record), 'LAYOUT', 1, true) ~= nil, {}
   end
@@ -182,7 +182,7 @@ end
 -- Returns {'ok'} | {'done'}.
 local function reject(call, keys, args)
   local stream, dead, key, reply_stream = unpack(keys, 1, 4)
-  local group, entry_id, retention, count = args[1], args[2], retention_of(args, 3), tonumber(args[7])
+  local group, entry_id, retention, count = args[1], args[2], retention_of(call, args, 3, true), tonumber(args[7])
   local letter, fields = slice(args, 8, 7 + count), slice(args, 8 + count)
   require_type(call, dead, 'stream')
   local pending = redis.call('XPENDING', stream, group, entry_id, entry_id, 1)
@@ -199,7 +199,8 @@ local function reject(call, keys, args)
     local last = #fields
     fields[last + 1], fields[last + 2] = 'epoch', '0'
     fields[last + 3], fields[last + 4] = 'timestamp', int(now_ms(call))
-    add_reply(call, reply_stream, retention.result_ms, fields)
+    redis.call('XADD', reply_stream, '*', unpack(fields))
+    call.ttls[reply_stream] = retention.result_ms
   end
   redis.call('XACK', stream, group, entry_id)
   return { 'ok' }
@@ -244,7 +245,7 @@ local function forward(call, keys, args)
     table.sort(types)
     return { 'unhandled', int(now_ms(call)), unpack(types) }
   end
-  local record = read_record(key)
+  local record = read_record(call, key)
   if redis.call('XACK', stream, group, entry_id) == 0 then
     return { 'forwarded', entry_id }
   end
