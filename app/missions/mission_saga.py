@@ -89,6 +89,7 @@ def mission_runner() -> SagaRunner:
         retry_s=settings.retry_s,
         wake_after_s=settings.wake_after_s,
         keep_s=settings.retention_s,
+        keep_moves_s=settings.retention_s,  # the page shows them
     )
 
 

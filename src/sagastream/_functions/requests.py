@@ -81,9 +81,8 @@ class RequestFunctions:
             deadline: When the command is no longer sent again; None for never.
         """
         digest = _digest_of(stream, entry[3], entry[4])
-        args: list[str | bytes] = [
-            *(*entry, "\n".join(reply_streams), "\n".join(end_streams), digest)
-        ]
+        args: list[str | bytes] = [*entry]
+        args += ("\n".join(reply_streams), "\n".join(end_streams), digest)
         if deadline_ms is not None:
             args += ("deadline_ms", str(deadline_ms))
         if maxlen is not None:

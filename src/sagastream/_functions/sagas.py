@@ -33,6 +33,7 @@ class SagaFunctions:
         journal: str,
         state: Literal["open", "ended", "stuck"],
         delay_ms: int,
+        moves_ms: int,
         fields: Mapping[str, str],
     ) -> JournalAnswer:
         """Replace a saga's journal if it is still at `version`.
@@ -47,10 +48,12 @@ class SagaFunctions:
             journal: The new journal as JSON, with a byte 0x01 for each time that is now.
             state: Which of the sets it belongs to.
             delay_ms: Milliseconds until an open saga is due, or an ended one expires.
+            moves_ms: Milliseconds that all moves of an ended saga are kept; the last one if it is
+                less than `delay_ms`.
             fields: The fields of the move's entry in the stream.
         """
         keys = (saga, stream, *index, *records)
-        args = (str(version), journal, saga_id, state, str(delay_ms))
+        args = (str(version), journal, saga_id, state, str(delay_ms), str(moves_ms))
         flat = chain.from_iterable(fields.items())
         return JournalAnswer.parse(
             await self._caller.call("FCALL", _JOURNAL, len(keys), *keys, *args, *flat)

@@ -65,6 +65,8 @@ class SagaRunner:
             to 5 s.
         wake_after_s: Seconds after which `serve` claims a saga that no process works on.
         keep_s: Seconds that the journal, the requests and the replies of an ended saga are kept.
+        keep_moves_s: Seconds that the moves of an ended saga's journal are kept, for those who
+            follow it; at most `keep_s`. The journal itself says what they said.
     """
 
     def __init__(
@@ -77,10 +79,17 @@ class SagaRunner:
         retry_s: float = 0.2,
         wake_after_s: float = 10.0,
         keep_s: float = 86_400.0,
+        keep_moves_s: float = 5.0,
     ) -> None:
         self._bus = bus
         self.saga = saga
-        self._store = SagaStore(bus, saga.name, wake_after_s=wake_after_s, keep_s=keep_s)
+        self._store = SagaStore(
+            bus,
+            saga.name,
+            wake_after_s=wake_after_s,
+            keep_s=keep_s,
+            keep_moves_s=min(keep_moves_s, keep_s),
+        )
         self._executor = StepExecutor(bus, saga, self._store, max_attempts=max_attempts)
         self._dispatch = dispatch
         self._max_attempts = max_attempts

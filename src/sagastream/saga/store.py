@@ -47,13 +47,17 @@ class SagaStore:
         name: The declaration's name.
         wake_after_s: How long after its last move an open saga is due, in seconds.
         keep_s: How long an ended saga is kept, in seconds.
+        keep_moves_s: How long the moves of an ended saga are kept, in seconds.
     """
 
-    def __init__(self, bus: Bus, name: str, *, wake_after_s: float, keep_s: float) -> None:
+    def __init__(
+        self, bus: Bus, name: str, *, wake_after_s: float, keep_s: float, keep_moves_s: float
+    ) -> None:
         self._bus = bus
         self._name = name
         self._wake_after_s = wake_after_s
         self._keep_s = keep_s
+        self._moves_ms = round(1000 * keep_moves_s)
         self._server_time = (math.inf, 0.0)
 
     def now(self) -> float:
@@ -122,6 +126,7 @@ class SagaStore:
             journal=dump(journal),
             state=state,
             delay_ms=round(delay_s * 1000),
+            moves_ms=self._moves_ms,
             fields=event_fields(before, journal),
         )
         self._server_time = (answer.time, time.monotonic())

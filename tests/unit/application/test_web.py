@@ -278,7 +278,7 @@ async def test_reported_progress_is_listed(client: httpx.AsyncClient, app_bus: B
     saga, journal = mission_saga(get_settings()), await mission_runner().journal("m")
     what = next_action(saga, journal)
     assert what is not None
-    store = SagaStore(app_bus, saga.name, wake_after_s=1.0, keep_s=60)
+    store = SagaStore(app_bus, saga.name, wake_after_s=1.0, keep_s=60, keep_moves_s=60)
     begun = intend(saga, journal, what, now=1.0, max_attempts=5)
     await store.change(await store.get("m"), lambda _: begun)
     robots = {"r1": {"driven_m": 2.5}, "r2": {"driven_m": 4.0}}

@@ -471,6 +471,7 @@ async def test_the_journal_moves_by_compare_and_set(requests: Requests) -> None:
             journal=journal,
             state="open",
             delay_ms=1000,
+            moves_ms=1000,
             fields={"status": "running"},
         )
 

@@ -246,7 +246,10 @@ local function add_record(call, key, stream, packed_command, payload, entry_id, 
   append(call.opened, stream, call.now_text, key)
 end
 
--- The entry of a command; fields without a value are left out.
+-- These fields are in an entry only with a value.
+local OPTIONAL = { v = true, deadline = true, timestamp = true }
+
+-- The entry of a command.
 local function command_fields(call, key, command, payload)
   local fields = {}
   for _, name in ipairs(COMMAND_FIELDS) do
@@ -256,7 +259,7 @@ local function command_fields(call, key, command, payload)
     elseif name == 'payload' then
       value = payload
     end
-    if value and value ~= '' then
+    if value ~= '' or not OPTIONAL[name] then
       fields[#fields + 1], fields[#fields + 2] = name, type(value) == 'number' and int(value) or value
     end
   end

@@ -5,9 +5,6 @@ local function seconds(now)
   return string.format('%d.%03d', math.floor(now / 1000), now % 1000)
 end
 
--- How long the last move of an ended saga is kept, for those who wait for its end.
-local LAST_MOVE_MS = 5000
-
 -- Give a stream the memory that its entries need: its last block has room for more of them.
 local function compact(stream, ttl_ms)
   local packed = redis.call('DUMP', stream)
@@ -21,11 +18,11 @@ end
 -- it, an ended one by the time at which it and the records of its requests expire.
 -- Race: two runners read the same version; the second one's move is refused.
 -- KEYS saga, its stream, open, ended, stuck, replies and records of an ended saga... ARGV expected version, journal, saga id,
--- 'open' | 'ended' | 'stuck', ms until it is due or expires, fields of the stream's entry...
+-- 'open' | 'ended' | 'stuck', ms until it is due or expires, ms that the moves of an ended saga are kept, fields of the stream's entry...
 -- Returns {'ok', version, time} | {'moved', version, time}.
 local function journal(call, keys, args)
   local saga, stream, open, ended, stuck = unpack(keys, 1, 5)
-  local expected, text, saga_id, state, delay_ms = unpack(args, 1, 5)
+  local expected, text, saga_id, state, delay_ms, moves_ms = unpack(args, 1, 6)
   require_type(call, saga, 'hash')
   require_type(call, stream, 'stream')
   for i = 3, 5 do
@@ -39,7 +36,7 @@ local function journal(call, keys, args)
   text = string.gsub(text, '\1', seconds(now))
   version = int(tonumber(version) + 1)
   redis.call('HSET', saga, 'version', version, 'journal', text)
-  local move = redis.call('XADD', stream, '*', 'version', version, 'timestamp', int(now), unpack(slice(args, 6)))
+  local move = redis.call('XADD', stream, '*', 'version', version, 'timestamp', int(now), unpack(slice(args, 7)))
   for i = 3, 5 do
     redis.call('ZREM', keys[i], saga_id)
   end
@@ -52,9 +49,11 @@ local function journal(call, keys, args)
     redis.call('ZADD', ended, int(now + tonumber(delay_ms)), saga_id)
     redis.call('PEXPIRE', ended, delay_ms)
     redis.call('PEXPIRE', saga, delay_ms)
-    redis.call('DEL', stream)
-    redis.call('XADD', stream, move, 'version', version, 'timestamp', int(now), unpack(slice(args, 6)))
-    compact(stream, int(math.min(LAST_MOVE_MS, tonumber(delay_ms))))
+    if tonumber(moves_ms) < tonumber(delay_ms) then
+      redis.call('DEL', stream) -- whoever waits for the end needs the last one
+      redis.call('XADD', stream, move, 'version', version, 'timestamp', int(now), unpack(slice(args, 7)))
+    end
+    compact(stream, int(math.min(tonumber(moves_ms), tonumber(delay_ms))))
     for i = 6, #keys do
       redis.call('PEXPIRE', keys[i], delay_ms)
     end
