@@ -22,7 +22,8 @@ LIBRARY = ROOT / "src" / "sagastream"
 RECORD, REQUEST = "_functions/lua/record.lua", "_functions/lua/request.lua"
 CLAIM, STREAM = "_functions/lua/claim.lua", "_functions/lua/stream.lua"
 SAGA_LUA, READERS = "_functions/lua/saga.lua", "_functions/lua/readers.lua"
-PRELUDE = "_functions/lua/prelude.lua"
+CALL, MEMORY = "_functions/lua/call.lua", "_functions/lua/memory.lua"
+REPLIES_LUA = "_functions/lua/replies.lua"
 UNIT = "tests/unit/library/test_functions.py"
 CLAIMS = "tests/unit/library/test_claims.py"
 LISTENER = "tests/unit/library/test_listener.py"
@@ -37,6 +38,7 @@ DEADLINES = "tests/unit/library/test_deadlines.py"
 FULL = "tests/unit/library/test_full_server.py"
 FAILOVER = "tests/unit/library/test_failover.py"
 FOLLOW = "tests/unit/library/test_follow.py"
+RETENTION = "tests/unit/library/test_retention.py"
 EFFECTS = "tests/unit/library/test_effects.py"
 REPLIES = "tests/unit/application/test_redis_utils.py"
 MODEL = "tests/faults/test_model.py"
@@ -63,27 +65,62 @@ CONTROLS = [
     Control(
         "1 same id, other payload",
         REQUEST,
-        "if record.digest ~= spec.digest or record.stream ~= stream then",
+        "if (known.digest ~= digest and known.digest ~= '') or (known.stream or stream) ~= stream then",
         "if false then",
         UNIT,
     ),
     Control(
+        "1 an id is remembered",
+        REPLIES_LUA,
+        "    remember(call, key, status, command.digest, retention)\n",
+        "",
+        RETENTION,
+    ),
+    Control(
+        "1 a remembered id with another payload",
+        REQUEST,
+        "if memory.digest ~= string.sub(digest, 1, SHORT_DIGEST) then",
+        "if false then",
+        RETENTION,
+    ),
+    Control(
+        "1 an entry of a remembered request is not run",
+        REQUEST,
+        "  if memory then\n    ack(call, stream, group, entry_id)",
+        "  if false then\n    ack(call, stream, group, entry_id)",
+        RETENTION,
+    ),
+    Control(
+        "1 an id is forgotten",
+        MEMORY,
+        "    redis.call('UNLINK', window)\n",
+        "",
+        RETENTION,
+    ),
+    Control(
         "2 emit is idempotent",
         REQUEST,
-        "  if record.digest then\n    record = read_record(key)",
-        "  if false then\n    record = read_record(key)",
+        "  local is_there = redis.call('EXISTS', key) == 1\n",
+        "  local is_there = false\n",
         UNIT,
     ),
     Control(
         "2 a late reply stream gets the reply",
-        RECORD,
-        "  if TERMINAL[record.status] then\n    for",
-        "  if false then\n    for",
+        REPLIES_LUA,
+        "      add_terminal(call, stream, key, record, ttl_of(record, retention))\n      told",
+        "      told",
         UNIT,
     ),
     Control(
+        "2 a stream gets the end once",
+        REPLIES_LUA,
+        "    if not string.find(told, mark, 1, true) then",
+        "    if true then",
+        RETENTION,
+    ),
+    Control(
         "2 a stream for the end alone gets it",
-        RECORD,
+        REPLIES_LUA,
         "  if is_terminal then\n    for",
         "  if false then\n    for",
         UNIT,
@@ -104,21 +141,21 @@ CONTROLS = [
     ),
     Control(
         "3 writes are fenced",
-        RECORD,
+        REPLIES_LUA,
         "return record.token == token and not TERMINAL[record.status]",
         "return not TERMINAL[record.status]",
         UNIT,
     ),
     Control(
         "3 the first outcome wins",
-        RECORD,
+        REPLIES_LUA,
         "return record.token == token and not TERMINAL[record.status]",
-        "return record.token == token",
+        "return string.sub(record.token, 1, 8) == string.sub(token, 1, 8)",
         UNIT,
     ),
     Control(
         "3 the model notices a missing fence",
-        RECORD,
+        REPLIES_LUA,
         "return record.token == token and not TERMINAL[record.status]",
         "return not TERMINAL[record.status]",
         MODEL,
@@ -140,28 +177,28 @@ CONTROLS = [
     Control(
         "3 progress is numbered",
         CLAIM,
-        "if tonumber(seq) > tonumber(record.seq or '0') then",
-        "if true then",
+        "  if seq > record.seq then",
+        "  if true then",
         UNIT,
     ),
     Control(
         "3 stages belong to the handler",
         STREAM,
-        "if record.digest and STAGE[status] and",
-        "if false and",
+        "if record.status and (TERMINAL[status] or not owns(record, token)) then",
+        "if false then",
         LISTENER,
     ),
     Control(
         "3 a refused request stops no other",
-        PRELUDE,
+        CALL,
         "        answer = { 'error', type(answer) == 'table' and answer.err or tostring(answer) }",
         "        error(answer, 0)",
         UNIT,
     ),
     Control(
         "4 no ack without a reply",
-        RECORD,
-        "  add_replies(call, record, reply_ttl_ms, stage_entry(record, status, payload, trace, now), true)\n",
+        REPLIES_LUA,
+        "  add_replies(call, key, record, retention, status, payload, trace, true)\n",
         "",
         UNIT,
     ),
@@ -182,8 +219,8 @@ CONTROLS = [
     Control(
         "5 renewal checks the token",
         CLAIM,
-        "if current == token and status == 'running' then",
-        "if true then",
+        "elseif record.token == token and record.status == 'running' then",
+        "elseif record.status == 'running' then",
         UNIT,
     ),
     Control(
@@ -239,16 +276,44 @@ CONTROLS = [
     Control(
         "7 no live record expires",
         RECORD,
-        "  append(call.opened, stream .. ':open', int(now_ms(call)), key)",
+        "  append(call.opened, stream, call.now_text, key)",
         "  redis.call('PEXPIRE', key, 60000)",
         UNIT,
     ),
     Control(
         "7 a followed record does not expire",
-        RECORD,
-        "    redis.call('PERSIST', key)\n",
+        REQUEST,
+        "    redis.call('DEL', key) -- the note, and its TTL: a live record has none\n",
         "",
         FOLLOW,
+    ),
+    Control(
+        "7 results beyond a limit are dropped",
+        MEMORY,
+        "    if is_there and not is_surplus() then\n      return",
+        "    if is_there then\n      return",
+        RETENTION,
+    ),
+    Control(
+        "7 expired results make room",
+        MEMORY,
+        "    redis.call('DECRBY', list .. ':bytes', size)\n",
+        "",
+        RETENTION,
+    ),
+    Control(
+        "7 ended commands are trimmed by bytes",
+        STREAM,
+        "math.min(keep, length * keep_bytes / math.max(bytes, 1))",
+        "keep",
+        UNIT,
+    ),
+    Control(
+        "7 a purge leaves the requests of sagas",
+        REQUEST,
+        "record.command.saga_id == '' and record.at",
+        "record.at",
+        RETENTION,
     ),
     Control(
         "7 a stuck saga does not expire",
@@ -302,7 +367,7 @@ CONTROLS = [
     Control(
         "9 a compensation supersedes its forward request",
         REQUEST,
-        "if supersede(call, other, trace, wakeup_prefix, reply_ttl_ms) then",
+        "if supersede(call, other, trace, retention) then",
         "if false then",
         SAGA,
     ),
@@ -316,14 +381,14 @@ CONTROLS = [
     Control(
         "9 a request that was superseded before its emit is refused",
         REQUEST,
-        "    redis.call('HSET', key, 'cancel', cjson.encode(trace))\n    redis.call('PEXPIRE', key, reply_ttl_ms)\n",
-        "",
+        "      note_cancel(key, trace, retention.remember_ms)\n    end\n    return false",
+        "    end\n    return false",
         SAGA,
     ),
     Control(
         "9 a superseded handler confirms its end",
         CLAIM,
-        "if record.held_until and record.token == token then",
+        "if record.held_until > 0 and record.token == token then",
         "if false then",
         SAGA,
     ),
@@ -526,8 +591,8 @@ CONTROLS = [
     Control(
         "12 a full server ends what it has",
         CLAIM,
-        "register('finish', batched(finish, 3), WHEN_FULL)",
-        "register('finish', batched(finish, 3))",
+        "register('finish', batched(finish, 5), WHEN_FULL)",
+        "register('finish', batched(finish, 5))",
         FULL,
     ),
     Control(
@@ -560,10 +625,17 @@ CONTROLS = [
     ),
     Control(
         "12 a newer record is refused",
-        PRELUDE,
-        "  if is_newer(record) then",
+        RECORD,
+        "  if layout and layout ~= LAYOUT_TEXT and tonumber(layout) > LAYOUT then",
         "  if false then",
         POISON,
+    ),
+    Control(
+        "12 a record of the layout before is read",
+        RECORD,
+        "  if not digest then\n    return",
+        "  if true then\n    return",
+        RETENTION,
     ),
     Control(
         "12 a newer entry is left to its release",

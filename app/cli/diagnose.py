@@ -23,7 +23,7 @@ from app.cli.base import (
 )
 from app.config import Settings
 from app.missions.mission_saga import mission_saga
-from app.observability.doctor import check_all
+from app.observability.doctor import Check, check_all
 from app.observability.waterfall import Waterfall, find_waterfall, headline, render, trace_files
 from app.robots import fleet
 
@@ -64,12 +64,18 @@ def doctor(*, output: Format = Output.TEXT) -> None:
     checks = run_or_exit(checking)
     if not print_json([asdict(check) for check in checks], output):
         for check in checks:
-            print(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.detail}")
+            print(f"{_word(check)}  {check.name}: {check.detail}")
             if check.mend:
                 print(f"      fix: {check.mend}")
     failed = sum(not check.ok for check in checks)
     if failed:
         leave(EXIT_ERROR, f"{failed} of {len(checks)} checks failed")
+
+
+def _word(check: Check) -> str:
+    if not check.ok:
+        return "FAIL"
+    return "warn" if check.mend else "ok  "
 
 
 def _waterfall(mission: str, settings: Settings, file: Path | None) -> Waterfall:

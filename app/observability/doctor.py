@@ -14,11 +14,13 @@ from urllib.parse import urlsplit
 
 from app.config import Settings
 from sagastream import Bus, SagastreamError
+from sagastream.memory import NEARLY_FULL, memory_status
 from sagastream.saga import Saga, SagaRunner
 from sagastream.status import StreamStatus, stream_status
 
 _TIMEOUT_S = 1.0
 _STUCK_NAMED = 5
+_NAMED = 4  # holders of memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,8 @@ class Check:
         name: What was checked.
         ok: Whether it passed.
         detail: What was found.
-        mend: How to fix it; '' if it passed.
+        mend: How to fix it; '' if there is nothing to fix. A check that passed and has a fix
+            is a warning.
     """
 
     name: str
@@ -46,7 +49,7 @@ async def check_readiness(settings: Settings, streams: Sequence[str]) -> list[Ch
         streams: Command streams that must be read.
     """
     async with _short_bus(settings) as bus:
-        return [check async for check in _server_checks(bus, lambda: _streams(bus, streams))]
+        return [check async for check in _server_checks(bus, lambda: _ready(bus, streams))]
 
 
 async def check_all(
@@ -62,6 +65,7 @@ async def check_all(
 
     async def more(bus: Bus) -> AsyncIterator[Check]:
         yield await _eviction(bus)
+        yield await _memory(bus)
         statuses = [await _status(bus, stream) for stream in settings.step_streams]
         for status in statuses:
             for check in _stream_checks(status):
@@ -100,7 +104,8 @@ async def _status(bus: Bus, stream: str) -> StreamStatus:
     return await stream_status(bus, stream, timeout=_TIMEOUT_S)
 
 
-async def _streams(bus: Bus, streams: Sequence[str]) -> AsyncIterator[Check]:
+async def _ready(bus: Bus, streams: Sequence[str]) -> AsyncIterator[Check]:
+    yield await _memory(bus)
     for stream in streams:
         for check in _stream_checks(await _status(bus, stream)):
             yield check
@@ -128,6 +133,24 @@ async def _eviction(bus: Bus) -> Check:
     ok = policy == "noeviction"
     mend = "" if ok else "run CONFIG SET maxmemory-policy noeviction there"
     return Check("eviction", ok, f"maxmemory-policy {policy}", mend)
+
+
+async def _memory(bus: Bus) -> Check:
+    """Warn of a server that is nearly full, and name what holds its memory."""
+    info = await bus.command("INFO", "memory", timeout=_TIMEOUT_S)
+    used, limit = int(info["used_memory"]), int(info.get("maxmemory", 0))
+    detail = f"{used / 1e6:.0f} MB"
+    if not limit:
+        return Check("memory", True, f"{detail}, no limit (maxmemory 0)")
+    detail += f" of {limit / 1e6:.0f} MB ({used / limit:.0%})"
+    if used < NEARLY_FULL * limit:
+        return Check("memory", True, detail)
+    found = await memory_status(bus, timeout=_TIMEOUT_S)
+    holders = ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in found.holders[:_NAMED])
+    mend = "raise maxmemory, keep results for a shorter time (RESULT_S), or: sagastream purge"
+    if used >= limit:
+        detail += ": it is full, and takes no new commands; what it has still ends"
+    return Check("memory", used < limit, f"{detail}, about: {holders}", mend)
 
 
 async def _celery(bus: Bus) -> Check:

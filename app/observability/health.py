@@ -2,7 +2,7 @@
 
 `/healthz` is 200 while the event loop runs, even if the server is down: restarting a process
 does not repair a server. `/readyz` is 200 while the server answers and the process's
-streams are read, else 503 with the reasons.
+streams are read, else 503 with the reasons; it warns of a server that is nearly full.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from app.config import Settings
-from app.observability.doctor import check_readiness
+from app.observability.doctor import Check, check_readiness
 from sagastream import SagastreamError
 
 _HEARTBEAT_S = 0.5
@@ -69,6 +69,10 @@ async def serve_probes(settings: Settings, streams: Sequence[str]) -> AsyncItera
         server.server_close()
 
 
+def _facts(check: Check) -> dict[str, str]:
+    return {"name": check.name, "detail": check.detail, "mend": check.mend}
+
+
 def start_probe_server(
     settings: Settings, streams: Sequence[str], heartbeat: LoopHeartbeat
 ) -> ThreadingHTTPServer:
@@ -87,12 +91,10 @@ def start_probe_server(
             elif path == "/readyz":
                 # This thread has no event loop, and the process's own may be blocked.
                 checks = asyncio.run(check_readiness(settings, streams))
-                reasons = [
-                    {"name": check.name, "detail": check.detail, "mend": check.mend}
-                    for check in checks
-                    if not check.ok
-                ]
-                self._send_status(not reasons, {"reasons": reasons})
+                reasons = [_facts(check) for check in checks if not check.ok]
+                warnings = [_facts(check) for check in checks if check.ok and check.mend]
+                facts = {"reasons": reasons} | ({"warnings": warnings} if warnings else {})
+                self._send_status(not reasons, facts)
             elif path == "/metrics":
                 import prometheus_client  # noqa: PLC0415 - most processes serve no metrics
 

@@ -28,8 +28,9 @@ from sagastream.errors import (
 
 logger = logging.getLogger(__name__)
 
-# After this many replies the stream is trimmed: the entries that were read are deleted.
+# After this many replies, or bytes of them, the stream is trimmed: what was read is deleted.
 _TRIM_EVERY = 256
+_TRIM_BYTES = 1024 * 1024
 _BLOCK_MS = 1000
 _DATA_CHECK_S = 0.5
 _DELETE_S = 1.0
@@ -123,7 +124,7 @@ class Inbox:
                 await self._connection.call("DEL", self.key, deadline=Deadline(_DELETE_S))
 
     async def _read(self) -> None:
-        last, untrimmed = b"0-0", 0
+        last, untrimmed, size = b"0-0", 0, 0
         delays = iter(backoff_delays())
         while True:
             await self._check_data()
@@ -145,9 +146,10 @@ class Inbox:
             for _, entry_id, raw in entries(answer):
                 last = entry_id
                 untrimmed += 1
+                size += len(raw.get(b"payload", b""))
                 self._deliver(raw)
-            if untrimmed >= _TRIM_EVERY:
-                untrimmed = 0
+            if untrimmed >= _TRIM_EVERY or size >= _TRIM_BYTES:
+                untrimmed = size = 0
                 with contextlib.suppress(SagastreamError):
                     await self._connection.call("XTRIM", self.key, "MINID", "~", last)
 

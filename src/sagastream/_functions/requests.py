@@ -29,7 +29,9 @@ from sagastream._telemetry.trace_context import Trace
 from sagastream.retention import Retention
 
 _ADOPT, _FOLLOW, _LOOK = (function_name(name) for name in ("adopt", "follow", "look"))
-_RELEASE, _CANCEL, _RENEW = (function_name(name) for name in ("release", "cancel", "renew"))
+_RELEASE, _CANCEL, _RENEW, _PURGE = (
+    function_name(name) for name in ("release", "cancel", "renew", "purge")
+)
 
 
 class RequestFunctions:
@@ -220,6 +222,14 @@ class RequestFunctions:
             (record, stream, token, entry_id), group=group, consumer=consumer, idle_ms=idle_ms
         )
         return ReleaseAnswer.parse(await self._caller.call(*command, deadline=deadline))
+
+    async def purge(
+        self, records: Sequence[str | bytes], *, older_than_ms: int, dry_run: bool
+    ) -> tuple[int, int]:
+        """Drop results of ended requests; how many they were, and the bytes of their payloads."""
+        args = (older_than_ms, "1" if dry_run else "")
+        count, size = await self._caller.call("FCALL", _PURGE, len(records), *records, *args)
+        return int(count), int(size)
 
     async def cancel(self, record: str, *, trace: Trace) -> CancelAnswer:
         """End a request that has not begun, or ask its handler to stop."""

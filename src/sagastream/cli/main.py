@@ -3,6 +3,8 @@
     sagastream dead list STREAM          list dead letters, the oldest first
     sagastream dead show STREAM ID       show one of them with all fields
     sagastream dead retry STREAM ID      emit its command again, as a new request
+    sagastream memory                    show how much memory the server uses, and for what
+    sagastream purge --older-than 600    drop results of ended requests before their time
 
 `--url` names the server, `--namespace` the namespace; `-o json` and `-o jsonl` are for programs.
 Exit codes: 0 done, 1 error, 2 usage.
@@ -11,12 +13,15 @@ Exit codes: 0 done, 1 error, 2 usage.
 import argparse
 import asyncio
 import json
+import math
 import sys
+from dataclasses import asdict
 from typing import Any
 
 from sagastream.bus import Bus
 from sagastream.cli import dead_letters
 from sagastream.errors import SagastreamError
+from sagastream.memory import memory_status, purge
 from sagastream.status import DeadLetter
 
 
@@ -24,13 +29,58 @@ def _row(letter: DeadLetter) -> dict[str, str]:
     return {"id": letter.letter_id, "dead_reason": letter.reason} | letter.fields
 
 
+async def _dead(bus: Bus, options: argparse.Namespace) -> Any:
+    if options.verb == "retry":
+        return {"request_id": await dead_letters.retry(bus, options.stream, options.id)}
+    letters = await dead_letters.find(bus, options.stream, getattr(options, "id", ""))
+    rows = [_row(letter) for letter in letters]
+    return rows[0] if options.verb == "show" else rows
+
+
+async def _memory(bus: Bus, _options: argparse.Namespace) -> dict[str, Any]:
+    found = await memory_status(bus)
+    used = {"used_bytes": found.used_bytes, "limit_bytes": found.limit_bytes}
+    return used | {"holders": dict(found.holders)}
+
+
+async def _purge(bus: Bus, options: argparse.Namespace) -> dict[str, Any]:
+    return asdict(await purge(bus, older_than_s=options.older_than, dry_run=options.dry_run))
+
+
 async def _run(options: argparse.Namespace) -> Any:
     async with Bus(options.url, namespace=options.namespace) as bus:
         await bus.ping()
-        if options.verb == "retry":
-            return {"request_id": await dead_letters.retry(bus, options.stream, options.id)}
-        letters = await dead_letters.find(bus, options.stream, getattr(options, "id", ""))
-        return [_row(letter) for letter in letters]
+        return await options.call(bus, options)
+
+
+def _text(options: argparse.Namespace, answer: Any) -> str:
+    """An answer for people."""
+    if options.call is _memory:
+        limit = answer["limit_bytes"]
+        share = f" of {_mb(limit)} ({answer['used_bytes'] / limit:.0%})" if limit else ", no limit"
+        lines = [f"{_mb(answer['used_bytes'])}{share}"]
+        lines += [f"  about {_mb(size)}: {name}" for name, size in answer["holders"].items()]
+        return "\n".join(lines)
+    if options.call is _purge:
+        verb = "would drop" if options.dry_run else "dropped"
+        return f"{verb} {answer['results']} results with {_mb(answer['payload_bytes'])} of payload"
+    if options.verb == "show":
+        return json.dumps(answer, indent=2, sort_keys=True, ensure_ascii=False)
+    if options.verb == "retry":
+        return str(answer["request_id"])
+    lines = [f"{row['id']}  {row.get('event_type', '?')}  {row['dead_reason']}" for row in answer]
+    return "\n".join(lines)
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds, from 0")
+    return seconds
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -38,9 +88,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sagastream", description=__doc__.splitlines()[0])
     parser.add_argument("--url", default="redis://127.0.0.1:6379/0", help="the server")
     parser.add_argument("--namespace", default="", help="put before every key, as {namespace}:")
-    dead = parser.add_subparsers(required=True).add_parser(
-        "dead", help="dead letters", description="Work with dead letters."
-    )
+    commands = parser.add_subparsers(required=True)
+    dead = commands.add_parser("dead", help="dead letters", description="Work with dead letters.")
     verbs = dead.add_subparsers(dest="verb", required=True)
     for verb, description in (
         ("list", "List dead letters, the oldest first."),
@@ -49,15 +98,33 @@ def make_parser() -> argparse.ArgumentParser:
     ):
         command = verbs.add_parser(verb, help=description, description=description)
         command.add_argument("stream", help="the command stream, such as work:commands")
-        command.add_argument(
-            *("-o", "--output"),
-            choices=("text", "json", "jsonl"),
-            default="text",
-            help="jsonl: one item per line",
-        )
+        _add_output(command, _dead)
         if verb != "list":
             command.add_argument("id", help="the letter's id")
+    description = "Show how much memory the server uses, and about what for."
+    _add_output(commands.add_parser("memory", help=description, description=description), _memory)
+    description = "Drop results of ended requests before their time; their ids stay remembered."
+    purging = commands.add_parser("purge", help=description, description=description)
+    _add_output(purging, _purge)
+    purging.add_argument(
+        "--older-than",
+        type=_seconds,
+        default=0.0,
+        metavar="SECONDS",
+        help="only of requests that ended so long ago",
+    )
+    purging.add_argument("--dry-run", action="store_true", help="only say what would be dropped")
     return parser
+
+
+def _add_output(command: argparse.ArgumentParser, call: Any) -> None:
+    command.add_argument(
+        *("-o", "--output"),
+        choices=("text", "json", "jsonl"),
+        default="text",
+        help="jsonl: one item per line",
+    )
+    command.set_defaults(call=call)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,16 +135,13 @@ def main(arguments: list[str] | None = None) -> int:
     except SagastreamError as error:
         print(f"sagastream: {error}", file=sys.stderr)
         return 1
-    if options.output == "jsonl" and options.verb == "list":
-        for letter in answer:
-            print(json.dumps(letter))
-    elif options.output != "text":
-        print(json.dumps(answer[0] if options.verb == "show" else answer))
-    elif options.verb == "list":
-        for letter in answer:
-            print(f"{letter['id']}  {letter.get('event_type', '?')}  {letter['dead_reason']}")
-    elif options.verb == "show":
-        print(json.dumps(answer[0], indent=2, sort_keys=True, ensure_ascii=False))
+    if options.output == "text":
+        text = _text(options, answer)
+        if text:
+            print(text)
+    elif options.output == "jsonl" and isinstance(answer, list):
+        for row in answer:
+            print(json.dumps(row))
     else:
-        print(answer["request_id"])
+        print(json.dumps(answer))
     return 0

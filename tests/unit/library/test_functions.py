@@ -589,3 +589,15 @@ async def test_only_finished_commands_are_trimmed(requests: Requests) -> None:
     await call("XACK", stream, GROUP, *ids[:500])
     assert 1000 <= await sweep() < 1200
     assert await call("XRANGE", stream, ids[2999], ids[2999]), "it was not delivered"
+
+
+@pytest.mark.invariant(7)
+async def test_finished_commands_are_trimmed_by_bytes_too(requests: Requests) -> None:
+    """Large commands are trimmed before there are many of them; a pending one stays."""
+    call, stream = requests.call, requests.stream
+    ids = [await call("XADD", stream, "*", "payload", "x" * 10_000) for _ in range(300)]
+    await call("XREADGROUP", "GROUP", GROUP, "reader", "COUNT", 300, "STREAMS", stream, ">")
+    await call("XACK", stream, GROUP, *ids)
+    await _sweep(requests, "sweeper", lease_ms=60_000, keep_bytes=1_000_000)
+    assert 50 <= await call("XLEN", stream) <= 120
+    assert await call("MEMORY", "USAGE", stream) <= 1_300_000

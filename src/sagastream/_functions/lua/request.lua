@@ -278,8 +278,26 @@ local function look(call, keys)
   return out
 end
 
+-- purge: drop the results of ended requests; their ids stay remembered.
+-- KEYS records. ARGV how long ago in ms they ended at least, '1' to drop nothing.
+-- Returns {how many, how many bytes their payloads have}.
+local function purge(call, keys, args)
+  local count, bytes = 0, 0
+  for _, key in ipairs(keys) do
+    local is_readable, record = pcall(read_record, call, key)
+    if is_readable and record.is_packed and record.command.saga_id == '' and record.at <= now_ms(call) - args[1] then
+      count, bytes = count + 1, bytes + #record.payload
+      if args[2] ~= '1' then
+        redis.call('UNLINK', key)
+      end
+    end
+  end
+  return { count, bytes }
+end
+
 register('emit', batched(emit, 2))
 register('adopt', adopt, WHEN_FULL)
 register('follow', follow)
 register('cancel', cancel, WHEN_FULL)
+register('purge', purge, WHEN_FULL)
 register('look', look, { 'no-writes', 'allow-oom' })
