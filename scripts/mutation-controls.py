@@ -93,8 +93,8 @@ CONTROLS = [
     Control(
         "1 an id is forgotten",
         MEMORY,
-        "    redis.call('UNLINK', window)\n",
-        "",
+        "ipairs(redis.call('ZRANGEBYSCORE', registry, '-inf', int(now_ms(call)))) do",
+        "ipairs({}) do",
         RETENTION,
     ),
     Control(

@@ -92,6 +92,29 @@ async def test_readiness_names_streams_without_listener(
     assert all(check.mend for check in bad)
 
 
+async def test_a_server_that_is_nearly_full_is_a_warning_and_a_full_one_a_fault(
+    probed: tuple[EmbeddedServer, Settings],
+) -> None:
+    """Both name what holds the memory and what to do; the second is not ready."""
+    server, settings = probed
+    async with Bus(server.url) as bus:
+        for number in range(100):
+            await bus.emit_command(STREAM, event_type="probe:else", payload={"n": number})
+        used = int((await bus.command("INFO", "memory"))["used_memory"])
+        await bus.command("CONFIG", "SET", "maxmemory", used * 10 // 9)
+        code, facts = await _facts(settings.http_port, "/readyz")
+        assert (code, facts["status"]) == (200, "ok")
+        (warning,) = facts["warnings"]
+        assert "MB (9" in warning["detail"]
+        assert "requests" in warning["detail"]
+        assert "sagastream purge" in warning["mend"]
+        await bus.command("CONFIG", "SET", "maxmemory", used * 9 // 10)
+        code, facts = await _facts(settings.http_port, "/readyz")
+        assert code == 503
+        (reason,) = facts["reasons"]
+        assert "it is full, and takes no new commands" in reason["detail"]
+
+
 @pytest.mark.blocking
 def test_a_blocked_event_loop_is_unhealthy(
     server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch

@@ -63,7 +63,7 @@ async def _gone(bus: Bus, request_id: str = "r") -> None:
 @pytest.mark.parametrize("fails", [False, True])
 async def test_who_asks_after_the_result_has_gone_hears_how_it_ended(bus: Bus, fails: bool) -> None:
     """By each call that asks for it; and nothing runs again."""
-    payload = {"fail": True} if fails else {}
+    payload: dict[str, Any] = {"fail": True} if fails else {}
     status = "failed" if fails else "completed"
     async with listening(bus, [work], retention=SHORT):
         if fails:

@@ -2,7 +2,7 @@
 
 -- An id is remembered in a window, a hash that is dropped whole. This many of them share the time
 -- for which an id is remembered.
-local WINDOWS = 4
+local WINDOWS = 6
 local SHORTEST_WINDOW_MS = 1000
 -- How long windows outlive their time if no listener drops them.
 local WINDOW_GRACE_MS = 86400000
