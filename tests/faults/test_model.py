@@ -40,8 +40,6 @@ T = TypeVar("T")
 class _Direct:
     """A connection of redis-py, with the interface of the library's connection."""
 
-    is_idle = True
-
     def __init__(self, client: Any) -> None:
         self._client = client
 

@@ -80,7 +80,3 @@ class Caller(Protocol):
 
     def timed_out(self, deadline: Deadline) -> Exception:
         """The error of a call whose deadline has passed."""
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether no answer is awaited."""

@@ -307,11 +307,6 @@ class Connection:
         await self._blocking.close()
         await end_tasks(*self._retries)  # those that began because the sockets were closed
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether it is open, and no answer is awaited."""
-        return self._protocol is not None and not self._protocol.receivers and not self._queue
-
     def _send(self, args: tuple[Any, ...]) -> "asyncio.Future[Any]":
         future: asyncio.Future[Any] = self._loop.create_future()
         self._queue.append((pack(args), partial(settle, future)))
