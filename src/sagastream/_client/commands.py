@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 from sagastream._client.session import Session
 from sagastream._codec.entries import SCHEMA_VERSION
@@ -22,25 +22,28 @@ _MESSAGE_LIMIT = 2000
 claim_token: ContextVar[str] = ContextVar("sagastream_claim_token", default="")
 
 
-class CommandSpec(TypedDict):
-    """A command without its stream; `Bus.request_and_reply` describes the fields.
-
-    With `terminal_only` its reply stream gets only the terminal stage. If a trace is recorded
-    it gets every stage, as the trace shows them.
-    """
-
+class _Identity(TypedDict):
     event_type: str
     payload: Mapping[str, Any]
     correlation_id: str
     saga_id: str
     request_id: str
     reply_stream: str
-    deadline_s: NotRequired[float | None]
-    maxlen: NotRequired[int | None]
-    ttl: NotRequired[float | None]
-    supersedes: NotRequired[Sequence[str]]
-    effect: NotRequired[Effect | None]
-    terminal_only: NotRequired[bool]
+
+
+class CommandSpec(_Identity, total=False):
+    """A command without its stream; `Bus.request_and_reply` describes the fields.
+
+    With `terminal_only` its reply stream gets only the terminal stage. If a trace is recorded
+    it gets every stage, as the trace shows them.
+    """
+
+    deadline_s: float | None
+    maxlen: int | None
+    ttl: float | None
+    supersedes: Sequence[str]
+    effect: Effect | None
+    terminal_only: bool
 
 
 async def emit(

@@ -16,6 +16,7 @@ MAX_DEPTH = 32
 MAX_INT_BITS = 12_000
 # A number in a text of this length has fewer than `MAX_INT_BITS`.
 _SHORT_TEXT = 3000
+_SURROGATES = range(0xD800, 0xE000)
 
 
 def encode_payload(
@@ -136,7 +137,7 @@ def _check_value(value: Any, path: str, depth: int) -> None:
     if isinstance(value, _PLAIN):
         return
     if isinstance(value, str):
-        if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
+        if not value.isascii() and any(ord(char) in _SURROGATES for char in value):
             raise InvalidMessage(path, "has a lone surrogate, which is not text")
     elif isinstance(value, int):
         if value.bit_length() > MAX_INT_BITS:
