@@ -167,7 +167,7 @@ async def _on_new_server(binary: str | None, measure: Callable[[Bus], Awaitable[
 
 
 async def measure(binary: str | None) -> Figures:
-    """Measure each figure on a server of its own."""
+    """Measure each figure on its own server."""
     with EmbeddedServer(binary=binary) if binary else EmbeddedServer() as server:
         async with Bus(server.url) as bus:
             info = await bus.command("INFO", "server")

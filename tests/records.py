@@ -9,25 +9,25 @@ from sagastream import Bus
 from sagastream._functions.answers import Expired, texts
 from sagastream._functions.library import SOURCE, function_name
 
-_LOOK = function_name("look")
+_INSPECT = function_name("inspect")
 
 
 async def record_of(bus: Bus, request_id: str) -> dict[str, str]:
     """The fields of a record by name; empty if there is none, or if its result has gone."""
-    found = await bus.session().requests.look(bus.key(f"request:{request_id}"))
+    found = await bus.session().requests.inspect(bus.key(f"request:{request_id}"))
     return {} if found is None or isinstance(found, Expired) else found
 
 
 def read_record(client: "redis.Redis", request_id: str) -> dict[str, str]:
     """As `record_of`, for a plain client and no namespace."""
-    look: Any = (_LOOK, 1, f"request:{request_id}")
+    call: Any = (_INSPECT, 1, f"request:{request_id}")
     try:
-        word, *parts = client.fcall(*look)
+        word, *parts = client.fcall(*call)
     except redis.ResponseError as error:
         if "not found" not in str(error):
             raise
         client.function_load(SOURCE, replace=True)
-        word, *parts = client.fcall(*look)
+        word, *parts = client.fcall(*call)
     values = texts(parts)
     is_record = word in {b"record", "record"}
     return dict(zip(values[::2], values[1::2], strict=True)) if is_record else {}

@@ -314,8 +314,7 @@ class Bus:
         """Every stage of a request, from the first that is kept to the terminal one.
 
         Any process may follow until the result expires, and even before the command is emitted.
-        Stages are kept from the first follower on; of those before that only the last `start`,
-        the last `progress` and the end are.
+        Stages are kept from the first follower on, and the last `start` and `progress` before it.
 
         Args:
             request_id: The request.
@@ -338,13 +337,9 @@ class Bus:
 
         Raises:
             InvalidMessage: The request id is invalid.
-            ServerUnavailable: The server did not answer.
         """
-        check_name("request_id", request_id)
-        answer = await self.session().requests.cancel(
-            self._options.record_key(request_id), trace=trace_of()
-        )
-        return answer.status
+        record = self._options.record_key(check_name("request_id", request_id))
+        return (await self.session().requests.cancel(record, trace=trace_of())).status
 
     async def outcome(self, request_id: str) -> dict[str, Any] | None:
         """The terminal reply in a request's record, None while there is none.

@@ -109,7 +109,7 @@ async def purge(bus: Bus, *, older_than_s: float = 0.0, dry_run: bool = False) -
 
     Args:
         bus: The server.
-        older_than_s: Only of requests that ended at least so many seconds ago.
+        older_than_s: Only of requests that ended at least this many seconds ago.
         dry_run: Drop nothing, and say what would be dropped.
 
     Raises:

@@ -125,7 +125,7 @@ async def request_status(bus: Bus, request_id: str) -> RequestStatus | None:
         ServerUnavailable: The server did not answer.
     """
     key = bus.key(f"request:{check_name('request_id', request_id)}")
-    found = await bus.session().requests.look(key)
+    found = await bus.session().requests.inspect(key)
     if found is None:
         return None
     if isinstance(found, Expired):

@@ -60,7 +60,7 @@ async def read_outcome(
         UnknownLayout: A newer release wrote the record.
     """
     connection, record = session.connection, session.options.record_key(request_id)
-    found = await session.requests.look(record, deadline=deadline)
+    found = await session.requests.inspect(record, deadline=deadline)
     if isinstance(found, Expired):
         raise ResultExpired(request_id, found.status, found.ended_s)
     if known is not None:

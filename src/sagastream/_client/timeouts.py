@@ -29,7 +29,7 @@ async def explain_timeout(
     try:
         record = options.record_key(timeout.request_id)
         found, (now_s, _) = await asyncio.gather(
-            session.requests.look(record, deadline=deadline),
+            session.requests.inspect(record, deadline=deadline),
             connection.call("TIME", deadline=deadline),
         )
         now_ms = int(now_s) * 1000

@@ -28,7 +28,7 @@ from sagastream._redis.deadline import Deadline
 from sagastream._telemetry.trace_context import Trace
 from sagastream.retention import Retention
 
-_ADOPT, _FOLLOW, _LOOK = (function_name(name) for name in ("adopt", "follow", "look"))
+_ADOPT, _FOLLOW, _INSPECT = (function_name(name) for name in ("adopt", "follow", "inspect"))
 _RELEASE, _CANCEL, _RENEW, _PURGE = (
     function_name(name) for name in ("release", "cancel", "renew", "purge")
 )
@@ -163,11 +163,11 @@ class RequestFunctions:
         answer = await self._caller.call("FCALL", _FOLLOW, 1, record, self._times[0], *trace)
         return Expired.parse(answer) if answer[0] == b"expired" else None
 
-    async def look(
+    async def inspect(
         self, record: str, *, deadline: Deadline | None = None
     ) -> dict[str, str] | Expired | None:
         """Read a record: its fields by name; `Expired`, or None if there is none."""
-        word, *parts = await self._caller.call("FCALL", _LOOK, 1, record, deadline=deadline)
+        word, *parts = await self._caller.call("FCALL", _INSPECT, 1, record, deadline=deadline)
         if word == b"expired":
             return Expired.parse((word, *parts))
         if word == b"none":

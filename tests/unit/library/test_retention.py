@@ -42,7 +42,7 @@ async def work(command: Command, _progress: Progress) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def no_runs() -> None:
-    """Each test counts the runs of its own handlers."""
+    """Each test counts the runs of its handlers."""
     runs.clear()
 
 

@@ -8,7 +8,7 @@ local SHORTEST_WINDOW_MS = 1000
 local WINDOW_GRACE_MS = 86400000
 -- This makes a new window a hash table at once: finding one of a few hundred ids in a list is slow.
 local ABOUT = 'How requests ended: the first letter of the status, the time in seconds (4 bytes), the digest.'
--- So many bytes of a digest tell two commands of one id apart.
+-- This many bytes of a digest tell two commands of one id apart.
 local SHORT_DIGEST = 4
 -- The largest number of results that one call drops.
 local DROP_LIMIT = 1000

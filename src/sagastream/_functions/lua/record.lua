@@ -8,7 +8,7 @@
 -- State, command and ended record are MessagePack values in the order of the functions below.
 
 local MARK = '\192' -- MessagePack's nil, which stands before the layout
--- So many bytes of a digest, and digits of a token, are as good as all of them.
+-- This many bytes of a digest, and digits of a token, are as good as all of them.
 local DIGEST_LENGTH, TOKEN_LENGTH = 8, 8
 local STATUS_OF = { c = 'completed', f = 'failed', x = 'cancelled' }
 local LETTER_OF = { completed = 'c', failed = 'f', cancelled = 'x' }
@@ -90,7 +90,7 @@ local function mark_of(call, key, command, stream)
   return stream .. '\n'
 end
 
--- The marks of all streams that a request tells of its end.
+-- The marks of all streams that get the end of a request.
 local function marks_of(call, key, record, command)
   if record.reply_streams == '' and not string.find(record.end_streams, '\n', 1, true) then
     return record.end_streams == '' and '' or mark_of(call, key, command, record.end_streams)
@@ -200,7 +200,7 @@ local function read_note(call, key, may_not_write)
   return record
 end
 
--- Read a record. Without `status` it is a note, or there is none. `look` may not write.
+-- Read a record. Without `status` it is a note, or there is none. `inspect` may not write.
 local function read_record(call, key, may_not_write)
   local values = redis.pcall('HMGET', key, 'layout', 'state', 'command')
   if values.err then

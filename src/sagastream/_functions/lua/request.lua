@@ -1,4 +1,4 @@
--- The begin of a request, and what its requesters ask for: emit, adopt, follow, cancel, look.
+-- The begin of a request, and what its requesters ask for: emit, adopt, follow, cancel, purge, inspect.
 
 -- Note a cancel that comes before its command.
 local function note_cancel(key, trace, ttl_ms)
@@ -253,9 +253,9 @@ local function cancel(call, keys, args)
   return { 'cancelling' }
 end
 
--- look: read a record; nothing changes.
+-- inspect: read a record; nothing changes.
 -- KEYS record. Returns {'none'} | {'expired', status, time in s} | {'record', names and values...}.
-local function look(call, keys)
+local function inspect(call, keys)
   local key = keys[1]
   local record = read_record(call, key, true)
   if not record.status then
@@ -300,4 +300,4 @@ register('adopt', adopt, WHEN_FULL)
 register('follow', follow)
 register('cancel', cancel, WHEN_FULL)
 register('purge', purge, WHEN_FULL)
-register('look', look, { 'no-writes', 'allow-oom' })
+register('inspect', inspect, { 'no-writes', 'allow-oom' })

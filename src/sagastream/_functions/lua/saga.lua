@@ -50,7 +50,7 @@ local function journal(call, keys, args)
     redis.call('PEXPIRE', ended, delay_ms)
     redis.call('PEXPIRE', saga, delay_ms)
     if tonumber(moves_ms) < tonumber(delay_ms) then
-      redis.call('DEL', stream) -- whoever waits for the end needs the last one
+      redis.call('DEL', stream) -- who waits for the end needs the last one
       redis.call('XADD', stream, move, 'version', version, 'timestamp', int(now), unpack(slice(args, 7)))
     end
     compact(stream, int(math.min(tonumber(moves_ms), tonumber(delay_ms))))
