@@ -90,8 +90,6 @@ class _Meter:
         """The server's memory, without streams of commands and inboxes."""
         inboxes = await self._bus.command("KEYS", "replies:*")
         await self._bus.command("DEL", _STREAM, _SAGA_STREAM, *inboxes)
-        while (await self._bus.command("INFO", "memory"))["lazyfree_pending_objects"]:
-            await asyncio.sleep(0.01)
         return int((await self._bus.command("INFO", "memory"))["used_memory"])
 
     async def growth(self, work: Awaitable[Any], count: int, *, settle_s: float = 0.0) -> float:
@@ -156,13 +154,14 @@ async def _measure_remembered(bus: Bus) -> float:
     (window,) = await bus.command("ZRANGE", "remembered", 0, -1)
     count, before = await bus.command("HLEN", window), await meter.used()
     await bus.command("DEL", window)
-    return (before - await meter.used()) / count
+    return float(before - await meter.used()) / int(count)
 
 
 async def _on_new_server(binary: str | None, measure: Callable[[Bus], Awaitable[float]]) -> float:
     with EmbeddedServer(binary=binary) if binary else EmbeddedServer() as server:
         async with Bus(server.url) as bus:
             await bus.ping()
+            await bus.command("CONFIG", "SET", "lazyfree-lazy-user-del", "no")
             return await measure(bus)
 
 
