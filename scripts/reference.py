@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes docs/reference/configuration.md and cli.md from the code; with --check, reports differences."""
+"""Writes docs/reference/configuration.md, cli.md and rights.md from the code; with --check, reports differences."""
 
 import argparse
 import sys
@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from app.cli.main import app
 from app.config import ROOT, Settings
 from app.orchestrator import orchestrator_app
+from sagastream.cli.acl import ROLES, commands
 from sagastream.cli.main import make_parser
 
 PLACE = ROOT / "docs" / "reference"
@@ -57,6 +58,25 @@ After Ctrl-C a command stops what it has started, and ends within 5 s; `mission 
 Ctrl-C it kills what it has started, and ends at once.
 
 """
+
+
+_RIGHTS = """\
+# Rights
+
+What the user of each role may do on the server, within its namespace. `sagastream acl ROLE` prints it for `ACL SETUSER`; see
+[how to use it](../howto/own-server.md#limit-a-users-rights). Tests let real users with these rights do what each role must
+do, and what it must not. `scripts/reference.py` generates this page from `src/sagastream/cli/acl.py`.
+
+"""
+
+
+def rights() -> str:
+    """Return the page of rights."""
+    lines = ["| command | " + " | ".join(ROLES) + " |", "|---|" + "---|" * len(ROLES)]
+    for name in sorted(set().union(*(commands(role) for role in ROLES))):
+        marks = " | ".join("yes" if name in commands(role) else "" for role in ROLES)
+        lines.append(f"| `{name.replace('|', ' ')}` | {marks} |")
+    return _RIGHTS + "\n".join(lines) + "\n"
 
 
 def _default(value: Any) -> str:
@@ -133,8 +153,8 @@ def _sagastream(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 def written() -> dict[str, str]:
     """Return every page by the name of its file."""
-    commands = "".join([_CLI, *_mission(), "## sagastream\n", *_sagastream(make_parser())])
-    return {"configuration.md": configuration(), "cli.md": commands}
+    listed = "".join([_CLI, *_mission(), "## sagastream\n", *_sagastream(make_parser())])
+    return {"configuration.md": configuration(), "cli.md": listed, "rights.md": rights()}
 
 
 def drift(place: Path) -> list[str]:

@@ -9,10 +9,11 @@ import contextlib
 import os
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from typing import Any
 
 from sagastream._client.data_loss import DataLossGuard
 from sagastream._client.inbox import Inbox
-from sagastream._functions.library import LIBRARY, SOURCE
+from sagastream._functions.library import SOURCE
 from sagastream._functions.requests import RequestFunctions
 from sagastream._functions.sagas import SagaFunctions
 from sagastream._functions.streams import StreamFunctions
@@ -98,7 +99,7 @@ class Session:
         """
         connection = self.connection
         deadline = Deadline(min(connection.call_timeout_s, _CHECK_S))
-        info = await connection.call("INFO", deadline=deadline)
+        info = await self._info(deadline)
         if info.get("cluster_enabled") and not self.options.prefix:
             raise ServerUnsuitable(
                 f"{connection.address} belongs to a cluster, where the keys of a request would "
@@ -110,16 +111,18 @@ class Session:
                 f"{connection.address} may evict running requests (maxmemory-policy {policy}); "
                 "run CONFIG SET maxmemory-policy noeviction there"
             )
-        if not await self._has_functions():
-            await connection.load_functions()
+        # Calling one of them needs no right to list or load functions; if it is missing, and this
+        # client may, they are loaded.
+        await self.requests.inspect(self.options.record_key("none"), deadline=deadline)
 
-    async def _has_functions(self) -> bool:
-        """Whether the server has the functions: a full one refuses to load them again."""
+    async def _info(self, deadline: Deadline) -> dict[str, Any]:
+        """What the server says of itself; nothing if this client may not ask."""
         try:
-            found = await self.connection.call("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY)
-        except ServerError:
-            return False  # this client may not ask
-        return bool(found)
+            return dict(await self.connection.call("INFO", deadline=deadline))
+        except ServerError as error:
+            if error.code == "NOPERM":
+                return {}
+            raise
 
 
 class SessionRegistry:

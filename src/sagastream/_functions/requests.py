@@ -167,7 +167,7 @@ class RequestFunctions:
         self, record: str, *, deadline: Deadline | None = None
     ) -> dict[str, str] | Expired | None:
         """Read a record: its fields by name; `Expired`, or None if there is none."""
-        word, *parts = await self._caller.call("FCALL", _INSPECT, 1, record, deadline=deadline)
+        word, *parts = await self._caller.call("FCALL_RO", _INSPECT, 1, record, deadline=deadline)
         if word == b"expired":
             return Expired.parse((word, *parts))
         if word == b"none":

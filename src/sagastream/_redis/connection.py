@@ -53,6 +53,7 @@ BLOCK_MS = 2000
 _WINDOW = 1024
 _CLOSE_TIMEOUT_S = 2.0
 # How redis-py converts answers, such as that of INFO into a mapping.
+_ANSWERS_AS_THEY_ARE = frozenset({"FCALL", "FCALL_RO"})
 _CALLBACKS: dict[str, Callable[[Any], Any]] = redis.Redis(protocol=2).response_callbacks
 
 T = TypeVar("T")
@@ -110,7 +111,7 @@ class Connection:
         """
         deadline = deadline or Deadline(self.call_timeout_s)
         answer = await self.within(deadline, self._call(args, deadline))
-        if args[0] == "FCALL":
+        if args[0] in _ANSWERS_AS_THEY_ARE:
             return answer
         convert = _CALLBACKS.get(args[0]) or _CALLBACKS.get(" ".join(map(str, args[:2])))
         return convert(answer) if convert else answer
@@ -231,6 +232,11 @@ class Connection:
         except ServerError as error:
             if "already exists" in str(error):
                 return
+            if error.code == "NOPERM":
+                raise ServerUnsuitable(
+                    f"{self.address} does not have the functions of this release, and this user may "
+                    "not load them; an administrator must run once: sagastream install"
+                ) from error
             raise ServerUnsuitable(
                 f"{self.address} cannot load the function library ({error}); "
                 "it needs Redis 7.0, Valkey 7.2 or later",

@@ -3,6 +3,8 @@
     sagastream dead list STREAM          list dead letters, the oldest first
     sagastream dead show STREAM ID       show one of them with all fields
     sagastream dead retry STREAM ID      emit its command again, as a new request
+    sagastream install                   load the function library, where only an administrator may
+    sagastream acl listener              print the rights of a role, for ACL SETUSER
     sagastream memory                    show how much memory the server uses, and for what
     sagastream purge --older-than 600    drop results of ended requests before their time
 
@@ -19,7 +21,8 @@ from dataclasses import asdict
 from typing import Any
 
 from sagastream.bus import Bus
-from sagastream.cli import dead_letters
+from sagastream.cli import acl, dead_letters
+from sagastream.cli.install import install
 from sagastream.errors import SagastreamError
 from sagastream.memory import memory_status, purge
 from sagastream.status import DeadLetter
@@ -47,9 +50,19 @@ async def _purge(bus: Bus, options: argparse.Namespace) -> dict[str, Any]:
     return asdict(await purge(bus, older_than_s=options.older_than, dry_run=options.dry_run))
 
 
+async def _install(bus: Bus, _options: argparse.Namespace) -> dict[str, Any]:
+    library, is_new = await install(bus)
+    return {"library": library, "is_new": is_new}
+
+
+async def _acl(bus: Bus, options: argparse.Namespace) -> dict[str, Any]:
+    return {"user": options.user, "rules": acl.rules(options.role, bus.namespace)}
+
+
 async def _run(options: argparse.Namespace) -> Any:
     async with Bus(options.url, namespace=options.namespace) as bus:
-        await bus.ping()
+        if options.call not in {_install, _acl}:
+            await bus.ping()
         return await options.call(bus, options)
 
 
@@ -61,6 +74,10 @@ def _text(options: argparse.Namespace, answer: Any) -> str:
         lines = [f"{_mb(answer['used_bytes'])}{share}"]
         lines += [f"  about {_mb(size)}: {name}" for name, size in answer["holders"].items()]
         return "\n".join(lines)
+    if options.call is _install:
+        return f"{answer['library']} {'is installed' if answer['is_new'] else 'was there'}"
+    if options.call is _acl:
+        return f"ACL SETUSER {answer['user']} {' '.join(answer['rules'])}"
     if options.call is _purge:
         verb = "would drop" if options.dry_run else "dropped"
         return f"{verb} {answer['results']} results with {_mb(answer['payload_bytes'])} of payload"
@@ -101,6 +118,13 @@ def make_parser() -> argparse.ArgumentParser:
         _add_output(command, _dead)
         if verb != "list":
             command.add_argument("id", help="the letter's id")
+    description = "Load the function library; other users then need no right to load it."
+    _add_output(commands.add_parser("install", help=description, description=description), _install)
+    description = "Print the rights of a role in a namespace, for ACL SETUSER; add >PASSWORD to it."
+    rights = commands.add_parser("acl", help=description, description=description)
+    _add_output(rights, _acl)
+    rights.add_argument("role", choices=acl.ROLES, help="what the user does")
+    rights.add_argument("--user", default="NAME", help="the user's name")
     description = "Show how much memory the server uses, and about what for."
     _add_output(commands.add_parser("memory", help=description, description=description), _memory)
     description = "Drop results of ended requests before their time; their ids stay remembered."
