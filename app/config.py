@@ -172,6 +172,11 @@ class Settings(BaseSettings):
     web_token: str = Field(
         "", description="Bearer token of `mission serve`; required beyond loopback."
     )
+    web_hosts: str = Field(
+        "",
+        description="Names by which clients may address `mission serve`, separated by commas; "
+        "none: without a token those of loopback, with one any.",
+    )
     web_requests_per_s: float = Field(
         20.0, gt=0, description="Changes allowed per client and second."
     )

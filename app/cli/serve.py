@@ -32,6 +32,8 @@ def serve(
     import uvicorn  # noqa: PLC0415
 
     from app.web.api import make_app  # noqa: PLC0415
+    from app.web.impatient import ImpatientProtocol  # noqa: PLC0415
+    from app.web.security import MIN_TOKEN_LENGTH  # noqa: PLC0415
 
     settings_of_command()
     given = {"web_host": host, "web_port": port}
@@ -43,8 +45,15 @@ def serve(
             EXIT_USAGE,
             f"WEB_TOKEN: required to serve on {settings.web_host}, which other machines can reach",
         )
+    if settings.web_token and len(settings.web_token) < MIN_TOKEN_LENGTH:
+        leave(
+            EXIT_USAGE,
+            f"WEB_TOKEN: give at least {MIN_TOKEN_LENGTH} characters, 128 random bits, such as: "
+            "python -c 'import secrets; print(secrets.token_urlsafe())'",
+        )
     config = uvicorn.Config(
         make_app(settings),
+        http=ImpatientProtocol,
         log_config=None,
         server_header=False,
         timeout_graceful_shutdown=2,

@@ -41,7 +41,13 @@ from app.web.models import (
     StartMission,
     StepRequest,
 )
-from app.web.security import COOKIE, SecurityMiddleware, equal_secrets, session_cookie_of
+from app.web.security import (
+    COOKIE,
+    SecurityMiddleware,
+    equal_secrets,
+    hosts_of,
+    session_cookie_of,
+)
 from sagastream import SagastreamError
 from sagastream.errors import NoSuchSaga
 from sagastream.saga import Journal
@@ -119,7 +125,10 @@ def make_app(settings: Settings) -> FastAPI:
         middleware=[
             Middleware(TracingMiddleware),
             Middleware(
-                SecurityMiddleware, token=settings.web_token, per_s=settings.web_requests_per_s
+                SecurityMiddleware,
+                token=settings.web_token,
+                hosts=hosts_of(settings),
+                per_s=settings.web_requests_per_s,
             ),
         ],
     )

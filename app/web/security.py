@@ -1,4 +1,4 @@
-"""Security middleware: checks token, origin, size, content type and rate of requests.
+"""Security middleware: checks host, token, origin, size, content type and rate of requests.
 
 It is pure ASGI, so that event streams pass through unbuffered.
 """
@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -16,11 +16,17 @@ from starlette.requests import cookie_parser
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.config import Settings
 from app.web.problems import problem
 
 MAX_BODY_BYTES = 64 * 1024
 _TOO_LARGE = f"the body exceeds {MAX_BODY_BYTES} bytes"
 _MAX_CLIENTS = 10_000
+# Wrong tokens of one client that are answered as such, per second.
+_WRONG_TOKENS_PER_S = 5.0
+# A token of this many characters of the usual alphabets has 128 random bits.
+MIN_TOKEN_LENGTH = 22
+_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _PUBLIC_PATHS = frozenset({"/healthz", "/login", "/api/session"})
 _PUBLIC_FOLDER = "/static/"
@@ -39,6 +45,17 @@ _HEADERS = (
 def session_cookie_of(token: str) -> str:
     """Derive the session cookie from the token, so that no browser stores the token itself."""
     return hmac.new(token.encode(), b"session", hashlib.sha256).hexdigest()
+
+
+def hosts_of(settings: Settings) -> tuple[str, ...]:
+    """The names by which clients may address the server; empty for any name.
+
+    Those of WEB_HOSTS. If there are none, a server without a token has the names of loopback.
+    """
+    names = tuple(filter(None, (name.strip() for name in settings.web_hosts.split(","))))
+    if names:
+        return names
+    return () if settings.web_token else (*_LOOPBACK_NAMES, settings.web_host)
 
 
 def equal_secrets(one: str, other: str) -> bool:
@@ -76,13 +93,20 @@ class SecurityMiddleware:
     Args:
         app: The application.
         token: The bearer token that every request must have; '' for none.
+        hosts: The names by which clients may address this server; empty for any. Without this
+            check the page of a foreign name that resolves to this server could read all answers
+            (DNS rebinding).
         per_s: Changing requests allowed per client and second.
     """
 
-    def __init__(self, app: ASGIApp, *, token: str, per_s: float) -> None:
+    def __init__(
+        self, app: ASGIApp, *, token: str, hosts: Collection[str] = (), per_s: float
+    ) -> None:
         self._app = app
         self._token = token
+        self._hosts = frozenset(name.lower() for name in hosts)
         self._limiter = RateLimiter(per_s)
+        self._guesses = RateLimiter(_WRONG_TOKENS_PER_S)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse a request, or pass it to the application."""
@@ -113,7 +137,12 @@ class SecurityMiddleware:
         await self._app(scope, receive_limited, send_with_headers)
 
     def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
+        if self._hosts and _hostname(headers.get("host", "")) not in self._hosts:
+            host = headers.get("host", "")[:200]
+            return problem(421, "UnknownHost", f"{host!r} is no name of this server; see WEB_HOSTS")
         if not self._is_authorized(scope["path"], headers):
+            if self._has_secret(headers) and not self._guesses.take(_client_of(scope)):
+                return problem(429, "TooManyRequests", "too many wrong tokens; wait a moment")
             if scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
                 return RedirectResponse("/login", 303)
             return problem(401, "Unauthorized", "send the token as: Authorization: Bearer TOKEN")
@@ -129,6 +158,10 @@ class SecurityMiddleware:
             cookie, session_cookie_of(self._token)
         )
 
+    @staticmethod
+    def _has_secret(headers: Headers) -> bool:
+        return "authorization" in headers or COOKIE in cookie_parser(headers.get("cookie", ""))
+
     def _refusal_of_change(self, scope: Scope, headers: Headers) -> tuple[int, str, str] | None:
         if scope["method"] in _SAFE_METHODS:
             return None
@@ -141,10 +174,21 @@ class SecurityMiddleware:
         content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
         if content_type != "application/json":
             return 415, "NotJson", "send application/json"
-        client = (scope.get("client") or ("?",))[0]
-        if not self._limiter.take(client):
+        if not self._limiter.take(_client_of(scope)):
             return 429, "TooManyRequests", "wait a moment, then try again"
         return None
+
+
+def _client_of(scope: Scope) -> str:
+    return str((scope.get("client") or ("?",))[0])
+
+
+def _hostname(host: str) -> str:
+    """The name in a Host header, without the port and the brackets of an IPv6 address."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
 
 
 class TooLarge(HTTPException):

@@ -319,13 +319,13 @@ def test_every_page_is_accessible(
 def test_the_browser_is_asked_for_the_token_once(running: dict[str, str], watched: Watched) -> None:
     """Without a token only the form is shown; a wrong token is refused, the right one accepted."""
     page = watched.page
-    with Served(running, WEB_TOKEN="correct horse") as mine:
+    with Served(running, WEB_TOKEN="correct horse battery staple") as mine:
         page.goto(f"{mine.url}/fleet")
         assert page.url == f"{mine.url}/login"
         page.get_by_label("Token of this server").fill("wrong")
         page.get_by_role("button", name="Log in").click()
         expect(page.get_by_role("alert")).to_contain_text("wrong token")
-        page.get_by_label("Token of this server").fill("correct horse")
+        page.get_by_label("Token of this server").fill("correct horse battery staple")
         page.get_by_role("button", name="Log in").click()
         expect(page.get_by_role("heading", name="Missions")).to_be_visible()
         (cookie,) = page.context.cookies()

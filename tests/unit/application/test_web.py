@@ -57,7 +57,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
 
 
 def _client(**settings: Any) -> httpx.AsyncClient:
-    choose_settings(**settings)
+    choose_settings(**({"web_hosts": "mission.test"} | settings))
     app: FastAPI = make_app(get_settings())
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://mission.test")
@@ -376,6 +376,49 @@ async def test_nothing_is_accessible_without_the_token() -> None:
         assert (await client.get("/healthz")).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("settings", "host", "status"),
+    [
+        ({}, "evil.test", 421),
+        ({}, "localhost:8080", 200),
+        ({}, "127.0.0.1", 200),
+        ({}, "[::1]:8080", 200),
+        ({}, "localhost.evil.test", 421),
+        ({}, "[::1", 421),
+        ({"web_hosts": "mission.test, other.test"}, "OTHER.test:80", 200),
+        ({"web_hosts": "mission.test"}, "localhost", 421),
+        ({"web_host": "10.0.0.9"}, "10.0.0.9:8080", 200),
+        ({"web_token": "t" * 22}, "any.test", 401),
+    ],
+)
+async def test_only_names_of_this_server_are_answered(
+    settings: dict[str, str], host: str, status: int
+) -> None:
+    """A foreign name that resolves to this server reads nothing and starts nothing."""
+    async with _client(**({"web_hosts": ""} | settings)) as client:
+        answer = await client.get("/api/missions", headers={"host": host})
+        assert answer.status_code == status
+        if status == 421:
+            _refused(answer, 421, "UnknownHost")
+            start = await client.post("/api/missions", json=_ROOM, headers={"host": host})
+            assert start.status_code == 421
+
+
+async def test_guesses_of_the_token_are_limited() -> None:
+    """After some wrong ones of a client, more are not even compared; the right one still works."""
+    right = {"authorization": f"Bearer {'t' * 22}"}
+    async with _client(web_token="t" * 22) as client:
+        found = [
+            (await client.get("/api/missions", headers=headers)).status_code
+            for number in range(20)
+            for headers in ({"authorization": f"Bearer {number}"}, {"cookie": f"session={number}"})
+        ]
+        assert found[:5] == [401] * 5
+        assert found.count(429) >= 25
+        assert (await client.get("/api/missions", headers=right)).status_code == 200
+        assert (await client.get("/api/missions")).status_code == 401, "no guess at all"
+
+
 async def test_another_origin_is_refused(client: httpx.AsyncClient) -> None:
     """A page of another origin cannot start a mission; our own can."""
     for origin, status in (("http://mission.test", 202), ("http://evil.test", 403), ("null", 403)):
@@ -467,6 +510,14 @@ def test_a_token_is_required_beyond_loopback(fresh: None, monkeypatch: pytest.Mo
         result = CliRunner().invoke(cli, ["serve", "--host", host])
         assert result.exit_code == 2
         assert "WEB_TOKEN" in result.stderr
+
+
+def test_a_short_token_is_refused(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It could be guessed; the message says how to make a better one."""
+    monkeypatch.setattr("app.cli.base.configure", lambda settings, service: None)
+    result = CliRunner().invoke(cli, ["serve"], env={"WEB_TOKEN": "abc"})
+    assert result.exit_code == 2
+    assert "secrets.token_urlsafe()" in result.stderr
 
 
 def test_a_taken_web_port_is_named(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
