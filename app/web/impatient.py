@@ -16,7 +16,7 @@ REQUEST_S = 10.0
 class ImpatientProtocol(H11Protocol):
     """HTTP/1.1 with a limit on the time that a request takes to arrive."""
 
-    _patience: asyncio.TimerHandle | None = None
+    _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """A client has connected: it must send a request soon."""
@@ -25,7 +25,7 @@ class ImpatientProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Something has arrived; the time of a request counts from its first byte."""
-        if self._patience is None and not self._is_answering:
+        if self._timer is None and not self._is_answering:
             self._wait()
         super().data_received(data)
         if self._is_answering:
@@ -43,13 +43,13 @@ class ImpatientProtocol(H11Protocol):
         return cycle is not None and not cycle.response_complete and not cycle.more_body
 
     def _wait(self) -> None:
-        self._patience = self.loop.call_later(REQUEST_S, self._lose_patience)
+        self._timer = self.loop.call_later(REQUEST_S, self._disconnect)
 
     def _stop_waiting(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
-    def _lose_patience(self) -> None:
-        self._patience = None
+    def _disconnect(self) -> None:
+        self._timer = None
         self.transport.close()

@@ -1,4 +1,7 @@
-"""`sagastream acl`: the rights that a role needs on a server, as rules for ACL SETUSER.
+"""`sagastream acl` and `install`: the rights that a role needs on a server.
+
+The right to load functions is one over all tenants of a server: who has it can replace the
+functions of others. So an administrator loads them, once for each release.
 
 The server runs a function with the rights of its caller, so a role has the commands that its
 functions call. A test reads them from the Lua, and others let real users with these rules do
@@ -9,6 +12,9 @@ from collections.abc import Mapping
 from typing import Literal, get_args
 
 from sagastream._codec.validation import check_name
+from sagastream._functions.library import LIBRARY, SOURCE
+from sagastream.bus import Bus
+from sagastream.errors import SagastreamError
 
 Role = Literal["requester", "listener", "saga-runner", "reader", "administrator"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -73,3 +79,32 @@ def rules(role: Role, namespace: str) -> list[str]:
     access = "%R~" if role == "reader" else "~"
     keys = f"{access}{{{check_name('namespace', namespace)}}}:*"
     return ["reset", "on", "resetchannels", keys, *(f"+{each}" for each in sorted(commands(role)))]
+
+
+class ForeignLibrary(SagastreamError):
+    """The server has a library of our name with other code."""
+
+
+async def install(bus: Bus) -> tuple[str, bool]:
+    """Load the function library of this release, if the server does not have it.
+
+    Returns:
+        The name of the library, and whether it was loaded now.
+
+    Raises:
+        ForeignLibrary: A library with that name has other code.
+        ServerUnsuitable: This user may not load functions.
+        ServerUnavailable: The server did not answer.
+    """
+    found = await bus.command("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY, "WITHCODE")
+    if not found:
+        await bus.session().connection.load_functions()
+        return LIBRARY, True
+    flat = found[0]
+    facts = flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
+    if facts[b"library_code"].decode() != SOURCE:
+        raise ForeignLibrary(
+            f"{bus.address} has a library {LIBRARY} with other code than this release: find out who "
+            f"loaded it, then run FUNCTION DELETE {LIBRARY}, and install again"
+        )
+    return LIBRARY, False

@@ -22,7 +22,6 @@ from typing import Any
 
 from sagastream.bus import Bus
 from sagastream.cli import acl, dead_letters
-from sagastream.cli.install import install
 from sagastream.errors import SagastreamError
 from sagastream.memory import memory_status, purge
 from sagastream.status import DeadLetter
@@ -51,7 +50,7 @@ async def _purge(bus: Bus, options: argparse.Namespace) -> dict[str, Any]:
 
 
 async def _install(bus: Bus, _options: argparse.Namespace) -> dict[str, Any]:
-    library, is_new = await install(bus)
+    library, is_new = await acl.install(bus)
     return {"library": library, "is_new": is_new}
 
 

@@ -125,7 +125,7 @@ class Tenants:
     def denied(self) -> list[tuple[str, str]]:
         """What the server has refused: the reason, and the command or key.
 
-        INFO tells of all tenants. A client asks for it at its start, and does without.
+        INFO describes all tenants. A client asks for it at its start, and does without.
         """
         found = [(entry["reason"], entry["object"]) for entry in self.admin.acl_log()]
         return [each for each in found if each != ("command", "info")]
