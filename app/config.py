@@ -30,7 +30,10 @@ class Settings(BaseSettings):
         "", pattern=r"^[A-Za-z0-9_-]*$", description="Prefix of every key, written as {namespace}:."
     )
     map_dir: Path = Field(ROOT / "maps", description="Folder of the maps that missions may name.")
-    out_dir: Path = Field(ROOT / "missions", description="Folder for mission results.")
+    out_dir: Path = Field(
+        ROOT / "missions" / "results",
+        description="Folder for mission results, one for each mission.",
+    )
 
     resources_stream: str = Field(
         "resources:commands", description="Command stream of the fleet registry."

@@ -14,6 +14,8 @@ from app.exploration.map_files import save_map
 from app.missions.picture import draw, save_picture
 from sagastream import InvalidMessage
 
+# Each folder of results has this file, and no other folder of ours.
+_REPORT = "report.json"
 _MISSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -26,6 +28,20 @@ def folder_of(out_dir: Path, mission: str) -> Path:
     if not _MISSION_ID.fullmatch(mission):
         raise InvalidMessage("mission", f"{mission[:70]!r} must be letters, digits, - and _")
     return out_dir.resolve() / mission
+
+
+def require_unused(folder: Path) -> None:
+    """Check that a mission may write its results to this folder, and remove it when it is undone.
+
+    Raises:
+        InvalidMessage: The folder exists and has no mission's results.
+    """
+    if folder.exists() and not _is_ours(folder):
+        raise InvalidMessage("mission", f"{folder} is no folder of results; choose another id")
+
+
+def _is_ours(folder: Path) -> bool:
+    return (folder / _REPORT).is_file()
 
 
 def write(
@@ -56,7 +72,9 @@ def write(
 
     Raises:
         OSError: The folder cannot be written.
+        InvalidMessage: The folder exists and has no mission's results.
     """
+    require_unused(folder)
     draft = folder.with_name(f".{folder.name}.draft")
     discard(folder)
     draft.mkdir(parents=True)
@@ -65,18 +83,20 @@ def write(
         save_map(draft / f"map-{number}.yaml", other, other_frame)
     save_picture(draft / "map.png", draw(grid, frame, paths, frontiers, title=title))
     text = json.dumps(report, indent=2, sort_keys=True) + "\n"
-    (draft / "report.json").write_text(text, encoding="utf-8")
+    (draft / _REPORT).write_text(text, encoding="utf-8")
     os.replace(draft, folder)  # noqa: PTH105 - renames the folder atomically
     return {
         "map_yaml": str(folder / "map.yaml"),
         "map_pgm": str(folder / "map.pgm"),
         "picture": str(folder / "map.png"),
-        "report": str(folder / "report.json"),
+        "report": str(folder / _REPORT),
     }
 
 
 def discard(folder: Path) -> None:
     """Remove a mission's results and any draft of them; do nothing if there are none."""
-    for path in (folder, folder.with_name(f".{folder.name}.draft")):
-        if path.exists():
-            shutil.rmtree(path)
+    draft = folder.with_name(f".{folder.name}.draft")
+    if _is_ours(folder):
+        shutil.rmtree(folder)
+    if draft.exists():
+        shutil.rmtree(draft)

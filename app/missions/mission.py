@@ -132,7 +132,7 @@ async def run_saga(
 
     Raises:
         BadMission: A parameter is out of range.
-        InvalidMessage: The id cannot be the name of a folder.
+        InvalidMessage: The id cannot be the name of a folder for its results.
         MapError: The map is missing or invalid.
         SagaError: The id belongs to a mission with other parameters.
         ServerUnavailable: The server did not answer.
@@ -142,7 +142,8 @@ async def run_saga(
     await get_bus().ping()
     runner = mission_runner()
     saga_id = saga_id or runner.new_id()
-    artifacts.folder_of(get_settings().out_dir, saga_id)  # refuses ids that cannot name a folder
+    folder = artifacts.folder_of(get_settings().out_dir, saga_id)
+    await asyncio.to_thread(artifacts.require_unused, folder)
     payload: dict[str, Any] = {
         "area": area,
         "robot_count": robot_count,
