@@ -132,9 +132,17 @@ def refuse_invalid(mission: Mission) -> None:
         leave(EXIT_USAGE, str(error))
 
 
+def printable(text: object) -> str:
+    """A text with control characters as escapes: what came from a server must not steer a terminal."""
+    return "".join(
+        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
+        for char in str(text)
+    )
+
+
 def leave(code: int, message: str) -> NoReturn:
     """Print a message to stderr and exit with a code."""
-    print(f"mission: {message}", file=sys.stderr)
+    print(f"mission: {printable(message)}", file=sys.stderr)
     sys.exit(code)
 
 
@@ -192,7 +200,7 @@ def _print_text(report: dict[str, Any]) -> None:
         lines.append(f"  undone: {', '.join(reversed(undone)) or 'nothing'}")
     see = f"; see: mission trace {report['saga_id']}" if get_settings().trace_file else ""
     lines.append(f"  trace    {report['trace_id']}{see}")
-    print("\n".join(lines))
+    print(printable("\n".join(lines)))
 
 
 def _percent(share: float) -> str:

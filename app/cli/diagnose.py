@@ -18,6 +18,7 @@ from app.cli.base import (
     app,
     leave,
     print_json,
+    printable,
     run_or_exit,
     settings_of_command,
 )
@@ -64,9 +65,9 @@ def doctor(*, output: Format = Output.TEXT) -> None:
     checks = run_or_exit(checking)
     if not print_json([asdict(check) for check in checks], output):
         for check in checks:
-            print(f"{_word(check)}  {check.name}: {check.detail}")
+            print(printable(f"{_word(check)}  {check.name}: {check.detail}"))
             if check.mend:
-                print(f"      fix: {check.mend}")
+                print(printable(f"      fix: {check.mend}"))
     failed = sum(not check.ok for check in checks)
     if failed:
         leave(EXIT_ERROR, f"{failed} of {len(checks)} checks failed")

@@ -7,7 +7,9 @@ from typing import Any, Self
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
+from app.cli.base import printable
 from app.cli.terminal_map import draw_map
 from app.event_types import EXPLORATION_PERFORM, FORWARD_STEPS, step_of
 from app.exploration.grid import GridFrame
@@ -44,14 +46,14 @@ class MissionDisplay:
         """Show one stage of a step."""
         event_type, status, payload = stage["event_type"], stage["status"], stage["payload"]
         step, direction = step_of(event_type) or (event_type, "forward")
-        state = _STATES.get(status, status)
+        state = printable(_STATES.get(status, status))
         before = self._rows.get((step, direction), ("", ""))[0]
         self._rows[(step, direction)] = (state, _detail(status, payload))
         if event_type == EXPLORATION_PERFORM:
             self._robots |= payload.get("robots", {}) if status == "progress" else {}
         if not self._console.is_terminal and state != before:
             detail = _detail(status, payload)
-            label = f"undo {step}" if direction == "undo" else step
+            label = printable(f"undo {step}" if direction == "undo" else step)
             print(
                 f"{self._age():6.1f}s  {label}: {state}{' ' + detail if detail else ''}",
                 file=sys.stderr,
@@ -68,10 +70,11 @@ class MissionDisplay:
         steps = Table.grid(padding=(0, 2))
         for name in FORWARD_STEPS.values():
             state, detail = self._rows.get((name, "forward"), ("-", ""))
-            steps.add_row(name, f"[{_COLOURS.get(state, 'dim')}]{state}[/]", detail)
+            steps.add_row(name, Text(state, _COLOURS.get(state, "dim")), Text(detail))
         for (name, direction), (state, detail) in self._rows.items():
             if direction == "undo":
-                steps.add_row(f"undo {name}", f"[{_COLOURS.get(state, 'dim')}]{state}[/]", detail)
+                label = Text(printable(f"undo {name}"))
+                steps.add_row(label, Text(state, _COLOURS.get(state, "dim")), Text(detail))
         robots = Table.grid(padding=(0, 2))
         for name, robot in sorted(self._robots.items()):
             x, y, _ = robot["pose"]
@@ -88,9 +91,11 @@ class MissionDisplay:
 
 def _detail(status: str, payload: dict[str, Any]) -> str:
     if status == "failed":
-        return f"{payload.get('error_type')}: {payload.get('message')}"
-    if status == "progress":
-        simulated = payload.get("simulated_s")
-        known = f"{payload['fraction']:.0%}"
+        return printable(f"{payload.get('error_type')}: {payload.get('message')}")
+    fraction, simulated = payload.get("fraction"), payload.get("simulated_s")
+    if status == "progress" and isinstance(fraction, int | float):
+        known = f"{fraction:.0%}"
+        if not isinstance(simulated, int | float):
+            return known
         return f"{known} of the area known, {simulated:.0f} s simulated" if simulated else known
     return ""

@@ -22,6 +22,7 @@ from app.cli.base import (
     exit_with_report,
     leave,
     print_json,
+    printable,
     refuse_invalid,
     run_or_exit,
     settings_of_command,
@@ -95,11 +96,11 @@ def list_missions(*, output: Format = Output.TEXT) -> None:
     table = Table("mission", "status", "area", "robots", "step", "age")
     for summary in summaries:
         table.add_row(
-            *(summary["saga_id"], summary["status"], summary["area"] or "-"),
-            *(str(summary["robots"] or "-"), summary["at"] or "-"),
+            *map(printable, (summary["saga_id"], summary["status"], summary["area"] or "-")),
+            *map(printable, (summary["robots"] or "-", summary["at"] or "-")),
             "-" if summary["age_s"] is None else f"{summary['age_s']:.0f} s",
         )
-    Console(width=None if Console().is_terminal else 120).print(table)
+    Console(width=None if Console().is_terminal else 120, markup=False).print(table)
 
 
 @app.command()
@@ -113,16 +114,17 @@ def show(saga_id: SagaId, *, output: Format = Output.TEXT) -> None:
     summary = summary_of(journal)
     if print_json(summary | {"error": journal.error, "entries": requests_of(journal)}, output):
         return
-    print(f"mission {saga_id} {summary['status']}: {summary['area']}, {summary['robots']} robots")
+    about = f"{summary['status']}: {summary['area']}, {summary['robots']} robots"
+    print(printable(f"mission {saga_id} {about}"))
     table = Table("step", "", "attempt", "status", "took", "request", "error")
     for entry in requests_of(journal):
         took = "-" if entry["duration_s"] is None else f"{entry['duration_s']:.1f} s"
         error = entry["error"].get("message", "")
         table.add_row(
-            *(entry["step"], entry["direction"], str(entry["attempt"]), entry["status"], took),
-            *(entry["request_id"], error),
+            *map(printable, (entry["step"], entry["direction"], entry["attempt"], entry["status"])),
+            *map(printable, (took, entry["request_id"], error)),
         )
-    Console(width=None if Console().is_terminal else 160).print(table)
+    Console(width=None if Console().is_terminal else 160, markup=False).print(table)
     print(f"trace {outcome_of(journal).trace_id}")
 
 
@@ -201,8 +203,9 @@ def show_fleet(*, output: Format = Output.TEXT) -> None:
     table = Table("robot", "battery", "present", "held by")
     for robot in robots:
         present = "yes" if robot.present else "no"
-        table.add_row(robot.name, f"{robot.battery:.0f} %", present, robot.holder or "-")
-    Console().print(table)
+        name, holder = printable(robot.name), printable(robot.holder or "-")
+        table.add_row(name, f"{robot.battery:.0f} %", present, holder)
+    Console(markup=False).print(table)
 
 
 def _journal(saga_id: str) -> Journal:

@@ -72,7 +72,12 @@ async def memory_status(bus: Bus, *, timeout: float | None = None) -> MemoryStat
             break
     small: Counter[str] = Counter()
     large: Counter[str] = Counter()
-    for key in keys[:_SAMPLE_KEYS]:
+    # These are few and large: a sample would miss them.
+    windows = await bus.command("ZRANGE", bus.key("remembered"), 0, -1, timeout=timeout)
+    for window in windows:
+        size = await bus.command("MEMORY", "USAGE", window, timeout=timeout)
+        large["ids of ended requests"] += int(size or 0)
+    for key in set(keys[:_SAMPLE_KEYS]).difference(windows):
         size = await bus.command("MEMORY", "USAGE", key, timeout=timeout)
         name, is_large = _holder(bus, key.decode(errors="replace"))
         (large if is_large else small)[name] += int(size or 0)
@@ -92,8 +97,6 @@ def _holder(bus: Bus, key: str) -> tuple[str, bool]:
         return "keys outside the namespace", False
     if name.startswith("request:"):
         return ("logs of followed requests" if name.endswith(":stages") else "requests"), False
-    if name.startswith("remembered"):
-        return "ids of ended requests", True
     if name.startswith("saga:"):
         return "sagas", False
     for end in (":commands", ":dead"):

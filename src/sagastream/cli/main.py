@@ -88,6 +88,14 @@ def _text(options: argparse.Namespace, answer: Any) -> str:
     return "\n".join(lines)
 
 
+def _printable(text: str) -> str:
+    """A text with control characters as escapes: what a server sends must not steer a terminal."""
+    return "".join(
+        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
+        for char in text
+    )
+
+
 def _mb(size: int) -> str:
     return f"{size / 1e6:.1f} MB"
 
@@ -156,12 +164,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         answer = asyncio.run(_run(options))
     except SagastreamError as error:
-        print(f"sagastream: {error}", file=sys.stderr)
+        print(_printable(f"sagastream: {error}"), file=sys.stderr)
         return 1
     if options.output == "text":
         text = _text(options, answer)
         if text:
-            print(text)
+            print(_printable(text))
     elif options.output == "jsonl" and isinstance(answer, list):
         for row in answer:
             print(json.dumps(row))

@@ -34,7 +34,7 @@ def test_results_are_written_replaced_and_discarded(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["traces", "maps"])
 def test_a_folder_without_results_is_neither_written_nor_removed(tmp_path: Path, name: str) -> None:
-    """Such as that of the traces, whose name somebody may choose as the id of a mission."""
+    """Such as that of the traces, whose name may be chosen as the id of a mission."""
     folder = artifacts.folder_of(tmp_path, name)
     folder.mkdir()
     (folder / "kept.json").write_text("{}")

@@ -1,4 +1,5 @@
 import asyncio
+import io
 import json
 import os
 import re
@@ -6,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from app import config
-from app.cli.base import Output, stage_printer
+from app.cli.base import Output, printable, stage_printer
+from app.cli.display import MissionDisplay
 from app.cli.main import app
 from app.config import ROOT, get_settings
 from app.exploration.map_files import save_map
@@ -216,3 +219,20 @@ def test_only_the_configuration_reads_the_environment() -> None:
     ]
     assert readers == ["app/config.py"]
     assert os.environ
+
+
+@pytest.mark.parametrize("text", ["\x1b[2Jgone", "\x9b31m", "[/red] [bold]", "a\tb"])
+def test_a_missions_error_does_not_steer_the_terminal(text: str) -> None:
+    """Neither by escapes nor by the markup of the library that draws the tables."""
+    console = Console(file=io.StringIO(), width=200)
+    display = MissionDisplay()
+    display._console = console
+    stage = {"event_type": "map:integrate", "status": "failed"}
+    display.show(stage | {"payload": {"error_type": "E", "message": text}})
+    display.show(stage | {"status": "progress", "payload": {"fraction": "much"}})
+    display.show(stage | {"payload": {"error_type": "E", "message": text}})
+    console.print(display._draw())
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "E: " in shown
+    assert "\x1b]" not in shown
+    assert printable(text) in shown

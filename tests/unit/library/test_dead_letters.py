@@ -60,3 +60,25 @@ def test_dead_letters_are_listed_shown_and_retried(
     assert asyncio.run(reply(request_id.strip()))["status"] == "completed"
     code, error = run("retry", STREAM, letter)
     assert (code, "no letter" in error) == (1, True)
+
+
+@pytest.mark.blocking
+def test_what_came_from_a_server_does_not_steer_the_terminal(
+    server: EmbeddedServer, namespace: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Escapes are shown as such, in each output for people; a letter without a reason is shown."""
+    evil = "\x1b]0;owned\x07\x9b2J"
+
+    async def add_letter() -> str:
+        async with Bus(server.url, namespace=namespace) as bus:
+            await add_entry(bus, f"{STREAM}:dead", {"event_type": "none"})
+            fields = {"event_type": evil, "payload": evil, "dead_reason": evil}
+            return await add_entry(bus, f"{STREAM}:dead", fields)
+
+    letter = asyncio.run(add_letter())
+    for arguments in (["list", STREAM], ["show", STREAM, letter], ["retry", STREAM, letter]):
+        main(["--url", server.url, "--namespace", namespace, "dead", *arguments])
+        captured = capsys.readouterr()
+        shown = captured.out + captured.err
+        assert "owned" in shown or arguments[0] == "retry"
+        assert all(char.isprintable() or char == "\n" for char in shown), arguments

@@ -10,6 +10,7 @@ from sagastream import Bus, Command, Overloaded, Progress, ServerUnsuitable, mul
 from sagastream.status import request_status
 from sagastream.testing import EmbeddedServer, bundled_binary
 from tests.listeners import listening
+from tests.plain_client import connect
 from tests.polling import eventually
 
 STREAM = "work:commands"
@@ -90,5 +91,12 @@ async def test_a_cluster_is_refused_without_a_namespace(
         async with Bus(server.url) as bus:
             with pytest.raises(ServerUnsuitable, match="give a namespace"):
                 await bus.ping()
+        with connect(server.url) as client:
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            await eventually(
+                lambda: "cluster_state:ok" in str(client.execute_command("CLUSTER", "INFO")),
+                within_s=20,
+                why="the node serves all slots",
+            )
         async with Bus(server.url, namespace="mine") as bus:
             await bus.ping()

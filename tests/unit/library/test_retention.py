@@ -315,13 +315,21 @@ def test_results_are_purged_by_the_command_line(
         run("purge", "--older-than", "soon")
 
 
-async def test_what_holds_the_memory_is_named(bus: Bus) -> None:
+@pytest.mark.blocking
+async def test_what_holds_the_memory_is_named(own_server: EmbeddedServer) -> None:
     """The kinds of keys are told apart, and an open request is not purged."""
-    await bus.emit_command(STREAM, event_type="work:do", payload={"x": "y" * 5000}, request_id="r")
-    found = await memory_status(bus)
-    holders = dict(found.holders)
-    assert holders[STREAM] > 5000
-    assert holders["requests"] > 5000
-    assert (found.share, found.is_full) == (0.0, False)
-    assert (await purge(bus)).results == 0
-    assert (await record_of(bus, "r"))["status"] == "pending"
+    async with Bus(own_server.url) as bus:
+        await bus.emit_command(
+            STREAM, event_type="work:do", payload={"x": "y" * 5000}, request_id="r"
+        )
+        await bus.cancel("other")
+        await bus.emit_command(STREAM, event_type="work:do", payload={}, request_id="other")
+        found = await memory_status(bus)
+        holders = dict(found.holders)
+        assert holders[STREAM] > 5000
+        assert holders["requests"] > 5000
+        assert holders["ids of ended requests"] > 100
+        assert (found.share, found.is_full) == (0.0, False)
+        await bus.command("SET", "request:else", "not ours")
+        assert (await purge(bus)).results == 1
+        assert (await record_of(bus, "r"))["status"] == "pending"
