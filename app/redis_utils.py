@@ -5,6 +5,8 @@ A stored map part (a blob) is content-addressed: its reference is the hash of it
 
 import asyncio
 import hashlib
+import logging
+import re
 import zlib
 from collections.abc import AsyncIterator, Mapping
 from functools import lru_cache
@@ -12,11 +14,26 @@ from typing import Any
 
 from app.config import get_settings
 from app.shutdown import GRACE_S, shutdown
-from sagastream import BackoffConfig, Bus, CommandListener, Retention, SagastreamError
+from sagastream import (
+    BackoffConfig,
+    Bus,
+    CommandListener,
+    InvalidMessage,
+    Retention,
+    SagastreamError,
+    StreamEntry,
+)
 from sagastream.message import OnProgress
 
 _BLOCK_S = 0.5
 _GIVE_BACK_S = 1.5
+
+
+logger = logging.getLogger(__name__)
+
+# The largest blob: as many bytes as the largest map has cells, twice.
+MAX_BLOB_BYTES = 32_000_000
+_REFERENCE = re.compile(r"[0-9a-f]{64}")
 
 
 class BlobMissing(SagastreamError):
@@ -32,6 +49,18 @@ class BlobMissing(SagastreamError):
 
     def __reduce__(self) -> tuple[type, tuple[str]]:
         return type(self), (self.reference,)
+
+
+class BlobInvalid(SagastreamError):
+    """What is stored under a reference is not what was stored there, or is too large."""
+
+    def __init__(self, reference: str, reason: str) -> None:
+        super().__init__(f"map part {reference[:70]} {reason}")
+        self.reference = reference
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.reference, self.reason)
 
 
 def get_bus() -> Bus:
@@ -116,6 +145,19 @@ async def request_and_reply(
     )
 
 
+def payload_of(text: str) -> dict[str, Any]:
+    """Decode the payload of an entry, as strictly as the library does.
+
+    Raises:
+        InvalidMessage: It is malformed, or too large.
+    """
+    # Only the payload is checked: entries of events need no other field.
+    fields = {"request_id": "any", "status": "progress", "payload": text}
+    reply = StreamEntry("", "0-0", fields).reply(max_bytes=get_bus().max_payload)
+    payload: dict[str, Any] = reply["payload"]
+    return payload
+
+
 async def read_stream(stream: str, *, follow: bool) -> AsyncIterator[dict[str, Any]]:
     """Read the entries of a stream of replies or events, from the first one.
 
@@ -126,8 +168,9 @@ async def read_stream(stream: str, *, follow: bool) -> AsyncIterator[dict[str, A
     Yields:
         The fields of each entry with `payload` decoded, and its `entry_id`.
 
+    An entry that is not a reply is logged and left out.
+
     Raises:
-        InvalidMessage: An entry is not a reply.
         ServerUnavailable: The server did not answer, and `follow` is false.
     """
     bus, last = get_bus(), "0-0"
@@ -141,7 +184,12 @@ async def read_stream(stream: str, *, follow: bool) -> AsyncIterator[dict[str, A
             continue
         for entry in entries:
             last = entry.entry_id
-            yield entry.reply(max_bytes=bus.max_payload)
+            try:
+                reply = entry.reply(max_bytes=bus.max_payload)
+            except InvalidMessage as error:
+                logger.warning("%s %s is not a reply: %s", stream, last, error)
+                continue
+            yield reply
         if not entries and not follow:
             return
 
@@ -201,11 +249,40 @@ async def put_blob(data: bytes, *, ttl_s: int | None = None) -> str:
 async def get_blob(reference: str) -> bytes:
     """Fetch what `put_blob` stored.
 
+    At most `MAX_BLOB_BYTES` are read and decompressed, whatever is stored.
+
     Raises:
         BlobMissing: It expired, or the server lost it.
+        BlobInvalid: It is too large, or not what its reference says.
     """
     bus = get_bus()
-    stored = await bus.command("GET", bus.key(f"blob:{reference}"))
-    if stored is None:
+    key = bus.key(f"blob:{check_reference(reference)}")
+    stored = await bus.command("GETRANGE", key, 0, MAX_BLOB_BYTES)
+    if not stored:
         raise BlobMissing(reference)
-    return zlib.decompress(stored)
+    try:
+        data = await asyncio.to_thread(_decompressed, stored)
+    except (zlib.error, ValueError) as error:
+        raise BlobInvalid(reference, f"cannot be read: {error}") from error
+    if hashlib.sha256(data).hexdigest() != reference:
+        raise BlobInvalid(reference, "has another content than its reference says")
+    return data
+
+
+def check_reference(reference: object) -> str:
+    """Return a reference if it is one.
+
+    Raises:
+        BlobInvalid: It is not the SHA-256 of something, in hex.
+    """
+    if not isinstance(reference, str) or not _REFERENCE.fullmatch(reference):
+        raise BlobInvalid(str(reference), "is no reference: it is not a SHA-256 in hex")
+    return reference
+
+
+def _decompressed(stored: bytes) -> bytes:
+    unpacker = zlib.decompressobj()
+    data = unpacker.decompress(stored, MAX_BLOB_BYTES)
+    if not unpacker.eof:
+        raise ValueError(f"it is cut off, or larger than the limit of {MAX_BLOB_BYTES} bytes")
+    return data

@@ -6,7 +6,7 @@ Images store the top row first; only code that reads or writes images flips them
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from math import floor
+from math import floor, isfinite
 from typing import Any, Self
 
 import numpy as np
@@ -15,6 +15,8 @@ import numpy.typing as npt
 UNKNOWN = -1
 FREE = 0
 OCCUPIED = 100
+# The largest grid that is read from elsewhere.
+MAX_CELLS = 16_000_000
 
 Grid = npt.NDArray[np.int8]
 """Occupancy, (rows, cols) int8 of UNKNOWN, FREE or OCCUPIED, as in ROS `nav_msgs/OccupancyGrid`."""
@@ -81,8 +83,22 @@ class GridFrame:
 
         Raises:
             TypeError: a field is missing or unknown.
+            ValueError: a value is of another type, not finite, or out of range.
         """
-        return cls(**values)
+        frame = cls(**values)
+        for name in ("rows", "cols"):
+            count = getattr(frame, name)
+            if type(count) is not int or not 0 < count <= MAX_CELLS:
+                raise ValueError(f"{name} is {count!r:.40}, not a number of cells")
+        if frame.rows * frame.cols > MAX_CELLS:
+            raise ValueError(f"{frame.rows} x {frame.cols} are more than {MAX_CELLS:,} cells")
+        for name in ("resolution", "origin_x", "origin_y"):
+            number = getattr(frame, name)
+            if type(number) not in {int, float} or not isfinite(number):
+                raise ValueError(f"{name} is {number!r:.40}, not a finite number")
+        if frame.resolution <= 0:
+            raise ValueError(f"resolution is {frame.resolution}, not a length in metres")
+        return frame
 
 
 @dataclass(frozen=True, slots=True)

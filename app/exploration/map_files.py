@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, FloorMap, Grid, GridFrame
+from app.exploration.grid import FREE, MAX_CELLS, OCCUPIED, UNKNOWN, FloorMap, Grid, GridFrame
 
 _YAML_BYTES = 64 * 1024
 _YAML_DEPTH = 8
@@ -29,7 +29,7 @@ _OPENING = (
 )
 _CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
 _HEADER_BYTES = 4096
-_MAX_PIXELS = 16_000_000
+_MAX_PIXELS = MAX_CELLS
 _AREA = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _NAMES_SHOWN = 20
 _WHITE = 255

@@ -206,8 +206,16 @@ class FrameDecoder:
             before the first key frame.
 
         Raises:
-            BadFrame: The piece exceeds the grid.
+            BadFrame: The piece is malformed or exceeds the grid; nothing was applied.
         """
+        try:
+            return self._decode(piece)
+        except BadFrame:
+            raise
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise BadFrame(f"a piece is malformed: {type(error).__name__}: {error}") from error
+
+    def _decode(self, piece: Mapping[str, Any]) -> Frame | None:
         if "grid" in piece:
             self.grid = GridFrame.from_dict(piece["grid"])
             self._cells = np.full((self.grid.rows, self.grid.cols), UNKNOWN, np.int8)
@@ -232,10 +240,17 @@ class FrameDecoder:
 
     def _apply_cells(self, cells: Mapping[str, Any]) -> None:
         row0, col0, (rows, cols) = cells["row0"], cells["col0"], cells["shape"]
-        data = zlib.decompress(base64.b64decode(cells["data"]))
         window = self._cells[row0 : row0 + rows, col0 : col0 + cols]
-        if min(row0, col0) < 0 or window.shape != (rows, cols) or len(data) != rows * cols:
+        if min(row0, col0) < 0 or window.shape != (rows, cols):
             raise BadFrame(f"{rows} x {cols} cells at ({row0}, {col0}) exceed the grid")
+        try:
+            unpacker = zlib.decompressobj()
+            # One byte more than there are cells shows that there are too many.
+            data = unpacker.decompress(base64.b64decode(cells["data"]), rows * cols + 1)
+        except zlib.error as error:
+            raise BadFrame(f"cells cannot be read: {error}") from error
+        if len(data) != rows * cols:
+            raise BadFrame(f"{rows} x {cols} cells at ({row0}, {col0}) are {len(data)} or more")
         # Frames that were returned before keep their cells.
         self._cells = self._cells.copy()
         window = self._cells[row0 : row0 + rows, col0 : col0 + cols]

@@ -4,6 +4,7 @@ Frames are not traced: they are many and would add nothing to the trace.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
@@ -12,9 +13,11 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from app.config import get_settings
 from app.exploration.grid import GridFrame
-from app.missions.frames import Frame, FrameDecoder, FrameEncoder
+from app.missions.frames import BadFrame, Frame, FrameDecoder, FrameEncoder
 from app.redis_utils import emit_event, read_stream
 from sagastream import Command
+
+logger = logging.getLogger(__name__)
 
 RecordedFrame = tuple[str, Frame, GridFrame]
 """The id of the entry that completes a frame, the frame, and the pose of its grid."""
@@ -59,13 +62,19 @@ async def read_frames(mission: str, *, follow: bool = False) -> AsyncIterator[Re
         mission: The mission's id.
         follow: Continue with new frames, without end, and wait while the server is unavailable.
 
+    A piece that is malformed is logged and left out.
+
     Raises:
-        BadFrame: The recording is damaged.
         ServerUnavailable: The server did not answer, and `follow` is false.
     """
     decoder = FrameDecoder()
     async for entry in read_stream(get_settings().recording_stream(mission), follow=follow):
-        if frame := decoder.decode(entry["payload"]):
+        try:
+            frame = decoder.decode(entry["payload"])
+        except BadFrame as error:
+            logger.warning("frame %s of mission %s: %s", entry["entry_id"], mission, error)
+            continue
+        if frame:
             assert decoder.grid is not None
             yield entry["entry_id"], frame, decoder.grid
 

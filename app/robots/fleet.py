@@ -6,6 +6,7 @@ lost its claim changes nothing.
 """
 
 import json
+import logging
 import math
 import random
 import time
@@ -15,6 +16,8 @@ from dataclasses import asdict, dataclass, replace
 from app.config import Settings, get_settings
 from app.redis_utils import get_bus
 from sagastream import Bus, SagastreamError, Write
+
+logger = logging.getLogger(__name__)
 
 FLEET = "fleet"
 _YARD_M = 40.0
@@ -101,12 +104,33 @@ async def robots(bus: Bus | None = None) -> list[Robot]:
     """
     bus = bus or get_bus()
     stored = await bus.command("HGETALL", bus.key(FLEET))
-    names = sorted(name.decode() for name in stored)
+    names = sorted(name.decode(errors="replace") for name in stored)
+    stored = {name.decode(errors="replace"): text for name, text in stored.items()}
     seen = await bus.command("MGET", *(_seen_key(bus, name) for name in names)) if names else []
-    return [
-        Robot(**json.loads(stored[name.encode()]), present=last_seen is not None)
+    found = [
+        _load(name, stored[name], present=last_seen is not None)
         for name, last_seen in zip(names, seen, strict=True)
     ]
+    return [robot for robot in found if robot]
+
+
+def _load(name: str, text: bytes, *, present: bool = False) -> Robot | None:
+    """Read a robot's record; None, and a line in the log, if it is malformed."""
+    try:
+        robot = Robot(**json.loads(text), present=present)
+        _check(robot, name)
+    except (ArithmeticError, TypeError, ValueError) as error:
+        logger.warning("the record of robot %s is malformed and left out: %s", name, error)
+        return None
+    return robot
+
+
+def _check(robot: Robot, name: str) -> None:
+    numbers = (robot.battery, robot.x, robot.y, robot.since)
+    if not all(type(each) in {int, float} and math.isfinite(each) for each in numbers):
+        raise TypeError(f"{numbers} are not finite numbers")
+    if robot.name != name or not isinstance(robot.holder, str):
+        raise TypeError(f"{robot.name!r:.80} and {robot.holder!r:.80} are not its name and holder")
 
 
 async def presence(bus: Bus) -> list[bool]:
@@ -123,7 +147,8 @@ async def is_present(name: str) -> bool:
 async def holder(name: str) -> str:
     """Return the mission that holds a robot; '' if none does."""
     stored = await get_bus().command("HGET", get_bus().key(FLEET), name)
-    return str(json.loads(stored)["holder"]) if stored else ""
+    robot = _load(name, stored) if stored else None
+    return robot.holder if robot else ""
 
 
 async def check_in(name: str) -> None:

@@ -17,7 +17,7 @@ from sse_starlette import ServerSentEvent
 
 from app.config import get_settings
 from app.missions.mission_saga import mission_runner
-from app.redis_utils import get_bus
+from app.redis_utils import get_bus, payload_of
 from sagastream import InvalidMessage, SagastreamError, StreamEntry
 
 EVENT_KINDS = ("stage", "move", "frame")
@@ -134,12 +134,20 @@ def _merge(entries: Sequence[StreamEntry], position: dict[str, str]) -> Iterator
         position[entry.stream] = entry.entry_id
         fields: dict[str, Any] = dict(entry.fields)
         if "payload" in fields:
-            fields["payload"] = json.loads(fields["payload"])
+            fields |= _payload_of(fields["payload"])
         yield ServerSentEvent(
             event=kinds[entry.stream],
             data=json.dumps(fields | {"entry_id": entry.entry_id}),
             id=",".join(position.values()),
         )
+
+
+def _payload_of(text: str) -> dict[str, Any]:
+    """Return the payload of an entry as fields of its event; of a malformed one, what is wrong."""
+    try:
+        return {"payload": payload_of(text)}
+    except InvalidMessage as error:
+        return {"payload": {}, "malformed": str(error)[:200]}
 
 
 def _time(entry: StreamEntry) -> tuple[int, ...]:

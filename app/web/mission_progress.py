@@ -1,14 +1,15 @@
 """The progress of missions for the list: known share of the area and distance driven so far."""
 
 import asyncio
-import json
 from typing import Any
 
 from app.missions.mission_saga import mission_runner
 from app.missions.reports import summary_of
-from app.redis_utils import get_bus
+from app.redis_utils import get_bus, payload_of
+from sagastream import InvalidMessage
 from sagastream.saga import Journal
 
+_LARGEST = 1e15  # of the figures that are shown; comparisons with NaN are false
 _LAST_STAGES = 20  # newest stages of a mission that are searched for progress figures
 
 
@@ -35,18 +36,38 @@ async def _with_progress(journal: Journal) -> dict[str, Any]:
     explored = journal.results().get("perform_exploration", {})
     progress: dict[str, Any] = {"known": None, "driven_m": None}
     if "distances_m" in explored:
-        progress["driven_m"] = sum(explored["distances_m"])
-        progress["known"] = journal.results().get("integrate_maps", {}).get("coverage")
+        progress["driven_m"] = _sum(explored["distances_m"])
+        coverage = journal.results().get("integrate_maps", {}).get("coverage")
+        progress["known"] = _number(coverage)
     elif journal.entries:
         progress |= await _last_progress(journal.saga_id)
     return summary_of(journal) | progress
 
 
 async def _last_progress(saga_id: str) -> dict[str, Any]:
+    """Return the newest figures; a stage that is malformed has none."""
     for entry in await get_bus().last_entries(f"saga:{saga_id}:replies", _LAST_STAGES):
-        payload = json.loads(entry.fields.get("payload", "{}"))
+        try:
+            payload = payload_of(entry.fields.get("payload", "{}"))
+        except InvalidMessage:
+            continue
         robots = payload.get("robots")
-        if isinstance(robots, dict):
-            driven = sum(robot["driven_m"] for robot in robots.values())
-            return {"known": payload.get("fraction"), "driven_m": driven}
+        if not isinstance(robots, dict):
+            continue
+        driven = _sum([isinstance(r, dict) and r.get("driven_m") for r in robots.values()])
+        if driven is not None:
+            return {"known": _number(payload.get("fraction")), "driven_m": driven}
     return {}
+
+
+def _number(value: Any) -> float | None:
+    """Return a finite number as it is; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if abs(value) < _LARGEST else None
+
+
+def _sum(values: Any) -> float | None:
+    """Return the sum of finite numbers; None if one is something else."""
+    numbers = [_number(value) for value in values] if isinstance(values, list) else [None]
+    return None if None in numbers else sum(number for number in numbers if number is not None)

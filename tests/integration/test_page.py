@@ -142,7 +142,7 @@ def test_a_stuck_mission_is_fixed_and_resumed(
 ) -> None:
     """Failed step, compensation lane and stuck compensation are shown; Resume undoes all."""
     page, key = watched.page, f"stuck-{uuid.uuid4().hex[:8]}"
-    obstacle = Path(running["OUT_DIR"]) / key
+    obstacle = Path(running["OUT_DIR"]) / f".{key}.draft"
     obstacle.parent.mkdir(parents=True, exist_ok=True)
     obstacle.write_text("in the way of this mission's results")
     _start(served, "rooms", key=key)
