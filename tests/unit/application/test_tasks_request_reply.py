@@ -31,7 +31,12 @@ _TASKS = [
 
 @pytest.fixture(autouse=True)
 async def close_worker_loop(app_bus: Bus) -> AsyncIterator[None]:
-    """Close the connections of the tasks' own event loop."""
+    """Close the connections of the tasks' own event loop.
+
+    A worker binds its tasks when it starts; tasks that are bound by their first call fail if
+    several threads make it at once.
+    """
+    celery_app.finalize(auto=True)
     yield
     await asyncio.to_thread(tasks.run_in_loop, app_bus.close())
 
