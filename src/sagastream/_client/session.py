@@ -13,7 +13,7 @@ from typing import Any
 
 from sagastream._client.data_loss import DataLossGuard
 from sagastream._client.inbox import Inbox
-from sagastream._functions.library import SOURCE
+from sagastream._functions.library import LIBRARY, SOURCE
 from sagastream._functions.requests import RequestFunctions
 from sagastream._functions.sagas import SagaFunctions
 from sagastream._functions.streams import StreamFunctions
@@ -98,8 +98,7 @@ class Session:
                 to a cluster and the bus has no namespace.
         """
         connection = self.connection
-        deadline = Deadline(min(connection.call_timeout_s, _CHECK_S))
-        info = await self._info(deadline)
+        info = await self._info(Deadline(min(connection.call_timeout_s, _CHECK_S)))
         if info.get("cluster_enabled") and not self.options.prefix:
             raise ServerUnsuitable(
                 f"{connection.address} belongs to a cluster, where the keys of a request would "
@@ -111,9 +110,19 @@ class Session:
                 f"{connection.address} may evict running requests (maxmemory-policy {policy}); "
                 "run CONFIG SET maxmemory-policy noeviction there"
             )
-        # Calling one of them needs no right to list or load functions; if it is missing, and this
-        # client may, they are loaded.
-        await self.requests.inspect(self.options.record_key("none"), deadline=deadline)
+        if not await self._has_functions():
+            await connection.load_functions()
+
+    async def _has_functions(self) -> bool:
+        """Whether the server has the functions: a full one refuses to load them again."""
+        try:
+            return bool(await self.connection.call("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY))
+        except ServerError as error:
+            if error.code != "NOPERM":
+                return False
+        # Calling one needs no right to list functions; that they are missing is an error here.
+        await self.requests.inspect(self.options.record_key("none"))
+        return True
 
     async def _info(self, deadline: Deadline) -> dict[str, Any]:
         """What the server says of itself; nothing if this client may not ask."""
