@@ -205,8 +205,9 @@ CONTROLS = [
     Control(
         "4 a shutdown writes no terminal stage",
         "_worker/dispatcher.py",
-        "        if claim.ending is None:",
-        "        if claim.ending is None:\n            await claim.cancel()",
+        '        if claim.ending in {None, "stopped"} or claim.is_handed_over:',
+        '        if claim.ending in {None, "stopped"} or claim.is_handed_over:\n'
+        "            await claim.cancel()",
         LISTENER,
     ),
     Control(
