@@ -18,7 +18,7 @@ from sagastream import (
 )
 from sagastream.status import dead_letters, request_status, stream_status
 from tests.listeners import listening
-from tests.plain_client import add_entry, call
+from tests.plain_client import GROUP, add_entry, call
 from tests.polling import eventually
 from tests.records import record_of
 
@@ -369,3 +369,25 @@ def test_names_are_checked_when_declared() -> None:
     """An invalid name in a decorator is an error at import."""
     with pytest.raises(InvalidMessage, match="event_type"):
         multi_stage_reply(stream=STREAM, event_type="has space")
+
+
+@pytest.mark.invariant(5)
+async def test_a_listener_with_fewer_slots_than_streams_reads_no_more_than_it_has(
+    bus: Bus,
+) -> None:
+    """With one slot and two streams one command is delivered; the others wait unread."""
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def wait(_command: Command, _progress: Progress) -> None:
+        begun.set()
+        await go.wait()
+
+    streams = ("one:commands", "two:commands")
+    handlers = [multi_stage_reply(stream=name, event_type="x:do")(wait) for name in streams]
+    for name in streams * 3:
+        await bus.emit_command(name, event_type="x:do", payload={})
+    async with listening(bus, handlers, concurrency=1):
+        await asyncio.wait_for(begun.wait(), 10)
+        pending = [await call(bus, "XPENDING", name, GROUP) for name in streams]
+        assert sum(each["pending"] for each in pending) == 1
+        go.set()
