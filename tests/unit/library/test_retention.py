@@ -214,6 +214,24 @@ async def test_a_stream_gets_the_terminal_reply_once_however_often_it_is_named(b
     await call(bus, "DEL", "request:r")
 
 
+@pytest.mark.blocking
+@pytest.mark.invariant(2)
+async def test_a_stream_whose_name_ends_another_name_gets_the_reply_too(
+    own_server: EmbeddedServer,
+) -> None:
+    """Without a namespace, too, the record of an ended request tells these names apart."""
+    names = ("the:mine", "mine", "mine:2")
+    async with Bus(own_server.url) as bus, listening(bus, [work]):
+        for name in names:
+            await bus.emit_command(
+                STREAM, event_type="work:do", payload={}, request_id="r", reply_stream=name
+            )
+            await eventually(lambda: bus.outcome("r"), within_s=10, why="it has ended")
+        for name in names:
+            told = await bus.read_entries({name: "0-0"})
+            assert [entry.fields["status"] for entry in told][-1:] == ["completed"], name
+
+
 async def test_an_ended_request_is_small(bus: Bus) -> None:
     """Its record and its remembered id, by the server's own count."""
 

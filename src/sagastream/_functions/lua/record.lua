@@ -78,16 +78,17 @@ local function unpack_command(packed)
 end
 
 -- A short name of a reply stream that has the terminal reply; '' for that of the saga, which
--- always has it. The end of an inbox's name tells it apart.
+-- always has it. The end of an inbox's name tells it apart. Line ends keep one name from being
+-- found within another.
 local function mark_of(call, key, command, stream)
   local at = #prefix_of(call, key) + 1
   if #stream >= at + 36 and string.find(stream, 'replies:', at, true) == at then
-    return string.sub(stream, -12)
+    return '\n' .. string.sub(stream, -12)
   end
   if command.saga_id ~= '' and string.sub(stream, at) == 'saga:' .. command.saga_id .. ':replies' then
     return ''
   end
-  return stream .. '\n'
+  return '\n' .. stream .. '\n'
 end
 
 -- The marks of all streams that get the end of a request.
