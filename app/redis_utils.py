@@ -256,7 +256,7 @@ async def get_blob(reference: str) -> bytes:
         BlobInvalid: It is too large, or not what its reference says.
     """
     bus = get_bus()
-    key = bus.key(f"blob:{check_reference(reference)}")
+    key = bus.key(f"blob:{_checked_reference(reference)}")
     stored = await bus.command("GETRANGE", key, 0, MAX_BLOB_BYTES)
     if not stored:
         raise BlobMissing(reference)
@@ -269,7 +269,7 @@ async def get_blob(reference: str) -> bytes:
     return data
 
 
-def check_reference(reference: object) -> str:
+def _checked_reference(reference: object) -> str:
     """Return a reference if it is one.
 
     Raises:

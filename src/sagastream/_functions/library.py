@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 from sagastream._codec.entries import SCHEMA_VERSION
 from sagastream._redis.deadline import Deadline
-from sagastream.errors import UnknownLayout
 
 # In this order: each file uses functions of the files before it.
 _FILES = (
@@ -42,16 +41,6 @@ LIBRARY = "sagastream_" + hashlib.sha256(_TEMPLATE.encode()).hexdigest()[:12]
 # What FUNCTION LOAD takes.
 SOURCE = _TEMPLATE.replace("@LIBRARY@", LIBRARY).replace("@SCHEMA@", SCHEMA_VERSION)
 SOURCE = SOURCE.replace("@LAYOUT@", str(RECORD_LAYOUT))
-
-
-def check_layout(layout: bytes | None) -> None:
-    """Check the `layout` field of a record.
-
-    Raises:
-        UnknownLayout: A newer release wrote the record.
-    """
-    if layout and int(layout) > RECORD_LAYOUT:
-        raise UnknownLayout(int(layout), RECORD_LAYOUT)
 
 
 def function_name(transition: str) -> str:

@@ -81,6 +81,11 @@ class Dispatcher:
         self._session = session
         self._handlers = handlers
         self._options = options
+        self._own_options = {
+            handler: replace(options, retention=handler.retention)
+            for handler in handlers.values()
+            if handler.retention
+        }
         self._keeper = keeper
         self._threads = threads
         self._on_forward = on_forward
@@ -136,9 +141,7 @@ class Dispatcher:
     def _claim_of(
         self, delivery: Delivery, command: Command, handler: Handler | None = None
     ) -> Claim:
-        options = self._options
-        if handler and handler.retention:
-            options = replace(options, retention=handler.retention)
+        options = self._own_options.get(handler, self._options) if handler else self._options
         return Claim(self._session, command, delivery, options, self._keeper)
 
     async def _handle(self, delivery: Delivery, command: Command, slot: Slot) -> None:

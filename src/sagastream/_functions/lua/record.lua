@@ -174,7 +174,7 @@ end
 local function upgrade(call, key, record)
   local ttl_ms, payload = redis.call('PTTL', key), redis.call('HGET', key, 'payload')
   redis.call('DEL', key)
-  redis.call('HSET', key, 'layout', int(LAYOUT), 'state', pack_state(record), 'command', pack_command(record.command),
+  redis.call('HSET', key, 'layout', LAYOUT_TEXT, 'state', pack_state(record), 'command', pack_command(record.command),
     'payload', payload)
   if record.progress then
     redis.call('HSET', key, 'progress', record.progress)

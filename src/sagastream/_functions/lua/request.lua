@@ -2,7 +2,7 @@
 
 -- Note a cancel that comes before its command.
 local function note_cancel(key, trace, ttl_ms)
-  redis.call('HSET', key, 'layout', int(LAYOUT), 'cancel', cjson.encode(trace))
+  redis.call('HSET', key, 'layout', LAYOUT_TEXT, 'cancel', cjson.encode(trace))
   redis.call('PEXPIRE', key, int(ttl_ms))
 end
 
@@ -215,7 +215,7 @@ local function follow(call, keys, args)
   if memory then
     return answer_expired(memory)
   end
-  redis.call('HSET', key, 'layout', int(LAYOUT), 'followed', '1')
+  redis.call('HSET', key, 'layout', LAYOUT_TEXT, 'followed', '1')
   redis.call('PEXPIRE', key, ttl_ms)
   return { 'ok' }
 end

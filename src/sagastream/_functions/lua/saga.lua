@@ -14,11 +14,13 @@ local function compact(stream, ttl_ms)
 end
 
 -- journal: replace a saga's journal if it is still at the expected version, and add an entry to the
--- stream of its moves. Each byte 0x01 in the journal becomes the server's time. An open saga is in a sorted set by the time at which a runner should claim
--- it, an ended one by the time at which it and the records of its requests expire.
+-- stream of its moves. Each byte 0x01 in the journal becomes the server's time. An open saga is in
+-- a sorted set by the time at which a runner should claim it, an ended one by the time at which it
+-- and the records of its requests expire.
 -- Race: two runners read the same version; the second one's move is refused.
--- KEYS saga, its stream, open, ended, stuck, replies and records of an ended saga... ARGV expected version, journal, saga id,
--- 'open' | 'ended' | 'stuck', ms until it is due or expires, ms that the moves of an ended saga are kept, fields of the stream's entry...
+-- KEYS saga, its stream, open, ended, stuck, replies and records of an ended saga... ARGV expected
+-- version, journal, saga id, 'open' | 'ended' | 'stuck', ms until it is due or expires, ms that the
+-- moves of an ended saga are kept, fields of the stream's entry...
 -- Returns {'ok', version, time} | {'moved', version, time}.
 local function journal(call, keys, args)
   local saga, stream, open, ended, stuck = unpack(keys, 1, 5)
