@@ -82,8 +82,8 @@ class Dispatcher:
         self._handlers = handlers
         self._options = options
         self._own_options = {
-            handler: replace(options, retention=handler.retention)
-            for handler in handlers.values()
+            key: replace(options, retention=handler.retention)
+            for key, handler in handlers.items()
             if handler.retention
         }
         self._keeper = keeper
@@ -138,15 +138,13 @@ class Dispatcher:
             claim.pause()
         return None
 
-    def _claim_of(
-        self, delivery: Delivery, command: Command, handler: Handler | None = None
-    ) -> Claim:
-        options = self._own_options.get(handler, self._options) if handler else self._options
+    def _claim_of(self, delivery: Delivery, command: Command) -> Claim:
+        options = self._own_options.get((delivery.stream, command.event_type), self._options)
         return Claim(self._session, command, delivery, options, self._keeper)
 
     async def _handle(self, delivery: Delivery, command: Command, slot: Slot) -> None:
         handler = self._handlers.get((delivery.stream, command.event_type))
-        async with self._claim_of(delivery, command, handler) as claim:
+        async with self._claim_of(delivery, command) as claim:
             try:
                 handled = () if handler else await self._forward(claim, delivery, slot)
                 if handled is None or not await self._begin(claim, slot):
