@@ -3,6 +3,7 @@
 A server may be large: what holds the memory is estimated from a sample of its keys.
 """
 
+import asyncio
 from collections import Counter
 from dataclasses import dataclass
 
@@ -70,15 +71,14 @@ async def memory_status(bus: Bus, *, timeout: float | None = None) -> MemoryStat
         keys += found
         if not int(cursor):
             break
-    small: Counter[str] = Counter()
-    large: Counter[str] = Counter()
+    small, large = Counter[str](), Counter[str]()
     # These are few and large: a sample would miss them.
     windows = await bus.command("ZRANGE", bus.key("remembered"), 0, -1, timeout=timeout)
-    for window in windows:
-        size = await bus.command("MEMORY", "USAGE", window, timeout=timeout)
-        large["ids of ended requests"] += int(size or 0)
-    for key in set(keys[:_SAMPLE_KEYS]).difference(windows):
-        size = await bus.command("MEMORY", "USAGE", key, timeout=timeout)
+    sample = [*windows, *set(keys[:_SAMPLE_KEYS]).difference(windows)]
+    sizes_of_sample = await asyncio.gather(
+        *(bus.command("MEMORY", "USAGE", key, timeout=timeout) for key in sample)
+    )
+    for key, size in zip(sample, sizes_of_sample, strict=True):
         name, is_large = _holder(bus, key.decode(errors="replace"))
         (large if is_large else small)[name] += int(size or 0)
     scale = count / max(1, min(len(keys), _SAMPLE_KEYS))
@@ -97,6 +97,8 @@ def _holder(bus: Bus, key: str) -> tuple[str, bool]:
         return "keys outside the namespace", False
     if name.startswith("request:"):
         return ("logs of followed requests" if name.endswith(":stages") else "requests"), False
+    if name.startswith("remembered"):
+        return "ids of ended requests", True
     if name.startswith("saga:"):
         return "sagas", False
     for end in (":commands", ":dead"):

@@ -232,6 +232,20 @@ async def test_a_stream_whose_name_ends_another_name_gets_the_reply_too(
             assert [entry.fields["status"] for entry in told][-1:] == ["completed"], name
 
 
+async def test_an_inbox_is_trimmed_by_bytes_too(bus: Bus) -> None:
+    """Large replies are deleted before there are many of them."""
+    text = "x" * 60_000
+    async with listening(bus, [work]):
+        for number in range(40):
+            await _ask(bus, f"r{number}", text=text)
+        inbox = bus.session().inbox.key
+
+        async def is_trimmed() -> bool:
+            return bool(await bus.command("XLEN", inbox) < 30)
+
+        await eventually(is_trimmed, within_s=10, why="what was read is deleted")
+
+
 async def test_an_ended_request_is_small(bus: Bus) -> None:
     """Its record and its remembered id, by the server's own count."""
 
