@@ -6,6 +6,7 @@ from typing import Literal
 
 from sagastream._functions.answers import DueAnswer, JournalAnswer
 from sagastream._functions.library import Caller, function_name
+from sagastream.retention import Retention
 
 _JOURNAL, _TAKE_DUE = function_name("journal"), function_name("take_due")
 _HEARTBEAT = function_name("heartbeat")
@@ -34,6 +35,7 @@ class SagaFunctions:
         state: Literal["open", "ended", "stuck"],
         delay_ms: int,
         moves_ms: int,
+        retention: Retention,
         fields: Mapping[str, str],
     ) -> JournalAnswer:
         """Replace a saga's journal if it is still at `version`.
@@ -42,18 +44,19 @@ class SagaFunctions:
             saga: The saga's hash.
             stream: The stream of its moves.
             index: The sorted sets of open, ended and stuck sagas.
-            records: The records that expire with an ended saga.
+            records: The stream of its replies and the records of its requests; none while it is open.
             saga_id: Its id.
             version: The expected version; 0 for a new saga.
             journal: The new journal as JSON, with a byte 0x01 for each time that is now.
             state: Which of the sets it belongs to.
             delay_ms: Milliseconds until an open saga is due, or an ended one expires.
             moves_ms: Milliseconds that all moves of an ended saga are kept; the last one if it is
-                less than `delay_ms`.
+                less than `delay_ms`. So long are the results of its requests kept, too.
+            retention: How long the ids of its requests are remembered after its end.
             fields: The fields of the move's entry in the stream.
         """
         keys = (saga, stream, *index, *records)
-        args = (str(version), journal, saga_id, state, str(delay_ms), str(moves_ms))
+        args = (str(version), journal, saga_id, state, str(delay_ms), str(moves_ms), *retention.args[:2])
         flat = chain.from_iterable(fields.items())
         return JournalAnswer.parse(
             await self._caller.call("FCALL", _JOURNAL, len(keys), *keys, *args, *flat)

@@ -22,6 +22,7 @@ from sagastream.errors import (
     RequestCancelled,
     RequestConflict,
     RequestFailed,
+    ResultExpired,
 )
 from sagastream.message import OnProgress
 from sagastream.saga.definition import Saga
@@ -37,7 +38,10 @@ from sagastream.saga.store import SagaStore, VersionedJournal
 
 logger = logging.getLogger(__name__)
 
-_FAILURES = (RequestFailed, RequestCancelled, ReplyTimeout, InvalidMessage, RequestConflict)
+_FAILURES = (
+    *(RequestFailed, RequestCancelled, ReplyTimeout, InvalidMessage, RequestConflict),
+    ResultExpired,  # the saga has ended in another runner; if it has not, its effect is undone
+)
 _MIN_WAIT_S = 0.5
 
 

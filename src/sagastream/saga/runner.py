@@ -64,9 +64,10 @@ class SagaRunner:
         retry_s: Seconds before the second attempt of a step; doubles with each further attempt, up
             to 5 s.
         wake_after_s: Seconds after which `serve` claims a saga that no process works on.
-        keep_s: Seconds that the journal, the requests and the replies of an ended saga are kept.
-        keep_moves_s: Seconds that the moves of an ended saga's journal are kept, for those who
-            follow it; at most `keep_s`. The journal itself says what they said.
+        keep_s: Seconds that the journal and the replies of an ended saga are kept.
+        keep_moves_s: Seconds that the moves of an ended saga's journal are kept for those who
+            follow it, and the results of its requests; at most `keep_s`. The journal itself has
+            both. The ids of the requests are remembered as `Retention` of the bus says.
     """
 
     def __init__(

@@ -47,7 +47,8 @@ class SagaStore:
         name: The declaration's name.
         wake_after_s: How long after its last move an open saga is due, in seconds.
         keep_s: How long an ended saga is kept, in seconds.
-        keep_moves_s: How long the moves of an ended saga are kept, in seconds.
+        keep_moves_s: How long the moves and the results of the requests of an ended saga are kept,
+            in seconds.
     """
 
     def __init__(
@@ -127,6 +128,7 @@ class SagaStore:
             state=state,
             delay_ms=round(delay_s * 1000),
             moves_ms=self._moves_ms,
+            retention=session.options.retention,
             fields=event_fields(before, journal),
         )
         self._server_time = (answer.time, time.monotonic())

@@ -472,6 +472,7 @@ async def test_the_journal_moves_by_compare_and_set(requests: Requests) -> None:
             state="open",
             delay_ms=1000,
             moves_ms=1000,
+            retention=Retention(),
             fields={"status": "running"},
         )
 

@@ -365,3 +365,20 @@ async def test_what_holds_the_memory_is_named(own_server: EmbeddedServer) -> Non
         await bus.command("SET", "request:else", "not ours")
         assert (await purge(bus)).results == 1
         assert (await record_of(bus, "r"))["status"] == "pending"
+
+
+async def test_the_requests_of_an_ended_saga_do_not_run_again(bus: Bus) -> None:
+    """The result of a step goes with the moves of its saga; the id is remembered."""
+    saga = Saga("trip", (Step("only", STREAM, "work:do", lambda _given, _results: {"x": 1}),))
+    runner = SagaRunner(bus, saga, keep_moves_s=0.05)
+    async with listening(bus, [work]):
+        saga_id = await runner.start({})
+        outcome = await runner.run(saga_id)
+        (entry,) = (await runner.journal(saga_id)).entries
+        await _gone(bus, entry.request_id)
+        with pytest.raises(ResultExpired):
+            await _ask(bus, entry.request_id, x=1)
+        with pytest.raises(RequestConflict):
+            await _ask(bus, entry.request_id, x=2)
+    assert outcome.results == {"only": {"x": 1}}
+    assert runs == [entry.request_id]

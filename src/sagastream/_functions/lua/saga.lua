@@ -13,14 +13,26 @@ local function compact(stream, ttl_ms)
   end
 end
 
+-- Remember the ids of an ended saga's requests, and let their results expire: the records from the
+-- seventh key on. A record without an end, or of a handler that may still run, is kept longer.
+local function forget_results(call, keys, short_ms, long_ms, retention)
+  for i = 7, #keys do
+    local is_readable, record = pcall(read_record, call, keys[i])
+    if is_readable and TERMINAL[record.status] then
+      remember(call, keys[i], record.status, command_of(record).digest, retention)
+    end
+    redis.call('PEXPIRE', keys[i], record.is_packed and short_ms or long_ms)
+  end
+end
+
 -- journal: replace a saga's journal if it is still at the expected version, and add an entry to the
 -- stream of its moves. Each byte 0x01 in the journal becomes the server's time. An open saga is in
 -- a sorted set by the time at which a runner should claim it, an ended one by the time at which it
--- and the records of its requests expire.
+-- expires. The results of its requests go with its moves, and their ids stay remembered.
 -- Race: two runners read the same version; the second one's move is refused.
 -- KEYS saga, its stream, open, ended, stuck, replies and records of an ended saga... ARGV expected
 -- version, journal, saga id, 'open' | 'ended' | 'stuck', ms until it is due or expires, ms that the
--- moves of an ended saga are kept, fields of the stream's entry...
+-- moves of an ended saga are kept, result_ms, remember_ms, fields of the stream's entry...
 -- Returns {'ok', version, time} | {'moved', version, time}.
 local function journal(call, keys, args)
   local saga, stream, open, ended, stuck = unpack(keys, 1, 5)
@@ -38,7 +50,7 @@ local function journal(call, keys, args)
   text = string.gsub(text, '\1', seconds(now))
   version = int(tonumber(version) + 1)
   redis.call('HSET', saga, 'version', version, 'journal', text)
-  local move = redis.call('XADD', stream, '*', 'version', version, 'timestamp', int(now), unpack(slice(args, 7)))
+  local move = redis.call('XADD', stream, '*', 'version', version, 'timestamp', int(now), unpack(slice(args, 9)))
   for i = 3, 5 do
     redis.call('ZREM', keys[i], saga_id)
   end
@@ -53,15 +65,13 @@ local function journal(call, keys, args)
     redis.call('PEXPIRE', saga, delay_ms)
     if tonumber(moves_ms) < tonumber(delay_ms) then
       redis.call('DEL', stream) -- who waits for the end needs the last one
-      redis.call('XADD', stream, move, 'version', version, 'timestamp', int(now), unpack(slice(args, 7)))
+      redis.call('XADD', stream, move, 'version', version, 'timestamp', int(now), unpack(slice(args, 9)))
     end
-    compact(stream, int(math.min(tonumber(moves_ms), tonumber(delay_ms))))
-    for i = 6, #keys do
-      redis.call('PEXPIRE', keys[i], delay_ms)
-    end
-    if #keys > 5 then
-      compact(keys[6], delay_ms)
-    end
+    local short_ms = int(math.min(tonumber(moves_ms), tonumber(delay_ms)))
+    compact(stream, short_ms)
+    forget_results(call, keys, short_ms, delay_ms, retention_of(call, args, 7))
+    redis.call('PEXPIRE', keys[6], delay_ms)
+    compact(keys[6], delay_ms)
   end
   return { 'ok', version, seconds(now) }
 end
