@@ -56,6 +56,7 @@ _STATE: dict[str, Any] = {
     "cancel": "",
     "held_until": 0,
     "span_taken": "",
+    "attempts": 0,
 }
 _ALTER = """
 local state = {cmsgpack.unpack(redis.call('HGET', KEYS[1], 'state'))}

@@ -16,7 +16,7 @@ async def deliveries_of(journal: Journal) -> dict[str, list[dict[str, Any]]]:
     """Read the open requests and the dead letters of a mission.
 
     Returns:
-        `open`: step, direction, request_id, stream, status, age_s, and the consumer and epoch of
+        `open`: step, direction, request_id, stream, status, age_s, and the consumer and attempts of
         the claim, with the seconds until its lease expires (negative if it has expired; None
         without a claim). `dead`: stream, id, event_type, reason.
     """
@@ -52,13 +52,13 @@ async def _open_request(request_id: str) -> dict[str, Any]:
             "stream": "",
             "status": "not sent yet",
             "consumer": "",
-            "epoch": "",
+            "attempts": "",
             "lease_s": None,
         }
     return {
         "stream": status.stream,
         "status": status.status,
         "consumer": status.consumer,
-        "epoch": status.epoch,
+        "attempts": status.attempts,
         "lease_s": status.lease_s,
     }

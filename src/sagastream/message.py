@@ -27,7 +27,8 @@ class Command:
         traceparent: The requester's W3C trace context, '' if it was not traced.
         parent_span_id: The requester's span, 16 hex digits or ''.
         deadline: In milliseconds of the server's clock since the Unix epoch; None if it has none.
-        epoch: The fencing token: which claim of the request this is; 1 for the first.
+        epoch: The fencing token: a later claim of the request has a higher one.
+        attempt: Which claim of the request this is; 1 for the first.
         stream: The command stream, without the namespace.
         entry_id: The entry's id in that stream.
         reply_stream: The stream that the requester reads, '' if none.
@@ -45,6 +46,7 @@ class Command:
     parent_span_id: str = ""
     deadline: int | None = None
     epoch: int = 0
+    attempt: int = 1
     stream: str = ""
     entry_id: str = ""
     reply_stream: str = ""

@@ -47,7 +47,7 @@ class RequestStatus:
         stream: The command stream, without the namespace; '' when it has ended.
         event_type: `domain:action`; '' if only its id is remembered.
         consumer: The listener that claimed it last; '' if none has, or when it has ended.
-        epoch: How many times it was claimed.
+        attempts: How many times it was claimed.
         lease_s: Seconds that the lease still runs, negative if it has lapsed; None if it was
             never claimed.
     """
@@ -57,7 +57,7 @@ class RequestStatus:
     stream: str
     event_type: str
     consumer: str
-    epoch: int
+    attempts: int
     lease_s: float | None
 
 
@@ -139,7 +139,7 @@ async def request_status(bus: Bus, request_id: str) -> RequestStatus | None:
         stream=found["stream"].removeprefix(bus.key("")),
         event_type=found["event_type"],
         consumer=found["consumer"],
-        epoch=int(found["epoch"]),
+        attempts=int(found["attempts"]),
         lease_s=lease_s,
     )
 

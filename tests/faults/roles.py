@@ -111,21 +111,21 @@ def listener(
 
             @multi_stage_reply(stream=STREAM, event_type="work:do", effect="atomic")
             async def work(command: Command, progress: Progress) -> Atomic:
-                await _log(bus, f"begun {command.epoch}")
-                await progress(0.5, {"epoch": command.epoch})
+                await _log(bus, f"begun {command.attempt}")
+                await progress(0.5, {"attempt": command.attempt})
                 payload = command.payload
                 if block_s := payload.get("block_s"):
                     time.sleep(block_s)  # noqa: ASYNC251 - a handler that blocks its loop
                 await asyncio.sleep(payload.get("wait_s", 0))  # a handler that works for a while
-                first = payload.get("wait_first") and command.epoch == 1
+                first = payload.get("wait_first") and command.attempt == 1
                 if stalls or first or payload.get("wait"):
                     await asyncio.Event().wait()
                 if how := payload.get("die"):
                     _die(how)
                 effect = await increment(bus, "effects", command.request_id)
-                await _log(bus, f"done {command.epoch}")
+                await _log(bus, f"done {command.attempt}")
                 echo: dict[str, Any] = payload.get("echo", {})
-                return Atomic({"epoch": command.epoch} | echo, (effect,))
+                return Atomic({"attempt": command.attempt} | echo, (effect,))
 
             await CommandListener(
                 bus, [work], concurrency=4, lease_s=lease_s, max_deliveries=max_deliveries
@@ -149,13 +149,13 @@ def threaded_listener(url: str) -> None:
 
             @multi_stage_reply(stream=STREAM, event_type="work:do", effect="atomic")
             def work(command: Command, _progress: PlainProgress) -> Atomic:
-                log = _log(bus, f"begun {command.epoch}")
+                log = _log(bus, f"begun {command.attempt}")
                 asyncio.run_coroutine_threadsafe(log, loop).result()
-                if command.epoch == 1:
+                if command.attempt == 1:
                     threading.Event().wait()
                 write = increment(bus, "effects", command.request_id)
                 effect = asyncio.run_coroutine_threadsafe(write, loop).result()
-                return Atomic({"epoch": command.epoch}, (effect,))
+                return Atomic({"attempt": command.attempt}, (effect,))
 
             listener = CommandListener(bus, [work], lease_s=LEASE_S, drain_s=0.2)
             await listener.run(handle_signals=True)

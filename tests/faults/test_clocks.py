@@ -70,7 +70,7 @@ async def test_clocks_that_are_wrong_change_nothing(
                 )
                 with pytest.raises(DeadlineExceeded):
                     await bus.read_replies("late:replies", "c", "late", 30)
-    assert [reply["payload"] for reply in replies] == [{"epoch": 1}] * 4
+    assert [reply["payload"] for reply in replies] == [{"attempt": 1}] * 4
     assert handler_log(store).count("done 1") == 4
     with connect(store.url) as client:
         commands = [fields for _, fields in client.xrange(STREAM)]

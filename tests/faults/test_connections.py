@@ -37,7 +37,7 @@ async def test_lost_answers_do_not_duplicate_a_command(
     with listener_process(store.url), FaultProxy(store.url, plan) as proxy:
         async with Bus(proxy.url) as bus:
             replies = [await send_request(bus, {}, f"r{number}") for number in range(10)]
-    assert [reply["payload"] for reply in replies] == [{"epoch": 1}] * 10
+    assert [reply["payload"] for reply in replies] == [{"attempt": 1}] * 10
     row = report.row("3 in 10 commands reset, before or after they are carried out")
     row.notes["entries per request"] = _entries_a_request(store, 10)
     row.check(store, *(f"r{number}" for number in range(10)))
@@ -72,7 +72,7 @@ async def test_a_command_without_an_answer_is_sent_again(
 
         replies = await asyncio.gather(*(one(number) for number in range(count)))
     assert len(hung) == count
-    assert [reply["payload"] for reply in replies] == [{"epoch": 1}] * count
+    assert [reply["payload"] for reply in replies] == [{"attempt": 1}] * count
     what = "swallowed" if fault is Fault.SWALLOW else "missing, the connection half open"
     row = report.row(f"the answer to each emit {what}")
     row.notes["entries per request"] = _entries_a_request(store, count)
@@ -110,7 +110,7 @@ async def test_a_slow_network_loses_no_lease(store: EmbeddedServer, report: Repo
                 await wait_for_log(store, "begun 1")
                 with listener_process(store.url, lease_s=lease_s):
                     replies = await asyncio.gather(*asked)
-    assert [reply["payload"] for reply in replies] == [{"epoch": 1}] * 8
+    assert [reply["payload"] for reply in replies] == [{"attempt": 1}] * 8
     assert handler_log(store).count("begun 1") == 8
     row = report.row("200 ms per command, 1 % of them stalled for another 0.7 s")
     row.notes["leases lost"] = str(sum(line != "begun 1" for line in handler_log(store)) - 8)

@@ -41,7 +41,7 @@ async def test_every_command_three_times_and_shuffled_is_one_run_each(
                     within_s=60,
                     why="all entries are acknowledged",
                 )
-    assert [reply["payload"] for reply in replies] == [{"epoch": 1, "n": n} for n in range(20)]
+    assert [reply["payload"] for reply in replies] == [{"attempt": 1, "n": n} for n in range(20)]
     assert handler_log(store).count("done 1") == 21
     row = report.row("every command three times, shuffled")
     row.check(store, *(f"r{number}" for number in range(20)), entries=3)
@@ -92,5 +92,5 @@ async def test_a_lost_delivery_is_found_by_the_listeners_sweep(
         with FaultProxy(store.url, plan) as proxy, listener_process(proxy.url):
             reply = await asyncio.wait_for(asked, 20)
     assert lost
-    assert reply["payload"] == {"epoch": 1}
+    assert reply["payload"] == {"attempt": 1}
     report.row("answer of a read lost, with the command in it").check(store, "r")

@@ -32,7 +32,7 @@ async def test_a_handler_that_blocks_its_loop_for_three_leases_runs_once(
     with listener_process(store.url), listener_process(store.url):
         async with Bus(store.url) as bus:
             reply = await send_request(bus, {"block_s": 3 * LEASE_S})
-    assert reply["payload"] == {"epoch": 1}
+    assert reply["payload"] == {"attempt": 1}
     assert handler_log(store) == ["begun 1", "done 1"]
     report.row("handler blocks its event loop for 3 leases").check(store, "r")
 
@@ -58,7 +58,7 @@ async def test_a_suspended_handler_writes_nothing_when_it_continues(
             first.terminate()  # it drains, so that all its writes have been tried
             await asyncio.to_thread(first.join, 20)
             assert first.exitcode == 0
-    assert reply["payload"] == {"epoch": 2}
+    assert reply["payload"] == {"attempt": 2}
     assert other["status"] == "completed"
     report.row("handler stopped (SIGSTOP) for 3 leases, then continued").check(store, "r")
 
@@ -153,5 +153,5 @@ async def test_sigterm_lets_the_handler_finish_and_ends_the_process(
             reply = await asked
         await asyncio.to_thread(process.join, 20)
         assert process.exitcode == 0
-    assert reply["payload"] == {"epoch": 1}
+    assert reply["payload"] == {"attempt": 1}
     report.row("listener ended by SIGTERM in its handler").check(store, "r")

@@ -41,7 +41,7 @@ async def test_another_process_has_the_reply_within_a_second(
                 reply = await send_request(bus, payload, name)
                 took_s = time.monotonic() - asked
             row.recoveries.append(took_s)
-            assert reply["payload"] == {"epoch": 1}
+            assert reply["payload"] == {"attempt": 1}
             row.check(store, name)
     assert handler_log(store).count("begun 1") == len(row.recoveries)
     assert max(row.recoveries) < 1.0 + payload["wait_s"]

@@ -63,7 +63,7 @@ async def test_a_graceful_restart_of_the_server_is_a_delay(
             store.restart()
             reply = await asked
             await asyncio.gather(*(send_request(bus, {}, f"r{n}") for n in range(20)))
-    assert reply["payload"] == {"epoch": 1}
+    assert reply["payload"] == {"attempt": 1}
     row = report.row("server restarted gracefully")
     row.check(store, "r", *(f"r{n}" for n in range(20)))
 
@@ -79,7 +79,7 @@ async def test_a_frozen_server_lapses_no_lease(store: EmbeddedServer, report: Re
             await asyncio.sleep(3 * LEASE_S)  # the duration of the freeze
             os.kill(store.pid, signal.SIGCONT)
             reply = await asked
-    assert reply["payload"] == {"epoch": 1}
+    assert reply["payload"] == {"attempt": 1}
     assert handler_log(store) == ["begun 1", "done 1"]
     report.row("server frozen for 3 leases, a handler at work").check(store, "r")
 
@@ -135,7 +135,7 @@ async def test_results_wait_for_a_server_that_refuses_writes(
             reply = await asked
             took_s = time.monotonic() - mended
             assert (await send_request(bus, {}, "no"))["status"] == "completed"
-    assert reply["payload"] == {"epoch": 1}
+    assert reply["payload"] == {"attempt": 1}
     what = "memory full" if trouble == "full" else "server turned into a replica"
     row = report.row(f"{what}, while work is done")
     row.recoveries.append(took_s)

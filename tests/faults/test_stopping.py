@@ -113,7 +113,7 @@ async def test_a_thread_that_does_not_end_holds_up_nobody(
             assert process.exitcode == 0
             assert time.monotonic() - began < 10
         with in_process(threaded_listener, store.url):
-            assert (await reply)["payload"] == {"epoch": 2}
+            assert (await reply)["payload"] == {"attempt": 2}
             row.recoveries.append((time.monotonic() - began) / LEASE_S)
     row.check(store, "r")
 

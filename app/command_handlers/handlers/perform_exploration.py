@@ -50,7 +50,7 @@ async def perform_exploration(command: Command, progress: Progress) -> Atomic:
     mission = command.payload
     team = Team(command)
     reporter = _ProgressReporter(command, progress, team.robots)
-    if command.epoch == 1:
+    if command.attempt == 1:
         planner = await _new_planner(mission)
     else:
         planner = await _recovered_planner(command, team, reporter)

@@ -7,7 +7,7 @@ from sagastream._functions.answers import Expired
 from sagastream._redis.deadline import Deadline
 from sagastream.errors import NoHandlers, ReplyTimeout, SagastreamError
 
-_FIELDS = ("status", "consumer", "epoch", "lease_until", "timestamp", "stream", "event_type", "seq")
+_FIELDS = ("status", "consumer", "attempts", "lease_until", "timestamp", "stream", "event_type", "seq")
 
 
 async def explain_timeout(
@@ -35,18 +35,18 @@ async def explain_timeout(
         now_ms = int(now_s) * 1000
         if found is None or isinstance(found, Expired):
             return ReplyTimeout(*facts, "the server has no record of it")
-        status, consumer, epoch, lease_until, emitted, stream, event_type, seq = (
+        status, consumer, attempts, lease_until, emitted, stream, event_type, seq = (
             found[name] for name in _FIELDS
         )
         age = f"emitted {max(0, now_ms - int(emitted)) // 1000} s ago"
         if status == "running":
             left_ms = int(lease_until) - now_ms
             last_stage = facts[2] or ("progress" if seq != "0" else "start")
-            held = f"held by {consumer} in epoch {epoch}, its lease current"
+            held = f"held by {consumer}, attempt {attempts}, its lease current"
             if lease_until == "0":
-                held = f"released by {consumer} in epoch {epoch}, not claimed again"
+                held = f"released by {consumer}, attempt {attempts}, not claimed again"
             elif left_ms <= 0:
-                held = f"held by {consumer} in epoch {epoch}, its lease lapsed {-left_ms // 1000} s ago"
+                held = f"held by {consumer}, attempt {attempts}, its lease lapsed {-left_ms // 1000} s ago"
             return ReplyTimeout(*facts[:2], last_stage, f"{age}, {held}")
         name = stream.removeprefix(options.prefix)
         listeners = options.key(f"listeners:{name}")

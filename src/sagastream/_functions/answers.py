@@ -81,8 +81,9 @@ class Claimed:
     """The claim has the request.
 
     Attributes:
-        epoch: The fencing token: how many times the request was claimed.
+        epoch: The fencing token; a later claim has a higher one.
         now_ms: The server's time.
+        attempt: Which claim of the request this is, from 1.
         effect: The effect policy that the handler must declare, '' for any.
         last_progress: The payload of the last progress stage, '' if there is none.
         lost_span: The span of a handler that was killed, '' if there is none.
@@ -91,6 +92,7 @@ class Claimed:
 
     epoch: int
     now_ms: int
+    attempt: int = 1
     effect: str = ""
     last_progress: str = ""
     lost_span: str = ""
@@ -148,8 +150,11 @@ def parse_begin(parts: Sequence[Any]) -> BeginAnswer:
     """Read the answer of `begin`."""
     word, *rest = texts(parts)
     if word == "claimed":
-        epoch, now_ms, *texts_of_claim = rest
-        return Claimed(int(epoch), int(now_ms), *texts_of_claim)
+        epoch, now_ms, *more = rest
+        if not more:
+            return Claimed(int(epoch), int(now_ms))
+        attempt, *texts_of_claim = more
+        return Claimed(int(epoch), int(now_ms), int(attempt), *texts_of_claim)
     if word == "done":
         status, lost_span, dead = rest
         return Done(status, lost_span, dead == "dead")

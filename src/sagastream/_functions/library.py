@@ -35,7 +35,7 @@ def _joined() -> str:
 
 _TEMPLATE = _joined()
 # The layout of a request's record that this release writes. It reads this one and older ones.
-RECORD_LAYOUT = 3
+RECORD_LAYOUT = 4
 # The library's name.
 LIBRARY = "sagastream_" + hashlib.sha256(_TEMPLATE.encode()).hexdigest()[:12]
 # What FUNCTION LOAD takes.

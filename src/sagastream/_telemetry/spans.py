@@ -248,18 +248,18 @@ def record_lost_span(
         server: The server's attributes.
         stream: The command stream.
         fields: The command's, with `entry_id` and `group`.
-        lost: The lost claim's epoch, its begin in milliseconds and its `traceparent`, with a
+        lost: The lost claim's attempt, its begin in milliseconds and its `traceparent`, with a
             space between them.
         message: What became of the handler.
     """
-    epoch, began_ms, traceparent = lost.split(" ")
+    attempt, began_ms, traceparent = lost.split(" ")
     span_id = sender_context({"traceparent": traceparent}).span_id
     if span_id == sender_context(fields).span_id:
         return  # the lost handler recorded no spans: it used the sender's context
     token = next_span_id.set(span_id)
     try:
-        lost_fields = {**fields, "attempt": int(epoch)}
-        redelivered, began_ns = epoch != "1", int(began_ms) * 1_000_000
+        lost_fields = {**fields, "attempt": int(attempt)}
+        redelivered, began_ns = attempt != "1", int(began_ms) * 1_000_000
         span = processing(server, stream, lost_fields, redelivered=redelivered, started_ns=began_ns)
     finally:
         next_span_id.reset(token)

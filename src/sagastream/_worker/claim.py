@@ -78,7 +78,7 @@ class Claim:
         keeper: Renews the lease.
 
     Attributes:
-        command: The command, with the epoch once it is claimed.
+        command: The command, with epoch and attempt once it is claimed.
         ending: Why the handler has to stop, None if it may run.
         effect: The effect policy that the handler must declare, '' for any.
         record: The key of the request's record.
@@ -199,6 +199,7 @@ class Claim:
         command = self.command
         # No other code has the command yet, and a copy would cost as much as the rest of this.
         object.__setattr__(command, "epoch", answer.epoch)
+        object.__setattr__(command, "attempt", answer.attempt)
         if answer.last_progress:
             limit = self._session.options.max_payload
             last_progress = decode_payload(answer.last_progress, max_bytes=limit)
@@ -209,9 +210,9 @@ class Claim:
         self._has_begun = True
         self._claim_token = claim_token.set(self.token)
         self.telemetry.lost_span(answer.lost_span)
-        self.telemetry.begin(command.epoch, answer.context)
+        self.telemetry.begin(command.attempt, answer.context)
         if logger.isEnabledFor(logging.INFO):
-            logger.info("request started", extra=self.ids | {"attempt": command.epoch})
+            logger.info("request started", extra=self.ids | {"attempt": command.attempt})
 
     async def _adopt(self) -> AdoptAnswer:
         command, options = self.command, self._session.options

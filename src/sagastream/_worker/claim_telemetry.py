@@ -75,18 +75,18 @@ class ClaimTelemetry:
         if is_dead:
             metrics.dead_lettered(self._series, "HandlerLost")
 
-    def begin(self, epoch: int, context: str) -> None:
+    def begin(self, attempt: int, context: str) -> None:
         """The claim has begun.
 
         Args:
-            epoch: Its epoch.
+            attempt: Which claim of the request this is.
             context: What other propagators than W3C Trace Context carry, '' if nothing.
         """
         self._context = context
-        self.span.set_attribute("sagastream.attempt", epoch)
+        self.span.set_attribute("sagastream.attempt", attempt)
         self.span.add_event("start")
         metrics.consumed(self._series, 1)
-        if epoch > 1:
+        if attempt > 1:
             metrics.redelivered(self._series)
 
     def enter(self, *, is_handled: bool) -> None:
@@ -101,7 +101,7 @@ class ClaimTelemetry:
         if self._context or self.span is not INVALID_SPAN or get_current():
             context = extract({"context": self._context})
             self._token = attach(set_span_in_context(self.span, context))
-        self._log_token = enter_log_context(**fields, attempt=self._command.epoch)
+        self._log_token = enter_log_context(**fields, attempt=self._command.attempt)
         self._started = time.perf_counter()
         self._has_entered = True
 

@@ -68,7 +68,7 @@ async def run_handler(handler: Handler, claim: Claim, threads: HandlerThreads) -
     """
     command = claim.command
     try:
-        if handler.reconcile and command.epoch > 1:
+        if handler.reconcile and command.attempt > 1:
             first_result = await handler.reconcile(command)
             if first_result is not None:
                 return Atomic(dict(first_result), ())

@@ -232,7 +232,7 @@ async def test_a_takeover_continues_the_exploration(app_bus: Bus, area: str) -> 
         async with listening(app_bus, [perform_exploration], lease_s=1.0):
             reply = await asking
     epochs = {int(stage["epoch"]) for stage in stages}
-    assert epochs == {1, 2}
+    assert len(epochs) == 2
     before = [s["payload"]["simulated_s"] for s in stages if s["status"] == "progress"]
     assert before == sorted(before)
     assert reply["payload"]["lost"] == {}

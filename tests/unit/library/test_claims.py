@@ -35,26 +35,26 @@ class Work:
     Attributes:
         begun: It was called.
         go: Lets it end.
-        epochs: The epoch of each call.
+        attempts: The attempt of each call.
         stopped: How many calls were cancelled.
     """
 
     def __init__(self) -> None:
         self.begun = asyncio.Event()
         self.go = asyncio.Event()
-        self.epochs: list[int] = []
+        self.attempts: list[int] = []
         self.stopped = 0
         self.handler = multi_stage_reply(stream=STREAM, event_type="work:do")(self._do)
 
     async def _do(self, command: Command, _progress: Progress) -> dict[str, Any]:
-        self.epochs.append(command.epoch)
+        self.attempts.append(command.attempt)
         self.begun.set()
         try:
             await self.go.wait()
         except asyncio.CancelledError:
             self.stopped += 1
             raise
-        return {"epoch": command.epoch}
+        return {"attempt": command.attempt}
 
 
 @pytest.fixture
@@ -91,8 +91,8 @@ async def test_a_handler_longer_than_many_leases_runs_once(bus: Bus, work: Work)
         assert status.lease_s is not None
         assert status.lease_s > 0
         work.go.set()
-        assert (await asked)["payload"] == {"epoch": 1}
-    assert work.epochs == [1]
+        assert (await asked)["payload"] == {"attempt": 1}
+    assert work.attempts == [1]
 
 
 @pytest.mark.invariant(5)
@@ -134,7 +134,7 @@ async def test_a_stopped_listener_releases_its_claims(bus: Bus, work: Work) -> N
     work.go.set()
     async with listening(bus, [work.handler], lease_s=0.2):
         reply = await asyncio.wait_for(asked, 10)
-    assert reply["payload"] == {"epoch": 2}
+    assert reply["payload"] == {"attempt": 2}
 
 
 @pytest.mark.invariant(3)
@@ -211,7 +211,7 @@ async def test_a_cancel_of_a_pending_request_ends_it(bus: Bus, work: Work) -> No
     async with listening(bus, [work.handler]):
         await bus.request_and_reply(STREAM, "work:do", {})
         assert (await stream_status(bus, STREAM)).pending == 0
-    assert len(work.epochs) == 1
+    assert len(work.attempts) == 1
 
 
 async def test_a_cancel_before_its_command_is_kept(bus: Bus, work: Work) -> None:
@@ -226,7 +226,7 @@ async def test_a_cancel_before_its_command_is_kept(bus: Bus, work: Work) -> None
         await add_entry(bus, STREAM, fields | {"reply_stream": "mine"})
         with pytest.raises(RequestCancelled):
             await bus.read_replies("mine", "plain", "plain", 5)
-    assert work.epochs == []
+    assert work.attempts == []
 
 
 async def test_a_cancel_after_the_end_returns_the_status(bus: Bus, work: Work) -> None:
@@ -304,10 +304,10 @@ async def test_a_timeout_without_a_listener_is_named(bus: Bus) -> None:
 
 
 async def test_a_timeout_while_a_handler_runs_names_its_claim(bus: Bus, work: Work) -> None:
-    """The error has the last stage, the consumer, the epoch and the lease."""
+    """The error has the last stage, the consumer, the attempt and the lease."""
     async with listening(bus, [work.handler]):
         asked = _send(bus, timeout=0.5)
-        with pytest.raises(ReplyTimeout, match=r"start; .*held by .*epoch 1, its lease current"):
+        with pytest.raises(ReplyTimeout, match=r"start; .*held by .*attempt 1, its lease current"):
             await asked
         work.go.set()
 

@@ -85,7 +85,7 @@ async def test_a_timeout_after_a_release_does_not_count_from_1970(bus: Bus) -> N
     async with listening(bus, [work]):
         await bus.request_and_reply(STREAM, "work:do", {}, 10, request_id="other")
     await bus.emit_command(STREAM, event_type="work:do", payload={}, request_id="r")
-    await alter_record(bus, "r", status="running", consumer="a", epoch=1, lease_until=0)
+    await alter_record(bus, "r", status="running", consumer="a", attempts=1, lease_until=0)
     with pytest.raises(ReplyTimeout) as late:
         await bus.request_and_reply(STREAM, "work:do", {}, 0.2, request_id="r")
     assert "released" in late.value.known

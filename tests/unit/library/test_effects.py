@@ -91,11 +91,11 @@ async def test_a_second_claim_is_reconciled_before_it_runs(bus: Bus) -> None:
         stream=STREAM, event_type="account:pay", effect="at_most_once", reconcile=reconcile
     )
     async def pay(command: Command, _progress: Progress) -> dict[str, Any]:
-        paid.append(command.epoch)
+        paid.append(command.attempt)
         begun.set()
-        if command.epoch == 1:
+        if command.attempt == 1:
             await asyncio.Event().wait()
-        return {"paid": command.epoch}
+        return {"paid": command.attempt}
 
     for done, expected, epochs in ((True, "before", [1]), (False, 2, [1, 2])):
         paid.clear()

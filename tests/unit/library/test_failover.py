@@ -26,11 +26,11 @@ async def _work(bus: Bus, begun: asyncio.Event, go: asyncio.Event) -> AsyncItera
 
     @multi_stage_reply(stream=STREAM, event_type="work:do")
     async def work(command: Command, progress: Progress) -> dict[str, Any]:
-        epochs.append(command.epoch)
+        epochs.append(command.attempt)
         begun.set()
         await go.wait()
         await progress(0.5)
-        return {"epoch": command.epoch}
+        return {"attempt": command.attempt}
 
     async with listening(bus, [work], lease_s=1.0):
         yield epochs
@@ -47,7 +47,7 @@ async def test_a_clean_failover_is_followed(pair: Pair, names: Names) -> None:
         names.port = pair.second_port
         await asyncio.sleep(1.5)  # more than a lease: the lease's thread has to follow too
         go.set()
-        assert (await reply)["payload"] == {"epoch": 1}
+        assert (await reply)["payload"] == {"attempt": 1}
         began = time.monotonic()
         for _ in range(5):
             assert (await bus.request_and_reply(STREAM, "work:do", {}, 10))["status"] == "completed"

@@ -62,7 +62,8 @@ async def test_stages_arrive_in_order_and_the_result_is_returned(bus: Bus) -> No
     assert stages[1]["payload"] == {"fraction": 0.5, "stage": "halfway"}
     assert reply["payload"] == {"a": 1}
     assert {stage["request_id"] for stage in stages} == {reply["request_id"]}
-    assert {(s["correlation_id"], s["saga_id"], s["epoch"]) for s in stages} == {("c", "s", "1")}
+    assert {(s["correlation_id"], s["saga_id"]) for s in stages} == {("c", "s")}
+    assert len({s["epoch"] for s in stages}) == 1
 
 
 async def test_an_async_on_progress_is_awaited(bus: Bus) -> None:

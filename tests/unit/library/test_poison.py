@@ -35,7 +35,7 @@ runs: list[int] = []
 @multi_stage_reply(stream=STREAM, event_type="work:do")
 async def work(command: Command, _progress: Progress) -> dict[str, Any]:
     """Count the runs."""
-    runs.append(command.epoch)
+    runs.append(command.attempt)
     return {"ok": True}
 
 
@@ -115,7 +115,7 @@ async def test_a_record_of_another_type_is_a_dead_letter(bus: Bus) -> None:
 async def test_a_request_that_loses_handlers_ends_though_its_stream_is_broken(bus: Bus) -> None:
     """The dead letter is made, and the reply goes where it can."""
     await _emit_in_saga(bus)
-    await alter_record(bus, "r", epoch=5, status="running", token="x")
+    await alter_record(bus, "r", attempts=5, status="running", token="x")
     await bus.command("SET", bus.key("work:replies"), "not a stream", "EX", 60)
     async with listening(bus, [work], lease_s=LEASE_S, max_deliveries=5):
         await _one_dead_letter(bus, "HandlerLost")
@@ -131,7 +131,7 @@ async def test_a_request_that_is_always_given_back_ends(bus: Bus) -> None:
 
     @multi_stage_reply(stream=STREAM, event_type="work:away")
     async def away(command: Command, _progress: Progress) -> None:
-        given_back.append(command.epoch)
+        given_back.append(command.attempt)
         raise ServerUnavailable("mine", "gone")
 
     async with listening(bus, [away, work], lease_s=LEASE_S, max_deliveries=2):
@@ -250,9 +250,9 @@ async def test_a_handler_that_meets_an_outage_is_given_back(
     """The request is not failed, so that no saga is undone: another claim completes it."""
 
     def fail_once(command: Command) -> dict[str, Any]:
-        if command.epoch == 1:
+        if command.attempt == 1:
             raise error
-        return {"epoch": command.epoch}
+        return {"attempt": command.attempt}
 
     async def in_loop(command: Command, _progress: Progress) -> dict[str, Any]:
         return fail_once(command)
@@ -265,7 +265,7 @@ async def test_a_handler_that_meets_an_outage_is_given_back(
     )
     async with listening(bus, [handler], lease_s=LEASE_S):
         reply = await bus.request_and_reply(STREAM, "work:outage", {}, 10)
-    assert reply["payload"] == {"epoch": 2}
+    assert reply["payload"] == {"attempt": 2}
 
 
 async def test_a_connection_error_without_an_outage_is_a_failure(bus: Bus) -> None:
@@ -291,10 +291,10 @@ async def test_a_connection_error_in_an_outage_is_given_back(own_server: Embedde
     @multi_stage_reply(stream=STREAM, event_type="work:call")
     async def call(command: Command, _progress: Progress) -> dict[str, Any]:
         begun.set()
-        if command.epoch == 1:
+        if command.attempt == 1:
             await lost.wait()
             raise ConnectionResetError("peer")
-        return {"epoch": command.epoch}
+        return {"attempt": command.attempt}
 
     with EmbeddedServer(aof=True, fsync="always") as server:
         async with Bus(server.url) as bus, listening(bus, [call], lease_s=0.5):
@@ -303,4 +303,4 @@ async def test_a_connection_error_in_an_outage_is_given_back(own_server: Embedde
             await asyncio.to_thread(server.restart)
             await bus.command("PING")
             lost.set()
-            assert (await reply)["payload"] == {"epoch": 2}
+            assert (await reply)["payload"] == {"attempt": 2}

@@ -56,9 +56,9 @@ def see_plain(_command: Command, _progress: PlainProgress) -> dict[str, Any]:
 @multi_stage_reply(stream=STREAM, event_type="work:see_late")
 async def see_late(command: Command, _progress: Progress) -> dict[str, Any]:
     """As `see`, but the first claim never ends."""
-    if command.epoch == 1:
+    if command.attempt == 1:
         await asyncio.Event().wait()
-    return _seen() | {"epoch": command.epoch}
+    return _seen() | {"attempt": command.attempt}
 
 
 @multi_stage_reply(stream=STREAM, event_type="work:refuse")
@@ -170,7 +170,7 @@ async def test_the_next_claim_after_a_release_sees_it_too(bus: Bus) -> None:
         assert await _outcome(bus, "r") | {"trace_id": ""} == {
             "tenant": "blue",
             "trace_id": "",
-            "epoch": 2,
+            "attempt": 2,
         }
 
 

@@ -286,6 +286,35 @@ async def _write_old(bus: Bus, request_id: str, **fields: str) -> None:
     await call(bus, "HSET", f"request:{request_id}", *flat)
 
 
+_TO_LAYOUT_3 = """
+if redis.call('TYPE', KEYS[1]).ok == 'hash' then
+  local state = {cmsgpack.unpack(redis.call('HGET', KEYS[1], 'state'))}
+  state[2] = state[22] or 0
+  redis.call('HSET', KEYS[1], 'layout', '3', 'state', cmsgpack.pack(unpack(state, 1, 21)))
+else
+  local ended = {cmsgpack.unpack(redis.call('GET', KEYS[1]))}
+  ended[2], ended[4] = 3, ended[20]
+  redis.call('SET', KEYS[1], cmsgpack.pack(unpack(ended, 1, 19)), 'KEEPTTL')
+end
+"""
+
+
+@pytest.mark.invariant(12)
+async def test_records_without_a_number_of_attempts_are_read_and_go_on(bus: Bus) -> None:
+    """In layout 3 the epoch was that number."""
+    async with listening(bus, [work]):
+        await _ask(bus, "ended")
+    await bus.emit_command(STREAM, event_type="work:do", payload={}, request_id="pending")
+    for request_id in ("ended", "pending"):
+        await bus.command("EVAL", _TO_LAYOUT_3, 1, bus.key(f"request:{request_id}"))
+    assert (await record_of(bus, "ended"))["attempts"] == "1"
+    async with listening(bus, [work]):
+        assert (await _ask(bus, "ended"))["epoch"] == "1"
+        assert int((await _ask(bus, "pending"))["epoch"]) > 1_700_000_000_000
+    assert (await record_of(bus, "pending"))["attempts"] == "1"
+    assert runs == ["ended", "pending"]
+
+
 @pytest.mark.invariant(12)
 async def test_records_of_the_layout_before_are_read_and_go_on(bus: Bus) -> None:
     """A pending one is handled; one whose handler was lost is claimed again; an ended one is read."""
@@ -302,9 +331,11 @@ async def test_records_of_the_layout_before_are_read_and_go_on(bus: Bus) -> None
     assert (await record_of(bus, "running"))["seq"] == "1"
     assert await call(bus, "HEXISTS", "request:running", "digest"), "reading it changes nothing"
     async with listening(bus, [work]):
-        assert (await _ask(bus, "pending"))["epoch"] == "1"
-        assert (await _ask(bus, "running"))["epoch"] == "2"
+        await _ask(bus, "pending")
+        await _ask(bus, "running")
         assert (await _ask(bus, "ended"))["payload"] == {"by": "old"}
+        assert (await record_of(bus, "pending"))["attempts"] == "1"
+        assert (await record_of(bus, "running"))["attempts"] == "2"
     assert sorted(runs) == ["pending", "running"]
     assert 0 < await call(bus, "PTTL", "request:ended") <= 60_000
 

@@ -53,12 +53,12 @@ async def test_the_status_of_a_request_before_and_after_its_claim(bus: Bus) -> N
     pending = await request_status(bus, "r")
     assert pending is not None
     assert (pending.status, pending.stream, pending.event_type) == ("pending", STREAM, "work:do")
-    assert (pending.consumer, pending.epoch, pending.lease_s) == ("", 0, None)
+    assert (pending.consumer, pending.attempts, pending.lease_s) == ("", 0, None)
     async with listening(bus, [work]):
         await bus.request_and_reply(STREAM, "work:do", {}, 10, request_id="r")
     ended = await request_status(bus, "r")
     assert ended is not None
-    assert (ended.status, ended.epoch) == ("completed", 1)
+    assert (ended.status, ended.attempts) == ("completed", 1)
     assert (ended.stream, ended.consumer) == ("", ""), "an ended request keeps only its result"
     assert ended.lease_s is None
 

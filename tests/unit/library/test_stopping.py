@@ -48,12 +48,12 @@ class AsyncWork:
 
     def __init__(self) -> None:
         self.begun, self.go = asyncio.Event(), asyncio.Event()
-        self.epochs: list[int] = []
+        self.attempts: list[int] = []
         self.running = self.most = 0
         self.handler = multi_stage_reply(stream=STREAM, event_type="work:do")(self._do)
 
     async def _do(self, command: Command, _progress: Progress) -> dict[str, Any]:
-        self.epochs.append(command.epoch)
+        self.attempts.append(command.attempt)
         self.running += 1
         self.most = max(self.most, self.running)
         self.begun.set()
@@ -61,7 +61,7 @@ class AsyncWork:
             await self.go.wait()
         finally:
             self.running -= 1
-        return {"epoch": command.epoch}
+        return {"attempt": command.attempt}
 
 
 class PlainWork:
@@ -75,19 +75,19 @@ class PlainWork:
 
     def __init__(self, *, reports: bool = False) -> None:
         self.begun, self.go = threading.Event(), threading.Event()
-        self.epochs: list[int] = []
+        self.attempts: list[int] = []
         self.running = self.most = 0
         self.is_stopped = False
         self._reports = reports
         self.handler = multi_stage_reply(stream=STREAM, event_type="work:plain")(self._do)
 
     def _do(self, command: Command, progress: PlainProgress) -> dict[str, Any]:
-        self.epochs.append(command.epoch)
+        self.attempts.append(command.attempt)
         self.running += 1
         self.most = max(self.most, self.running)
         self.begun.set()
         try:
-            if len(self.epochs) == 1:
+            if len(self.attempts) == 1:
                 self.go.wait(30)
                 if self._reports:
                     progress(0.5)
@@ -96,7 +96,7 @@ class PlainWork:
             raise
         finally:
             self.running -= 1
-        return {"epoch": command.epoch}
+        return {"attempt": command.attempt}
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ async def test_a_cancelled_listener_leaves_no_handler_behind(bus: Bus, work: Asy
     work.go.set()
     async with listening(bus, [work.handler]):
         await eventually(lambda: bus.outcome("r"), within_s=5, why="the next listener has it")
-    assert work.epochs == [1, 2]
+    assert work.attempts == [1, 2]
     assert work.most == 1
 
 
@@ -183,10 +183,10 @@ async def test_a_thread_keeps_its_lease_after_its_listener(
         assert not _others()
         async with listening(bus, [plain.handler], lease_s=0.5):
             await asyncio.sleep(1.5)  # three leases, in which it would be taken over
-            assert plain.epochs == [1]
+            assert plain.attempts == [1]
             plain.go.set()
             await eventually(lambda: bus.outcome("r"), within_s=5, why="it runs again")
-    assert plain.epochs == [1, 2]
+    assert plain.attempts == [1, 2]
     assert plain.most == 1
 
 

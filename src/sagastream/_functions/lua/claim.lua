@@ -49,11 +49,11 @@ end
 
 -- The answer of `begin`: without what most claims do not have.
 local function claimed(call, key, record)
-  if record.effect == '' and record.lost == '' and record.context == '' and record.progressed == 0 then
+  if record.attempts == 1 and record.effect == '' and record.context == '' then
     return { 'claimed', record.epoch, call.now_text }
   end
   local progress = last_progress(key, record)
-  return { 'claimed', record.epoch, call.now_text, record.effect, progress, record.lost, record.context }
+  return { 'claimed', record.epoch, call.now_text, record.attempts, record.effect, progress, record.lost, record.context }
 end
 
 -- begin: claim a request with a token. The epoch grows, so that no earlier claim can write any more.
@@ -62,11 +62,11 @@ end
 -- A claim that was released, as at a shutdown, does not count as a lost handler, but releases have
 -- their own limit: no request is delivered without end. The span of a
 -- claim stays in the record until its handler has ended it: the next claim gets the span of a
--- handler that was killed (epoch, begin in ms, traceparent), and records it.
+-- handler that was killed (attempt, begin in ms, traceparent), and records it.
 -- Shared: group, consumer, lease_ms, max_deliveries, four of the retention. Own: entry_id,
 -- token, traceparent, tracestate, parent span id.
--- Returns {'claimed', epoch, now, then if there is one of them: effect that the handler must
--- declare, last progress, lost span, context} |
+-- Returns {'claimed', epoch, now, then if there is more to say: which claim of the request this is,
+-- effect that the handler must declare, last progress, lost span, context} |
 -- {'busy', consumer, ms left} | {'wait', largest number of ms until a superseded handler ends} |
 -- {'done', status, lost span, 'dead' if this call made it a dead letter, otherwise ''} |
 -- {'unknown'}: the record does not name this entry; adopt it.
@@ -97,10 +97,10 @@ local function begin(call, key, stream, args, before)
   if record.status == 'running' and left > 0 then
     return { 'busy', record.consumer, int(left) }
   end
-  local claims, released, trace = record.epoch, record.released, { traceparent, tracestate, parent_span_id }
+  local attempts, released, trace = record.attempts, record.released, { traceparent, tracestate, parent_span_id }
   local too_often
-  if claims + 1 - released > limit then
-    too_often = 'its handler was lost ' .. int(claims - released) .. ' times'
+  if attempts + 1 - released > limit then
+    too_often = 'its handler was lost ' .. int(attempts - released) .. ' times'
   elseif released >= limit * RELEASES_PER_DELIVERY then
     too_often = 'its handlers gave it back ' .. int(released) .. ' times'
   end
@@ -109,7 +109,7 @@ local function begin(call, key, stream, args, before)
     local retention = retention_of(call, args, 5, true)
     return make_dead_letter(call, key, record, entry_id, trace, retention, group, too_often)
   end
-  record.epoch = claims + 1
+  record.epoch, record.attempts = next_epoch(call, record.epoch), attempts + 1
   if record.reply_streams ~= '' then
     add_replies(call, key, record, retention_of(call, args, 5, true), 'start', '{}', trace)
   end
@@ -117,7 +117,7 @@ local function begin(call, key, stream, args, before)
   record.status, record.consumer, record.token, record.seq = 'running', consumer, token, 0
   record.lease_until, record.began = now + lease_ms, now
   if traceparent ~= '' then
-    record.span = int(record.epoch) .. ' ' .. call.now_text .. ' ' .. traceparent
+    record.span = int(record.attempts) .. ' ' .. call.now_text .. ' ' .. traceparent
   end
   write_state(key, record)
   return claimed(call, key, record)

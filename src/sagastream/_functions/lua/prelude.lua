@@ -7,7 +7,8 @@
 -- server's, in milliseconds.
 --
 -- The epoch of a record is its fencing token: it grows with every claim, and a write that
--- carries the token of an older claim is refused.
+-- carries the token of an older claim is refused. It is at least the time of the claim: a server
+-- that lost a claim in a failover still gives the next one a higher epoch.
 
 local TERMINAL = { completed = true, failed = true, cancelled = true }
 local STAGE = { start = true, progress = true, completed = true, failed = true, cancelled = true }
@@ -58,6 +59,11 @@ local function prefix_of(call, key)
     id_of(call, key)
   end
   return call.prefix
+end
+
+-- The epoch of a claim that comes after the one with `epoch`.
+local function next_epoch(call, epoch)
+  return math.max(epoch + 1, now_ms(call))
 end
 
 -- Add values to the list with this name.

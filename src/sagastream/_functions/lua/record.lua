@@ -44,13 +44,14 @@ end
 
 local function unpack_state(packed)
   local status, epoch, entry_id, reply_streams, end_streams, effect, context, after, followed, token, consumer,
-    lease_until, began, seq, progressed, span, lost, released, cancel, held_until, span_taken = cmsgpack.unpack(packed)
+    lease_until, began, seq, progressed, span, lost, released, cancel, held_until, span_taken,
+    attempts = cmsgpack.unpack(packed)
   return {
     status = status, epoch = epoch, entry_id = entry_id, reply_streams = reply_streams, end_streams = end_streams,
     effect = effect, context = context, after = after, followed = followed, token = token or '',
     consumer = consumer or '', lease_until = lease_until or 0, began = began or 0, seq = seq or 0,
     progressed = progressed or 0, span = span or '', lost = lost or '', released = released or 0,
-    cancel = cancel or '', held_until = held_until or 0, span_taken = span_taken or '',
+    cancel = cancel or '', held_until = held_until or 0, span_taken = span_taken or '', attempts = attempts or epoch,
   }
 end
 
@@ -58,7 +59,7 @@ local function pack_state(record)
   return cmsgpack.pack(record.status, record.epoch, record.entry_id, record.reply_streams, record.end_streams,
     record.effect, record.context, record.after, record.followed, record.token, record.consumer, record.lease_until,
     record.began, record.seq, record.progressed, record.span, record.lost, record.released, record.cancel,
-    record.held_until, record.span_taken)
+    record.held_until, record.span_taken, record.attempts)
 end
 
 local function pack_command(command)
@@ -108,17 +109,23 @@ local function pack_ended(record, status, payload, trace, at, told)
   local command = record.command
   local took_ms = record.began > 0 and at - record.began or -1
   local before_ms, rest = pack_id(record.entry_id, at)
-  return cmsgpack.pack(nil, LAYOUT, LETTER_OF[status], record.epoch, at, took_ms, before_ms, rest, command.digest,
+  local epoch = record.epoch > 0 and at - record.epoch
+  return cmsgpack.pack(nil, LAYOUT, LETTER_OF[status], epoch, at, took_ms, before_ms, rest, command.digest,
     command.correlation_id, command.saga_id, command.event_type, payload, string.sub(record.token, 1, TOKEN_LENGTH),
-    told, record.span_taken, trace[1], trace[2], trace[3])
+    told, record.span_taken, trace[1], trace[2], trace[3], record.attempts)
 end
 
 local function unpack_ended(packed)
   require_layout(string.byte(packed, 2))
   local _, _, letter, epoch, at, took_ms, before_ms, rest, digest, correlation_id, saga_id, event_type, payload, token,
-    told, span_taken, traceparent, tracestate, parent_span_id = cmsgpack.unpack(packed)
+    told, span_taken, traceparent, tracestate, parent_span_id, attempts = cmsgpack.unpack(packed)
+  if attempts then
+    epoch = epoch and at - epoch or 0
+  else
+    attempts = epoch -- layout 3
+  end
   return {
-    status = STATUS_OF[letter], epoch = epoch, at = at, began = took_ms >= 0 and at - took_ms or 0,
+    status = STATUS_OF[letter], epoch = epoch, attempts = attempts, at = at, began = took_ms >= 0 and at - took_ms or 0,
     entry_id = unpack_id(before_ms, rest, at), payload = payload, token = token, told = told,
     span_taken = span_taken, trace = { traceparent, tracestate, parent_span_id }, is_packed = true,
     reply_streams = '', end_streams = '', held_until = 0, lease_until = 0, span = '', cancel = '', consumer = '',
@@ -148,7 +155,7 @@ local function read_old(key)
   end
   require_layout(old.layout)
   local record = {
-    status = old.status, epoch = tonumber(old.epoch), entry_id = old.entry_id, reply_streams = old.reply_streams,
+    status = old.status, epoch = tonumber(old.epoch), attempts = tonumber(old.epoch), entry_id = old.entry_id, reply_streams = old.reply_streams,
     end_streams = old.end_streams or '', effect = old.effect or '', context = old.context or '',
     after = old.after or '', followed = old.followed == '1', token = old.token or '', consumer = old.consumer or '',
     lease_until = tonumber(old.lease_until or '0'), began = tonumber(old.began or '0'),

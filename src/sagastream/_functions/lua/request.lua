@@ -21,7 +21,7 @@ local function supersede(call, key, trace, retention)
   end
   if not TERMINAL[record.status] then
     local is_running = record.status == 'running'
-    record.epoch = record.epoch + 1
+    record.epoch = next_epoch(call, record.epoch)
     record.held_until = is_running and record.lease_until or 0
     conclude(call, key, record, 'cancelled', '{}', trace, retention)
     if is_running then
@@ -265,7 +265,7 @@ local function inspect(call, keys)
   local command, trace = command_of(record), record.trace or { '', '', '' }
   local out = { 'record' }
   for name, value in pairs({
-    status = record.status, epoch = record.epoch, entry_id = record.entry_id, consumer = record.consumer,
+    status = record.status, epoch = record.epoch, attempts = record.attempts, entry_id = record.entry_id, consumer = record.consumer,
     lease_until = record.lease_until, seq = record.seq or 0, cancel = record.cancel, token = record.token,
     context = record.context or '', correlation_id = command.correlation_id, saga_id = command.saga_id,
     event_type = command.event_type, stream = command.stream or '', timestamp = record.at or command.timestamp,
