@@ -340,7 +340,7 @@ CONTROLS = [
     Control(
         "8 at most once asks first",
         "_worker/execution.py",
-        "if handler.reconcile and command.epoch > 1:",
+        "if handler.reconcile and command.attempt > 1:",
         "if False:",
         EFFECTS,
     ),

@@ -4,6 +4,7 @@ A bus is cheap to make and safe to share: it connects when it is first used, onc
 and event loop. A request's record on the server is the source of truth; the streams carry it.
 """
 
+import copy
 from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -16,8 +17,9 @@ from sagastream._client.terminal_outcome import read_outcome
 from sagastream._codec.entries import SCHEMA_VERSION, StreamEntry, text_fields
 from sagastream._codec.payload import MAX_PAYLOAD_BYTES, encode_payload
 from sagastream._codec.validation import check_name, new_id
-from sagastream._redis.connection import redact
 from sagastream._redis.deadline import Deadline
+from sagastream._redis.nodes import Servers
+from sagastream._redis.replication import Replication
 from sagastream._telemetry.trace_context import trace_of
 from sagastream.effects import Effect
 from sagastream.message import OnProgress
@@ -28,7 +30,9 @@ class Bus:
     """Durable commands, events and replies over the streams of one server.
 
     Args:
-        url: `redis://`, `rediss://` or `unix://`.
+        url: `redis://`, `rediss://` or `unix://`; `redis+sentinel://host:port,host:port/service/db`
+            for the primary that Sentinels know; `redis+cluster://host:port,host:port` for a
+            cluster, with a namespace.
         namespace: Put before every key as `{namespace}:`; letters, digits, `-` and `_`.
         max_payload: The largest payload, in bytes of JSON.
         retention: How long results are kept, and for how long the ids of ended requests are
@@ -36,6 +40,15 @@ class Bus:
         call_timeout_s: How long a call waits for a server that does not answer, in seconds.
         max_in_flight: How many requests of this process may wait for their replies at once.
         when_full: Whether one more request waits for a slot, or raises `Overloaded`.
+        durability: `replicated`: no call returns, no handler begins and no requester gets its
+            reply before replicas have confirmed what the server wrote. It is `primary` otherwise.
+        replicas: How many replicas have to confirm it.
+        replicated_within_s: How long they have for that, in seconds; then `NotReplicated` is
+            raised.
+
+    Raises:
+        ValueError: The URL or another value is invalid.
+        InvalidMessage: The namespace is invalid.
     """
 
     def __init__(
@@ -48,19 +61,27 @@ class Bus:
         call_timeout_s: float = 10.0,
         max_in_flight: int = 10_000,
         when_full: Literal["wait", "raise"] = "wait",
+        durability: Literal["primary", "replicated"] = "primary",
+        replicas: int = 1,
+        replicated_within_s: float = 1.0,
     ) -> None:
         self.url = url
         self.namespace = namespace
         self.max_payload = max_payload
         self.retention = retention
         self._when_full = when_full
+        prefix = f"{{{check_name('namespace', namespace)}}}:" if namespace else ""
+        if durability not in {"primary", "replicated"}:
+            raise ValueError(f"durability must be 'primary' or 'replicated', not {durability!r}")
+        replication = Replication(replicas, replicated_within_s, f"{prefix}sagastream:instance")
         self._options = SessionOptions(
-            url,
-            f"{{{check_name('namespace', namespace)}}}:" if namespace else "",
+            Servers(url),
+            prefix,
             call_timeout_s=call_timeout_s,
             retention=retention,
             max_payload=max_payload,
             max_in_flight=max_in_flight,
+            replication=replication if durability == "replicated" else None,
         )
         self._sessions = SessionRegistry(self._options)
 
@@ -70,7 +91,7 @@ class Bus:
     @property
     def address(self) -> str:
         """The server, without user and password."""
-        return redact(self.url)
+        return self._options.servers.address
 
     async def __aenter__(self) -> Self:
         return self
@@ -86,6 +107,18 @@ class Bus:
     def key(self, name: str) -> str:
         """The key of a stream or record on the server."""
         return self._options.key(name)
+
+    def with_namespace(self, namespace: str) -> Self:
+        """A bus for another namespace that shares the connections of this one.
+
+        Each has to be closed; the last one closes the connections.
+        """
+        other = copy.copy(self)
+        prefix = f"{{{check_name('namespace', namespace)}}}:"
+        other.namespace = namespace
+        other._options = self._options.with_prefix(prefix)  # noqa: SLF001 - the same class
+        other._sessions = SessionRegistry(other._options)  # noqa: SLF001
+        return other
 
     def session(self) -> Session:
         """The connections of this process and event loop; for the library's own use."""
@@ -146,6 +179,7 @@ class Bus:
             RequestConflict: The request id is known with another payload.
             ResultExpired: The request has ended, and its result is no longer kept.
             ServerUnavailable: The server did not answer.
+            NotReplicated: The command is written, but replicas have not confirmed it in time.
         """
         spec: commands.CommandSpec = {
             "event_type": event_type,
@@ -286,6 +320,7 @@ class Bus:
             DataLost: The server came back without our data.
             Overloaded: Too many requests of this process are in flight.
             ServerUnavailable: The server did not answer.
+            NotReplicated: Replicas have not confirmed the command or its reply in time.
         """
         session = self.session()
         spec: commands.CommandSpec = {
@@ -348,7 +383,10 @@ class Bus:
             ResultExpired: The request has ended, and its result is no longer kept.
             ServerUnavailable: The server did not answer.
         """
-        return await read_outcome(self.session(), request_id)
+        session = self.session()
+        outcome = await read_outcome(session, request_id)
+        await session.connection.confirm(deadline=Deadline(self._options.call_timeout_s))
+        return outcome
 
     async def command(self, *args: str | bytes | float, timeout: float | None = None) -> Any:
         """Send one Redis command, for keys that belong to the application.

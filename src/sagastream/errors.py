@@ -9,6 +9,7 @@ SagastreamError
 ├── WriteConflict         a value that an atomic handler read changed in every run
 ├── RegistrationError     handlers that cannot be served together
 ├── ServerUnavailable     no answer from the server (also a ConnectionError)
+│   └── NotReplicated     it was done, but replicas have not confirmed it in time
 ├── DataLost              the server came back without our data, or with older data
 ├── ServerRefused         the server answers, but for now takes no writes
 ├── ServerError           the server refused a command, in its own words
@@ -177,6 +178,18 @@ class ServerUnavailable(SagastreamError, ConnectionError):
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
         return type(self), (self.address, self.reason)
+
+
+class NotReplicated(ServerUnavailable):
+    """The server did what was asked, but too few replicas have confirmed it in time.
+
+    A failover can still undo it. Ask again with the same request id: nothing is done twice, and
+    the answer comes when replicas have it.
+    """
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(address, reason)
+        self.args = (f"done by {address}, but not confirmed: {reason}",)
 
 
 class ServerRefused(SagastreamError):

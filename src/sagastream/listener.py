@@ -169,7 +169,7 @@ class CommandListener:
         options, session = self._options, self._bus.session()
         streams = sorted({stream for stream, _ in self._handlers})
         keeper = LeaseKeeper(
-            self._bus.url,
+            session.options.servers,
             wakeup_list=session.options.key(f"listener:{options.consumer}"),
             group=options.group,
             consumer=options.consumer,

@@ -41,6 +41,9 @@ class Bus:
         call_timeout_s: How long a call waits for a server that does not answer, in seconds.
         max_in_flight: How many requests of this process may wait for their replies at once.
         when_full: Whether one more request waits for a slot, or raises `Overloaded`.
+        durability: Whether calls return only when replicas have confirmed what was written.
+        replicas: How many of them.
+        replicated_within_s: How long they have for that, in seconds.
     """
 
     def __init__(
@@ -53,6 +56,9 @@ class Bus:
         call_timeout_s: float = 10.0,
         max_in_flight: int = 10_000,
         when_full: Literal["wait", "raise"] = "wait",
+        durability: Literal["primary", "replicated"] = "primary",
+        replicas: int = 1,
+        replicated_within_s: float = 1.0,
     ) -> None:
         self._bus = AsyncBus(
             url,
@@ -62,6 +68,9 @@ class Bus:
             call_timeout_s=call_timeout_s,
             max_in_flight=max_in_flight,
             when_full=when_full,
+            durability=durability,
+            replicas=replicas,
+            replicated_within_s=replicated_within_s,
         )
         self._runner = BlockingRunner(self._bus.address, self._bus.close)
 

@@ -15,7 +15,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
-from sagastream._client.session import fork_count
+from sagastream._redis.nodes import fork_count
 from sagastream._redis.retrying import end_tasks
 from sagastream.errors import ServerUnavailable
 

@@ -68,6 +68,7 @@ async def request_and_reply(
                 on_progress=on_progress,
             )
             reply = await _until(deadline, wait, session, request_id)
+        await session.connection.confirm(deadline=Deadline(session.options.call_timeout_s))
         return completed_or_raise(reply)
     finally:
         inbox.unsubscribe(request_id, replies)
@@ -136,4 +137,5 @@ async def read_replies(
             on_stage=receiving.stage,
         )
         reply = await _until(deadline, reader, session, request_id)
+    await session.connection.confirm(deadline=Deadline(session.options.call_timeout_s))
     return completed_or_raise(reply)

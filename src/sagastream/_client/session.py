@@ -6,9 +6,8 @@ sockets do; the registry makes a new one after a fork.
 
 import asyncio
 import contextlib
-import os
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sagastream._client.data_loss import DataLossGuard
@@ -19,6 +18,8 @@ from sagastream._functions.sagas import SagaFunctions
 from sagastream._functions.streams import StreamFunctions
 from sagastream._redis.connection import Connection
 from sagastream._redis.deadline import Deadline
+from sagastream._redis.nodes import Servers, fork_count
+from sagastream._redis.replication import Replication
 from sagastream._telemetry.operations import Server, server_of
 from sagastream.errors import ServerError, ServerUnsuitable
 from sagastream.retention import Retention
@@ -26,20 +27,6 @@ from sagastream.retention import Retention
 _CHECK_S = 2.0
 # What a child process has from its parent, and must not finalize.
 _inherited: list[object] = []
-# How many times this process and its parents have forked; calling `os.getpid` is slower.
-_forks = [0]
-
-
-def _count_fork() -> None:
-    _forks[0] += 1
-
-
-os.register_at_fork(after_in_child=_count_fork)
-
-
-def fork_count() -> int:
-    """How many times this process and its parents have forked; differs in parent and child."""
-    return _forks[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +34,29 @@ class SessionOptions:
     """What all sessions of a bus have in common.
 
     Attributes:
-        url: The server.
+        servers: The server, the service or the cluster.
         prefix: The prefix of every key, from the namespace; '' without one.
         call_timeout_s: How long a call waits for a server that does not answer, in seconds.
         retention: How long what is left of ended requests is kept.
         max_payload: The largest payload, in bytes of JSON.
         max_in_flight: How many requests may wait for their replies at once.
+        replication: Who has to confirm what functions write; None for nobody.
     """
 
-    url: str
+    servers: Servers
     prefix: str
     call_timeout_s: float
     retention: Retention
     max_payload: int
     max_in_flight: int
+    replication: Replication | None = None
+
+    def with_prefix(self, prefix: str) -> "SessionOptions":
+        """These options for another namespace."""
+        replication = self.replication and replace(
+            self.replication, key=f"{prefix}sagastream:instance"
+        )
+        return replace(self, prefix=prefix, replication=replication)
 
     def key(self, name: str) -> str:
         """The key of a stream or record on the server."""
@@ -146,17 +142,17 @@ class SessionRegistry:
 
     def __init__(self, options: SessionOptions) -> None:
         self._options = options
-        self._forks = _forks[0]
+        self._forks = fork_count()
         self._sessions: dict[asyncio.AbstractEventLoop, Session] = {}
         self._holders: dict[asyncio.AbstractEventLoop, AsyncGenerator[None, None]] = {}
 
     def current(self) -> Session:
         """The session of the running loop, made now if there is none."""
-        if self._forks != _forks[0]:
+        if self._forks != fork_count():
             # Sockets that were open at the fork belong to the parent: leave them alone.
             _inherited.append((self._sessions, self._holders))
             self._sessions, self._holders = {}, {}
-            self._forks = _forks[0]
+            self._forks = fork_count()
         loop = asyncio.get_running_loop()
         session = self._sessions.get(loop)
         if session is None:
@@ -172,7 +168,7 @@ class SessionRegistry:
 
     async def close(self) -> None:
         """Close the session of the running loop, if this process made one."""
-        if self._forks == _forks[0]:
+        if self._forks == fork_count():
             holder = self._holders.get(asyncio.get_running_loop())
             if holder:
                 await holder.aclose()
@@ -190,7 +186,12 @@ class SessionRegistry:
 
 
 def _make(options: SessionOptions) -> Session:
-    connection = Connection(options.url, library=SOURCE, call_timeout_s=options.call_timeout_s)
+    connection = Connection(
+        options.servers,
+        library=SOURCE,
+        call_timeout_s=options.call_timeout_s,
+        replication=options.replication,
+    )
     guard = DataLossGuard(connection, options.key("sagastream:instance"))
     return Session(
         options,
@@ -206,5 +207,5 @@ def _make(options: SessionOptions) -> Session:
             max_bytes=options.max_payload,
             max_in_flight=options.max_in_flight,
         ),
-        server_of(options.url),
+        server_of(options.servers.url.plain),
     )

@@ -7,7 +7,16 @@ from sagastream._functions.answers import Expired
 from sagastream._redis.deadline import Deadline
 from sagastream.errors import NoHandlers, ReplyTimeout, SagastreamError
 
-_FIELDS = ("status", "consumer", "attempts", "lease_until", "timestamp", "stream", "event_type", "seq")
+_FIELDS = (
+    "status",
+    "consumer",
+    "attempts",
+    "lease_until",
+    "timestamp",
+    "stream",
+    "event_type",
+    "seq",
+)
 
 
 async def explain_timeout(

@@ -14,6 +14,7 @@ from sagastream._functions.library import Caller, function_name
 from sagastream._redis.deadline import Deadline
 from sagastream._redis.protocol import error_of
 from sagastream._telemetry.spans import retried
+from sagastream.errors import NotReplicated
 
 # The largest number of calls in one command. A call costs the server less in a larger batch; but
 # with one batch for all, server and processes would wait for each other in turn.
@@ -102,6 +103,9 @@ class Batcher:
         for call in batch:
             call.context.run(retried, error)
             if call.deadline is None:
+                continue
+            if isinstance(error, NotReplicated) and not call.answer.done():
+                call.answer.set_exception(error)
                 continue
             call.deadline.note(error)
             if call.deadline.is_over and not call.answer.done():

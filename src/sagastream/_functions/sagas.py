@@ -56,7 +56,15 @@ class SagaFunctions:
             fields: The fields of the move's entry in the stream.
         """
         keys = (saga, stream, *index, *records)
-        args = (str(version), journal, saga_id, state, str(delay_ms), str(moves_ms), *retention.args[:2])
+        args = (
+            str(version),
+            journal,
+            saga_id,
+            state,
+            str(delay_ms),
+            str(moves_ms),
+            *retention.args[:2],
+        )
         flat = chain.from_iterable(fields.items())
         return JournalAnswer.parse(
             await self._caller.call("FCALL", _JOURNAL, len(keys), *keys, *args, *flat)

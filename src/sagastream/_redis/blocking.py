@@ -1,12 +1,11 @@
 """The sockets of blocking reads: each read has one for itself while it waits."""
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any
 
-from redis.asyncio import Connection as UrlOptions
-
-from sagastream._redis.protocol import ConnectionLost, RedisProtocol, connect
+from sagastream._redis.protocol import ConnectionLost, RedisProtocol
 from sagastream.errors import ServerError
 
 # How many sockets stay open between two reads; those of a burst of readers are closed.
@@ -14,14 +13,14 @@ _IDLE_KEPT = 4
 
 
 class BlockingReads:
-    """Opens, keeps and closes the sockets on which one connection blocks.
+    """Opens, keeps and closes the sockets on which one process and loop blocks.
 
     Args:
-        options: The options of the connection's URL.
+        connect: Opens a socket to the server.
     """
 
-    def __init__(self, options: UrlOptions) -> None:
-        self._options = options
+    def __init__(self, connect: Callable[[], Coroutine[Any, Any, RedisProtocol]]) -> None:
+        self._connect = connect
         self._idle: list[RedisProtocol] = []
         self._reading: dict[RedisProtocol, object] = {}
         self._opening: set[asyncio.Task[RedisProtocol]] = set()
@@ -99,9 +98,7 @@ class BlockingReads:
         """Open a socket; keep it if the caller is cancelled meanwhile."""
         # The task may outlive its caller; `close` waits for it.
         # The socket would keep the context of the caller.
-        opening = asyncio.create_task(
-            connect(self._options), name="sagastream-connect", context=Context()
-        )
+        opening = asyncio.create_task(self._connect(), name="sagastream-connect", context=Context())
         self._opening.add(opening)
         opening.add_done_callback(self._opening.discard)
         try:

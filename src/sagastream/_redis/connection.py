@@ -1,8 +1,7 @@
-"""The connection of one process and event loop, opened when it is first used.
+"""What one process and event loop sends to the server, with retries.
 
-Commands of one tick of the loop are sent together over one socket; each blocking read has
-another socket. A command that was sent by `call` or `post` is sent again after a lost
-connection, so it must be idempotent: its answer is the same when it is repeated.
+A command that was sent by `call` or `post` is sent again after a lost connection, so it must be
+idempotent: its answer is the same when it is repeated.
 """
 
 import asyncio
@@ -10,34 +9,27 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextvars import Context
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, TypeVar, cast
-from urllib.parse import urlsplit, urlunsplit
 
 import redis
 
-from sagastream._redis.blocking import BlockingReads
 from sagastream._redis.deadline import Deadline
-from sagastream._redis.protocol import (
-    ConnectionLost,
-    Receive,
-    RedisProtocol,
-    connect,
-    pack,
-    settle,
-    url_options,
-)
+from sagastream._redis.node import Node
+from sagastream._redis.nodes import Servers
+from sagastream._redis.protocol import ConnectionLost, Receive, pack, settle
+from sagastream._redis.replication import Confirmation, Replication
 from sagastream._redis.retrying import (
     backoff_delays,
     end_tasks,
-    has_moved,
     is_refusal,
+    is_replica_now,
     is_temporary,
 )
 from sagastream._telemetry.spans import retried
 from sagastream.errors import (
+    NotReplicated,
     SagastreamError,
     ServerError,
     ServerRefused,
@@ -49,68 +41,71 @@ from sagastream.errors import (
 logger = logging.getLogger(__name__)
 
 BLOCK_MS = 2000
-# How many commands may wait for their answers at once; others wait in the queue.
-_WINDOW = 1024
 _CLOSE_TIMEOUT_S = 2.0
+_FUNCTION = "FCALL"
 # How redis-py converts answers, such as that of INFO into a mapping.
-_ANSWERS_AS_THEY_ARE = frozenset({"FCALL", "FCALL_RO"})
+_ANSWERS_AS_THEY_ARE = frozenset({_FUNCTION, "FCALL_RO"})
 _CALLBACKS: dict[str, Callable[[Any], Any]] = redis.Redis(protocol=2).response_callbacks
 
 T = TypeVar("T")
-
-
-def redact(url: str) -> str:
-    """The address in a URL without user, password and query."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    if parts.port:
-        host = f"{host}:{parts.port}"
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
 class Connection:
     """Sends the commands of one process and event loop.
 
     Args:
-        url: `redis://`, `rediss://` or `unix://`.
+        servers: Where to send them.
         library: The source of the function library, loaded where it is missing.
         call_timeout_s: How long a call waits for a server that does not answer, in seconds.
+        replication: Who has to confirm what functions write; None for nobody.
 
     Attributes:
         address: The server, without user and password.
         lost_at: When the server was last seen to be away, by the monotonic clock.
     """
 
-    def __init__(self, url: str, *, library: str, call_timeout_s: float) -> None:
-        self.address = redact(url)
-        self._options = url_options(url)
+    def __init__(
+        self,
+        servers: Servers,
+        *,
+        library: str,
+        call_timeout_s: float,
+        replication: Replication | None = None,
+    ) -> None:
+        self._servers = servers
+        self.address = servers.address
         self._library = library
         self.call_timeout_s = call_timeout_s
+        self._replication = replication
         self._loop = asyncio.get_running_loop()
-        self._queue: list[tuple[bytes, Receive]] = []
-        self._is_flush_scheduled = False
-        self._protocol: RedisProtocol | None = None
-        self._blocking = BlockingReads(self._options)
-        self._connecting: asyncio.Task[None] | None = None
+        self._nodes = servers.nodes()
+        self._node = self._nodes.first()
+        self._confirming: asyncio.Future[None] | None = None
         self._retries: set[asyncio.Task[Any]] = set()
         self._loss: BaseException | None = None
         self.lost_at = -math.inf
 
-    async def call(self, *args: Any, deadline: Deadline | None = None) -> Any:
+    async def call(
+        self, *args: Any, deadline: Deadline | None = None, node: Node | None = None
+    ) -> Any:
         """Send an idempotent command, and wait for its answer.
 
         Args:
             args: The command.
             deadline: When to end; None for `call_timeout_s` from now.
+            node: Send it once, to this node; None for the one that has our keys.
 
         Raises:
             ServerUnavailable: No answer in time.
+            NotReplicated: Replicas have not confirmed in time what a function wrote.
             ServerRefused: The server took no writes in that time.
             ServerUnsuitable: The server refuses this client or has no functions.
             ServerError: The server refused the command.
         """
         deadline = deadline or Deadline(self.call_timeout_s)
-        answer = await self.within(deadline, self._call(args, deadline))
+        answer = await self.within(
+            deadline, node.call(*args) if node else self._call(args, deadline)
+        )
         if args[0] in _ANSWERS_AS_THEY_ARE:
             return answer
         convert = _CALLBACKS.get(args[0]) or _CALLBACKS.get(" ".join(map(str, args[:2])))
@@ -139,10 +134,11 @@ class Connection:
         return ServerUnavailable(self.address, reason)
 
     async def _call(self, args: tuple[Any, ...], deadline: Deadline) -> Any:
+        node = self._node
         try:
             answer = await self._send(args)
-        except (OSError, ServerError) as error:
-            answer = await self._retry(args, error, deadline, _note_retry)
+        except (OSError, ServerError, NotReplicated) as error:
+            answer = await self._retry(args, error, deadline, _note_retry, node)
         if self._loss:
             self.note_return()
         return answer
@@ -162,18 +158,21 @@ class Connection:
             on_retry: Called with the error before each retry; returns whether a caller still
                 waits.
         """
-        self._queue.append((pack(args), partial(self._received, args, receive, on_retry)))
-        self._flush()
+        received = partial(self._received, args, receive, on_retry, self._node)
+        self._node.push(*self._packed(args, received))
 
     def _received(
         self,
         args: tuple[Any, ...],
         receive: Receive,
         on_retry: Callable[[BaseException], bool],
+        node: Node,
         answer: Any,
     ) -> None:
         if isinstance(answer, Exception):
-            retry = asyncio.create_task(self._retry(args, answer, Deadline(math.inf), on_retry))
+            retry = asyncio.create_task(
+                self._retry(args, answer, Deadline(math.inf), on_retry, node)
+            )
             self._retries.add(retry)
             retry.add_done_callback(partial(self._retried, receive))
             return
@@ -197,30 +196,74 @@ class Connection:
         error: BaseException,
         deadline: Deadline,
         on_retry: Callable[[BaseException], bool],
+        node: Node,
     ) -> Any:
+        has_moved = False
         for delay in backoff_delays():
             if isinstance(error, UnknownLayout):
                 raise error
             if is_refusal(error):
                 raise ServerUnsuitable(f"{self.address} refuses this client: {error}") from error
-            if not isinstance(error, ServerError) or is_temporary(error):
-                self.note_loss(error)
-                deadline.note(error)
+            if isinstance(error, NotReplicated):
                 if not on_retry(error):
-                    raise ServerUnavailable(self.address, _reason(error)) from error
+                    raise error
                 await asyncio.sleep(delay)
+            elif not isinstance(error, ServerError) or is_temporary(error):
+                if self._follow(error) and not has_moved:
+                    has_moved = True  # if the next node sends it on, they do not agree yet
+                else:
+                    self._leave(node, error)
+                    self.note_loss(error)
+                    deadline.note(error)
+                    if not on_retry(error):
+                        raise ServerUnavailable(self.address, _reason(error)) from error
+                    await asyncio.sleep(delay)
             elif "Function not found" in error.message:
                 await self.load_functions(deadline=deadline)
             else:
                 raise error
+            node = self._node
             try:
                 return await self._send(args)
-            except (OSError, ServerError) as another:
+            except (OSError, ServerError, NotReplicated) as another:
                 error = another
         raise AssertionError("backoff_delays never ends")
 
-    async def load_functions(self, *, deadline: Deadline | None = None) -> None:
+    def _follow(self, error: BaseException) -> bool:
+        """Go to the node that has our keys now, if the error names it."""
+        if not (isinstance(error, ServerError) and error.code == "MOVED"):
+            return False
+        self._node = self._nodes.moved_to(self._node, error)
+        return True
+
+    def _leave(self, node: Node, error: BaseException) -> None:
+        """Leave a node that does not answer or is a replica now; ask another one of the cluster.
+
+        The name of a server is resolved again for each new socket, so the next one leads to the
+        node that takes writes, once the name does.
+        """
+        if isinstance(error, ServerError):
+            if is_replica_now(error):
+                node.drop(ConnectionLost(error.message))
+        elif self._node is node:
+            self._node = self._nodes.after(node)
+
+    async def primaries(self) -> list[Node]:
+        """The nodes of a cluster that take writes; the one node if there is no cluster."""
+        try:
+            slots = await self.call("CLUSTER", "SLOTS")
+        except ServerError:
+            return [self._node]
+        return self._nodes.primaries_of(self._node, slots)
+
+    async def load_functions(
+        self, *, deadline: Deadline | None = None, node: Node | None = None
+    ) -> None:
         """Load the function library if the server does not have it.
+
+        Args:
+            deadline: When to end; None for `call_timeout_s` from now.
+            node: The node that gets it; None for the one that has our keys.
 
         Raises:
             ServerUnavailable: No answer in time.
@@ -228,7 +271,7 @@ class Connection:
             ServerUnsuitable: The server has no functions.
         """
         try:
-            await self.call("FUNCTION", "LOAD", self._library, deadline=deadline)
+            await self.call("FUNCTION", "LOAD", self._library, deadline=deadline, node=node)
         except ServerError as error:
             if "already exists" in str(error):
                 return
@@ -253,12 +296,22 @@ class Connection:
             ServerUnavailable: The connection was lost, or the server cannot serve it now.
             ServerError: The server refused the command.
         """
+        node = self._node
         try:
-            answer = await self._blocking.read(args, reader)
+            try:
+                answer = await node.reads.read(args, reader)
+            except ServerError as error:
+                if not self._follow(error):
+                    raise
+                node = self._node
+                answer = await node.reads.read(args, reader)
         except OSError as error:
+            self._leave(node, error)
             raise ServerUnavailable(self.address, _reason(error)) from error
         except ServerError as error:
             if is_temporary(error) or is_refusal(error):
+                self._follow(error)
+                self._leave(node, error)
                 self.note_loss(error)
                 raise ServerUnavailable(self.address, error.message) from error
             raise
@@ -271,20 +324,13 @@ class Connection:
 
         Unlike a cancelled read, it loses no entry that the server has sent already.
         """
-        for client_id in self._blocking.client_ids(reader):
-            with contextlib.suppress(SagastreamError):
-                await self.call("CLIENT", "UNBLOCK", client_id, deadline=deadline)
+        for node in self._nodes.all():
+            for client_id in node.reads.client_ids(reader):
+                with contextlib.suppress(SagastreamError, OSError):
+                    await self.within(deadline, node.call("CLIENT", "UNBLOCK", client_id))
 
     def note_loss(self, error: BaseException) -> None:
-        """Log the loss of the server, once. Leave a node that has become a replica.
-
-        The name of the server is resolved again for each new socket, so the next one leads to
-        the node that takes writes, once the name does.
-        """
-        if isinstance(error, ServerError) and has_moved(error):
-            if self._protocol:
-                self._protocol.abort(ConnectionLost(error.message))
-            self._blocking.drop(ConnectionLost(error.message))
+        """Log the loss of the server, once."""
         self.lost_at = time.monotonic()
         if not self._loss:
             reason = error.reason if isinstance(error, ServerUnavailable | ServerRefused) else ""
@@ -297,62 +343,45 @@ class Connection:
             self._loss = None
             logger.warning("%s is back", self.address)
 
+    async def confirm(self, *, deadline: Deadline) -> None:
+        """Wait until replicas have what the server had at this time; nothing if none have to.
+
+        All calls of one tick of the loop are one command.
+
+        Raises:
+            NotReplicated: Replicas have not confirmed it in time.
+            ServerUnavailable: No answer in time.
+        """
+        if self._replication is None:
+            return
+        if self._confirming is None:
+            self._confirming = asyncio.ensure_future(self._confirm(self._replication))
+            self._loop.call_soon(setattr, self, "_confirming", None)
+        await self.within(deadline, asyncio.shield(self._confirming))
+
+    async def _confirm(self, replication: Replication) -> None:
+        await asyncio.sleep(0)
+        future: asyncio.Future[Any] = self._loop.create_future()
+        confirmation = Confirmation(replication, self.address, partial(settle, future))
+        self._node.push(*confirmation.packed("TIME"))
+        await future
+
     async def close(self) -> None:
         """Send what is queued, then close the sockets; wait for a server at most 2 s."""
         await end_tasks(*self._retries)
-        if self._connecting:
-            await asyncio.wait({self._connecting})
-        if self._protocol and self._protocol.is_open:
-            # The answer to PING comes after the answers to all commands before it.
-            with contextlib.suppress(OSError, ServerError):
-                async with asyncio.timeout(min(self.call_timeout_s, _CLOSE_TIMEOUT_S)):
-                    await self._send(("PING",))
-        protocol, self._protocol = self._protocol, None
-        if protocol:
-            await protocol.close()
-        await self._blocking.close()
+        await self._node.drain(min(self.call_timeout_s, _CLOSE_TIMEOUT_S))
+        await self._servers.leave(self._nodes)
         await end_tasks(*self._retries)  # those that began because the sockets were closed
 
     def _send(self, args: tuple[Any, ...]) -> "asyncio.Future[Any]":
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._queue.append((pack(args), partial(settle, future)))
-        if self._protocol and not self._protocol.receivers:
-            self._flush()  # no answer is awaited: nothing to batch it with
-        elif not self._is_flush_scheduled:
-            self._is_flush_scheduled = True
-            self._loop.call_soon(self._flush)
+        self._node.add(*self._packed(args, partial(settle, future)))
         return future
 
-    def _flush(self) -> None:
-        self._is_flush_scheduled = False
-        if not self._queue:
-            return
-        protocol = self._protocol
-        if protocol is None or not protocol.is_open:
-            if self._connecting is None:
-                # The task may outlive its caller; `close` waits for it. The socket would keep the
-                # context of the caller.
-                self._connecting = asyncio.create_task(
-                    self._connect(), name="sagastream-connect", context=Context()
-                )
-            return
-        free = _WINDOW - len(protocol.receivers)
-        batch, self._queue = self._queue[:free], self._queue[free:]
-        if batch:
-            protocol.send(b"".join([data for data, _ in batch]), [receive for _, receive in batch])
-
-    async def _connect(self) -> None:
-        try:
-            self._protocol = await connect(self._options)
-        except Exception as error:  # noqa: BLE001 - the callers get it
-            self._connecting = None
-            queue, self._queue = self._queue, []
-            for _, receive in queue:
-                receive(error)
-        else:
-            self._connecting = None
-            self._protocol.on_answers = self._flush
-            self._flush()
+    def _packed(self, args: tuple[Any, ...], receive: Receive) -> Iterable[tuple[bytes, Receive]]:
+        if self._replication and args[0] == _FUNCTION:
+            return Confirmation(self._replication, self.address, receive).packed(*args)
+        return ((pack(args), receive),)
 
 
 def _reason(error: BaseException) -> str:
@@ -361,7 +390,7 @@ def _reason(error: BaseException) -> str:
 
 def _note_retry(error: BaseException) -> bool:
     retried(error)
-    return True
+    return not isinstance(error, NotReplicated)
 
 
 def entries(answer: Any) -> Iterator[tuple[bytes, bytes, dict[bytes, bytes]]]:

@@ -15,7 +15,6 @@ from typing import Any, cast
 
 import hiredis
 from redis.asyncio import Connection as UrlOptions
-from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection
 
 from sagastream.errors import ServerError, UnknownLayout
@@ -166,11 +165,6 @@ class RedisProtocol(asyncio.Protocol):
             self.abort(ConnectionLost(f"no answer for {ANSWER_TIMEOUT_S:.0f} s"))
         else:
             self._alarm = self._loop.call_later(left_s, self._check)
-
-
-def url_options(url: str) -> UrlOptions:
-    """The options in a URL, as a connection of redis-py that is never opened."""
-    return ConnectionPool.from_url(url, driver_info=None).make_connection()  # type: ignore[no-any-return,no-untyped-call]
 
 
 async def connect(options: UrlOptions) -> RedisProtocol:

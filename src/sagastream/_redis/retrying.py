@@ -11,9 +11,12 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from sagastream.errors import ServerError, ServerRefused, ServerUnavailable
 
-# The codes of temporary errors: full memory or disk, a replica, a slot that moves.
+# The codes of temporary errors: full memory or disk, a replica, a slot that moves or has moved.
 _TEMPORARY = frozenset(
-    {"OOM", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "MISCONF", "BUSY", "NOREPLICAS"}
+    {
+        *("OOM", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "MISCONF", "BUSY", "NOREPLICAS"),
+        *("TRYAGAIN", "ASK", "MOVED"),
+    }
 )
 _REFUSED = frozenset({"NOAUTH", "WRONGPASS"})
 _AWAY = (ServerUnavailable, ServerRefused, RedisConnectionError, RedisTimeoutError)
@@ -83,7 +86,7 @@ def is_temporary(error: ServerError) -> bool:
     return error.code in _TEMPORARY or error.message.startswith("UNBLOCKED force unblock")
 
 
-def has_moved(error: ServerError) -> bool:
+def is_replica_now(error: ServerError) -> bool:
     """Whether the node is a replica now: its name has to be resolved again."""
     return error.code in {"READONLY", "MASTERDOWN"} or error.message.startswith(
         "UNBLOCKED force unblock"

@@ -5,12 +5,20 @@ from typing import Any, Self
 
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import MasterDownError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import (
+    MasterDownError,
+    MovedError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 from redis.retry import Retry
+from redis.sentinel import Sentinel
 
-from sagastream._redis.connection import redact
+from sagastream._redis.address import Address
+from sagastream._redis.nodes import Servers
 from sagastream._redis.protocol import error_of
-from sagastream._redis.retrying import has_moved
+from sagastream._redis.retrying import is_replica_now
 from sagastream.errors import ServerError, ServerUnavailable
 
 
@@ -18,21 +26,19 @@ class SyncConnection:
     """One connection whose calls block. It connects on its first call, and again after a loss.
 
     Args:
-        url: `redis://`, `rediss://` or `unix://`.
+        servers: The server, the service or the cluster.
         answer_timeout_s: How long to wait for an answer, in seconds.
         connect_timeout_s: How long to wait for a connection, in seconds.
     """
 
-    def __init__(self, url: str, *, answer_timeout_s: float, connect_timeout_s: float) -> None:
-        self._address = redact(url)
-        self._client = redis.Redis.from_url(
-            url,
-            socket_timeout=answer_timeout_s,
-            socket_connect_timeout=connect_timeout_s,
-            retry=Retry(NoBackoff(), 0),
-            retry_on_error=[],
-            driver_info=None,
-        )
+    def __init__(
+        self, servers: Servers, *, answer_timeout_s: float, connect_timeout_s: float
+    ) -> None:
+        self._servers = servers
+        self._answer_timeout_s = answer_timeout_s
+        self._connect_timeout_s = connect_timeout_s
+        self._node = servers.known[0] if servers.known else None
+        self._client: redis.Redis | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -43,7 +49,7 @@ class SyncConnection:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._client.close()
+        self._close()
 
     def call(self, *args: Any) -> Any:
         """Send a command once and wait for its answer.
@@ -53,13 +59,55 @@ class SyncConnection:
             ServerError: The server refused the command.
         """
         try:
-            return self._client.execute_command(*args)  # type: ignore[no-untyped-call]
+            return self._open().execute_command(*args)  # type: ignore[no-untyped-call]
+        except MovedError as error:
+            self._servers.learn([Address(error.host, error.port)])
+            self._close(Address(error.host, error.port))
+            raise ServerUnavailable(self._servers.address, str(error)) from error
         except ResponseError as error:
             answer = error_of(str(error))
             # redis-py leaves the code out of the text of errors that have a class.
             is_replica = isinstance(error, ReadOnlyError | MasterDownError)
-            if is_replica or (isinstance(answer, ServerError) and has_moved(answer)):
-                self._client.connection_pool.disconnect()
+            if is_replica or (isinstance(answer, ServerError) and is_replica_now(answer)):
+                self._close(self._node)
             raise answer from error
         except (RedisError, OSError) as error:
-            raise ServerUnavailable(self._address, str(error) or repr(error)) from error
+            self._close(self._servers.after(self._node))
+            raise ServerUnavailable(self._servers.address, str(error) or repr(error)) from error
+
+    def _open(self) -> "redis.Redis":
+        """The client of the node to which commands go; it connects by itself."""
+        if self._client is None:
+            node = self._primary() if self._servers.url.kind == "sentinel" else self._node
+            client = redis.Redis.from_url(
+                self._servers.url.plain,
+                socket_timeout=self._answer_timeout_s,
+                socket_connect_timeout=self._connect_timeout_s,
+                retry=Retry(NoBackoff(), 0),
+                retry_on_error=[],
+                driver_info=None,
+            )
+            if node:
+                client.connection_pool.connection_kwargs |= {"host": node.host, "port": node.port}
+            self._client = client
+        return self._client
+
+    def _primary(self) -> Address:
+        url = self._servers.url
+        sentinels = Sentinel(  # type: ignore[no-untyped-call]
+            [(each.host, each.port) for each in url.hosts],
+            sentinel_kwargs=url.sentinel_options(self._connect_timeout_s),
+        )
+        try:
+            host, port = sentinels.discover_master(url.service)  # type: ignore[no-untyped-call]
+        finally:
+            for each in sentinels.sentinels:
+                each.close()
+        return Address(host, int(port))
+
+    def _close(self, node: Address | None = None) -> None:
+        """Close the connection; the next call goes to this node, or asks Sentinel."""
+        self._node = node
+        if self._client:
+            self._client.close()
+            self._client = None

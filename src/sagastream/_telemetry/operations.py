@@ -21,10 +21,11 @@ Server = tuple[tuple[str, str | int], ...]
 
 
 def server_of(url: str) -> Server:
-    """The attributes that name a server, from its URL."""
+    """The attributes that name a server, from its URL; of several hosts, the first."""
     parts = urlsplit(url)
     if parts.scheme == "unix":
         return (("server.address", parts.path),)
+    parts = urlsplit("//" + parts.netloc.rpartition("@")[2].partition(",")[0])
     return (("server.address", parts.hostname or ""), ("server.port", parts.port or 6379))
 
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from sagastream._functions.library import SOURCE
 from sagastream._functions.requests import release_command, renew_command
+from sagastream._redis.nodes import Servers
 from sagastream._redis.sync import SyncConnection
 from sagastream.errors import SagastreamError, ServerError
 
@@ -52,7 +53,7 @@ class LeaseKeeper:
     """Renews the leases of one listener every third of a lease.
 
     Args:
-        url: The server.
+        servers: The server, the service or the cluster.
         wakeup_list: The key of a list; a push to it makes the thread check its claims now.
         group: The consumer group.
         consumer: The listener.
@@ -63,9 +64,9 @@ class LeaseKeeper:
     """
 
     def __init__(
-        self, url: str, *, wakeup_list: str, group: str, consumer: str, lease_s: float
+        self, servers: Servers, *, wakeup_list: str, group: str, consumer: str, lease_s: float
     ) -> None:
-        self._url = url
+        self._servers = servers
         self.wakeup_list = wakeup_list
         self._group = group
         self._consumer = consumer
@@ -113,7 +114,7 @@ class LeaseKeeper:
 
     def _run(self) -> None:
         connection = SyncConnection(
-            self._url, answer_timeout_s=self._lease_s + 3, connect_timeout_s=self._lease_s
+            self._servers, answer_timeout_s=self._lease_s + 3, connect_timeout_s=self._lease_s
         )
         with connection:
             while not self._closing.is_set() or self._claims or self._returned:

@@ -44,7 +44,7 @@ IN_FUNCTIONS: Mapping[Role, frozenset[str]] = {
     "administrator": _ENDING | _READING,
 }
 # What the processes of each role send themselves.
-_SENT_BY_ALL = frozenset({"fcall", "fcall_ro", "ping", "time"})
+_SENT_BY_ALL = frozenset({"cluster|slots", "fcall", "fcall_ro", "ping", "role", "time", "wait"})
 _SENT_BY_REQUESTERS = _SENT_BY_ALL | {
     *("del", "exists", "hmget", "hsetnx", "xread", "xreadgroup", "xrevrange", "xtrim"),
     "zrangebyscore",
@@ -81,12 +81,17 @@ def rules(role: Role, namespace: str) -> list[str]:
     return ["reset", "on", "resetchannels", keys, *(f"+{each}" for each in sorted(commands(role)))]
 
 
+_LIST = ("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY, "WITHCODE")
+
+
 class ForeignLibrary(SagastreamError):
     """The server has a library of our name with other code."""
 
 
 async def install(bus: Bus) -> tuple[str, bool]:
-    """Load the function library of this release, if the server does not have it.
+    """Load the function library of this release where a server does not have it.
+
+    In a cluster, each primary gets it; its replicas get it from there.
 
     Returns:
         The name of the library, and whether it was loaded now.
@@ -96,15 +101,18 @@ async def install(bus: Bus) -> tuple[str, bool]:
         ServerUnsuitable: This user may not load functions.
         ServerUnavailable: The server did not answer.
     """
-    found = await bus.command("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY, "WITHCODE")
-    if not found:
-        await bus.session().connection.load_functions()
-        return LIBRARY, True
-    flat = found[0]
-    facts = flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
-    if facts[b"library_code"].decode() != SOURCE:
-        raise ForeignLibrary(
-            f"{bus.address} has a library {LIBRARY} with other code than this release: find out who "
-            f"loaded it, then run FUNCTION DELETE {LIBRARY}, and install again"
-        )
-    return LIBRARY, False
+    connection, is_new = bus.session().connection, False
+    for node in await connection.primaries():
+        found = await connection.call(*_LIST, node=node)
+        if not found:
+            await connection.load_functions(node=node)
+            is_new = True
+            continue
+        flat = found[0]
+        facts = flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
+        if facts[b"library_code"].decode() != SOURCE:
+            raise ForeignLibrary(
+                f"{bus.address} has a library {LIBRARY} with other code than this release: find "
+                f"out who loaded it, then run FUNCTION DELETE {LIBRARY}, and install again"
+            )
+    return LIBRARY, is_new

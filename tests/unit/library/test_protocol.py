@@ -21,7 +21,8 @@ from sagastream import (
     ServerUnavailable,
     multi_stage_reply,
 )
-from sagastream._redis.protocol import ConnectionLost, RedisProtocol, connect, url_options
+from sagastream._redis.address import parse_url
+from sagastream._redis.protocol import ConnectionLost, RedisProtocol, connect
 from sagastream.errors import ServerUnsuitable
 from sagastream.testing import EmbeddedServer, running
 from tests.polling import eventually
@@ -127,10 +128,10 @@ async def test_a_connection_for_a_cancelled_caller_is_kept(
     async def connect_slowly(settings: object) -> RedisProtocol:
         begun.set()
         await asyncio.sleep(0.05)  # the caller is cancelled in this time
-        made.append(await connect(url_options(bus.url)))
+        made.append(await connect(parse_url(bus.url).options()))
         return made[-1]
 
-    monkeypatch.setattr("sagastream._redis.blocking.connect", connect_slowly)
+    monkeypatch.setattr("sagastream._redis.nodes.connect", connect_slowly)
     connection = bus.session().connection
     reading = asyncio.create_task(connection.block("TIME"))
     await begun.wait()
@@ -153,7 +154,7 @@ async def test_a_connection_that_is_closed_after_accept_is_lost(tmp_path: Path) 
 
     server = await asyncio.get_running_loop().create_unix_server(ClosingServer, path)
     try:
-        protocol = await connect(url_options(f"unix://{path}"))
+        protocol = await connect(parse_url(f"unix://{path}").options())
         await protocol.closed
         with pytest.raises(ConnectionLost, match="closed"):
             await asyncio.wait_for(protocol.call("PING"), 10)

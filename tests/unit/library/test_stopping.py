@@ -584,7 +584,7 @@ async def test_a_burst_of_readers_leaves_few_sockets(bus: Bus) -> None:
         for number in range(50)
     ]
     await asyncio.gather(*reading, return_exceptions=True)
-    blocking = bus.session().connection._blocking
+    blocking = bus.session().connection._node.reads
     assert len(blocking._idle) <= 4
     assert not blocking._reading
     assert threading.active_count() < 50

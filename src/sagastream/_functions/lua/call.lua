@@ -22,8 +22,19 @@ local function flush(call)
   end
 end
 
+-- Refuse a call while the slot of its keys is being migrated: what has moved already cannot be
+-- written here, and the call would be torn. There is no key with this name; only a node that has
+-- the whole slot says so.
+local function require_owned(key)
+  local found = redis.pcall('EXISTS', key .. ':none')
+  if type(found) == 'table' and string.find(found.err, 'non local key', 1, true) then
+    error({ err = 'TRYAGAIN the slot of ' .. key .. ' is being migrated' })
+  end
+end
+
 local function register(name, transition, flags)
   local function callback(keys, args)
+    require_owned(keys[1])
     local call = new_call(keys)
     local done, answer = pcall(transition, call, keys, args)
     flush(call)
