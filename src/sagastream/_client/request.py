@@ -1,5 +1,6 @@
 """A request from emit to its terminal reply, over the inbox or a named reply stream."""
 
+import asyncio
 import contextlib
 from typing import Any, Protocol
 
@@ -11,8 +12,9 @@ from sagastream._client.terminal_outcome import completed_or_raise, read_outcome
 from sagastream._client.timeouts import explain_timeout
 from sagastream._codec.validation import check_name, check_seconds
 from sagastream._redis.deadline import Deadline
+from sagastream._redis.retrying import backoff_delays
 from sagastream._telemetry.spans import Receiving
-from sagastream.errors import ReplyTimeout, ServerRefused, ServerUnavailable
+from sagastream.errors import NotReplicated, ReplyTimeout, ServerRefused, ServerUnavailable
 from sagastream.message import OnProgress
 
 # How long a call may ask for the reason after its timeout, in seconds.
@@ -68,8 +70,7 @@ async def request_and_reply(
                 on_progress=on_progress,
             )
             reply = await _until(deadline, wait, session, request_id)
-        await session.connection.confirm(deadline=Deadline(session.options.call_timeout_s))
-        return completed_or_raise(reply)
+        return completed_or_raise(await _confirmed(session, reply, request_id, deadline))
     finally:
         inbox.unsubscribe(request_id, replies)
         inbox.release_slot()
@@ -111,6 +112,33 @@ async def _until(
     raise await explain_timeout(session, timeout, last)
 
 
+async def _confirmed(
+    session: Session, reply: dict[str, Any], request_id: str, deadline: Deadline
+) -> dict[str, Any]:
+    """Return a terminal reply when replicas have it; after a failover, that of the new primary."""
+    if session.options.replication is None:
+        return reply
+    for delay in backoff_delays():
+        try:
+            await session.connection.confirm(deadline=Deadline(session.options.call_timeout_s))
+        except NotReplicated:
+            raise
+        except ServerUnavailable:
+            await asyncio.sleep(delay)
+        else:
+            return reply
+        found = None
+        while found is None:
+            found = await read_outcome(session, request_id, deadline=deadline, known={request_id})
+            if found is None and deadline.is_over:
+                timeout = ReplyTimeout(request_id, deadline.seconds, None)
+                raise await explain_timeout(session, timeout, Deadline(_DIAGNOSIS_S))
+            if found is None:
+                await asyncio.sleep(delay)  # its handler ends it again, on the new primary
+        reply = found
+    raise AssertionError("backoff_delays never ends")
+
+
 async def read_replies(
     session: Session,
     stream: str,
@@ -137,5 +165,4 @@ async def read_replies(
             on_stage=receiving.stage,
         )
         reply = await _until(deadline, reader, session, request_id)
-    await session.connection.confirm(deadline=Deadline(session.options.call_timeout_s))
-    return completed_or_raise(reply)
+    return completed_or_raise(await _confirmed(session, reply, request_id, deadline))

@@ -346,11 +346,12 @@ class Connection:
     async def confirm(self, *, deadline: Deadline) -> None:
         """Wait until replicas have what the server had at this time; nothing if none have to.
 
-        All calls of one tick of the loop are one command.
+        All calls of one tick of the loop are one command. It is sent once: after a lost connection
+        the next server may not have what this one had.
 
         Raises:
             NotReplicated: Replicas have not confirmed it in time.
-            ServerUnavailable: No answer in time.
+            ServerUnavailable: The connection was lost, or no answer in time.
         """
         if self._replication is None:
             return
@@ -363,8 +364,16 @@ class Connection:
         await asyncio.sleep(0)
         future: asyncio.Future[Any] = self._loop.create_future()
         confirmation = Confirmation(replication, self.address, partial(settle, future))
-        self._node.push(*confirmation.packed("TIME"))
-        await future
+        node = self._node
+        node.push(*confirmation.packed("TIME"))
+        try:
+            await future
+        except (OSError, ServerError) as error:
+            if isinstance(error, NotReplicated):
+                raise
+            self._follow(error)
+            self._leave(node, error)
+            raise ServerUnavailable(self.address, _reason(error)) from error
 
     async def close(self) -> None:
         """Send what is queued, then close the sockets; wait for a server at most 2 s."""
