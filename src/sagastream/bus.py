@@ -13,7 +13,7 @@ from sagastream._client import commands
 from sagastream._client.replies import BackoffConfig, follow_stages, read_entries
 from sagastream._client.request import read_replies, request_and_reply
 from sagastream._client.session import Session, SessionOptions, SessionRegistry
-from sagastream._client.terminal_outcome import read_outcome
+from sagastream._client.terminal_outcome import read_confirmed
 from sagastream._codec.entries import SCHEMA_VERSION, StreamEntry, text_fields
 from sagastream._codec.payload import MAX_PAYLOAD_BYTES, encode_payload
 from sagastream._codec.validation import check_name, new_id
@@ -73,15 +73,14 @@ class Bus:
         prefix = f"{{{check_name('namespace', namespace)}}}:" if namespace else ""
         if durability not in {"primary", "replicated"}:
             raise ValueError(f"durability must be 'primary' or 'replicated', not {durability!r}")
-        replication = Replication(replicas, replicated_within_s, f"{prefix}sagastream:instance")
+        replication = Replication(replicas, replicated_within_s)
         self._options = SessionOptions(
-            Servers(url),
+            Servers(url, replication=replication if durability == "replicated" else None),
             prefix,
             call_timeout_s=call_timeout_s,
             retention=retention,
             max_payload=max_payload,
             max_in_flight=max_in_flight,
-            replication=replication if durability == "replicated" else None,
         )
         self._sessions = SessionRegistry(self._options)
 
@@ -383,10 +382,8 @@ class Bus:
             ResultExpired: The request has ended, and its result is no longer kept.
             ServerUnavailable: The server did not answer.
         """
-        session = self.session()
-        outcome = await read_outcome(session, request_id)
-        await session.connection.confirm(deadline=Deadline(self._options.call_timeout_s))
-        return outcome
+        deadline = Deadline(self._options.call_timeout_s)
+        return await read_confirmed(self.session(), request_id, deadline)
 
     async def command(self, *args: str | bytes | float, timeout: float | None = None) -> Any:
         """Send one Redis command, for keys that belong to the application.

@@ -8,13 +8,13 @@ from sagastream._client.commands import CommandSpec, emit
 from sagastream._client.replies import BackoffConfig, GroupReader
 from sagastream._client.reply_queue import ReplyWait
 from sagastream._client.session import Session
-from sagastream._client.terminal_outcome import completed_or_raise, read_outcome
+from sagastream._client.terminal_outcome import completed_or_raise, read_confirmed, read_outcome
 from sagastream._client.timeouts import explain_timeout
 from sagastream._codec.validation import check_name, check_seconds
 from sagastream._redis.deadline import Deadline
 from sagastream._redis.retrying import backoff_delays
 from sagastream._telemetry.spans import Receiving
-from sagastream.errors import NotReplicated, ReplyTimeout, ServerRefused, ServerUnavailable
+from sagastream.errors import ReplyTimeout, ServerRefused, ServerUnavailable
 from sagastream.message import OnProgress
 
 # How long a call may ask for the reason after its timeout, in seconds.
@@ -116,26 +116,16 @@ async def _confirmed(
     session: Session, reply: dict[str, Any], request_id: str, deadline: Deadline
 ) -> dict[str, Any]:
     """Return a terminal reply when replicas have it; after a failover, that of the new primary."""
-    if session.options.replication is None:
+    if session.options.servers.replication is None:
         return reply
     for delay in backoff_delays():
-        try:
-            await session.connection.confirm(deadline=Deadline(session.options.call_timeout_s))
-        except NotReplicated:
-            raise
-        except ServerUnavailable:
-            await asyncio.sleep(delay)
-        else:
-            return reply
-        found = None
-        while found is None:
-            found = await read_outcome(session, request_id, deadline=deadline, known={request_id})
-            if found is None and deadline.is_over:
-                timeout = ReplyTimeout(request_id, deadline.seconds, None)
-                raise await explain_timeout(session, timeout, Deadline(_DIAGNOSIS_S))
-            if found is None:
-                await asyncio.sleep(delay)  # its handler ends it again, on the new primary
-        reply = found
+        found = await read_confirmed(session, request_id, deadline, known={request_id})
+        if found:
+            return found
+        if deadline.is_over:
+            timeout = ReplyTimeout(request_id, deadline.seconds, None)
+            raise await explain_timeout(session, timeout, Deadline(_DIAGNOSIS_S))
+        await asyncio.sleep(delay)  # its handler ends it again, on the new primary
     raise AssertionError("backoff_delays never ends")
 
 

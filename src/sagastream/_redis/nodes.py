@@ -14,6 +14,7 @@ from typing import Any
 from sagastream._redis.address import Address, ServerUrl, parse_url
 from sagastream._redis.node import Node
 from sagastream._redis.protocol import ConnectionLost, RedisProtocol, connect
+from sagastream._redis.replication import Replication
 from sagastream.errors import ServerError
 
 _SENTINEL_TIMEOUT_S = 1.0
@@ -39,16 +40,19 @@ class Servers:
 
     Args:
         url: As `parse_url` describes.
+        replication: Who has to confirm what functions write; None for nobody.
 
     Raises:
         ValueError: The URL is invalid.
 
     Attributes:
         url: The URL that was read.
+        replication: Who has to confirm what functions write; None for nobody.
         known: Where nodes of a cluster listen, as far as it is known; the hosts of the URL first.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, replication: Replication | None = None) -> None:
+        self.replication = replication
         self.url: ServerUrl = parse_url(url)
         self.known: tuple[Address, ...] = () if self.url.kind == "sentinel" else self.url.hosts
         self._lock = threading.Lock()
@@ -116,7 +120,11 @@ class Nodes:
         """The node at an address; None for that of the URL or of the service."""
         node = self._nodes.get(address)
         if node is None:
-            node = self._nodes[address] = Node(lambda: self._open(address))
+            node = self._nodes[address] = Node(
+                lambda: self._open(address),
+                address=self._servers.address,
+                replication=self._servers.replication,
+            )
         return node
 
     def all(self) -> list[Node]:

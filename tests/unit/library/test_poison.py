@@ -158,13 +158,37 @@ async def test_a_record_of_a_newer_release_is_left_alone(bus: Bus) -> None:
         with pytest.raises(UnknownLayout, match="layout 99, and this release knows layouts up to"):
             await call()
     runs.clear()
-    async with listening(bus, [work], lease_s=LEASE_S, max_deliveries=1):
+    async with listening(bus, [work], lease_s=LEASE_S, max_deliveries=4):
         await asyncio.sleep(5 * LEASE_S)
         assert await bus.command("HGETALL", record) == before
         # A listener of the newer release takes it; the field stands for that release.
         await bus.command("HSET", record, "layout", RECORD_LAYOUT)
         await eventually(lambda: bus.outcome("r"), within_s=5, why="it is handled")
     assert runs == [1]
+
+
+async def test_a_record_of_a_newer_release_costs_no_other_claim_its_lease(bus: Bus) -> None:
+    """It cannot be given back here; the leases of running handlers are renewed all the same."""
+    attempts: list[int] = []
+    begun = asyncio.Event()
+
+    @multi_stage_reply(stream=STREAM, event_type="work:slow")
+    async def slow(command: Command, _progress: Progress) -> None:
+        attempts.append(command.attempt)
+        begun.set()
+        await asyncio.sleep(6 * LEASE_S)  # the work
+
+    async with listening(bus, [work, slow], lease_s=LEASE_S):
+        reply = asyncio.create_task(bus.request_and_reply(STREAM, "work:slow", {}, 20))
+        await begun.wait()
+        await bus.cancel("newer")  # a note: its record has another layout before its command comes
+        await bus.command("HSET", bus.key("request:newer"), "layout", "99")
+        await add_entry(
+            bus, STREAM, {"event_type": "work:do", "payload": "{}", "request_id": "newer", "v": "1"}
+        )
+        assert (await reply)["status"] == "completed"
+    await bus.command("DEL", bus.key("request:newer"))
+    assert attempts == [1]
 
 
 @pytest.mark.invariant(12)

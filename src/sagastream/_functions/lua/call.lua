@@ -26,7 +26,7 @@ end
 -- written here, and the call would be torn. There is no key with this name; only a node that has
 -- the whole slot says so.
 local function require_owned(key)
-  local found = redis.pcall('EXISTS', key .. ':none')
+  local found = key and redis.pcall('EXISTS', key .. ':none')
   if type(found) == 'table' and string.find(found.err, 'non local key', 1, true) then
     error({ err = 'TRYAGAIN the slot of ' .. key .. ' is being migrated' })
   end
