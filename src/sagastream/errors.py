@@ -2,6 +2,7 @@
 
 SagastreamError
 ├── InvalidMessage        a field of an entry is invalid (also a ValueError)
+│   └── InvalidPayload    a payload does not fit the type that was declared
 ├── RequestConflict       a request id was used again with another payload
 ├── ResultExpired         the request ended so long ago that its result is no longer kept
 ├── StageRefused          a process without the claim wrote a stage of a request
@@ -55,6 +56,13 @@ class InvalidMessage(SagastreamError, ValueError):
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
         return type(self), (self.field, self.reason)
+
+
+class InvalidPayload(InvalidMessage):
+    """A payload does not fit the type that its handler, or `reply_type`, declares.
+
+    Its field is the path, such as `order.items[2].quantity`, from the handler's parameter.
+    """
 
 
 class RequestConflict(SagastreamError):

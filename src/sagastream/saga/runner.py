@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from sagastream._codec.payload import encode_payload
 from sagastream._codec.validation import new_id
 from sagastream._redis.retrying import end_tasks
 from sagastream._telemetry import spans
@@ -25,13 +24,13 @@ from sagastream.errors import (
     SagastreamError,
     ServerError,
 )
-from sagastream.message import OnProgress
+from sagastream.message import OnProgress, Payload
 from sagastream.saga.definition import Saga
 from sagastream.saga.executor import StepExecutor, under_root_span
 from sagastream.saga.journal import (
-    MAX_JOURNAL_BYTES,
     NextAction,
     abandon,
+    as_json,
     next_action,
     resume,
     retry_at,
@@ -107,7 +106,7 @@ class SagaRunner:
 
     async def start(
         self,
-        input: dict[str, Any],  # noqa: A002 - the journal's word for it
+        input: Payload,  # noqa: A002 - the journal's word for it
         *,
         saga_id: str | None = None,
         correlation_id: str | None = None,
@@ -117,17 +116,16 @@ class SagaRunner:
         From then on the saga will end, whichever process dies, as long as one calls `serve`.
 
         Raises:
-            InvalidMessage: The input is not JSON, or too large.
+            InvalidMessage: The input is not a JSON object or a model, or too large.
             SagaError: The id belongs to a saga with another input.
         """
-        saga_id = saga_id or self.new_id()
-        encode_payload(input, field="input", max_bytes=MAX_JOURNAL_BYTES)
+        saga_id, given = saga_id or self.new_id(), as_json(input, "input")
         with spans.root(f"saga {self.saga.name}", saga_id) as trace:
             journal = Journal(
                 saga_id=saga_id,
                 saga=self.saga.name,
                 correlation_id=correlation_id or new_id(),
-                input=input,
+                input=given,
                 trace=trace,
                 started=NOW,
             )
@@ -136,7 +134,7 @@ class SagaRunner:
             await self._dispatch_next(written.journal)
             return saga_id
         existing = await self.journal(saga_id)
-        if existing.input != input:
+        if existing.input != given:
             raise SagaError(f"saga {saga_id} was started before, with another input")
         return saga_id
 
