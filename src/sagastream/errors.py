@@ -332,6 +332,7 @@ class RequestFailed(SagastreamError):
         error_type: The class name of the handler's error.
         message: The handler's error message.
         trace_id: The trace in which it happened, '' if it was not traced.
+        traceback: The last frames of the handler's code, '' if the listener sends none.
         reply: The terminal reply, with every field of its entry.
     """
 
@@ -340,8 +341,11 @@ class RequestFailed(SagastreamError):
         self.error_type: str = str(payload.get("error_type", "Unknown"))
         self.message: str = str(payload.get("message", ""))
         self.trace_id: str = str(payload.get("trace_id", ""))
+        self.traceback: str = str(payload.get("traceback", ""))
         self.reply = dict(reply)
-        super().__init__(f"{self.error_type}: {self.message}")
+        # `KeyError('sku')` has its type in its message.
+        is_whole = self.message.startswith(f"{self.error_type}(")
+        super().__init__(self.message if is_whole else f"{self.error_type}: {self.message}")
 
     def __reduce__(self) -> tuple[type, tuple[Mapping[str, Any]]]:
         return type(self), (self.reply,)

@@ -61,6 +61,8 @@ class CommandListener:
         overrides: Functions that replace those of `Depends`, for tests.
         middleware: Async functions that get a command and `call_next` and return the result of
             `await call_next(command)`; the first is the outermost.
+        tracebacks: Whether a failed reply has the last frames of the handler's code. Requesters
+            see them.
 
     Raises:
         RegistrationError: The handlers cannot be served together, or a dependency of one cannot
@@ -82,6 +84,7 @@ class CommandListener:
         lifespan: LifespanContext | None = None,
         overrides: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
         middleware: Sequence[Middleware] = (),
+        tracebacks: bool = True,
     ) -> None:
         if concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, not {concurrency}")
@@ -99,6 +102,7 @@ class CommandListener:
             max_deliveries=max_deliveries,
             progress_interval_s=progress_interval_s,
             retention=retention or bus.retention,
+            tracebacks=tracebacks,
         )
         self._is_running = False
         self._stopping = asyncio.Event()

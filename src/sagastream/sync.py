@@ -16,6 +16,7 @@ from sagastream._codec.payload import MAX_PAYLOAD_BYTES
 from sagastream._codec.validation import check_name
 from sagastream._telemetry.trace_context import trace_of
 from sagastream.bus import Bus as AsyncBus
+from sagastream.bus import Result
 from sagastream.effects import Effect
 from sagastream.message import TERMINAL_STAGES, OnProgress, Payload
 from sagastream.retention import Retention
@@ -23,7 +24,6 @@ from sagastream.retention import Retention
 __all__ = ["Bus"]
 
 T = TypeVar("T")
-Result = TypeVar("Result")
 
 
 class Bus:

@@ -17,7 +17,7 @@ from sagastream.effects import Effect
 from sagastream.errors import RequestConflict, ResultExpired, StageRefused
 from sagastream.message import Payload
 
-# The length of an error message in a reply, in characters.
+# The length of an error message, or a traceback, in a reply, in characters.
 _MESSAGE_LIMIT = 2000
 # The token of the claim under which the current handler runs, so that it may write its stages.
 claim_token: ContextVar[str] = ContextVar("sagastream_claim_token", default="")
@@ -192,7 +192,11 @@ def stage_fields(ids: Mapping[str, str], status: str, payload: str) -> dict[str,
     }
 
 
-def failure_payload(error_type: str, message: str) -> str:
+def failure_payload(error_type: str, message: str, traceback: str = "") -> str:
     """The payload of a `failed` reply."""
-    safe = message[:_MESSAGE_LIMIT].encode(errors="replace").decode()
-    return encode_payload({"error_type": error_type, "message": safe, "trace_id": trace_id()})
+    payload = {"error_type": error_type, "message": _safe(message), "trace_id": trace_id()}
+    return encode_payload(payload | ({"traceback": _safe(traceback)} if traceback else {}))
+
+
+def _safe(text: str) -> str:
+    return text[:_MESSAGE_LIMIT].encode(errors="replace").decode()

@@ -20,7 +20,8 @@ from sagastream._redis.retrying import says_away
 from sagastream._worker.announcer import announcements_key
 from sagastream._worker.claim import Claim, ClaimOptions
 from sagastream._worker.consumer import Delivery
-from sagastream._worker.execution import Attempt, HandlerRaised, describe, run_handler
+from sagastream._worker.execution import Attempt, HandlerRaised, run_handler
+from sagastream._worker.failures import describe, is_expected, log_failure, short_traceback
 from sagastream._worker.lease import LeaseKeeper
 from sagastream._worker.rejection import reject
 from sagastream._worker.slots import Slot
@@ -284,8 +285,8 @@ class Dispatcher:
                 await self._fail(claim, raised.error, started)
             except LeaseLost:
                 raise
-            except Exception as error:
-                logger.info("handler failed", exc_info=error, extra=claim.ids)
+            except Exception as error:  # noqa: BLE001 - `log_failure` logs it
+                log_failure(error, claim.ids, claim.command.epoch, level=logging.ERROR)
                 await claim.fail(type(error).__name__, str(error))
         except LeaseLost as error:
             logger.warning("%s", error, extra=claim.ids)
@@ -313,8 +314,12 @@ class Dispatcher:
             claim.telemetry.fail(type(error).__name__, describe(error))
             claim.pause()
             return
-        logger.info("handler failed", exc_info=error, extra=claim.ids)
-        await claim.fail(type(error).__name__, describe(error))
+        is_refusal = is_expected(error)
+        level = logging.WARNING if is_refusal else logging.ERROR
+        log_failure(error, claim.ids, claim.command.epoch, level=level)
+        has_traceback = self._options.tracebacks and not is_refusal
+        text = short_traceback(error) if has_traceback else ""
+        await claim.fail(type(error).__name__, describe(error), text)
 
     def _was_server_away(self, since: float) -> bool:
         lost_at = self._session.connection.lost_at

@@ -38,21 +38,6 @@ class HandlerRaised(Exception):
         self.error = error
 
 
-def describe(error: BaseException) -> str:
-    """The message of an error, with the members of a group and the cause."""
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - `__str__` is the handler's code
-        text = "its message cannot be read"
-    if isinstance(error, BaseExceptionGroup):
-        members = "; ".join(f"{type(each).__name__}: {describe(each)}" for each in error.exceptions)
-        text = f"{text}: {members}"
-    if error.__cause__ is not None:
-        cause = error.__cause__
-        text = f"{text} (caused by {type(cause).__name__}: {describe(cause)})"
-    return text
-
-
 async def run_handler(
     handler: Handler, claim: Claim, threads: HandlerThreads, attempt: "Attempt | None"
 ) -> Atomic:
