@@ -27,7 +27,7 @@ def describe(error: BaseException) -> str:
     return text + _more(error)
 
 
-def _named(error: BaseException) -> str:
+def _with_type(error: BaseException) -> str:
     """The type and the message of an error; the type alone is followed by `()`."""
     text, kind = _text(error), type(error).__name__
     return (text if text.startswith(f"{kind}(") else f"{kind}: {text}") + _more(error)
@@ -43,9 +43,9 @@ def _text(error: BaseException) -> str:
 def _more(error: BaseException) -> str:
     text = ""
     if isinstance(error, BaseExceptionGroup):
-        text = ": " + "; ".join(_named(each) for each in error.exceptions)
+        text = ": " + "; ".join(_with_type(each) for each in error.exceptions)
     if error.__cause__ is not None:
-        text += f" (caused by {_named(error.__cause__)})"
+        text += f" (caused by {_with_type(error.__cause__)})"
     return text
 
 
@@ -79,7 +79,7 @@ def log_failure(error: BaseException, ids: Mapping[str, str], attempt: int, *, l
     logger.log(
         level,
         "handler of %s failed: %s (%s, attempt %s)",
-        *(ids["event_type"], _named(error), known, attempt),
+        *(ids["event_type"], _with_type(error), known, attempt),
         exc_info=_writable(error) if level >= logging.ERROR else None,
         extra=ids,
     )
@@ -90,5 +90,5 @@ def _writable(error: BaseException) -> BaseException:
     try:
         "".join(traceback.format_exception(error)).encode()
     except Exception:  # noqa: BLE001 - a lone surrogate, or the handler's `__str__`
-        return SagastreamError(_named(error)).with_traceback(error.__traceback__)
+        return SagastreamError(_with_type(error)).with_traceback(error.__traceback__)
     return error
