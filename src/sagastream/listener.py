@@ -105,9 +105,15 @@ class CommandListener:
             tracebacks=tracebacks,
         )
         self._is_running = False
+        self._is_ready = False
         self._stopping = asyncio.Event()
         self._hurrying = asyncio.Event()
         self._serving: asyncio.Task[None] | None = None
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether it reads commands: it has started, and is not stopping."""
+        return self._is_ready and not self._stopping.is_set()
 
     def stop(self) -> None:
         """Begin no new read, finish the commands that were read; then `run` returns. Idempotent."""
@@ -179,7 +185,7 @@ class CommandListener:
                 error = error.exceptions[0]  # a group of one says no more than its member
             raise error from error.__cause__
         finally:
-            self._is_running = False
+            self._is_running = self._is_ready = False
             self._stopping.clear()
             self._hurrying.clear()
 
@@ -226,6 +232,7 @@ class CommandListener:
                 try:
                     await announcer.announce()
                     logger.info("listening", extra={"streams": streams})
+                    self._is_ready = True
                     ready.set()
                     await self._read_until_stopped(announcer, consumer, running)
                 finally:

@@ -222,10 +222,7 @@ def _consequence(saga: Saga, journal: Journal, entry: JournalEntry, max_attempts
             journal = _start_compensating(journal, entry.error)
     elif entry.status == "failed" and _is_exhausted(journal, entry, max_attempts):
         return replace(journal, status="stuck")
-    if next_action(saga, journal) is None:
-        status: SagaStatus = "completed" if journal.status == "running" else "compensated"
-        journal = replace(journal, status=status)
-    return journal
+    return settle(saga, journal)
 
 
 def _is_exhausted(journal: Journal, last: JournalEntry, max_attempts: int) -> bool:
@@ -253,19 +250,26 @@ def _start_compensating(journal: Journal, error: dict[str, Any]) -> Journal:
     return replace(journal, status="compensating", error=error)
 
 
-def abandon(
-    saga: Saga, journal: Journal, error: dict[str, Any], *, now: float, max_attempts: int
-) -> Journal:
+def start_compensating(journal: Journal, error: dict[str, Any], *, now: float) -> Journal:
     """Start compensating a running saga though no step failed; its current step counts as failed."""
     moved = _start_compensating(journal, error)
-    for entry in journal.entries if moved is not journal else ():
-        if entry.status == "intended":
-            moved = conclude(
-                saga, moved, entry.request_id, now=now, error=error, max_attempts=max_attempts
-            )
-    if moved.status == "compensating" and next_action(saga, moved) is None:
-        moved = replace(moved, status="compensated")
-    return moved
+    if moved is journal:
+        return journal
+    entries = tuple(
+        replace(entry, status="failed", error=error, ended=now)
+        if entry.status == "intended"
+        else entry
+        for entry in journal.entries
+    )
+    return replace(moved, entries=entries)
+
+
+def settle(saga: Saga, journal: Journal) -> Journal:
+    """End a saga that needs no further request; any other is unchanged."""
+    if journal.is_over or next_action(saga, journal) is not None:
+        return journal
+    status: SagaStatus = "completed" if journal.status == "running" else "compensated"
+    return replace(journal, status=status)
 
 
 def resume(journal: Journal) -> Journal:

@@ -29,11 +29,12 @@ from sagastream.saga.definition import Saga
 from sagastream.saga.executor import StepExecutor, under_root_span
 from sagastream.saga.journal import (
     NextAction,
-    abandon,
     as_json,
     next_action,
     resume,
     retry_at,
+    settle,
+    start_compensating,
 )
 from sagastream.saga.outcome import SagaOutcome, outcome_of
 from sagastream.saga.state import NOW, Journal
@@ -190,7 +191,9 @@ class SagaRunner:
         self, current: VersionedJournal, step: str | None, on_progress: OnProgress | None
     ) -> VersionedJournal:
         action = next_action(self.saga, current.journal)
-        if action is None or (step is not None and action.step.name != step):
+        if action is None:
+            return await self._settled(current)
+        if step is not None and action.step.name != step:
             return current
         if self._retry_delay_s(current.journal, action) > 0:
             return current
@@ -218,6 +221,7 @@ class SagaRunner:
             while (action := next_action(self.saga, current.journal)) is not None:
                 await asyncio.sleep(self._retry_delay_s(current.journal, action))
                 current = await self._advance(current, None, None)
+            current = await self._settled(current)
         return outcome_of(current.journal)
 
     async def wait(self, saga_id: str) -> SagaOutcome:
@@ -266,9 +270,13 @@ class SagaRunner:
         Raises:
             NoSuchSaga: There is no such saga.
         """
-        journal = await self.journal(saga_id)
+        journal = (await self._settled(await self._store.get(saga_id))).journal
         await self._dispatch_next(journal)
         return journal
+
+    async def _settled(self, current: VersionedJournal) -> VersionedJournal:
+        """End a saga that needs no request: an operator has changed it without its declaration."""
+        return (await self._store.change(current, lambda journal: settle(self.saga, journal)))[0]
 
     async def compensate(self, saga_id: str, reason: str) -> Journal:
         """Start compensating a running saga: its steps are undone in reverse.
@@ -286,7 +294,7 @@ class SagaRunner:
                 entry.request_id for entry in journal.entries if entry.status == "intended"
             ]
             error["trace_id"] = trace_id_of(journal.trace)
-            return abandon(self.saga, journal, error, now=NOW, max_attempts=self._max_attempts)
+            return settle(self.saga, start_compensating(journal, error, now=NOW))
 
         current, moved = await self._store.change(await self._store.get(saga_id), move)
         if moved:
