@@ -242,7 +242,7 @@ async def read_request(bus: Bus, request_id: str) -> RequestDetails | None:
         stream=found["stream"].removeprefix(bus.key("")),
         correlation_id=found["correlation_id"],
         saga_id=found["saga_id"],
-        attempt=int(found["epoch"]),
+        attempt=int(found["attempts"]),
         listener=found["consumer"],
         time_s=int(found["timestamp"] or 0) / 1000,
         progress=_payload(bus, progress) if progress else {},

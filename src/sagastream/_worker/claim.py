@@ -258,8 +258,7 @@ class Claim:
         self._stop_from_thread("cancelled")
 
     def _stop_from_thread(self, ending: Ending) -> None:
-        # The loop may be closed already; then there is no handler to cancel.
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(RuntimeError):  # the loop may be closed: no handler is left
             self._loop.call_soon_threadsafe(self._stop, ending)
 
     def _stop(self, ending: Ending) -> None:

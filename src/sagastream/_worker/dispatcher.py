@@ -286,7 +286,7 @@ class Dispatcher:
             except LeaseLost:
                 raise
             except Exception as error:  # noqa: BLE001 - `log_failure` logs it
-                log_failure(error, claim.ids, claim.command.epoch, level=logging.ERROR)
+                log_failure(error, claim.ids, claim.command.attempt, level=logging.ERROR)
                 await claim.fail(type(error).__name__, str(error))
         except LeaseLost as error:
             logger.warning("%s", error, extra=claim.ids)
@@ -316,7 +316,7 @@ class Dispatcher:
             return
         is_refusal = is_expected(error)
         level = logging.WARNING if is_refusal else logging.ERROR
-        log_failure(error, claim.ids, claim.command.epoch, level=level)
+        log_failure(error, claim.ids, claim.command.attempt, level=level)
         has_traceback = self._options.tracebacks and not is_refusal
         text = short_traceback(error) if has_traceback else ""
         await claim.fail(type(error).__name__, describe(error), text)
