@@ -13,10 +13,9 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from sagastream.bus import Bus
 from sagastream.cli.output import print_answer, print_error
 from sagastream.cli.parser import WITHOUT_CHECK, make_parser
-from sagastream.cli.serving import WrongUrl, check_url
+from sagastream.cli.serving import WrongUrl, make_bus
 from sagastream.errors import SagastreamError
 from sagastream.inspection import AmbiguousId
 
@@ -27,9 +26,7 @@ _CALL_TIMEOUT_S = 5.0
 
 
 async def _answer(options: argparse.Namespace) -> Any:
-    bus = Bus(options.url, namespace=options.namespace, call_timeout_s=_CALL_TIMEOUT_S)
-    async with bus:
-        check_url(bus)
+    async with make_bus(options, call_timeout_s=_CALL_TIMEOUT_S) as bus:
         if options.call not in WITHOUT_CHECK:
             await bus.ping()
         return await options.call(bus, options)

@@ -14,7 +14,7 @@ from sagastream._redis.retrying import end_tasks
 from sagastream._telemetry.log_context import log_context
 from sagastream.bus import Bus
 from sagastream.cli.probes import serve_probes
-from sagastream.errors import RegistrationError, SagastreamError
+from sagastream.errors import InvalidMessage, RegistrationError, SagastreamError
 from sagastream.handlers import discover
 from sagastream.listener import CommandListener
 from sagastream.saga import Saga, SagaRunner
@@ -29,17 +29,21 @@ class WrongUrl(SagastreamError):
     """The URL does not name a server."""
 
 
-def check_url(bus: Bus) -> None:
-    """Check the URL of a bus; call it in an event loop.
+def make_bus(options: argparse.Namespace, *, call_timeout_s: float = 10.0) -> Bus:
+    """The bus of `--url` and `--namespace`.
 
     Raises:
-        WrongUrl: It does not name a server. The error does not show it: it may have a password.
+        WrongUrl: The URL does not name a server. The error does not show it: it may have a password.
+        InvalidMessage: The namespace is invalid.
     """
     try:
-        bus.session()
+        return Bus(options.url, namespace=options.namespace, call_timeout_s=call_timeout_s)
+    except InvalidMessage:
+        raise
     except ValueError as error:
         raise WrongUrl(
-            "--url must be redis://HOST:PORT/0, rediss://HOST:PORT/0 or unix:///PATH; write special "
+            "--url must be redis://HOST:PORT/0, rediss://HOST:PORT/0, unix:///PATH, "
+            "redis+sentinel://HOST:PORT/SERVICE or redis+cluster://HOST:PORT; write special "
             "characters of a password in hexadecimal, such as / as %2F"
         ) from error
 
@@ -96,8 +100,7 @@ class Found:
 
 
 async def _serve(options: argparse.Namespace, found: Found) -> None:
-    async with Bus(options.url, namespace=options.namespace) as bus:
-        check_url(bus)
+    async with make_bus(options) as bus:
         await bus.ping()
         for name in found.sagas:
             logger.info("driving the sagas of %s that no process works on", name)
