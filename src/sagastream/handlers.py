@@ -9,6 +9,7 @@ import pkgutil
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any, get_args
 
 from sagastream._codec.validation import check_name
@@ -139,15 +140,9 @@ def discover(package: str) -> list[Handler]:
     Raises:
         RegistrationError: The package does not exist, or declares no handler.
     """
-    try:
-        root = importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        raise RegistrationError(f"handler package {package!r}: {error}") from error
-    inner = pkgutil.walk_packages(getattr(root, "__path__", []), prefix=f"{package}.")
-    modules = [root, *(importlib.import_module(module.name) for module in inner)]
     handlers = [
         value
-        for module in modules
+        for module in import_all(package)
         for value in vars(module).values()
         if isinstance(value, Handler) and _module_of(value.function) == module.__name__
     ]
@@ -156,6 +151,20 @@ def discover(package: str) -> list[Handler]:
             f"handler package {package!r} declares no handler; decorate one with @multi_stage_reply",
         )
     return handlers
+
+
+def import_all(package: str) -> list[ModuleType]:
+    """Import a module, or a package and its modules.
+
+    Raises:
+        RegistrationError: There is no such package.
+    """
+    try:
+        root = importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise RegistrationError(f"handler package {package!r}: {error}") from error
+    inner = pkgutil.walk_packages(getattr(root, "__path__", []), prefix=f"{package}.")
+    return [root, *(importlib.import_module(module.name) for module in inner)]
 
 
 def _module_of(function: Callable[..., Any]) -> str:

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -190,7 +189,9 @@ def _add_requests(add: Add) -> None:
     send.argument("stream", "the command stream, such as shop:commands")
     send.argument("event_type", "the event type, such as shop:order")
     send.argument("payload", "a JSON object", nargs="?", type=_json_object, default="{}")
-    send.option("--timeout", type=_seconds, default=30.0, help="how long to wait, in seconds")
+    send.option(
+        "--timeout", type=running_verbs.seconds, default=30.0, help="how long to wait, in seconds"
+    )
     send.option("--id", metavar="ID", help="the request's id; a new one if it is not given")
 
 
@@ -270,7 +271,7 @@ def _add_upkeep(add: Add) -> None:
     )
     purging.option(
         "--older-than",
-        type=_seconds,
+        type=running_verbs.seconds,
         default=0.0,
         metavar="SECONDS",
         help="only of requests that ended so long ago",
@@ -333,13 +334,6 @@ WITHOUT_CHECK: Sequence[Call] = (_install, _acl)
 
 def _mb(size: int) -> str:
     return f"{size / 1e6:.1f} MB"
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not (math.isfinite(seconds) and seconds >= 0):
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds, from 0")
-    return seconds
 
 
 def _count(text: str) -> int:

@@ -23,9 +23,15 @@ class PortInUse(SagastreamError):
 
 @asynccontextmanager
 async def serve_probes(
-    bus: Bus, listener: CommandListener, host: str, port: int
+    bus: Bus, host: str, port: int, listener: CommandListener | None
 ) -> AsyncIterator[None]:
-    """Serve the probes for as long as the context lasts; 0 as the port for none.
+    """Serve the probes for as long as the context lasts.
+
+    Args:
+        bus: The server.
+        host: The address to listen on.
+        port: The port; 0 to serve none.
+        listener: It must read commands for this process to be ready; None if there is none.
 
     Raises:
         PortInUse: The port cannot be used.
@@ -59,12 +65,12 @@ async def serve_probes(
         yield
 
 
-async def _answer(path: list[bytes], bus: Bus, listener: CommandListener) -> tuple[str, str]:
+async def _answer(path: list[bytes], bus: Bus, listener: CommandListener | None) -> tuple[str, str]:
     if path == [b"/healthz"]:
         return "200 OK", "ok"
     if path != [b"/readyz"]:
         return "404 Not Found", "there is /healthz and /readyz"
-    if not listener.is_listening:
+    if listener and not listener.is_listening:
         return "503 Service Unavailable", "the listener does not read commands"
     try:
         await bus.command("PING", timeout=_SERVER_S)

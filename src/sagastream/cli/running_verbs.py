@@ -1,6 +1,7 @@
 """`sagastream run` and `sagastream dev`: run handlers, alone or with a server for development."""
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from sagastream.cli.serving import serve
 from sagastream.cli.supervisor import supervise
 from sagastream.errors import SagastreamError
 
+_LAST_PORT = 65535
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -31,7 +33,7 @@ def add_verbs(add: Callable[..., Any]) -> None:
     run.option("--reload", action="store_true", help="restart when a .py file changes")
     run.option(
         "--health-port",
-        type=int,
+        type=_port,
         default=0,
         metavar="PORT",
         help="serve /healthz and /readyz there",
@@ -48,7 +50,7 @@ def add_verbs(add: Callable[..., Any]) -> None:
     _add_common(dev, "*")
     dev.parser.set_defaults(run=_dev)
     dev.option("--data", type=Path, default=".sagastream", metavar="DIR", help="where its data are")
-    dev.option("--port", type=int, default=6379, help="its port, on this machine only")
+    dev.option("--port", type=_port, default=6379, help="its port, on this machine only")
     dev.option("--no-reload", action="store_true", help="do not restart the handlers")
 
 
@@ -56,16 +58,41 @@ def _add_common(verb: Any, how_many: str) -> None:
     verb.argument(
         "modules", "a module or package with handlers, such as shop.handlers", nargs=how_many
     )
-    verb.option("--concurrency", type=int, default=64, help="how many commands are handled at once")
+    verb.option(
+        "--concurrency", type=_positive, default=64, help="how many commands are handled at once"
+    )
     verb.option("--group", default="sagastream", help="the consumer group of the listeners")
     verb.option(
         *("--drain",),
-        type=float,
+        type=seconds,
         default=30.0,
         metavar="SECONDS",
         help="how long handlers may go on after SIGTERM",
     )
     verb.option("--log-level", choices=_LEVELS, default="INFO", help="the least level of log lines")
+
+
+def _positive(text: str) -> int:
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and int(text) <= _LAST_PORT):
+        raise argparse.ArgumentTypeError(f"{text} is not a port, from 0 to {_LAST_PORT}")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """Read a number of seconds, from 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number >= 0):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds, from 0")
+    return number
 
 
 def _run(options: argparse.Namespace) -> int:

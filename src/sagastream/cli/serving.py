@@ -2,12 +2,13 @@
 
 import argparse
 import asyncio
-import contextlib
-import importlib
 import logging
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from types import ModuleType
 from typing import Any
 
 from sagastream._redis.retrying import end_tasks
@@ -15,7 +16,7 @@ from sagastream._telemetry.log_context import log_context
 from sagastream.bus import Bus
 from sagastream.cli.probes import serve_probes
 from sagastream.errors import InvalidMessage, RegistrationError, SagastreamError
-from sagastream.handlers import discover
+from sagastream.handlers import Handler, import_all
 from sagastream.listener import CommandListener
 from sagastream.saga import Saga, SagaRunner
 
@@ -74,29 +75,40 @@ class Found:
     Attributes:
         handlers: Their handlers.
         sagas: Their sagas, by name.
-        lifespan: The lifespan of the listener.
+        lifespan: The lifespan of the listener; None if no module has one.
         middleware: The middleware of the listener.
 
     Raises:
-        RegistrationError: A module cannot be imported, or there are neither handlers nor sagas.
+        RegistrationError: A module cannot be imported, there are neither handlers nor sagas, or
+            two lifespans.
     """
 
-    def __init__(self, modules: list[str]) -> None:
-        self.handlers: list[Any] = []
+    def __init__(self, modules: Sequence[str]) -> None:
         self.sagas: dict[str, Saga] = {}
         self.lifespan: Any = None
         self.middleware: list[Any] = []
+        handlers: list[Handler] = []
         for name in modules:
-            try:
-                module = importlib.import_module(name)
-            except ModuleNotFoundError as error:
-                raise RegistrationError(f"{name!r} cannot be imported: {error}") from error
-            values = vars(module)
-            self.sagas |= {each.name: each for each in values.values() if isinstance(each, Saga)}
-            self.lifespan = values.get("lifespan") or self.lifespan
-            self.middleware += values.get("middleware") or []
-            with contextlib.suppress(RegistrationError) if self.sagas else contextlib.nullcontext():
-                self.handlers += [each for each in discover(name) if each not in self.handlers]
+            for module in import_all(name):
+                values = list(vars(module).values())
+                handlers += [each for each in values if isinstance(each, Handler)]
+                self.sagas |= {each.name: each for each in values if isinstance(each, Saga)}
+                self._note_surroundings(module)
+        # One that is imported elsewhere, too, is one.
+        self.handlers = list({id(each): each for each in handlers}.values())
+        if not self.handlers and not self.sagas:
+            raise RegistrationError(
+                f"{', '.join(modules)}: no handler and no saga there; decorate a function with "
+                "@multi_stage_reply"
+            )
+
+    def _note_surroundings(self, module: ModuleType) -> None:
+        lifespan = getattr(module, "lifespan", None)
+        if lifespan is not None and self.lifespan not in {None, lifespan}:
+            raise RegistrationError(f"{module.__name__}.lifespan: another module has one, too")
+        self.lifespan = lifespan or self.lifespan
+        middleware = getattr(module, "middleware", ())
+        self.middleware += [each for each in middleware if each not in self.middleware]
 
 
 async def _serve(options: argparse.Namespace, found: Found) -> None:
@@ -114,6 +126,11 @@ async def _serve(options: argparse.Namespace, found: Found) -> None:
 
 
 async def _listen(bus: Bus, options: argparse.Namespace, found: Found) -> None:
+    probes = partial(serve_probes, bus, options.health_host, options.health_port)
+    if not found.handlers:
+        async with probes(None):
+            await _until_signal()
+        return
     listener = CommandListener(
         bus,
         found.handlers,
@@ -125,8 +142,15 @@ async def _listen(bus: Bus, options: argparse.Namespace, found: Found) -> None:
     )
     for handler in found.handlers:
         logger.info("%s: %s on %s", handler.qualified_name, handler.event_type, handler.stream)
-    async with serve_probes(bus, listener, options.health_host, options.health_port):
+    async with probes(listener):
         await listener.run(handle_signals=True)
+
+
+async def _until_signal() -> None:
+    stopping, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    await stopping.wait()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
