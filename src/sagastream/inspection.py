@@ -83,7 +83,8 @@ class RequestDetails:
 
     Attributes:
         request_id: The request.
-        status: `pending`, `running`, `completed`, `failed` or `cancelled`.
+        status: `pending` (also when its handler has given it back), `running`, `completed`,
+            `failed` or `cancelled`.
         event_type: `domain:action`; '' if only its id is remembered.
         stream: The command stream, without the namespace; '' when it has ended.
         correlation_id: One id for everything that belongs together.
@@ -231,13 +232,15 @@ async def read_request(bus: Bus, request_id: str) -> RequestDetails | None:
         return None
     if isinstance(found, Expired):
         return RequestDetails(request_id, found.status, time_s=found.ended_s)
-    has_ended = found["status"] in TERMINAL_STAGES
-    progress = None
-    if found["status"] == "running" and int(found["seq"]):
+    status, progress = found["status"], None
+    if status == "running" and found["lease_until"] == "0":
+        status = "pending"  # its handler has given it back, and no other has claimed it
+    has_ended = status in TERMINAL_STAGES
+    if status == "running" and int(found["seq"]):
         progress = await bus.command("HGET", key, "progress")
     return RequestDetails(
         request_id=request_id,
-        status=found["status"],
+        status=status,
         event_type=found["event_type"],
         stream=found["stream"].removeprefix(bus.key("")),
         correlation_id=found["correlation_id"],

@@ -79,6 +79,12 @@ def error_text(error: Mapping[str, Any]) -> str:
     return f"{kind}: {message}"
 
 
+def percent(progress: Mapping[str, Any]) -> str:
+    """The fraction of a progress; '' if there is none."""
+    fraction = progress.get("fraction")
+    return f"{fraction:.0%}" if isinstance(fraction, int | float) else ""
+
+
 def _cell(value: Any, name: str, *, cut: bool = True) -> str:
     if value in (None, "", [], {}):
         return "-"

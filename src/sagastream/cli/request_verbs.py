@@ -9,7 +9,7 @@ from typing import Any
 from sagastream._codec.entries import decode_command
 from sagastream._codec.validation import new_id
 from sagastream.bus import Bus
-from sagastream.cli.output import error_text, fields, print_hint, table
+from sagastream.cli.output import error_text, fields, percent, print_hint, table
 from sagastream.errors import InvalidMessage, SagastreamError
 from sagastream.inspection import (
     RequestDetails,
@@ -107,13 +107,8 @@ def row_of(request: RequestDetails) -> dict[str, Any]:
 
 def text_of_list(rows: list[dict[str, Any]]) -> str:
     """The table."""
-    shown = [row | {"progress": _percent(row["progress"])} for row in rows]
+    shown = [row | {"progress": percent(row["progress"])} for row in rows]
     return table(shown, _COLUMNS)
-
-
-def _percent(progress: dict[str, Any]) -> str:
-    fraction = progress.get("fraction")
-    return f"{fraction:.0%}" if isinstance(fraction, int | float) else ""
 
 
 def text_of(row: dict[str, Any]) -> str:

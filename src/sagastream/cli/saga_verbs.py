@@ -4,14 +4,15 @@ import argparse
 from typing import Any, get_args
 
 from sagastream.bus import Bus
-from sagastream.cli.output import error_text, fields, print_hint, table
+from sagastream.cli.output import error_text, fields, percent, print_hint, table
 from sagastream.errors import SagaError
+from sagastream.inspection import read_request
 from sagastream.saga.administration import compensate_saga, find_sagas, resolve_saga, resume_saga
 from sagastream.saga.state import Journal, JournalEntry, SagaStatus
 
 STATUSES: tuple[str, ...] = get_args(SagaStatus)
 _COLUMNS = ("saga_id", "saga", "status", "step", "started", "error")
-_STEP_COLUMNS = ("step", "direction", "attempt", "status", "request_id", "started", "error")
+_STEP_COLUMNS = ("step", "direction", "attempt", "status", "progress", "request_id", "error")
 
 
 async def list_sagas(bus: Bus, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -28,10 +29,8 @@ async def list_sagas(bus: Bus, options: argparse.Namespace) -> list[dict[str, An
 async def show_saga(bus: Bus, options: argparse.Namespace) -> dict[str, Any]:
     """A saga with its requests."""
     journal = await resolve_saga(bus, options.id)
-    return _row(journal) | {
-        "input": journal.input,
-        "requests": [_request(entry) for entry in journal.entries],
-    }
+    requests = [await _request(bus, entry) for entry in journal.entries]
+    return _row(journal) | {"input": journal.input, "requests": requests}
 
 
 async def resume(bus: Bus, options: argparse.Namespace) -> dict[str, Any]:
@@ -70,7 +69,8 @@ def text_of(row: dict[str, Any]) -> str:
     if "requests" not in row:
         return f"{row['saga_id']} is {row['status']}"
     facts = {name: value for name, value in row.items() if name != "requests"}
-    return f"{fields(facts)}\n\n{table(row['requests'], _STEP_COLUMNS)}".rstrip()
+    steps = [each | {"progress": percent(each["progress"])} for each in row["requests"]]
+    return f"{fields(facts)}\n\n{table(steps, _STEP_COLUMNS)}".rstrip()
 
 
 def _row(journal: Journal) -> dict[str, Any]:
@@ -86,12 +86,17 @@ def _row(journal: Journal) -> dict[str, Any]:
     }
 
 
-def _request(entry: JournalEntry) -> dict[str, Any]:
+async def _request(bus: Bus, entry: JournalEntry) -> dict[str, Any]:
+    """A request of a saga. Only one that runs has a progress: its end closes it."""
+    status, progress = str(entry.status), {}
+    if entry.status == "intended" and (request := await read_request(bus, entry.request_id)):
+        status, progress = request.status, request.progress
     return {
         "step": entry.step,
         "direction": entry.direction,
         "attempt": entry.attempt,
-        "status": "running" if entry.status == "intended" else entry.status,
+        "status": status,
+        "progress": progress,
         "request_id": entry.request_id,
         "started": entry.started,
         "ended": entry.ended,

@@ -461,6 +461,65 @@ async def test_a_running_request_has_its_progress(bus: Bus) -> None:
         assert [each.stream for each in await streams(bus)] == [STREAM]
 
 
+async def test_the_progress_of_a_claim_ends_with_it(bus: Bus) -> None:
+    """A request that was given back has none until its next handler reports some."""
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    @multi_stage_reply(stream=STREAM, event_type="shop:slow")
+    async def slow(command: Command, progress: Progress) -> None:
+        if command.attempt == 1:
+            await progress(0.5)
+        begun.set()
+        await go_on.wait()
+
+    async with listening(bus, [slow], drain_s=0.01):
+        await bus.emit_command(STREAM, event_type="shop:slow", payload={}, request_id="r")
+        await asyncio.wait_for(begun.wait(), 5)
+        await eventually(lambda: _progress(bus), within_s=5, why="it has reported")
+        begun.clear()
+    page = await find_requests(bus)
+    assert [(each.status, each.progress) for each in page.requests] == [("pending", {})]
+    async with listening(bus, [slow]):
+        await asyncio.wait_for(begun.wait(), 15)
+        assert await _progress(bus) == {}
+        go_on.set()
+        await eventually(lambda: bus.outcome("r"), within_s=5, why="it has ended")
+
+
+async def test_a_step_of_a_saga_has_a_progress_while_it_runs(
+    bus: Bus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`saga show` has that of its request, and none when the step has ended."""
+    go_on = asyncio.Event()
+
+    @multi_stage_reply(stream="slow:commands", event_type="slow:wait")
+    async def slow(progress: Progress) -> None:
+        await progress(0.5)
+        await go_on.wait()
+
+    verbs = Verbs(bus, capsys)
+
+    async def shown() -> dict[str, Any]:
+        (request,) = (await verbs.json("saga", "show", "trip-2"))["requests"] or [{}]
+        return {name: request.get(name) for name in ("status", "progress")}
+
+    async with listening(bus, [slow]):
+        running = asyncio.create_task(SagaRunner(bus, WAIT).run(await _start(bus, WAIT, "trip-2")))
+        await eventually(
+            lambda: _is_at(shown, {"status": "running", "progress": {"fraction": 0.5}}),
+            within_s=5,
+            why="it reports its progress",
+        )
+        assert "50%" in (await verbs.run("saga", "show", "trip-2"))[1]
+        go_on.set()
+        assert (await running).status == "completed"
+        assert await shown() == {"status": "completed", "progress": {}}
+
+
+async def _is_at(shown: Callable[[], Any], expected: dict[str, Any]) -> bool:
+    return bool(await shown() == expected)
+
+
 async def _progress(bus: Bus) -> dict[str, Any]:
     page = await find_requests(bus)
     return page.requests[0].progress if page.requests else {}
