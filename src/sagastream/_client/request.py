@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, cast
 
 from sagastream._client.commands import CommandSpec, emit
 from sagastream._client.replies import BackoffConfig, GroupReader
@@ -10,12 +11,20 @@ from sagastream._client.reply_queue import ReplyWait
 from sagastream._client.session import Session
 from sagastream._client.terminal_outcome import completed_or_raise, read_confirmed, read_outcome
 from sagastream._client.timeouts import explain_timeout
+from sagastream._codec.typed_payloads import UnsupportedType, converter_of
 from sagastream._codec.validation import check_name, check_seconds
 from sagastream._redis.deadline import Deadline
 from sagastream._redis.retrying import backoff_delays
 from sagastream._telemetry.spans import Receiving
-from sagastream.errors import ReplyTimeout, ServerRefused, ServerUnavailable
+from sagastream.errors import (
+    InvalidMessage,
+    ReplyTimeout,
+    ServerRefused,
+    ServerUnavailable,
+)
 from sagastream.message import OnProgress
+
+Result = TypeVar("Result")
 
 # How long a call may ask for the reason after its timeout, in seconds.
 _DIAGNOSIS_S = 0.1
@@ -74,6 +83,23 @@ async def request_and_reply(
     finally:
         inbox.unsubscribe(request_id, replies)
         inbox.release_slot()
+
+
+def result_converter(reply_type: type[Result] | None) -> Callable[[dict[str, Any]], Result]:
+    """How a caller gets a completed reply: as it is, or its payload as a type.
+
+    Raises:
+        InvalidMessage: `reply_type` cannot be the type of a payload.
+    """
+    if reply_type is None:
+        return lambda reply: cast("Result", reply)
+    try:
+        converter = converter_of(reply_type)
+    except UnsupportedType as error:
+        raise InvalidMessage("reply_type", str(error)) from error
+    if not converter.is_object:
+        raise InvalidMessage("reply_type", f"{reply_type!r} is not a JSON object, as a result is")
+    return lambda reply: cast("Result", converter.decode(reply["payload"], "result"))
 
 
 class _Wait(Protocol):
