@@ -281,6 +281,8 @@ class Cluster:
             for each in self.nodes:
                 if b"cluster_state:ok" not in _raw(each.call("CLUSTER", "INFO")):
                     return False
+                if any(len(shard) < 4 for shard in each.call("CLUSTER", "SLOTS")):
+                    return False
                 role = each.call("ROLE")
                 if role[0] == b"slave" and role[3] != b"connected":
                     return False

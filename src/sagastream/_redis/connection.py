@@ -9,9 +9,9 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import redis
 
@@ -330,6 +330,8 @@ class Connection:
 
     def note_loss(self, error: BaseException) -> None:
         """Log the loss of the server, once."""
+        if isinstance(error, NotReplicated):
+            return  # the server is there
         self.lost_at = time.monotonic()
         if not self._loss:
             reason = error.reason if isinstance(error, ServerUnavailable | ServerRefused) else ""
@@ -400,13 +402,3 @@ def _reason(error: BaseException) -> str:
 def _note_retry(error: BaseException) -> bool:
     retried(error)
     return not isinstance(error, NotReplicated)
-
-
-def entries(answer: Any) -> Iterator[tuple[bytes, bytes, dict[bytes, bytes]]]:
-    """Iterate over the answer of a stream read: stream, entry id, fields."""
-    for stream, items in cast("list[Any]", answer or []):
-        for entry_id, flat in items:
-            fields = (
-                flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
-            )
-            yield stream, entry_id, fields
