@@ -250,10 +250,9 @@ class Connection:
     async def primaries(self) -> list[Node]:
         """The nodes of a cluster that take writes; the one node if there is no cluster."""
         try:
-            slots = await self.call("CLUSTER", "SLOTS")
+            return self._nodes.primaries_of(self._node, await self.call("CLUSTER", "SLOTS"))
         except ServerError:
             return [self._node]
-        return self._nodes.primaries_of(self._node, slots)
 
     async def load_functions(
         self, *, deadline: Deadline | None = None, node: Node | None = None
@@ -287,9 +286,7 @@ class Connection:
     async def block(self, *args: Any, reader: object = None) -> Any:
         """Send a blocking read on another socket; it is not repeated.
 
-        Args:
-            args: The command.
-            reader: Identifies the read for `unblock`.
+        `reader` identifies the read for `unblock`.
 
         Raises:
             ServerUnavailable: The connection was lost, or the server cannot serve it now.
