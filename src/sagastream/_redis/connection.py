@@ -238,8 +238,7 @@ class Connection:
     def _leave(self, node: Node, error: BaseException) -> None:
         """Leave a node that does not answer or is a replica now; ask another one of the cluster.
 
-        The name of a server is resolved again for each new socket, so the next one leads to the
-        node that takes writes, once the name does.
+        A name is resolved again for each new socket: the next one may lead to the new primary.
         """
         if isinstance(error, ServerError):
             if is_replica_now(error):
