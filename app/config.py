@@ -183,6 +183,15 @@ class Settings(BaseSettings):
     web_requests_per_s: float = Field(
         20.0, gt=0, description="Changes allowed per client and second."
     )
+    web_streams: int = Field(
+        2000, ge=1, description="Maximum of open event streams of `mission serve`."
+    )
+    web_streams_per_client: int = Field(
+        100, ge=1, description="Maximum of open event streams of one client address."
+    )
+    web_streams_per_mission: int = Field(
+        1000, ge=1, description="Maximum of open event streams of one mission."
+    )
     grafana_url: str = Field(
         "", description="Base URL of Grafana for links to traces; none: no links."
     )

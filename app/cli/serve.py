@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import resource
 import socket
 import subprocess
 import sys
@@ -16,6 +17,9 @@ from app.config import ROOT, Settings, choose_settings
 from app.redis_utils import get_bus
 from app.shutdown import kill_groups, shutdown
 from sagastream.testing import child_options
+
+# Files and sockets that are open beside the event streams.
+_OTHER_FILES = 1000
 
 
 @app.command()
@@ -33,7 +37,7 @@ def serve(
 
     from app.web.api import make_app  # noqa: PLC0415
     from app.web.impatient import ImpatientProtocol  # noqa: PLC0415
-    from app.web.security import MIN_TOKEN_LENGTH  # noqa: PLC0415
+    from app.web.security import is_guessable  # noqa: PLC0415
 
     settings_of_command()
     given = {"web_host": host, "web_port": port}
@@ -45,15 +49,17 @@ def serve(
             EXIT_USAGE,
             f"WEB_TOKEN: required to serve on {settings.web_host}, which other machines can reach",
         )
-    if settings.web_token and len(settings.web_token) < MIN_TOKEN_LENGTH:
+    if settings.web_token and is_guessable(settings.web_token):
         leave(
             EXIT_USAGE,
-            f"WEB_TOKEN: give at least {MIN_TOKEN_LENGTH} characters, 128 random bits, such as: "
+            "WEB_TOKEN: give 128 random bits, 22 letters and digits or 32 hex digits, such as: "
             "python -c 'import secrets; print(secrets.token_urlsafe())'",
         )
+    web = make_app(settings)
     config = uvicorn.Config(
-        make_app(settings),
+        web,
         http=ImpatientProtocol,
+        ws="none",
         log_config=None,
         server_header=False,
         timeout_graceful_shutdown=2,
@@ -72,6 +78,7 @@ def serve(
 
     async def serve_until_stopped() -> None:
         await get_bus().ping()
+        _allow_sockets(settings)
         server = uvicorn.Server(config)
         # Signals belong to this command.
         server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]
@@ -83,6 +90,7 @@ def serve(
             await asyncio.shield(serving)
         except asyncio.CancelledError:
             server.should_exit = True  # finishes running requests, accepts no new ones
+            await web.state.events.close()
             await serving
             raise
 
@@ -113,6 +121,16 @@ def serve_page(saga_id: str, settings: Settings) -> Iterator[None]:
         # After a Ctrl-C the time is for the mission. The server keeps nothing that can be lost.
         (server.kill if shutdown.number else server.terminate)()
         server.wait()
+
+
+def _allow_sockets(settings: Settings) -> None:
+    """Raise the limit on open files to what the event streams need, as far as this user may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = settings.web_streams + _OTHER_FILES
+    if hard != resource.RLIM_INFINITY:
+        needed = min(needed, hard)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def _family(host: str) -> socket.AddressFamily:
