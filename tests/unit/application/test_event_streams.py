@@ -151,6 +151,8 @@ async def test_a_slow_client_delays_nobody_and_keeps_little(
     await _start()
     async with aclosing(events.of("m", START)) as slow:
         got = [await anext(slow)]
+        await _frame(app_bus, 100)
+        got.append(await anext(slow))
         fast = asyncio.create_task(_all(events))
         for number in range(100):
             await _frame(app_bus, number)
@@ -160,7 +162,7 @@ async def test_a_slow_client_delays_nobody_and_keeps_little(
         assert 0 < feed.size <= 2000
         got += [chunk async for chunk in slow]
     assert _decoded(got) == told
-    assert len(told) == 103
+    assert len(told) == 104
 
 
 async def test_the_read_ends_with_its_last_client(app_bus: Bus, events: MissionEvents) -> None:
@@ -180,7 +182,13 @@ async def test_the_read_ends_with_its_last_client(app_bus: Bus, events: MissionE
     await _frame(app_bus, 1)
     assert b"event: frame" in await asyncio.wait_for(waiting, 5)
     await streams[1].aclose()
+    await eventually(lambda: not _readers(), within_s=5, why="nobody reads")
     await eventually(lambda: _is(blocked, before), within_s=5, why="no read blocks")
+
+
+def _readers() -> list[str]:
+    names = [str(task.get_coro()) for task in asyncio.all_tasks()]
+    return [name for name in names if "MissionFeed" in name]
 
 
 async def _is(read: Callable[[], Awaitable[int]], expected: int) -> bool:
