@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from pydantic import ValidationError
 
-from app.config import Settings, choose_settings, get_settings
+from app.config import Settings, choose_settings, explain, get_settings
 from app.exploration.map_files import MapError
 from app.missions.mission import BadMission, Mission, MissionTimeout
 from app.observability.providers import configure
@@ -71,9 +71,7 @@ def settings_of_command(*, embedded: bool = False) -> Settings:
         if embedded and not {"redis_url", "trace_file"} & settings.model_fields_set:
             settings = choose_settings(trace_file=_new_trace_file(settings.trace_dir))
     except ValidationError as error:
-        first = error.errors()[0]
-        name = "_".join(str(part) for part in first["loc"]).upper()
-        leave(EXIT_USAGE, f"{name}: {first['msg']}")
+        leave(EXIT_USAGE, explain(error))
     configure(settings, "orchestrator")
     return settings
 

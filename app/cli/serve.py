@@ -2,12 +2,15 @@
 
 import asyncio
 import ipaddress
+import os
 import resource
+import secrets
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -44,10 +47,13 @@ def serve(
     settings = choose_settings(
         **{name: value for name, value in given.items() if value is not None}
     )
+    if settings.web_token_file and not settings.web_token:
+        settings = choose_settings(web_token=_new_token(settings.web_token_file))
     if not settings.web_token and not _is_loopback(settings.web_host):
         leave(
             EXIT_USAGE,
-            f"WEB_TOKEN: required to serve on {settings.web_host}, which other machines can reach",
+            f"WEB_TOKEN: required to serve on {settings.web_host}, which other machines can reach; "
+            "or name a file for a new one: WEB_TOKEN_FILE",
         )
     if settings.web_token and is_guessable(settings.web_token):
         leave(
@@ -121,6 +127,22 @@ def serve_page(saga_id: str, settings: Settings) -> Iterator[None]:
         # After a Ctrl-C the time is for the mission. The server keeps nothing that can be lost.
         (server.kill if shutdown.number else server.terminate)()
         server.wait()
+
+
+def _new_token(path: Path) -> str:
+    """Write a new token to a file that only this user can read; return it."""
+    token = secrets.token_urlsafe(32)
+    try:
+        with open(path, "x", opener=_for_this_user) as file:
+            file.write(f"{token}\n")
+    except OSError as error:
+        leave(EXIT_ERROR, f"WEB_TOKEN_FILE: cannot make {path}: {error.strerror}")
+    print(f"mission: made a new token, in {path}", file=sys.stderr)
+    return token
+
+
+def _for_this_user(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _allow_sockets(settings: Settings) -> None:

@@ -40,9 +40,12 @@ async def retry(bus: Bus, stream: str, letter_id: str) -> str:
         NoSuchLetter: There is none with that id.
         InvalidMessage: The letter is not a command, so that it cannot be retried.
     """
-    await find(bus, stream, letter_id)
-    key = bus.key(f"{stream}:dead")
-    ((_, fields),) = await bus.command("XRANGE", key, letter_id, letter_id)
+    (letter,) = await find(bus, stream, letter_id)
+    letter_id, key = letter.letter_id, bus.key(f"{stream}:dead")
+    found = await bus.command("XRANGE", key, letter_id, letter_id)
+    if not found:
+        raise NoSuchLetter(f"another process has just retried the letter {letter_id}")
+    ((_, fields),) = found
     raw = {name: value for name, value in fields.items() if name not in _LETTER_FIELDS}
     command = decode_command(raw, stream=stream, entry_id=letter_id, max_bytes=bus.max_payload)
     request_id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{command.request_id}#{letter_id}"))

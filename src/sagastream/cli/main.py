@@ -8,7 +8,8 @@
     sagastream memory                    show how much memory the server uses, and for what
     sagastream purge --older-than 600    drop results of ended requests before their time
 
-`--url` names the server, `--namespace` the namespace; `-o json` and `-o jsonl` are for programs.
+REDIS_URL, or the file that REDIS_URL_FILE names, has the URL of the server; `--url` is for one
+without a password. `--namespace` names the namespace; `-o json` and `-o jsonl` are for programs.
 Exit codes: 0 done, 1 error, 2 usage.
 """
 
@@ -22,13 +23,15 @@ from typing import Any
 
 from sagastream.bus import Bus
 from sagastream.cli import acl, dead_letters
+from sagastream.cli.server_address import DEFAULT, server_url
 from sagastream.errors import SagastreamError
 from sagastream.memory import memory_status, purge
 from sagastream.status import DeadLetter
 
 
 def _row(letter: DeadLetter) -> dict[str, str]:
-    return {"id": letter.letter_id, "dead_reason": letter.reason} | letter.fields
+    # A field of the entry may have one of these names.
+    return letter.fields | {"id": letter.letter_id, "dead_reason": letter.reason}
 
 
 async def _dead(bus: Bus, options: argparse.Namespace) -> Any:
@@ -59,7 +62,7 @@ async def _acl(bus: Bus, options: argparse.Namespace) -> dict[str, Any]:
 
 
 async def _run(options: argparse.Namespace) -> Any:
-    async with Bus(options.url, namespace=options.namespace) as bus:
+    async with Bus(server_url(options.url), namespace=options.namespace) as bus:
         if options.call not in {_install, _acl}:
             await bus.ping()
         return await options.call(bus, options)
@@ -84,8 +87,8 @@ def _text(options: argparse.Namespace, answer: Any) -> str:
         return json.dumps(answer, indent=2, sort_keys=True, ensure_ascii=False)
     if options.verb == "retry":
         return str(answer["request_id"])
-    lines = [f"{row['id']}  {row.get('event_type', '?')}  {row['dead_reason']}" for row in answer]
-    return "\n".join(lines)
+    rows = (f"{row['id']}  {row.get('event_type', '?')}  {row['dead_reason']}" for row in answer)
+    return "\n".join(row.replace("\n", "\\n") for row in rows)
 
 
 def _printable(text: str) -> str:
@@ -110,7 +113,9 @@ def _seconds(text: str) -> float:
 def make_parser() -> argparse.ArgumentParser:
     """The parser of `sagastream` and its commands."""
     parser = argparse.ArgumentParser(prog="sagastream", description=__doc__.splitlines()[0])
-    parser.add_argument("--url", default="redis://127.0.0.1:6379/0", help="the server")
+    parser.add_argument(
+        "--url", help=f"the server; default: REDIS_URL, or the file REDIS_URL_FILE, or {DEFAULT}"
+    )
     parser.add_argument("--namespace", default="", help="put before every key, as {namespace}:")
     commands = parser.add_subparsers(required=True)
     dead = commands.add_parser("dead", help="dead letters", description="Work with dead letters.")
