@@ -26,7 +26,7 @@ _SECRET = "s3cret"  # noqa: S105 - of no server
 )
 def test_a_url_that_is_none_is_refused_without_its_password(url: str) -> None:
     """Neither the message nor the context of the error has a part of it."""
-    with pytest.raises(InvalidMessage, match="^url: ") as caught:
+    with pytest.raises(InvalidMessage, match=r"^url: ") as caught:
         Bus(url)
     assert caught.value.field == "url"
     assert _SECRET not in "".join(traceback.format_exception(caught.value, limit=0))
