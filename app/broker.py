@@ -35,7 +35,7 @@ def broker_url(redis_url: str) -> str:
         query.setdefault("ssl_cert_reqs", "required")
     if options.get("password"):
         query["credential_provider"] = f"{__name__}.{BrokerCredentials.__name__}"
-    database = int(options.get("db") or 0)
+    database = database_of(redis_url)
     if parts.scheme == "unix":
         query["virtual_host"] = str(database)
         return f"redis+socket://{quote(options['path'])}?{urlencode(query)}"
@@ -43,6 +43,11 @@ def broker_url(redis_url: str) -> str:
     host = f"[{host}]" if ":" in host else quote(host)
     address = f"{parts.scheme}://{host}:{options.get('port') or 6379}/{database}"
     return f"{address}?{urlencode(query)}" if query else address
+
+
+def database_of(redis_url: str) -> int:
+    """Return the number of the database in a URL."""
+    return int(_options(redis_url).get("db") or 0)
 
 
 def _options(redis_url: str) -> dict[str, Any]:

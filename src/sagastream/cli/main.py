@@ -21,8 +21,10 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
+from sagastream import rights
 from sagastream.bus import Bus
-from sagastream.cli import acl, dead_letters
+from sagastream.cli import dead_letters
+from sagastream.cli.install import install
 from sagastream.cli.server_address import DEFAULT, server_url
 from sagastream.errors import SagastreamError
 from sagastream.memory import memory_status, purge
@@ -53,12 +55,12 @@ async def _purge(bus: Bus, options: argparse.Namespace) -> dict[str, Any]:
 
 
 async def _install(bus: Bus, _options: argparse.Namespace) -> dict[str, Any]:
-    library, is_new = await acl.install(bus)
+    library, is_new = await install(bus)
     return {"library": library, "is_new": is_new}
 
 
 async def _acl(bus: Bus, options: argparse.Namespace) -> dict[str, Any]:
-    return {"user": options.user, "rules": acl.rules(options.role, bus.namespace)}
+    return {"user": options.user, "rules": rights.rules(options.role, bus.namespace)}
 
 
 async def _run(options: argparse.Namespace) -> Any:
@@ -133,10 +135,10 @@ def make_parser() -> argparse.ArgumentParser:
     description = "Load the function library; other users then need no right to load it."
     _add_output(commands.add_parser("install", help=description, description=description), _install)
     description = "Print the rights of a role in a namespace, for ACL SETUSER; add >PASSWORD to it."
-    rights = commands.add_parser("acl", help=description, description=description)
-    _add_output(rights, _acl)
-    rights.add_argument("role", choices=acl.ROLES, help="what the user does")
-    rights.add_argument("--user", default="NAME", help="the user's name")
+    role = commands.add_parser("acl", help=description, description=description)
+    _add_output(role, _acl)
+    role.add_argument("role", choices=rights.ROLES, help="what the user does")
+    role.add_argument("--user", default="NAME", help="the user's name")
     description = "Show how much memory the server uses, and about what for."
     _add_output(commands.add_parser("memory", help=description, description=description), _memory)
     description = "Drop results of ended requests before their time; their ids stay remembered."
