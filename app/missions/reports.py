@@ -20,15 +20,21 @@ def summary_of(journal: Journal) -> dict[str, Any]:
     return {
         "saga_id": journal.saga_id,
         "status": journal.status,
-        "area": journal.input.get("area"),
-        "robots": journal.input.get("robot_count"),
-        "seed": journal.input.get("seed"),
-        "known_poses": journal.input.get("known_poses", True) if is_readable else None,
+        "area": _given(journal, "area", str),
+        "robots": _given(journal, "robot_count", int),
+        "seed": _given(journal, "seed", int),
+        "known_poses": _given(journal, "known_poses", bool, True) if is_readable else None,
         "at": current,
         "started": journal.started if is_readable else None,
         "age_s": round(time.time() - journal.started, 1) if is_readable else None,
         "trace_id": outcome_of(journal).trace_id,
     }
+
+
+def _given(journal: Journal, name: str, kind: type, otherwise: Any = None) -> Any:
+    """Return a parameter of a mission; None if what is stored is none."""
+    value = journal.input.get(name, otherwise)
+    return value if type(value) is kind else None
 
 
 def requests_of(journal: Journal) -> list[dict[str, Any]]:

@@ -68,6 +68,9 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         414: "the address is too long",
         429: "too many requests or event streams; `Retry-After` says when to try again",
         431: "the headers are too large",
+        502: "a key of the Redis or Valkey server has something else than belongs there, or a handler "
+        "failed",
+        504: "no handler answered in time",
         503: "the Redis or Valkey server does not answer, or too many missions or event streams "
         "are open; `Retry-After` says when to try again",
     }.items()

@@ -14,8 +14,22 @@ from app.exploration.map_files import MapError
 from app.missions.mission import BadMission
 from app.web.limits import LimitReached
 from app.web.pages import templates
-from sagastream import InvalidMessage, SagastreamError, ServerRefused, ServerUnavailable
-from sagastream.errors import NoSuchSaga, SagaError
+from sagastream import (
+    DataLost,
+    InvalidMessage,
+    Overloaded,
+    ReplyTimeout,
+    RequestCancelled,
+    RequestConflict,
+    RequestFailed,
+    ResultExpired,
+    SagastreamError,
+    ServerError,
+    ServerRefused,
+    ServerUnavailable,
+    ServerUnsuitable,
+)
+from sagastream.errors import NoSuchSaga, SagaError, UnknownLayout
 
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (NoSuchSaga, 404),
@@ -23,8 +37,19 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (MapError, 422),
     (InvalidMessage, 422),
     (SagaError, 409),
+    (UnknownLayout, 409),
+    (RequestConflict, 409),
+    (RequestCancelled, 409),
+    (ResultExpired, 409),
     (ServerUnavailable, 503),
     (ServerRefused, 503),
+    (ServerUnsuitable, 503),
+    (DataLost, 503),
+    (Overloaded, 503),
+    (ReplyTimeout, 504),
+    # A handler has failed, or what is stored is not what belongs there.
+    (RequestFailed, 502),
+    (ServerError, 502),
 )
 _HEADERS: dict[int, dict[str, str]] = {
     401: {"www-authenticate": "Bearer"},
