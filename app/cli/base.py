@@ -187,8 +187,8 @@ def _print_text(report: dict[str, Any]) -> None:
             figures += "; partial: some maps could not be merged"
         lines += [
             f"  {report['area']}, {report['robots']} robots: {figures}",
-            f"  map      {report['artifacts']['map_yaml']}",
-            f"  picture  {report['artifacts']['picture']}",
+            f"  map      {report['artifacts'].get('map_yaml', '-')}",
+            f"  picture  {report['artifacts'].get('picture', '-')}",
         ]
     else:
         failed = next((s["name"] for s in report["steps"] if s["status"] == "failed"), "a step")
@@ -201,6 +201,6 @@ def _print_text(report: dict[str, Any]) -> None:
     print(printable("\n".join(lines)))
 
 
-def _percent(share: float) -> str:
+def _percent(share: float | None) -> str:
     """Format a share, rounded down, so that only a full share is 100 %."""
-    return f"{math.floor(share * 1000) / 10} %"
+    return "-" if share is None or not 0 <= share <= 1 else f"{math.floor(share * 1000) / 10} %"

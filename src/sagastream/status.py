@@ -113,7 +113,9 @@ async def stream_status(
         pending=int(info["pending"]) if info else 0,
         oldest_pending_s=age_s,
         dead_letters=int(await bus.command("XLEN", bus.key(f"{stream}:dead"), timeout=timeout)),
-        event_types=tuple(sorted({member.decode().partition("\n")[0] for member in members})),
+        event_types=tuple(
+            sorted({member.decode(errors="replace").partition("\n")[0] for member in members})
+        ),
     )
 
 

@@ -116,7 +116,7 @@ class Probes:
             self._count(path, await self._client.post(path, json={}))
 
     async def _verb(self) -> None:
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(0.2)
         module, *arguments = (part.format(self._mission()) for part in self._rng.choice(_VERBS))
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", module, *arguments),
