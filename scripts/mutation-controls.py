@@ -647,8 +647,8 @@ CONTROLS = [
     ),
     Control(
         "13 a method is refused in its class",
-        "handlers.py",
-        'if names and names[0] in {"self", "cls"}:',
+        "_handlers/signature.py",
+        'if (names and names[0] in {"self", "cls"}) or (in_class and not is_static):',
         "if False:",
         KINDS,
     ),

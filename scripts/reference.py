@@ -17,7 +17,7 @@ from app.cli.main import app
 from app.config import ROOT, Settings
 from app.orchestrator import orchestrator_app
 from sagastream import rights
-from sagastream.cli.main import make_parser
+from sagastream.cli.parser import EXIT_CODES, make_parser
 
 PLACE = ROOT / "docs" / "reference"
 _CONFIGURATION = """\
@@ -53,14 +53,18 @@ everything else to standard error. `-o json` prints one JSON value, `-o jsonl` o
 | 5 | timeout; the mission's steps were undone |
 | 130, 143, 129 | ended by Ctrl-C, by SIGTERM, or because its terminal was closed |
 
-`sagastream` uses 0, 1 and 2 only.
-
 After Ctrl-C a command stops what it has started, and ends within 5 s; `mission run` undoes the mission first. At the second
 Ctrl-C it kills what it has started, and ends at once.
 
 """
 
 
+_OF_LIBRARY = """\
+An id is never cut in an output. A verb that takes the id of a request, a saga or a dead letter also takes its beginning, if
+no other id begins so. Lists read the server in small steps, which block nobody else. What is wrong is one line on standard
+error, and an exit code:
+
+"""
 _RIGHTS = """\
 # Rights
 
@@ -167,6 +171,8 @@ def _sagastream(parser: argparse.ArgumentParser) -> Iterator[str]:
             rows.append(f"| {names} | {action.help} | {default} |\n")
     yield f"\n### `{parser.prog.replace(' [-h]', '')}`\n\n"
     yield f"{parser.description}\n"
+    if example := parser.get_default("example"):
+        yield f"\n```sh\n{example}\n```\n"
     if rows:
         yield "\n| option | meaning | default |\n|---|---|---|\n"
         yield from rows
@@ -176,7 +182,9 @@ def _sagastream(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 def written() -> dict[str, str]:
     """Return every page by the name of its file."""
-    listed = "".join([_CLI, *_mission(), "## sagastream\n", *_sagastream(make_parser())])
+    codes = "".join(f"| {code} | {meaning} |\n" for code, meaning in EXIT_CODES)
+    of_library = f"## sagastream\n\n{_OF_LIBRARY}| code | meaning |\n|---|---|\n{codes}"
+    listed = "".join([_CLI, *_mission(), of_library, *_sagastream(make_parser())])
     return {"configuration.md": configuration(), "cli.md": listed, "rights.md": rights_page()}
 
 

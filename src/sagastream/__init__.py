@@ -5,6 +5,7 @@ from importlib.metadata import version
 from sagastream._client.replies import BackoffConfig
 from sagastream._codec.entries import StreamEntry
 from sagastream.bus import Bus
+from sagastream.dependencies import CallNext, Depends, Lifespan, Middleware
 from sagastream.effects import Atomic, Write
 from sagastream.errors import (
     DataLost,
@@ -12,6 +13,7 @@ from sagastream.errors import (
     HandlerLost,
     HandlerStopped,
     InvalidMessage,
+    InvalidPayload,
     LeaseLost,
     NoHandlers,
     Overloaded,
@@ -30,26 +32,32 @@ from sagastream.errors import (
     UnknownLayout,
     WriteConflict,
 )
-from sagastream.handlers import Handler, PlainProgress, Progress, discover, multi_stage_reply
+from sagastream.handlers import Handler, discover, multi_stage_reply
 from sagastream.listener import CommandListener
-from sagastream.message import Command
+from sagastream.message import Command, Payload, PlainProgress, Progress
 from sagastream.retention import Retention
 
 __all__ = [
     "Atomic",
     "BackoffConfig",
     "Bus",
+    "CallNext",
     "Command",
     "CommandListener",
     "DataLost",
     "DeadlineExceeded",
+    "Depends",
     "Handler",
     "HandlerLost",
     "HandlerStopped",
     "InvalidMessage",
+    "InvalidPayload",
     "LeaseLost",
+    "Lifespan",
+    "Middleware",
     "NoHandlers",
     "Overloaded",
+    "Payload",
     "PlainProgress",
     "Progress",
     "RegistrationError",

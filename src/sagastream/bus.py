@@ -4,29 +4,24 @@ A bus is cheap to make and safe to share: it connects when it is first used, onc
 and event loop. A request's record on the server is the source of truth; the streams carry it.
 """
 
-import copy
-from collections.abc import AsyncIterator, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Literal, Self
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, TypeVar, overload
 
 from sagastream._client import commands
-from sagastream._client.replies import BackoffConfig, follow_stages, read_entries
-from sagastream._client.request import read_replies, request_and_reply
-from sagastream._client.session import Session, SessionOptions, SessionRegistry
-from sagastream._client.terminal_outcome import read_outcome
-from sagastream._codec.entries import SCHEMA_VERSION, StreamEntry, text_fields
-from sagastream._codec.payload import MAX_PAYLOAD_BYTES, encode_payload
-from sagastream._codec.validation import check_name, new_id
+from sagastream._client.replies import BackoffConfig, follow_stages
+from sagastream._client.request import read_replies, request_and_reply, result_converter
+from sagastream._client.server_access import ServerAccess
+from sagastream._client.terminal_outcome import read_confirmed
+from sagastream._codec.validation import check_name
 from sagastream._redis.deadline import Deadline
-from sagastream._redis.nodes import Servers
-from sagastream._redis.replication import Replication
 from sagastream._telemetry.trace_context import trace_of
 from sagastream.effects import Effect
-from sagastream.message import OnProgress
-from sagastream.retention import Retention
+from sagastream.message import OnProgress, Payload
+
+Result = TypeVar("Result")
 
 
-class Bus:
+class Bus(ServerAccess):
     """Durable commands, events and replies over the streams of one server.
 
     Args:
@@ -51,99 +46,12 @@ class Bus:
         ValueError: Another value is.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        namespace: str = "",
-        max_payload: int = MAX_PAYLOAD_BYTES,
-        retention: Retention = Retention(),  # noqa: B008 - frozen
-        call_timeout_s: float = 10.0,
-        max_in_flight: int = 10_000,
-        when_full: Literal["wait", "raise"] = "wait",
-        durability: Literal["primary", "replicated"] = "primary",
-        replicas: int = 1,
-        replicated_within_s: float = 1.0,
-    ) -> None:
-        self.url = url
-        self.namespace = namespace
-        self.max_payload = max_payload
-        self.retention = retention
-        self._when_full = when_full
-        prefix = f"{{{check_name('namespace', namespace)}}}:" if namespace else ""
-        if durability not in {"primary", "replicated"}:
-            raise ValueError(f"durability must be 'primary' or 'replicated', not {durability!r}")
-        replication = Replication(replicas, replicated_within_s, f"{prefix}sagastream:instance")
-        self._options = SessionOptions(
-            Servers(url),
-            prefix,
-            call_timeout_s=call_timeout_s,
-            retention=retention,
-            max_payload=max_payload,
-            max_in_flight=max_in_flight,
-            replication=replication if durability == "replicated" else None,
-        )
-        self._sessions = SessionRegistry(self._options)
-
-    def __repr__(self) -> str:
-        return f"<Bus {self.address} {self._options.prefix}>"
-
-    @property
-    def address(self) -> str:
-        """The server, without user and password."""
-        return self._options.servers.address
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    def key(self, name: str) -> str:
-        """The key of a stream or record on the server."""
-        return self._options.key(name)
-
-    def with_namespace(self, namespace: str) -> Self:
-        """A bus for another namespace that shares the connections of this one.
-
-        Each has to be closed; the last one closes the connections.
-        """
-        other = copy.copy(self)
-        prefix = f"{{{check_name('namespace', namespace)}}}:"
-        other.namespace = namespace
-        other._options = self._options.with_prefix(prefix)  # noqa: SLF001 - the same class
-        other._sessions = SessionRegistry(other._options)  # noqa: SLF001
-        return other
-
-    def session(self) -> Session:
-        """The connections of this process and event loop; for the library's own use."""
-        return self._sessions.current()
-
-    async def close(self) -> None:
-        """Close the connections of this process and event loop. The bus can be used again."""
-        await self._sessions.close()
-
-    async def ping(self) -> None:
-        """Check that the server answers, is suitable, and has our functions.
-
-        Raises:
-            ServerUnavailable: It does not answer.
-            ServerUnsuitable: It refuses this client, has no functions, may evict keys, or belongs
-                to a cluster and the bus has no namespace.
-        """
-        await self.session().check()
-
     async def emit_command(
         self,
         stream: str,
         *,
         event_type: str,
-        payload: Mapping[str, Any],
+        payload: Payload,
         correlation_id: str | None = None,
         saga_id: str | None = None,
         request_id: str | None = None,
@@ -159,7 +67,7 @@ class Bus:
         Args:
             stream: The command stream, `domain:commands`.
             event_type: `domain:action`.
-            payload: A JSON object.
+            payload: A JSON object: a dict, dataclass, pydantic model or msgspec Struct.
             correlation_id: One id for everything that belongs together; new if None.
             saga_id: The saga that the request belongs to. Its replies go to
                 `saga:<saga_id>:replies` too.
@@ -181,17 +89,9 @@ class Bus:
             ServerUnavailable: The server did not answer.
             NotReplicated: The command is written, but replicas have not confirmed it in time.
         """
-        spec: commands.CommandSpec = {
-            "event_type": event_type,
-            "payload": payload,
-            "correlation_id": correlation_id or new_id(),
-            "saga_id": saga_id or "",
-            "request_id": request_id or new_id(),
-            "reply_stream": reply_stream or "",
-            "deadline_s": deadline_s,
-            "maxlen": maxlen,
-            "ttl": ttl,
-        }
+        ids = (correlation_id, saga_id, request_id)
+        spec = commands.command_spec(event_type, payload, *ids, reply_stream)
+        spec |= {"deadline_s": deadline_s, "maxlen": maxlen, "ttl": ttl}
         session, deadline = self.session(), Deadline(self._options.call_timeout_s)
         emitting = commands.emit(session, stream, spec, deadline=deadline)
         return (await session.connection.within(deadline, emitting))[0]
@@ -202,7 +102,7 @@ class Bus:
         *,
         event_type: str,
         status: str,
-        payload: Mapping[str, Any],
+        payload: Payload,
         correlation_id: str,
         request_id: str | None = None,
         maxlen: int | None = None,
@@ -214,7 +114,7 @@ class Bus:
             stream: The stream, for instance a reply stream.
             event_type: `domain:action`.
             status: A stage, or any word of the domain.
-            payload: A JSON object.
+            payload: A JSON object, or a model.
             correlation_id: The correlation id of the request or saga that it belongs to.
             request_id: The request whose stage it is.
             maxlen: Trim the stream to about this many entries. Hazard: this removes replies
@@ -228,16 +128,10 @@ class Bus:
             InvalidMessage: An argument is invalid.
             StageRefused: The request has a record, and this is not its handler.
         """
-        check_name("stream", stream)
-        fields = {
-            "correlation_id": check_name("correlation_id", correlation_id),
-            "request_id": check_name("request_id", request_id or "", required=False),
-            "event_type": check_name("event_type", event_type),
-            "status": check_name("status", status),
-            "payload": encode_payload(payload, max_bytes=self.max_payload),
-            "v": SCHEMA_VERSION,
-        }
-        return await commands.emit_event(self.session(), stream, fields, maxlen=maxlen, ttl=ttl)
+        ids = {"correlation_id": correlation_id, "request_id": request_id or ""}
+        ids |= {"event_type": event_type, "status": status}
+        session = self.session()
+        return await commands.emit_event(session, stream, ids, payload, maxlen=maxlen, ttl=ttl)
 
     async def read_replies(
         self,
@@ -251,7 +145,7 @@ class Bus:
 
         Args:
             stream: The reply stream.
-            correlation_id: The request's correlation id.
+            correlation_id: Its correlation id.
             request_id: The request.
             timeout: Seconds to wait at most; the request itself is not affected.
             backoff_config: How the waits of empty reads grow.
@@ -273,11 +167,27 @@ class Bus:
             backoff=backoff_config,
         )
 
+    # fmt: off
+    @overload
+    async def request_and_reply(
+        self, stream: str, event_type: str, payload: Payload, timeout: float = ...,
+        on_progress: OnProgress | None = ..., request_id: str | None = ...,
+        correlation_id: str | None = ..., saga_id: str | None = ..., *,
+        supersedes: Sequence[str] = ..., effect: Effect | None = ..., reply_type: None = ...,
+    ) -> dict[str, Any]: ...
+    @overload
+    async def request_and_reply(
+        self, stream: str, event_type: str, payload: Payload, timeout: float = ...,
+        on_progress: OnProgress | None = ..., request_id: str | None = ...,
+        correlation_id: str | None = ..., saga_id: str | None = ..., *,
+        supersedes: Sequence[str] = ..., effect: Effect | None = ..., reply_type: type[Result],
+    ) -> Result: ...
+    # fmt: on
     async def request_and_reply(  # noqa: PLR0917 - the public signature
         self,
         stream: str,
         event_type: str,
-        payload: Mapping[str, Any],
+        payload: Payload,
         timeout: float = 30.0,
         on_progress: OnProgress | None = None,
         request_id: str | None = None,
@@ -286,7 +196,8 @@ class Bus:
         *,
         supersedes: Sequence[str] = (),
         effect: Effect | None = None,
-    ) -> dict[str, Any]:
+        reply_type: type[Result] | None = None,
+    ) -> dict[str, Any] | Result:
         """Ask for work and wait for its end.
 
         With the `request_id` of a request that runs or has ended, this waits for the end of
@@ -295,7 +206,7 @@ class Bus:
         Args:
             stream: The command stream.
             event_type: `domain:action`.
-            payload: A JSON object.
+            payload: A JSON object, or a model.
             timeout: Seconds to wait at most; the request itself is not affected.
             on_progress: Called with each stage in order, as a dict of its fields; may be
                 async. What it raises is raised here; the request goes on.
@@ -306,12 +217,15 @@ class Bus:
                 step, and this one begins when their handlers have stopped, or have lost their
                 leases.
             effect: The effect policy that the handler must declare; it fails otherwise.
+            reply_type: The type of the result, such as a dataclass or a pydantic model.
 
         Returns:
-            The completed reply: every field of its entry, `payload` decoded.
+            The completed reply: every field of its entry, `payload` decoded; with a `reply_type`
+            only its payload, as that type.
 
         Raises:
             InvalidMessage: An argument is invalid.
+            InvalidPayload: The request has completed, but its result is not a `reply_type`.
             RequestConflict: The request id is known with another payload.
             ResultExpired: The request has ended, and its result is no longer kept.
             RequestFailed: The request failed; raised at once.
@@ -322,26 +236,18 @@ class Bus:
             ServerUnavailable: The server did not answer.
             NotReplicated: Replicas have not confirmed the command or its reply in time.
         """
-        session = self.session()
-        spec: commands.CommandSpec = {
-            "event_type": event_type,
-            "payload": payload,
-            "correlation_id": correlation_id or new_id(),
-            "saga_id": saga_id or "",
-            "request_id": request_id or new_id(),
-            "reply_stream": session.inbox.name,
-            "terminal_only": on_progress is None,
-            "supersedes": supersedes,
-            "effect": effect,
-        }
-        return await request_and_reply(
-            session,
-            stream,
-            spec,
+        session, convert = self.session(), result_converter(reply_type)
+        inbox, terminal_only = session.inbox.name, on_progress is None
+        ids = (correlation_id, saga_id, request_id)
+        spec = commands.command_spec(event_type, payload, *ids, inbox)
+        spec |= {"supersedes": supersedes, "effect": effect, "terminal_only": terminal_only}
+        reply = await request_and_reply(
+            *(session, stream, spec),
             timeout=timeout,
             on_progress=on_progress,
             wait_for_slot=self._when_full == "wait",
         )
+        return convert(reply)
 
     async def follow(
         self, request_id: str, after: str | None = None
@@ -383,56 +289,5 @@ class Bus:
             ResultExpired: The request has ended, and its result is no longer kept.
             ServerUnavailable: The server did not answer.
         """
-        session = self.session()
-        outcome = await read_outcome(session, request_id)
-        await session.connection.confirm(deadline=Deadline(self._options.call_timeout_s))
-        return outcome
-
-    async def command(self, *args: str | bytes | float, timeout: float | None = None) -> Any:
-        """Send one Redis command, for keys that belong to the application.
-
-        The server may get it twice, if its first answer is lost: use idempotent commands. The
-        namespace is not put before keys: see `key`.
-
-        Args:
-            args: The command and its arguments, such as `"HGET", bus.key("fleet"), "r1"`.
-            timeout: Seconds to wait for the answer; None for the bus's `call_timeout_s`.
-
-        Returns:
-            The answer, with text as bytes.
-
-        Raises:
-            ServerUnavailable: The server did not answer in time.
-            ServerRefused: The server takes no writes for now.
-            ServerError: The server answered with another error.
-        """
-        deadline = Deadline(self._options.call_timeout_s if timeout is None else timeout)
-        return await self.session().connection.call(*args, deadline=deadline)
-
-    async def read_entries(
-        self, after: Mapping[str, str], *, count: int = 100, block_s: float = 0.0
-    ) -> list[StreamEntry]:
-        """Read the entries of streams that come after a known one.
-
-        Args:
-            after: For each stream, without the namespace, the id of the last entry seen;
-                `0-0` for all.
-            count: Read at most this many of each stream.
-            block_s: Wait this long for the first entry if there is none; 2 at most.
-
-        Returns:
-            The entries stream by stream, each stream's oldest first.
-
-        Raises:
-            ServerUnavailable: The server did not answer.
-        """
-        return await read_entries(self.session(), after, count=count, block_s=block_s)
-
-    async def last_entries(self, stream: str, count: int) -> list[StreamEntry]:
-        """Read the last entries of a stream, the newest first.
-
-        Raises:
-            ServerUnavailable: The server did not answer.
-        """
-        answer = await self.command("XREVRANGE", self.key(stream), "+", "-", "COUNT", count)
-        return [StreamEntry(stream, entry.decode(), text_fields(raw)) for entry, raw in answer]
+        deadline = Deadline(self._options.call_timeout_s)
+        return await read_confirmed(self.session(), request_id, deadline)

@@ -6,7 +6,9 @@ handler returns its writes; the server does them in one function with its reply,
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
+
+from sagastream.message import Payload
 
 Effect = Literal["idempotent", "atomic", "at_most_once"]
 
@@ -45,7 +47,7 @@ class Atomic:
     written and the handler runs again.
     """
 
-    result: dict[str, Any]
+    result: Payload
     writes: tuple[Write, ...]
 
 

@@ -2,6 +2,7 @@
 
 SagastreamError
 ├── InvalidMessage        a field of an entry is invalid (also a ValueError)
+│   └── InvalidPayload    a payload does not fit the type that was declared
 ├── RequestConflict       a request id was used again with another payload
 ├── ResultExpired         the request ended so long ago that its result is no longer kept
 ├── StageRefused          a process without the claim wrote a stage of a request
@@ -39,6 +40,12 @@ from typing import Any
 class SagastreamError(Exception):
     """Root of all errors of the library."""
 
+    _facts: tuple[str, ...] = ()  # what its constructor takes, for pickle
+
+    def __reduce__(self) -> Any:
+        facts = tuple(getattr(self, name) for name in self._facts)
+        return (type(self), facts) if facts else super().__reduce__()
+
 
 class InvalidMessage(SagastreamError, ValueError):
     """A field of an entry is invalid.
@@ -48,17 +55,22 @@ class InvalidMessage(SagastreamError, ValueError):
         reason: What is wrong with it.
     """
 
+    _facts = ("field", "reason")
+
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(f"{field}: {reason}")
         self.field = field
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        return type(self), (self.field, self.reason)
+
+class InvalidPayload(InvalidMessage):
+    """A payload does not fit its declared type; `field` is a path, as `order.items[2].sku`."""
 
 
 class RequestConflict(SagastreamError):
     """The request id is known, with another payload, event type or stream."""
+
+    _facts = ("request_id", "stream")
 
     def __init__(self, request_id: str, stream: str) -> None:
         super().__init__(
@@ -67,9 +79,6 @@ class RequestConflict(SagastreamError):
         )
         self.request_id = request_id
         self.stream = stream
-
-    def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        return type(self), (self.request_id, self.stream)
 
 
 class ResultExpired(SagastreamError):
@@ -81,6 +90,8 @@ class ResultExpired(SagastreamError):
         ended_s: When it ended, in seconds since the Unix epoch, by the server's clock.
     """
 
+    _facts = ("request_id", "status", "ended_s")
+
     def __init__(self, request_id: str, status: str, ended_s: int) -> None:
         ended = datetime.fromtimestamp(ended_s, UTC).isoformat()
         super().__init__(
@@ -91,9 +102,6 @@ class ResultExpired(SagastreamError):
         self.status = status
         self.ended_s = ended_s
 
-    def __reduce__(self) -> tuple[type, tuple[str, str, int]]:
-        return type(self), (self.request_id, self.status, self.ended_s)
-
 
 class StageRefused(SagastreamError):
     """A stage was written by a process that has no claim to the request.
@@ -103,6 +111,8 @@ class StageRefused(SagastreamError):
         status: The stage that was refused.
     """
 
+    _facts = ("request_id", "status")
+
     def __init__(self, request_id: str, status: str) -> None:
         super().__init__(
             f"stage '{status}' of request {request_id} refused: only the handler that claimed a "
@@ -110,9 +120,6 @@ class StageRefused(SagastreamError):
         )
         self.request_id = request_id
         self.status = status
-
-    def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        return type(self), (self.request_id, self.status)
 
 
 class LeaseLost(SagastreamError):
@@ -123,15 +130,14 @@ class LeaseLost(SagastreamError):
         status: Its status on the server.
     """
 
+    _facts = ("request_id", "status")
+
     def __init__(self, request_id: str, status: str) -> None:
         super().__init__(
             f"the lease of request {request_id} is lost (the request is {status or 'unknown'})"
         )
         self.request_id = request_id
         self.status = status
-
-    def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        return type(self), (self.request_id, self.status)
 
 
 class WriteConflict(SagastreamError):
@@ -141,14 +147,13 @@ class WriteConflict(SagastreamError):
         runs: How many times the handler ran.
     """
 
+    _facts = ("runs",)
+
     def __init__(self, runs: int) -> None:
         super().__init__(
             f"a value that the handler read was changed by another writer in each of {runs} runs"
         )
         self.runs = runs
-
-    def __reduce__(self) -> tuple[type, tuple[int]]:
-        return type(self), (self.runs,)
 
 
 class HandlerStopped(BaseException):
@@ -171,13 +176,12 @@ class ServerUnavailable(SagastreamError, ConnectionError):
         reason: What happened to the connection.
     """
 
+    _facts = ("address", "reason")
+
     def __init__(self, address: str, reason: str) -> None:
         super().__init__(f"no answer from {address}: {reason}")
         self.address = address
         self.reason = reason
-
-    def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        return type(self), (self.address, self.reason)
 
 
 class NotReplicated(ServerUnavailable):
@@ -200,13 +204,12 @@ class ServerRefused(SagastreamError):
         reason: The server's error.
     """
 
+    _facts = ("address", "reason")
+
     def __init__(self, address: str, reason: str) -> None:
         super().__init__(f"{address} takes no writes: {reason}")
         self.address = address
         self.reason = reason
-
-    def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        return type(self), (self.address, self.reason)
 
 
 class DataLost(SagastreamError):
@@ -217,15 +220,14 @@ class DataLost(SagastreamError):
         how: What was noticed.
     """
 
+    _facts = ("address", "how")
+
     def __init__(self, address: str, how: str) -> None:
         super().__init__(
             f"{address} has lost data: {how}; the state of running requests is unknown"
         )
         self.address = address
         self.how = how
-
-    def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        return type(self), (self.address, self.how)
 
 
 class ServerError(SagastreamError):
@@ -236,13 +238,12 @@ class ServerError(SagastreamError):
         message: The whole answer.
     """
 
+    _facts = ("code", "message")
+
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
-
-    def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        return type(self), (self.code, self.message)
 
 
 class ServerUnsuitable(SagastreamError):
@@ -257,6 +258,8 @@ class UnknownLayout(SagastreamError):
         known: The newest layout that this release knows.
     """
 
+    _facts = ("layout", "known")
+
     def __init__(self, layout: int, known: int) -> None:
         super().__init__(
             f"the record of the request has layout {layout}, and this release knows layouts up "
@@ -264,9 +267,6 @@ class UnknownLayout(SagastreamError):
         )
         self.layout = layout
         self.known = known
-
-    def __reduce__(self) -> tuple[type, tuple[int, int]]:
-        return type(self), (self.layout, self.known)
 
 
 class Overloaded(SagastreamError):
@@ -276,14 +276,13 @@ class Overloaded(SagastreamError):
         limit: How many may be in flight.
     """
 
+    _facts = ("limit",)
+
     def __init__(self, limit: int) -> None:
         super().__init__(
             f"{limit} requests of this process are in flight already; nothing was sent"
         )
         self.limit = limit
-
-    def __reduce__(self) -> tuple[type, tuple[int]]:
-        return type(self), (self.limit,)
 
 
 class ReplyTimeout(SagastreamError, TimeoutError):
@@ -295,6 +294,8 @@ class ReplyTimeout(SagastreamError, TimeoutError):
         last_stage: The last stage that arrived, None if none.
         known: The diagnosis: what the server knows of the request, '' if it was not asked.
     """
+
+    _facts = ("request_id", "timeout", "last_stage", "known")
 
     def __init__(
         self, request_id: str, timeout: float, last_stage: str | None = None, known: str = ""
@@ -309,9 +310,6 @@ class ReplyTimeout(SagastreamError, TimeoutError):
         self.last_stage = last_stage
         self.known = known
 
-    def __reduce__(self) -> tuple[type, tuple[str, float, str | None, str]]:
-        return type(self), (self.request_id, self.timeout, self.last_stage, self.known)
-
 
 class NoHandlers(ReplyTimeout):
     """No reply, and no live listener has the event type. The command stays for the next one."""
@@ -324,19 +322,22 @@ class RequestFailed(SagastreamError):
         error_type: The class name of the handler's error.
         message: The handler's error message.
         trace_id: The trace in which it happened, '' if it was not traced.
+        traceback: The last frames of the handler's code, '' if the listener sends none.
         reply: The terminal reply, with every field of its entry.
     """
+
+    _facts = ("reply",)
 
     def __init__(self, reply: Mapping[str, Any]) -> None:
         payload = reply["payload"]
         self.error_type: str = str(payload.get("error_type", "Unknown"))
         self.message: str = str(payload.get("message", ""))
         self.trace_id: str = str(payload.get("trace_id", ""))
+        self.traceback: str = str(payload.get("traceback", ""))
         self.reply = dict(reply)
-        super().__init__(f"{self.error_type}: {self.message}")
-
-    def __reduce__(self) -> tuple[type, tuple[Mapping[str, Any]]]:
-        return type(self), (self.reply,)
+        # `KeyError('sku')` has its type in its message.
+        is_whole = self.message.startswith(f"{self.error_type}(")
+        super().__init__(self.message if is_whole else f"{self.error_type}: {self.message}")
 
 
 class HandlerLost(RequestFailed):
@@ -354,12 +355,11 @@ class RequestCancelled(SagastreamError):
         reply: The terminal reply, with every field of its entry.
     """
 
+    _facts = ("reply",)
+
     def __init__(self, reply: Mapping[str, Any]) -> None:
         self.reply = dict(reply)
         super().__init__(f"request {reply['request_id']} was cancelled")
-
-    def __reduce__(self) -> tuple[type, tuple[Mapping[str, Any]]]:
-        return type(self), (self.reply,)
 
 
 class SagaError(SagastreamError):
@@ -373,13 +373,12 @@ class NoSuchSaga(SagaError):
         saga_id: The id.
     """
 
+    _facts = ("saga_id", "why")
+
     def __init__(self, saga_id: str, why: str = "") -> None:
         super().__init__(f"there is no saga {saga_id}" + (f": {why}" if why else ""))
         self.saga_id = saga_id
         self.why = why
-
-    def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        return type(self), (self.saga_id, self.why)
 
 
 class UnreadableJournal(SagaError):
@@ -391,11 +390,10 @@ class UnreadableJournal(SagaError):
         why: Why it cannot be read, and what to do.
     """
 
+    _facts = ("saga_id", "version", "why")
+
     def __init__(self, saga_id: str, version: int, why: str) -> None:
         super().__init__(f"the journal of saga {saga_id} {why}")
         self.saga_id = saga_id
         self.version = version
         self.why = why
-
-    def __reduce__(self) -> tuple[type, tuple[str, int, str]]:
-        return type(self), (self.saga_id, self.version, self.why)

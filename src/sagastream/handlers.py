@@ -6,54 +6,32 @@ A handler is declared here and run by a listener.
 import importlib
 import inspect
 import pkgutil
+import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, get_args
+from types import ModuleType
+from typing import Any, get_args
 
 from sagastream._codec.validation import check_name
+from sagastream._handlers.injection import call_with
+from sagastream._handlers.signature import Reader, Signature
 from sagastream.effects import Effect
 from sagastream.errors import RegistrationError
-from sagastream.message import Command
+from sagastream.message import Command, Payload
 from sagastream.retention import Retention
 
-
-class Progress(Protocol):
-    """Reports the progress of an async handler to the requester."""
-
-    async def __call__(self, fraction: float, detail: Mapping[str, Any] | None = None) -> None:
-        """Write a progress stage.
-
-        Args:
-            fraction: How much is done, from 0 to 1.
-            detail: More fields of the payload, as JSON, next to `fraction`.
-
-        Raises:
-            InvalidMessage: An argument is invalid.
-            LeaseLost: Another claim has the request now.
-        """
-
-
-class PlainProgress(Protocol):
-    """Reports the progress of a plain handler, which runs in a thread, to the requester."""
-
-    def __call__(self, fraction: float, detail: Mapping[str, Any] | None = None) -> None:
-        """Write a progress stage.
-
-        Raises:
-            InvalidMessage: An argument is invalid.
-            HandlerStopped: The request was cancelled, its deadline has passed, or another
-                claim has it. It is not an `Exception`: do not catch it.
-        """
-
-
-Reconcile = Callable[[Command], Awaitable[dict[str, Any] | None]]
+Reconcile = Callable[[Command], Awaitable[Payload | None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Handler:
     """A function that handles one event type of one stream; calling it calls the function.
 
-    `is_async` says whether it runs in the event loop; a plain one runs in a thread.
+    `is_async` says whether it runs in the event loop; a plain one runs in a thread. `call` calls
+    it with a command and a progress, if it has no dependencies.
+
+    Raises:
+        RegistrationError: The function cannot be called, or its result cannot be a reply.
     """
 
     stream: str
@@ -62,23 +40,42 @@ class Handler:
     effect: Effect = "idempotent"
     reconcile: Reconcile | None = field(default=None, compare=False)
     retention: Retention | None = None
-    is_async: bool = field(init=False, compare=False)
+    scope: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
+    is_async: bool = field(init=False, compare=False, repr=False)
+    signature: Signature = field(init=False, compare=False, repr=False)
+    call: Callable[..., Any] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        what = f"{self.event_type} on {self.stream}"
+        if not callable(self.function):
+            raise RegistrationError(f"{what}: {self.function!r} is not a function")
+        if inspect.isgeneratorfunction(self.function) or inspect.isasyncgenfunction(self.function):
+            raise RegistrationError(
+                f"{what}: {self.qualified_name}: a handler returns its result; it must not yield"
+            )
         function = inspect.unwrap(self.function)
         is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
             getattr(function, "__call__", None)  # noqa: B004 - an object with an async `__call__`
         )
-        object.__setattr__(self, "is_async", is_async)
+        reader = Reader(f"{what}: {self.qualified_name}", self.function, self.scope)
+        signature = reader.read(self.effect)
+        for name, value in (
+            ("is_async", is_async),
+            ("signature", signature),
+            ("call", call_with(self.function, signature)),
+            ("scope", None),
+        ):
+            object.__setattr__(self, name, value)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the function directly."""
+        """Call the function directly, as a test does."""
         return self.function(*args, **kwargs)
 
     @property
     def qualified_name(self) -> str:
         """The module and name of the function, for messages."""
-        named = self.function if hasattr(self.function, "__qualname__") else type(self.function)
+        function: Any = self.function
+        named = function if hasattr(function, "__qualname__") else type(function)
         return f"{named.__module__}.{named.__qualname__}"
 
 
@@ -92,7 +89,13 @@ def multi_stage_reply(
 ) -> Callable[[Callable[..., Any]], Handler]:
     """Declare a function as the handler of an event type.
 
-    The function gets a `Command` and a `progress`. The requester sees `start`, any number
+    The annotations of its parameters say what it gets: the `Command` (also `Command[Order]`), a
+    `Progress` (`PlainProgress` if it is not async), dependencies (`Annotated[…, Depends(…)]`), the
+    value of the lifespan, and the payload as a dict, a dataclass, a TypedDict, a pydantic model or
+    a msgspec Struct. Without annotations these are command and progress. It returns such a payload
+    too, or None. A payload that does not fit fails the request as `InvalidPayload`.
+
+    The requester sees `start`, any number
     of `progress`, and then `completed` with what the function returns, or `failed` with
     the type and message of what it raises. An error that says that the server is away
     (`ServerUnavailable`, or the one of another Redis client) is no failure: the request is
@@ -110,7 +113,8 @@ def multi_stage_reply(
     Raises:
         InvalidMessage: A name is invalid.
         RegistrationError: `effect` is unknown, or does not fit `reconcile`; or the function
-            is a method, a generator, or does not take two arguments.
+            is a method or a generator, has a parameter that nothing can be given for, calls
+            `progress` without taking it, or its result cannot be JSON.
     """
     check_name("stream", stream)
     check_name("event_type", event_type)
@@ -122,33 +126,10 @@ def multi_stage_reply(
         )
 
     def declare(function: Callable[..., Any]) -> Handler:
-        _check_signature(function, f"{event_type} on {stream}")
-        return Handler(stream, event_type, function, effect, reconcile, retention)
+        scope = sys._getframe(1).f_locals  # noqa: SLF001 - classes that a function defines
+        return Handler(stream, event_type, function, effect, reconcile, retention, scope)
 
     return declare
-
-
-def _check_signature(function: Callable[..., Any], what: str) -> None:
-    if not callable(function):
-        raise RegistrationError(f"{what}: {function!r} is not a function")
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise RegistrationError(f"{what}: a handler returns its result; it must not yield")
-    try:
-        signature = inspect.signature(function)
-    except ValueError:
-        return  # a builtin without a signature
-    names = list(signature.parameters)
-    if names and names[0] in {"self", "cls"}:
-        raise RegistrationError(
-            f"{what}: {function.__qualname__} is a method, which nobody calls with its object; "
-            "decorate a function, or the bound method of an object"
-        )
-    try:
-        signature.bind(None, None)
-    except TypeError as error:
-        raise RegistrationError(
-            f"{what}: a handler takes two arguments, (command, progress), not {signature}"
-        ) from error
 
 
 def discover(package: str) -> list[Handler]:
@@ -159,15 +140,9 @@ def discover(package: str) -> list[Handler]:
     Raises:
         RegistrationError: The package does not exist, or declares no handler.
     """
-    try:
-        root = importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        raise RegistrationError(f"handler package {package!r}: {error}") from error
-    inner = pkgutil.walk_packages(getattr(root, "__path__", []), prefix=f"{package}.")
-    modules = [root, *(importlib.import_module(module.name) for module in inner)]
     handlers = [
         value
-        for module in modules
+        for module in import_all(package)
         for value in vars(module).values()
         if isinstance(value, Handler) and _module_of(value.function) == module.__name__
     ]
@@ -176,6 +151,20 @@ def discover(package: str) -> list[Handler]:
             f"handler package {package!r} declares no handler; decorate one with @multi_stage_reply",
         )
     return handlers
+
+
+def import_all(package: str) -> list[ModuleType]:
+    """Import a module, or a package and its modules.
+
+    Raises:
+        RegistrationError: There is no such package.
+    """
+    try:
+        root = importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise RegistrationError(f"handler package {package!r}: {error}") from error
+    inner = pkgutil.walk_packages(getattr(root, "__path__", []), prefix=f"{package}.")
+    return [root, *(importlib.import_module(module.name) for module in inner)]
 
 
 def _module_of(function: Callable[..., Any]) -> str:

@@ -9,11 +9,12 @@ import contextlib
 import logging
 import signal
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from sagastream._codec.validation import check_name
+from sagastream._handlers.injection import Injector
 from sagastream._redis.deadline import Deadline
 from sagastream._redis.retrying import backoff_delays, end_tasks, is_group_gone, uninterrupted
 from sagastream._worker.announcer import Announcer
@@ -24,6 +25,7 @@ from sagastream._worker.lease import LeaseKeeper
 from sagastream._worker.slots import Slot, Slots
 from sagastream._worker.threads import HandlerThreads
 from sagastream.bus import Bus
+from sagastream.dependencies import LifespanContext, Middleware
 from sagastream.errors import SagastreamError, ServerError
 from sagastream.handlers import Handler, registry
 from sagastream.retention import Retention
@@ -53,9 +55,18 @@ class CommandListener:
             seconds. A cancelled handler writes no reply, and its command stays pending.
         retention: How long results are kept; None for what the bus says. Handlers can have their
             own.
+        lifespan: An async context manager, or a function that makes one and may take this
+            listener. It is entered before the first command is read and left after the last one
+            has ended; a handler gets its value as `Annotated[…, Lifespan]`.
+        overrides: Functions that replace those of `Depends`, for tests.
+        middleware: Async functions that get a command and `call_next` and return the result of
+            `await call_next(command)`; the first is the outermost.
+        tracebacks: Whether a failed reply has the last frames of the handler's code. Requesters
+            see them.
 
     Raises:
-        RegistrationError: The handlers cannot be served together.
+        RegistrationError: The handlers cannot be served together, or a dependency of one cannot
+            be resolved.
     """
 
     def __init__(
@@ -70,11 +81,18 @@ class CommandListener:
         progress_interval_s: float = 0.05,
         drain_s: float = 30.0,
         retention: Retention | None = None,
+        lifespan: LifespanContext | None = None,
+        overrides: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
+        middleware: Sequence[Middleware] = (),
+        tracebacks: bool = True,
     ) -> None:
         if concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, not {concurrency}")
         self._bus = bus
         self._handlers = registry(handlers)
+        self._injector = Injector(lifespan, overrides or {}, middleware)
+        for handler in self._handlers.values():
+            self._injector.plan(handler)
         self._concurrency = concurrency
         self._drain_s = drain_s
         self._options = ClaimOptions(
@@ -84,11 +102,18 @@ class CommandListener:
             max_deliveries=max_deliveries,
             progress_interval_s=progress_interval_s,
             retention=retention or bus.retention,
+            tracebacks=tracebacks,
         )
         self._is_running = False
+        self._is_ready = False
         self._stopping = asyncio.Event()
         self._hurrying = asyncio.Event()
         self._serving: asyncio.Task[None] | None = None
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether it reads commands: it has started, and is not stopping."""
+        return self._is_ready and not self._stopping.is_set()
 
     def stop(self) -> None:
         """Begin no new read, finish the commands that were read; then `run` returns. Idempotent."""
@@ -160,11 +185,16 @@ class CommandListener:
                 error = error.exceptions[0]  # a group of one says no more than its member
             raise error from error.__cause__
         finally:
-            self._is_running = False
+            self._is_running = self._is_ready = False
             self._stopping.clear()
             self._hurrying.clear()
 
     async def _serve(self, ready: asyncio.Event) -> None:
+        await self._bus.ping()
+        async with self._injector.entered(self):
+            await self._listen(ready)
+
+    async def _listen(self, ready: asyncio.Event) -> None:
         """One tree of tasks: the reader ends first, then the handlers, then the lease's keeper."""
         options, session = self._options, self._bus.session()
         streams = sorted({stream for stream, _ in self._handlers})
@@ -191,9 +221,9 @@ class CommandListener:
             options,
             keeper=keeper,
             threads=threads,
+            injector=self._injector,
             on_forward=consumer.pause,
         )
-        await self._bus.ping()
         await consumer.make_groups()
         keeper.start()
         try:
@@ -202,6 +232,7 @@ class CommandListener:
                 try:
                     await announcer.announce()
                     logger.info("listening", extra={"streams": streams})
+                    self._is_ready = True
                     ready.set()
                     await self._read_until_stopped(announcer, consumer, running)
                 finally:

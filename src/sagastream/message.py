@@ -1,11 +1,20 @@
-"""Commands and replies, as handlers and requesters see them.
+"""Commands, payloads and replies, as handlers and requesters see them.
 
 `_codec` encodes them as entries of a stream, and refuses malformed ones.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar  # `default` is new in Python 3.13
+
+    T = TypeVar("T", default=dict[str, Any])
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 TERMINAL_STAGES = frozenset({"completed", "failed", "cancelled"})
 STAGES = frozenset({"start", "progress"}) | TERMINAL_STAGES
@@ -14,9 +23,56 @@ STAGES = frozenset({"start", "progress"}) | TERMINAL_STAGES
 OnProgress = Callable[[dict[str, Any]], Any]
 
 
+class _Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+class _Pydantic(Protocol):
+    def model_dump_json(self) -> str: ...
+
+
+class _Struct(Protocol):
+    __struct_fields__: ClassVar[tuple[str, ...]]
+
+
+# A JSON object: a mapping, a dataclass, a pydantic model or a msgspec Struct.
+Payload = Mapping[str, Any] | _Dataclass | _Pydantic | _Struct
+
+
+class Progress(Protocol):
+    """Reports the progress of an async handler to the requester."""
+
+    async def __call__(self, fraction: float, detail: Mapping[str, Any] | None = None) -> None:
+        """Write a progress stage.
+
+        Args:
+            fraction: How much is done, from 0 to 1.
+            detail: More fields of the payload, as JSON, next to `fraction`.
+
+        Raises:
+            InvalidMessage: An argument is invalid.
+            LeaseLost: Another claim has the request now.
+        """
+
+
+class PlainProgress(Protocol):
+    """Reports the progress of a plain handler, which runs in a thread, to the requester."""
+
+    def __call__(self, fraction: float, detail: Mapping[str, Any] | None = None) -> None:
+        """Write a progress stage.
+
+        Raises:
+            InvalidMessage: An argument is invalid.
+            HandlerStopped: The request was cancelled, its deadline has passed, or another
+                claim has it. It is not an `Exception`: do not catch it.
+        """
+
+
 @dataclass(frozen=True, slots=True)
-class Command:
+class Command(Generic[T]):
     """A command as its handler sees it.
+
+    `Command[Order]` in the signature of a handler has an `Order` as its payload.
 
     Attributes:
         payload: The request's payload, decoded from JSON.
@@ -37,7 +93,7 @@ class Command:
             is none. A handler that takes over can continue from it.
     """
 
-    payload: dict[str, Any]
+    payload: T
     request_id: str
     correlation_id: str
     saga_id: str

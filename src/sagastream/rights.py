@@ -40,7 +40,8 @@ IN_FUNCTIONS: Mapping[Role, frozenset[str]] = {
     "saga-runner": _ENDING
     | {"del", "dump", "restore", "xadd", "zrangebyscore", "zremrangebyscore"},
     "reader": _READING,
-    "administrator": _ENDING | _READING,
+    "administrator": (_MOVING - {"xgroup|create", "xlen"})
+    | {"dump", "restore", "zremrangebyscore"},
 }
 # What the processes of each role send themselves.
 _SENT_BY_ALL = frozenset(
@@ -61,7 +62,11 @@ _SENT: Mapping[Role, frozenset[str]] = {
         *("xrevrange", "zcard", "zrange", "zrangebyscore"),
     },
     "administrator": _SENT_BY_ALL
-    | {"dbsize", "function|list", "function|load", "info", "memory|usage", "scan", "xdel"},
+    | {
+        *("dbsize", "function|list", "function|load", "info", "memory|usage", "scan", "xdel"),
+        *("exists", "hexists", "hget", "hmget", "xinfo|consumers", "xinfo|groups", "xlen"),
+        *("xpending", "xrange", "xrevrange", "zrange", "zrangebyscore"),
+    },
 }
 
 

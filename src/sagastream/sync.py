@@ -4,11 +4,11 @@ Its calls run in an event loop of a daemon thread, which all threads of the proc
 """
 
 import inspect
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from functools import partial
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, overload
 
 from sagastream._client.loop_thread import BlockingRunner, Callbacks
 from sagastream._client.replies import BackoffConfig, read_stages
@@ -16,8 +16,9 @@ from sagastream._codec.payload import MAX_PAYLOAD_BYTES
 from sagastream._codec.validation import check_name
 from sagastream._telemetry.trace_context import trace_of
 from sagastream.bus import Bus as AsyncBus
+from sagastream.bus import Result
 from sagastream.effects import Effect
-from sagastream.message import TERMINAL_STAGES, OnProgress
+from sagastream.message import TERMINAL_STAGES, OnProgress, Payload
 from sagastream.retention import Retention
 
 __all__ = ["Bus"]
@@ -104,7 +105,7 @@ class Bus:
         stream: str,
         *,
         event_type: str,
-        payload: Mapping[str, Any],
+        payload: Payload,
         correlation_id: str | None = None,
         saga_id: str | None = None,
         request_id: str | None = None,
@@ -134,7 +135,7 @@ class Bus:
         *,
         event_type: str,
         status: str,
-        payload: Mapping[str, Any],
+        payload: Payload,
         correlation_id: str,
         request_id: str | None = None,
         maxlen: int | None = None,
@@ -166,11 +167,27 @@ class Bus:
             self._bus.read_replies, stream, correlation_id, request_id, timeout, backoff_config
         )
 
+    # fmt: off
+    @overload
+    def request_and_reply(
+        self, stream: str, event_type: str, payload: Payload, timeout: float = ...,
+        on_progress: OnProgress | None = ..., request_id: str | None = ...,
+        correlation_id: str | None = ..., saga_id: str | None = ..., *,
+        supersedes: Sequence[str] = ..., effect: Effect | None = ..., reply_type: None = ...,
+    ) -> dict[str, Any]: ...
+    @overload
+    def request_and_reply(
+        self, stream: str, event_type: str, payload: Payload, timeout: float = ...,
+        on_progress: OnProgress | None = ..., request_id: str | None = ...,
+        correlation_id: str | None = ..., saga_id: str | None = ..., *,
+        supersedes: Sequence[str] = ..., effect: Effect | None = ..., reply_type: type[Result],
+    ) -> Result: ...
+    # fmt: on
     def request_and_reply(  # noqa: PLR0917 - the public signature
         self,
         stream: str,
         event_type: str,
-        payload: Mapping[str, Any],
+        payload: Payload,
         timeout: float = 30.0,
         on_progress: OnProgress | None = None,
         request_id: str | None = None,
@@ -179,7 +196,8 @@ class Bus:
         *,
         supersedes: Sequence[str] = (),
         effect: Effect | None = None,
-    ) -> dict[str, Any]:
+        reply_type: type[Result] | None = None,
+    ) -> dict[str, Any] | Result:
         """As `sagastream.Bus.request_and_reply`.
 
         `on_progress` is called in the caller's thread, so it may block; it must not be async.
@@ -206,6 +224,7 @@ class Bus:
                 saga_id,
                 supersedes=supersedes,
                 effect=effect,
+                reply_type=reply_type,
             ),
             callbacks,
         )

@@ -94,7 +94,7 @@ class Probes:
         try:
             async with (
                 asyncio.timeout(_EVENTS_S),
-                # A client of its own: a stream that is left can take another request with it.
+                # Another client: a stream that is left can take a request of the same client with it.
                 httpx.AsyncClient(base_url=self.url) as client,
                 client.stream("GET", path, params=params) as answer,
             ):

@@ -1,4 +1,4 @@
-"""Missions whose processes have users of their own, each with the rights of its role."""
+"""Missions whose processes are users with the rights of their roles."""
 
 import asyncio
 import json
@@ -174,8 +174,8 @@ def test_celery_restores_the_task_of_a_dead_worker(tenants: Tenants) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_a_role_cannot_reach_what_is_not_its_own(tenants: Tenants, role: MissionRole) -> None:
-    """Neither other tenants, nor keys of its own namespace with the commands of the broker."""
+def test_a_role_cannot_reach_more(tenants: Tenants, role: MissionRole) -> None:
+    """Neither other tenants, nor other keys of the namespace with the commands of the broker."""
     with connect(tenants.url(role)) as client:
         for command in (*_FOREIGN, *_OURS):
             with pytest.raises(Exception, match=r"(?i)no permission|can't access|unknown command"):

@@ -156,6 +156,8 @@ def test_commands_show_no_password(guarded: EmbeddedServer, tmp_path: Path, is_f
         for word in ("WRONGPASS", "NOAUTH", "lost "):
             assert word not in out
     assert "celery@" in watched.run(*_CELERY, until=" ready.")[1]
+    handlers = ("run", "--reload", "app.command_handlers.handlers")
+    assert "map:integrate" in watched.run(*_SAGASTREAM, *handlers, until="map:integrate on")[1]
     watched.look_at_files()
 
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from sagastream._client.session import Session
 from sagastream._codec.entries import SCHEMA_VERSION
 from sagastream._codec.payload import encode_payload
-from sagastream._codec.validation import as_milliseconds, check_count, check_name
+from sagastream._codec.validation import as_milliseconds, check_count, check_name, new_id
 from sagastream._functions.answers import Expired
 from sagastream._redis.deadline import Deadline
 from sagastream._telemetry import spans
@@ -15,8 +15,9 @@ from sagastream._telemetry.propagation import injected
 from sagastream._telemetry.trace_context import trace_fields, trace_id, trace_of
 from sagastream.effects import Effect
 from sagastream.errors import RequestConflict, ResultExpired, StageRefused
+from sagastream.message import Payload
 
-# The length of an error message in a reply, in characters.
+# The length of an error message, or a traceback, in a reply, in characters.
 _MESSAGE_LIMIT = 2000
 # The token of the claim under which the current handler runs, so that it may write its stages.
 claim_token: ContextVar[str] = ContextVar("sagastream_claim_token", default="")
@@ -24,7 +25,7 @@ claim_token: ContextVar[str] = ContextVar("sagastream_claim_token", default="")
 
 class _Identity(TypedDict):
     event_type: str
-    payload: Mapping[str, Any]
+    payload: Payload
     correlation_id: str
     saga_id: str
     request_id: str
@@ -44,6 +45,25 @@ class CommandSpec(_Identity, total=False):
     supersedes: Sequence[str]
     effect: Effect | None
     terminal_only: bool
+
+
+def command_spec(  # noqa: PLR0917 - in the order of `Bus`
+    event_type: str,
+    payload: Payload,
+    correlation_id: str | None,
+    saga_id: str | None,
+    request_id: str | None,
+    reply_stream: str | None,
+) -> CommandSpec:
+    """Make a command, with new ids where None is given."""
+    return {
+        "event_type": event_type,
+        "payload": payload,
+        "correlation_id": correlation_id or new_id(),
+        "saga_id": saga_id or "",
+        "request_id": request_id or new_id(),
+        "reply_stream": reply_stream or "",
+    }
 
 
 async def emit(
@@ -113,17 +133,19 @@ async def emit(
 async def emit_event(
     session: Session,
     stream: str,
-    fields: dict[str, str],
+    ids: Mapping[str, str],
+    payload: Payload,
     *,
     maxlen: int | None,
     ttl: float | None,
 ) -> str:
-    """Write an entry that is not a command. The caller has checked its fields.
+    """Write an entry that is not a command.
 
     Args:
         session: The server.
         stream: The stream.
-        fields: The entry's fields, without trace and timestamp.
+        ids: Its fields but for payload, trace and timestamp.
+        payload: Its payload.
         maxlen: Trim the stream to about this many entries.
         ttl: Seconds after which the stream expires.
 
@@ -131,9 +153,16 @@ async def emit_event(
         The entry's id.
 
     Raises:
+        InvalidMessage: A field is invalid.
         StageRefused: It is a stage of a request that has a record and is not the caller's.
     """
-    options, request_id = session.options, fields["request_id"]
+    options, request_id = session.options, ids["request_id"]
+    check_name("stream", stream)
+    fields = {
+        name: check_name(name, value, required=name != "request_id") for name, value in ids.items()
+    }
+    fields["payload"] = encode_payload(payload, max_bytes=options.max_payload)
+    fields["v"] = SCHEMA_VERSION
     with spans.sending(session.server, stream, fields) as span:
         answer = await session.streams.event(
             options.key(stream),
@@ -163,7 +192,11 @@ def stage_fields(ids: Mapping[str, str], status: str, payload: str) -> dict[str,
     }
 
 
-def failure_payload(error_type: str, message: str) -> str:
+def failure_payload(error_type: str, message: str, traceback: str = "") -> str:
     """The payload of a `failed` reply."""
-    safe = message[:_MESSAGE_LIMIT].encode(errors="replace").decode()
-    return encode_payload({"error_type": error_type, "message": safe, "trace_id": trace_id()})
+    payload = {"error_type": error_type, "message": _safe(message), "trace_id": trace_id()}
+    return encode_payload(payload | ({"traceback": _safe(traceback)} if traceback else {}))
+
+
+def _safe(text: str) -> str:
+    return text[:_MESSAGE_LIMIT].encode(errors="replace").decode()

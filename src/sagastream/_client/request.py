@@ -1,19 +1,30 @@
 """A request from emit to its terminal reply, over the inbox or a named reply stream."""
 
+import asyncio
 import contextlib
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, cast
 
 from sagastream._client.commands import CommandSpec, emit
 from sagastream._client.replies import BackoffConfig, GroupReader
 from sagastream._client.reply_queue import ReplyWait
 from sagastream._client.session import Session
-from sagastream._client.terminal_outcome import completed_or_raise, read_outcome
+from sagastream._client.terminal_outcome import completed_or_raise, read_confirmed, read_outcome
 from sagastream._client.timeouts import explain_timeout
+from sagastream._codec.typed_payloads import UnsupportedType, converter_of
 from sagastream._codec.validation import check_name, check_seconds
 from sagastream._redis.deadline import Deadline
+from sagastream._redis.retrying import backoff_delays
 from sagastream._telemetry.spans import Receiving
-from sagastream.errors import ReplyTimeout, ServerRefused, ServerUnavailable
+from sagastream.errors import (
+    InvalidMessage,
+    ReplyTimeout,
+    ServerRefused,
+    ServerUnavailable,
+)
 from sagastream.message import OnProgress
+
+Result = TypeVar("Result")
 
 # How long a call may ask for the reason after its timeout, in seconds.
 _DIAGNOSIS_S = 0.1
@@ -68,11 +79,27 @@ async def request_and_reply(
                 on_progress=on_progress,
             )
             reply = await _until(deadline, wait, session, request_id)
-        await session.connection.confirm(deadline=Deadline(session.options.call_timeout_s))
-        return completed_or_raise(reply)
+        return completed_or_raise(await _confirmed(session, reply, request_id, deadline))
     finally:
         inbox.unsubscribe(request_id, replies)
         inbox.release_slot()
+
+
+def result_converter(reply_type: type[Result] | None) -> Callable[[dict[str, Any]], Result]:
+    """How a caller gets a completed reply: as it is, or its payload as a type.
+
+    Raises:
+        InvalidMessage: `reply_type` cannot be the type of a payload.
+    """
+    if reply_type is None:
+        return lambda reply: cast("Result", reply)
+    try:
+        converter = converter_of(reply_type)
+    except UnsupportedType as error:
+        raise InvalidMessage("reply_type", str(error)) from error
+    if not converter.is_object:
+        raise InvalidMessage("reply_type", f"{reply_type!r} is not a JSON object, as a result is")
+    return lambda reply: cast("Result", converter.decode(reply["payload"], "result"))
 
 
 class _Wait(Protocol):
@@ -111,6 +138,23 @@ async def _until(
     raise await explain_timeout(session, timeout, last)
 
 
+async def _confirmed(
+    session: Session, reply: dict[str, Any], request_id: str, deadline: Deadline
+) -> dict[str, Any]:
+    """Return a terminal reply when replicas have it; after a failover, that of the new primary."""
+    if session.options.servers.replication is None:
+        return reply
+    for delay in backoff_delays():
+        found = await read_confirmed(session, request_id, deadline, known={request_id})
+        if found:
+            return found
+        if deadline.is_over:
+            timeout = ReplyTimeout(request_id, deadline.seconds, None)
+            raise await explain_timeout(session, timeout, Deadline(_DIAGNOSIS_S))
+        await asyncio.sleep(delay)  # its handler ends it again, on the new primary
+    raise AssertionError("backoff_delays never ends")
+
+
 async def read_replies(
     session: Session,
     stream: str,
@@ -137,5 +181,4 @@ async def read_replies(
             on_stage=receiving.stage,
         )
         reply = await _until(deadline, reader, session, request_id)
-    await session.connection.confirm(deadline=Deadline(session.options.call_timeout_s))
-    return completed_or_raise(reply)
+    return completed_or_raise(await _confirmed(session, reply, request_id, deadline))

@@ -19,7 +19,6 @@ from sagastream._functions.streams import StreamFunctions
 from sagastream._redis.connection import Connection
 from sagastream._redis.deadline import Deadline
 from sagastream._redis.nodes import Servers, fork_count
-from sagastream._redis.replication import Replication
 from sagastream._telemetry.operations import Server, server_of
 from sagastream.errors import ServerError, ServerUnsuitable
 from sagastream.retention import Retention
@@ -40,7 +39,6 @@ class SessionOptions:
         retention: How long what is left of ended requests is kept.
         max_payload: The largest payload, in bytes of JSON.
         max_in_flight: How many requests may wait for their replies at once.
-        replication: Who has to confirm what functions write; None for nobody.
     """
 
     servers: Servers
@@ -49,14 +47,10 @@ class SessionOptions:
     retention: Retention
     max_payload: int
     max_in_flight: int
-    replication: Replication | None = None
 
     def with_prefix(self, prefix: str) -> "SessionOptions":
         """These options for another namespace."""
-        replication = self.replication and replace(
-            self.replication, key=f"{prefix}sagastream:instance"
-        )
-        return replace(self, prefix=prefix, replication=replication)
+        return replace(self, prefix=prefix)
 
     def key(self, name: str) -> str:
         """The key of a stream or record on the server."""
@@ -190,7 +184,7 @@ def _make(options: SessionOptions) -> Session:
         options.servers,
         library=SOURCE,
         call_timeout_s=options.call_timeout_s,
-        replication=options.replication,
+        barrier=options.key("sagastream:instance"),
     )
     guard = DataLossGuard(connection, options.key("sagastream:instance"))
     return Session(

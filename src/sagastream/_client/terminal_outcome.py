@@ -1,5 +1,6 @@
 """The terminal outcome of a request: read it from the record, raise it for the requester."""
 
+import asyncio
 from typing import Any
 
 from sagastream._client.session import Session
@@ -7,13 +8,16 @@ from sagastream._codec.entries import SCHEMA_VERSION
 from sagastream._codec.payload import decode_payload
 from sagastream._functions.answers import Expired
 from sagastream._redis.deadline import Deadline
+from sagastream._redis.retrying import backoff_delays
 from sagastream.errors import (
     DataLost,
     DeadlineExceeded,
     HandlerLost,
+    NotReplicated,
     RequestCancelled,
     RequestFailed,
     ResultExpired,
+    ServerUnavailable,
 )
 from sagastream.message import TERMINAL_STAGES
 
@@ -74,6 +78,36 @@ async def read_outcome(
     reply: dict[str, Any] = {name: found[name] for name in _REPLY_FIELDS}
     reply["payload"] = decode_payload(reply["payload"], max_bytes=len(reply["payload"].encode()))
     return reply
+
+
+async def read_confirmed(
+    session: Session, request_id: str, deadline: Deadline, *, known: set[str] | None = None
+) -> dict[str, Any] | None:
+    """As `read_outcome`, when replicas have it, where they have to confirm what is written.
+
+    Raises:
+        NotReplicated: Replicas have not confirmed it in time.
+    """
+    connection, replication = session.connection, session.options.servers.replication
+    unconfirmed_until = Deadline(replication.within_s if replication else 0.0)
+    for delay in backoff_delays():
+        before = connection.generation
+        found = await read_outcome(session, request_id, deadline=deadline, known=known)
+        if not found or not replication:
+            return found
+        try:
+            await connection.confirm(deadline=deadline)
+        except NotReplicated:
+            if unconfirmed_until.is_over:
+                raise
+        except ServerUnavailable:
+            if deadline.is_over:
+                raise
+        else:
+            if connection.generation == before:
+                return found
+        await asyncio.sleep(delay)
+    raise AssertionError("backoff_delays never ends")
 
 
 def completed_or_raise(reply: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from sagastream._codec.typed_payloads import plain
 from sagastream.errors import InvalidMessage
+from sagastream.message import Payload
 
 MAX_PAYLOAD_BYTES = 64 * 1024
 MAX_DEPTH = 32
@@ -20,7 +22,7 @@ _SURROGATES = range(0xD800, 0xE000)
 
 
 def encode_payload(
-    payload: Mapping[str, Any],
+    payload: Payload,
     *,
     field: str = "payload",
     max_bytes: int = MAX_PAYLOAD_BYTES,
@@ -28,10 +30,13 @@ def encode_payload(
     """Encode a payload as canonical JSON: keys sorted, no spaces.
 
     Raises:
-        InvalidMessage: Not a mapping, not JSON, too deep or too large; names the path.
+        InvalidMessage: Not a mapping or a model, not JSON, too deep or too large; names the path.
     """
     if type(payload) is not dict and not isinstance(payload, Mapping):
-        raise InvalidMessage(field, f"must be a mapping, not {type(payload).__name__}")
+        kind = type(payload).__name__
+        payload = plain(payload, field)
+        if not isinstance(payload, Mapping):
+            raise InvalidMessage(field, f"must be a mapping, not {kind}")
     _check_value(payload, field, 0)
     text = _ENCODER.encode(payload)
     try:
@@ -136,8 +141,14 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-# Calls `dict` for a mapping that is not one; `_check_value` has refused everything else.
-_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=dict)
+def _json_of(value: Any) -> Any:
+    """A dict of a mapping that is not one, or a model's JSON; `_check_value` refused the others."""
+    return dict(value) if isinstance(value, Mapping) else plain(value, "payload")
+
+
+_ENCODER = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_json_of
+)
 _DECODER = json.JSONDecoder(
     parse_float=_finite, parse_constant=_refuse_constant, object_pairs_hook=_unique
 )
@@ -166,6 +177,8 @@ def _check_value(value: Any, path: str, depth: int) -> None:
     elif isinstance(value, list | tuple):
         for index, inner in enumerate(value):
             _check_value(inner, f"{path}[{index}]", depth + 1)
+    elif (inner := plain(value, path)) is not value:
+        _check_value(inner, path, depth)
     else:
         kind = type(value)
         name = kind.__qualname__ if kind.__module__ == "builtins" else _full_name(kind)

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, cast
 
 from sagastream.errors import ServerError
 
-# What `inspect` tells of a record, and which of it are numbers.
+# What `inspect` reports of a record, and which of it are numbers.
 _OF_RECORDS = frozenset(
     {
         *("status", "epoch", "attempts", "entry_id", "consumer", "lease_until", "seq", "cancel"),

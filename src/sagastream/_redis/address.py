@@ -4,15 +4,13 @@ redis-py reads credentials, TLS options and the database from a URL; this module
 No error and no representation shows a password.
 """
 
-import copy
 import re
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from typing import Literal
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from redis.asyncio import Connection as UrlOptions
 from redis.asyncio import ConnectionPool
-from redis.asyncio.connection import parse_url as parse_plain
 
 from sagastream.errors import InvalidMessage
 
@@ -21,7 +19,7 @@ _FORMS = (
     "redis+sentinel://host:port,host:port/service/db or redis+cluster://host:port,host:port"
 )
 _HINT = "percent-encode the characters @ : / ? # [ ] % in a user name and a password"
-_OF_SENTINEL = "sentinel_"
+_OF_SENTINEL, _CREDENTIALS = "sentinel_", ("username", "password")
 _SENTINEL_PORT, _PORT = 26379, 6379
 
 Kind = Literal["server", "sentinel", "cluster"]
@@ -47,7 +45,7 @@ class ServerUrl:
         hosts: Where they listen; empty for a unix socket.
         plain: The URL of one server with the same credentials, options and database.
         service: The name of the primary that Sentinels know.
-        sentinel: `username` and `password` for Sentinels, as far as they are given.
+        sentinel: As `plain`, for Sentinels; '' without them.
         redacted: The URL without user, password and query.
     """
 
@@ -55,18 +53,8 @@ class ServerUrl:
     hosts: tuple[Address, ...]
     plain: str = field(repr=False)
     service: str
-    sentinel: dict[str, str] = field(repr=False)
+    sentinel: str = field(repr=False)
     redacted: str
-
-    def sentinel_options(self, timeout_s: float) -> dict[str, Any]:
-        """The options of connections to Sentinels, as redis-py names them."""
-        given = cast("dict[str, Any]", parse_plain(self.plain))
-        tls = {name: value for name, value in given.items() if name.startswith("ssl_")}
-        if self.plain.startswith("rediss:"):
-            tls["ssl"] = True
-        return (
-            {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s} | tls | self.sentinel
-        )
 
     def options(self, address: Address | None = None) -> UrlOptions:
         """The options of connections to a server, as a connection of redis-py that is never opened.
@@ -74,11 +62,18 @@ class ServerUrl:
         Args:
             address: The server; None for that of `plain`.
         """
-        options = ConnectionPool.from_url(self.plain, driver_info=None).make_connection()  # type: ignore[no-untyped-call]
-        if address:
-            options = copy.copy(options)
-            options.host, options.port = address.host, address.port
-        return options  # type: ignore[no-any-return]
+        return _options(self.plain, address)
+
+    def sentinel_options(self, address: Address) -> UrlOptions:
+        """As `options`, for a Sentinel."""
+        return _options(self.sentinel, address)
+
+
+def _options(url: str, address: Address | None) -> UrlOptions:
+    options = ConnectionPool.from_url(url, driver_info=None).make_connection()  # type: ignore[no-untyped-call]
+    if address:
+        options.host, options.port = address.host, address.port
+    return options  # type: ignore[no-any-return]
 
 
 def parse_url(url: str) -> ServerUrl:
@@ -102,13 +97,13 @@ def parse_url(url: str) -> ServerUrl:
 
 
 def _read(url: str) -> ServerUrl:
-    parts = urlsplit(url)
     if not _is_clear(url):
         raise InvalidMessage("url", f"has an @ behind its host; {_HINT}")
+    parts = urlsplit(url)
     scheme, _, kind = parts.scheme.partition("+")
     if parts.scheme == "unix":
         redacted = urlunsplit(("unix", "", parts.path, "", ""))
-        return ServerUrl("server", (), url, "", {}, redacted)
+        return ServerUrl("server", (), url, "", "", redacted)
     if scheme not in {"redis", "rediss"} or kind not in {"", "sentinel", "cluster"}:
         raise InvalidMessage("url", f"must have one of these forms: {_FORMS}")
     credentials, _, netloc = parts.netloc.rpartition("@")
@@ -116,11 +111,11 @@ def _read(url: str) -> ServerUrl:
     hosts = tuple(_address(text, default_port) for text in netloc.split(","))
     path, service = parts.path, ""
     query = [pair for pair in parse_qsl(parts.query) if not pair[0].startswith(_OF_SENTINEL)]
-    sentinel = {
-        name.removeprefix(_OF_SENTINEL): value
-        for name, value in parse_qsl(parts.query)
-        if name in {"sentinel_username", "sentinel_password"}
+    of_sentinel = {
+        name: value for name, value in parse_qsl(parts.query) if name.startswith(_OF_SENTINEL)
     }
+    if of_sentinel.keys() - {"sentinel_username", "sentinel_password"}:
+        raise InvalidMessage("url", "has other options than sentinel_username, sentinel_password")
     if kind == "sentinel":
         service, _, database = path.strip("/").partition("/")
         if not service:
@@ -130,14 +125,20 @@ def _read(url: str) -> ServerUrl:
         raise InvalidMessage("url", f"has several hosts; its form is {_FORMS}")
     if kind == "cluster" and path.strip("/") not in {"", "0"}:
         raise InvalidMessage("url", "names a database, and a cluster has none but 0; leave it out")
-    if sentinel and kind != "sentinel":
+    if of_sentinel and kind != "sentinel":
         raise InvalidMessage("url", "has sentinel_ options, which belong to redis+sentinel URLs")
     if not re.fullmatch(r"(/\d*)?", path):
         raise InvalidMessage("url", f"has a database that is not a number; {_HINT}")
-    netloc = f"{credentials}@{hosts[0]}" if credentials else str(hosts[0])
-    plain = urlunsplit((scheme, netloc, path, urlencode(query), ""))
+
+    def url_of(userinfo: str, path: str) -> str:
+        netloc = f"{userinfo}@{hosts[0]}" if userinfo else str(hosts[0])
+        return urlunsplit((scheme, netloc, path, urlencode(query), ""))
+
+    user, password = (quote(of_sentinel.get(_OF_SENTINEL + n, ""), safe="") for n in _CREDENTIALS)
+    sentinel = url_of(f"{user}:{password}" if password else "", "") if kind == "sentinel" else ""
     everywhere = ",".join(map(str, hosts))
     redacted = urlunsplit((parts.scheme, everywhere, parts.path, "", ""))
+    plain = url_of(credentials, path)
     return ServerUrl(kind or "server", hosts, plain, service, sentinel, redacted)  # type: ignore[arg-type]
 
 

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -19,7 +19,6 @@ from sagastream._redis.deadline import Deadline
 from sagastream._redis.node import Node
 from sagastream._redis.nodes import Servers
 from sagastream._redis.protocol import ConnectionLost, Receive, pack, settle
-from sagastream._redis.replication import Confirmation, Replication
 from sagastream._redis.retrying import (
     backoff_delays,
     end_tasks,
@@ -57,7 +56,7 @@ class Connection:
         servers: Where to send them.
         library: The source of the function library, loaded where it is missing.
         call_timeout_s: How long a call waits for a server that does not answer, in seconds.
-        replication: Who has to confirm what functions write; None for nobody.
+        barrier: A hash that is written to where replicas have to confirm what came before.
 
     Attributes:
         address: The server, without user and password.
@@ -70,17 +69,16 @@ class Connection:
         *,
         library: str,
         call_timeout_s: float,
-        replication: Replication | None = None,
+        barrier: str,
     ) -> None:
         self._servers = servers
         self.address = servers.address
         self._library = library
         self.call_timeout_s = call_timeout_s
-        self._replication = replication
+        self._barrier = barrier
         self._loop = asyncio.get_running_loop()
         self._nodes = servers.nodes()
         self._node = self._nodes.first()
-        self._confirming: asyncio.Future[None] | None = None
         self._retries: set[asyncio.Task[Any]] = set()
         self._loss: BaseException | None = None
         self.lost_at = -math.inf
@@ -159,7 +157,7 @@ class Connection:
                 waits.
         """
         received = partial(self._received, args, receive, on_retry, self._node)
-        self._node.push(*self._packed(args, received))
+        self._node.push(self._packed(args, received))
 
     def _received(
         self,
@@ -199,15 +197,16 @@ class Connection:
         node: Node,
     ) -> Any:
         has_moved = False
+        replication = self._servers.replication
+        confirm_until = time.monotonic() + (replication.within_s if replication else 0.0)
         for delay in backoff_delays():
             if isinstance(error, UnknownLayout):
                 raise error
             if is_refusal(error):
                 raise ServerUnsuitable(f"{self.address} refuses this client: {error}") from error
             if isinstance(error, NotReplicated):
-                if not on_retry(error):
+                if time.monotonic() > confirm_until and not on_retry(error):
                     raise error
-                await asyncio.sleep(delay)
             elif not isinstance(error, ServerError) or is_temporary(error):
                 if self._follow(error) and not has_moved:
                     has_moved = True  # if the next node sends it on, they do not agree yet
@@ -343,28 +342,31 @@ class Connection:
             self._loss = None
             logger.warning("%s is back", self.address)
 
-    async def confirm(self, *, deadline: Deadline) -> None:
-        """Wait until replicas have what the server had at this time; nothing if none have to.
+    @property
+    def generation(self) -> tuple[int, int]:
+        """Which connection commands go to; another one may lead to a server that has less."""
+        return id(self._node), self._node.generation
 
-        All calls of one tick of the loop are one command.
+    async def confirm(self, *, deadline: Deadline) -> None:
+        """Wait until replicas have what the server has answered until now.
+
+        It is not repeated: after a lost connection the next server may have less than this one.
 
         Raises:
             NotReplicated: Replicas have not confirmed it in time.
-            ServerUnavailable: No answer in time.
+            ServerUnavailable: The connection was lost, or no answer in time.
         """
-        if self._replication is None:
-            return
-        if self._confirming is None:
-            self._confirming = asyncio.ensure_future(self._confirm(self._replication))
-            self._loop.call_soon(setattr, self, "_confirming", None)
-        await self.within(deadline, asyncio.shield(self._confirming))
-
-    async def _confirm(self, replication: Replication) -> None:
-        await asyncio.sleep(0)
-        future: asyncio.Future[Any] = self._loop.create_future()
-        confirmation = Confirmation(replication, self.address, partial(settle, future))
-        self._node.push(*confirmation.packed("TIME"))
-        await future
+        future: asyncio.Future[None] = self._loop.create_future()
+        node = self._node
+        node.confirm(self._barrier, partial(settle, future))
+        try:
+            await self.within(deadline, future)
+        except (OSError, ServerError) as error:
+            if isinstance(error, ServerUnavailable):
+                raise
+            self._follow(error)
+            self._leave(node, error)
+            raise ServerUnavailable(self.address, _reason(error)) from error
 
     async def close(self) -> None:
         """Send what is queued, then close the sockets; wait for a server at most 2 s."""
@@ -375,13 +377,20 @@ class Connection:
 
     def _send(self, args: tuple[Any, ...]) -> "asyncio.Future[Any]":
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._node.add(*self._packed(args, partial(settle, future)))
+        self._node.add(self._packed(args, partial(settle, future)))
         return future
 
-    def _packed(self, args: tuple[Any, ...], receive: Receive) -> Iterable[tuple[bytes, Receive]]:
-        if self._replication and args[0] == _FUNCTION:
-            return Confirmation(self._replication, self.address, receive).packed(*args)
-        return ((pack(args), receive),)
+    def _packed(self, args: tuple[Any, ...], receive: Receive) -> tuple[bytes, Receive]:
+        if self._servers.replication and args[0] == _FUNCTION:
+            receive = partial(self._confirm_answer, self._node, receive)
+        return pack(args), receive
+
+    def _confirm_answer(self, node: Node, receive: Receive, answer: Any) -> None:
+        """Hold a function's answer until replicas have what it wrote."""
+        if isinstance(answer, Exception):
+            receive(answer)
+        else:
+            node.confirm(self._barrier, lambda error: receive(error or answer))
 
 
 def _reason(error: BaseException) -> str:

@@ -11,12 +11,10 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from redis.asyncio.sentinel import Sentinel
-from redis.exceptions import RedisError
-
 from sagastream._redis.address import Address, ServerUrl, parse_url
 from sagastream._redis.node import Node
 from sagastream._redis.protocol import ConnectionLost, RedisProtocol, connect
+from sagastream._redis.replication import Replication
 from sagastream.errors import ServerError
 
 _SENTINEL_TIMEOUT_S = 1.0
@@ -42,16 +40,19 @@ class Servers:
 
     Args:
         url: As `parse_url` describes.
+        replication: Who has to confirm what functions write; None for nobody.
 
     Raises:
         ValueError: The URL is invalid.
 
     Attributes:
         url: The URL that was read.
+        replication: Who has to confirm what functions write; None for nobody.
         known: Where nodes of a cluster listen, as far as it is known; the hosts of the URL first.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, replication: Replication | None = None) -> None:
+        self.replication = replication
         self.url: ServerUrl = parse_url(url)
         self.known: tuple[Address, ...] = () if self.url.kind == "sentinel" else self.url.hosts
         self._lock = threading.Lock()
@@ -119,7 +120,11 @@ class Nodes:
         """The node at an address; None for that of the URL or of the service."""
         node = self._nodes.get(address)
         if node is None:
-            node = self._nodes[address] = Node(lambda: self._open(address))
+            node = self._nodes[address] = Node(
+                lambda: self._open(address),
+                address=self._servers.address,
+                replication=self._servers.replication,
+            )
         return node
 
     def all(self) -> list[Node]:
@@ -171,12 +176,10 @@ class Nodes:
         primary = await _primary_of(url)
         protocol = await connect(url.options(primary))
         try:
-            role = (await protocol.call("ROLE"))[0]
-        except ServerError:
-            role = b"master"  # this client may not ask
-        if role != b"master":
+            await _require_primary(protocol, primary)
+        except BaseException:
             await protocol.close()
-            raise ConnectionLost(f"{primary}, which Sentinel calls the primary, is a replica")
+            raise
         return protocol
 
 
@@ -188,21 +191,42 @@ def _address_in(node: Any, asked: Address | None) -> Address:
     return Address(asked.host if asked else "", int(port))
 
 
+async def _require_primary(protocol: RedisProtocol, address: Address) -> None:
+    """Refuse a replica: Sentinels may not know yet that it is one."""
+    try:
+        role, *_ = await protocol.call("ROLE")
+    except ServerError:
+        return  # this client may not ask
+    if role != b"master":
+        raise ConnectionLost(f"{address}, which Sentinel calls the primary, is a replica")
+
+
 async def _primary_of(url: ServerUrl) -> Address:
     """Ask the Sentinels, one after the other, where the primary of the service is.
 
     Raises:
         ConnectionLost: None of them knows.
     """
-    sentinels = Sentinel(  # type: ignore[no-untyped-call]
-        [(each.host, each.port) for each in url.hosts],
-        sentinel_kwargs=url.sentinel_options(_SENTINEL_TIMEOUT_S),
-    )
-    try:
-        host, port = await sentinels.discover_master(url.service)
-    except (RedisError, OSError) as error:
-        raise ConnectionLost(str(error)) from None
-    finally:
-        for each in sentinels.sentinels:
-            await each.aclose()
-    return Address(host, int(port))
+    reasons = []
+    for each in url.hosts:
+        try:
+            async with asyncio.timeout(_SENTINEL_TIMEOUT_S):
+                sentinel = await connect(url.sentinel_options(each))
+                try:
+                    answer = await sentinel.call(*primary_query(url.service))
+                finally:
+                    await sentinel.close()
+        except TimeoutError:
+            reasons.append(f"{each} does not answer")
+        except (OSError, ServerError) as error:
+            reasons.append(f"{each}: {error}")
+        else:
+            if answer:
+                return Address(answer[0].decode(), int(answer[1]))
+            reasons.append(f"{each} does not know {url.service!r}")
+    raise ConnectionLost(f"no Sentinel knows the primary: {'; '.join(reasons)}")
+
+
+def primary_query(service: str) -> tuple[str, ...]:
+    """What a Sentinel is asked for the address of a service's primary."""
+    return ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)

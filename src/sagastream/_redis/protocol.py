@@ -84,6 +84,11 @@ class RedisProtocol(asyncio.Protocol):
         """Whether commands can be sent."""
         return self._transport is not None and self._broken is None
 
+    @property
+    def peer(self) -> Any:
+        """The address of the server's end of the socket."""
+        return self._transport.get_extra_info("peername") if self._transport else None
+
     def send(self, data: bytes, receivers: Sequence[Receive]) -> None:
         """Write packed commands; `receivers` are called with their answers, in order."""
         assert self._transport is not None

@@ -1,14 +1,22 @@
-"""Answers that are held until replicas have confirmed the writes behind them."""
+"""Answers that are held until replicas have confirmed the writes behind them.
 
-from collections.abc import Iterator
+A write on a second socket comes after all that the server has answered on the first one, and WAIT
+says when replicas have it. While one WAIT is under way, further answers wait for the next one: it
+costs a round trip, whatever the pace of requests is.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sagastream._redis.protocol import Receive, pack
+from sagastream._redis.protocol import RedisProtocol, pack
 from sagastream.errors import NotReplicated
 
-# A connection that is silent for longer counts as lost.
-_LONGEST_S = 4.0
+# How long one WAIT may take, in seconds; then the function is called again.
+_WAIT_S = 0.2
+
+# Called with None, or with the reason why it is not confirmed.
+Confirmed = Callable[[Exception | None], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +26,6 @@ class Replication:
     Attributes:
         replicas: How many.
         within_s: How long they have for that, in seconds.
-        key: A hash for a write that comes after those of a function. A repeated function writes
-            nothing, and WAIT would not wait for the writes of its first call.
 
     Raises:
         ValueError: A value is out of range.
@@ -27,59 +33,67 @@ class Replication:
 
     replicas: int
     within_s: float
-    key: str
 
     def __post_init__(self) -> None:
         if isinstance(self.replicas, bool) or self.replicas < 1:
             raise ValueError(f"replicas must be at least 1, not {self.replicas!r}")
-        if not 0 < self.within_s <= _LONGEST_S:
+        if not 0 < self.within_s < float("inf"):
             raise ValueError(
-                f"replicated_within_s must be more than 0 and at most {_LONGEST_S:g}, "
-                f"not {self.within_s!r}"
+                f"replicated_within_s must be a positive number of seconds, not {self.within_s!r}"
             )
 
-    def commands(self, address: str) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        """What is sent after a function."""
-        return (
-            ("HSET", self.key, "replicated", address),
-            ("WAIT", self.replicas, round(1000 * self.within_s)),
-        )
 
-
-class Confirmation:
-    """Holds the answer of a function until the answers of `Replication.commands` are there.
+class Confirmations:
+    """Confirms what one server has answered.
 
     Args:
-        replication: Who has to confirm.
-        address: The server.
-        receive: Gets the function's answer; or `NotReplicated`, or the error that came instead.
+        replication: Who has to confirm it.
+        address: The server, for errors.
+        protocol: A socket to the same server, for nothing else.
     """
 
-    __slots__ = ("_address", "_answers", "_receive", "_replication")
-
-    def __init__(self, replication: Replication, address: str, receive: Receive) -> None:
+    def __init__(self, replication: Replication, address: str, protocol: RedisProtocol) -> None:
         self._replication = replication
         self._address = address
-        self._receive = receive
-        self._answers: list[Any] = []
+        self.protocol = protocol
+        self._waiting: list[Confirmed] = []
+        self._key = ""
+        self._is_busy = False
+        self._error: Exception | None = None
 
-    def packed(self, *function: Any) -> Iterator[tuple[bytes, Receive]]:
-        """The function's command and those after it, with the receiver of their answers."""
-        for command in (function, *self._replication.commands(self._address)):
-            yield pack(command), self._note
+    def add(self, key: str, confirmed: Confirmed) -> None:
+        """Confirm what the server has answered until now.
+
+        Args:
+            key: A hash that is written to. A repeated function writes nothing, and WAIT would not
+                wait for the writes of its first call.
+            confirmed: Called when it is confirmed, or with the reason why not.
+        """
+        self._waiting.append(confirmed)
+        self._key = key
+        if not self._is_busy:
+            self._send()
+
+    def _send(self) -> None:
+        group, self._waiting = self._waiting, []
+        self._is_busy, self._error = bool(group), None
+        if group:
+            wait_ms = max(1, round(1000 * min(_WAIT_S, self._replication.within_s)))
+            write = pack(("HSET", self._key, "replicated", "1"))
+            wait = pack(("WAIT", self._replication.replicas, wait_ms))
+            self.protocol.send(
+                write + wait, (self._note, lambda answer: self._deliver(group, answer))
+            )
 
     def _note(self, answer: Any) -> None:
-        self._answers.append(answer)
-        if len(self._answers) < 3:  # noqa: PLR2004 - the function, HSET and WAIT
-            return
-        of_function, *others = self._answers
-        errors = [each for each in self._answers if isinstance(each, Exception)]
-        if errors:
-            self._receive(errors[0])
-        elif others[1] < self._replication.replicas:
-            confirmed, wanted = others[1], self._replication.replicas
-            within = f"within {self._replication.within_s:g} s"
-            reason = f"{confirmed} of {wanted} replicas have confirmed it {within}"
-            self._receive(NotReplicated(self._address, reason))
-        else:
-            self._receive(of_function)
+        if isinstance(answer, Exception):
+            self._error = answer
+
+    def _deliver(self, group: list[Confirmed], answer: Any) -> None:
+        error = self._error or (answer if isinstance(answer, Exception) else None)
+        if error is None and answer < self._replication.replicas:
+            of = f"{answer} of {self._replication.replicas} replicas"
+            error = NotReplicated(self._address, f"{of} have confirmed it")
+        self._send()
+        for confirmed in group:
+            confirmed(error)

@@ -1,5 +1,6 @@
 """A blocking connection for a thread without an event loop."""
 
+import contextlib
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,10 +14,9 @@ from redis.exceptions import (
     ResponseError,
 )
 from redis.retry import Retry
-from redis.sentinel import Sentinel
 
 from sagastream._redis.address import Address
-from sagastream._redis.nodes import Servers
+from sagastream._redis.nodes import Servers, primary_query
 from sagastream._redis.protocol import error_of
 from sagastream._redis.retrying import is_replica_now
 from sagastream.errors import ServerError, ServerUnavailable
@@ -79,31 +79,32 @@ class SyncConnection:
         """The client of the node to which commands go; it connects by itself."""
         if self._client is None:
             node = self._primary() if self._servers.url.kind == "sentinel" else self._node
-            client = redis.Redis.from_url(
-                self._servers.url.plain,
-                socket_timeout=self._answer_timeout_s,
-                socket_connect_timeout=self._connect_timeout_s,
-                retry=Retry(NoBackoff(), 0),
-                retry_on_error=[],
-                driver_info=None,
-            )
-            if node:
-                client.connection_pool.connection_kwargs |= {"host": node.host, "port": node.port}
-            self._client = client
+            self._client = self._client_of(self._servers.url.plain, node)
         return self._client
 
-    def _primary(self) -> Address:
-        url = self._servers.url
-        sentinels = Sentinel(  # type: ignore[no-untyped-call]
-            [(each.host, each.port) for each in url.hosts],
-            sentinel_kwargs=url.sentinel_options(self._connect_timeout_s),
+    def _client_of(self, url: str, node: Address | None) -> "redis.Redis":
+        client = redis.Redis.from_url(
+            url,
+            socket_timeout=self._answer_timeout_s,
+            socket_connect_timeout=self._connect_timeout_s,
+            retry=Retry(NoBackoff(), 0),
+            retry_on_error=[],
+            driver_info=None,
         )
-        try:
-            host, port = sentinels.discover_master(url.service)  # type: ignore[no-untyped-call]
-        finally:
-            for each in sentinels.sentinels:
-                each.close()
-        return Address(host, int(port))
+        if node:
+            client.connection_pool.connection_kwargs |= {"host": node.host, "port": node.port}
+        return client
+
+    def _primary(self) -> Address:
+        """Ask the Sentinels where the primary is."""
+        url = self._servers.url
+        for each in url.hosts:
+            sentinel = self._client_of(url.sentinel, each)
+            with contextlib.closing(sentinel), contextlib.suppress(RedisError, OSError):
+                answer = sentinel.execute_command(*primary_query(url.service))  # type: ignore[no-untyped-call]
+                if answer:
+                    return Address(_text(answer[0]), int(answer[1]))
+        raise ConnectionError("no Sentinel knows the primary")
 
     def _close(self, node: Address | None = None) -> None:
         """Close the connection; the next call goes to this node, or asks Sentinel."""
@@ -111,3 +112,7 @@ class SyncConnection:
         if self._client:
             self._client.close()
             self._client = None
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

@@ -54,6 +54,7 @@ class ClaimOptions:
         max_deliveries: How many handlers a request may lose before it becomes a dead letter.
         progress_interval_s: Progress that comes faster is coalesced: the newest wins.
         retention: How long results are kept.
+        tracebacks: Whether failed replies have one.
     """
 
     group: str
@@ -62,6 +63,7 @@ class ClaimOptions:
     max_deliveries: int
     progress_interval_s: float
     retention: Retention
+    tracebacks: bool = True
 
 
 class Claim:
@@ -256,8 +258,7 @@ class Claim:
         self._stop_from_thread("cancelled")
 
     def _stop_from_thread(self, ending: Ending) -> None:
-        # The loop may be closed already; then there is no handler to cancel.
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(RuntimeError):  # the loop may be closed: no handler is left
             self._loop.call_soon_threadsafe(self._stop, ending)
 
     def _stop(self, ending: Ending) -> None:
@@ -315,14 +316,14 @@ class Claim:
         payload = encode_payload(outcome.result, field="result", max_bytes=limit)
         return await self._finish("completed", payload, outcome.writes)
 
-    async def fail(self, error_type: str, message: str) -> None:
+    async def fail(self, error_type: str, message: str, traceback: str = "") -> None:
         """Write `failed`.
 
         Raises:
             LeaseLost: Another claim has the request, and replies.
         """
         self.telemetry.fail(error_type, message)
-        await self._finish("failed", failure_payload(error_type, message))
+        await self._finish("failed", failure_payload(error_type, message, traceback))
 
     async def cancel(self) -> None:
         """Write `cancelled`.

@@ -15,11 +15,13 @@ from dataclasses import replace
 from sagastream._client.session import Session
 from sagastream._codec.entries import decode_command, is_newer_entry, unread_command
 from sagastream._functions.answers import Claimed, ForwardAnswer, Wait
+from sagastream._handlers.injection import Injector
 from sagastream._redis.retrying import says_away
 from sagastream._worker.announcer import announcements_key
 from sagastream._worker.claim import Claim, ClaimOptions
 from sagastream._worker.consumer import Delivery
-from sagastream._worker.execution import HandlerRaised, describe, run_handler
+from sagastream._worker.execution import Attempt, HandlerRaised, run_handler
+from sagastream._worker.failures import describe, is_expected, log_failure, short_traceback
 from sagastream._worker.lease import LeaseKeeper
 from sagastream._worker.rejection import reject
 from sagastream._worker.slots import Slot
@@ -62,6 +64,7 @@ class Dispatcher:
         options: What all claims of the listener have in common.
         keeper: Renews the leases.
         threads: Runs plain handlers.
+        injector: What the listener puts around its handlers.
         on_forward: Called when a command is forwarded.
 
     Attributes:
@@ -76,6 +79,7 @@ class Dispatcher:
         *,
         keeper: LeaseKeeper,
         threads: HandlerThreads,
+        injector: Injector,
         on_forward: Callable[[], None],
     ) -> None:
         self._session = session
@@ -88,6 +92,11 @@ class Dispatcher:
         }
         self._keeper = keeper
         self._threads = threads
+        self._attempts = {
+            key: Attempt(handler, threads, injector)
+            for key, handler in handlers.items()
+            if injector.middleware or handler.signature.dependencies
+        }
         self._on_forward = on_forward
         self.handed_over: set[tuple[str, str]] = set()
 
@@ -276,8 +285,8 @@ class Dispatcher:
                 await self._fail(claim, raised.error, started)
             except LeaseLost:
                 raise
-            except Exception as error:
-                logger.info("handler failed", exc_info=error, extra=claim.ids)
+            except Exception as error:  # noqa: BLE001 - `log_failure` logs it
+                log_failure(error, claim.ids, claim.command.attempt, level=logging.ERROR)
                 await claim.fail(type(error).__name__, str(error))
         except LeaseLost as error:
             logger.warning("%s", error, extra=claim.ids)
@@ -285,8 +294,9 @@ class Dispatcher:
 
     async def _run_until_written(self, handler: Handler, claim: Claim) -> None:
         """Run a handler; run an atomic one again if a value that it read has changed."""
+        attempt = self._attempts.get((handler.stream, handler.event_type))
         for run in range(_MAX_RUNS):
-            outcome = await run_handler(handler, claim, self._threads)
+            outcome = await run_handler(handler, claim, self._threads, attempt)
             if await claim.complete(outcome):
                 return
             jitter = random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
@@ -304,8 +314,12 @@ class Dispatcher:
             claim.telemetry.fail(type(error).__name__, describe(error))
             claim.pause()
             return
-        logger.info("handler failed", exc_info=error, extra=claim.ids)
-        await claim.fail(type(error).__name__, describe(error))
+        is_refusal = is_expected(error)
+        level = logging.WARNING if is_refusal else logging.ERROR
+        log_failure(error, claim.ids, claim.command.attempt, level=level)
+        has_traceback = self._options.tracebacks and not is_refusal
+        text = short_traceback(error) if has_traceback else ""
+        await claim.fail(type(error).__name__, describe(error), text)
 
     def _was_server_away(self, since: float) -> bool:
         lost_at = self._session.connection.lost_at

@@ -4,17 +4,20 @@ import asyncio
 import concurrent.futures
 import inspect
 import threading
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import Context, copy_context
 from functools import partial
 from typing import Any
 
+from sagastream._codec.typed_payloads import is_model
+from sagastream._handlers.injection import Injector, through
 from sagastream._redis.retrying import end_tasks, uninterrupted
 from sagastream._worker.claim import Claim
 from sagastream._worker.threads import HandlerThreads
 from sagastream.effects import Atomic
-from sagastream.errors import HandlerStopped, InvalidMessage, LeaseLost
+from sagastream.errors import HandlerStopped, InvalidMessage, InvalidPayload, LeaseLost
 from sagastream.handlers import Handler
+from sagastream.message import Command
 
 # How often a thread that waits for its progress looks whether the event loop still runs.
 _LOOK_S = 1.0
@@ -35,35 +38,28 @@ class HandlerRaised(Exception):
         self.error = error
 
 
-def describe(error: BaseException) -> str:
-    """The message of an error, with the members of a group and the cause."""
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - `__str__` is the handler's code
-        text = "its message cannot be read"
-    if isinstance(error, BaseExceptionGroup):
-        members = "; ".join(f"{type(each).__name__}: {describe(each)}" for each in error.exceptions)
-        text = f"{text}: {members}"
-    if error.__cause__ is not None:
-        cause = error.__cause__
-        text = f"{text} (caused by {type(cause).__name__}: {describe(cause)})"
-    return text
-
-
-async def run_handler(handler: Handler, claim: Claim, threads: HandlerThreads) -> Atomic:
+async def run_handler(
+    handler: Handler, claim: Claim, threads: HandlerThreads, attempt: "Attempt | None"
+) -> Atomic:
     """Run a handler and return its result.
 
     A plain handler cannot be stopped from outside: when it has to end, its next `progress`
     raises `HandlerStopped`, and this waits until its thread has ended. If the listener stops
     first, the claim is handed over to the lease's keeper.
 
+    Args:
+        handler: The handler.
+        claim: The claim.
+        threads: Runs plain handlers.
+        attempt: Runs it with its dependencies and middleware; None if it has neither.
+
     Returns:
         Its result and its writes; only an `atomic` handler has writes.
 
     Raises:
-        HandlerRaised: It raised.
-        InvalidMessage: It must return a mapping or None, or `Atomic` if it is `atomic`, and did
-            not.
+        HandlerRaised: It raised, or its payload does not fit.
+        InvalidMessage: Its result is not of the declared type, not a payload, or not `Atomic`
+            though it is `atomic`.
         LeaseLost: Another claim has the request.
     """
     command = claim.command
@@ -71,11 +67,13 @@ async def run_handler(handler: Handler, claim: Claim, threads: HandlerThreads) -
         if handler.reconcile and command.attempt > 1:
             first_result = await handler.reconcile(command)
             if first_result is not None:
-                return Atomic(dict(first_result), ())
-        if handler.is_async:
-            result = handler.function(command, claim.progress)
+                return Atomic(first_result, ())
+        if attempt is not None:
+            result = await attempt(claim)
+        elif handler.is_async:
+            result = handler.call(command, claim.progress)
         else:
-            result = await _run_in_thread(handler, claim, threads)
+            result = await _run_in_thread(handler.call, command, claim, threads)
         if inspect.isawaitable(result):
             result = await result
     except (LeaseLost, HandlerRaised):
@@ -97,25 +95,76 @@ async def run_handler(handler: Handler, claim: Claim, threads: HandlerThreads) -
     return _checked(handler, result)
 
 
+class Attempt:
+    """Runs one handler of a listener with its dependencies, inside its middleware.
+
+    Args:
+        handler: The handler.
+        threads: Runs plain handlers.
+        injector: What the listener puts around its handlers.
+
+    Raises:
+        RegistrationError: A dependency cannot be resolved.
+    """
+
+    def __init__(self, handler: Handler, threads: HandlerThreads, injector: Injector) -> None:
+        self._handler = handler
+        self._threads = threads
+        self._injector = injector
+        self._plan = injector.plan(handler) if handler.signature.dependencies else None
+
+    async def __call__(self, claim: Claim) -> Any:
+        """Make an attempt; returns what the handler returned."""
+        run = partial(self._run, claim=claim)
+        return await through(self._injector.middleware, claim.command, run)
+
+    async def _run(self, command: Command, *, claim: Claim) -> Any:
+        if self._plan is None:
+            return await self._call(self._handler.call, command, claim)
+        async with self._plan.entered(command, self._injector.lifespan_value) as call:
+            return await self._call(call, command, claim)
+
+    async def _call(self, call: Callable[..., Any], command: Command, claim: Claim) -> Any:
+        if self._handler.is_async:
+            result = call(command, claim.progress)
+        else:
+            try:
+                result = await _run_in_thread(call, command, claim, self._threads)
+            except HandlerRaised as raised:
+                # Middleware and dependencies see what the handler raised.
+                raise raised.error from raised
+        return await result if inspect.isawaitable(result) else result
+
+
 def _checked(handler: Handler, result: Any) -> Atomic:
     if handler.effect == "atomic":
         if not isinstance(result, Atomic):
             raise InvalidMessage("result", f"must be Atomic, not {type(result).__name__}")
         return result
+    convert = handler.signature.result
+    if convert is not None:
+        try:
+            result = convert.encode(result, "result")
+        except InvalidPayload as error:
+            raise InvalidMessage(error.field, error.reason) from error
     if type(result) is dict:
         return Atomic(result, ())
-    if not isinstance(result, Mapping | None):
+    if result is None:
+        return Atomic({}, ())
+    if not isinstance(result, Mapping) and not is_model(type(result)):
         raise InvalidMessage("result", f"must be a mapping or None, not {type(result).__name__}")
-    return Atomic(dict(result or {}), ())
+    return Atomic(result, ())
 
 
-async def _run_in_thread(handler: Handler, claim: Claim, threads: HandlerThreads) -> Any:
+async def _run_in_thread(
+    call: Callable[..., Any], command: Command, claim: Claim, threads: HandlerThreads
+) -> Any:
     calls = _ProgressCalls(claim)
 
     def run() -> tuple[Any, BaseException | None]:
         # A StopIteration cannot be set on a future: nobody would ever hear of it.
         try:
-            return handler.function(claim.command, calls.progress), None
+            return call(command, calls.progress), None
         except BaseException as error:  # noqa: BLE001 - it is raised in the event loop
             return None, error
 

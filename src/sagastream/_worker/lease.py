@@ -15,7 +15,7 @@ from sagastream._functions.library import SOURCE
 from sagastream._functions.requests import release_command, renew_command
 from sagastream._redis.nodes import Servers
 from sagastream._redis.sync import SyncConnection
-from sagastream.errors import SagastreamError, ServerError
+from sagastream.errors import SagastreamError, ServerError, UnknownLayout
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +147,8 @@ class LeaseKeeper:
                     consumer=self._consumer,
                     idle_ms=claim.idle_ms,
                 )
-                self._call(connection, command)
+                with contextlib.suppress(UnknownLayout):  # a newer release has it
+                    self._call(connection, command)
             del self._returned[token]
 
     def _renew(self, connection: SyncConnection) -> None:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+from sagastream.cli.output import print_error
 from sagastream.errors import InvalidMessage
 
 DEFAULT = "redis://127.0.0.1:6379/0"
@@ -12,7 +13,7 @@ _MAX_BYTES = 64 * 1024
 
 
 def server_url(given: str | None) -> str:
-    """Return the URL of the server; warn of a password among the arguments.
+    """Return the URL of the server; at a terminal, warn of a password among the arguments.
 
     Args:
         given: The URL among the arguments, if there is one. It has precedence.
@@ -21,17 +22,23 @@ def server_url(given: str | None) -> str:
         InvalidMessage: Both variables are set, or the file cannot be read.
     """
     if given is not None:
-        if _has_password(given):
-            print(
-                "sagastream: --url: every user of this machine can read the password in the "
-                "arguments; give the URL in REDIS_URL, or a file in REDIS_URL_FILE",
-                file=sys.stderr,
+        # For programs, standard error has one line at most: the error.
+        if _has_password(given) and sys.stderr.isatty():
+            print_error(
+                "--url: every user of this machine can read the password in the arguments; "
+                "give the URL in REDIS_URL, or a file in REDIS_URL_FILE"
             )
         return given
     url, path = os.environ.get("REDIS_URL", ""), os.environ.get("REDIS_URL_FILE", "")
     if url and path:
         raise InvalidMessage("REDIS_URL_FILE", "REDIS_URL is set, too; give one of them")
     return _first_line(Path(path)) if path else url or DEFAULT
+
+
+def environment_with(url: str) -> dict[str, str]:
+    """The environment of a child process that uses this server."""
+    environment = {name: value for name, value in os.environ.items() if name != "REDIS_URL_FILE"}
+    return environment | {"REDIS_URL": url}
 
 
 def _first_line(path: Path) -> str:

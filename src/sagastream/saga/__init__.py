@@ -1,6 +1,6 @@
 """Sagas: a declared sequence of steps, each with a compensation, driven by a journal on the server."""
 
-from sagastream.saga.definition import Compensation, Saga, Step
+from sagastream.saga.definition import Compensation, Results, Saga, Step
 from sagastream.saga.journal import NextAction, next_action
 from sagastream.saga.outcome import SagaOutcome, outcome_of
 from sagastream.saga.runner import SagaRunner
@@ -12,6 +12,7 @@ __all__ = [
     "Journal",
     "JournalEntry",
     "NextAction",
+    "Results",
     "Saga",
     "SagaOutcome",
     "SagaRunner",

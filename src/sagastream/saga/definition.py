@@ -1,15 +1,46 @@
 """The declaration of a saga: its steps and their compensations, as plain values."""
 
+import inspect
+import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+from sagastream._codec.converters import Converter
+from sagastream._codec.typed_payloads import UnsupportedType, converter_of
 from sagastream._codec.validation import check_name
 from sagastream.effects import Effect
 from sagastream.errors import SagaError
+from sagastream.message import Payload
 
 Results = Mapping[str, dict[str, Any]]
-MakePayload = Callable[[dict[str, Any], Results], dict[str, Any]]
+# Its first parameter gets the input as the type of its annotation, such as a dataclass.
+MakePayload = Callable[[Any, Results], Payload]
+
+
+@lru_cache(maxsize=1024)
+def input_converter(make_payload: MakePayload) -> Converter | None:
+    """What converts a saga's input for a builder of payloads; None if it takes the dict.
+
+    Raises:
+        SagaError: The annotation of its first parameter cannot be resolved, or be JSON.
+    """
+    try:
+        first = next(iter(inspect.signature(make_payload).parameters.values()), None)
+    except (TypeError, ValueError):
+        return None
+    if first is None or first.annotation in (first.empty, Any):
+        return None
+    name = getattr(make_payload, "__qualname__", repr(make_payload))
+    scope = getattr(inspect.unwrap(make_payload), "__globals__", {})
+    place = type("Place", (), {"__annotations__": {first.name: first.annotation}})
+    try:
+        return converter_of(typing.get_type_hints(place, scope, include_extras=True)[first.name])
+    except (NameError, UnsupportedType) as error:
+        raise SagaError(
+            f"{name}: its parameter {first.name} cannot be the input of a saga: {error}"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +50,16 @@ class Compensation:
     Attributes:
         event_type: The command's event type, on the step's stream.
         payload: Makes its payload from the saga's input and the results of its steps.
+
+    Raises:
+        SagaError: `payload` declares a type for the input that cannot be JSON.
     """
 
     event_type: str
     payload: MakePayload
+
+    def __post_init__(self) -> None:
+        input_converter(self.payload)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +70,17 @@ class Step:
         name: Unique in the saga.
         stream: The command stream.
         event_type: The command's event type.
-        payload: Makes its payload from the saga's input and the results of earlier steps.
+        payload: Makes its payload, a dict or a model, from the saga's input and the results of
+            earlier steps. If it declares a model as its first parameter, it gets the input so.
         compensation: Undoes it; None for a step without effect.
         timeout: Seconds to wait for its end. Then it counts as failed, and as in doubt: it may
             still run.
-        retries: How many times it is tried again before the saga starts compensating.
+        retries: How many times it is tried again before the saga starts compensating. A payload that
+            its handler refuses as invalid is not tried again.
         effect: The effect policy that its handler must declare; None for any.
+
+    Raises:
+        SagaError: `payload` declares a type for the input that cannot be JSON.
     """
 
     name: str
@@ -49,6 +91,9 @@ class Step:
     timeout: float = 30.0
     retries: int = 0
     effect: Effect | None = None
+
+    def __post_init__(self) -> None:
+        input_converter(self.payload)
 
 
 @dataclass(frozen=True, slots=True)

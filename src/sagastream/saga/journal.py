@@ -11,7 +11,8 @@ from typing import Any, TypeVar, get_type_hints
 from sagastream._codec.payload import decode_json, encode_payload
 from sagastream._codec.validation import derived_id, has_type
 from sagastream.errors import SagaError, UnreadableJournal
-from sagastream.saga.definition import Saga, Step
+from sagastream.message import Payload
+from sagastream.saga.definition import Saga, Step, input_converter
 from sagastream.saga.state import (
     JOURNAL_VERSION,
     NOW,
@@ -29,6 +30,8 @@ MAX_RETRY_S = 5.0
 _MAX_DOUBLINGS = 50
 _LARGEST_TIME = 1e11  # in seconds since the Unix epoch, which is in three thousand years
 _UNKNOWN = "?"
+# A payload that does not fit today does not fit at the next attempt either.
+_NOT_RETRIED = frozenset({"InvalidPayload", "InvalidMessage"})
 _DEFAULTS: dict[type, dict[str, Any]] = {
     Journal: {"entries": (), "trace": {}, "error": {}, "resumed": 0},
     JournalEntry: {"result": {}, "error": {}, "ended": None},
@@ -55,6 +58,17 @@ class NextAction:
     direction: Direction
     attempt: int
     failures: int = 0
+
+
+def as_json(payload: Payload, field: str = "payload") -> dict[str, Any]:
+    """A payload as it is kept in a journal: a model becomes a dict.
+
+    Raises:
+        InvalidMessage: It is not JSON, or too large.
+    """
+    text = encode_payload(payload, field=field, max_bytes=MAX_JOURNAL_BYTES)
+    kept: dict[str, Any] = json.loads(text)
+    return kept
 
 
 def request_id_of(saga_id: str, step: str, direction: Direction, attempt: int) -> str:
@@ -151,8 +165,9 @@ def intend(
     try:
         # A builder gets copies: what it changes must not change the journal.
         given, results = deepcopy(journal.input), deepcopy(journal.results())
-        entry = replace(entry, payload=make_payload(given, results))
-        encode_payload(entry.payload, max_bytes=MAX_JOURNAL_BYTES)
+        if converter := input_converter(make_payload):
+            given = converter.decode(given, "input")
+        entry = replace(entry, payload=as_json(make_payload(given, results)))
     except Exception as failure:  # noqa: BLE001 - a declaration may raise anything
         error = {
             "error_type": type(failure).__name__,
@@ -204,14 +219,12 @@ def _consequence(saga: Saga, journal: Journal, entry: JournalEntry, max_attempts
     if journal.is_over or entry.status == "intended":
         return journal
     if entry.status == "failed" and entry.direction == "forward":
-        if journal.failures(entry.step, "forward") > saga.step(entry.step).retries:
+        is_refused = entry.error.get("error_type") in _NOT_RETRIED
+        if is_refused or journal.failures(entry.step, "forward") > saga.step(entry.step).retries:
             journal = _start_compensating(journal, entry.error)
     elif entry.status == "failed" and _is_exhausted(journal, entry, max_attempts):
         return replace(journal, status="stuck")
-    if next_action(saga, journal) is None:
-        status: SagaStatus = "completed" if journal.status == "running" else "compensated"
-        journal = replace(journal, status=status)
-    return journal
+    return settle(saga, journal)
 
 
 def _is_exhausted(journal: Journal, last: JournalEntry, max_attempts: int) -> bool:
@@ -239,19 +252,26 @@ def _start_compensating(journal: Journal, error: dict[str, Any]) -> Journal:
     return replace(journal, status="compensating", error=error)
 
 
-def abandon(
-    saga: Saga, journal: Journal, error: dict[str, Any], *, now: float, max_attempts: int
-) -> Journal:
+def start_compensating(journal: Journal, error: dict[str, Any], *, now: float) -> Journal:
     """Start compensating a running saga though no step failed; its current step counts as failed."""
     moved = _start_compensating(journal, error)
-    for entry in journal.entries if moved is not journal else ():
-        if entry.status == "intended":
-            moved = conclude(
-                saga, moved, entry.request_id, now=now, error=error, max_attempts=max_attempts
-            )
-    if moved.status == "compensating" and next_action(saga, moved) is None:
-        moved = replace(moved, status="compensated")
-    return moved
+    if moved is journal:
+        return journal
+    entries = tuple(
+        replace(entry, status="failed", error=error, ended=now)
+        if entry.status == "intended"
+        else entry
+        for entry in journal.entries
+    )
+    return replace(moved, entries=entries)
+
+
+def settle(saga: Saga, journal: Journal) -> Journal:
+    """End a saga that needs no further request; any other is unchanged."""
+    if journal.is_over or next_action(saga, journal) is not None:
+        return journal
+    status: SagaStatus = "completed" if journal.status == "running" else "compensated"
+    return replace(journal, status=status)
 
 
 def resume(journal: Journal) -> Journal:
@@ -363,13 +383,13 @@ def _check_version(saga_id: str, version: Any) -> None:
 
 
 def _check_facts(saga_id: str, journal: Journal) -> None:
-    """Refuse what no release writes: the name of another saga, and times that are none."""
+    """Refuse what no release writes: the name of another saga, and times that are not times."""
     if saga_id not in {_UNKNOWN, journal.saga_id}:
         raise ValueError(f"saga_id is {journal.saga_id!r}")
     times = [journal.started, *(entry.started for entry in journal.entries)]
     times += [entry.ended for entry in journal.entries if entry.ended is not None]
     if not all(0.0 <= each < _LARGEST_TIME for each in times):
-        raise ValueError("it has a time that is none")
+        raise ValueError("it has a time out of range")
 
 
 def _checked(kind: type[T], fields: dict[str, Any]) -> T:

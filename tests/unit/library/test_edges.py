@@ -118,7 +118,7 @@ async def test_a_reply_is_returned_though_the_group_cannot_be_left(
 
 async def test_a_late_renewal_does_not_cancel_what_comes_after_the_handler(bus: Bus) -> None:
     """The keeper's thread had the claim in its hands when it was let go."""
-    command = Command({}, "r", "c", "", "work:do", stream=STREAM, entry_id="1-1")
+    command: Command = Command({}, "r", "c", "", "work:do", stream=STREAM, entry_id="1-1")
     options = ClaimOptions(
         "g", "me", lease_s=1, max_deliveries=5, progress_interval_s=0, retention=Retention()
     )

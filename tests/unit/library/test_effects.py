@@ -112,7 +112,7 @@ async def test_an_atomic_handler_must_return_its_writes(bus: Bus) -> None:
     """A plain dict is refused: its effect would not be checked."""
 
     @multi_stage_reply(stream=STREAM, event_type="account:bad", effect="atomic")
-    async def bad(_command: Command, _progress: Progress) -> dict[str, Any]:
+    async def bad(_command: Command, _progress: Progress) -> Any:
         return {}
 
     async with listening(bus, [bad]):

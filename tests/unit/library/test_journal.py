@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from sagastream.errors import SagaError
 from sagastream.saga.definition import Compensation, Saga, Step
 from sagastream.saga.journal import (
-    abandon,
     conclude,
     dump,
     event_fields,
@@ -22,6 +21,8 @@ from sagastream.saga.journal import (
     request_id_of,
     resume,
     retry_at,
+    settle,
+    start_compensating,
     superseded_by,
 )
 from sagastream.saga.state import Journal
@@ -138,7 +139,7 @@ def _compensating() -> Journal:
     action = next_action(SAGA, _journal())
     assert action is not None
     journal = intend(SAGA, _journal(), action, now=0.0, max_attempts=3)
-    return abandon(SAGA, journal, _ERROR, now=0.0, max_attempts=3)
+    return settle(SAGA, start_compensating(journal, _ERROR, now=0.0))
 
 
 @pytest.mark.invariant(9)
@@ -252,7 +253,7 @@ def test_compensation_covers_a_step_with_unknown_outcome() -> None:
     action = next_action(SAGA, journal)
     assert action is not None
     journal = intend(SAGA, journal, action, now=0.0, max_attempts=3)
-    journal = abandon(SAGA, journal, _ERROR, now=1.0, max_attempts=3)
+    journal = settle(SAGA, start_compensating(journal, _ERROR, now=1.0))
     assert journal.error == _ERROR
     undo = next_action(SAGA, journal)
     assert undo is not None
@@ -262,7 +263,7 @@ def test_compensation_covers_a_step_with_unknown_outcome() -> None:
 def test_an_ended_saga_is_not_compensated() -> None:
     """A late cancel does not change a completed saga."""
     journal, _ = _drive(lambda step, direction, attempt: False)
-    assert abandon(SAGA, journal, _ERROR, now=1.0, max_attempts=3) == journal
+    assert settle(SAGA, start_compensating(journal, _ERROR, now=1.0)) == journal
 
 
 @pytest.mark.invariant(1)

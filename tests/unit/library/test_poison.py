@@ -20,7 +20,7 @@ from sagastream import (
 )
 from sagastream._functions.library import RECORD_LAYOUT
 from sagastream._functions.requests import RequestFunctions
-from sagastream.status import dead_letters, stream_status
+from sagastream.status import dead_letters, request_status, stream_status
 from sagastream.testing import EmbeddedServer
 from tests.listeners import listening
 from tests.plain_client import add_entry
@@ -158,13 +158,42 @@ async def test_a_record_of_a_newer_release_is_left_alone(bus: Bus) -> None:
         with pytest.raises(UnknownLayout, match="layout 99, and this release knows layouts up to"):
             await call()
     runs.clear()
-    async with listening(bus, [work], lease_s=LEASE_S, max_deliveries=1):
+    async with listening(bus, [work], lease_s=LEASE_S, max_deliveries=4):
         await asyncio.sleep(5 * LEASE_S)
         assert await bus.command("HGETALL", record) == before
         # A listener of the newer release takes it; the field stands for that release.
         await bus.command("HSET", record, "layout", RECORD_LAYOUT)
         await eventually(lambda: bus.outcome("r"), within_s=5, why="it is handled")
     assert runs == [1]
+
+
+async def test_a_record_of_a_newer_release_costs_no_other_claim_its_lease(bus: Bus) -> None:
+    """It cannot be given back here; the leases of running handlers are renewed all the same."""
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    @multi_stage_reply(stream=STREAM, event_type="work:slow")
+    async def slow(_command: Command, _progress: Progress) -> None:
+        begun.set()
+        await go.wait()
+
+    async with listening(bus, [work, slow], lease_s=LEASE_S):
+        request = bus.request_and_reply(STREAM, "work:slow", {}, 20, request_id="slow")
+        reply = asyncio.create_task(request)
+        await begun.wait()
+        await bus.cancel("newer")  # a note: its record is there before its command
+        await bus.command("HSET", bus.key("request:newer"), "layout", "99")
+        await add_entry(
+            bus, STREAM, {"event_type": "work:do", "payload": "{}", "request_id": "newer", "v": "1"}
+        )
+        for _ in range(12):
+            await asyncio.sleep(LEASE_S / 4)
+            status = await request_status(bus, "slow")
+            assert status
+            assert status.lease_s
+            assert status.lease_s > 0
+        go.set()
+        await reply
+    await bus.command("DEL", bus.key("request:newer"))
 
 
 @pytest.mark.invariant(12)

@@ -1,5 +1,6 @@
 """The URL of the server: what is refused, where the commands find it, and that no password is shown."""
 
+import sys
 import traceback
 from pathlib import Path
 
@@ -97,9 +98,10 @@ def test_a_file_without_a_url_is_named(
     ],
 )
 def test_a_password_among_the_arguments_is_warned_of(
-    capsys: pytest.CaptureFixture[str], url: str, *, warns: bool
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, url: str, *, warns: bool
 ) -> None:
-    """The warning names the variables to use, and does not show it."""
+    """At a terminal; the warning names the variables to use, and does not show it."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     main(["--url", url, "--namespace", "a", "acl", "reader"])
     error = capsys.readouterr().err
     assert ("REDIS_URL_FILE" in error) == warns

@@ -26,7 +26,7 @@ end
 -- written here, and the call would be torn. There is no key with this name; only a node that has
 -- the whole slot says so.
 local function require_owned(key)
-  local found = redis.pcall('EXISTS', key .. ':none')
+  local found = key and redis.pcall('EXISTS', key .. ':none')
   if type(found) == 'table' and string.find(found.err, 'non local key', 1, true) then
     error({ err = 'TRYAGAIN the slot of ' .. key .. ' is being migrated' })
   end
@@ -34,7 +34,9 @@ end
 
 local function register(name, transition, flags)
   local function callback(keys, args)
-    require_owned(keys[1])
+    if keys[1] then -- a listener without claims renews none
+      require_owned(keys[1])
+    end
     local call = new_call(keys)
     local done, answer = pcall(transition, call, keys, args)
     flush(call)

@@ -1,0 +1,1 @@
+"""How handlers are read and called: their parameters, their dependencies, their results."""

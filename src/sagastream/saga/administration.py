@@ -1,0 +1,152 @@
+"""Administer sagas without their declarations: list, read, resume and compensate them.
+
+A journal says everything that an operator needs. What is changed here, a `SagaRunner` of the
+saga's declaration continues: the saga is due at once.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from sagastream._telemetry.trace_context import trace_id_of
+from sagastream.bus import Bus
+from sagastream.inspection import escaped, only_one, scan
+from sagastream.saga.journal import resume, start_compensating
+from sagastream.saga.state import NOW, Journal
+from sagastream.saga.store import SagaState, SagaStore
+
+_READS_AT_ONCE = 100
+# What needs an operator first.
+_ORDER: tuple[SagaState, ...] = ("stuck", "open", "ended")
+
+
+@dataclass(frozen=True, slots=True)
+class SagaPage:
+    """Some sagas, and where the next ones are.
+
+    Attributes:
+        journals: Their journals; one that cannot be read has the status `unreadable`.
+        after: Give it to `find_sagas` for the next page; 0 if there is none.
+    """
+
+    journals: tuple[Journal, ...]
+    after: int
+
+
+async def find_sagas(
+    bus: Bus,
+    *,
+    name: str = "",
+    statuses: frozenset[str] = frozenset(),
+    limit: int = 50,
+    after: int = 0,
+) -> SagaPage:
+    """Find sagas that are kept: stuck ones first, then open ones, then ended ones.
+
+    Args:
+        bus: The server.
+        name: Only those of this declaration; '' for all.
+        statuses: Only those with such a status; empty for all.
+        limit: At most this many; 0 for all.
+        after: The `after` of the page before; 0 for the first.
+
+    Raises:
+        ServerUnavailable: The server did not answer.
+    """
+    found: list[Journal] = []
+    seen = 0
+    async for declaration, ids in _ids(bus, name):
+        store = _store(bus, declaration)
+        for first in range(0, len(ids), _READS_AT_ONCE):
+            some = ids[first : first + _READS_AT_ONCE]
+            if seen + len(some) <= after:
+                seen += len(some)
+                continue
+            journals = await asyncio.gather(*(store.read(saga_id) for saga_id in some))
+            for journal in journals:
+                seen += 1
+                if seen <= after or journal is None:
+                    continue
+                if not statuses or journal.status in statuses:
+                    found.append(journal)
+                if limit and len(found) >= limit:
+                    return SagaPage(tuple(found), seen)
+    return SagaPage(tuple(found), 0)
+
+
+async def resolve_saga(bus: Bus, prefix: str) -> Journal:
+    """The journal of the saga with that id, or of the only one whose id begins so.
+
+    Raises:
+        NoSuchId: There is none.
+        AmbiguousId: There are several.
+        UnreadableJournal: A newer release wrote it, or it is malformed.
+    """
+    ids = set[str]()
+    if await bus.command("HEXISTS", bus.key(f"saga:{prefix}"), "journal"):
+        ids.add(prefix)
+    else:
+        async for key in scan(bus, f"saga:{escaped(prefix)}*", "hash"):
+            ids.add(key.removeprefix("saga:"))
+    saga_id = only_one("saga", prefix, ids)
+    return (await _store(bus, "").get(saga_id)).journal
+
+
+async def resume_saga(bus: Bus, journal: Journal) -> Journal:
+    """Let a stuck saga try its compensations again; any other is only made due.
+
+    Raises:
+        NoSuchSaga: It is gone.
+        ServerUnavailable: The server did not answer.
+    """
+    store = _store(bus, journal.saga)
+    current, _ = await store.change(await store.get(journal.saga_id), resume, due_s=0.0)
+    if not current.journal.is_over:
+        await store.heartbeat([journal.saga_id], due_s=0.0)
+    return current.journal
+
+
+async def compensate_saga(bus: Bus, journal: Journal, reason: str) -> Journal:
+    """Start compensating a running saga: its steps are undone in reverse.
+
+    A saga that does not run is left alone.
+
+    Raises:
+        NoSuchSaga: It is gone.
+        ServerUnavailable: The server did not answer.
+    """
+    store = _store(bus, journal.saga)
+    running: list[str] = []
+
+    def move(found: Journal) -> Journal:
+        running[:] = [entry.request_id for entry in found.entries if entry.status == "intended"]
+        trace_id = trace_id_of(found.trace)
+        error = {"error_type": "Cancelled", "message": reason, "trace_id": trace_id}
+        return start_compensating(found, error, now=NOW)
+
+    current, moved = await store.change(await store.get(journal.saga_id), move, due_s=0.0)
+    if moved:
+        # Nothing else stops a step that has no compensation.
+        for request_id in running:
+            await bus.cancel(request_id)
+    return current.journal
+
+
+async def _ids(bus: Bus, name: str) -> AsyncIterator[tuple[str, list[str]]]:
+    """The ids of sagas, by declaration and state."""
+    names = {name} if name else await saga_names(bus)
+    for state in _ORDER:
+        for declaration in sorted(names):
+            yield declaration, await _store(bus, declaration).ids(state)
+
+
+async def saga_names(bus: Bus) -> set[str]:
+    """The names of the declarations of which there are sagas."""
+    return {
+        key.removeprefix("sagas:").rpartition(":")[0] async for key in scan(bus, "sagas:*", "zset")
+    }
+
+
+def _store(bus: Bus, name: str) -> SagaStore:
+    # What is changed here does not end a saga, so nothing is kept for these times.
+    return SagaStore(bus, name, wake_after_s=10.0, keep_s=86_400.0, keep_moves_s=5.0)
