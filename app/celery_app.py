@@ -7,16 +7,18 @@ saga's journal is. The tasks and the signal handlers of a worker are in `app.tas
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from app.config import get_settings
+from app.broker import broker_url
+from app.config import settings_or_exit
 
 TASK_QUEUE = "celery"
 
-celery_app = Celery("app", broker=get_settings().broker_url, include=["app.tasks"])
+_settings = settings_or_exit()
+celery_app = Celery("app", broker=broker_url(_settings.redis_url), include=["app.tasks"])
 celery_app.conf.update(
     accept_content=["json"],
     broker_connection_retry_on_startup=True,
     broker_transport_options={
-        "global_keyprefix": f"{{{get_settings().namespace}}}:" if get_settings().namespace else "",
+        "global_keyprefix": f"{{{_settings.namespace}}}:" if _settings.namespace else "",
         "socket_timeout": 5,
         "unacked_restore_interval": 1,
         "unacked_restore_throttle": 1,

@@ -9,7 +9,7 @@ if __name__ == "__main__":
 import asyncio
 import sys
 
-from app.config import get_settings
+from app.config import get_settings, settings_or_exit
 from app.event_types import ROUTING_PLAN
 from app.missions.mission_saga import mission_runner
 from app.observability.gauges import ServerGauges
@@ -63,7 +63,7 @@ def _warm_up() -> None:
 
 def main() -> None:
     """Run `python -m app.command_listener`."""
-    configure(get_settings(), "command-listener")
+    configure(settings_or_exit(), "command-listener")
     asyncio.run(listen())
     sys.exit(shutdown.exit_code)
 

@@ -1,30 +1,40 @@
 """Settings of the application: every default in one place, overridden from the environment.
 
-The environment variable of a field has the field's name in capitals. Nothing else in the
-project reads the environment, except that the OpenTelemetry SDK reads the standard OTEL_*
-variables too.
+The environment variable of a field has the field's name in capitals. A secret can be in a file
+instead, which NAME_FILE names. Nothing else in the project reads the environment, except that the
+OpenTelemetry SDK reads the standard OTEL_* variables too.
 """
 
 import os
+import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from sagastream import Bus, InvalidMessage
+
 ROOT = Path(__file__).resolve().parent.parent
+# The settings that can be in a file. Their environment variables end in _FILE then.
+SECRETS = ("redis_url", "web_token")
+_MAX_SECRET_BYTES = 64 * 1024
 
 
 class Settings(BaseSettings):
     """The application's settings."""
 
-    model_config = SettingsConfigDict(frozen=True)
+    # A value may be a password: no error shows it.
+    model_config = SettingsConfigDict(frozen=True, hide_input_in_errors=True)
 
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
+        repr=False,
         description="URL of the Redis or Valkey server: redis://, rediss:// or unix://.",
+    )
+    redis_url_file: Path | None = Field(
+        None, description="File with the URL, instead of `REDIS_URL`."
     )
     namespace: str = Field(
         "", pattern=r"^[A-Za-z0-9_-]*$", description="Prefix of every key, written as {namespace}:."
@@ -173,7 +183,12 @@ class Settings(BaseSettings):
         8080, ge=0, le=65535, description="Port of `mission serve`; 0 picks a free one."
     )
     web_token: str = Field(
-        "", description="Bearer token of `mission serve`; required beyond loopback."
+        "", repr=False, description="Bearer token of `mission serve`; required beyond loopback."
+    )
+    web_token_file: Path | None = Field(
+        None,
+        description="File with the token, instead of `WEB_TOKEN`. If there is none, "
+        "`mission serve` makes it.",
     )
     web_hosts: str = Field(
         "",
@@ -182,6 +197,15 @@ class Settings(BaseSettings):
     )
     web_requests_per_s: float = Field(
         20.0, gt=0, description="Changes allowed per client and second."
+    )
+    web_streams: int = Field(
+        2000, ge=1, description="Maximum of open event streams of `mission serve`."
+    )
+    web_streams_per_client: int = Field(
+        100, ge=1, description="Maximum of open event streams of one client address."
+    )
+    web_streams_per_mission: int = Field(
+        1000, ge=1, description="Maximum of open event streams of one mission."
     )
     grafana_url: str = Field(
         "", description="Base URL of Grafana for links to traces; none: no links."
@@ -205,7 +229,9 @@ class Settings(BaseSettings):
     otel_exporter_otlp_protocol: str = Field("http/protobuf", description="http/protobuf or grpc.")
     otel_exporter_otlp_traces_protocol: str = Field("", description="Protocol for spans only.")
     otel_exporter_otlp_metrics_protocol: str = Field("", description="Protocol for metrics only.")
-    otel_exporter_otlp_headers: str = Field("", description="Headers of each export; never logged.")
+    otel_exporter_otlp_headers: str = Field(
+        "", repr=False, description="Headers of each export; never logged."
+    )
     otel_traces_exporter: str = Field("otlp", description="otlp, or none.")
     otel_metrics_exporter: str = Field("otlp", description="otlp, or none.")
     otel_bsp_schedule_delay: int = Field(
@@ -220,20 +246,36 @@ class Settings(BaseSettings):
         10_000, gt=0, description="Milliseconds between exports of metrics."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_files(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Read the secrets that are in files."""
+        read = {}
+        for name in SECRETS:
+            path = given.get(f"{name}_file")
+            if not path:
+                continue
+            if given.get(name):
+                raise ValueError(f"{name.upper()} and {name.upper()}_FILE: give one of them")
+            # A token is made where it is needed.
+            if name != "web_token" or Path(path).exists():
+                read[name] = _secret_in(Path(path), f"{name}_file".upper())
+        return given | read
+
+    @field_validator("redis_url")
+    @classmethod
+    def _known_url(cls, value: str) -> str:
+        try:
+            return Bus(value).url
+        except InvalidMessage as error:
+            raise ValueError(error.reason) from None
+
     @field_validator("log_level")
     @classmethod
     def _known_level(cls, value: str) -> str:
         if value.upper() not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
             raise ValueError("must be DEBUG, INFO, WARNING or ERROR")
         return value.upper()
-
-    @property
-    def broker_url(self) -> str:
-        """URL of the same server in the form that Celery's transport expects."""
-        parts = urlsplit(self.redis_url)
-        if parts.scheme == "unix":
-            return f"redis+socket://{parts.path}"
-        return self.redis_url
 
     @property
     def exports_spans(self) -> bool:
@@ -278,7 +320,28 @@ class Settings(BaseSettings):
     def environment(self) -> dict[str, str]:
         """Return the environment that gives a child process these settings."""
         own = self.model_dump(exclude_unset=True, mode="json", exclude_none=True)
-        return dict(os.environ) | {name.upper(): str(value) for name, value in own.items()}
+        inherited = dict(os.environ)
+        for name in SECRETS:  # the children get what this process has read
+            own.pop(f"{name}_file", None)
+            inherited.pop(f"{name}_file".upper(), None)
+        return inherited | {name.upper(): str(value) for name, value in own.items()}
+
+
+def _secret_in(path: Path, variable: str) -> str:
+    """Return the first line of a file.
+
+    Raises:
+        ValueError: There is no such file, or nothing in it.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            secret = file.readline(_MAX_SECRET_BYTES).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ValueError(f"{variable}: cannot read {path}: {reason}") from None
+    if not secret:
+        raise ValueError(f"{variable}: {path} is empty")
+    return secret
 
 
 _chosen: dict[str, Any] = {}
@@ -294,8 +357,25 @@ def get_settings() -> Settings:
     return Settings(**_chosen)
 
 
+def settings_or_exit() -> Settings:
+    """Return the settings of this process; end it with one line if a variable is invalid."""
+    try:
+        return get_settings()
+    except ValidationError as error:
+        sys.stderr.write(f"{explain(error)}\n")
+        sys.exit(2)
+
+
+def explain(error: ValidationError) -> str:
+    """Return one line that names the variable that is invalid, and does not show its value."""
+    first = error.errors(include_input=False)[0]
+    name = "_".join(str(part) for part in first["loc"]).upper()
+    return ": ".join(filter(None, (name, first["msg"].removeprefix("Value error, "))))
+
+
 def choose_settings(**changes: Any) -> Settings:
     """Override settings from the command line, for this process and its children."""
+    _chosen.update({f"{name}_file": None for name in SECRETS if name in changes})
     _chosen.update(changes)
     get_settings.cache_clear()
     return get_settings()

@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import structlog
 from opentelemetry import trace
@@ -87,10 +87,17 @@ def _add_trace_ids(_logger: Any, _name: str, event: dict[str, Any]) -> dict[str,
 
 def _secrets(settings: Settings) -> list[str]:
     """Return the secrets that no line may contain, longest first, as written and URL-decoded."""
-    password = urlsplit(settings.redis_url).password or ""
+    url = urlsplit(settings.redis_url)
+    password = url.password or dict(parse_qsl(url.query)).get("password", "")
     headers = settings.otel_exporter_otlp_headers.split(",")
     values = [header.partition("=")[2].strip() for header in headers]
-    found = {password, unquote(password), *values, *(unquote(value) for value in values)}
+    found = {
+        password,
+        unquote(password),
+        settings.web_token,
+        *values,
+        *(unquote(value) for value in values),
+    }
     return sorted(found - {""}, key=len, reverse=True)
 
 

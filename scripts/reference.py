@@ -3,7 +3,7 @@
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ from pydantic_core import PydanticUndefined
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from app import mission_rights
 from app.cli.main import app
 from app.config import ROOT, Settings
 from app.orchestrator import orchestrator_app
-from sagastream.cli.acl import ROLES, commands
+from sagastream import rights
 from sagastream.cli.parser import EXIT_CODES, make_parser
 
 PLACE = ROOT / "docs" / "reference"
@@ -23,8 +24,8 @@ _CONFIGURATION = """\
 # Settings
 
 Mission control reads its settings from environment variables. `mission doctor` checks that they fit together. An invalid
-value ends a command with exit code 2 and the name of the variable. The library itself does not read the environment; its
-options are the arguments of [`Bus`](api.md#sagastream.Bus) and [`CommandListener`](api.md#sagastream.CommandListener). The
+value ends a command with exit code 2 and the name of the variable. The library itself does not read the environment, only its
+command reads `REDIS_URL` and `REDIS_URL_FILE`; its options are the arguments of [`Bus`](api.md#sagastream.Bus) and [`CommandListener`](api.md#sagastream.CommandListener). The
 standard `OTEL_*` variables have the meaning that OpenTelemetry gives them; the table lists those that mission control reads.
 
 `scripts/reference.py` generates this page from `app/config.py`.
@@ -69,18 +70,40 @@ _RIGHTS = """\
 
 What the user of each role may do on the server, within its namespace. `sagastream acl ROLE` prints it for `ACL SETUSER`; see
 [how to use it](../howto/own-server.md#limit-a-users-rights). Tests let real users with these rights do what each role must
-do, and what it must not. `scripts/reference.py` generates this page from `src/sagastream/cli/acl.py`.
+do, and what it must not. `scripts/reference.py` generates this page from `src/sagastream/rights.py` and `app/mission_rights.py`.
+
+"""
+_RIGHTS_OF_MISSIONS = """
+## Mission control
+
+What the user of each process of mission control may do within its namespace: `mission acl ROLE` prints it. `page` is
+`mission serve`, `operator` are the other commands, and `workers` are `mission workers` and `mission run`, which start the
+others. What is marked `broker` may be used only on the keys of Celery's broker in that namespace: {keys}.
 
 """
 
 
-def rights() -> str:
+def rights_page() -> str:
     """Return the page of rights."""
-    lines = ["| command | " + " | ".join(ROLES) + " |", "|---|" + "---|" * len(ROLES)]
-    for name in sorted(set().union(*(commands(role) for role in ROLES))):
-        marks = " | ".join("yes" if name in commands(role) else "" for role in ROLES)
+    of_library: dict[str, dict[str, str]] = {
+        role: dict.fromkeys(rights.commands(role), "yes") for role in rights.ROLES
+    }
+    of_missions: dict[str, dict[str, str]] = {
+        role: dict.fromkeys(mission_rights.IN_BROKER[role], "broker")
+        | dict.fromkeys(mission_rights.commands(role), "yes")
+        for role in mission_rights.ROLES
+    }
+    keys = ", ".join(f"`{pattern}`" for pattern in mission_rights.BROKER_KEYS)
+    missions = _RIGHTS_OF_MISSIONS.format(keys=keys)
+    return _RIGHTS + _table(of_library) + missions + _table(of_missions)
+
+
+def _table(roles: Mapping[str, Mapping[str, str]]) -> str:
+    lines = ["| command | " + " | ".join(roles) + " |", "|---|" + "---|" * len(roles)]
+    for name in sorted(set[str]().union(*roles.values())):
+        marks = " | ".join(marked.get(name, "") for marked in roles.values())
         lines.append(f"| `{name.replace('|', ' ')}` | {marks} |")
-    return _RIGHTS + "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def _default(value: Any) -> str:
@@ -162,7 +185,7 @@ def written() -> dict[str, str]:
     codes = "".join(f"| {code} | {meaning} |\n" for code, meaning in EXIT_CODES)
     of_library = f"## sagastream\n\n{_OF_LIBRARY}| code | meaning |\n|---|---|\n{codes}"
     listed = "".join([_CLI, *_mission(), of_library, *_sagastream(make_parser())])
-    return {"configuration.md": configuration(), "cli.md": listed, "rights.md": rights()}
+    return {"configuration.md": configuration(), "cli.md": listed, "rights.md": rights_page()}
 
 
 def drift(place: Path) -> list[str]:

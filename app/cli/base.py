@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from pydantic import ValidationError
 
-from app.config import Settings, choose_settings, get_settings
+from app.config import Settings, choose_settings, explain, get_settings
 from app.exploration.map_files import MapError
 from app.missions.mission import BadMission, Mission, MissionTimeout
 from app.observability.providers import configure
@@ -71,9 +71,7 @@ def settings_of_command(*, embedded: bool = False) -> Settings:
         if embedded and not {"redis_url", "trace_file"} & settings.model_fields_set:
             settings = choose_settings(trace_file=_new_trace_file(settings.trace_dir))
     except ValidationError as error:
-        first = error.errors()[0]
-        name = "_".join(str(part) for part in first["loc"]).upper()
-        leave(EXIT_USAGE, f"{name}: {first['msg']}")
+        leave(EXIT_USAGE, explain(error))
     configure(settings, "orchestrator")
     return settings
 
@@ -189,8 +187,8 @@ def _print_text(report: dict[str, Any]) -> None:
             figures += "; partial: some maps could not be merged"
         lines += [
             f"  {report['area']}, {report['robots']} robots: {figures}",
-            f"  map      {report['artifacts']['map_yaml']}",
-            f"  picture  {report['artifacts']['picture']}",
+            f"  map      {report['artifacts'].get('map_yaml', '-')}",
+            f"  picture  {report['artifacts'].get('picture', '-')}",
         ]
     else:
         failed = next((s["name"] for s in report["steps"] if s["status"] == "failed"), "a step")
@@ -203,6 +201,6 @@ def _print_text(report: dict[str, Any]) -> None:
     print(printable("\n".join(lines)))
 
 
-def _percent(share: float) -> str:
+def _percent(share: float | None) -> str:
     """Format a share, rounded down, so that only a full share is 100 %."""
-    return f"{math.floor(share * 1000) / 10} %"
+    return "-" if share is None or not 0 <= share <= 1 else f"{math.floor(share * 1000) / 10} %"

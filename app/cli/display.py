@@ -14,8 +14,10 @@ from app.cli.terminal_map import draw_map
 from app.event_types import EXPLORATION_PERFORM, FORWARD_STEPS, step_of
 from app.exploration.grid import GridFrame
 from app.missions.frames import Frame
+from app.missions.mission import MAX_ROBOTS
 
 _MIN_MAP_LINES = 5
+_LARGEST = 1e9  # of the numbers that are shown
 _STATES = {"start": "running", "progress": "running"}
 _COLOURS = {"running": "yellow", "completed": "green", "failed": "red", "cancelled": "red"}
 
@@ -27,7 +29,7 @@ class MissionDisplay:
         self._console = Console(file=sys.stderr)
         self._started = time.monotonic()
         self._rows: dict[tuple[str, str], tuple[str, str]] = {}
-        self._robots: dict[str, dict[str, Any]] = {}
+        self._robots: dict[str, tuple[str, str]] = {}
         self._map: tuple[Frame, GridFrame] | None = None
         self._live = Live(
             console=self._console, refresh_per_second=8, get_renderable=self._draw, transient=False
@@ -44,13 +46,15 @@ class MissionDisplay:
 
     def show(self, stage: dict[str, Any]) -> None:
         """Show one stage of a step."""
-        event_type, status, payload = stage["event_type"], stage["status"], stage["payload"]
+        event_type = stage.get("event_type", "")
+        status, payload = stage.get("status", ""), stage.get("payload", {})
         step, direction = step_of(event_type) or (event_type, "forward")
         state = printable(_STATES.get(status, status))
         before = self._rows.get((step, direction), ("", ""))[0]
         self._rows[(step, direction)] = (state, _detail(status, payload))
         if event_type == EXPLORATION_PERFORM:
-            self._robots |= payload.get("robots", {}) if status == "progress" else {}
+            robots = payload.get("robots") if status == "progress" else None
+            self._robots |= _rows(robots) if isinstance(robots, dict) else {}
         if not self._console.is_terminal and state != before:
             detail = _detail(status, payload)
             label = printable(f"undo {step}" if direction == "undo" else step)
@@ -76,11 +80,8 @@ class MissionDisplay:
                 label = Text(printable(f"undo {name}"))
                 steps.add_row(label, Text(state, _COLOURS.get(state, "dim")), Text(detail))
         robots = Table.grid(padding=(0, 2))
-        for name, robot in sorted(self._robots.items()):
-            x, y, _ = robot["pose"]
-            robots.add_row(
-                f"  {name}", f"at ({x:.1f}, {y:.1f}) m", f"{robot['driven_m']:.1f} m driven"
-            )
+        for name, cells in sorted(self._robots.items()):
+            robots.add_row(Text(f"  {name}"), *cells)
         parts: list[RenderableType] = [f"[bold]mission[/] {self._age():.0f} s", steps, robots]
         if self._map:
             size = self._console.size
@@ -89,13 +90,31 @@ class MissionDisplay:
         return Group(*parts)
 
 
+def _rows(robots: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """The cells of the table of robots; one whose record is malformed has none."""
+    rows = {}
+    for name, robot in list(robots.items())[:MAX_ROBOTS]:
+        try:
+            x, y, _ = robot["pose"]
+            cells = f"at ({x:.1f}, {y:.1f}) m", f"{robot['driven_m']:.1f} m driven"
+        except (KeyError, OverflowError, TypeError, ValueError):
+            continue
+        rows[printable(name)] = cells
+    return rows
+
+
 def _detail(status: str, payload: dict[str, Any]) -> str:
     if status == "failed":
         return printable(f"{payload.get('error_type')}: {payload.get('message')}")
     fraction, simulated = payload.get("fraction"), payload.get("simulated_s")
-    if status == "progress" and isinstance(fraction, int | float):
+    if status == "progress" and _is_shown(fraction):
         known = f"{fraction:.0%}"
-        if not isinstance(simulated, int | float):
+        if not _is_shown(simulated):
             return known
         return f"{known} of the area known, {simulated:.0f} s simulated" if simulated else known
     return ""
+
+
+def _is_shown(value: Any) -> bool:
+    """Whether a value is a number that a line has room for."""
+    return isinstance(value, int | float) and abs(value) < _LARGEST

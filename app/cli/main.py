@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from app.cli import diagnose, mission_commands  # noqa: F401 - registers their commands
+from app.cli import acl, diagnose, mission_commands  # noqa: F401 - registers their commands
 from app.cli.base import (
     EXIT_USAGE,
     Format,

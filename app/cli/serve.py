@@ -2,11 +2,15 @@
 
 import asyncio
 import ipaddress
+import os
+import resource
+import secrets
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,6 +20,9 @@ from app.config import ROOT, Settings, choose_settings
 from app.redis_utils import get_bus
 from app.shutdown import kill_groups, shutdown
 from sagastream.testing import child_options
+
+# Files and sockets that are open beside the event streams.
+_OTHER_FILES = 1000
 
 
 @app.command()
@@ -33,27 +40,32 @@ def serve(
 
     from app.web.api import make_app  # noqa: PLC0415
     from app.web.impatient import ImpatientProtocol  # noqa: PLC0415
-    from app.web.security import MIN_TOKEN_LENGTH  # noqa: PLC0415
+    from app.web.security import is_guessable  # noqa: PLC0415
 
     settings_of_command()
     given = {"web_host": host, "web_port": port}
     settings = choose_settings(
         **{name: value for name, value in given.items() if value is not None}
     )
+    if settings.web_token_file and not settings.web_token:
+        settings = choose_settings(web_token=_new_token(settings.web_token_file))
     if not settings.web_token and not _is_loopback(settings.web_host):
         leave(
             EXIT_USAGE,
-            f"WEB_TOKEN: required to serve on {settings.web_host}, which other machines can reach",
+            f"WEB_TOKEN: required to serve on {settings.web_host}, which other machines can reach; "
+            "or name a file for a new one: WEB_TOKEN_FILE",
         )
-    if settings.web_token and len(settings.web_token) < MIN_TOKEN_LENGTH:
+    if settings.web_token and is_guessable(settings.web_token):
         leave(
             EXIT_USAGE,
-            f"WEB_TOKEN: give at least {MIN_TOKEN_LENGTH} characters, 128 random bits, such as: "
+            "WEB_TOKEN: give 128 random bits, 22 letters and digits or 32 hex digits, such as: "
             "python -c 'import secrets; print(secrets.token_urlsafe())'",
         )
+    web = make_app(settings)
     config = uvicorn.Config(
-        make_app(settings),
+        web,
         http=ImpatientProtocol,
+        ws="none",
         log_config=None,
         server_header=False,
         timeout_graceful_shutdown=2,
@@ -72,6 +84,7 @@ def serve(
 
     async def serve_until_stopped() -> None:
         await get_bus().ping()
+        _allow_sockets(settings)
         server = uvicorn.Server(config)
         # Signals belong to this command.
         server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]
@@ -83,6 +96,7 @@ def serve(
             await asyncio.shield(serving)
         except asyncio.CancelledError:
             server.should_exit = True  # finishes running requests, accepts no new ones
+            await web.state.events.close()
             await serving
             raise
 
@@ -113,6 +127,32 @@ def serve_page(saga_id: str, settings: Settings) -> Iterator[None]:
         # After a Ctrl-C the time is for the mission. The server keeps nothing that can be lost.
         (server.kill if shutdown.number else server.terminate)()
         server.wait()
+
+
+def _new_token(path: Path) -> str:
+    """Write a new token to a file that only this user can read; return it."""
+    token = secrets.token_urlsafe(32)
+    try:
+        with open(path, "x", opener=_for_this_user) as file:
+            file.write(f"{token}\n")
+    except OSError as error:
+        leave(EXIT_ERROR, f"WEB_TOKEN_FILE: cannot make {path}: {error.strerror}")
+    print(f"mission: made a new token, in {path}", file=sys.stderr)
+    return token
+
+
+def _for_this_user(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _allow_sockets(settings: Settings) -> None:
+    """Raise the limit on open files to what the event streams need, as far as this user may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = settings.web_streams + _OTHER_FILES
+    if hard != resource.RLIM_INFINITY:
+        needed = min(needed, hard)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def _family(host: str) -> socket.AddressFamily:

@@ -1,6 +1,7 @@
 """Missions as JSON values: summary, requests and final report, for the terminal and over HTTP."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from app.config import get_settings
@@ -20,15 +21,23 @@ def summary_of(journal: Journal) -> dict[str, Any]:
     return {
         "saga_id": journal.saga_id,
         "status": journal.status,
-        "area": journal.input.get("area"),
-        "robots": journal.input.get("robot_count"),
-        "seed": journal.input.get("seed"),
-        "known_poses": journal.input.get("known_poses", True) if is_readable else None,
+        "area": _given(journal.input, "area", str),
+        "robots": _given(journal.input, "robot_count", int),
+        "seed": _given(journal.input, "seed", int),
+        "known_poses": _given({"known_poses": True} | journal.input, "known_poses", bool)
+        if is_readable
+        else None,
         "at": current,
         "started": journal.started if is_readable else None,
         "age_s": round(time.time() - journal.started, 1) if is_readable else None,
         "trace_id": outcome_of(journal).trace_id,
     }
+
+
+def _given(stored: Mapping[str, Any], name: str, *kinds: type) -> Any:
+    """Return a value if what is stored is one; else None."""
+    value = stored.get(name)
+    return value if type(value) in kinds else None
 
 
 def requests_of(journal: Journal) -> list[dict[str, Any]]:
@@ -87,13 +96,13 @@ def final_report(outcome: SagaOutcome, saga_input: dict[str, Any]) -> dict[str, 
         "trace_id": outcome.trace_id,
         "status": outcome.status,
         "steps": [_step_report(step.name, outcome) for step in mission_saga(get_settings()).steps],
-        "coverage": merged.get("coverage") if completed else None,
-        "accuracy": merged.get("accuracy") if completed else None,
-        "partial": merged.get("partial", False) if completed else None,
-        "area": saga_input["area"],
-        "robots": saga_input["robot_count"],
+        "coverage": _given(merged, "coverage", int, float) if completed else None,
+        "accuracy": _given(merged, "accuracy", int, float) if completed else None,
+        "partial": bool(merged.get("partial")) if completed else None,
+        "area": _given(saga_input, "area", str),
+        "robots": _given(saga_input, "robot_count", int),
         "duration_s": round(outcome.duration_s, 3),
-        "artifacts": merged.get("artifacts", {}) if completed else {},
+        "artifacts": (_given(merged, "artifacts", dict) or {}) if completed else {},
         **({"error": outcome.error} if outcome.error else {}),
     }
 

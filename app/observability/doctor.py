@@ -207,8 +207,12 @@ def _collector(settings: Settings) -> list[Check]:
         or settings.otel_exporter_otlp_metrics_endpoint
     )
     parts = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}")
-    port = parts.port or (4317 if settings.traces_protocol == "grpc" else 4318)
     host = parts.hostname or ""
+    try:
+        port = parts.port or (4317 if settings.traces_protocol == "grpc" else 4318)
+    except ValueError:
+        mend = "give OTEL_EXPORTER_OTLP_ENDPOINT a number as its port"
+        return [Check("collector", False, f"{host}: its port is not a number", mend)]
     try:
         socket.create_connection((host, port), _TIMEOUT_S).close()
     except OSError as error:

@@ -119,8 +119,8 @@ def _load(name: str, text: bytes, *, present: bool = False) -> Robot | None:
     try:
         robot = Robot(**json.loads(text), present=present)
         _check(robot, name)
-    except (ArithmeticError, TypeError, ValueError) as error:
-        logger.warning("the record of robot %s is malformed and left out: %s", name, error)
+    except (ArithmeticError, RecursionError, TypeError, ValueError) as error:
+        logger.warning("the record of robot %s is malformed and left out: %.200s", name, error)
         return None
     return robot
 

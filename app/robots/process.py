@@ -21,7 +21,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from app.config import get_settings
+from app.config import get_settings, settings_or_exit
 from app.event_types import ROBOT_DEPLOY, ROBOT_DRIVE, ROBOT_RECALL, ROBOT_REPORT
 from app.exploration.driver import DriveReport, Point, Pose, RobotDriver
 from app.exploration.grid import FloorMap, GridFrame
@@ -266,7 +266,7 @@ def main() -> None:
     names = sys.argv[1:]
     if not names:
         sys.exit("usage: python -m app.robots.process ROBOT…")
-    configure(get_settings(), "robots")
+    configure(settings_or_exit(), "robots")
     asyncio.run(serve(names))
     sys.exit(shutdown.exit_code)
 

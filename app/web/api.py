@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
 
-from fastapi import Body, FastAPI, Header, Path, Query, Request, Response
+from fastapi import Body, Depends, FastAPI, Header, Path, Query, Request, Response
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.propagate import extract
@@ -26,7 +26,9 @@ from app.missions.reports import requests_of, summary_of
 from app.redis_utils import get_bus, request_and_reply
 from app.robots import fleet
 from app.web import pages, problems
-from app.web.event_stream import MissionEvents, cursor_of
+from app.web.event_stream import MissionEvents
+from app.web.limits import StreamLimits, TooManyMissions
+from app.web.mission_history import position_of
 from app.web.mission_progress import list_missions
 from app.web.models import (
     CancelMission,
@@ -44,11 +46,11 @@ from app.web.models import (
 from app.web.security import (
     COOKIE,
     SecurityMiddleware,
+    client_of,
     equal_secrets,
     hosts_of,
     session_cookie_of,
 )
-from sagastream import SagastreamError
 from sagastream.errors import NoSuchSaga
 from sagastream.saga import Journal
 
@@ -63,15 +65,17 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         413: "the body is too large",
         415: "the body is not JSON",
         422: "the request does not match this description",
-        429: "too many requests",
-        503: "the Redis or Valkey server does not answer, or too many missions are open",
+        414: "the address is too long",
+        429: "too many requests or event streams; `Retry-After` says when to try again",
+        431: "the headers are too large",
+        502: "a key of the Redis or Valkey server has something else than belongs there, or a handler "
+        "failed",
+        504: "no handler answered in time",
+        503: "the Redis or Valkey server does not answer, or too many missions or event streams "
+        "are open; `Retry-After` says when to try again",
     }.items()
 }
 SagaId = Annotated[Key, Path(description="The mission's id.")]
-
-
-class TooManyMissions(SagastreamError):
-    """The maximum number of missions is open."""
 
 
 class TracingMiddleware:
@@ -107,11 +111,13 @@ def make_app(settings: Settings) -> FastAPI:
     Args:
         settings: The token and the limits.
     """
+    events = MissionEvents()
 
     @asynccontextmanager
     async def connected(_app: FastAPI) -> AsyncIterator[None]:
         async with get_bus():
             yield
+            await events.close()
 
     app = FastAPI(
         title="Mission control",
@@ -132,8 +138,9 @@ def make_app(settings: Settings) -> FastAPI:
             ),
         ],
     )
-    app.state.events = MissionEvents()
-    for kind, handler in {**problems.HANDLERS, TooManyMissions: problems.handle_overload}.items():
+    app.state.events = events
+    app.state.stream_limits = StreamLimits(settings)
+    for kind, handler in problems.HANDLERS.items():
         app.add_exception_handler(kind, handler)
     app.get("/healthz")(_alive)
     app.get("/api/missions")(_list)
@@ -181,7 +188,7 @@ async def _start(
     """Start a mission. It runs to its end even if this process dies."""
     limit = get_settings().web_open_missions
     if (await mission_runner().counts())["open"] >= limit and not await _is_known(idempotency_key):
-        raise TooManyMissions(f"{limit} missions are open; wait until one has ended")
+        raise TooManyMissions(503, f"{limit} missions are open; wait until one has ended")
     handle = await run_saga(
         mission.robots,
         mission.area,
@@ -223,9 +230,16 @@ async def _compensate(saga_id: SagaId) -> MissionDetail:
     return _detail(journal)
 
 
+async def _counted(request: Request, saga_id: SagaId) -> AsyncIterator[None]:
+    """Count an event stream while it is open."""
+    with request.app.state.stream_limits.take(client_of(request.scope), saga_id):
+        yield
+
+
 async def _events(
     request: Request,
     saga_id: SagaId,
+    _counted: Annotated[None, Depends(_counted)],
     last_event_id: Annotated[str | None, Header(max_length=200)] = None,
     after: Annotated[
         str | None,
@@ -235,7 +249,7 @@ async def _events(
     """Stream a mission's events (server-sent events): `stage`, `move`, `frame`, finally `end`."""
     await mission_runner().journal(saga_id)
     return EventSourceResponse(
-        request.app.state.events.of(saga_id, cursor_of(last_event_id or after))
+        request.app.state.events.of(saga_id, position_of(last_event_id or after))
     )
 
 

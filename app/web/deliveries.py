@@ -5,8 +5,10 @@ from typing import Any
 
 from app.config import get_settings
 from app.redis_utils import get_bus
+from sagastream import InvalidMessage, ServerError
+from sagastream.errors import UnknownLayout
 from sagastream.saga import Journal
-from sagastream.status import dead_letters, request_status
+from sagastream.status import DeadLetter, dead_letters, request_status
 
 _MAX_LETTERS = 1000
 """Dead letters to search per stream, newest first."""
@@ -39,22 +41,19 @@ async def deliveries_of(journal: Journal) -> dict[str, list[dict[str, Any]]]:
             "reason": letter.reason,
         }
         for stream in get_settings().step_streams
-        for letter in await dead_letters(get_bus(), stream, newest=_MAX_LETTERS)
+        for letter in await _letters(stream)
         if letter.fields.get("saga_id") == journal.saga_id
     ]
     return {"open": requests, "dead": dead}
 
 
 async def _open_request(request_id: str) -> dict[str, Any]:
-    status = await request_status(get_bus(), request_id)
+    try:
+        status = await request_status(get_bus(), request_id)
+    except (InvalidMessage, ServerError, UnknownLayout) as error:
+        return _unknown(f"unreadable: {error}")
     if status is None:
-        return {
-            "stream": "",
-            "status": "not sent yet",
-            "consumer": "",
-            "attempts": "",
-            "lease_s": None,
-        }
+        return _unknown("not sent yet")
     return {
         "stream": status.stream,
         "status": status.status,
@@ -62,3 +61,15 @@ async def _open_request(request_id: str) -> dict[str, Any]:
         "attempts": status.attempts,
         "lease_s": status.lease_s,
     }
+
+
+def _unknown(status: str) -> dict[str, Any]:
+    return {"stream": "", "status": status, "consumer": "", "attempts": "", "lease_s": None}
+
+
+async def _letters(stream: str) -> list[DeadLetter]:
+    """Read the dead letters of a stream; none if its key is something else."""
+    try:
+        return await dead_letters(get_bus(), stream, newest=_MAX_LETTERS)
+    except ServerError:
+        return []

@@ -1,155 +1,132 @@
-"""The event stream of a mission (server-sent events), which a client can resume at any event.
+"""The event streams of missions (server-sent events), which a client can resume at any event.
 
-It merges three streams: the stages of the steps, the transitions of the journal (`move` events),
-and the recorded frames. An event's id holds the position in each of the three, so that a client
-that lost its connection resumes after the last event that it received, without gap or repeat.
+However many clients watch a mission, it is read once (`MissionFeed`). A client that is behind what
+the feed keeps reads what it missed from the server, at its own pace, and nobody waits for it.
 """
 
 import asyncio
-import json
-import re
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+import contextlib
+from collections.abc import AsyncGenerator, Iterator, Sequence
 
-from sse_starlette import ServerSentEvent
+from app.web.mission_feed import RETRY_S, MissionFeed
+from app.web.mission_history import Batch, Event, Position, end_event, later, read_batch
+from sagastream import SagastreamError
 
-from app.config import get_settings
-from app.missions.mission_saga import mission_runner
-from app.redis_utils import get_bus, payload_of
-from sagastream import InvalidMessage, SagastreamError, StreamEntry
-
-EVENT_KINDS = ("stage", "move", "frame")
-_BLOCK_S = 0.5
-_BATCH = 100  # entries per stream and read
-_CURSOR = re.compile(r"(\d{1,20}-\d{1,20})(?:,(\d{1,20}-\d{1,20})){2}")
-_START = "0-0,0-0,0-0"
-
-# A mission's id, and the id of the last entry read from each of its streams.
-_Position = tuple[str, tuple[str, ...]]
-
-
-def cursor_of(event_id: str | None) -> list[str]:
-    """Return the position in each stream that an event id holds; the start for None.
-
-    Raises:
-        InvalidMessage: It is not the id of an event.
-    """
-    if not _CURSOR.fullmatch(event_id or _START):
-        raise InvalidMessage("Last-Event-ID", "is not the id of an event of a mission")
-    return (event_id or _START).split(",")
+# Bytes that a client gets at once, so that one that is slow holds no more.
+_CHUNK_BYTES = 64 * 1024
+# Reads of clients that are behind the window, at once.
+_MAX_READS = 8
 
 
 class MissionEvents:
-    """The events of missions, for any number of clients.
-
-    Clients at the same position share one read and its encoded events: many viewers of a mission
-    cost the server and this process little more than one.
-    """
+    """The events of missions, for any number of clients."""
 
     def __init__(self) -> None:
-        self._reads: dict[_Position, asyncio.Task[_Batch]] = {}
+        self._feeds: dict[str, MissionFeed] = {}
+        self._reads: dict[tuple[MissionFeed, Position], asyncio.Task[Batch]] = {}
+        self._reading = asyncio.Semaphore(_MAX_READS)
 
-    async def of(self, saga_id: str, after: list[str]) -> AsyncIterator[bytes]:
-        """Yield the events of a mission, in order, until it has ended.
+    async def of(self, saga_id: str, position: Position) -> AsyncGenerator[bytes]:
+        """Yield the events of a mission, in order, until it has ended or is no longer kept.
 
         Args:
             saga_id: The mission's id.
-            after: The id of the last entry seen in each stream.
+            position: The position of the client.
 
         Yields:
-            Encoded events: `stage`, `move` and `frame` with the fields of their entries, and
-            finally `end`.
+            Encoded events, several at once if they are there: `stage`, `move` and `frame` with the
+            fields of their entries, and finally `end`.
         """
-        position, is_over = tuple(after), False
-        while not is_over:
-            try:
-                batch = await self._shared_read(saga_id, position)
-            except SagastreamError:
-                await asyncio.sleep(_BLOCK_S)
-                continue
-            for event in batch.events:
-                yield event
-            position, is_over = batch.position, batch.is_over
+        with self._watching(saga_id) as feed:
+            number = None  # of the next event in the window of the feed
+            while True:
+                changed = feed.changed
+                if number is None or number < feed.dropped:
+                    number = feed.dropped if feed.covers(position) else None
+                if number is None:
+                    if feed.is_closed and not feed.is_over:
+                        return
+                    batch = await self._missed(saga_id, feed, position)
+                    events, following = batch.events, batch.position
+                else:
+                    events, following = feed.events(number), position
+                    number += len(events)
+                for chunk, seen in _chunks(events, position):
+                    yield chunk
+                    following = later(following, seen)
+                position = following
+                if events:
+                    continue
+                if number is not None and feed.is_over:
+                    yield end_event(position)
+                    return
+                if number is not None and feed.is_closed:
+                    return
+                if number is not None or feed.start is None:
+                    await changed.wait()
 
-    async def _shared_read(self, saga_id: str, after: tuple[str, ...]) -> "_Batch":
-        position = (saga_id, after)
-        if position not in self._reads:
-            self._reads[position] = asyncio.create_task(_read_batch(saga_id, after))
-            self._reads[position].add_done_callback(lambda task: self._forget(position, task))
-        return await asyncio.shield(self._reads[position])
+    async def close(self) -> None:
+        """End all event streams; their clients resume them at the next process."""
+        tasks = [feed.reader for feed in self._feeds.values() if feed.reader]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
-    def _forget(self, position: "_Position", task: "asyncio.Task[_Batch]") -> None:
-        del self._reads[position]
-        if not task.cancelled():
-            task.exception()  # mark as retrieved: all clients may have disconnected
+    @contextlib.contextmanager
+    def _watching(self, saga_id: str) -> Iterator[MissionFeed]:
+        """Share the feed of a mission; it ends with its last client."""
+        feed = self._feeds.get(saga_id)
+        # One whose mission has ended is not shared: the mission may have been resumed since.
+        if feed is None or feed.is_closed:
+            feed = self._feeds[saga_id] = MissionFeed()
+            feed.reader = asyncio.create_task(feed.follow(saga_id))
+        feed.watchers += 1
+        try:
+            yield feed
+        finally:
+            feed.watchers -= 1
+            if not feed.watchers and feed.reader:
+                feed.reader.cancel()
+                if self._feeds.get(saga_id) is feed:
+                    del self._feeds[saga_id]
 
+    async def _missed(self, saga_id: str, feed: MissionFeed, position: Position) -> Batch:
+        """Read the events after a position; clients at the same position share the read."""
+        key = (feed, position)
+        if key not in self._reads:
+            self._reads[key] = asyncio.create_task(self._read(saga_id, feed, position))
+            self._reads[key].add_done_callback(lambda read: self._forget(key, read))
+        try:
+            return await asyncio.shield(self._reads[key])
+        except SagastreamError:
+            await asyncio.sleep(RETRY_S)
+            return Batch([], position)
 
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """Encoded events, the position after them, and whether the mission has ended with them."""
+    def _forget(self, key: tuple[MissionFeed, Position], read: "asyncio.Task[Batch]") -> None:
+        del self._reads[key]
+        if not read.cancelled():
+            read.exception()  # mark as retrieved: all clients may have disconnected
 
-    events: list[bytes]
-    position: tuple[str, ...]
-    is_over: bool
-
-
-async def _read_batch(saga_id: str, after: tuple[str, ...]) -> _Batch:
-    bus = get_bus()
-    position = dict(zip(_streams(saga_id), after, strict=True))
-    entries = await bus.read_entries(position, count=_BATCH)
-    is_over = False
-    if not entries:
-        # Read the journal before the last read: if the mission has ended by then, and the last
-        # read returns nothing, no event is missing.
-        is_over = (await mission_runner().journal(saga_id)).is_over
-        block_s = 0.0 if is_over else _BLOCK_S
-        entries = await bus.read_entries(position, count=_BATCH, block_s=block_s)
-    events = [event.encode() for event in _merge(entries, position)]
-    if is_over and not entries:
-        end = ServerSentEvent(event="end", data="{}", id=",".join(after))
-        return _Batch([end.encode()], after, is_over=True)
-    return _Batch(events, tuple(position.values()), is_over=False)
-
-
-def _streams(saga_id: str) -> list[str]:
-    """Return the streams of a mission, in the order of `EVENT_KINDS`."""
-    recording = get_settings().recording_stream(saga_id)
-    return [f"saga:{saga_id}:replies", f"saga:{saga_id}:journal", recording]
-
-
-def _merge(entries: Sequence[StreamEntry], position: dict[str, str]) -> Iterator[ServerSentEvent]:
-    """Yield the entries of several streams in the order of time; advance `position` with each."""
-    kinds = dict(zip(position, EVENT_KINDS, strict=True))
-    # A stream that filled its batch may have more entries. Later entries of other streams wait.
-    counts = Counter(entry.stream for entry in entries)
-    limits = [
-        max(_time(entry) for entry in entries if entry.stream == stream)
-        for stream, count in counts.items()
-        if count == _BATCH
-    ]
-    ready = [entry for entry in entries if all(_time(entry) <= limit for limit in limits)]
-    for entry in sorted(ready, key=lambda entry: (_time(entry), entry.stream)):
-        position[entry.stream] = entry.entry_id
-        fields: dict[str, Any] = dict(entry.fields)
-        if "payload" in fields:
-            fields |= _payload_of(fields["payload"])
-        yield ServerSentEvent(
-            event=kinds[entry.stream],
-            data=json.dumps(fields | {"entry_id": entry.entry_id}),
-            id=",".join(position.values()),
-        )
-
-
-def _payload_of(text: str) -> dict[str, Any]:
-    """Return the payload of an entry as fields of its event; of a malformed one, what is wrong."""
-    try:
-        return {"payload": payload_of(text)}
-    except InvalidMessage as error:
-        return {"payload": {}, "malformed": str(error)[:200]}
+    async def _read(self, saga_id: str, feed: MissionFeed, position: Position) -> Batch:
+        async with self._reading:
+            start = feed.start
+            batch = await read_batch(saga_id, position)
+        if start is None or batch.events:
+            return batch
+        # All that the feed had read by then was seen, or is no longer in the streams.
+        return Batch([], later(position, start))
 
 
-def _time(entry: StreamEntry) -> tuple[int, ...]:
-    """Return the milliseconds and the sequence number of an entry's id."""
-    return tuple(int(part) for part in entry.entry_id.split("-"))
+def _chunks(events: Sequence[Event], position: Position) -> Iterator[tuple[bytes, Position]]:
+    """Yield the events that a client at a position has not seen, and its position after them."""
+    chunk = bytearray()
+    for event in events:
+        if event.is_behind(position):
+            position = event.after(position)
+            chunk += event.encode(position)
+            if len(chunk) >= _CHUNK_BYTES:
+                yield bytes(chunk), position
+                chunk.clear()
+    if chunk:
+        yield bytes(chunk), position

@@ -1,7 +1,7 @@
-"""A connection that is closed if its client does not send a whole request in time.
+"""A connection that is closed if its client does not send a whole request, or take an answer, in time.
 
-uvicorn waits without limit for the rest of a request, so a few clients that send half of one
-would keep all of its connections.
+uvicorn waits without limit for the rest of a request, and for a client that reads nothing of its
+answer, so a few such clients would keep all of its connections.
 """
 
 import asyncio
@@ -11,12 +11,15 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 # How long a client may take to send the headers of a request, and then its body, in seconds.
 REQUEST_S = 10.0
+# How long a client may take to read what is buffered for it, in seconds.
+READING_S = 30.0
 
 
 class ImpatientProtocol(H11Protocol):
-    """HTTP/1.1 with a limit on the time that a request takes to arrive."""
+    """HTTP/1.1 with limits on the time that a request takes to arrive, and an answer to be read."""
 
     _timer: asyncio.TimerHandle | None = None
+    _reading_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """A client has connected: it must send a request soon."""
@@ -34,7 +37,19 @@ class ImpatientProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""
         self._stop_waiting()
+        self._stop_reading_timer()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The buffer of the connection is full: the client must read."""
+        super().pause_writing()
+        self._stop_reading_timer()
+        self._reading_timer = self.loop.call_later(READING_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The client has read."""
+        super().resume_writing()
+        self._stop_reading_timer()
 
     @property
     def _is_answering(self) -> bool:
@@ -49,6 +64,11 @@ class ImpatientProtocol(H11Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _stop_reading_timer(self) -> None:
+        if self._reading_timer is not None:
+            self._reading_timer.cancel()
+            self._reading_timer = None
 
     def _disconnect(self) -> None:
         self._timer = None

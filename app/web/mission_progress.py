@@ -6,7 +6,7 @@ from typing import Any
 from app.missions.mission_saga import mission_runner
 from app.missions.reports import summary_of
 from app.redis_utils import get_bus, payload_of
-from sagastream import InvalidMessage
+from sagastream import InvalidMessage, ServerError
 from sagastream.saga import Journal
 
 _LARGEST = 1e15  # of the figures that are shown; comparisons with NaN are false
@@ -45,8 +45,12 @@ async def _with_progress(journal: Journal) -> dict[str, Any]:
 
 
 async def _last_progress(saga_id: str) -> dict[str, Any]:
-    """Return the newest figures; a stage that is malformed has none."""
-    for entry in await get_bus().last_entries(f"saga:{saga_id}:replies", _LAST_STAGES):
+    """Return the newest figures; a stage that is malformed has none, nor has a key of another type."""
+    try:
+        entries = await get_bus().last_entries(f"saga:{saga_id}:replies", _LAST_STAGES)
+    except ServerError:
+        return {}
+    for entry in entries:
         try:
             payload = payload_of(entry.fields.get("payload", "{}"))
         except InvalidMessage:

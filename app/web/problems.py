@@ -12,9 +12,24 @@ from starlette.responses import JSONResponse, Response
 
 from app.exploration.map_files import MapError
 from app.missions.mission import BadMission
+from app.web.limits import LimitReached
 from app.web.pages import templates
-from sagastream import InvalidMessage, SagastreamError, ServerRefused, ServerUnavailable
-from sagastream.errors import NoSuchSaga, SagaError
+from sagastream import (
+    DataLost,
+    InvalidMessage,
+    Overloaded,
+    ReplyTimeout,
+    RequestCancelled,
+    RequestConflict,
+    RequestFailed,
+    ResultExpired,
+    SagastreamError,
+    ServerError,
+    ServerRefused,
+    ServerUnavailable,
+    ServerUnsuitable,
+)
+from sagastream.errors import NoSuchSaga, SagaError, UnknownLayout
 
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (NoSuchSaga, 404),
@@ -22,9 +37,25 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (MapError, 422),
     (InvalidMessage, 422),
     (SagaError, 409),
+    (UnknownLayout, 409),
+    (RequestConflict, 409),
+    (RequestCancelled, 409),
+    (ResultExpired, 409),
     (ServerUnavailable, 503),
     (ServerRefused, 503),
+    (ServerUnsuitable, 503),
+    (DataLost, 503),
+    (Overloaded, 503),
+    (ReplyTimeout, 504),
+    # A handler has failed, or what is stored is not what belongs there.
+    (RequestFailed, 502),
+    (ServerError, 502),
 )
+_HEADERS: dict[int, dict[str, str]] = {
+    401: {"www-authenticate": "Bearer"},
+    429: {"retry-after": "5"},
+    503: {"retry-after": "5"},
+}
 
 
 def problem(status: int, kind: str, detail: str) -> Response:
@@ -35,9 +66,8 @@ def problem(status: int, kind: str, detail: str) -> Response:
         kind: The error's type, such as `NoSuchSaga`.
         detail: What happened and what to do next.
     """
-    headers = {"www-authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else None
     body = _body(status, kind, detail)
-    return JSONResponse(body, status, headers, media_type="application/problem+json")
+    return JSONResponse(body, status, _HEADERS.get(status), media_type="application/problem+json")
 
 
 def _body(status: int, kind: str, detail: str) -> dict[str, Any]:
@@ -56,7 +86,9 @@ def _respond(request: Request, status: int, kind: str, detail: str) -> Response:
     is_page = not request.url.path.startswith("/api/")
     if is_page and "text/html" in request.headers.get("accept", ""):
         body = _body(status, kind, detail)
-        return templates.TemplateResponse(request, "error.html", body, status_code=status)
+        return templates.TemplateResponse(
+            request, "error.html", body, status_code=status, headers=_HEADERS.get(status)
+        )
     return problem(status, kind, detail)
 
 
@@ -66,9 +98,10 @@ async def handle_sagastream_error(request: Request, error: Exception) -> Respons
     return _respond(request, status, type(error).__name__, str(error))
 
 
-async def handle_overload(request: Request, error: Exception) -> Response:
-    """Respond with 503: this server accepts no more missions."""
-    return _respond(request, 503, type(error).__name__, str(error))
+async def handle_limit(request: Request, error: Exception) -> Response:
+    """Respond with the error's own status: this server accepts no more for now."""
+    assert isinstance(error, LimitReached)
+    return _respond(request, error.status, type(error).__name__, str(error))
 
 
 async def handle_invalid_request(request: Request, error: Exception) -> Response:
@@ -89,6 +122,7 @@ async def handle_http_error(request: Request, error: Exception) -> Response:
 
 
 HANDLERS: dict[int | type[Exception], Callable[..., Coroutine[Any, Any, Response]]] = {
+    LimitReached: handle_limit,
     SagastreamError: handle_sagastream_error,
     MapError: handle_sagastream_error,
     RequestValidationError: handle_invalid_request,

@@ -5,9 +5,11 @@ It is pure ASGI, so that event streams pass through unbuffered.
 
 import hashlib
 import hmac
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection
+from ipaddress import IPv4Address, IPv6Network, ip_address
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -20,12 +22,24 @@ from app.config import Settings
 from app.web.problems import problem
 
 MAX_BODY_BYTES = 64 * 1024
+# Of the path and the query of an address.
+MAX_TARGET_BYTES = 8 * 1024
+MAX_HEADERS = 100
+MAX_HEADER_BYTES = 32 * 1024
 _TOO_LARGE = f"the body exceeds {MAX_BODY_BYTES} bytes"
 _MAX_CLIENTS = 10_000
 # Wrong tokens of one client that are answered as such, per second.
 _WRONG_TOKENS_PER_S = 5.0
-# A token of this many characters of the usual alphabets has 128 random bits.
-MIN_TOKEN_LENGTH = 22
+_TOKEN_BITS = 128
+# The alphabets of random tokens: of hex digits, of letters and digits of one case, of all.
+_ALPHABETS = (
+    (frozenset("0123456789"), 10),
+    (frozenset("0123456789abcdef"), 16),
+    (frozenset("0123456789abcdefghijklmnopqrstuvwxyz"), 36),
+)
+_LARGEST_ALPHABET = 64
+# A random token of 128 bits has more different characters than this, but for one in a billion.
+_FEW_CHARACTERS = 5
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _PUBLIC_PATHS = frozenset({"/healthz", "/login", "/api/session"})
@@ -61,6 +75,14 @@ def hosts_of(settings: Settings) -> tuple[str, ...]:
 def equal_secrets(one: str, other: str) -> bool:
     """Compare two secrets in constant time."""
     return hmac.compare_digest(one.encode(), other.encode())
+
+
+def is_guessable(token: str) -> bool:
+    """Return whether a token cannot have 128 random bits."""
+    used = set(token.lower() if token.isupper() else token)
+    sizes = [size for alphabet, size in _ALPHABETS if used <= alphabet]
+    bits = len(token) * math.log2(min(sizes, default=_LARGEST_ALPHABET))
+    return bits < _TOKEN_BITS or len(used) <= _FEW_CHARACTERS
 
 
 class RateLimiter:
@@ -137,11 +159,17 @@ class SecurityMiddleware:
         await self._app(scope, receive_limited, send_with_headers)
 
     def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
+        if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MAX_TARGET_BYTES:
+            return problem(414, "UriTooLong", f"the address exceeds {MAX_TARGET_BYTES} bytes")
+        sizes = [len(name) + len(value) for name, value in scope["headers"]]
+        if len(sizes) > MAX_HEADERS or sum(sizes) > MAX_HEADER_BYTES:
+            why = f"the headers exceed {MAX_HEADERS} lines or {MAX_HEADER_BYTES} bytes"
+            return problem(431, "HeadersTooLarge", why)
         if self._hosts and _hostname(headers.get("host", "")) not in self._hosts:
             host = headers.get("host", "")[:200]
             return problem(421, "UnknownHost", f"{host!r} is no name of this server; see WEB_HOSTS")
         if not self._is_authorized(scope["path"], headers):
-            if self._has_secret(headers) and not self._guesses.take(_client_of(scope)):
+            if self._has_secret(headers) and not self._guesses.take(client_of(scope)):
                 return problem(429, "TooManyRequests", "too many wrong tokens; wait a moment")
             if scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
                 return RedirectResponse("/login", 303)
@@ -174,13 +202,22 @@ class SecurityMiddleware:
         content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
         if content_type != "application/json":
             return 415, "NotJson", "send application/json"
-        if not self._limiter.take(_client_of(scope)):
+        if not self._limiter.take(client_of(scope)):
             return 429, "TooManyRequests", "wait a moment, then try again"
         return None
 
 
-def _client_of(scope: Scope) -> str:
-    return str((scope.get("client") or ("?",))[0])
+def client_of(scope: Scope) -> str:
+    """The address of a client; of an IPv6 address the network, which one client has as a whole."""
+    address = str((scope.get("client") or ("?",))[0])
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(parsed, IPv4Address):
+        return address
+    mapped = parsed.ipv4_mapped
+    return str(mapped or IPv6Network((int(parsed), 64), strict=False))
 
 
 def _hostname(host: str) -> str:

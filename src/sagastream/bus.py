@@ -27,7 +27,7 @@ class Bus(ServerAccess):
     Args:
         url: `redis://`, `rediss://` or `unix://`; `redis+sentinel://host:port,host:port/service/db`
             for the primary that Sentinels know; `redis+cluster://host:port,host:port` for a
-            cluster, with a namespace.
+            cluster, with a namespace. Its password is in no error, log or span.
         namespace: Put before every key as `{namespace}:`; letters, digits, `-` and `_`.
         max_payload: The largest payload, in bytes of JSON.
         retention: How long results are kept, and for how long the ids of ended requests are
@@ -42,8 +42,8 @@ class Bus(ServerAccess):
             raised.
 
     Raises:
-        ValueError: The URL or another value is invalid.
-        InvalidMessage: The namespace is invalid.
+        InvalidMessage: The URL or the namespace is invalid.
+        ValueError: Another value is.
     """
 
     async def emit_command(

@@ -113,7 +113,9 @@ async def stream_status(
         pending=int(info["pending"]) if info else 0,
         oldest_pending_s=age_s,
         dead_letters=int(await bus.command("XLEN", bus.key(f"{stream}:dead"), timeout=timeout)),
-        event_types=tuple(sorted({member.decode().partition("\n")[0] for member in members})),
+        event_types=tuple(
+            sorted({member.decode(errors="replace").partition("\n")[0] for member in members})
+        ),
     )
 
 
@@ -162,6 +164,8 @@ async def dead_letters(
     key = bus.key(f"{check_name('stream', stream)}:dead")
     if letter_id and not _is_entry_id(letter_id):
         raise InvalidMessage("letter_id", f"{letter_id[:40]!r} is not an entry id, such as 1700-0")
+    if letter_id and "-" not in letter_id:
+        letter_id += "-0"  # of all entries of that millisecond, the server would return each
     if newest is not None:
         entries = await bus.command("XREVRANGE", key, "+", "-", "COUNT", newest)
     else:
@@ -177,7 +181,7 @@ async def dead_letters(
 
 def _is_entry_id(text: str) -> bool:
     ms, dash, seq = text.partition("-")
-    return ms.isdecimal() and (not dash or seq.isdecimal())
+    return text.isascii() and ms.isdecimal() and (not dash or seq.isdecimal())
 
 
 async def _now_ms(bus: Bus, timeout: float | None = None) -> int:

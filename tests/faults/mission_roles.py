@@ -9,6 +9,7 @@ import cv2
 from celery.platforms import SecurityWarning
 
 from app import command_listener
+from app.broker import broker_url
 from app.celery_app import celery_app
 from app.config import choose_settings, get_settings
 from app.exploration.simulation.floor_plans import draw_rooms
@@ -34,7 +35,7 @@ def warm_up() -> None:
 def _choose(settings: dict[str, Any], repeat: int) -> None:
     """Apply settings; each message to Celery is sent `repeat` times, some of them late."""
     choose_settings(**settings)
-    celery_app.conf.broker_url = get_settings().broker_url
+    celery_app.conf.broker_url = broker_url(get_settings().redis_url)
     if repeat == 1:
         return
     send, sending = mission_saga.dispatch, set()

@@ -4,14 +4,14 @@ import { COLOURS, MapView } from "./map.js";
 import { seconds } from "./page.js";
 import { FrameDecoder } from "./frame_decoder.js";
 
-const LOG_ROWS = 500, RECONNECT_MS = 1000, CATCH_UP_S = 0.4;
+const LOG_ROWS = 500, RECONNECT_MS = [1000, 10000], CATCH_UP_S = 0.4;
 const get = (id) => document.getElementById(id);
 const saga = get("mission").dataset.saga;
 const decoder = new FrameDecoder(), view = new MapView(get("map"));
 const page = { live: true, playing: false, clock: 0, over: false, last: "", frames: 0, catchUp: 0 };
 const stages = new Map();   // request id -> {names, fraction}
 const updates = new Map();  // robot -> ms of the last frame in which it had moved
-let source = null, trailed = -1;
+let source = null, trailed = -1, reconnectMs = RECONNECT_MS[0];
 
 // ---- events -------------------------------------------------------------------------------------
 
@@ -58,13 +58,14 @@ function connect() {
   source = new EventSource(`/api/missions/${saga}/events${after}`);
   for (const kind of Object.keys(kinds)) source.addEventListener(kind, receive);
   source.addEventListener("end", () => { source.close(); source = null; page.over = true; news("the mission has ended"); moved(); });
-  source.addEventListener("open", () => { if (page.away) news("reconnected"); page.away = false; });
+  source.addEventListener("open", () => { if (page.away) news("reconnected"); page.away = false; reconnectMs = RECONNECT_MS[0]; });
   source.addEventListener("error", () => {
     if (!page.away) news("the server does not answer; reconnecting");
     page.away = true;
     source?.close();
     source = null;
-    setTimeout(resume, RECONNECT_MS);
+    setTimeout(resume, reconnectMs);
+    reconnectMs = Math.min(2 * reconnectMs, RECONNECT_MS[1]);
   });
 }
 

@@ -64,6 +64,6 @@ async def explain_timeout(
         )
     except SagastreamError:
         return timeout
-    if event_type in {member.decode().partition("\n")[0] for member in members}:
+    if event_type in {member.decode(errors="replace").partition("\n")[0] for member in members}:
         return ReplyTimeout(*facts, f"{age}, not begun")
     return NoHandlers(*facts, f"{age}, not begun: no live listener handles {event_type} on {name}")

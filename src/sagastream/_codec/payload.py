@@ -85,6 +85,21 @@ def decode_payload(
     return value
 
 
+def decode_json(text: str | bytes) -> Any:
+    """Decode a JSON text of which no value is infinite or a lone surrogate.
+
+    Raises:
+        ValueError: It is not such a text.
+        RecursionError: It is nested too deep.
+    """
+    if isinstance(text, bytes):
+        text = text.decode()
+    value = _FINITE_DECODER.decode(text)
+    if "\\ud" in text.lower():
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
 def _is_harmless(text: str) -> bool:
     """Whether a JSON text is so short and plain that `_check_value` cannot refuse its value.
 
@@ -137,6 +152,7 @@ _ENCODER = json.JSONEncoder(
 _DECODER = json.JSONDecoder(
     parse_float=_finite, parse_constant=_refuse_constant, object_pairs_hook=_unique
 )
+_FINITE_DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse_constant)
 # Most values have these types, and are always valid.
 _PLAIN = (bool, type(None))
 _PLAIN_INT = 2**63

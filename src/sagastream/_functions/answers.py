@@ -8,6 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, cast
 
+from sagastream.errors import ServerError
+
+# What `inspect` reports of a record, and which of it are numbers.
+_OF_RECORDS = frozenset(
+    {
+        *("status", "epoch", "attempts", "entry_id", "consumer", "lease_until", "seq", "cancel"),
+        *("context", "correlation_id", "saga_id", "event_type", "stream", "timestamp", "payload"),
+        *("followed", "effect", "traceparent", "tracestate", "parent_span_id"),
+    }
+)
+_NUMBERS = ("epoch", "attempts", "lease_until", "seq")
+_MAX_DIGITS = 20
+
 
 def texts(parts: Sequence[Any]) -> list[str]:
     """The parts of an answer as text."""
@@ -31,6 +44,29 @@ class Expired:
         """Read the answer."""
         _, status, ended_s = texts(parts)
         return cls(status, int(ended_s))
+
+
+def parse_record(key: str, parts: Sequence[Any]) -> dict[str, str]:
+    """Read the fields of a record that `inspect` found.
+
+    Raises:
+        ServerError: They are not those of a record.
+    """
+    values = [
+        part.decode(errors="replace") if isinstance(part, bytes) else str(part) for part in parts
+    ]
+    record = dict(zip(values[::2], values[1::2], strict=False))
+    bad = sorted(_OF_RECORDS - record.keys())
+    bad += [name for name in _NUMBERS if not _is_number(record.get(name, ""))]
+    if bad:
+        raise ServerError("MALFORMED", f"{key} is a malformed record: {', '.join(bad)}")
+    if not _is_number(record["timestamp"]):
+        record["timestamp"] = "0"
+    return record
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS
 
 
 @dataclass(frozen=True, slots=True)

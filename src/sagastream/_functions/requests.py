@@ -20,7 +20,7 @@ from sagastream._functions.answers import (
     ReleaseAnswer,
     parse_begin,
     parse_emit,
-    texts,
+    parse_record,
 )
 from sagastream._functions.batcher import Batcher
 from sagastream._functions.library import Caller, function_name
@@ -166,14 +166,17 @@ class RequestFunctions:
     async def inspect(
         self, record: str, *, deadline: Deadline | None = None
     ) -> dict[str, str] | Expired | None:
-        """Read a record: its fields by name; `Expired`, or None if there is none."""
+        """Read a record: its fields by name; `Expired`, or None if there is none.
+
+        Raises:
+            ServerError: It is malformed.
+        """
         word, *parts = await self._caller.call("FCALL_RO", _INSPECT, 1, record, deadline=deadline)
         if word == b"expired":
             return Expired.parse((word, *parts))
         if word == b"none":
             return None
-        values = texts(parts)
-        return dict(zip(values[::2], values[1::2], strict=True))
+        return parse_record(record, parts)
 
     def finish(
         self,

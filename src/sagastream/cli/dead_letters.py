@@ -84,7 +84,10 @@ async def retry(bus: Bus, stream: str, letter_id: str) -> str:
         InvalidMessage: The letter is not a command, so that it cannot be retried.
     """
     key = bus.key(f"{stream}:dead")
-    ((_, fields),) = await bus.command("XRANGE", key, letter_id, letter_id)
+    found = await bus.command("XRANGE", key, letter_id, letter_id)
+    if not found:
+        raise NoSuchLetter(f"another process has just retried or dropped the letter {letter_id}")
+    ((_, fields),) = found
     raw = {name: value for name, value in fields.items() if name not in _LETTER_FIELDS}
     command = decode_command(raw, stream=stream, entry_id=letter_id, max_bytes=bus.max_payload)
     request_id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{command.request_id}#{letter_id}"))
@@ -103,9 +106,8 @@ async def retry(bus: Bus, stream: str, letter_id: str) -> str:
 
 def text_of_list(rows: list[dict[str, Any]]) -> str:
     """A line for each letter."""
-    return "\n".join(
-        f"{row['id']}  {row.get('event_type', '?')}  {row['dead_reason']}" for row in rows
-    )
+    lines = (f"{row['id']}  {row.get('event_type', '?')}  {row['dead_reason']}" for row in rows)
+    return "\n".join(line.replace("\n", "\\n") for line in lines)
 
 
 def text_of(row: dict[str, Any]) -> str:
@@ -117,8 +119,9 @@ def text_of(row: dict[str, Any]) -> str:
 
 
 def _row(letter: DeadLetter) -> dict[str, Any]:
-    return {
+    # A field of the entry may have one of these names.
+    return letter.fields | {
         "id": letter.letter_id,
         "stream": letter.stream,
         "dead_reason": letter.reason,
-    } | letter.fields
+    }

@@ -8,8 +8,11 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any, NoReturn
 
+from sagastream import rights
 from sagastream.bus import Bus
-from sagastream.cli import acl, dead_letters, overview, request_verbs, running_verbs, saga_verbs
+from sagastream.cli import dead_letters, overview, request_verbs, running_verbs, saga_verbs
+from sagastream.cli.install import install
+from sagastream.cli.server_address import DEFAULT
 from sagastream.memory import memory_status, purge
 
 DESCRIPTION = "Run handlers, and see and change what is on a server."
@@ -94,7 +97,9 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=f"Exit codes:\n{codes}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--url", default="redis://127.0.0.1:6379/0", help="the server")
+    parser.add_argument(
+        "--url", help=f"the server; default: REDIS_URL, or the file REDIS_URL_FILE, or {DEFAULT}"
+    )
     parser.add_argument("--namespace", default="", help="put before every key, as {namespace}:")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     running_verbs.add_verbs(_adder(commands))
@@ -284,15 +289,15 @@ def _add_upkeep(add: Add) -> None:
         _install,
         lambda found: f"{found['library']} {'is installed' if found['is_new'] else 'was there'}",
     )
-    rights = add(
+    roles = add(
         "acl",
         "Print the rights of a role in a namespace, for ACL SETUSER; add >PASSWORD to it.",
         "--namespace shop acl listener --user worker",
         _acl,
         lambda found: f"ACL SETUSER {found['user']} {' '.join(found['rules'])}",
     )
-    rights.argument("role", "what the user does", choices=acl.ROLES)
-    rights.option("--user", default="NAME", help="the user's name")
+    roles.argument("role", "what the user does", choices=rights.ROLES)
+    roles.option("--user", default="NAME", help="the user's name")
 
 
 async def _memory(bus: Bus, _options: argparse.Namespace) -> dict[str, Any]:
@@ -320,12 +325,12 @@ def _text_of_purge(verb: str, answer: dict[str, Any]) -> str:
 
 
 async def _install(bus: Bus, _options: argparse.Namespace) -> dict[str, Any]:
-    library, is_new = await acl.install(bus)
+    library, is_new = await install(bus)
     return {"library": library, "is_new": is_new}
 
 
 async def _acl(bus: Bus, options: argparse.Namespace) -> dict[str, Any]:
-    return {"user": options.user, "rules": acl.rules(options.role, bus.namespace)}
+    return {"user": options.user, "rules": rights.rules(options.role, bus.namespace)}
 
 
 # Verbs that do not check the server first: they prepare it, or do not ask it.

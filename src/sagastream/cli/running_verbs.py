@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sagastream.cli.output import print_hint
+from sagastream.cli.server_address import server_url
 from sagastream.cli.serving import serve
 from sagastream.cli.supervisor import supervise
 from sagastream.errors import SagastreamError
@@ -97,14 +98,14 @@ def seconds(text: str) -> float:
 
 def _run(options: argparse.Namespace) -> int:
     if options.reload:
-        return supervise(_command(options, options.url), folders=[Path.cwd()])
+        return supervise(_command(options), url=server_url(options.url), folders=[Path.cwd()])
     return serve(options)
 
 
-def _command(options: argparse.Namespace, url: str) -> list[str]:
-    """The command that runs the handlers in a child process."""
+def _command(options: argparse.Namespace) -> list[str]:
+    """The command that runs the handlers in a child process; it gets the URL by its environment."""
     namespace = ["--namespace", options.namespace] if options.namespace else []
-    command = [sys.executable, "-m", "sagastream.cli", "--url", url, *namespace, "run"]
+    command = [sys.executable, "-m", "sagastream.cli", *namespace, "run"]
     command += [*options.modules, "--concurrency", str(options.concurrency)]
     command += ["--group", options.group, "--drain", str(options.drain)]
     command += ["--log-level", options.log_level]
@@ -130,6 +131,6 @@ def _dev(options: argparse.Namespace) -> int:
         where = os.path.relpath(options.data)
         print_hint(f"a server runs at {url}, and keeps its data in {where}; Ctrl-C ends it")
         folders = [] if options.no_reload else [Path.cwd()]
-        return supervise(_command(options, url) if options.modules else [], folders=folders)
+        return supervise(_command(options) if options.modules else [], url=url, folders=folders)
     finally:
         server.close()

@@ -15,6 +15,7 @@ from sagastream._redis.retrying import end_tasks
 from sagastream._telemetry.log_context import log_context
 from sagastream.bus import Bus
 from sagastream.cli.probes import serve_probes
+from sagastream.cli.server_address import server_url
 from sagastream.errors import InvalidMessage, RegistrationError, SagastreamError
 from sagastream.handlers import Handler, import_all
 from sagastream.listener import CommandListener
@@ -31,22 +32,23 @@ class WrongUrl(SagastreamError):
 
 
 def make_bus(options: argparse.Namespace, *, call_timeout_s: float = 10.0) -> Bus:
-    """The bus of `--url` and `--namespace`.
+    """The bus of the server, by `--url` or the environment, and of `--namespace`.
 
     Raises:
         WrongUrl: The URL does not name a server. The error does not show it: it may have a password.
         InvalidMessage: The namespace is invalid.
     """
+    url = server_url(options.url)
     try:
-        return Bus(options.url, namespace=options.namespace, call_timeout_s=call_timeout_s)
-    except InvalidMessage:
-        raise
-    except ValueError as error:
+        return Bus(url, namespace=options.namespace, call_timeout_s=call_timeout_s)
+    except InvalidMessage as error:
+        if error.field != "url":
+            raise
         raise WrongUrl(
-            "--url must be redis://HOST:PORT/0, rediss://HOST:PORT/0, unix:///PATH, "
+            "--url, or REDIS_URL, must be redis://HOST:PORT/0, rediss://HOST:PORT/0, unix:///PATH, "
             "redis+sentinel://HOST:PORT/SERVICE or redis+cluster://HOST:PORT; write special "
             "characters of a password in hexadecimal, such as / as %2F"
-        ) from error
+        ) from None
 
 
 def serve(options: argparse.Namespace) -> int:

@@ -4,28 +4,30 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
 from sagastream.cli.output import print_hint
+from sagastream.cli.server_address import environment_with
 
 _LOOK_S = 0.3
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SKIPPED = frozenset({"__pycache__", "node_modules", "site-packages"})
 
 
-def supervise(command: Sequence[str], *, folders: Sequence[Path]) -> int:
+def supervise(command: Sequence[str], *, url: str, folders: Sequence[Path]) -> int:
     """Run a command until SIGTERM or Ctrl-C, which is passed on to it.
 
     Args:
         command: The command; without one, only wait for the signal.
+        url: The server, for its environment: others can read its arguments.
         folders: Restart it when a `.py` file in one of them changes; empty for never.
 
     Returns:
         The exit code of the command; 0 after a signal that it obeyed.
     """
-    child = _Child(command)
+    child = _Child(command, environment_with(url))
     stopping = threading.Event()
 
     def stop(number: int, _frame: FrameType | None) -> None:
@@ -77,8 +79,9 @@ def _sources(folder: Path) -> Iterator[tuple[str, int]]:
 class _Child:
     """The child process: a new one after each start."""
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         self._command = command
+        self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -90,7 +93,7 @@ class _Child:
         """Start it in its own session, so that a Ctrl-C reaches it once."""
         if self._command:
             self._process = subprocess.Popen(  # noqa: S603 - our own program
-                self._command, start_new_session=True
+                self._command, env=self._environment, start_new_session=True
             )
 
     def signal(self, number: int) -> None:

@@ -8,7 +8,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, get_type_hints
 
-from sagastream._codec.payload import encode_payload
+from sagastream._codec.payload import decode_json, encode_payload
 from sagastream._codec.validation import derived_id, has_type
 from sagastream.errors import SagaError, UnreadableJournal
 from sagastream.message import Payload
@@ -28,6 +28,8 @@ UNHANDLED_S = 60.0
 # The longest wait before a retry in seconds, unless the first one is longer.
 MAX_RETRY_S = 5.0
 _MAX_DOUBLINGS = 50
+_LARGEST_TIME = 1e11  # in seconds since the Unix epoch, which is in three thousand years
+_UNKNOWN = "?"
 # A payload that does not fit today does not fit at the next attempt either.
 _NOT_RETRIED = frozenset({"InvalidPayload", "InvalidMessage"})
 _DEFAULTS: dict[type, dict[str, Any]] = {
@@ -342,7 +344,7 @@ def stamp(journal: Journal, now: float) -> Journal:
     )
 
 
-def load(text: str | bytes, *, saga_id: str = "?") -> Journal:
+def load(text: str | bytes, *, saga_id: str = _UNKNOWN) -> Journal:
     """The inverse of `dump`; also reads schema version 1.
 
     Args:
@@ -353,10 +355,11 @@ def load(text: str | bytes, *, saga_id: str = "?") -> Journal:
         UnreadableJournal: A newer release wrote it, or it is malformed.
     """
     try:
-        value = json.loads(text)
+        value = decode_json(text)
         _check_version(saga_id, value["v"])
         entries = tuple(_checked(JournalEntry, entry) for entry in value.pop("entries"))
         journal = replace(_checked(Journal, value), entries=entries)
+        _check_facts(saga_id, journal)
     except UnreadableJournal:
         raise
     except Exception as error:
@@ -377,6 +380,16 @@ def _check_version(saga_id: str, version: Any) -> None:
             "older; use the release that wrote it, or a later one. It is left unchanged"
         )
         raise UnreadableJournal(saga_id, version, why)
+
+
+def _check_facts(saga_id: str, journal: Journal) -> None:
+    """Refuse what no release writes: the name of another saga, and times that are not times."""
+    if saga_id not in {_UNKNOWN, journal.saga_id}:
+        raise ValueError(f"saga_id is {journal.saga_id!r}")
+    times = [journal.started, *(entry.started for entry in journal.entries)]
+    times += [entry.ended for entry in journal.entries if entry.ended is not None]
+    if not all(0.0 <= each < _LARGEST_TIME for each in times):
+        raise ValueError("it has a time out of range")
 
 
 def _checked(kind: type[T], fields: dict[str, Any]) -> T:

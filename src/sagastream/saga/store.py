@@ -87,7 +87,12 @@ class SagaStore:
         journal = load(stored[0], saga_id=saga_id)
         if self._name and journal.saga != self._name:
             raise NoSuchSaga(saga_id, f"that is a {journal.saga!r}, not a {self._name!r}")
-        return VersionedJournal(journal, int(stored[1]))
+        try:
+            version = int(stored[1])
+        except (TypeError, ValueError) as error:
+            why = "has no number of its version; it is left unchanged"
+            raise UnreadableJournal(saga_id, 0, why) from error
+        return VersionedJournal(journal, version)
 
     async def put(
         self,

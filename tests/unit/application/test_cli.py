@@ -210,15 +210,50 @@ def test_a_namespace_with_braces_is_a_usage_error(monkeypatch: pytest.MonkeyPatc
 
 
 def test_only_the_configuration_reads_the_environment() -> None:
-    """No other module reads environment variables."""
+    """No other module reads environment variables, but for the address of a command's server."""
     readers = [
         path.relative_to(ROOT).as_posix()
         for folder in ("app", "src")
         for path in sorted((ROOT / folder).rglob("*.py"))
         if re.search(r"os\.environ|getenv", path.read_text())
     ]
-    assert readers == ["app/config.py"]
+    assert readers == ["app/config.py", "src/sagastream/cli/server_address.py"]
     assert os.environ
+
+
+_ODD_STAGES: tuple[dict[str, Any], ...] = (
+    {},
+    {"status": "progress"},
+    {"event_type": "exploration:perform", "status": "progress", "payload": {"robots": [1]}},
+    *(
+        {"event_type": "exploration:perform", "status": "progress", "payload": payload}
+        for payload in (
+            {"robots": {"r": robot}, "fraction": 1e300, "simulated_s": 10**400}
+            for robot in (
+                None,
+                {},
+                {"pose": [1]},
+                {"pose": "abc", "driven_m": 1},
+                {"pose": [0, 0, 0]},
+            )
+        )
+    ),
+)
+
+
+@pytest.mark.invariant(14)
+@pytest.mark.parametrize("stage", _ODD_STAGES)
+def test_an_odd_stage_hides_no_other(stage: dict[str, Any]) -> None:
+    """What is malformed in it is left out."""
+    console = Console(file=io.StringIO(), width=200)
+    display = MissionDisplay()
+    display._console = console
+    good = {"pose": [1.0, 2.0, 0.0], "driven_m": 3.0}
+    progress = {"event_type": "exploration:perform", "status": "progress"}
+    display.show(progress | {"payload": {"fraction": 0.5, "robots": {"ours": good}}})
+    display.show(stage)
+    console.print(display._draw())
+    assert "at (1.0, 2.0) m" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("text", ["\x1b[2Jgone", "\x9b31m", "[/red] [bold]", "a\tb"])

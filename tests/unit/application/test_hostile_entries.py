@@ -19,7 +19,7 @@ from app.exploration.grid import MAX_CELLS, GridFrame
 from app.exploration.map_files import save_map
 from app.exploration.simulation.floor_plans import draw_rooms
 from app.missions.frames import BadFrame, FrameDecoder
-from app.missions.mission_saga import mission_saga
+from app.missions.mission_saga import mission_runner, mission_saga
 from app.missions.recording import read_frames
 from app.redis_utils import BlobInvalid, BlobMissing, get_blob, put_blob
 from app.robots import fleet
@@ -103,10 +103,67 @@ async def test_a_malformed_stage_hides_nothing_else(
         assert any(event.get("payload") == good for event in events)
 
 
+_STRANGE_INPUTS: tuple[dict[str, Any], ...] = (
+    {"area": 5, "robot_count": "two", "seed": [], "known_poses": None},
+    {"area": None, "robot_count": 10**30, "seed": True, "known_poses": 1},
+    {},
+)
+
+
+@pytest.mark.invariant(14)
+@pytest.mark.parametrize("given", _STRANGE_INPUTS)
+async def test_a_mission_with_strange_parameters_hides_no_other(
+    app_bus: Bus, area: str, sent: list[tuple[str, str]], given: dict[str, Any]
+) -> None:
+    """It is shown without them."""
+    await mission_runner().start(given, saga_id="strange")
+    async with _client() as client:
+        await client.post(
+            "/api/missions",
+            json={"area": area, "robots": 1},
+            headers={"idempotency-key": "ours"},
+        )
+        listed = {row["saga_id"]: row for row in (await client.get("/api/missions")).json()}
+        assert listed["ours"]["area"] == area
+        assert listed["strange"]["area"] is None
+        for path in ("/", "/missions/strange", "/api/missions/strange"):
+            assert (await client.get(path)).status_code == 200
+
+
+@pytest.mark.invariant(14)
+async def test_keys_of_another_type_hide_nothing_else(
+    app_bus: Bus, area: str, sent: list[tuple[str, str]]
+) -> None:
+    """The replies of one mission, its record of a request, dead letters; and the fleet, by name."""
+    async with _client() as client:
+        for mission in ("odd", "ours"):
+            await client.post(
+                "/api/missions",
+                json={"area": area, "robots": 1},
+                headers={"idempotency-key": mission},
+            )
+        await _intend_first_step("odd")
+        (entry,) = (await mission_runner().journal("odd")).entries
+        for name in (
+            *("saga:odd:replies", f"request:{entry.request_id}", "fleet"),
+            f"{get_settings().resources_stream}:dead",
+        ):
+            await app_bus.command("SET", app_bus.key(name), "text", "EX", 60)
+        rows = (await client.get("/api/missions")).json()
+        assert {row["saga_id"] for row in rows} == {"odd", "ours"}
+        for path in ("/", "/missions/odd", "/parts/missions/odd/deliveries"):
+            assert (await client.get(path)).status_code == 200
+        deliveries = await client.get("/parts/missions/odd/deliveries")
+        assert "unreadable: " in deliveries.text
+        answer = await client.get("/api/fleet")
+        assert (answer.status_code, answer.json()["title"]) == (502, "ServerError")
+
+
 @pytest.mark.invariant(14)
 @pytest.mark.parametrize(
     "record",
     [
+        *("[" * 100_000, '{"name":' + "[" * 100_000),
         *("{", "[]", "{}", '{"name":"r2"}', "\xff"),
         '{"name":"r2","battery":"full","x":0,"y":0}',
         '{"name":"r2","battery":NaN,"x":0,"y":0}',

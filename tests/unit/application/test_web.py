@@ -25,7 +25,7 @@ from app.missions.mission_saga import mission_runner, mission_saga
 from app.robots import fleet
 from app.web import pages
 from app.web.api import make_app
-from app.web.security import MAX_BODY_BYTES, RateLimiter
+from app.web.security import MAX_BODY_BYTES, RateLimiter, is_guessable
 from sagastream import Bus
 from sagastream.saga.journal import intend, next_action
 from sagastream.saga.store import SagaStore
@@ -472,6 +472,7 @@ async def test_the_number_of_open_missions_is_limited() -> None:
         again = await client.post("/api/missions", json=_ROOM, headers=key)
         assert (again.status_code, again.json()) == (202, first.json())
         refused = await client.post("/api/missions", json=_ROOM)
+        assert int(refused.headers["retry-after"]) > 0
         assert "wait" in _refused(refused, 503, "TooManyMissions")
         await mission_runner().compensate(first.json()["saga_id"], "enough")
         assert (await client.post("/api/missions", json=_ROOM)).status_code == 202
@@ -512,12 +513,31 @@ def test_a_token_is_required_beyond_loopback(fresh: None, monkeypatch: pytest.Mo
         assert "WEB_TOKEN" in result.stderr
 
 
-def test_a_short_token_is_refused(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It could be guessed; the message says how to make a better one."""
+@pytest.mark.parametrize(
+    "token",
+    ["abc", "t" * 40, "0123456789" * 3, "4b1d9e0c7f2a83b65d1e9c40a7f38b", "xW3r-8kQz_P1mYb6TnVh0"],
+)
+def test_a_token_that_could_be_guessed_is_refused(
+    fresh: None, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    """The message says how to make a better one."""
     monkeypatch.setattr("app.cli.base.configure", lambda settings, service: None)
-    result = CliRunner().invoke(cli, ["serve"], env={"WEB_TOKEN": "abc"})
+    result = CliRunner().invoke(cli, ["serve"], env={"WEB_TOKEN": token})
     assert result.exit_code == 2
     assert "secrets.token_urlsafe()" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "xW3r-8kQz_P1mYb6TnVh0A",
+        "4b1d9e0c7f2a83b65d1e9c40a7f38b2e",
+        "4B1D9E0C7F2A83B65D1E9C40A7F38B2E",
+    ],
+)
+def test_a_random_token_is_taken(token: str) -> None:
+    """In each of the usual alphabets."""
+    assert not is_guessable(token)
 
 
 def test_a_taken_web_port_is_named(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from sagastream import (
     Bus,
     Command,
     CommandListener,
+    InvalidMessage,
     Progress,
     RequestCancelled,
     Retention,
@@ -21,9 +22,9 @@ from sagastream import (
     multi_stage_reply,
 )
 from sagastream._functions.library import LIBRARY, SOURCE
-from sagastream.cli.acl import IN_FUNCTIONS, ROLES, Role, rules
 from sagastream.cli.main import main
 from sagastream.memory import purge
+from sagastream.rights import IN_FUNCTIONS, ROLES, Role, rules
 from sagastream.saga import Compensation, Saga, SagaRunner, Step
 from sagastream.status import dead_letters, request_status, stream_status
 from sagastream.testing import EmbeddedServer, running
@@ -244,6 +245,21 @@ async def test_a_role_can_do_its_work(tenants: Tenants, role: Role) -> None:
                 why="the malformed entry is a dead letter",
             )
     assert tenants.denied() == []
+
+
+async def test_a_role_can_use_the_database_of_its_url(tenants: Tenants) -> None:
+    """The rights are the same in all databases."""
+    url = f"{tenants.url('requester')}?db=3"
+    async with Bus(url, namespace="shop") as bus:
+        await bus.emit_command(STREAM, event_type="till:add", payload={})
+    assert tenants.denied() == []
+
+
+@pytest.mark.parametrize("namespace", ["*", "a*", "sh?p", "[a-z]", "a\\b", "", "a b"])
+def test_a_namespace_that_matches_others_is_refused(namespace: str) -> None:
+    """A pattern in it would give rights over other tenants."""
+    with pytest.raises(InvalidMessage, match="namespace"):
+        rules("requester", namespace)
 
 
 _FOREIGN = (

@@ -82,3 +82,45 @@ def test_what_came_from_a_server_does_not_steer_the_terminal(
         shown = captured.out + captured.err
         assert "owned" in shown or arguments[0] == "retry"
         assert all(char.isprintable() or char == "\n" for char in shown), arguments
+
+
+@pytest.mark.blocking
+def test_odd_letters_are_shown_as_they_are(
+    server: EmbeddedServer, namespace: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fields with our names, an id without its second half, lines in a field, no fields of ours."""
+    ids = ("1700-0", "1700-1", "1701-0")
+    letters: tuple[dict[str, str], ...] = (
+        {"id": "9-9", "event_type": "a\nb", "dead_entry_id": "x"},
+        {"event_type": "work:do", "payload": "{}", "request_id": "odd"},
+        {"x": "y"},
+    )
+
+    async def prepare() -> None:
+        async with Bus(server.url, namespace=namespace) as bus:
+            for letter_id, fields in zip(ids, letters, strict=True):
+                await add_entry(bus, f"{STREAM}:dead", fields, entry_id=letter_id)
+            await bus.command("SET", bus.key("text:dead"), "none", "EX", 60)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = main(["--url", server.url, "--namespace", namespace, "dead", *arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    asyncio.run(prepare())
+    listed = run("list", STREAM)[1].splitlines()
+    assert listed == ["1700-0  a\\nb  unknown", "1700-1  work:do  unknown", "1701-0  ?  unknown"]
+    assert json.loads(run("show", STREAM, "1700", "-o", "json")[1])["id"] == "1700-0"
+    assert "event_type" not in run("retry", STREAM, "1700")[1]
+    assert run("retry", STREAM, "1700-1")[0] == 0
+    for arguments in (
+        ("list", "text"),
+        ("show", "text", "1-1"),
+        ("show", STREAM, "1700-9"),
+        ("show", STREAM, "\u0661\u0662"),
+        ("retry", STREAM, f"{2**64}-0"),
+        ("retry", STREAM, "1700"),
+        ("retry", STREAM, "1701-0"),
+    ):
+        code, out, error = run(*arguments)
+        assert (code, out, error.count("\n")) == (1, "", 1), (arguments, error)

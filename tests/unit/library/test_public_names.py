@@ -17,6 +17,7 @@ PUBLIC = (
     "sagastream",
     "sagastream.errors",
     "sagastream.message",
+    "sagastream.rights",
     "sagastream.saga",
     "sagastream.status",
     "sagastream.sync",

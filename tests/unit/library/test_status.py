@@ -2,7 +2,7 @@
 
 import pytest
 
-from sagastream import Bus, Command, InvalidMessage, Progress, multi_stage_reply
+from sagastream import Bus, Command, InvalidMessage, Progress, ReplyTimeout, multi_stage_reply
 from sagastream.status import dead_letters, request_status, stream_status
 from tests.listeners import listening
 from tests.plain_client import add_entry, deliver
@@ -44,6 +44,18 @@ async def test_a_live_listener_announces_its_event_types(bus: Bus) -> None:
 
     async with listening(bus, [work]):
         await eventually(is_announced, within_s=10, why="the listener announced its event type")
+
+
+@pytest.mark.invariant(14)
+async def test_an_announcement_that_is_no_text_hides_no_other(bus: Bus) -> None:
+    """Neither in a stream's status, nor in what a timeout says."""
+    key, until = bus.key(f"listeners:{STREAM}"), 4e12
+    for member in (b"work:do\nlistener", b"\xff\xfe\nlistener", b"\xf3", b""):
+        await bus.command("ZADD", key, until, member)
+    assert "work:do" in (await stream_status(bus, STREAM)).event_types
+    with pytest.raises(ReplyTimeout, match="not begun"):
+        await bus.request_and_reply(STREAM, "work:do", {}, timeout=0.3)
+    await bus.command("DEL", key)
 
 
 async def test_the_status_of_a_request_before_and_after_its_claim(bus: Bus) -> None:

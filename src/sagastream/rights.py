@@ -1,20 +1,19 @@
-"""`sagastream acl` and `install`: the rights that a role needs on a server.
-
-The right to load functions is one over all tenants of a server: who has it can replace the
-functions of others. So an administrator loads them, once for each release.
+"""The rights that the user of each role needs on a server.
 
 The server runs a function with the rights of its caller, so a role has the commands that its
 functions call. A test reads them from the Lua, and others let real users with these rules do
 what a role must do, and what it must not.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Literal, get_args
 
 from sagastream._codec.validation import check_name
-from sagastream._functions.library import LIBRARY, SOURCE
-from sagastream.bus import Bus
-from sagastream.errors import SagastreamError
+from sagastream.errors import InvalidMessage
+
+# What else is in a name could let the pattern of its keys match those of others.
+_PLAIN = re.compile(r"[A-Za-z0-9._:-]+")
 
 Role = Literal["requester", "listener", "saga-runner", "reader", "administrator"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -45,7 +44,9 @@ IN_FUNCTIONS: Mapping[Role, frozenset[str]] = {
     | {"dump", "restore", "zremrangebyscore"},
 }
 # What the processes of each role send themselves.
-_SENT_BY_ALL = frozenset({"cluster|slots", "fcall", "fcall_ro", "ping", "role", "time", "wait"})
+_SENT_BY_ALL = frozenset(
+    {"cluster|slots", "fcall", "fcall_ro", "ping", "role", "select", "time", "wait"}
+)
 _SENT_BY_REQUESTERS = _SENT_BY_ALL | {
     *("del", "exists", "hmget", "hsetnx", "xread", "xreadgroup", "xrevrange", "xtrim"),
     "zrangebyscore",
@@ -70,7 +71,10 @@ _SENT: Mapping[Role, frozenset[str]] = {
 
 
 def commands(role: Role) -> frozenset[str]:
-    """The commands that a role needs. A saga runner is a requester, too."""
+    """The commands that a role needs, with a subcommand behind `|`.
+
+    A saga runner is a requester, too.
+    """
     own = IN_FUNCTIONS[role] | _SENT[role]
     return own | IN_FUNCTIONS["requester"] if role == "saga-runner" else own
 
@@ -81,43 +85,7 @@ def rules(role: Role, namespace: str) -> list[str]:
     Raises:
         InvalidMessage: The namespace is invalid, or empty.
     """
-    access = "%R~" if role == "reader" else "~"
-    keys = f"{access}{{{check_name('namespace', namespace)}}}:*"
+    if not _PLAIN.fullmatch(check_name("namespace", namespace)):
+        raise InvalidMessage("namespace", "has characters with a meaning in patterns of keys")
+    keys = f"{'%R~' if role == 'reader' else '~'}{{{namespace}}}:*"
     return ["reset", "on", "resetchannels", keys, *(f"+{each}" for each in sorted(commands(role)))]
-
-
-_LIST = ("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY, "WITHCODE")
-
-
-class ForeignLibrary(SagastreamError):
-    """The server has a library of our name with other code."""
-
-
-async def install(bus: Bus) -> tuple[str, bool]:
-    """Load the function library of this release where a server does not have it.
-
-    In a cluster, each primary gets it; its replicas get it from there.
-
-    Returns:
-        The name of the library, and whether it was loaded now.
-
-    Raises:
-        ForeignLibrary: A library with that name has other code.
-        ServerUnsuitable: This user may not load functions.
-        ServerUnavailable: The server did not answer.
-    """
-    connection, is_new = bus.session().connection, False
-    for node in await connection.primaries():
-        found = await connection.call(*_LIST, node=node)
-        if not found:
-            await connection.load_functions(node=node)
-            is_new = True
-            continue
-        flat = found[0]
-        facts = flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
-        if facts[b"library_code"].decode() != SOURCE:
-            raise ForeignLibrary(
-                f"{bus.address} has a library {LIBRARY} with other code than this release: find "
-                f"out who loaded it, then run FUNCTION DELETE {LIBRARY}, and install again"
-            )
-    return LIBRARY, is_new

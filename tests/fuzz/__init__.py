@@ -1,0 +1,1 @@
+"""Mutations of what is on the server, written while mission control is at work."""
