@@ -451,7 +451,7 @@ CONTROLS = [
     ),
     Control(
         "12 a journal of a newer release is left alone",
-        "saga/journal.py",
+        "saga/journal_json.py",
         "if version > JOURNAL_VERSION:",
         "if False:",
         UNREADABLE,
@@ -668,7 +668,7 @@ CONTROLS = [
     ),
     Control(
         "14 the values in a journal are checked",
-        "saga/journal.py",
+        "saga/journal_json.py",
         "not has_type(value, _TYPES[kind][name])",
         "False",
         UNREADABLE,

@@ -37,6 +37,7 @@ from sagastream.handlers import Handler, discover, multi_stage_reply
 from sagastream.listener import CommandListener
 from sagastream.message import Command, Payload, PlainProgress, Progress
 from sagastream.retention import Retention
+from sagastream.retries import RetryPolicy
 
 __all__ = [
     "Atomic",
@@ -69,6 +70,7 @@ __all__ = [
     "RequestFailed",
     "ResultExpired",
     "Retention",
+    "RetryPolicy",
     "SagastreamError",
     "ServerError",
     "ServerRefused",

@@ -19,6 +19,7 @@ from sagastream.effects import Effect
 from sagastream.errors import RegistrationError
 from sagastream.message import Command, Payload
 from sagastream.retention import Retention
+from sagastream.retries import RetryPolicy
 
 Reconcile = Callable[[Command], Awaitable[Payload | None]]
 
@@ -40,6 +41,7 @@ class Handler:
     effect: Effect = "idempotent"
     reconcile: Reconcile | None = field(default=None, compare=False)
     retention: Retention | None = None
+    retry: RetryPolicy | None = None
     scope: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
     is_async: bool = field(init=False, compare=False, repr=False)
     signature: Signature = field(init=False, compare=False, repr=False)
@@ -86,6 +88,7 @@ def multi_stage_reply(
     effect: Effect = "idempotent",
     reconcile: Reconcile | None = None,
     retention: Retention | None = None,
+    retry: RetryPolicy | None = None,
 ) -> Callable[[Callable[..., Any]], Handler]:
     """Declare a function as the handler of an event type.
 
@@ -109,6 +112,8 @@ def multi_stage_reply(
         reconcile: For `at_most_once`: an async function that gets the `Command` of a
             second claim and returns the result of the first, or None if it had no effect.
         retention: How long its results are kept; None for what the listener says.
+        retry: Which errors are followed by another attempt, and when; None for none. A request
+            that waits for it holds no slot. It ends as `failed` after the last attempt.
 
     Raises:
         InvalidMessage: A name is invalid.
@@ -127,7 +132,7 @@ def multi_stage_reply(
 
     def declare(function: Callable[..., Any]) -> Handler:
         scope = sys._getframe(1).f_locals  # noqa: SLF001 - classes that a function defines
-        return Handler(stream, event_type, function, effect, reconcile, retention, scope)
+        return Handler(stream, event_type, function, effect, reconcile, retention, retry, scope)
 
     return declare
 

@@ -18,7 +18,7 @@ from sagastream._handlers.injection import Injector
 from sagastream._redis.deadline import Deadline
 from sagastream._redis.retrying import backoff_delays, end_tasks, is_group_gone, uninterrupted
 from sagastream._worker.announcer import Announcer
-from sagastream._worker.claim import ClaimOptions
+from sagastream._worker.claim_options import ClaimOptions
 from sagastream._worker.consumer import Delivery, StreamConsumer
 from sagastream._worker.dispatcher import Dispatcher
 from sagastream._worker.lease import LeaseKeeper
@@ -223,6 +223,7 @@ class CommandListener:
             threads=threads,
             injector=self._injector,
             on_forward=consumer.pause,
+            on_postponed=consumer.sweep_in,
         )
         await consumer.make_groups()
         keeper.start()
@@ -255,9 +256,9 @@ class CommandListener:
             reading = group.create_task(self._read(consumer, running))
             stopping = group.create_task(self._stopping.wait())
             await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if consumer.is_reading:
-                deadline = Deadline(_LEAVE_S)
-                await consumer.end(deadline)
+            deadline, was_reading = Deadline(_LEAVE_S), consumer.is_reading
+            await consumer.end(deadline)
+            if was_reading:
                 await asyncio.wait({reading}, timeout=deadline.left_s)
             await end_tasks(announcing, stopping, reading)
 

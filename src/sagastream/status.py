@@ -48,8 +48,10 @@ class RequestStatus:
         event_type: `domain:action`; '' if only its id is remembered.
         consumer: The listener that claimed it last; '' if none has, or when it has ended.
         attempts: How many times it was claimed.
+        failures: How many attempts have failed, and were followed by another one.
         lease_s: Seconds that the lease still runs, negative if it has lapsed; None if it was
             never claimed.
+        due_s: In how many seconds its next attempt is due; None if it does not wait for one.
     """
 
     request_id: str
@@ -59,6 +61,8 @@ class RequestStatus:
     consumer: str
     attempts: int
     lease_s: float | None
+    failures: int = 0
+    due_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +136,11 @@ async def request_status(bus: Bus, request_id: str) -> RequestStatus | None:
         return None
     if isinstance(found, Expired):
         return RequestStatus(request_id, found.status, "", "", "", 0, None)
-    lease_s = None
+    lease_s = due_s = None
     if found["consumer"]:
         lease_s = (int(found["lease_until"]) - await _now_ms(bus)) / 1000
+    if found["status"] == "pending" and found["due"] != "0":
+        due_s = (int(found["due"]) - await _now_ms(bus)) / 1000
     return RequestStatus(
         request_id=request_id,
         status=found["status"],
@@ -143,6 +149,8 @@ async def request_status(bus: Bus, request_id: str) -> RequestStatus | None:
         consumer=found["consumer"],
         attempts=int(found["attempts"]),
         lease_s=lease_s,
+        failures=int(found["failures"]),
+        due_s=due_s,
     )
 
 

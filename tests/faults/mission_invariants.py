@@ -9,7 +9,7 @@ from typing import Any
 import redis
 
 from sagastream.message import TERMINAL_STAGES
-from sagastream.saga.journal import load
+from sagastream.saga.journal_json import load
 from sagastream.saga.state import Journal
 from tests.faults.mission_handlers import STEPS, UNDO
 from tests.plain_client import GROUP

@@ -18,7 +18,7 @@ _OF_RECORDS = frozenset(
         *("followed", "effect", "traceparent", "tracestate", "parent_span_id"),
     }
 )
-_NUMBERS = ("epoch", "attempts", "lease_until", "seq")
+_NUMBERS = ("epoch", "attempts", "failures", "due", "lease_until", "seq")
 _MAX_DIGITS = 20
 
 
@@ -120,6 +120,7 @@ class Claimed:
         epoch: The fencing token; a later claim has a higher one.
         now_ms: The server's time.
         attempt: Which claim of the request this is, from 1.
+        failures: How many of its attempts have failed.
         effect: The effect policy that the handler must declare, '' for any.
         last_progress: The payload of the last progress stage, '' if there is none.
         lost_span: The span of a handler that was killed, '' if there is none.
@@ -129,6 +130,7 @@ class Claimed:
     epoch: int
     now_ms: int
     attempt: int = 1
+    failures: int = 0
     effect: str = ""
     last_progress: str = ""
     lost_span: str = ""
@@ -189,8 +191,8 @@ def parse_begin(parts: Sequence[Any]) -> BeginAnswer:
         epoch, now_ms, *more = rest
         if not more:
             return Claimed(int(epoch), int(now_ms))
-        attempt, *texts_of_claim = more
-        return Claimed(int(epoch), int(now_ms), int(attempt), *texts_of_claim)
+        attempt, failures, *texts_of_claim = more
+        return Claimed(int(epoch), int(now_ms), int(attempt), int(failures), *texts_of_claim)
     if word == "done":
         status, lost_span, dead = rest
         return Done(status, lost_span, dead == "dead")
@@ -274,88 +276,22 @@ class CancelAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class SweepAnswer:
-    """What `sweep` took over.
+class PostponeAnswer:
+    """What `postpone` did.
 
     Attributes:
-        is_busy: Whether another sweeper has the stream now.
-        entries: Entry ids, fields, and how many times each was delivered.
+        outcome: `ok`; `stale`, another claim has the request, or it has ended; or `cancelled`, it was
+            cancelled and must end.
+        status: The request's status if it is stale.
     """
 
-    is_busy: bool
-    entries: tuple[tuple[str, dict[bytes, bytes], int], ...] = ()
+    outcome: Literal["ok", "stale", "cancelled"]
+    status: str = ""
 
     @classmethod
     def parse(cls, parts: Sequence[Any]) -> Self:
         """Read the answer."""
-        word, *entries = parts
-        return cls(
-            word == b"busy",
-            tuple(
-                (entry_id.decode(), dict(zip(flat[::2], flat[1::2], strict=True)), deliveries)
-                for entry_id, flat, deliveries in entries
-            ),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class EventAnswer:
-    """What `event` did.
-
-    Attributes:
-        is_refused: Whether it was a stage of a request that the caller has not claimed.
-        entry_id: The new entry, '' if refused.
-    """
-
-    is_refused: bool
-    entry_id: str = ""
-
-    @classmethod
-    def parse(cls, parts: Sequence[Any]) -> Self:
-        """Read the answer."""
-        word, *rest = texts(parts)
-        return cls(word == "refused", *rest)
-
-
-@dataclass(frozen=True, slots=True)
-class RejectAnswer:
-    """What `reject` did.
-
-    Attributes:
-        is_done: Whether the entry was no longer pending, so that nothing was written.
-    """
-
-    is_done: bool
-
-    @classmethod
-    def parse(cls, parts: Sequence[Any]) -> Self:
-        """Read the answer."""
-        return cls(parts[0] == b"done")
-
-
-@dataclass(frozen=True, slots=True)
-class ForwardAnswer:
-    """What `forward` did.
-
-    Attributes:
-        is_forwarded: Whether the command is in the stream for another listener.
-        entry_id: Its entry; '' if it was not forwarded.
-        now_ms: The server's time, if no live listener handles the command.
-        event_types: What live listeners handle then.
-    """
-
-    is_forwarded: bool
-    entry_id: str = ""
-    now_ms: int = 0
-    event_types: tuple[str, ...] = ()
-
-    @classmethod
-    def parse(cls, parts: Sequence[Any]) -> Self:
-        """Read the answer."""
-        word, *rest = texts(parts)
-        if word == "forwarded":
-            return cls(True, rest[0])
-        return cls(False, "", int(rest[0]), tuple(rest[1:]))
+        return cls(*cast("Any", texts(parts)))
 
 
 @dataclass(frozen=True, slots=True)

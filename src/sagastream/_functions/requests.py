@@ -16,6 +16,7 @@ from sagastream._functions.answers import (
     EmitAnswer,
     Expired,
     FinishAnswer,
+    PostponeAnswer,
     ProgressAnswer,
     ReleaseAnswer,
     parse_begin,
@@ -29,8 +30,8 @@ from sagastream._telemetry.trace_context import Trace
 from sagastream.retention import Retention
 
 _ADOPT, _FOLLOW, _INSPECT = (function_name(name) for name in ("adopt", "follow", "inspect"))
-_RELEASE, _CANCEL, _RENEW, _PURGE = (
-    function_name(name) for name in ("release", "cancel", "renew", "purge")
+_RELEASE, _CANCEL, _RENEW, _PURGE, _POSTPONE = (
+    function_name(name) for name in ("release", "cancel", "renew", "purge", "postpone")
 )
 
 
@@ -206,6 +207,23 @@ class RequestFunctions:
             (record, stream),
             args,
             FinishAnswer.parse,
+        )
+
+    async def postpone(
+        self,
+        record: str,
+        stream: str,
+        *,
+        group: str,
+        entry_id: str,
+        token: str,
+        delay_ms: int,
+        failure: str,
+    ) -> PostponeAnswer:
+        """End an attempt that failed; the next one begins after `delay_ms` at the earliest."""
+        args = (group, entry_id, token, delay_ms, failure)
+        return PostponeAnswer.parse(
+            await self._caller.call("FCALL", _POSTPONE, 2, record, stream, *args)
         )
 
     async def release(

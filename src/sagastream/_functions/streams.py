@@ -3,8 +3,13 @@
 from collections.abc import Mapping, Sequence
 from itertools import chain
 
-from sagastream._functions.answers import EventAnswer, ForwardAnswer, RejectAnswer, SweepAnswer
 from sagastream._functions.library import Caller, function_name
+from sagastream._functions.stream_answers import (
+    EventAnswer,
+    ForwardAnswer,
+    RejectAnswer,
+    SweepAnswer,
+)
 from sagastream._redis.deadline import Deadline
 from sagastream.retention import Retention
 

@@ -7,9 +7,9 @@ longer the current one.
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -22,6 +22,7 @@ from sagastream._functions.answers import AdoptAnswer, BeginAnswer, Claimed, Don
 from sagastream._redis.deadline import Deadline
 from sagastream._redis.retrying import uninterrupted
 from sagastream._telemetry.trace_context import Trace
+from sagastream._worker.claim_options import ClaimOptions
 from sagastream._worker.claim_telemetry import ClaimTelemetry
 from sagastream._worker.consumer import IDLE_MS, Delivery
 from sagastream._worker.lease import LeaseKeeper
@@ -29,7 +30,6 @@ from sagastream._worker.progress import ProgressThrottle, progress_payload
 from sagastream.effects import Atomic, Write
 from sagastream.errors import InvalidMessage, LeaseLost, SagastreamError
 from sagastream.message import Command
-from sagastream.retention import Retention
 
 logger = logging.getLogger(__name__)
 
@@ -41,29 +41,6 @@ _RELEASE_S = 1.0
 # Why a handler has to stop: its lease is lost, the request was cancelled, its deadline passed,
 # or its listener has stopped.
 Ending = Literal["lost", "cancelled", "deadline", "stopped"]
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimOptions:
-    """What all claims of a listener, or of one handler, have in common.
-
-    Attributes:
-        group: The consumer group.
-        consumer: The listener.
-        lease_s: How long a claim lasts without renewal, in seconds.
-        max_deliveries: How many handlers a request may lose before it becomes a dead letter.
-        progress_interval_s: Progress that comes faster is coalesced: the newest wins.
-        retention: How long results are kept.
-        tracebacks: Whether failed replies have one.
-    """
-
-    group: str
-    consumer: str
-    lease_s: float
-    max_deliveries: int
-    progress_interval_s: float
-    retention: Retention
-    tracebacks: bool = True
 
 
 class Claim:
@@ -121,6 +98,8 @@ class Claim:
         self._task: asyncio.Task[Any] | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._left_s: float | None = None
+        self._expires_at = math.inf
+        self.failures = 0
         self._has_begun = False
         self._is_finishing = False
         self._is_settled = False
@@ -209,6 +188,8 @@ class Claim:
         self.effect = answer.effect
         if command.deadline is not None:
             self._left_s = (command.deadline - answer.now_ms) / 1000
+            self._expires_at = self._loop.time() + self._left_s
+        self.failures = answer.failures
         self._has_begun = True
         self._claim_token = claim_token.set(self.token)
         self.telemetry.lost_span(answer.lost_span)
@@ -274,12 +255,7 @@ class Claim:
         return self._left_s is not None and self._left_s <= 0
 
     async def progress(self, fraction: float, detail: Mapping[str, Any] | None = None) -> None:
-        """Write a progress stage.
-
-        Raises:
-            InvalidMessage: An argument is invalid.
-            LeaseLost: Another claim has the request.
-        """
+        """Write a progress stage; raises `InvalidMessage`, or as `fail` does."""
         payload = encode_payload(
             progress_payload(fraction, detail),
             field="detail",
@@ -325,12 +301,35 @@ class Claim:
         self.telemetry.fail(error_type, message)
         await self._finish("failed", failure_payload(error_type, message, traceback))
 
-    async def cancel(self) -> None:
-        """Write `cancelled`.
+    async def postpone(self, delay_s: float, error_type: str, message: str) -> bool:
+        """End an attempt that failed; the next one begins after `delay_s`. Raises as `fail` does.
 
-        Raises:
-            LeaseLost: Another claim has the request, and replies.
+        Returns False if none follows: the request was cancelled, or its deadline passes before.
         """
+        if self._progress:
+            await self._progress.close()
+        if self._loop.time() + delay_s >= self._expires_at:
+            return False
+        with self.telemetry.settling("release"):
+            answer = await self._session.requests.postpone(
+                self.record,
+                self.stream,
+                group=self._options.group,
+                entry_id=self.entry_id,
+                token=self.token,
+                delay_ms=round(1000 * delay_s),
+                failure=failure_payload(error_type, message),
+            )
+        if answer.outcome == "stale":
+            raise LeaseLost(self.command.request_id, answer.status)
+        if answer.outcome == "cancelled":
+            return False
+        self._is_settled = True
+        self.telemetry.fail(error_type, message)
+        return True
+
+    async def cancel(self) -> None:
+        """Write `cancelled`; raises as `fail` does."""
         await self._finish("cancelled", "{}")
 
     async def _finish(self, status: str, payload: str, writes: Sequence[Write] = ()) -> bool:

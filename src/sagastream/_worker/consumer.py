@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from sagastream._client.session import Session
 from sagastream._redis.connection import BLOCK_MS
 from sagastream._redis.deadline import Deadline
 from sagastream._redis.protocol import entries
+from sagastream._redis.retrying import end_tasks
 from sagastream._worker.lease import LeaseKeeper
 from sagastream.errors import SagastreamError
 
@@ -18,6 +20,7 @@ _ENDED_KEPT = 10_000
 _ENDED_KEPT_BYTES = 64 * 1024 * 1024
 _SHORT_BLOCK_MS = 100
 _MAX_PAUSE_S = 0.05
+_UNBLOCK_S = 1.0
 # An entry that counts as idle for this long is taken over by the next sweep.
 IDLE_MS = 86_400_000
 
@@ -73,6 +76,9 @@ class StreamConsumer:
         self._next_sweep = 0.0
         self._pause_until = 0.0
         self._turn = 0
+        self._due_at = math.inf
+        self._alarm: asyncio.TimerHandle | None = None
+        self._unblocking: set[asyncio.Task[None]] = set()
         self._is_ending = False
         self.is_reading = False
 
@@ -90,9 +96,31 @@ class StreamConsumer:
         pause_s = random.uniform(0.005, _MAX_PAUSE_S)  # noqa: S311 - jitter, not a secret
         self._pause_until = asyncio.get_running_loop().time() + pause_s
 
+    def sweep_in(self, delay_s: float) -> None:
+        """Sweep in this many seconds, when a postponed request is due, if no sweep comes before."""
+        loop = asyncio.get_running_loop()
+        at = loop.time() + delay_s
+        if at >= self._due_at or self._is_ending:
+            return
+        self._due_at = at
+        if self._alarm:
+            self._alarm.cancel()
+        self._alarm = loop.call_later(delay_s, self._sweep_now)
+
+    def _sweep_now(self) -> None:
+        self._due_at, self._alarm, self._next_sweep = math.inf, None, 0.0
+        if self.is_reading:
+            unblock = self._session.connection.unblock(self, deadline=Deadline(_UNBLOCK_S))
+            task = asyncio.create_task(unblock)
+            self._unblocking.add(task)
+            task.add_done_callback(self._unblocking.discard)
+
     async def end(self, deadline: Deadline) -> None:
         """Let a read that waits answer now; later reads return nothing."""
         self._is_ending = True
+        if self._alarm:
+            self._alarm.cancel()
+        await end_tasks(*self._unblocking)
         await self._session.connection.unblock(self, deadline=deadline)
 
     async def give_back(self, kept: Collection[tuple[str, str]], deadline: Deadline) -> None:
@@ -183,6 +211,8 @@ class StreamConsumer:
                 keep=_ENDED_KEPT,
                 keep_bytes=_ENDED_KEPT_BYTES,
             )
+            if answer.due_ms is not None:
+                self.sweep_in(answer.due_ms / 1000)
             deliveries += [
                 Delivery(stream, entry_id, raw, times) for entry_id, raw, times in answer.entries
             ]

@@ -14,11 +14,13 @@ from dataclasses import replace
 
 from sagastream._client.session import Session
 from sagastream._codec.entries import decode_command, is_newer_entry, unread_command
-from sagastream._functions.answers import Claimed, ForwardAnswer, Wait
+from sagastream._functions.answers import Claimed, Wait
+from sagastream._functions.stream_answers import ForwardAnswer
 from sagastream._handlers.injection import Injector
 from sagastream._redis.retrying import says_away
 from sagastream._worker.announcer import announcements_key
-from sagastream._worker.claim import Claim, ClaimOptions
+from sagastream._worker.claim import Claim
+from sagastream._worker.claim_options import ClaimOptions
 from sagastream._worker.consumer import Delivery
 from sagastream._worker.execution import Attempt, HandlerRaised, run_handler
 from sagastream._worker.failures import describe, is_expected, log_failure, short_traceback
@@ -39,6 +41,7 @@ from sagastream.errors import (
 )
 from sagastream.handlers import Handler
 from sagastream.message import Command
+from sagastream.retries import RetryPolicy
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +84,7 @@ class Dispatcher:
         threads: HandlerThreads,
         injector: Injector,
         on_forward: Callable[[], None],
+        on_postponed: Callable[[float], None],
     ) -> None:
         self._session = session
         self._handlers = handlers
@@ -98,6 +102,7 @@ class Dispatcher:
             if injector.middleware or handler.signature.dependencies
         }
         self._on_forward = on_forward
+        self._on_postponed = on_postponed
         self.handed_over: set[tuple[str, str]] = set()
 
     async def dispatch(self, delivery: Delivery, slot: Slot) -> None:
@@ -282,7 +287,7 @@ class Dispatcher:
             except asyncio.CancelledError:
                 await self._end_early(claim)
             except HandlerRaised as raised:
-                await self._fail(claim, raised.error, started)
+                await self._fail(handler, claim, raised.error, started)
             except LeaseLost:
                 raise
             except Exception as error:  # noqa: BLE001 - `log_failure` logs it
@@ -303,7 +308,9 @@ class Dispatcher:
             await asyncio.sleep(min(_LONGEST_RETRY_S, 0.005 * 2.0**run) * jitter)
         raise WriteConflict(_MAX_RUNS)
 
-    async def _fail(self, claim: Claim, error: BaseException, started: float) -> None:
+    async def _fail(
+        self, handler: Handler, claim: Claim, error: BaseException, started: float
+    ) -> None:
         """Write what a handler raised; if it was stopped, or the server is away, give it back."""
         is_away = says_away(error) or (
             isinstance(error, ConnectionError) and self._was_server_away(started)
@@ -314,12 +321,26 @@ class Dispatcher:
             claim.telemetry.fail(type(error).__name__, describe(error))
             claim.pause()
             return
+        if handler.retry and await self._postpone(handler.retry, claim, error):
+            return
         is_refusal = is_expected(error)
         level = logging.WARNING if is_refusal else logging.ERROR
         log_failure(error, claim.ids, claim.command.attempt, level=level)
         has_traceback = self._options.tracebacks and not is_refusal
         text = short_traceback(error) if has_traceback else ""
         await claim.fail(type(error).__name__, describe(error), text)
+
+    async def _postpone(self, policy: RetryPolicy, claim: Claim, error: BaseException) -> bool:
+        """Let another attempt follow, if the policy says so; whether one follows."""
+        seed = claim.command.request_id
+        delay_s = policy.delay_s(claim.failures + 1, error, seed=seed)
+        kind, message = type(error).__name__, describe(error)
+        if delay_s is None or not await claim.postpone(delay_s, kind, message):
+            return False
+        log_failure(error, claim.ids, claim.command.attempt, level=logging.WARNING)
+        logger.info("the next attempt begins in %.3g s", delay_s, extra=claim.ids)
+        self._on_postponed(delay_s)
+        return True
 
     def _was_server_away(self, since: float) -> bool:
         lost_at = self._session.connection.lost_at

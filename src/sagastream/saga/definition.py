@@ -13,6 +13,7 @@ from sagastream._codec.validation import check_name
 from sagastream.effects import Effect
 from sagastream.errors import SagaError
 from sagastream.message import Payload
+from sagastream.retries import RetryPolicy
 
 Results = Mapping[str, dict[str, Any]]
 # Its first parameter gets the input as the type of its annotation, such as a dataclass.
@@ -75,8 +76,9 @@ class Step:
         compensation: Undoes it; None for a step without effect.
         timeout: Seconds to wait for its end. Then it counts as failed, and as in doubt: it may
             still run.
-        retries: How many times it is tried again before the saga starts compensating. A payload that
-            its handler refuses as invalid is not tried again.
+        retries: How many times it is tried again before the saga starts compensating, or a policy,
+            which also says when; then errors count by the names of their classes. A payload that its
+            handler refuses as invalid is not tried again. Waits are kept in the journal.
         effect: The effect policy that its handler must declare; None for any.
 
     Raises:
@@ -89,7 +91,7 @@ class Step:
     payload: MakePayload
     compensation: Compensation | None = None
     timeout: float = 30.0
-    retries: int = 0
+    retries: int | RetryPolicy = 0
     effect: Effect | None = None
 
     def __post_init__(self) -> None:

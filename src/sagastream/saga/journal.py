@@ -1,4 +1,4 @@
-"""How a saga's journal moves: pure functions, and the journal as JSON.
+"""How a saga's journal moves: pure functions.
 
 The next action follows from the journal alone; nothing here waits, sends or reads a clock.
 """
@@ -6,15 +6,15 @@ The next action follows from the journal alone; nothing here waits, sends or rea
 import json
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar, get_type_hints
+from typing import Any
 
-from sagastream._codec.payload import decode_json, encode_payload
-from sagastream._codec.validation import derived_id, has_type
-from sagastream.errors import SagaError, UnreadableJournal
+from sagastream._codec.payload import encode_payload
+from sagastream._codec.validation import derived_id
 from sagastream.message import Payload
+from sagastream.retries import RetryPolicy
 from sagastream.saga.definition import Saga, Step, input_converter
+from sagastream.saga.journal_json import MAX_JOURNAL_BYTES
 from sagastream.saga.state import (
-    JOURNAL_VERSION,
     NOW,
     Direction,
     Journal,
@@ -22,25 +22,13 @@ from sagastream.saga.state import (
     SagaStatus,
 )
 
-MAX_JOURNAL_BYTES = 1024 * 1024
 # How long a compensation that no handler begins is tried at least, in seconds: a rolling restart.
 UNHANDLED_S = 60.0
 # The longest wait before a retry in seconds, unless the first one is longer.
 MAX_RETRY_S = 5.0
 _MAX_DOUBLINGS = 50
-_LARGEST_TIME = 1e11  # in seconds since the Unix epoch, which is in three thousand years
-_UNKNOWN = "?"
 # A payload that does not fit today does not fit at the next attempt either.
 _NOT_RETRIED = frozenset({"InvalidPayload", "InvalidMessage"})
-_DEFAULTS: dict[type, dict[str, Any]] = {
-    Journal: {"entries": (), "trace": {}, "error": {}, "resumed": 0},
-    JournalEntry: {"result": {}, "error": {}, "ended": None},
-}
-
-T = TypeVar("T")
-_TYPES: dict[type, dict[str, Any]] = {
-    kind: get_type_hints(kind) for kind in (Journal, JournalEntry)
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +106,10 @@ def retry_at(journal: Journal, action: NextAction, *, retry_s: float) -> float:
     last = journal.last(action.step.name, action.direction)
     if not action.failures or last is None or last.ended is None:
         return 0.0
+    policy = action.step.retries
+    if action.direction == "forward" and isinstance(policy, RetryPolicy):
+        delay_s = policy.delay_s(action.failures, _kind_of(last), seed=last.request_id)
+        return last.ended + (delay_s or 0.0)
     doublings = min(action.failures - 1, _MAX_DOUBLINGS)
     return last.ended + min(max(retry_s, MAX_RETRY_S), retry_s * 2.0**doublings)
 
@@ -219,12 +211,23 @@ def _consequence(saga: Saga, journal: Journal, entry: JournalEntry, max_attempts
     if journal.is_over or entry.status == "intended":
         return journal
     if entry.status == "failed" and entry.direction == "forward":
-        is_refused = entry.error.get("error_type") in _NOT_RETRIED
-        if is_refused or journal.failures(entry.step, "forward") > saga.step(entry.step).retries:
+        if not _is_tried_again(saga.step(entry.step), journal, entry):
             journal = _start_compensating(journal, entry.error)
     elif entry.status == "failed" and _is_exhausted(journal, entry, max_attempts):
         return replace(journal, status="stuck")
     return settle(saga, journal)
+
+
+def _kind_of(entry: JournalEntry) -> str:
+    return str(entry.error.get("error_type", ""))
+
+
+def _is_tried_again(step: Step, journal: Journal, entry: JournalEntry) -> bool:
+    """Whether another attempt follows a step's last one, which failed."""
+    failures, policy = journal.failures(entry.step, "forward"), step.retries
+    if isinstance(policy, RetryPolicy):
+        return policy.delay_s(failures, _kind_of(entry), seed=entry.request_id) is not None
+    return _kind_of(entry) not in _NOT_RETRIED and failures <= policy
 
 
 def _is_exhausted(journal: Journal, last: JournalEntry, max_attempts: int) -> bool:
@@ -299,36 +302,6 @@ def event_fields(before: Journal | None, after: Journal) -> dict[str, str]:
     return fields
 
 
-def dump(journal: Journal) -> str:
-    """The journal as JSON, with a byte 0x01, which JSON never has, for each time that is `NOW`.
-
-    A field that has its default is left out.
-
-    Its values were checked before they were added to it: no other number is infinite.
-
-    Raises:
-        SagaError: It is too large.
-    """
-    value = _changed(journal) | {"v": journal.v, "status": journal.status}
-    value["entries"] = [_changed(entry) for entry in journal.entries]
-    text = json.dumps(value, separators=(",", ":"))
-    for name in ("started", "ended"):
-        text = text.replace(f'"{name}":Infinity', f'"{name}":\x01')
-    if len(text) > MAX_JOURNAL_BYTES:
-        raise SagaError(
-            f"the journal of saga {journal.saga_id} is {len(text)} bytes, more than the limit of "
-            f"{MAX_JOURNAL_BYTES}; keep large results elsewhere and return references"
-        )
-    return text
-
-
-def _changed(value: Journal | JournalEntry) -> dict[str, Any]:
-    """The fields of a journal or an entry that do not have their defaults."""
-    items = ((name, getattr(value, name)) for name in value.__slots__)
-    defaults = _DEFAULTS[type(value)]
-    return {name: item for name, item in items if name not in defaults or defaults[name] != item}
-
-
 def stamp(journal: Journal, now: float) -> Journal:
     """The journal with the server's time for each time that is `NOW`."""
     entries = tuple(
@@ -342,58 +315,3 @@ def stamp(journal: Journal, now: float) -> Journal:
     return replace(
         journal, started=now if journal.started == NOW else journal.started, entries=entries
     )
-
-
-def load(text: str | bytes, *, saga_id: str = _UNKNOWN) -> Journal:
-    """The inverse of `dump`; also reads schema version 1.
-
-    Args:
-        text: The journal as JSON.
-        saga_id: The saga, for the error.
-
-    Raises:
-        UnreadableJournal: A newer release wrote it, or it is malformed.
-    """
-    try:
-        value = decode_json(text)
-        _check_version(saga_id, value["v"])
-        entries = tuple(_checked(JournalEntry, entry) for entry in value.pop("entries"))
-        journal = replace(_checked(Journal, value), entries=entries)
-        _check_facts(saga_id, journal)
-    except UnreadableJournal:
-        raise
-    except Exception as error:
-        why = f"is malformed ({type(error).__name__}: {error})"[:200]
-        raise UnreadableJournal(saga_id, 0, f"{why}; it is left unchanged") from error
-    if journal.v == 1:
-        failed = [e.error for e in entries if e.direction == "forward" and e.error]
-        journal = replace(journal, error=failed[-1] if failed else {}, v=JOURNAL_VERSION)
-    return journal
-
-
-def _check_version(saga_id: str, version: Any) -> None:
-    if type(version) is not int or version < 1:
-        raise ValueError(f"v is {version!r}")
-    if version > JOURNAL_VERSION:
-        why = (
-            f"has schema version {version}, and this release reads version {JOURNAL_VERSION} and "
-            "older; use the release that wrote it, or a later one. It is left unchanged"
-        )
-        raise UnreadableJournal(saga_id, version, why)
-
-
-def _check_facts(saga_id: str, journal: Journal) -> None:
-    """Refuse what no release writes: the name of another saga, and times that are not times."""
-    if saga_id not in {_UNKNOWN, journal.saga_id}:
-        raise ValueError(f"saga_id is {journal.saga_id!r}")
-    times = [journal.started, *(entry.started for entry in journal.entries)]
-    times += [entry.ended for entry in journal.entries if entry.ended is not None]
-    if not all(0.0 <= each < _LARGEST_TIME for each in times):
-        raise ValueError("it has a time out of range")
-
-
-def _checked(kind: type[T], fields: dict[str, Any]) -> T:
-    for name, value in fields.items():
-        if name in _TYPES[kind] and not has_type(value, _TYPES[kind][name]):
-            raise TypeError(f"{name} is {value!r}")
-    return kind(**fields)

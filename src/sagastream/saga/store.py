@@ -25,7 +25,8 @@ from sagastream.errors import (
     ServerError,
     UnreadableJournal,
 )
-from sagastream.saga.journal import dump, event_fields, load, stamp
+from sagastream.saga.journal import event_fields, stamp
+from sagastream.saga.journal_json import dump, load
 from sagastream.saga.state import Journal
 
 SagaState = Literal["open", "ended", "stuck"]

@@ -4,7 +4,8 @@ import pytest
 
 from app.config import Settings
 from app.missions.mission_saga import mission_saga
-from sagastream.saga.journal import dump, intend, load, next_action
+from sagastream.saga.journal import intend, next_action
+from sagastream.saga.journal_json import dump, load
 
 
 @pytest.mark.parametrize("name", ["v1-completed", "v1-compensated"])

@@ -7,7 +7,7 @@ import pytest
 from app.config import Settings
 from app.missions.mission_saga import mission_saga
 from app.web.timeline import Timeline, timeline_of
-from sagastream.saga.journal import load
+from sagastream.saga.journal_json import load
 
 _JOURNALS = Path(__file__).parents[2] / "journals"
 

@@ -18,7 +18,8 @@ from sagastream import (
     multi_stage_reply,
 )
 from sagastream._codec.payload import encode_payload
-from sagastream._worker.claim import Claim, ClaimOptions
+from sagastream._worker.claim import Claim
+from sagastream._worker.claim_options import ClaimOptions
 from sagastream._worker.consumer import Delivery
 from sagastream._worker.lease import Leased
 from sagastream.errors import ServerUnavailable

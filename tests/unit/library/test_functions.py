@@ -20,9 +20,9 @@ from sagastream._functions.answers import (
     FinishAnswer,
     JournalAnswer,
     ProgressAnswer,
-    SweepAnswer,
 )
 from sagastream._functions.library import LIBRARY
+from sagastream._functions.stream_answers import SweepAnswer
 from sagastream.errors import ServerError
 from sagastream.testing import EmbeddedServer, Fault, FaultProxy
 from tests.polling import eventually

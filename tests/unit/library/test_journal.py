@@ -9,14 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sagastream import RetryPolicy
 from sagastream.errors import SagaError
 from sagastream.saga.definition import Compensation, Saga, Step
 from sagastream.saga.journal import (
     conclude,
-    dump,
     event_fields,
     intend,
-    load,
     next_action,
     request_id_of,
     resume,
@@ -25,6 +24,7 @@ from sagastream.saga.journal import (
     start_compensating,
     superseded_by,
 )
+from sagastream.saga.journal_json import dump, load
 from sagastream.saga.state import Journal
 
 _ERROR = {"error_type": "Boom", "message": "it broke", "trace_id": ""}
@@ -383,3 +383,29 @@ def test_steps_need_unique_names() -> None:
     """The name of a step is part of its request ids."""
     with pytest.raises(SagaError, match="unique name"):
         Saga("twice", (_step("a"), _step("a")))
+
+
+def test_a_policy_says_when_a_step_is_tried_again() -> None:
+    """Every runner computes the same wait; the last attempt, and a refused error, compensate."""
+    policy = RetryPolicy(attempts=3, first_delay_s=10, factor=2, never_on=("Declined",))
+    saga = Saga("trip", (replace(_step("a"), retries=policy), _step("b")))
+
+    def fail(journal: Journal, kind: str) -> Journal:
+        action = next_action(saga, journal)
+        assert action
+        journal = intend(saga, journal, action, now=100.0, max_attempts=5)
+        error = {"error_type": kind, "message": "", "trace_id": ""}
+        request_id = journal.entries[-1].request_id
+        return conclude(saga, journal, request_id, now=200.0, error=error, max_attempts=5)
+
+    journal, waits = _journal(), []
+    for _ in range(2):
+        journal = fail(journal, "Busy")
+        action = next_action(saga, journal)
+        assert action
+        waits.append(retry_at(journal, action, retry_s=0.2) - 200.0)
+    assert 9 <= waits[0] <= 11
+    assert 18 <= waits[1] <= 22
+    assert journal.status == "running"
+    assert fail(journal, "Busy").status != "running"
+    assert fail(_journal(), "Declined").status != "running"

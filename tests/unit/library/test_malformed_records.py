@@ -9,7 +9,7 @@ from sagastream import Bus, ServerError
 from sagastream._codec.payload import decode_json
 from sagastream.errors import UnreadableJournal
 from sagastream.saga import Saga, SagaRunner, Step
-from sagastream.saga.journal import load
+from sagastream.saga.journal_json import load
 from sagastream.status import request_status
 
 _SAGA = Saga("trip", (Step("one", "a:commands", "a:b", lambda given, _results: given),))

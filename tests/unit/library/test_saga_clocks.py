@@ -10,7 +10,8 @@ import pytest
 
 from sagastream import Bus, Command, Handler, Progress
 from sagastream.saga import Compensation, Journal, Saga, SagaRunner, Step
-from sagastream.saga.journal import dump, load, stamp
+from sagastream.saga.journal import stamp
+from sagastream.saga.journal_json import dump, load
 from sagastream.saga.state import NOW
 from tests.listeners import listening
 from tests.polling import eventually

@@ -10,7 +10,7 @@ import pytest
 from sagastream import Bus, Command, Handler, Progress
 from sagastream.errors import SagaError, UnreadableJournal
 from sagastream.saga import Journal, Saga, SagaRunner, Step
-from sagastream.saga.journal import dump
+from sagastream.saga.journal_json import dump
 from tests.listeners import listening
 from tests.plain_client import call
 from tests.polling import eventually

@@ -1,4 +1,4 @@
--- Claims, fenced by the epoch: begin, progress, finish, renew, release.
+-- Claims, fenced by the epoch: begin, progress, finish, renew, release, postpone.
 
 -- A request may be given back this many times for each handler that it may lose.
 local RELEASES_PER_DELIVERY = 4
@@ -53,7 +53,8 @@ local function claimed(call, key, record)
     return { 'claimed', record.epoch, call.now_text }
   end
   local progress = last_progress(key, record)
-  return { 'claimed', record.epoch, call.now_text, record.attempts, record.effect, progress, record.lost, record.context }
+  return { 'claimed', record.epoch, call.now_text, record.attempts, record.failures, record.effect, progress,
+    record.lost, record.context }
 end
 
 -- begin: claim a request with a token. The epoch grows, so that no earlier claim can write any more.
@@ -66,7 +67,7 @@ end
 -- Shared: group, consumer, lease_ms, max_deliveries, four of the retention. Own: entry_id,
 -- token, traceparent, tracestate, parent span id.
 -- Returns {'claimed', epoch, now, then if there is more to say: which claim of the request this is,
--- effect that the handler must declare, last progress, lost span, context} |
+-- how many failed, effect that the handler must declare, last progress, lost span, context} |
 -- {'busy', consumer, ms left} | {'wait', largest number of ms until a superseded handler ends} |
 -- {'done', status, lost span, 'dead' if this call made it a dead letter, otherwise ''} |
 -- {'unknown'}: the record does not name this entry; adopt it.
@@ -97,7 +98,7 @@ local function begin(call, key, stream, args, before)
   if record.status == 'running' and left > 0 then
     return { 'busy', record.consumer, int(left) }
   end
-  local attempts, released, trace = record.attempts, record.released, { traceparent, tracestate, parent_span_id }
+  local attempts, released, trace = record.attempts - record.failures, record.released, { traceparent, tracestate, parent_span_id }
   local too_often
   if attempts + 1 - released > limit then
     too_often = 'its handler was lost ' .. int(attempts - released) .. ' times'
@@ -109,7 +110,7 @@ local function begin(call, key, stream, args, before)
     local retention = retention_of(call, args, 5, true)
     return make_dead_letter(call, key, record, entry_id, trace, retention, group, too_often)
   end
-  record.epoch, record.attempts = next_epoch(call, record.epoch), attempts + 1
+  record.epoch, record.attempts = next_epoch(call, record.epoch), record.attempts + 1
   if record.reply_streams ~= '' then
     add_replies(call, key, record, retention_of(call, args, 5, true), 'start', '{}', trace)
   end
@@ -279,8 +280,43 @@ local function release(call, keys, args)
   return { answer }
 end
 
+-- postpone: end an attempt that failed, and let the next one begin later. Meanwhile the request has
+-- no entry: its record is in a sorted set by the time at which a sweep adds its entry again.
+-- Race: the request was claimed again or ended meanwhile; only the current token postpones it.
+-- The answer is lost and the call is repeated; `postponed` has the token.
+-- KEYS record, stream. ARGV group, entry_id, token, delay_ms, why it failed.
+-- Returns {'ok'} | {'stale', status} | {'cancelled'}: it was cancelled, and must end.
+local function postpone(call, keys, args)
+  local key, stream = keys[1], keys[2]
+  local group, entry_id, token, delay_ms, failure = unpack(args, 1, 5)
+  local record = read_record(call, key)
+  if record.status then
+    confirm(key, record, token)
+  end
+  if not record.status or not owns(record, token) then
+    if record.due and record.due > 0 and redis.call('HGET', key, 'postponed') == token then
+      return { 'ok' }
+    end
+    return { 'stale', record.status or '' }
+  end
+  if record.cancel ~= '' then
+    return { 'cancelled' }
+  end
+  local delayed = stream .. ':delayed'
+  require_type(call, delayed, 'zset')
+  record.status, record.token, record.consumer, record.span, record.lease_until = 'pending', '', '', '', 0
+  record.failures, record.entry_id, record.due = record.failures + 1, '0-0', now_ms(call) + delay_ms
+  redis.call('HSET', key, 'state', pack_state(record), 'failure', failure, 'postponed', token)
+  redis.call('ZADD', delayed, int(record.due), key)
+  append(call.ended, stream, key)
+  redis.call('XACK', stream, group, entry_id)
+  redis.call('XDEL', stream, entry_id)
+  return { 'ok' }
+end
+
 register('begin', batched(begin, 8), WHEN_FULL)
 register('progress', batched(progress, 2), WHEN_FULL)
 register('finish', batched(finish, 5), WHEN_FULL)
 register('renew', renew, WHEN_FULL)
 register('release', release, WHEN_FULL)
+register('postpone', postpone, WHEN_FULL)

@@ -45,13 +45,14 @@ end
 local function unpack_state(packed)
   local status, epoch, entry_id, reply_streams, end_streams, effect, context, after, followed, token, consumer,
     lease_until, began, seq, progressed, span, lost, released, cancel, held_until, span_taken,
-    attempts = cmsgpack.unpack(packed)
+    attempts, failures, due = cmsgpack.unpack(packed)
   return {
     status = status, epoch = epoch, entry_id = entry_id, reply_streams = reply_streams, end_streams = end_streams,
     effect = effect, context = context, after = after, followed = followed, token = token or '',
     consumer = consumer or '', lease_until = lease_until or 0, began = began or 0, seq = seq or 0,
     progressed = progressed or 0, span = span or '', lost = lost or '', released = released or 0,
     cancel = cancel or '', held_until = held_until or 0, span_taken = span_taken or '', attempts = attempts or epoch,
+    failures = failures or 0, due = due or 0,
   }
 end
 
@@ -59,7 +60,7 @@ local function pack_state(record)
   return cmsgpack.pack(record.status, record.epoch, record.entry_id, record.reply_streams, record.end_streams,
     record.effect, record.context, record.after, record.followed, record.token, record.consumer, record.lease_until,
     record.began, record.seq, record.progressed, record.span, record.lost, record.released, record.cancel,
-    record.held_until, record.span_taken, record.attempts)
+    record.held_until, record.span_taken, record.attempts, record.failures, record.due)
 end
 
 local function pack_command(command)
@@ -162,6 +163,7 @@ local function read_old(key)
     seq = tonumber(old.seq or '0'), progressed = tonumber(old.progress and old.began or '0'), span = old.span or '',
     lost = old.lost or '', released = tonumber(old.released or '0'), cancel = old.cancel or '',
     held_until = tonumber(old.held_until or '0'), span_taken = old.span_taken or '', progress = old.progress,
+    failures = 0, due = 0,
   }
   local command = { stream = old.stream }
   for _, name in ipairs(COMMAND_FIELDS) do

@@ -265,7 +265,8 @@ local function inspect(call, keys)
   local command, trace = command_of(record), record.trace or { '', '', '' }
   local out = { 'record' }
   for name, value in pairs({
-    status = record.status, epoch = record.epoch, attempts = record.attempts, entry_id = record.entry_id, consumer = record.consumer,
+    status = record.status, epoch = record.epoch, attempts = record.attempts, failures = record.failures or 0,
+    due = record.due or 0, entry_id = record.entry_id, consumer = record.consumer,
     lease_until = record.lease_until, seq = record.seq or 0, cancel = record.cancel, token = record.token,
     context = record.context or '', correlation_id = command.correlation_id, saga_id = command.saga_id,
     event_type = command.event_type, stream = command.stream or '', timestamp = record.at or command.timestamp,

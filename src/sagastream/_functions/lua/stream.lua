@@ -4,6 +4,8 @@
 local PENDING_LIMIT = 10000
 -- The largest number of commands that one sweep requeues.
 local REQUEUE_LIMIT = 100
+-- How long a due request of a newer release is left to it.
+local NEWER_PAUSE_MS = 1000
 
 -- How many of the oldest entries of a stream are beyond a number of entries or bytes.
 local function surplus_of(stream, keep, keep_bytes)
@@ -59,26 +61,51 @@ local function requeue(call, stream, limit)
   end
 end
 
+-- Add the entries of requests whose next attempt is due. Returns how many ms later the next one is,
+-- or '' if none waits.
+local function move_due(call, stream)
+  local delayed, now = stream .. ':delayed', now_ms(call)
+  for _, key in ipairs(redis.call('ZRANGEBYSCORE', delayed, '-inf', int(now), 'LIMIT', 0, REQUEUE_LIMIT)) do
+    local is_readable, record = pcall(read_record, call, key)
+    if not is_readable then
+      redis.call('ZADD', delayed, int(now + NEWER_PAUSE_MS), key) -- a newer release moves its own
+    else
+      if record.status == 'pending' and record.due > 0 then
+        record.entry_id = redis.call('XADD', stream, '*', unpack(command_entry(call, key, record)))
+        record.due = 0
+        write_state(key, record)
+        redis.call('ZADD', stream .. ':open', int(now), key)
+      end
+      redis.call('ZREM', delayed, key)
+    end
+  end
+  local first = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
+  return first and int(math.max(0, first - now)) or ''
+end
+
 -- sweep: take over entries that were not renewed for one lease, or were given back, at most `count`.
 -- Race: two sweepers would take the same entries from each other; so one holds the group and stream
 -- for a while, and continues where the one before stopped.
--- It also drops what is no longer kept: ended commands, results, remembered ids.
+-- It also moves the requests on whose next attempt is due, and drops what is no longer kept: ended
+-- commands, results, remembered ids.
 -- KEYS sweeper, stream, the windows of remembered ids. ARGV consumer, group, lease_ms, how long the
 -- entries were idle at least, count, how many ended commands to keep, how many bytes of them.
--- Returns {'busy'} | {'ok', entries...}, each {entry_id, fields, how many times it was delivered}.
+-- Returns {'busy', due} | {'ok', due, entries...}, each {entry_id, fields, how many times it was
+-- delivered}; `due` is in how many ms the next request is due, '' if none waits.
 local function sweep(call, keys, args)
   local sweeper, stream = keys[1], keys[2]
   local consumer, group, lease_ms, idle_ms, count, keep, keep_bytes = unpack(args, 1, 7)
   require_type(call, sweeper, 'hash')
-  local now = now_ms(call)
+  require_type(call, stream .. ':delayed', 'zset')
+  local now, due = now_ms(call), move_due(call, stream)
   local held = redis.call('HMGET', sweeper, 'consumer', 'until', 'cursor')
   if held[1] and held[1] ~= consumer and tonumber(held[2]) > now then
-    return { 'busy' }
+    return { 'busy', due }
   end
   local claimed = redis.call('XAUTOCLAIM', stream, group, consumer, idle_ms, held[3] or '0-0', 'COUNT', count)
   redis.call('HSET', sweeper, 'consumer', consumer, 'until', int(now + 0.4 * tonumber(lease_ms)), 'cursor', claimed[1])
   redis.call('PEXPIRE', sweeper, 10 * tonumber(lease_ms))
-  local out = { 'ok' }
+  local out = { 'ok', due }
   for _, entry in ipairs(claimed[2]) do
     local pending = redis.call('XPENDING', stream, group, entry[1], entry[1], 1)
     out[#out + 1] = { entry[1], entry[2], pending[1] and pending[1][4] or 1 }
