@@ -37,6 +37,9 @@ KINDS = "tests/unit/library/test_handler_kinds.py"
 DEADLINES = "tests/unit/library/test_deadlines.py"
 FULL = "tests/unit/library/test_full_server.py"
 FAILOVER = "tests/unit/library/test_failover.py"
+CLUSTERS = "tests/unit/library/test_clusters.py"
+REPLICATION = "tests/unit/library/test_replication.py"
+RETRIES = "tests/unit/library/test_retries.py"
 FOLLOW = "tests/unit/library/test_follow.py"
 RETENTION = "tests/unit/library/test_retention.py"
 EFFECTS = "tests/unit/library/test_effects.py"
@@ -263,8 +266,8 @@ CONTROLS = [
     Control(
         "6 a release is no lost handler",
         CLAIM,
-        "if claims + 1 - released > limit then",
-        "if claims + 1 > limit then",
+        "if attempts + 1 - released > limit then",
+        "if attempts + 1 > limit then",
         UNIT,
     ),
     Control(
@@ -466,8 +469,8 @@ CONTROLS = [
     Control(
         "12 lost answers are requested again",
         "_redis/connection.py",
-        "        except (OSError, ServerError) as error:\n            answer = await",
-        "        except ServerError as error:\n            answer = await",
+        "        except (OSError, ServerError, NotReplicated) as error:\n            answer = await",
+        "        except (ServerError, NotReplicated) as error:\n            answer = await",
         CONNECTIONS,
     ),
     Control(
@@ -597,16 +600,44 @@ CONTROLS = [
         FULL,
     ),
     Control(
+        "12 a function does nothing while its slot is being migrated",
+        "_functions/lua/call.lua",
+        "    require_owned(keys[1])",
+        "",
+        CLUSTERS,
+    ),
+    Control(
+        "12 an answer waits until replicas have it",
+        "_redis/connection.py",
+        "if self._servers.replication and args[0] == _FUNCTION:",
+        "if False:",
+        REPLICATION,
+    ),
+    Control(
+        "12 what waits for its next attempt is moved when it is due",
+        "_functions/lua/stream.lua",
+        "if record.status == 'pending' and record.due > 0 then",
+        "if false then",
+        RETRIES,
+    ),
+    Control(
+        "12 only the current claim postpones a request",
+        CLAIM,
+        "if record.due and record.due > 0 and redis.call('HGET', key, 'postponed') == token then",
+        "if true then",
+        RETRIES,
+    ),
+    Control(
         "12 a node that became a replica is left",
         "_redis/connection.py",
-        "if isinstance(error, ServerError) and has_moved(error):",
+        "if is_replica_now(error):",
         "if False:",
         FAILOVER,
     ),
     Control(
         "12 the lease's thread leaves it too",
         "_redis/sync.py",
-        "if is_replica or (isinstance(answer, ServerError) and has_moved(answer)):",
+        "if is_replica or (isinstance(answer, ServerError) and is_replica_now(answer)):",
         "if False:",
         FAILOVER,
     ),

@@ -214,6 +214,7 @@ class Cluster:
 
     def __init__(self, nodes: list[Process]) -> None:
         self.nodes = nodes
+        self._replicas = len(nodes) // 3 - 1
         hosts = ",".join(f"127.0.0.1:{each.port}" for each in nodes[:2])
         self.url = f"redis+cluster://{hosts}"
 
@@ -281,12 +282,12 @@ class Cluster:
             for each in self.nodes:
                 if b"cluster_state:ok" not in _raw(each.call("CLUSTER", "INFO")):
                     return False
-                if any(len(shard) < 4 for shard in each.call("CLUSTER", "SLOTS")):
+                if any(len(shard) < 3 + self._replicas for shard in each.call("CLUSTER", "SLOTS")):
                     return False
                 role = each.call("ROLE")
                 if role[0] == b"slave" and role[3] != b"connected":
                     return False
-                if role[0] == b"master" and len(role[2]) != 1:
+                if role[0] == b"master" and len(role[2]) != self._replicas:
                     return False
             return True
         return False
@@ -297,12 +298,13 @@ def _raw(answer: Any) -> bytes:
 
 
 @contextmanager
-def cluster(binary: str | None = None) -> Iterator[Cluster]:
-    """Run a cluster of three primaries and three replicas on the loopback."""
-    ports = free_ports(12)
+def cluster(binary: str | None = None, *, has_replicas: bool = True) -> Iterator[Cluster]:
+    """Run a cluster of three primaries, and a replica of each, on the loopback."""
+    count = 6 if has_replicas else 3
+    ports = free_ports(2 * count)
     with tempfile.TemporaryDirectory(prefix="sagastream-") as name, ExitStack() as stack:
         nodes = []
-        for port, bus_port in zip(ports[:6], ports[6:], strict=True):
+        for port, bus_port in zip(ports[:count], ports[count:], strict=True):
             options = (
                 *("--cluster-enabled", "yes", "--cluster-port", str(bus_port)),
                 *("--cluster-node-timeout", "1000", "--cluster-replica-validity-factor", "0"),
@@ -320,14 +322,14 @@ def cluster(binary: str | None = None) -> Iterator[Cluster]:
             first, last = bounds[number], bounds[number + 1] - 1
             each.call("CLUSTER", "ADDSLOTSRANGE", first, last)
             each.call("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
-        for node, bus_port in zip(nodes[1:], ports[7:], strict=True):
+        for node, bus_port in zip(nodes[1:], ports[count + 1 :], strict=True):
             nodes[0].call("CLUSTER", "MEET", "127.0.0.1", node.port, bus_port)
 
         def know_each_other() -> bool:
             return all(len(each.call("CLUSTER", "SLOTS")) == 3 for each in nodes)
 
         eventually_sync(know_each_other, within_s=_WITHIN_S, why="the nodes know each other")
-        for primary, replica in zip(primaries, replicas, strict=True):
+        for primary, replica in zip(primaries, replicas, strict=False):
             replica.call("CLUSTER", "REPLICATE", primary.call("CLUSTER", "MYID"))
         whole.wait_until_whole()
         yield whole
