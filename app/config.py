@@ -222,7 +222,7 @@ class Settings(BaseSettings):
         2000, ge=1, description="Maximum of open event streams of `mission serve`."
     )
     web_streams_per_client: int = Field(
-        100, ge=1, description="Maximum of open event streams of one client address."
+        500, ge=1, description="Maximum of open event streams of one client address."
     )
     web_streams_per_mission: int = Field(
         1000, ge=1, description="Maximum of open event streams of one mission."

@@ -82,6 +82,8 @@ _CONDITION = (
 )
 _SPANSET = rf"\{{ *(?:{_CONDITION}(?: *(?:&&|\|\|) *{_CONDITION})*)? *\}}"
 _TRACEQL = re.compile(rf"{_SPANSET}(?: *(?:&&|\|\||>>|>|<<|<) *{_SPANSET})*")
+# A full version, and perhaps a digest.
+_PINNED = re.compile(r"[^\s:@]+:v?\d+\.\d+\.\d+[\w.-]*(@sha256:[0-9a-f]{64})?")
 # Metrics that Tempo's generator writes to Prometheus.
 _OF_TEMPO = re.compile(r"traces_(spanmetrics|service_graph)_\w+")
 
@@ -121,9 +123,10 @@ def faults_of_compose(path: Path) -> Iterator[str]:
         yield checked.stdout
     given = yaml.safe_load(path.read_text())
     for name, service in given.get("services", {}).items():
-        tag = str(service.get("image", "")).rpartition(":")[2]
-        if not re.fullmatch(r"v?\d+\.\d+\.\d+", tag):
+        if not _PINNED.fullmatch(str(service.get("image", ""))):
             yield f"{name}: the image {service.get('image')} is not pinned"
+        if "build" in service:
+            yield from _faults_of_hardening(name, service)
         if "healthcheck" not in service:
             yield f"{name}: it has no health check"
         for volume in service.get("volumes", ()):
@@ -135,6 +138,31 @@ def faults_of_compose(path: Path) -> Iterator[str]:
         for other in service.get("depends_on", {}):
             if other not in given["services"]:
                 yield f"{name}: depends on {other}, which does not exist"
+
+
+def _faults_of_hardening(name: str, service: Mapping[str, Any]) -> Iterator[str]:
+    """Our own image needs no right but to write to its volume and to /tmp."""
+    if service.get("read_only") is not True or service.get("tmpfs") != ["/tmp"]:  # noqa: S108
+        yield f"{name}: its root file system is not read-only"
+    if service.get("cap_drop") != ["ALL"] or service.get("cap_add"):
+        yield f"{name}: it keeps capabilities"
+    if service.get("privileged") or "no-new-privileges:true" not in service.get("security_opt", ()):
+        yield f"{name}: its processes can get more privileges"
+    if service.get("user", "10001") in {"root", "0", 0}:
+        yield f"{name}: it runs as root"
+
+
+def faults_of_dockerfile(text: str) -> Iterator[str]:
+    """Check that the image names its base exactly, and runs as a user that is not root."""
+    bases = re.findall(r"^FROM (\S+)", text, re.MULTILINE)
+    for base in bases:
+        if not _PINNED.fullmatch(base):
+            yield f"the base {base} is not pinned"
+    users = re.findall(r"^USER (\S+)", text, re.MULTILINE)
+    if not users or not users[-1].isdecimal() or users[-1] == "0":
+        yield "it does not end as a numbered user that is not root"
+    if "--require-hashes" not in text:
+        yield "it installs packages without their hashes"
 
 
 def faults_of_targets(prometheus: Any, compose: Any) -> Iterator[str]:

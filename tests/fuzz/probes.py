@@ -66,7 +66,7 @@ class Probes:
         async with self._client:
             await asyncio.gather(
                 *(self._repeat(until, probe) for probe in (self._page,) * 3 + (self._events,) * 2),
-                *(self._repeat(until, probe) for probe in (self._verb, self._change)),
+                *(self._repeat(until, probe) for probe in (self._verb, self._verb, self._change)),
             )
 
     async def _repeat(self, until: asyncio.Event, probe: Callable[[], Awaitable[None]]) -> None:

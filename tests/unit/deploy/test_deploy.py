@@ -22,6 +22,7 @@ from tests.deploy_checks import (
     TEMPO,
     faults_of_compose,
     faults_of_dashboard,
+    faults_of_dockerfile,
     faults_of_keys,
     faults_of_promql,
     faults_of_targets,
@@ -147,6 +148,12 @@ def test_compose_is_valid() -> None:
         ("./tempo.yaml:", "./tmpo.yaml:", "./tmpo.yaml does not exist"),
         ("tempo:/var/tempo", "temp:/var/tempo", "volume temp is not declared"),
         ("      prometheus: {condition", "      promtheus: {condition", "depends on promtheus"),
+        ("  read_only: true\n", "", "not read-only"),
+        ('  tmpfs: ["/tmp"]\n', "", "not read-only"),
+        ("  cap_drop: [ALL]\n", "", "keeps capabilities"),
+        ('  security_opt: ["no-new-privileges:true"]\n', "", "more privileges"),
+        ("  read_only: true\n", "  read_only: true\n  user: root\n", "runs as root"),
+        ("valkey/valkey:9.1.2", "valkey/valkey:9.1.2@sha256:123", "not pinned"),
         ('healthcheck: {test: ["CMD", "valkey-cli"', 'x-check: {test: ["CMD", "a"', "health"),
     ],
 )
@@ -163,6 +170,64 @@ def test_a_wrong_compose_file_is_found(tmp_path: Path, old: str, new: str, fault
     assert list(faults_of_compose(path)) == []
     path.write_text(text.replace(old, new, 1))
     assert any(fault in found for found in faults_of_compose(path))
+
+
+def test_an_image_with_a_digest_is_pinned(tmp_path: Path) -> None:
+    """`scripts/pin-images.sh` adds the digest to the version."""
+    image = f"x/y:1.2.3@sha256:{'a' * 64}"
+    path = tmp_path / "compose.yaml"
+    path.write_text(f"services: {{a: {{image: '{image}', healthcheck: {{test: [CMD, a]}}}}}}")
+    assert list(faults_of_compose(path)) == []
+
+
+@pytest.mark.parametrize(("answer", "code"), [(f"sha256:{'b' * 64}", 0), ("latest", 1), ("", 1)])
+def test_digests_come_from_the_registry(tmp_path: Path, answer: str, code: int) -> None:
+    """Each image gets its own, a second time too; an answer that is no digest changes nothing."""
+    shutil.copytree(DEPLOY, tmp_path / "deploy")
+    (tmp_path / "scripts").mkdir()
+    script = shutil.copy(ROOT / "scripts" / "pin-images.sh", tmp_path / "scripts")
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text(f"#!/bin/sh\necho {answer}\n")
+    docker.chmod(0o755)
+    env = {"PATH": f"{docker.parent}:/usr/bin:/bin"}
+    before = (tmp_path / "deploy" / "compose.yaml").read_text()
+    for _ in range(2):
+        done = subprocess.run([script], env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+    text = (tmp_path / "deploy" / "compose.yaml").read_text()
+    dockerfile = (tmp_path / "deploy" / "Dockerfile").read_text()
+    if code:
+        assert text == before
+        return
+    assert text.count(f"@{answer}") == 4
+    assert dockerfile.count(f"@{answer}") == 1
+    assert "mission-control:0.1.0\n" in text
+    assert list(faults_of_compose(tmp_path / "deploy" / "compose.yaml")) == []
+    assert list(faults_of_dockerfile(dockerfile)) == []
+
+
+def test_the_image_runs_as_its_user() -> None:
+    """Which is not root, on an exact base, with packages that have their hashes."""
+    assert list(faults_of_dockerfile((DEPLOY / "Dockerfile").read_text())) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ("USER 10001\n", "", "numbered user"),
+        ("USER 10001\n", "USER 0\n", "numbered user"),
+        ("USER 10001\n", "USER 10001\nUSER mission\n", "numbered user"),
+        ("slim-bookworm", "slim-bookworm\nFROM python:3", "python:3 is not pinned"),
+        ("--require-hashes ", "", "hashes"),
+    ],
+)
+def test_a_wrong_dockerfile_is_found(old: str, new: str, fault: str) -> None:
+    """Each seeded fault is reported."""
+    text = (DEPLOY / "Dockerfile").read_text()
+    assert old in text
+    found = list(faults_of_dockerfile(text.replace(old, new, 1)))
+    assert any(fault in each for each in found), found
 
 
 def test_scrape_targets_exist() -> None:
