@@ -291,6 +291,7 @@ async def test_dead_letters_of_all_streams(verbs: Verbs) -> None:
     assert (await verbs.run("dead", "drop", STREAM, "1764"))[:2] == (0, f"{LETTER}\n")
     assert (await verbs.run("dead", "drop", STREAM, "1764"))[0] == 1
     assert await verbs.json("dead", "list", STREAM) == []
+    assert await verbs.run("dead", "list", STREAM) == (0, "", "nothing found\n")
 
 
 async def test_doctor_names_problems_and_fixes(verbs: Verbs) -> None:
