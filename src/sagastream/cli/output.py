@@ -26,7 +26,9 @@ def print_answer(answer: Any, output: str, as_text: Callable[[Any], str]) -> Non
         as_text: Makes the text for people.
     """
     if output == "text":
-        if text := as_text(answer):
+        if answer == []:
+            print_hint("nothing found")
+        elif text := as_text(answer):
             print(printable(text))
     elif output == "jsonl" and isinstance(answer, list):
         for row in answer:

@@ -168,8 +168,13 @@ def _add_requests(add: Add) -> None:
     )
     listing.option("--status", choices=request_verbs.STATUSES, help="only with this status")
     listing.option("--event-type", help="only of this event type")
-    listing.option("--saga", metavar="ID", help="only of this saga")
-    listing.option("--correlation", metavar="ID", help="only with this correlation id")
+    listing.option("--saga", metavar="ID", default="", help="only of this saga; its id may be cut")
+    listing.option(
+        "--correlation",
+        metavar="ID",
+        default="",
+        help="only with this correlation id, which may be cut",
+    )
     listing.paged(_page, "")
     for name, description, example, call in (
         ("show", "Show a request.", "request show order-7", request_verbs.show_request),

@@ -34,8 +34,8 @@ async def list_requests(bus: Bus, options: argparse.Namespace) -> list[dict[str,
         return (
             options.status in {None, request.status}
             and options.event_type in {None, request.event_type}
-            and options.saga in {None, request.saga_id}
-            and options.correlation in {None, request.correlation_id}
+            and request.saga_id.startswith(options.saga)
+            and request.correlation_id.startswith(options.correlation)
         )
 
     page = await find_requests(bus, limit=options.limit, after=options.after, fits=fits)

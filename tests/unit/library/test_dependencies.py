@@ -336,6 +336,33 @@ async def test_a_plain_handler_that_fails_closes_both_kinds(bus: Bus) -> None:
     assert LOG[-1] == "close"
 
 
+async def test_a_plain_handler_that_is_cancelled_closes_its_dependencies(bus: Bus) -> None:
+    """Its next progress stops it, and both kinds of generators see that."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    @declare
+    def wait(
+        _plain: Annotated[str, Depends(plain_opened)],
+        _other: Annotated[str, Depends(opened)],
+        progress: PlainProgress,
+    ) -> None:
+        begun.set()
+        go_on.wait(10)
+        while True:
+            progress(0.5)
+
+    async with listening(bus, [wait]):
+        asking = asyncio.create_task(ask(bus, request_id="r"))
+        await asyncio.to_thread(begun.wait, 5)
+        await bus.cancel("r")
+        go_on.set()
+        with pytest.raises(RequestCancelled):
+            await asking
+    assert LOG[:2] == ["open", "open in a thread"]
+    assert "HandlerStopped" in LOG
+    assert LOG.index("close in a thread") < LOG.index("close")
+
+
 class Pool:
     """A class as a dependency."""
 

@@ -17,6 +17,7 @@ from sagastream import (
 from sagastream._functions.answers import Claimed
 from sagastream.errors import NoSuchSaga, SagaError
 from sagastream.saga import Compensation, Saga, SagaRunner, Step
+from sagastream.saga.administration import compensate_saga
 from sagastream.status import request_status
 from tests.listeners import listening
 from tests.plain_client import GROUP, call, deliver
@@ -434,3 +435,24 @@ async def test_all_keys_of_an_ended_saga_expire(bus: Bus) -> None:
     assert len(names) == 9
     for name in names:
         assert await call(bus, "PTTL", name) > 0, name
+
+
+async def test_a_saga_that_an_operator_compensates_ends_with_a_runner_that_dispatches(
+    bus: Bus,
+) -> None:
+    """It has nothing to undo: any call of a runner, which has the declaration, ends it."""
+    step = Step("wait", "nobody:commands", "nobody:does", lambda given, _results: given)
+    saga = Saga("undone", (step,))
+    sent: list[str] = []
+
+    async def dispatch(saga_id: str, _step: str) -> None:
+        sent.append(saga_id)
+
+    runner = SagaRunner(bus, saga, dispatch=dispatch)
+    for drive in (runner.wake, runner.advance):
+        saga_id = await runner.start({})
+        await compensate_saga(bus, await runner.journal(saga_id), "no stock")
+        assert (await runner.journal(saga_id)).status == "compensating"
+        assert (await drive(saga_id)).status == "compensated"
+        assert (await runner.journal(saga_id)).error["message"] == "no stock"
+    assert len(sent) == 2, "nothing is dispatched after the start"

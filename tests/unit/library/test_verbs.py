@@ -184,7 +184,10 @@ async def test_requests_are_listed_and_shown(verbs: Verbs) -> None:
     assert (rows["order-8"]["status"], rows["order-8"]["progress"]) == ("completed", {})
     failed = await verbs.json("request", "list", "--status", "failed", "--event-type", "shop:order")
     assert {row["request_id"] for row in failed if not row["saga_id"]} == {"order-7"}
-    assert await verbs.json("request", "list", "--saga", "trip-1", "--limit", "0")
+    of_saga = await verbs.json("request", "list", "--saga", "trip-1", "--limit", "0")
+    assert {row["saga_id"] for row in of_saga} == {"trip-1"}
+    of_all = await verbs.json("request", "list", "--saga", "trip", "--limit", "0")
+    assert {row["saga_id"] for row in of_all} == {"trip-1", "trip-2"}
     assert await verbs.json("request", "list", "--correlation", "none") == []
     code, text, _ = await verbs.run("request", "show", "order-7")
     assert code == 0
@@ -291,6 +294,7 @@ async def test_dead_letters_of_all_streams(verbs: Verbs) -> None:
     assert (await verbs.run("dead", "drop", STREAM, "1764"))[:2] == (0, f"{LETTER}\n")
     assert (await verbs.run("dead", "drop", STREAM, "1764"))[0] == 1
     assert await verbs.json("dead", "list", STREAM) == []
+    assert await verbs.run("dead", "list", STREAM) == (0, "", "nothing found\n")
 
 
 async def test_doctor_names_problems_and_fixes(verbs: Verbs) -> None:
