@@ -18,10 +18,9 @@ from sagastream._handlers.injection import Injector
 from sagastream._redis.deadline import Deadline
 from sagastream._redis.retrying import backoff_delays, end_tasks, is_group_gone, uninterrupted
 from sagastream._worker.announcer import Announcer
-from sagastream._worker.claim_options import ClaimOptions
 from sagastream._worker.consumer import Delivery, StreamConsumer
 from sagastream._worker.dispatcher import Dispatcher
-from sagastream._worker.lease import LeaseKeeper
+from sagastream._worker.lease import ClaimOptions, LeaseKeeper
 from sagastream._worker.slots import Slot, Slots
 from sagastream._worker.threads import HandlerThreads
 from sagastream.bus import Bus

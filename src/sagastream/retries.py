@@ -74,7 +74,7 @@ class RetryPolicy:
         Args:
             failures: How many attempts have failed, this one included.
             error: What the last one failed with, or the name of its class.
-            seed: What the jitter follows from, so that it is the same whoever asks.
+            seed: What the jitter follows from, so that each process computes the same.
         """
         if failures >= self.attempts or not self._retries(error):
             return None

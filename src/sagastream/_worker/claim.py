@@ -22,10 +22,9 @@ from sagastream._functions.answers import AdoptAnswer, BeginAnswer, Claimed, Don
 from sagastream._redis.deadline import Deadline
 from sagastream._redis.retrying import uninterrupted
 from sagastream._telemetry.trace_context import Trace
-from sagastream._worker.claim_options import ClaimOptions
 from sagastream._worker.claim_telemetry import ClaimTelemetry
 from sagastream._worker.consumer import IDLE_MS, Delivery
-from sagastream._worker.lease import LeaseKeeper
+from sagastream._worker.lease import ClaimOptions, LeaseKeeper
 from sagastream._worker.progress import ProgressThrottle, progress_payload
 from sagastream.effects import Atomic, Write
 from sagastream.errors import InvalidMessage, LeaseLost, SagastreamError

@@ -20,11 +20,10 @@ from sagastream._handlers.injection import Injector
 from sagastream._redis.retrying import says_away
 from sagastream._worker.announcer import announcements_key
 from sagastream._worker.claim import Claim
-from sagastream._worker.claim_options import ClaimOptions
 from sagastream._worker.consumer import Delivery
 from sagastream._worker.execution import Attempt, HandlerRaised, run_handler
 from sagastream._worker.failures import describe, is_expected, log_failure, short_traceback
-from sagastream._worker.lease import LeaseKeeper
+from sagastream._worker.lease import ClaimOptions, LeaseKeeper
 from sagastream._worker.rejection import reject
 from sagastream._worker.slots import Slot
 from sagastream._worker.threads import HandlerThreads

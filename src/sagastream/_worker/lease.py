@@ -9,6 +9,7 @@ import contextlib
 import logging
 import threading
 import time
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sagastream._functions.library import SOURCE
@@ -16,8 +17,32 @@ from sagastream._functions.requests import release_command, renew_command
 from sagastream._redis.nodes import Servers
 from sagastream._redis.sync import SyncConnection
 from sagastream.errors import SagastreamError, ServerError, UnknownLayout
+from sagastream.retention import Retention
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimOptions:
+    """What all claims of a listener, or of one handler, have in common.
+
+    Attributes:
+        group: The consumer group.
+        consumer: The listener.
+        lease_s: How long a claim lasts without renewal, in seconds.
+        max_deliveries: How many handlers a request may lose before it becomes a dead letter.
+        progress_interval_s: Progress that comes faster is coalesced: the newest wins.
+        retention: How long results are kept.
+        tracebacks: Whether failed replies have one.
+    """
+
+    group: str
+    consumer: str
+    lease_s: float
+    max_deliveries: int
+    progress_interval_s: float
+    retention: Retention
+    tracebacks: bool = True
 
 
 class Leased(Protocol):

@@ -19,9 +19,8 @@ from sagastream import (
 )
 from sagastream._codec.payload import encode_payload
 from sagastream._worker.claim import Claim
-from sagastream._worker.claim_options import ClaimOptions
 from sagastream._worker.consumer import Delivery
-from sagastream._worker.lease import Leased
+from sagastream._worker.lease import ClaimOptions, Leased
 from sagastream.errors import ServerUnavailable
 from sagastream.saga import Saga, SagaRunner, Step
 from tests.listeners import listening
