@@ -249,6 +249,14 @@ def redelivery(run: ScenarioRun) -> str:
     return "completed"
 
 
+def retry(run: ScenarioRun) -> str:
+    """The first attempt fails, and the next one comes after a wait."""
+    run.start("listener", listener)
+    run.start("requester", requester, {"fails": 1})
+    run.wait_for_log("got")
+    return "completed"
+
+
 def cancel(run: ScenarioRun) -> str:
     """A request whose handler never ends is cancelled."""
     run.start("listener", listener)

@@ -23,6 +23,7 @@ from sagastream import (
     RequestCancelled,
     RequestFailed,
     Retention,
+    RetryPolicy,
     ServerUnavailable,
     Write,
     multi_stage_reply,
@@ -74,6 +75,10 @@ def kill_and_wait(process: BaseProcess) -> None:
         process.join()
 
 
+# Other errors of handlers are not tried again.
+_RETRIES = RetryPolicy(attempts=2, first_delay_s=0.2, retry_on=(LookupError,))
+
+
 async def _log(bus: Bus, line: str) -> None:
     await bus.command("RPUSH", "log", line, timeout=60.0)
 
@@ -109,11 +114,13 @@ def listener(
         # Shorter than the outages, so that the listener also meets ServerUnavailable.
         async with Bus(url, call_timeout_s=0.5) as bus:
 
-            @multi_stage_reply(stream=STREAM, event_type="work:do", effect="atomic")
+            @multi_stage_reply(stream=STREAM, event_type="work:do", effect="atomic", retry=_RETRIES)
             async def work(command: Command, progress: Progress) -> Atomic:
                 await _log(bus, f"begun {command.attempt}")
                 await progress(0.5, {"attempt": command.attempt})
                 payload = command.payload
+                if command.attempt <= payload.get("fails", 0):
+                    raise LookupError("as requested")
                 if block_s := payload.get("block_s"):
                     time.sleep(block_s)  # noqa: ASYNC251 - a handler that blocks its loop
                 await asyncio.sleep(payload.get("wait_s", 0))  # a handler that works for a while

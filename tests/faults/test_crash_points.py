@@ -21,6 +21,7 @@ _STEP = 9
 _SCENARIOS = [
     ("request with progress", crash_points.request, ("requester", "listener")),
     ("redelivery", crash_points.redelivery, ("requester", "listener")),
+    ("retry", crash_points.retry, ("requester", "listener")),
     ("cancel", crash_points.cancel, ("requester", "listener", "canceller")),
     ("poison", crash_points.poison, ("requester", "listener")),
 ]
