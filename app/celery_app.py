@@ -7,17 +7,21 @@ saga's journal is. The tasks and the signal handlers of a worker are in `app.tas
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from app.broker import broker_url
+from app.broker import broker_settings
 from app.config import settings_or_exit
 
 TASK_QUEUE = "celery"
 
 _settings = settings_or_exit()
-celery_app = Celery("app", broker=broker_url(_settings.redis_url), include=["app.tasks"])
+_broker = broker_settings(_settings.celery_url)
+celery_app = Celery("app", include=["app.tasks"])
 celery_app.conf.update(
     accept_content=["json"],
     broker_connection_retry_on_startup=True,
-    broker_transport_options={
+    broker_url=_broker["broker_url"],
+    broker_use_ssl=_broker.get("broker_use_ssl", False),
+    broker_transport_options=_broker["broker_transport_options"]
+    | {
         "global_keyprefix": f"{{{_settings.namespace}}}:" if _settings.namespace else "",
         "socket_timeout": 5,
         "unacked_restore_interval": 1,

@@ -9,16 +9,16 @@ import os
 import sys
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from sagastream import Bus, InvalidMessage
 
 ROOT = Path(__file__).resolve().parent.parent
 # The settings that can be in a file. Their environment variables end in _FILE then.
-SECRETS = ("redis_url", "web_token")
+SECRETS = ("redis_url", "broker_url", "web_token")
 _MAX_SECRET_BYTES = 64 * 1024
 
 
@@ -31,10 +31,31 @@ class Settings(BaseSettings):
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
         repr=False,
-        description="URL of the Redis or Valkey server: redis://, rediss:// or unix://.",
+        description=(
+            "URL of the Redis or Valkey server: redis://, rediss://, unix://, redis+sentinel:// or "
+            "redis+cluster://."
+        ),
     )
     redis_url_file: Path | None = Field(
         None, description="File with the URL, instead of `REDIS_URL`."
+    )
+    broker_url: str = Field(
+        "",
+        repr=False,
+        description=(
+            "URL of the server of Celery's messages, in the same forms; '' for `REDIS_URL`. It "
+            "cannot be a cluster."
+        ),
+    )
+    broker_url_file: Path | None = Field(
+        None, description="File with that URL, instead of `BROKER_URL`."
+    )
+    durability: Literal["primary", "replicated"] = Field(
+        "primary", description="replicated: what is acknowledged is on a replica."
+    )
+    replicas: int = Field(1, ge=1, description="Replicas that have to confirm it.")
+    replicated_within_s: float = Field(
+        2.0, gt=0, description="Seconds that they have for it; then a call fails."
     )
     namespace: str = Field(
         "", pattern=r"^[A-Za-z0-9_-]*$", description="Prefix of every key, written as {namespace}:."
@@ -262,13 +283,27 @@ class Settings(BaseSettings):
                 read[name] = _secret_in(Path(path), f"{name}_file".upper())
         return given | read
 
-    @field_validator("redis_url")
+    @field_validator("redis_url", "broker_url")
     @classmethod
-    def _known_url(cls, value: str) -> str:
+    def _known_url(cls, value: str, info: ValidationInfo) -> str:
         try:
-            return Bus(value).url
+            return Bus(value).url if value or info.field_name == "redis_url" else ""
         except InvalidMessage as error:
             raise ValueError(error.reason) from None
+
+    @model_validator(mode="after")
+    def _broker_is_one_server(self) -> Self:
+        if "+cluster:" in self.celery_url:
+            raise ValueError(
+                "BROKER_URL: Celery's messages cannot go through a cluster; name one server, or a "
+                "service with Sentinels"
+            )
+        return self
+
+    @property
+    def celery_url(self) -> str:
+        """URL of the server of Celery's messages."""
+        return self.broker_url or self.redis_url
 
     @field_validator("log_level")
     @classmethod

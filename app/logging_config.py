@@ -87,13 +87,19 @@ def _add_trace_ids(_logger: Any, _name: str, event: dict[str, Any]) -> dict[str,
 
 def _secrets(settings: Settings) -> list[str]:
     """Return the secrets that no line may contain, longest first, as written and URL-decoded."""
-    url = urlsplit(settings.redis_url)
-    password = url.password or dict(parse_qsl(url.query)).get("password", "")
+    passwords = [
+        password
+        for url in map(urlsplit, (settings.redis_url, settings.broker_url))
+        for password in (
+            url.password or "",
+            *(value for name, value in parse_qsl(url.query) if name.endswith("password")),
+        )
+    ]
     headers = settings.otel_exporter_otlp_headers.split(",")
     values = [header.partition("=")[2].strip() for header in headers]
     found = {
-        password,
-        unquote(password),
+        *passwords,
+        *(unquote(password) for password in passwords),
         settings.web_token,
         *values,
         *(unquote(value) for value in values),

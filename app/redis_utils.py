@@ -10,7 +10,7 @@ import re
 import zlib
 from collections.abc import AsyncIterator, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from app.config import get_settings
 from app.shutdown import GRACE_S, shutdown
@@ -73,12 +73,18 @@ def get_bus() -> Bus:
         settings.max_payload,
         Retention(result_s=result_s, remember_s=settings.retention_s),
         settings.call_timeout_s,
+        (settings.durability, settings.replicas, settings.replicated_within_s),
     )
 
 
 @lru_cache
-def _bus_of(
-    url: str, namespace: str, max_payload: int, retention: Retention, call_timeout_s: float
+def _bus_of(  # noqa: PLR0917 - the cache needs all as arguments
+    url: str,
+    namespace: str,
+    max_payload: int,
+    retention: Retention,
+    call_timeout_s: float,
+    replication: tuple[Literal["primary", "replicated"], int, float],
 ) -> Bus:
     # Cached by these arguments only: other settings may change without new connections.
     return Bus(
@@ -87,6 +93,9 @@ def _bus_of(
         max_payload=max_payload,
         retention=retention,
         call_timeout_s=call_timeout_s,
+        durability=replication[0],
+        replicas=replication[1],
+        replicated_within_s=replication[2],
     )
 
 

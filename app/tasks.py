@@ -57,7 +57,7 @@ def advance(saga_id: str, step: str) -> None:
     fields = {"saga_id": saga_id, "step": step, "entry_id": request.id if request else ""}
     headers = (request.headers if request else None) or {}
     redelivered = bool(request and (request.delivery_info or {}).get("redelivered"))
-    url = get_settings().redis_url
+    url = get_settings().celery_url
     with process_span(url, TASK_QUEUE, fields, headers, kind=step, redelivered=redelivered):
         run_in_loop(mission_runner().advance(saga_id, step))
 

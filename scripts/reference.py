@@ -25,7 +25,7 @@ _CONFIGURATION = """\
 
 Mission control reads its settings from environment variables. `mission doctor` checks that they fit together. An invalid
 value ends a command with exit code 2 and the name of the variable. The library itself does not read the environment, only its
-command reads `REDIS_URL` and `REDIS_URL_FILE`; its options are the arguments of [`Bus`](api.md#sagastream.Bus) and [`CommandListener`](api.md#sagastream.CommandListener). The
+command reads `REDIS_URL` and `REDIS_URL_FILE`; its options are the arguments of [`Bus`](api/requests.md#sagastream.Bus) and [`CommandListener`](api/handlers.md#sagastream.CommandListener). The
 standard `OTEL_*` variables have the meaning that OpenTelemetry gives them; the table lists those that mission control reads.
 
 `scripts/reference.py` generates this page from `app/config.py`.

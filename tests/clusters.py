@@ -29,7 +29,7 @@ def free_ports(count: int) -> list[int]:
 
 
 class Process:
-    """A server program on a port, with a folder of its own.
+    """A server program on a port and a folder.
 
     Args:
         folder: Where its folder is made.
@@ -241,7 +241,7 @@ class Cluster:
         return int(self.running()[0].call("CLUSTER", "KEYSLOT", key))
 
     def fail_over(self, replica: Process) -> None:
-        """Make a replica the primary of its shard, in good order."""
+        """Make a replica the primary of its shard, gracefully."""
         replica.call("CLUSTER", "FAILOVER")
         eventually_sync(
             lambda: replica.call("ROLE")[0] == b"master", within_s=_WITHIN_S, why="it is promoted"
@@ -280,6 +280,8 @@ class Cluster:
         with suppress(redis.RedisError, OSError):
             for each in self.nodes:
                 if b"cluster_state:ok" not in _raw(each.call("CLUSTER", "INFO")):
+                    return False
+                if any(len(shard) < 4 for shard in each.call("CLUSTER", "SLOTS")):
                     return False
                 role = each.call("ROLE")
                 if role[0] == b"slave" and role[3] != b"connected":

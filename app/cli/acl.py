@@ -33,7 +33,7 @@ def acl(
     """
     settings = settings_of_command()
     try:
-        found = rules(role, settings.namespace, database=database_of(settings.redis_url))
+        found = rules(role, settings.namespace, database=database_of(settings.celery_url))
     except InvalidMessage as error:
         leave(EXIT_USAGE, f"NAMESPACE: {error.reason}")
     if not print_json({"user": user, "rules": found}, output):

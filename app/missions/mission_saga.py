@@ -105,7 +105,7 @@ async def dispatch(saga_id: str, step: str) -> None:
     settings = get_settings()
     task_id = str(uuid.uuid4())
     fields = {"saga_id": saga_id, "step": step, "entry_id": task_id}
-    with send_span(settings.redis_url, TASK_QUEUE, fields) as headers:
+    with send_span(settings.celery_url, TASK_QUEUE, fields) as headers:
         options = {
             "task_id": task_id,
             "headers": headers,

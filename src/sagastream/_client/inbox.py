@@ -14,8 +14,9 @@ from contextvars import Context
 from sagastream._client.data_loss import DataLossGuard
 from sagastream._client.reply_queue import Notification, ReplyQueue
 from sagastream._codec.entries import decode_reply
-from sagastream._redis.connection import Connection, entries
+from sagastream._redis.connection import Connection
 from sagastream._redis.deadline import Deadline
+from sagastream._redis.protocol import entries
 from sagastream._redis.retrying import backoff_delays, end_tasks
 from sagastream.errors import (
     DataLost,

@@ -15,8 +15,9 @@ from typing import Any
 from sagastream._client.session import Session
 from sagastream._client.terminal_outcome import read_outcome
 from sagastream._codec.entries import StreamEntry, decode_reply, text_fields
-from sagastream._redis.connection import BLOCK_MS, entries
+from sagastream._redis.connection import BLOCK_MS
 from sagastream._redis.deadline import Deadline
+from sagastream._redis.protocol import entries
 from sagastream._redis.retrying import backoff_delays, is_group_gone
 from sagastream._telemetry.trace_context import Trace
 from sagastream.errors import (

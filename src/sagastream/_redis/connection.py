@@ -9,9 +9,9 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import redis
 
@@ -238,8 +238,7 @@ class Connection:
     def _leave(self, node: Node, error: BaseException) -> None:
         """Leave a node that does not answer or is a replica now; ask another one of the cluster.
 
-        The name of a server is resolved again for each new socket, so the next one leads to the
-        node that takes writes, once the name does.
+        A name is resolved again for each new socket: the next one may lead to the new primary.
         """
         if isinstance(error, ServerError):
             if is_replica_now(error):
@@ -250,10 +249,9 @@ class Connection:
     async def primaries(self) -> list[Node]:
         """The nodes of a cluster that take writes; the one node if there is no cluster."""
         try:
-            slots = await self.call("CLUSTER", "SLOTS")
+            return self._nodes.primaries_of(self._node, await self.call("CLUSTER", "SLOTS"))
         except ServerError:
             return [self._node]
-        return self._nodes.primaries_of(self._node, slots)
 
     async def load_functions(
         self, *, deadline: Deadline | None = None, node: Node | None = None
@@ -287,9 +285,7 @@ class Connection:
     async def block(self, *args: Any, reader: object = None) -> Any:
         """Send a blocking read on another socket; it is not repeated.
 
-        Args:
-            args: The command.
-            reader: Identifies the read for `unblock`.
+        `reader` identifies the read for `unblock`.
 
         Raises:
             ServerUnavailable: The connection was lost, or the server cannot serve it now.
@@ -330,6 +326,8 @@ class Connection:
 
     def note_loss(self, error: BaseException) -> None:
         """Log the loss of the server, once."""
+        if isinstance(error, NotReplicated):
+            return  # the server is there
         self.lost_at = time.monotonic()
         if not self._loss:
             reason = error.reason if isinstance(error, ServerUnavailable | ServerRefused) else ""
@@ -400,13 +398,3 @@ def _reason(error: BaseException) -> str:
 def _note_retry(error: BaseException) -> bool:
     retried(error)
     return not isinstance(error, NotReplicated)
-
-
-def entries(answer: Any) -> Iterator[tuple[bytes, bytes, dict[bytes, bytes]]]:
-    """Iterate over the answer of a stream read: stream, entry id, fields."""
-    for stream, items in cast("list[Any]", answer or []):
-        for entry_id, flat in items:
-            fields = (
-                flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
-            )
-            yield stream, entry_id, fields

@@ -8,7 +8,7 @@ import asyncio
 import re
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, cast
@@ -211,3 +211,13 @@ async def _handshake(protocol: RedisProtocol, options: UrlOptions) -> None:
         await protocol.call("AUTH", *user, options.password)
     if options.db:
         await protocol.call("SELECT", options.db)
+
+
+def entries(answer: Any) -> Iterator[tuple[bytes, bytes, dict[bytes, bytes]]]:
+    """Iterate over the answer of a stream read: stream, entry id, fields."""
+    for stream, items in cast("list[Any]", answer or []):
+        for entry_id, flat in items:
+            fields = (
+                flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
+            )
+            yield stream, entry_id, fields

@@ -7,8 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from sagastream._client.session import Session
-from sagastream._redis.connection import BLOCK_MS, entries
+from sagastream._redis.connection import BLOCK_MS
 from sagastream._redis.deadline import Deadline
+from sagastream._redis.protocol import entries
 from sagastream._worker.lease import LeaseKeeper
 from sagastream.errors import SagastreamError
 

@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from sagastream._codec.entries import decode_fields
 from sagastream._codec.validation import check_name
-from sagastream._redis.connection import BLOCK_MS, entries
+from sagastream._redis.connection import BLOCK_MS
+from sagastream._redis.protocol import entries
 from sagastream._redis.retrying import backoff_delays
 from sagastream.bus import Bus
 from sagastream.errors import (

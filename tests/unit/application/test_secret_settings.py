@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from app import config
-from app.broker import BrokerCredentials, broker_url
+from app.broker import BrokerCredentials, broker_settings, broker_url, database_of
 from app.cli.main import app as cli
 from app.cli.serve import _new_token
 from app.config import Settings, choose_settings, explain, get_settings, settings_or_exit
@@ -119,6 +119,30 @@ def test_the_broker_is_the_same_server(url: str, address: str, query: set[str]) 
     parts = urlsplit(broker_url(url))
     assert f"{parts.scheme}://{parts.netloc}{parts.path}" == address
     assert parse_qs(parts.query).keys() == query
+
+
+def test_the_broker_is_found_by_sentinels() -> None:
+    """Each Sentinel is an URL; what their transport needs beyond that are options."""
+    url = "rediss+sentinel://u:p@a:1,b/mine/2?ssl_cert_reqs=none&sentinel_password=x"
+    found = broker_settings(url)
+    provider = "credential_provider=app.broker.BrokerCredentials"
+    assert found["broker_url"] == f"sentinel://a:1/2?{provider};sentinel://b:26379"
+    assert found["broker_use_ssl"] == {"ssl_cert_reqs": "none"}
+    assert found["broker_transport_options"] == {
+        "master_name": "mine",
+        "sentinel_kwargs": {"password": "x", "ssl": True, "ssl_cert_reqs": "none"},
+    }
+    assert database_of(url) == 2
+    choose_settings(redis_url=url)
+    assert BrokerCredentials().get_credentials() == ("u", "p")
+
+
+def test_a_cluster_needs_another_broker() -> None:
+    """Celery cannot use one; the error names the setting."""
+    with pytest.raises(ValidationError, match="BROKER_URL: Celery's messages cannot go through"):
+        choose_settings(redis_url="redis+cluster://h:1")
+    settings = choose_settings(redis_url="redis+cluster://h:1", broker_url="redis://b:2/0")
+    assert settings.celery_url == "redis://b:2/0"
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from tests.docs_blocks import (
     pages,
     run_python,
 )
+from tests.docs_types import type_faults
 from tests.scripts import load_script
 
 pytestmark = pytest.mark.blocking
@@ -61,6 +62,20 @@ def test_blocks_pass_the_checks_of_their_language(name: str) -> None:
 def test_python_of_pages_runs(name: str, own_server: EmbeddedServer) -> None:
     """The code of a page runs as it is, and prints the output on the page."""
     assert list(run_python(PAGES[name], own_server.url)) == []
+
+
+def test_python_of_pages_passes_a_strict_type_check(tmp_path: Path) -> None:
+    """A reader copies blocks into a project that is checked by mypy."""
+    ours = {name: blocks for name, blocks in PAGES.items() if "robot-driver" not in name}
+    assert type_faults(ours, tmp_path) == []
+
+
+def test_a_type_error_is_found(tmp_path: Path) -> None:
+    """With its page and line, in a block and in a file."""
+    blocks = _page('```python\nx: int = await f()\n```\n```python title="a.py"\nx: int = ""\n```')
+    first, second = type_faults({"page.md": blocks}, tmp_path)
+    assert "page.md a.py:1: error" in first
+    assert "page.md:2: error" in second
 
 
 @pytest.mark.parametrize("name", FOLLOWED)
@@ -188,8 +203,10 @@ def test_the_reference_is_what_the_script_writes(reference: ModuleType, tmp_path
 
 
 def test_every_public_name_is_in_the_reference() -> None:
-    """Each public name of the library is on the reference page."""
-    text = (ROOT / "docs" / "reference" / "api.md").read_text()
+    """Each public name of the library is on one of the reference pages, by topic."""
+    pages = sorted((ROOT / "docs" / "reference" / "api").glob("*.md"))
+    text = "".join(page.read_text() for page in pages)
+    assert len(pages) > 4
     described = {line.rpartition(".")[2] for line in re.findall(r"^::: (\S+)$", text, re.MULTILINE)}
     public = {*sagastream.__all__, *sagastream.saga.__all__, "EmbeddedServer", "running"}
     assert public - described == set()
