@@ -14,12 +14,10 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.secret_files import SECRETS, read_secrets
 from sagastream import Bus, InvalidMessage
 
 ROOT = Path(__file__).resolve().parent.parent
-# The settings that can be in a file. Their environment variables end in _FILE then.
-SECRETS = ("redis_url", "broker_url", "web_token")
-_MAX_SECRET_BYTES = 64 * 1024
 
 
 class Settings(BaseSettings):
@@ -271,17 +269,7 @@ class Settings(BaseSettings):
     @classmethod
     def _read_files(cls, given: dict[str, Any]) -> dict[str, Any]:
         """Read the secrets that are in files."""
-        read = {}
-        for name in SECRETS:
-            path = given.get(f"{name}_file")
-            if not path:
-                continue
-            if given.get(name):
-                raise ValueError(f"{name.upper()} and {name.upper()}_FILE: give one of them")
-            # A token is made where it is needed.
-            if name != "web_token" or Path(path).exists():
-                read[name] = _secret_in(Path(path), f"{name}_file".upper())
-        return given | read
+        return given | read_secrets(given)
 
     @field_validator("redis_url", "broker_url")
     @classmethod
@@ -360,23 +348,6 @@ class Settings(BaseSettings):
             own.pop(f"{name}_file", None)
             inherited.pop(f"{name}_file".upper(), None)
         return inherited | {name.upper(): str(value) for name, value in own.items()}
-
-
-def _secret_in(path: Path, variable: str) -> str:
-    """Return the first line of a file.
-
-    Raises:
-        ValueError: There is no such file, or nothing in it.
-    """
-    try:
-        with path.open(encoding="utf-8") as file:
-            secret = file.readline(_MAX_SECRET_BYTES).strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise ValueError(f"{variable}: cannot read {path}: {reason}") from None
-    if not secret:
-        raise ValueError(f"{variable}: {path} is empty")
-    return secret
 
 
 _chosen: dict[str, Any] = {}
