@@ -18,7 +18,6 @@ from app.secret_files import SECRETS, read_secrets
 from sagastream import Bus, InvalidMessage
 
 ROOT = Path(__file__).resolve().parent.parent
-# The settings that can be in a file. Their environment variables end in _FILE then.
 
 
 class Settings(BaseSettings):
