@@ -159,7 +159,7 @@ def discover(package: str) -> list[Handler]:
 
 
 def import_all(package: str) -> list[ModuleType]:
-    """Import a module, or a package and its modules.
+    """Import a module, or a package and its modules, but for `__main__`, which would run.
 
     Raises:
         RegistrationError: There is no such package.
@@ -169,7 +169,8 @@ def import_all(package: str) -> list[ModuleType]:
     except ModuleNotFoundError as error:
         raise RegistrationError(f"handler package {package!r}: {error}") from error
     inner = pkgutil.walk_packages(getattr(root, "__path__", []), prefix=f"{package}.")
-    return [root, *(importlib.import_module(module.name) for module in inner)]
+    names = [module.name for module in inner if not module.name.endswith(".__main__")]
+    return [root, *(importlib.import_module(name) for name in names)]
 
 
 def _module_of(function: Callable[..., Any]) -> str:

@@ -96,6 +96,9 @@ class RequestDetails:
         progress: The payload of its last progress; {} if there is none, or when it has ended.
         result: The payload of its terminal reply, {} before.
         entry_id: Its command's entry.
+        failures: How many attempts have failed, by its handler's retry policy.
+        due_time_s: When its next attempt begins, in seconds since the Unix epoch, by the server's
+            clock; 0 if it does not wait for one.
     """
 
     request_id: str
@@ -110,6 +113,8 @@ class RequestDetails:
     progress: dict[str, Any] = field(default_factory=dict)
     result: dict[str, Any] = field(default_factory=dict)
     entry_id: str = ""
+    failures: int = 0
+    due_time_s: float = 0.0
 
     @property
     def has_ended(self) -> bool:
@@ -251,6 +256,8 @@ async def read_request(bus: Bus, request_id: str) -> RequestDetails | None:
         progress=_payload(bus, progress) if progress else {},
         result=_payload(bus, found["payload"]) if has_ended else {},
         entry_id=found["entry_id"],
+        failures=int(found["failures"]),
+        due_time_s=int(found["due"]) / 1000 if status == "pending" else 0.0,
     )
 
 

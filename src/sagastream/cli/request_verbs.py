@@ -98,7 +98,7 @@ async def retry_request(bus: Bus, options: argparse.Namespace) -> dict[str, Any]
 def row_of(request: RequestDetails) -> dict[str, Any]:
     """A request as a JSON object."""
     row = asdict(request)
-    row["time"] = row.pop("time_s")
+    row["time"], row["due"] = row.pop("time_s"), row.pop("due_time_s") or None
     row["error"] = ""
     if request.status in {"failed", "unreadable"}:
         row["error"] = error_text(request.result)

@@ -54,7 +54,8 @@ def make_bus(options: argparse.Namespace, *, call_timeout_s: float = 10.0) -> Bu
 def serve(options: argparse.Namespace) -> int:
     """Run the handlers until SIGTERM or Ctrl-C; returns the exit code.
 
-    What a module calls `lifespan` and `middleware` belongs to the listener.
+    What a module that declares handlers, or that is named, calls `lifespan` and `middleware`
+    belongs to the listener.
 
     Raises:
         RegistrationError: A module cannot be imported, or has neither handlers nor sagas.
@@ -95,7 +96,9 @@ class Found:
                 values = list(vars(module).values())
                 handlers += [each for each in values if isinstance(each, Handler)]
                 self.sagas |= {each.name: each for each in values if isinstance(each, Saga)}
-                self._note_surroundings(module)
+                # A web application in the same package has a lifespan, too, which is another one.
+                if module.__name__ == name or any(_is_declared_in(module, each) for each in values):
+                    self._note_surroundings(module)
         # One that is imported elsewhere, too, is one.
         self.handlers = list({id(each): each for each in handlers}.values())
         if not self.handlers and not self.sagas:
@@ -105,12 +108,24 @@ class Found:
             )
 
     def _note_surroundings(self, module: ModuleType) -> None:
-        lifespan = getattr(module, "lifespan", None)
+        lifespan, middleware = (_value_of(module, name) for name in ("lifespan", "middleware"))
         if lifespan is not None and self.lifespan not in {None, lifespan}:
             raise RegistrationError(f"{module.__name__}.lifespan: another module has one, too")
         self.lifespan = lifespan or self.lifespan
-        middleware = getattr(module, "middleware", ())
-        self.middleware += [each for each in middleware if each not in self.middleware]
+        if not isinstance(middleware, list | tuple | None):
+            raise RegistrationError(f"{module.__name__}.middleware must be a list of functions")
+        self.middleware += [each for each in middleware or () if each not in self.middleware]
+
+
+def _value_of(module: ModuleType, name: str) -> Any:
+    """What a module calls so; None if it has nothing, or a module of that name inside it."""
+    value = getattr(module, name, None)
+    return None if isinstance(value, ModuleType) else value
+
+
+def _is_declared_in(module: ModuleType, value: Any) -> bool:
+    function = value.function if isinstance(value, Handler) else None
+    return getattr(function, "__module__", "") == module.__name__
 
 
 async def _serve(options: argparse.Namespace, found: Found) -> None:

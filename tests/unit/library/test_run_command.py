@@ -183,6 +183,22 @@ async def _stop_while_it_runs(url: str, program: Program) -> dict[str, Any]:
         return await asking
 
 
+def test_a_web_application_in_the_package_keeps_its_lifespan(
+    shop: Path, own_server: EmbeddedServer
+) -> None:
+    """Modules without handlers add none, and a module may be called `middleware`."""
+    (shop / "shop" / "middleware.py").write_text("")
+    (shop / "shop" / "__main__.py").write_text("raise SystemExit('not me either')")
+    (shop / "shop" / "web.py").write_text(
+        "from shop.handlers import order\nasync def lifespan(app): raise SystemExit('not me')\n"
+    )
+    with Program(shop, "--url", own_server.url, "run", "shop") as program:
+        program.wait_for("listening")
+        answer = asyncio.run(_ask(own_server.url))
+        assert (answer["value"], answer["marked"]) == ("opened", True)
+        assert program.log.count("shop.handlers.order: shop:order") == 1
+
+
 def test_readyz_says_that_the_server_is_away(
     shop: Path, own_server: EmbeddedServer, port: int
 ) -> None:
@@ -206,6 +222,7 @@ WRONG: dict[str, tuple[list[str], str, str]] = {
     "no handler": (["run", "shop.empty"], "", "no handler and no saga"),
     "a bad handler": (["run", "shop.bad"], "", "cannot be a payload"),
     "no server": (["run", "shop.handlers"], "redis://127.0.0.1:1/0", "no answer from"),
+    "no middleware": (["run", "shop.third"], "", "shop.third.middleware must be a list"),
     "two lifespans": (["run", "shop.handlers", "shop.second"], "", "another module has one, too"),
 }
 
@@ -215,6 +232,7 @@ def test_what_cannot_run_says_so_in_one_line(shop: Path, server: EmbeddedServer,
     """With exit code 1, and without a traceback or a log line before it."""
     (shop / "shop" / "empty.py").write_text("")
     (shop / "shop" / "second.py").write_text("def lifespan(): ...\n")
+    (shop / "shop" / "third.py").write_text(f"{HANDLERS}\nmiddleware = mark\n")
     (shop / "shop" / "bad.py").write_text(
         "from sagastream import multi_stage_reply\n"
         "@multi_stage_reply(stream='a:b', event_type='a:b')\n"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sagastream import Bus, Command, Progress, multi_stage_reply
+from sagastream import Bus, Command, Progress, RetryPolicy, multi_stage_reply
 from sagastream.cli import main as cli
 from sagastream.cli.main import main, make_parser
 from sagastream.inspection import find_requests, listeners, streams
@@ -488,6 +488,33 @@ async def test_the_progress_of_a_claim_ends_with_it(bus: Bus) -> None:
         assert await _progress(bus) == {}
         go_on.set()
         await eventually(lambda: bus.outcome("r"), within_s=5, why="it has ended")
+
+
+async def test_a_request_that_waits_for_its_next_attempt_says_when_it_begins(
+    bus: Bus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is pending, without the progress of the attempt that has failed."""
+    policy = RetryPolicy(attempts=2, first_delay_s=60.0)
+
+    @multi_stage_reply(stream=STREAM, event_type="shop:slow", retry=policy)
+    async def slow(progress: Progress) -> None:
+        await progress(0.5)
+        raise OSError("not now")
+
+    verbs = Verbs(bus, capsys)
+    async with listening(bus, [slow]):
+        await bus.emit_command(STREAM, event_type="shop:slow", payload={}, request_id="r")
+        row = await eventually(lambda: _waiting(verbs), within_s=5, why="its attempt has failed")
+    assert (row["status"], row["failures"], row["progress"]) == ("pending", 1, {})
+    assert 30 < row["due"] - row["time"] < 90
+    assert "due             2" in (await verbs.run("request", "show", "r"))[1]
+    assert (await verbs.run("request", "cancel", "r"))[:2] == (0, "cancelled\n")
+    await bus.command("DEL", bus.key(f"{STREAM}:delayed"))  # it is dropped when it is due
+
+
+async def _waiting(verbs: Verbs) -> dict[str, Any] | None:
+    row: dict[str, Any] = await verbs.json("request", "show", "r")
+    return row if row["due"] else None
 
 
 async def test_a_step_of_a_saga_has_a_progress_while_it_runs(
