@@ -88,7 +88,10 @@ class Session:
                 to a cluster and the bus has no namespace.
         """
         connection = self.connection
-        info = await self._info(Deadline(min(connection.call_timeout_s, _CHECK_S)))
+        deadline = Deadline(min(connection.call_timeout_s, _CHECK_S))
+        # In a cluster this leads to the node that has our keys: what names no key goes there, too.
+        await connection.call("EXISTS", self.options.key("sagastream:instance"), deadline=deadline)
+        info = await self._info(deadline)
         if info.get("cluster_enabled") and not self.options.prefix:
             raise ServerUnsuitable(
                 f"{connection.address} belongs to a cluster, where the keys of a request would "

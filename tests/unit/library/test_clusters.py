@@ -58,6 +58,20 @@ async def test_any_node_will_do(nodes: Cluster) -> None:
             assert await bus.outcome("r") is None
 
 
+async def test_what_names_no_key_goes_to_the_namespace_too(nodes: Cluster) -> None:
+    """Such as SCAN, by which verbs list requests, whichever node the bus knows first."""
+    for number in range(3):
+        async with Bus(nodes.url, namespace=f"scan{number}") as bus:
+            await bus.command("SET", bus.key("mark"), "1")
+        for node in nodes.nodes:
+            url = f"redis://127.0.0.1:{node.port}"
+            async with Bus(url, namespace=f"scan{number}") as bus:
+                await bus.ping()
+                pattern = bus.key("*").replace("{", "[{]")
+                _, keys = await bus.command("SCAN", "0", "MATCH", pattern, "COUNT", 10_000)
+                assert bus.key("mark").encode() in keys
+
+
 async def test_a_cluster_needs_a_namespace(nodes: Cluster) -> None:
     """Without one the keys of a request are in several slots."""
     async with Bus(nodes.url) as bus:
