@@ -10,6 +10,7 @@ from types import FrameType
 
 from sagastream.cli.output import print_hint
 from sagastream.cli.server_address import environment_with
+from sagastream.testing import child_options
 
 _LOOK_S = 0.3
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -90,10 +91,10 @@ class _Child:
         return self._process.poll() if self._process else None
 
     def start(self) -> None:
-        """Start it in its own session, so that a Ctrl-C reaches it once."""
+        """Start it in its own session, so that a Ctrl-C reaches it once; it dies with this process."""
         if self._command:
             self._process = subprocess.Popen(  # noqa: S603 - our own program
-                self._command, env=self._environment, start_new_session=True
+                self._command, env=self._environment, **child_options()
             )
 
     def signal(self, number: int) -> None:

@@ -98,6 +98,12 @@ class Program:
         """What it has written."""
         return Path(self._log.name).read_text()
 
+    @property
+    def children(self) -> list[int]:
+        """The ids of its child processes."""
+        own = self._process.pid
+        return [int(pid) for pid in Path(f"/proc/{own}/task/{own}/children").read_text().split()]
+
     def wait_for(self, text: str, times: int = 1) -> None:
         """Wait until it has written a text."""
         eventually_sync(
@@ -297,6 +303,20 @@ def test_dev_keeps_its_data_and_restarts_handlers(shop: Path, port: int) -> None
         with Program(shop / "shop", "dev", "--port", str(port)) as other:
             assert other.end() == 1
             assert f"port {port} is in use" in other.log
+
+
+def test_handlers_die_with_the_program_that_restarts_them(
+    shop: Path, own_server: EmbeddedServer
+) -> None:
+    """Also when it is killed: nothing is left that works for nobody."""
+    with Program(shop, "--url", own_server.url, "run", "shop.handlers", "--reload") as program:
+        program.wait_for("listening")
+        (child,) = program.children
+        program.signal(signal.SIGKILL)
+        program.end()
+        eventually_sync(
+            lambda: not Path(f"/proc/{child}").exists(), within_s=10, why="the handlers have died"
+        )
 
 
 async def _outcome(url: str) -> Any:
