@@ -136,6 +136,9 @@ local function conclude(call, key, record, status, payload, trace, retention, gr
   if group then
     ack(call, command.stream, group, entry_id)
   end
+  if record.due and record.due > 0 then
+    redis.call('ZREM', command.stream .. ':delayed', key)
+  end
   append(call.ended, command.stream, key)
 end
 
