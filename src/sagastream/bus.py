@@ -5,6 +5,7 @@ and event loop. A request's record on the server is the source of truth; the str
 """
 
 from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
 from typing import Any, TypeVar, overload
 
 from sagastream._client import commands
@@ -57,6 +58,8 @@ class Bus(ServerAccess):
         request_id: str | None = None,
         reply_stream: str | None = None,
         deadline_s: float | None = None,
+        delay_s: float | None = None,
+        not_before: datetime | None = None,
         maxlen: int | None = None,
         ttl: float | None = None,
     ) -> str:
@@ -74,13 +77,17 @@ class Bus(ServerAccess):
             request_id: The request's identity; new if None.
             reply_stream: The stream that gets the replies.
             deadline_s: Seconds from now, by the server's clock, after which it is not run.
+            delay_s: Seconds from now before which it is not run.
+            not_before: The time before which it is not run, with a time zone, by the server's
+                clock; of both the later one counts. A command that waits has no entry yet, holds
+                nothing, and can be cancelled.
             maxlen: Trim the stream to about this many entries. Hazard: this removes commands
                 that no listener has read yet; only for streams that may lose some.
             ttl: Seconds after which the whole stream expires. Hazard: as with `maxlen`,
                 with all pending commands and the consumer group.
 
         Returns:
-            The id of the command's entry.
+            The id of the command's entry; `0-0` while it waits for its time.
 
         Raises:
             InvalidMessage: An argument is invalid.
@@ -92,6 +99,7 @@ class Bus(ServerAccess):
         ids = (correlation_id, saga_id, request_id)
         spec = commands.command_spec(event_type, payload, *ids, reply_stream)
         spec |= {"deadline_s": deadline_s, "maxlen": maxlen, "ttl": ttl}
+        spec |= {"delay_s": delay_s, "not_before": not_before}
         session, deadline = self.session(), Deadline(self._options.call_timeout_s)
         emitting = commands.emit(session, stream, spec, deadline=deadline)
         return (await session.connection.within(deadline, emitting))[0]
@@ -174,6 +182,7 @@ class Bus(ServerAccess):
         on_progress: OnProgress | None = ..., request_id: str | None = ...,
         correlation_id: str | None = ..., saga_id: str | None = ..., *,
         supersedes: Sequence[str] = ..., effect: Effect | None = ..., reply_type: None = ...,
+        delay_s: float | None = ..., not_before: datetime | None = ...,
     ) -> dict[str, Any]: ...
     @overload
     async def request_and_reply(
@@ -181,6 +190,7 @@ class Bus(ServerAccess):
         on_progress: OnProgress | None = ..., request_id: str | None = ...,
         correlation_id: str | None = ..., saga_id: str | None = ..., *,
         supersedes: Sequence[str] = ..., effect: Effect | None = ..., reply_type: type[Result],
+        delay_s: float | None = ..., not_before: datetime | None = ...,
     ) -> Result: ...
     # fmt: on
     async def request_and_reply(  # noqa: PLR0917 - the public signature
@@ -197,6 +207,8 @@ class Bus(ServerAccess):
         supersedes: Sequence[str] = (),
         effect: Effect | None = None,
         reply_type: type[Result] | None = None,
+        delay_s: float | None = None,
+        not_before: datetime | None = None,
     ) -> dict[str, Any] | Result:
         """Ask for work and wait for its end.
 
@@ -218,6 +230,8 @@ class Bus(ServerAccess):
                 leases.
             effect: The effect policy that the handler must declare; it fails otherwise.
             reply_type: The type of the result, such as a dataclass or a pydantic model.
+            delay_s: As for `emit_command`; `timeout` counts from now, too.
+            not_before: As for `emit_command`.
 
         Returns:
             The completed reply: every field of its entry, `payload` decoded; with a `reply_type`
@@ -241,6 +255,7 @@ class Bus(ServerAccess):
         ids = (correlation_id, saga_id, request_id)
         spec = commands.command_spec(event_type, payload, *ids, inbox)
         spec |= {"supersedes": supersedes, "effect": effect, "terminal_only": terminal_only}
+        spec |= {"delay_s": delay_s, "not_before": not_before}
         reply = await request_and_reply(
             *(session, stream, spec),
             timeout=timeout,

@@ -5,6 +5,7 @@ Its calls run in an event loop of a daemon thread, which all threads of the proc
 
 import inspect
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from datetime import datetime
 from functools import partial
 from queue import SimpleQueue
 from types import TracebackType
@@ -111,6 +112,8 @@ class Bus:
         request_id: str | None = None,
         reply_stream: str | None = None,
         deadline_s: float | None = None,
+        delay_s: float | None = None,
+        not_before: datetime | None = None,
         maxlen: int | None = None,
         ttl: float | None = None,
     ) -> str:
@@ -125,6 +128,8 @@ class Bus:
             request_id=request_id,
             reply_stream=reply_stream,
             deadline_s=deadline_s,
+            delay_s=delay_s,
+            not_before=not_before,
             maxlen=maxlen,
             ttl=ttl,
         )
@@ -174,6 +179,7 @@ class Bus:
         on_progress: OnProgress | None = ..., request_id: str | None = ...,
         correlation_id: str | None = ..., saga_id: str | None = ..., *,
         supersedes: Sequence[str] = ..., effect: Effect | None = ..., reply_type: None = ...,
+        delay_s: float | None = ..., not_before: datetime | None = ...,
     ) -> dict[str, Any]: ...
     @overload
     def request_and_reply(
@@ -181,6 +187,7 @@ class Bus:
         on_progress: OnProgress | None = ..., request_id: str | None = ...,
         correlation_id: str | None = ..., saga_id: str | None = ..., *,
         supersedes: Sequence[str] = ..., effect: Effect | None = ..., reply_type: type[Result],
+        delay_s: float | None = ..., not_before: datetime | None = ...,
     ) -> Result: ...
     # fmt: on
     def request_and_reply(  # noqa: PLR0917 - the public signature
@@ -197,6 +204,8 @@ class Bus:
         supersedes: Sequence[str] = (),
         effect: Effect | None = None,
         reply_type: type[Result] | None = None,
+        delay_s: float | None = None,
+        not_before: datetime | None = None,
     ) -> dict[str, Any] | Result:
         """As `sagastream.Bus.request_and_reply`.
 
@@ -225,6 +234,8 @@ class Bus:
                 supersedes=supersedes,
                 effect=effect,
                 reply_type=reply_type,
+                delay_s=delay_s,
+                not_before=not_before,
             ),
             callbacks,
         )

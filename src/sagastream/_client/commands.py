@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
+from datetime import datetime
 from typing import TypedDict
 
 from sagastream._client.session import Session
@@ -14,7 +15,7 @@ from sagastream._telemetry import spans
 from sagastream._telemetry.propagation import injected
 from sagastream._telemetry.trace_context import trace_fields, trace_id, trace_of
 from sagastream.effects import Effect
-from sagastream.errors import RequestConflict, ResultExpired, StageRefused
+from sagastream.errors import InvalidMessage, RequestConflict, ResultExpired, StageRefused
 from sagastream.message import Payload
 
 # The length of an error message, or a traceback, in a reply, in characters.
@@ -40,6 +41,8 @@ class CommandSpec(_Identity, total=False):
     """
 
     deadline_s: float | None
+    delay_s: float | None
+    not_before: datetime | None
     maxlen: int | None
     ttl: float | None
     supersedes: Sequence[str]
@@ -94,6 +97,7 @@ async def emit(
     saga_id = check_name("saga_id", spec["saga_id"], required=False)
     correlation_id = check_name("correlation_id", spec["correlation_id"])
     event_type = check_name("event_type", spec["event_type"])
+    delay_ms, not_before_ms = _due_times(spec)
     payload = encode_payload(spec["payload"], max_bytes=options.max_payload)
     fields = {
         "correlation_id": correlation_id,
@@ -114,6 +118,8 @@ async def emit(
             maxlen=check_count("maxlen", spec.get("maxlen")),
             ttl_ms=as_milliseconds("ttl", spec.get("ttl")),
             effect=spec.get("effect") or "",
+            delay_ms=delay_ms,
+            not_before_ms=not_before_ms,
             context=injected(),
             supersedes=[
                 options.record_key(check_name("supersedes", superseded))
@@ -128,6 +134,31 @@ async def emit(
         session.guard.note_counter(answer.counter)
         span.set_attribute("messaging.message.id", answer.entry_id)
         return answer.entry_id, answer.outcome == "new"
+
+
+def _due_times(spec: CommandSpec) -> tuple[int | None, int | None]:
+    """When a command may begin, in milliseconds: from now, and since the Unix epoch.
+
+    Raises:
+        InvalidMessage: A time is invalid, or does not fit the other options.
+    """
+    delay_s, not_before = spec.get("delay_s"), spec.get("not_before")
+    if delay_s is None and not_before is None:
+        return None, None
+    if not_before is not None and (
+        not isinstance(not_before, datetime) or not_before.tzinfo is None
+    ):
+        raise InvalidMessage(
+            "not_before", f"must be a datetime with a time zone, not {not_before!r}"
+        )
+    for field in ("maxlen", "ttl"):
+        if spec.get(field) is not None:
+            raise InvalidMessage(field, "does not fit a command that waits")
+    deadline_s = spec.get("deadline_s")
+    if delay_s is not None and deadline_s is not None and deadline_s <= delay_s:
+        raise InvalidMessage("deadline_s", f"must be more than delay_s ({delay_s:g})")
+    delay_ms = as_milliseconds("delay_s", delay_s) if delay_s != 0 else None
+    return delay_ms, None if not_before is None else round(1000 * not_before.timestamp())
 
 
 async def emit_event(

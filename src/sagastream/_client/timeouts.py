@@ -16,6 +16,7 @@ _FIELDS = (
     "stream",
     "event_type",
     "seq",
+    "due",
 )
 
 
@@ -44,7 +45,7 @@ async def explain_timeout(
         now_ms = int(now_s) * 1000
         if found is None or isinstance(found, Expired):
             return ReplyTimeout(*facts, "the server has no record of it")
-        status, consumer, attempts, lease_until, emitted, stream, event_type, seq = (
+        status, consumer, attempts, lease_until, emitted, stream, event_type, seq, due = (
             found[name] for name in _FIELDS
         )
         age = f"emitted {max(0, now_ms - int(emitted)) // 1000} s ago"
@@ -57,6 +58,9 @@ async def explain_timeout(
             elif left_ms <= 0:
                 held = f"held by {consumer}, attempt {attempts}, its lease lapsed {-left_ms // 1000} s ago"
             return ReplyTimeout(*facts[:2], last_stage, f"{age}, {held}")
+        if due != "0":
+            wait_s = max(0, int(due) - now_ms) // 1000
+            return ReplyTimeout(*facts, f"{age}, attempt {int(attempts) + 1} is due in {wait_s} s")
         name = stream.removeprefix(options.prefix)
         listeners = options.key(f"listeners:{name}")
         members = await connection.call(

@@ -64,6 +64,8 @@ class RequestFunctions:
         effect: str = "",
         context: str = "",
         supersedes: Sequence[str] = (),
+        delay_ms: int | None = None,
+        not_before_ms: int | None = None,
         deadline: Deadline | None = None,
     ) -> "asyncio.Future[EmitAnswer | Expired]":
         """Write a command's record and entry.
@@ -81,6 +83,8 @@ class RequestFunctions:
             effect: The effect policy that the handler must declare, '' for any.
             context: What other propagators than W3C Trace Context carry, '' if nothing.
             supersedes: The records of requests that end in the same step.
+            delay_ms: How long after now it may begin at the earliest.
+            not_before_ms: The time before which it does not begin, since the Unix epoch.
             deadline: When the command is no longer sent again; None for never.
         """
         digest = _digest_of(stream, entry[3], entry[4])
@@ -96,6 +100,10 @@ class RequestFunctions:
             args += ("effect", effect)
         if context:
             args += ("context", context)
+        if delay_ms is not None:
+            args += ("delay_ms", str(delay_ms))
+        if not_before_ms is not None:
+            args += ("not_before_ms", str(not_before_ms))
         for superseded in supersedes:
             args += ("supersedes", superseded)
         return self._batcher.call(

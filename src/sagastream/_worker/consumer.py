@@ -21,6 +21,8 @@ _ENDED_KEPT_BYTES = 64 * 1024 * 1024
 _SHORT_BLOCK_MS = 100
 _MAX_PAUSE_S = 0.05
 _UNBLOCK_S = 1.0
+# A sweep comes every second at least: commands of others may be due.
+_LONGEST_LEASE_S = 5.0
 # An entry that counts as idle for this long is taken over by the next sweep.
 IDLE_MS = 86_400_000
 
@@ -193,7 +195,7 @@ class StreamConsumer:
         lease_ms = round(self._lease_s * 1000)
         idle_ms = lease_ms if self._keeper.contact_s >= self._lease_s else IDLE_MS
         jitter = random.uniform(0.05, 0.2)  # noqa: S311 - jitter, not a secret
-        self._next_sweep = loop.time() + self._lease_s * jitter
+        self._next_sweep = loop.time() + min(self._lease_s, _LONGEST_LEASE_S) * jitter
         deliveries: list[Delivery] = []
         key = self._session.options.key
         for stream in self._streams:

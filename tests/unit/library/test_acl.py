@@ -144,7 +144,7 @@ def tenants(own_server: EmbeddedServer, capsys: pytest.CaptureFixture[str]) -> T
 
 async def _act_as_requester(bus: Bus) -> None:
     await bus.ping()
-    names = {"request_id": "r", "correlation_id": "c", "reply_stream": "mine"}
+    names: dict[str, Any] = {"request_id": "r", "correlation_id": "c", "reply_stream": "mine"}
     await bus.emit_command(
         STREAM, event_type="till:add", payload={}, maxlen=1000, ttl=1000, deadline_s=60, **names
     )

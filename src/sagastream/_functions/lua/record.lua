@@ -245,15 +245,28 @@ local function new_record(command, reply_streams, end_streams)
   return record
 end
 
+-- Let a sweep add the entry of a request when it is due.
+local function delay_record(call, key, stream, due)
+  redis.call('ZADD', stream .. ':delayed', int(due), key)
+  call.due[key] = due
+end
+
 -- Write the record of a command that has been emitted: its entry, the streams of its replies, the
 -- effect that its handler must declare, what other propagators carry, the records that it waits
 -- for, and whether it is followed.
 -- A stream's open requests are in a sorted set next to it, the oldest first, so that commands
 -- whose entries were lost can be requeued.
 local function add_record(call, key, stream, packed_command, payload, entry_id, reply_streams, end_streams, ...)
-  redis.call('HSET', key, 'layout', LAYOUT_TEXT, 'command', packed_command, 'payload', payload, 'state',
-    cmsgpack.pack('pending', 0, entry_id, reply_streams, end_streams, ...))
-  append(call.opened, stream, call.now_text, key)
+  local state, due = cmsgpack.pack('pending', 0, entry_id, reply_streams, end_streams, ...), call.due[key]
+  if due then
+    local record = unpack_state(state)
+    record.due, state = due, nil
+    state = pack_state(record)
+  end
+  redis.call('HSET', key, 'layout', LAYOUT_TEXT, 'command', packed_command, 'payload', payload, 'state', state)
+  if not due then
+    append(call.opened, stream, call.now_text, key)
+  end
 end
 
 -- These fields are in an entry only with a value.

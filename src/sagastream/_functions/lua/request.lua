@@ -64,9 +64,10 @@ end
 -- result is no longer kept is `expired`.
 -- Shared: result_ms, remember_ms. Own: the fields of the entry from correlation_id to
 -- parent_span_id; the keys of the reply streams, one per line; the keys of those that get only the
--- terminal stage; the digest of the command; then names and values: `deadline_ms` from now,
--- `maxlen`, `ttl_ms`, `effect` that the handler must declare, `context` of other propagators,
+-- terminal stage; the digest of the command; then names and values: `deadline_ms` and `delay_ms`
+-- from now, `not_before_ms`, `maxlen`, `ttl_ms`, `effect` that the handler must declare, `context` of other propagators,
 -- `supersedes` a record (any number of times).
+-- A command that is due later has no entry until then: 0-0.
 -- Returns {'new' | 'known' | 'conflict', entry_id, counter} | {'expired', status, time in s}. The
 -- counter grows with every command, so that a client notices when older data are restored.
 local function emit(call, key, stream, args, before, last)
@@ -123,7 +124,10 @@ local function emit(call, key, stream, args, before, last)
     after = supersede_all(call, options.superseded, { traceparent, tracestate, parent_span_id }, retention)
   end
   local entry_id
-  if deadline == '' and not options.maxlen and not options.ttl_ms then
+  local due = math.max(now + (options.delay_ms or 0), tonumber(options.not_before_ms or 0))
+  if due > now then
+    entry_id = '0-0'
+  elseif deadline == '' and not options.maxlen and not options.ttl_ms then
     entry_id = redis.call('XADD', stream, '*', 'correlation_id', correlation_id, 'request_id', request_id,
       'saga_id', saga_id, 'event_type', event_type, 'payload', payload, 'reply_stream', reply_stream, 'v', v,
       'traceparent', traceparent, 'tracestate', tracestate, 'parent_span_id', parent_span_id,
@@ -137,6 +141,9 @@ local function emit(call, key, stream, args, before, last)
   end
   if is_there then
     redis.call('DEL', key) -- the note, and its TTL: a live record has none
+  end
+  if due > now then
+    delay_record(call, key, stream, due)
   end
   add_record(call, key, stream, packed, payload, entry_id, reply_streams, end_streams, options.effect or '',
     options.context or '', after, record.followed and true or false)

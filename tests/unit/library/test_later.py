@@ -1,0 +1,128 @@
+"""Commands that are not run before their time."""
+
+import asyncio
+import time
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from sagastream import Bus, Command, InvalidMessage, ReplyTimeout, multi_stage_reply
+from sagastream.status import request_status
+from tests.listeners import listening
+from tests.plain_client import call
+from tests.polling import eventually
+
+STREAM = "work:commands"
+begun: dict[str, float] = {}
+
+
+@multi_stage_reply(stream=STREAM, event_type="work:do")
+async def work(command: Command) -> dict[str, Any]:
+    """Note when it began."""
+    begun[command.request_id] = time.time()
+    return {}
+
+
+@pytest.fixture(autouse=True)
+def nothing_begun() -> None:
+    """Each test notes its own times."""
+    begun.clear()
+
+
+async def _emit(bus: Bus, request_id: str, **options: Any) -> str:
+    return await bus.emit_command(
+        STREAM, event_type="work:do", payload={}, request_id=request_id, **options
+    )
+
+
+async def test_a_command_begins_at_its_time(bus: Bus) -> None:
+    """Not before, and soon after; by a delay, or by a time with a zone."""
+    async with listening(bus, [work]):
+        emitted = time.time()
+        zone = timedelta(hours=5, minutes=30)
+        at = datetime.fromtimestamp(emitted + 0.6, tz=UTC)
+        assert await _emit(bus, "delayed", delay_s=0.3) == "0-0"
+        await _emit(bus, "timed", not_before=at.astimezone(timezone(zone)))
+        await _emit(bus, "both", delay_s=0.1, not_before=at)
+        await _emit(bus, "past", not_before=at - timedelta(days=1))
+        await eventually(lambda: len(begun) == 4, within_s=10, why="all have begun")
+    assert begun["past"] < emitted + 0.3
+    assert emitted + 0.3 <= begun["delayed"] < emitted + 0.3 + 1.5
+    for name in ("timed", "both"):
+        assert emitted + 0.6 <= begun[name] < emitted + 0.6 + 1.5
+
+
+async def test_a_requester_waits_for_it(bus: Bus) -> None:
+    """Its reply comes as any other; the same id again writes nothing more."""
+    async with listening(bus, [work]):
+        replies = await asyncio.gather(
+            *(
+                bus.request_and_reply(STREAM, "work:do", {}, 10, request_id="r", delay_s=0.3)
+                for _ in range(3)
+            )
+        )
+    assert {reply["status"] for reply in replies} == {"completed"}
+    assert list(begun) == ["r"]
+
+
+async def test_it_holds_nothing_while_it_waits(bus: Bus) -> None:
+    """It is shown, can be cancelled, and a timeout says what it waits for."""
+    async with listening(bus, [work]):
+        await _emit(bus, "r", delay_s=3600)
+        assert await call(bus, "XLEN", STREAM) == 0
+        status = await request_status(bus, "r")
+        assert status
+        assert (status.status, status.attempts) == ("pending", 0)
+        assert status.due_s is not None
+        assert 3500 < status.due_s <= 3600
+        with pytest.raises(ReplyTimeout, match="attempt 1 is due in 35"):
+            await bus.request_and_reply(STREAM, "work:do", {}, 0.2, request_id="r")
+        assert await bus.cancel("r") == "cancelled"
+    assert not await call(bus, "EXISTS", f"{STREAM}:delayed")
+    assert begun == {}
+
+
+async def test_it_waits_without_any_process(bus: Bus) -> None:
+    """A listener that comes after its time handles it at once, in the order of the times."""
+    names = [f"r{number}" for number in range(20)]
+    for number, name in enumerate(names):
+        await _emit(bus, name, delay_s=0.3 - number / 100)
+    await asyncio.sleep(0.4)
+    async with listening(bus, [work], concurrency=1):
+        await eventually(lambda: len(begun) == 20, within_s=10, why="all have begun")
+    assert sorted(begun, key=begun.__getitem__) == names[::-1]
+
+
+async def test_many_that_are_due_at_once_are_all_moved(bus: Bus) -> None:
+    """One sweep moves a limited number; the next one follows at once."""
+    await asyncio.gather(*(_emit(bus, f"r{number}", delay_s=0.2) for number in range(450)))
+    async with listening(bus, [work], lease_s=60):
+        await eventually(lambda: len(begun) == 450, within_s=10, why="all have begun")
+    assert not await call(bus, "EXISTS", f"{STREAM}:delayed")
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"delay_s": -1}, "delay_s"),
+        ({"delay_s": float("nan")}, "delay_s"),
+        ({"delay_s": "soon"}, "delay_s"),
+        ({"not_before": 1_800_000_000}, "not_before"),
+        ({"not_before": datetime(2030, 1, 1)}, "not_before"),  # noqa: DTZ001 - that is the point
+        ({"delay_s": 2, "deadline_s": 1}, "deadline_s"),
+        ({"delay_s": 2, "maxlen": 10}, "maxlen"),
+        ({"delay_s": 2, "ttl": 10}, "ttl"),
+    ],
+)
+async def test_a_wrong_time_is_refused(bus: Bus, options: dict[str, Any], named: str) -> None:
+    """The error names the option, and nothing is written."""
+    with pytest.raises(InvalidMessage, match=named):
+        await _emit(bus, "r", **options)
+    assert await request_status(bus, "r") is None
+
+
+async def test_a_delay_of_nothing_is_none(bus: Bus) -> None:
+    """The command is in its stream at once."""
+    assert await _emit(bus, "r", delay_s=0) != "0-0"
+    await bus.cancel("r")
