@@ -89,8 +89,10 @@ class Session:
         """
         connection = self.connection
         deadline = Deadline(min(connection.call_timeout_s, _CHECK_S))
-        # In a cluster this leads to the node that has our keys: what names no key goes there, too.
-        await connection.call("EXISTS", self.options.key("sagastream:instance"), deadline=deadline)
+        if self.options.prefix:
+            # In a cluster this leads to the node of our keys: what names no key goes there, too.
+            key = self.options.key("sagastream:instance")
+            await connection.call("EXISTS", key, deadline=deadline)
         info = await self._info(deadline)
         if info.get("cluster_enabled") and not self.options.prefix:
             raise ServerUnsuitable(
