@@ -1,6 +1,7 @@
 """The declaration of a saga: its steps and their compensations, as plain values."""
 
 import inspect
+import math
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -80,9 +81,11 @@ class Step:
             which also says when; then errors count by the names of their classes. A payload that its
             handler refuses as invalid is not tried again. Waits are kept in the journal.
         effect: The effect policy that its handler must declare; None for any.
+        delay_s: Seconds before which an attempt does not begin; `timeout` counts from then.
 
     Raises:
-        SagaError: `payload` declares a type for the input that cannot be JSON.
+        SagaError: `payload` declares a type for the input that cannot be JSON, or `delay_s` is
+            negative or not finite.
     """
 
     name: str
@@ -93,9 +96,14 @@ class Step:
     timeout: float = 30.0
     retries: int | RetryPolicy = 0
     effect: Effect | None = None
+    delay_s: float = 0.0
 
     def __post_init__(self) -> None:
         input_converter(self.payload)
+        if not 0.0 <= self.delay_s < math.inf:
+            raise SagaError(
+                f"step {self.name!r}: delay_s is {self.delay_s!r}, it must be 0 or more"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,8 @@ class StepExecutor:
         entry = journal.last(action.step.name, action.direction)
         if entry is None or entry.attempt != action.attempt or entry.status != "intended":
             return current, moved
-        left_s = entry.started + action.step.timeout - self._store.now()
+        delay_s = action.step.delay_s if action.direction == "forward" else 0.0
+        left_s = entry.started + delay_s + action.step.timeout - self._store.now()
         if moved:
             logger.info("%s sent", entry.step, extra=_ids_of(journal, entry))
         with under_root_span(journal), in_log_context(**_ids_of(journal, entry)):
@@ -92,6 +93,7 @@ class StepExecutor:
                     saga_id=journal.saga_id,
                     supersedes=superseded_by(journal, entry),
                     effect=action.step.effect if action.direction == "forward" else None,
+                    delay_s=delay_s or None,
                 )
             except _FAILURES as failure:
                 error = _error_of(failure)

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from sagastream import Bus, Command, InvalidMessage, ReplyTimeout, multi_stage_reply
+from sagastream.errors import SagaError
+from sagastream.saga import Saga, SagaRunner, Step
 from sagastream.status import request_status
 from tests.listeners import listening
 from tests.plain_client import call
@@ -76,7 +78,7 @@ async def test_it_holds_nothing_while_it_waits(bus: Bus) -> None:
         assert (status.status, status.attempts) == ("pending", 0)
         assert status.due_s is not None
         assert 3500 < status.due_s <= 3600
-        with pytest.raises(ReplyTimeout, match="attempt 1 is due in 35"):
+        with pytest.raises(ReplyTimeout, match="attempt 1 is due in 3[56]"):
             await bus.request_and_reply(STREAM, "work:do", {}, 0.2, request_id="r")
         assert await bus.cancel("r") == "cancelled"
     assert not await call(bus, "EXISTS", f"{STREAM}:delayed")
@@ -126,3 +128,28 @@ async def test_a_delay_of_nothing_is_none(bus: Bus) -> None:
     """The command is in its stream at once."""
     assert await _emit(bus, "r", delay_s=0) != "0-0"
     await bus.cancel("r")
+
+
+async def test_a_step_of_a_saga_can_wait(bus: Bus) -> None:
+    """Its timeout counts from the end of the wait; the steps after it come later."""
+    saga = Saga(
+        "trip",
+        (
+            Step("first", STREAM, "work:do", lambda _given, _results: {}, delay_s=0.5, timeout=0.4),
+            Step("second", STREAM, "work:do", lambda _given, _results: {}),
+        ),
+    )
+    runner = SagaRunner(bus, saga)
+    async with listening(bus, [work]):
+        started = time.time()
+        outcome = await runner.run(await runner.start({}))
+    assert outcome.status == "completed"
+    first, second = sorted(begun.values())
+    assert started + 0.5 <= first <= second
+
+
+@pytest.mark.parametrize("delay_s", [-1.0, float("inf"), float("nan")])
+def test_a_step_with_a_wrong_delay_is_refused(delay_s: float) -> None:
+    """When it is declared."""
+    with pytest.raises(SagaError, match="delay_s"):
+        Step("first", STREAM, "work:do", lambda _given, _results: {}, delay_s=delay_s)
