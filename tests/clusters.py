@@ -270,6 +270,23 @@ class Cluster:
         for each in (target, source, *primaries):
             each.call("CLUSTER", "SETSLOT", slot, "NODE", ids[target])
 
+    def migrate_at_once(self, slot: int) -> None:
+        """Move a slot in one step, as Valkey 9 can; on other servers as `migrate` does."""
+        primaries = [primary for _, primary, _ in self.shards()]
+        source = next(primary for slots, primary, _ in self.shards() if slot in slots)
+        target = next(each for each in primaries if each is not source)
+        command = ("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE")
+        try:
+            source.call(*command, target.call("CLUSTER", "MYID"))
+        except redis.ResponseError:
+            self.migrate(slot)
+            return
+
+        def has_moved() -> bool:
+            return any(slot in slots and primary is target for slots, primary, _ in self.shards())
+
+        eventually_sync(has_moved, within_s=_WITHIN_S, why="the slot has moved")
+
     def wait_until_whole(self) -> None:
         """Start what was killed, and wait until each slot has a primary and a replica in step."""
         for each in self.nodes:

@@ -30,6 +30,8 @@ def _fault(whole: Cluster, kind: str, rng: random.Random) -> None:
     if kind == "slot migrated":
         name = f"{{t{rng.randrange(_NAMESPACES)}}}"
         whole.migrate(whole.slot(name), pause_s=rng.choice([0.0, 0.3]))
+    elif kind == "slot migrated in one step":
+        whole.migrate_at_once(whole.slot(f"{{t{rng.randrange(_NAMESPACES)}}}"))
     elif kind == "clean failover":
         _, _, replicas = rng.choice(shards)
         with suppress(redis.ResponseError):
@@ -48,7 +50,10 @@ async def test_namespaces_of_a_cluster_survive_its_changes(
     """No error reaches a caller; nothing that was acknowledged is lost, nothing is done twice."""
     rng = random.Random(20)
     loads = [Load(callers=2, name=f"t{number}-") for number in range(_NAMESPACES)]
-    kinds = ("slot migrated", "clean failover", "primary killed")
+    kinds = (
+        *("slot migrated", "clean failover"),
+        *("slot migrated in one step", "primary killed"),
+    )
     ending = asyncio.Event()
     with cluster(server_binary) as whole:
         async with AsyncExitStack() as stack:
