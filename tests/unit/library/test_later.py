@@ -78,7 +78,7 @@ async def test_it_holds_nothing_while_it_waits(bus: Bus) -> None:
         assert (status.status, status.attempts) == ("pending", 0)
         assert status.due_s is not None
         assert 3500 < status.due_s <= 3600
-        with pytest.raises(ReplyTimeout, match="attempt 1 is due in 3[56]"):
+        with pytest.raises(ReplyTimeout, match=r"attempt 1 is due in 3[56]"):
             await bus.request_and_reply(STREAM, "work:do", {}, 0.2, request_id="r")
         assert await bus.cancel("r") == "cancelled"
     assert not await call(bus, "EXISTS", f"{STREAM}:delayed")
