@@ -21,7 +21,7 @@ pytestmark = [
 ]
 
 _NAMESPACES = 12
-_LONG_S, _SHORT_S = 600.0, 25.0
+_LONG_S, _SHORT_S = 600.0, 20.0
 
 
 def _fault(whole: Cluster, kind: str, rng: random.Random) -> None:
