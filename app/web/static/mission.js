@@ -124,9 +124,8 @@ function markLaterSteps() {
 function log(kind, fields) {
   const body = get("log").tBodies[0], row = body.insertRow(0);
   const { payload, entry_id: id, request_id: request = "", status = "", event_type: eventType = "", ...rest } = fields;
-  const texts = [new Date(milliseconds(fields)).toLocaleTimeString(), id, eventType || kind, status, request.slice(0, 8)];
+  const texts = [new Date(milliseconds(fields)).toLocaleTimeString(), id, eventType || kind, status, request];
   for (const text of texts) row.insertCell().textContent = text;
-  row.cells[4].title = request;
   const details = document.createElement("details"), summary = document.createElement("summary"), all = document.createElement("pre");
   const compact = JSON.stringify(payload ?? rest);
   summary.textContent = compact.length > 60 ? `${compact.slice(0, 60)}…` : compact;

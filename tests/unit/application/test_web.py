@@ -342,7 +342,8 @@ async def test_browsers_get_errors_as_pages(client: httpx.AsyncClient) -> None:
     """A browser gets an error page, a program a problem."""
     shown = await client.get("/missions/nobody", headers={"accept": "text/html"})
     assert shown.status_code == 404
-    assert "NoSuchSaga" in shown.text
+    assert "<h1>Not Found</h1>" in shown.text
+    assert "NoSuchSaga" not in shown.text
     assert "All missions" in shown.text
     _refused(await client.get("/missions/nobody"), 404, "NoSuchSaga")
     for name in ("map.png", "journal.json", "..%2Fmap.png"):
