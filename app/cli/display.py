@@ -39,7 +39,12 @@ class MissionDisplay:
         self._robots: dict[str, tuple[str, str]] = {}
         self._map: tuple[Frame, GridFrame] | None = None
         self._live = Live(
-            console=self._console, refresh_per_second=8, get_renderable=self._draw, transient=False
+            console=self._console,
+            refresh_per_second=8,
+            get_renderable=self._draw,
+            transient=False,
+            # What is printed as JSON belongs to a pipe, not above the display.
+            redirect_stdout=sys.stdout.isatty(),
         )
 
     def __enter__(self) -> Self:
