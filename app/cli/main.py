@@ -283,7 +283,7 @@ def _use_map(path: Path, stack: ExitStack) -> str:
     except MapError as error:
         leave(EXIT_USAGE, str(error))
     area = re.sub(r"[^A-Za-z0-9_-]+", "_", path.stem).strip("_-")[:64] or "map"
-    if area == path.stem:
+    if path.name == f"{area}.yaml":
         choose_settings(map_dir=path.resolve().parent)
     else:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mission-map-")))
