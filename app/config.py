@@ -63,6 +63,10 @@ class Settings(BaseSettings):
         ROOT / "missions" / "results",
         description="Folder for mission results, one for each mission.",
     )
+    data_dir: Path = Field(
+        ROOT / "missions" / "data",
+        description="Folder where `mission run` keeps the missions of servers that it starts.",
+    )
 
     resources_stream: str = Field(
         "resources:commands", description="Command stream of the fleet registry."

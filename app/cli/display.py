@@ -1,5 +1,6 @@
 """Shows a running mission: one line per step, one line per robot, and the map."""
 
+import math
 import sys
 import time
 from typing import Any, Self
@@ -23,16 +24,27 @@ _COLOURS = {"running": "yellow", "completed": "green", "failed": "red", "cancell
 
 
 class MissionDisplay:
-    """Shows stages on stderr: live on a terminal, else one line per change of state."""
+    """Shows stages on stderr: live on a terminal, else one line per change of state.
 
-    def __init__(self) -> None:
+    Args:
+        started: When the mission started, in seconds since the Unix epoch, by the server's clock;
+            None if it starts now.
+    """
+
+    def __init__(self, started: float | None = None) -> None:
         self._console = Console(file=sys.stderr)
-        self._started = time.monotonic()
+        self._started = started
+        self._newest: tuple[float, float] = (0.0, time.monotonic())
         self._rows: dict[tuple[str, str], tuple[str, str]] = {}
         self._robots: dict[str, tuple[str, str]] = {}
         self._map: tuple[Frame, GridFrame] | None = None
         self._live = Live(
-            console=self._console, refresh_per_second=8, get_renderable=self._draw, transient=False
+            console=self._console,
+            refresh_per_second=8,
+            get_renderable=self._draw,
+            transient=False,
+            # What is printed as JSON belongs to a pipe, not above the display.
+            redirect_stdout=sys.stdout.isatty(),
         )
 
     def __enter__(self) -> Self:
@@ -46,6 +58,7 @@ class MissionDisplay:
 
     def show(self, stage: dict[str, Any]) -> None:
         """Show one stage of a step."""
+        self._note_time(stage.get("timestamp"))
         event_type = stage.get("event_type", "")
         status, payload = stage.get("status", ""), stage.get("payload", {})
         step, direction = step_of(event_type) or (event_type, "forward")
@@ -59,7 +72,7 @@ class MissionDisplay:
             detail = _detail(status, payload)
             label = printable(f"undo {step}" if direction == "undo" else step)
             print(
-                f"{self._age():6.1f}s  {label}: {state}{' ' + detail if detail else ''}",
+                f"{self._newest[0]:6.1f}s  {label}: {state}{' ' + detail if detail else ''}",
                 file=sys.stderr,
             )
 
@@ -67,8 +80,23 @@ class MissionDisplay:
         """Show the current frame of the mission; only terminals draw it."""
         self._map = (frame, grid)
 
+    def _note_time(self, timestamp: Any) -> None:
+        """Note the time of a stage, in seconds since the mission's start; an odd one changes nothing."""
+        try:
+            at_s = float(timestamp) / 1000
+        except (OverflowError, TypeError, ValueError):
+            return
+        if not math.isfinite(at_s):
+            return
+        if self._started is None:
+            self._started = at_s
+        if 0 <= at_s - self._started < _LARGEST:
+            self._newest = at_s - self._started, time.monotonic()
+
     def _age(self) -> float:
-        return time.monotonic() - self._started
+        """Seconds since the mission's start: those of the newest stage, and what passed since it."""
+        at_s, seen = self._newest
+        return at_s + time.monotonic() - seen
 
     def _draw(self) -> Group:
         steps = Table.grid(padding=(0, 2))

@@ -6,12 +6,11 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 import typer
 
@@ -27,12 +26,14 @@ from app.cli.base import (
     app,
     exit_with_report,
     leave,
+    print_json,
     refuse_invalid,
     run_or_exit,
     settings_of_command,
     stage_printer,
 )
 from app.cli.display import MissionDisplay
+from app.cli.kept_missions import new_server
 from app.cli.replay import show_live_map
 from app.cli.serve import serve_page
 from app.cli.workers import KINDS, Workers, missing_kinds
@@ -42,16 +43,16 @@ from app.missions.mission import (
     Mission,
     MissionHandle,
     MissionInterrupted,
+    MissionTimeout,
     follow_or_undo,
     run_saga,
 )
 from app.missions.reports import final_report, undone_line
 from app.observability import providers
 from app.redis_utils import get_bus
-from app.shutdown import GRACE_S, kill_groups, shutdown
+from app.shutdown import GRACE_S, shutdown
 from sagastream import SagastreamError
-from sagastream.saga import SagaOutcome
-from sagastream.testing import EmbeddedServer
+from sagastream.saga import SagaOutcome, SagaRunner, outcome_of
 
 __all__ = ["app", "run_mission"]
 
@@ -80,7 +81,8 @@ def run(
 ) -> None:
     """Run one mission: start the workers it needs, follow it, and stop them at its end.
 
-    It uses the server at REDIS_URL; if that is not set, it starts a server. Exit codes: 0
+    It uses the server at REDIS_URL; if that is not set, it starts a server, and keeps the mission
+    in DATA_DIR, where `mission list`, `show` and `replay` find it. Exit codes: 0
     completed, 1 error, 2 usage, 3 failed and compensated, 4 compensation stuck,
     5 timeout, 130 interrupted. Ctrl-C undoes the mission; a second one ends the command at once.
 
@@ -98,18 +100,22 @@ def run(
     with ExitStack() as stack:
         if out:
             choose_settings(out_dir=out.resolve())
+        if not attach:
+            _refuse_unwritable("--out" if out else "OUT_DIR", get_settings().out_dir)
+        saga_id = SagaRunner.new_id()
         if map:
             area = _use_map(map, stack)
         mission = Mission(area or "office", robots, seed, known_poses)
         refuse_invalid(mission)
         if not shared:
-            choose_settings(redis_url=stack.enter_context(_own_server()).url)
+            choose_settings(redis_url=stack.enter_context(new_server(saga_id)))
         kinds = None if attach else KINDS
         running = run_mission(
             *(mission, timeout, kinds, output),
             shared=shared,
             other_folders=bool(map or out),
             page=sys.stderr.isatty() if page is None else page,
+            saga_id=saga_id,
         )
         exit_with_report(run_or_exit(running), output)
 
@@ -142,6 +148,7 @@ async def run_mission(
     shared: bool,
     other_folders: bool = False,
     page: bool = False,
+    saga_id: str | None = None,
 ) -> dict[str, Any]:
     """Run one mission to its end and return its final report; undo it if this call is cancelled.
 
@@ -153,6 +160,7 @@ async def run_mission(
         shared: Whether other processes may use the server: only missing workers are started.
         other_folders: Whether MAP_DIR or OUT_DIR was overridden for this mission.
         page: Whether to serve the mission's page.
+        saga_id: The mission's id; a new one if None.
 
     Raises:
         MissionInterrupted: This call was cancelled; `shutdown.report` has what was undone.
@@ -185,18 +193,26 @@ async def run_mission(
                 if kinds:
                     how_to_continue = "to continue: mission workers"
             outcome, saga_input = await _run_to_end(
-                mission, timeout, output, page=page, how_to_continue=how_to_continue
+                *(mission, timeout, output, saga_id),
+                page=page,
+                how_to_continue=how_to_continue,
             )
     return final_report(outcome, saga_input)
 
 
 async def _run_to_end(
-    mission: Mission, timeout: float | None, output: Output, *, page: bool, how_to_continue: str
+    mission: Mission,
+    timeout: float | None,
+    output: Output,
+    saga_id: str | None,
+    *,
+    page: bool,
+    how_to_continue: str,
 ) -> tuple[SagaOutcome, dict[str, Any]]:
     """Start a mission and follow it; return how it ended, and the input of its saga."""
     with ExitStack() as stack:
         display = stack.enter_context(MissionDisplay())
-        handle = await _start_completely(mission)
+        handle = await _start_completely(mission, saga_id)
         saga_id = handle.saga_id
         how_to_continue = how_to_continue.format(saga_id)
         shutdown.report = f"mission {saga_id} was not undone; {how_to_continue}"
@@ -220,18 +236,23 @@ async def _run_to_end(
                 )
         except MissionInterrupted as interrupted:
             shutdown.report = undone_line(interrupted.journal, how_to_continue)
+            print_json(final_report(outcome_of(interrupted.journal), handle.input), output)
+            raise
+        except MissionTimeout as late:
+            print_json(final_report(late.outcome, handle.input), output)
             raise
         shutdown.report = f"interrupted after mission {saga_id} had ended: {outcome.status}"
     return outcome, handle.input
 
 
-async def _start_completely(mission: Mission) -> MissionHandle:
+async def _start_completely(mission: Mission, saga_id: str | None) -> MissionHandle:
     """Start a mission, also if this call is cancelled: what was started can be undone."""
     starting = asyncio.create_task(
         run_saga(
             mission.robot_count,
             mission.area,
             seed=mission.seed,
+            saga_id=saga_id,
             known_poses=mission.known_poses,
         )
     )
@@ -245,18 +266,14 @@ async def _start_completely(mission: Mission) -> MissionHandle:
         return handle
 
 
-@contextmanager
-def _own_server() -> Iterator[EmbeddedServer]:
-    """Run a server for this command; it is killed if the command ends by force."""
-    server = EmbeddedServer()
-
-    def kill() -> None:
-        if server.is_running:
-            kill_groups([server.pid])
-        shutil.rmtree(Path(urlsplit(server.url).path).parent, ignore_errors=True)
-
-    with shutdown.killing(kill), server:
-        yield server
+def _refuse_unwritable(name: str, folder: Path) -> None:
+    """End the command with a usage error if the results cannot be written to a folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".writable-"):
+            pass
+    except OSError as error:
+        leave(EXIT_USAGE, f"{name}: cannot write in {folder}: {error.strerror}")
 
 
 def _use_map(path: Path, stack: ExitStack) -> str:
@@ -266,7 +283,7 @@ def _use_map(path: Path, stack: ExitStack) -> str:
     except MapError as error:
         leave(EXIT_USAGE, str(error))
     area = re.sub(r"[^A-Za-z0-9_-]+", "_", path.stem).strip("_-")[:64] or "map"
-    if area == path.stem:
+    if path.name == f"{area}.yaml":
         choose_settings(map_dir=path.resolve().parent)
     else:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mission-map-")))

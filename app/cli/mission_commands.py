@@ -3,12 +3,14 @@
 Interrupting a command that waits does not affect the mission.
 """
 
+import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from app.cli.base import (
     EXIT_ERROR,
@@ -29,7 +31,10 @@ from app.cli.base import (
     stage_printer,
 )
 from app.cli.display import MissionDisplay
+from app.cli.kept_missions import all_summaries, server_of
 from app.cli.replay import show_live_map
+from app.cli.workers import missing_kinds
+from app.config import get_settings
 from app.missions.mission import Mission, MissionHandle, follow, run_saga
 from app.missions.mission_saga import mission_runner
 from app.missions.reports import final_report, requests_of, summary_of
@@ -37,7 +42,13 @@ from app.redis_utils import get_bus
 from app.robots import fleet
 from sagastream.saga import Journal, outcome_of
 
-SagaId = Annotated[str, typer.Argument(help="The id of the mission; see `mission list`.")]
+SagaId = Annotated[
+    str, typer.Argument(help="The id of the mission, or its beginning; see `mission list`.")
+]
+_ENDED = {
+    "completed": "completed; nothing was undone",
+    "compensated": "been undone; nothing was done",
+}
 
 
 @app.command()
@@ -68,9 +79,19 @@ def start(
         async with get_bus():
             return await run_saga(robots, area, seed=seed, saga_id=key, known_poses=known_poses)
 
+    async def missing() -> set[str]:
+        async with get_bus():
+            return await missing_kinds(get_settings())
+
     saga_id = run_or_exit(begin()).saga_id
     if not print_json({"saga_id": saga_id}, output):
         print(f"started mission {saga_id}; watch it with: mission watch {saga_id}")
+    if absent := run_or_exit(missing()):
+        print(
+            f"mission: nothing runs mission {saga_id} yet, there are no workers of this kind: "
+            f"{', '.join(sorted(absent))}; start them with: mission workers",
+            file=sys.stderr,
+        )
 
 
 @app.command("list")
@@ -80,20 +101,20 @@ def list_missions(*, output: Format = Output.TEXT) -> None:
     Example: mission list -o json
     """
     settings_of_command()
-
-    async def ask() -> list[Journal]:
-        async with get_bus() as bus:
-            await bus.ping()
-            return await mission_runner().journals()
-
-    journals: list[Journal] = list(reversed(run_or_exit(ask())))
-    summaries = [summary_of(journal) for journal in journals]
+    summaries = all_summaries()
     if print_json(summaries, output):
         return
     if not summaries:
-        print(f"no missions at {get_bus().address}")
+        print(f"no missions at {get_bus().address}, and none kept in {get_settings().data_dir}")
         return
-    table = Table("mission", "status", "area", "robots", "step", "age")
+    table = Table(
+        _whole("mission", (each["saga_id"] for each in summaries)),
+        "status",
+        "area",
+        "robots",
+        "step",
+        "age",
+    )
     for summary in summaries:
         table.add_row(
             *map(printable, (summary["saga_id"], summary["status"], summary["area"] or "-")),
@@ -104,19 +125,28 @@ def list_missions(*, output: Format = Output.TEXT) -> None:
 
 
 @app.command()
-def show(saga_id: SagaId, *, output: Format = Output.TEXT) -> None:
+def show(mission: SagaId, *, output: Format = Output.TEXT) -> None:
     """Show one mission with each request in its journal, forward and undo.
 
     Example: mission show 3f2b6f6c-6a5d-4d57-9a3e-0d1f2a9c1b11
     """
     settings_of_command()
-    journal = _journal(saga_id)
+    with server_of(mission) as saga_id:
+        journal = _journal(saga_id)
     summary = summary_of(journal)
     if print_json(summary | {"error": journal.error, "entries": requests_of(journal)}, output):
         return
     about = f"{summary['status']}: {summary['area']}, {summary['robots']} robots"
     print(printable(f"mission {saga_id} {about}"))
-    table = Table("step", "", "attempt", "status", "took", "request", "error")
+    table = Table(
+        "step",
+        "",
+        "attempt",
+        "status",
+        "took",
+        _whole("request", (entry["request_id"] for entry in requests_of(journal))),
+        "error",
+    )
     for entry in requests_of(journal):
         took = "-" if entry["duration_s"] is None else f"{entry['duration_s']:.1f} s"
         error = entry["error"].get("message", "")
@@ -129,18 +159,19 @@ def show(saga_id: SagaId, *, output: Format = Output.TEXT) -> None:
 
 
 @app.command()
-def watch(saga_id: SagaId, *, output: Format = Output.TEXT) -> None:
+def watch(mission: SagaId, *, output: Format = Output.TEXT) -> None:
     """Follow a mission from its first stage to its end; Ctrl-C does not stop the mission.
 
     Exit codes: as for `mission run`. Example: mission watch ID
     """
     settings_of_command()
-    _follow_to_end(saga_id, output)
+    with server_of(mission) as saga_id:
+        _follow_to_end(saga_id, output)
 
 
 @app.command()
 def cancel(
-    saga_id: SagaId,
+    mission: SagaId,
     *,
     reason: Annotated[str, typer.Option(help="Recorded in the journal.")] = "cancelled by hand",
     output: Format = Output.TEXT,
@@ -150,35 +181,42 @@ def cancel(
     Exit codes: as for `mission run`; 3 when it is undone. Example: mission cancel ID
     """
     settings_of_command()
-    ended = _change_mission(lambda runner: runner.compensate(saga_id, reason))
-    if ended.status == "completed":
-        leave(EXIT_ERROR, f"mission {saga_id} has already completed; nothing was undone")
-    _follow_to_end(saga_id, output)
+    with server_of(mission, changes=True) as saga_id:
+        _refuse_ended(_journal(saga_id), output)
+        _refuse_completed(
+            _change_mission(lambda runner: runner.compensate(saga_id, reason)), output
+        )
+        _follow_to_end(saga_id, output)
 
 
 @app.command()
-def resume(saga_id: SagaId, *, output: Format = Output.TEXT) -> None:
+def resume(mission: SagaId, *, output: Format = Output.TEXT) -> None:
     """Resume a mission, a stuck one with new attempts, and wait for its end.
 
     Exit codes: as for `mission run`. Example: mission resume ID
     """
     settings_of_command()
-    _change_mission(lambda runner: runner.resume(saga_id))
-    _follow_to_end(saga_id, output)
+    with server_of(mission, changes=True) as saga_id:
+        _refuse_ended(_journal(saga_id), output)
+        _change_mission(lambda runner: runner.resume(saga_id))
+        _follow_to_end(saga_id, output)
 
 
 @app.command()
-def compensate(saga_id: SagaId, *, output: Format = Output.TEXT) -> None:
+def compensate(mission: SagaId, *, output: Format = Output.TEXT) -> None:
     """Undo a mission in any state: compensate a running one, retry a stuck one.
 
     Exit codes: as for `mission run`. Example: mission compensate ID
     """
     settings_of_command()
-    ended = _change_mission(lambda runner: runner.compensate(saga_id, "compensated by hand"))
-    if ended.status == "completed":
-        leave(EXIT_ERROR, f"mission {saga_id} has already completed; nothing was undone")
-    _change_mission(lambda runner: runner.resume(saga_id))
-    _follow_to_end(saga_id, output)
+    with server_of(mission, changes=True) as saga_id:
+        _refuse_ended(_journal(saga_id), output)
+        _refuse_completed(
+            _change_mission(lambda runner: runner.compensate(saga_id, "compensated by hand")),
+            output,
+        )
+        _change_mission(lambda runner: runner.resume(saga_id))
+        _follow_to_end(saga_id, output)
 
 
 @app.command("fleet")
@@ -200,12 +238,33 @@ def show_fleet(*, output: Format = Output.TEXT) -> None:
     if not robots:
         print(f"no robots at {get_bus().address}; start some with `mission workers`")
         return
-    table = Table("robot", "battery", "present", "held by")
+    table = Table(
+        "robot", "battery", "present", _whole("held by", (robot.holder for robot in robots))
+    )
     for robot in robots:
         present = "yes" if robot.present else "no"
         name, holder = printable(robot.name), printable(robot.holder or "-")
         table.add_row(name, f"{robot.battery:.0f} %", present, holder)
     Console(markup=False).print(table)
+
+
+def _whole(header: str, ids: Iterable[str | None]) -> Column:
+    """A column whose ids are never cut."""
+    width = max((len(printable(one or "")) for one in ids), default=0)
+    return Column(header, no_wrap=True, min_width=width)
+
+
+def _refuse_ended(journal: Journal, output: Output) -> None:
+    """End the command with an error if the mission has ended: nothing can be done."""
+    if journal.status in {"completed", "compensated"}:
+        print_json(final_report(outcome_of(journal), journal.input), output)
+        leave(EXIT_ERROR, f"mission {journal.saga_id} has already {_ENDED[journal.status]}")
+
+
+def _refuse_completed(journal: Journal, output: Output) -> None:
+    """End the command with an error if the mission completed before it could be undone."""
+    if journal.status == "completed":
+        _refuse_ended(journal, output)
 
 
 def _journal(saga_id: str) -> Journal:
@@ -231,7 +290,7 @@ def _follow_to_end(saga_id: str, output: Output) -> None:
     async def follow_with_display() -> dict[str, Any]:
         async with get_bus():
             journal = await mission_runner().journal(saga_id)
-            with MissionDisplay() as display:
+            with MissionDisplay(journal.started) as display:
                 handle = MissionHandle(saga_id, journal.input)
                 async with show_live_map(display, saga_id):
                     outcome = await follow(handle, stage_printer(output, display.show))

@@ -21,6 +21,7 @@ from app.cli.base import (
     settings_of_command,
 )
 from app.cli.display import MissionDisplay
+from app.cli.kept_missions import server_of
 from app.cli.terminal_map import draw_map
 from app.missions.recording import RecordedFrame, read_frames
 from app.redis_utils import get_bus
@@ -30,7 +31,9 @@ _MAX_WAIT_S = 1.0
 
 @app.command()
 def replay(
-    saga_id: Annotated[str, typer.Argument(help="The id of the mission; see `mission list`.")],
+    mission: Annotated[
+        str, typer.Argument(help="The id of the mission, or its beginning; see `mission list`.")
+    ],
     *,
     speed: Annotated[
         float, typer.Option(help="Simulated seconds per second.", min=0.1, max=1000)
@@ -44,14 +47,15 @@ def replay(
     settings_of_command()
     console = Console()
 
-    async def play() -> list[RecordedFrame]:
+    async def play(saga_id: str) -> list[RecordedFrame]:
         async with get_bus():
             recorded = [each async for each in read_frames(saga_id)]
         if recorded and console.is_terminal and output is Output.TEXT:
             await _play(recorded, speed, console)
         return recorded
 
-    recorded = run_or_exit(play(), "stopped")
+    with server_of(mission) as saga_id:
+        recorded = run_or_exit(play(saga_id), "stopped")
     if not recorded:
         leave(EXIT_ERROR, f"mission {saga_id} has no recording; see: mission list")
     if not print_json([_as_dict(each) for each in recorded], output):

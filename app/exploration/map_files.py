@@ -1,63 +1,44 @@
 """ROS map_server files, a yaml and a pgm: read as untrusted input, written atomically.
 
-The format is that of http://wiki.ros.org/map_server: trinary mode, binary pgm (P5), no rotation.
-A file that violates a rule is rejected with one line that names the file and the fault.
+The format is that of http://wiki.ros.org/map_server and of Nav2. What is written is in the mode
+trinary, a binary pgm (P5) without rotation. A file that violates a rule is rejected with one line that names the file and the fault.
 """
 
 import math
 import os
 import re
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import yaml
 
 from app.exploration.grid import FREE, MAX_CELLS, OCCUPIED, UNKNOWN, FloorMap, Grid, GridFrame
-
-_YAML_BYTES = 64 * 1024
-_YAML_DEPTH = 8
-_OPENING = (
-    yaml.BlockMappingStartToken,
-    yaml.BlockSequenceStartToken,
-    yaml.FlowMappingStartToken,
-    yaml.FlowSequenceStartToken,
+from app.exploration.map_description import (
+    MapDescription,
+    MapError,
+    map_error,
+    read_description,
+    short_repr,
 )
-_CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
-_HEADER_BYTES = 4096
+from app.exploration.map_images import MapImage, read_image
+
+__all__ = ["MapError", "find_map", "known_maps", "load_map", "save_map", "write_atomically"]
+
 _MAX_PIXELS = MAX_CELLS
 _AREA = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _NAMES_SHOWN = 20
 _WHITE = 255
 
-# A pgm header: magic, width, height, largest value, separated by blanks and comments.
-_GAP = rb"(?:\s|#[^\n]*\n)+"
-_HEADER = re.compile(rb"P5" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,5})\s")
+# Of the angle of an origin that counts as a multiple of a right angle, radians.
+_RIGHT_ANGLE = 1e-6
+# Points of a cell at which a rotated map is read, the centre first; fractions of its side.
+_SAMPLES = ((0.5, 0.5), *((dy / 6, dx / 6) for dy in (1, 3, 5) for dx in (1, 3, 5)))
 
 # Written by save_map: these thresholds turn the pixel values back into the same grid.
 _PIXELS = {OCCUPIED: 0, UNKNOWN: 205, FREE: 254}
 _OCCUPIED_THRESH = 0.65
 _FREE_THRESH = 0.196
-
-
-class MapError(ValueError):
-    """An unusable map; the message is one line that names the file and the fault."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Description:
-    """The validated content of a map's yaml."""
-
-    image: str
-    resolution: float
-    origin: tuple[float, float]
-    negate: bool
-    occupied_thresh: float
-    free_thresh: float
 
 
 def load_map(yaml_path: Path, *, max_pixels: int = _MAX_PIXELS) -> FloorMap:
@@ -73,15 +54,22 @@ def load_map(yaml_path: Path, *, max_pixels: int = _MAX_PIXELS) -> FloorMap:
     Raises:
         MapError: a file is missing, malformed, too large, outside the folder, or shows no free cell.
     """
-    description = _validate(yaml_path, _read_yaml(yaml_path))
+    description = read_description(yaml_path)
     image_path = _image_path(yaml_path, description.image)
-    pixels, white = _read_pgm(yaml_path, image_path, max_pixels)
-    grid = _occupancy(pixels, white, description)
+    image = read_image(yaml_path, image_path, max_pixels)
+    grid = _occupancy(image, description)
     if not (grid == FREE).any():
-        raise _error(yaml_path, f"image {image_path.name} has no free cell")
-    rows, cols = grid.shape
-    frame = GridFrame(rows, cols, description.resolution, *description.origin)
-    return FloorMap(yaml_path.stem, grid, frame)
+        raise map_error(
+            yaml_path,
+            f"image {image_path.name} has no free cell; see the keys 'negate', 'mode', "
+            "'free_thresh'",
+        )
+    turned = _turned(grid, description.resolution, description.origin, max_pixels)
+    if turned is None:
+        raise map_error(
+            yaml_path, f"key 'origin': rotated, the map has more than {max_pixels} cells"
+        )
+    return FloorMap(yaml_path.stem, *turned)
 
 
 def save_map(yaml_path: Path, grid: Grid, frame: GridFrame) -> None:
@@ -147,143 +135,95 @@ def find_map(map_dir: Path, area: str) -> Path:
     return path
 
 
-def _error(path: Path, fault: str) -> MapError:
-    """Make the error of one file, on one line even if the fault quotes line breaks."""
-    return MapError(" ".join(f"map file {path.name}: {fault}".split()))
-
-
-def _read_yaml(path: Path) -> dict[Any, Any]:
-    """Read a yaml mapping without the constructs that let a small file become a large value."""
-    if not path.is_file():
-        raise _error(path, f"no such file in {path.parent}")
-    try:
-        with path.open("rb") as file:
-            content = file.read(_YAML_BYTES + 1)
-    except OSError as error:
-        raise _error(path, f"cannot be read ({error.strerror})") from error
-    if len(content) > _YAML_BYTES:
-        raise _error(path, f"larger than {_YAML_BYTES} bytes")
-    try:
-        _reject_hazards(path, content)
-        values = yaml.safe_load(content)
-    except MapError:
-        raise
-    # PyYAML also raises the errors of int() and date().
-    except (yaml.YAMLError, ValueError) as error:
-        raise _error(path, f"not yaml ({str(error)[:200]})") from error
-    if not isinstance(values, dict):
-        raise _error(path, f"expected keys and values, found {type(values).__name__}")
-    return values
-
-
-def _reject_hazards(path: Path, content: bytes) -> None:
-    """Reject what makes a small yaml large or slow; PyYAML takes time quadratic in depth."""
-    depth = 0
-    for token in yaml.scan(content, Loader=yaml.SafeLoader):
-        if isinstance(token, yaml.AnchorToken | yaml.AliasToken):
-            raise _error(path, "anchors and aliases are not allowed")
-        depth += isinstance(token, _OPENING)
-        depth -= isinstance(token, _CLOSING)
-        if depth > _YAML_DEPTH:
-            raise _error(path, f"not yaml of a map (nested deeper than {_YAML_DEPTH})")
-
-
-def _validate(path: Path, values: dict[Any, Any]) -> _Description:
-    """Validate every key that a map needs, and reject what this reader does not support."""
-    for key in ("image", "resolution", "origin", "negate", "occupied_thresh", "free_thresh"):
-        if key not in values:
-            raise _error(path, f"key {key!r} is missing")
-    image = values["image"]
-    if not isinstance(image, str) or not image or "\0" in image:
-        raise _error(path, f"key 'image': expected a file name, found {_short_repr(image)}")
-    mode = values.get("mode", "trinary")
-    if mode != "trinary":
-        raise _error(path, f"key 'mode': only trinary is read, found {_short_repr(mode)}")
-    origin = values["origin"]
-    if not isinstance(origin, Sequence) or isinstance(origin, str) or len(origin) != len("xyt"):
-        raise _error(path, f"key 'origin': expected [x, y, yaw], found {_short_repr(origin)}")
-    x, y, yaw = (_number(path, "origin", value, -1e6, 1e6) for value in origin)
-    if yaw != 0.0:
-        raise _error(path, f"key 'origin': only yaw 0 is read, found {_short_repr(yaw)}")
-    if values["negate"] not in (0, 1):
-        raise _error(path, f"key 'negate': expected 0 or 1, found {_short_repr(values['negate'])}")
-    occupied = _number(path, "occupied_thresh", values["occupied_thresh"], 0.0, 1.0)
-    free = _number(path, "free_thresh", values["free_thresh"], 0.0, 1.0)
-    if free > occupied:
-        raise _error(path, "key 'free_thresh': above occupied_thresh")
-    resolution = _number(path, "resolution", values["resolution"], 1e-3, 10.0)
-    return _Description(image, resolution, (x, y), values["negate"] == 1, occupied, free)
-
-
-def _short_repr(value: object) -> str:
-    """Return a value's repr, cut to a length that fits an error line."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004, the length itself
-
-
-def _number(path: Path, key: str, value: object, least: float, most: float) -> float:
-    """Return a finite number between two bounds; a bool is not a number."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _error(path, f"key {key!r}: expected a number, found {_short_repr(value)}")
-    if not math.isfinite(value) or not least <= value <= most:
-        raise _error(
-            path, f"key {key!r}: expected {least:g} to {most:g}, found {_short_repr(value)}"
-        )
-    return float(value)
-
-
 def _image_path(yaml_path: Path, image: str) -> Path:
     """Return the image's path; it must not leave the yaml's folder, not even by symbolic links."""
     folder = yaml_path.parent.resolve()
     try:
         path = (folder / image).resolve()
     except (OSError, RuntimeError) as error:  # a cycle of symbolic links
-        raise _error(yaml_path, f"image {_short_repr(image)} cannot be resolved") from error
+        raise map_error(yaml_path, f"image {short_repr(image)} cannot be resolved") from error
     if not path.is_relative_to(folder):
-        raise _error(yaml_path, f"image {_short_repr(image)} lies outside the folder of the yaml")
+        raise map_error(yaml_path, f"image {short_repr(image)} lies outside the folder of the yaml")
     if not path.is_file():
-        raise _error(yaml_path, f"image {_short_repr(image)} is missing")
+        raise map_error(yaml_path, f"image {short_repr(image)} is missing")
     return path
 
 
-def _read_pgm(yaml_path: Path, path: Path, max_pixels: int) -> tuple[npt.NDArray[np.uint8], int]:
-    """Read a binary pgm: (rows, cols) uint8 with the top row first, and its largest value."""
-    try:
-        with path.open("rb") as file:
-            header = _HEADER.match(file.read(_HEADER_BYTES))
-            if header is None:
-                raise _error(yaml_path, f"image {path.name} is not a binary pgm (P5)")
-            cols, rows, white = (int(group) for group in header.groups())
-            if not 0 < white <= _WHITE:
-                raise _error(yaml_path, f"image {path.name}: largest value {white} is not 1..255")
-            if rows * cols > max_pixels:
-                raise _error(
-                    yaml_path,
-                    f"image {path.name}: {cols} x {rows} pixels, more than {max_pixels} allowed",
-                )
-            present = os.fstat(file.fileno()).st_size - header.end()
-            if present != rows * cols or present == 0:
-                raise _error(
-                    yaml_path,
-                    f"image {path.name}: {present} bytes of pixels, its header says {cols} x {rows}",
-                )
-            file.seek(header.end())
-            content = file.read(rows * cols)
-    except OSError as error:
-        raise _error(yaml_path, f"image {path.name} cannot be read ({error.strerror})") from error
-    if len(content) != rows * cols:
-        raise _error(yaml_path, f"image {path.name} changed while it was read")
-    return np.frombuffer(content, np.uint8).reshape(rows, cols), white
+def _occupancy(image: MapImage, description: MapDescription) -> Grid:
+    """Convert pixels, top row first, to occupancy, lowest row first, as Nav2's map_server does.
 
-
-def _occupancy(pixels: npt.NDArray[np.uint8], white: int, description: _Description) -> Grid:
-    """Convert pixels, top row first, to occupancy, lowest row first."""
-    brightness = np.minimum(np.arange(_WHITE + 1) / white, 1.0)
-    occupied = brightness if description.negate else 1.0 - brightness
-    meaning = np.full(_WHITE + 1, UNKNOWN, np.int8)
+    In the mode trinary, opacity counts as a channel. In the mode scale, what is not opaque is
+    unknown. In the mode raw, a brightness of 0 to 100 of 255 is the occupancy in percent, and
+    more is unknown. What is between the thresholds is unknown in all modes.
+    """
+    channels, alpha, white = image.channels, image.alpha, image.white
+    levels = channels.sum(axis=2, dtype=np.int32)
+    count = channels.shape[2]
+    if description.mode == "trinary" and alpha is not None:
+        # One grey channel stands for three equal ones.
+        levels = levels * (3 // count) + alpha
+        count = 4
+    brightness = np.arange(white * count + 1) / (white * count)
+    if description.mode == "raw":
+        occupied = np.rint(brightness * _WHITE) / OCCUPIED
+    else:
+        occupied = brightness if description.negate else 1.0 - brightness
+    meaning = np.full(occupied.shape, UNKNOWN, np.int8)
     meaning[occupied < description.free_thresh] = FREE
-    meaning[occupied > description.occupied_thresh] = OCCUPIED
-    return np.ascontiguousarray(meaning[pixels[::-1]])
+    meaning[(occupied > description.occupied_thresh) & (occupied <= 1.0)] = OCCUPIED
+    grid = meaning[levels]
+    if description.mode == "scale" and alpha is not None:
+        grid[alpha < white] = UNKNOWN
+    return np.ascontiguousarray(grid[::-1])
+
+
+def _turned(
+    grid: Grid, resolution: float, origin: tuple[float, float, float], max_cells: int
+) -> tuple[Grid, GridFrame] | None:
+    """Return a grid whose origin is rotated in a grid along the axes; None if it is too large.
+
+    A multiple of a right angle is exact. Otherwise a cell is occupied if any part of it is, so
+    that walls stay closed, else it has the value at its centre.
+
+    Args:
+        grid: (rows, cols) int8 occupancy.
+        resolution: The side of a cell, metres.
+        origin: The pose (x, y, yaw) of the corner of cell (0, 0), metres and radians, map frame.
+        max_cells: The maximum size.
+    """
+    x, y, yaw = origin
+    rows, cols = grid.shape
+    quarters = round(yaw / (math.pi / 2))
+    is_right = abs(yaw - quarters * math.pi / 2) < _RIGHT_ANGLE
+    cos, sin = (math.cos(yaw), math.sin(yaw))
+    if is_right:
+        cos, sin = ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))[quarters % 4]
+    corners = np.array([[0, 0], [cols, 0], [0, rows], [cols, rows]]) * resolution
+    turned = corners @ np.array([[cos, sin], [-sin, cos]])
+    low, high = turned.min(axis=0), turned.max(axis=0)
+    if quarters % 4 == 0 and is_right:
+        return grid, GridFrame(rows, cols, resolution, x, y)
+    if is_right:
+        grid = np.ascontiguousarray(np.rot90(grid, -quarters % 4))  # row 0 is the lowest
+        return grid, GridFrame(
+            grid.shape[0], grid.shape[1], resolution, x + float(low[0]), y + float(low[1])
+        )
+    new_cols, new_rows = (math.ceil(length / resolution - 1e-9) for length in high - low)
+    if new_cols * new_rows > max_cells:
+        return None
+    frame = GridFrame(new_rows, new_cols, resolution, x + float(low[0]), y + float(low[1]))
+    found = np.full((new_rows, new_cols), UNKNOWN, np.int8)
+    for dy, dx in _SAMPLES:
+        east = low[0] / resolution + np.arange(new_cols) + dx
+        north = low[1] / resolution + np.arange(new_rows)[:, None] + dy
+        col = np.floor(cos * east + sin * north).astype(np.int32)
+        row = np.floor(cos * north - sin * east).astype(np.int32)
+        inside = (row >= 0) & (row < rows) & (col >= 0) & (col < cols)
+        values = np.where(
+            inside, grid[row.clip(0, rows - 1), col.clip(0, cols - 1)], np.int8(UNKNOWN)
+        )
+        found = values if (dy, dx) == _SAMPLES[0] else np.where(values == OCCUPIED, values, found)
+    return found, frame
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -26,7 +26,20 @@ OnStage = Callable[[dict[str, Any]], None]
 
 
 class MissionTimeout(SagastreamError, TimeoutError):
-    """A mission did not end within its timeout; it was compensated."""
+    """A mission did not end within its timeout; it was compensated, or had completed by then.
+
+    Attributes:
+        reason: Why it was compensated.
+        outcome: How it ended.
+    """
+
+    def __init__(self, reason: str, outcome: SagaOutcome) -> None:
+        super().__init__(f"mission {outcome.saga_id} was {reason}; it is {outcome.status}")
+        self.reason = reason
+        self.outcome = outcome
+
+    def __reduce__(self) -> tuple[type, tuple[str, SagaOutcome]]:
+        return type(self), (self.reason, self.outcome)
 
 
 class MissionInterrupted(SagastreamError):
@@ -200,7 +213,7 @@ async def follow_or_undo(
             reason = f"not done within {timeout:g} s"
             await handle.cancel(reason)
             await asyncio.wait({following})
-            raise MissionTimeout(f"mission {handle.saga_id} was {reason}")
+            raise MissionTimeout(reason, following.result())
         return following.result()
     except asyncio.CancelledError:
         undo_s = on_interrupt()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
@@ -39,6 +40,7 @@ from app.web.models import (
     Problem,
     ReleasedRobots,
     ReleaseRobot,
+    ServerTime,
     StartedMission,
     StartMission,
     StepRequest,
@@ -75,6 +77,8 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         "are open; `Retry-After` says when to try again",
     }.items()
 }
+# A page takes longer silence for a lost connection.
+_CONTACT_S = 1.0
 SagaId = Annotated[Key, Path(description="The mission's id.")]
 
 
@@ -143,6 +147,7 @@ def make_app(settings: Settings) -> FastAPI:
     for kind, handler in problems.HANDLERS.items():
         app.add_exception_handler(kind, handler)
     app.get("/healthz")(_alive)
+    app.get("/api/time")(_time)
     app.get("/api/missions")(_list)
     app.post("/api/missions", status_code=202)(_start)
     app.get("/api/missions/{saga_id}")(_show)
@@ -162,6 +167,17 @@ def make_app(settings: Settings) -> FastAPI:
 async def _alive() -> dict[str, str]:
     """Report that this process responds."""
     return {"status": "ok"}
+
+
+async def _time() -> ServerTime:
+    """Return this machine's time, if the Redis or Valkey server answers within a second."""
+    try:
+        async with asyncio.timeout(_CONTACT_S):
+            await get_bus().ping()
+    except TimeoutError:
+        detail = f"{get_bus().address} does not answer within {_CONTACT_S:g} s"
+        raise HTTPException(503, detail) from None
+    return ServerTime(now=time.time())
 
 
 async def _list(

@@ -47,6 +47,12 @@ class ReleasedRobots(BaseModel):
     released: list[str]
 
 
+class ServerTime(BaseModel):
+    """The time of the machine that serves the pages."""
+
+    now: Annotated[float, Field(description="Seconds since the Unix epoch.")]
+
+
 class Login(BaseModel):
     """The token, which a browser sends once."""
 

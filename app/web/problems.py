@@ -85,7 +85,7 @@ def _respond(request: Request, status: int, kind: str, detail: str) -> Response:
     """Return an error as a page to browsers, else as `application/problem+json`."""
     is_page = not request.url.path.startswith("/api/")
     if is_page and "text/html" in request.headers.get("accept", ""):
-        body = _body(status, kind, detail)
+        body = _body(status, HTTPStatus(status).phrase, detail)
         return templates.TemplateResponse(
             request, "error.html", body, status_code=status, headers=_HEADERS.get(status)
         )

@@ -102,14 +102,16 @@ def test_a_closed_terminal_undoes_the_mission(own_server: EmbeddedServer, tmp_pa
     assert _holders(own_server.url) == {""}
 
 
-def test_standard_output_is_empty_when_json_is_asked_for(tmp_path: Path) -> None:
-    """The lines about the interruption go to standard error."""
+def test_an_interrupted_mission_is_one_json_object(tmp_path: Path) -> None:
+    """The report says what was undone; the lines about the interruption go to standard error."""
     with _mission("--out", str(tmp_path), "-o", "json", piped=True) as terminal:
         terminal.until("m driven")
         terminal.press()
         _assert_ended(terminal, 130, within_s=_IN_TIME_S)
         assert terminal.lines == [_UNDONE]
-        assert terminal.out == ""
+        report = json.loads(terminal.out)
+        assert report["status"] == "compensated"
+        assert report["error"]["message"] == "interrupted"
 
 
 @_INTERRUPTS

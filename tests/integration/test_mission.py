@@ -329,11 +329,37 @@ def test_a_mission_that_takes_too_long_is_undone(
     """Exit code 5 after the timeout; robots free."""
     env = environment(REDIS_URL=own_server.url)
     ended = run(
-        *("app.cli", "run", "--timeout", "1", "--robots", "1", "--out", str(tmp_path)), env=env
+        *("app.cli", "run", "--timeout", "1", "--robots", "1", "--out", str(tmp_path)),
+        *("-o", "json"),
+        env=env,
     )
     assert ended.code == 5, ended.err
+    assert ended.json["status"] == "compensated"
+    assert ended.json["error"]["message"] == "not done within 1 s"
     assert "not done within 1 s" in ended.err
     assert _holders(own_server.url) == {""}
+
+
+def test_a_mission_of_an_own_server_is_found_afterwards(maps: Path, tmp_path: Path) -> None:
+    """`list`, `show`, `replay` and `watch` find it in DATA_DIR, by the beginning of its id."""
+    env = environment(
+        MAP_DIR=str(maps),
+        OUT_DIR=str(tmp_path / "out"),
+        DATA_DIR=str(tmp_path / "data"),
+        TRACE_DIR=str(tmp_path / "traces"),
+    )
+    env.pop("REDIS_URL", None)
+    ended = run("app.cli", "run", "--area", "rooms", "-o", "json", env=env)
+    assert ended.code == 0, ended.err
+    saga_id = ended.json["saga_id"]
+    listed = json.loads(run("app.cli", "list", "-o", "json", env=env).out)
+    assert saga_id in [one["saga_id"] for one in listed]
+    for verb in ("show", "watch"):
+        assert (
+            run("app.cli", verb, saga_id[:8], "-o", "json", env=env).json["status"] == "completed"
+        )
+    frames = json.loads(run("app.cli", "replay", saga_id[:8], "-o", "json", env=env).out)
+    assert len(frames) > 1
 
 
 def test_a_killed_mission_leaves_no_child_behind(tmp_path: Path) -> None:

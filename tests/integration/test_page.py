@@ -1,7 +1,10 @@
 """The pages in a browser, with running missions."""
 
 import json
+import os
+import re
 import shutil
+import signal
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -217,6 +220,68 @@ def test_every_event_arrives_once_when_the_web_server_is_killed(
     context.close()
     for kind, ids in told.items():
         assert [entry for name, entry in seen if name == kind] == ids
+
+
+@pytest.mark.parametrize(
+    ("path", "fault"),
+    [
+        ("/missions/{}", "killed"),
+        ("/missions/{}", "stopped"),
+        ("/missions/{}", "offline"),
+        ("/", "stopped"),
+        ("/fleet", "killed"),
+    ],
+)
+def test_a_page_without_connection_never_says_live(
+    running: dict[str, str], browser: Browser, path: str, fault: str
+) -> None:
+    """Seen within 3 s: the clock stops, the age of the data counts, and it comes back by itself."""
+    context = browser.new_context()
+    page = context.new_page()
+    with Served(running) as mine:
+        saga_id = _start(mine, "suite")
+        page.goto(f"{mine.url}{path.format(saga_id)}")
+        expect(page.locator("#connection")).to_have_text("Live", timeout=_END_MS)
+        if fault == "killed":
+            mine.kill()
+        elif fault == "stopped":
+            os.kill(mine.pid, signal.SIGSTOP)
+        else:
+            context.set_offline(True)
+        expect(page.locator("#connection")).to_contain_text("No connection", timeout=3000)
+        expect(page.locator("#age")).to_have_text(re.compile(r"as of [3-9] s ago"), timeout=_END_MS)
+        expect(page.get_by_text("Live", exact=True)).to_have_count(0)
+        if "{}" in path and fault == "killed":
+            _check_that_time_stands(page)
+        if fault == "killed":
+            mine.start()
+        elif fault == "stopped":
+            os.kill(mine.pid, signal.SIGCONT)
+        context.set_offline(False)
+        expect(page.locator("#connection")).to_have_text("Live", timeout=_END_MS)
+        if "{}" in path:
+            before = int(page.locator("#map").get_attribute("data-frames") or 0)
+            page.wait_for_function(
+                "(before) => Number(document.getElementById('map').dataset.frames) > before",
+                arg=before,
+            )
+        httpx.post(f"{mine.url}/api/missions/{saga_id}/cancel", json={"reason": "seen enough"})
+        _wait_for_end(mine, saga_id, "compensated")
+    context.close()
+
+
+def _check_that_time_stands(page: Page) -> None:
+    """The mission's clock stands while the age of the data grows; an action says what is unknown."""
+    shown = page.locator("#steps p .took").first.inner_text()
+    age = page.locator("#age").inner_text()
+    expect(page.locator("#age")).not_to_have_text(age)
+    assert page.locator("#steps p .took").first.inner_text() == shown
+    assert page.get_by_role("button", name="Live").count() == 0
+    page.get_by_role("button", name="Cancel…").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("button", name="Cancel this mission").click()
+    expect(dialog.locator(".problem")).to_contain_text("does not answer", timeout=_END_MS)
+    dialog.get_by_role("button", name="Keep as it is").click()
 
 
 def _seen(page: Page) -> list[tuple[str, str]]:

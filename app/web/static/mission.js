@@ -1,5 +1,6 @@
 // The page of one mission, live or replayed, driven by its event stream: frames, stages, moves of its journal.
 
+import { check, isLive, serverNow } from "./connection.js";
 import { COLOURS, MapView } from "./map.js";
 import { seconds } from "./page.js";
 import { FrameDecoder } from "./frame_decoder.js";
@@ -57,11 +58,10 @@ function connect() {
   const after = page.last ? `?after=${encodeURIComponent(page.last)}` : "";
   source = new EventSource(`/api/missions/${saga}/events${after}`);
   for (const kind of Object.keys(kinds)) source.addEventListener(kind, receive);
-  source.addEventListener("end", () => { source.close(); source = null; page.over = true; news("the mission has ended"); moved(); });
-  source.addEventListener("open", () => { if (page.away) news("reconnected"); page.away = false; reconnectMs = RECONNECT_MS[0]; });
+  source.addEventListener("end", () => { source.close(); source = null; page.over = true; moved(); });
+  source.addEventListener("open", () => { reconnectMs = RECONNECT_MS[0]; });
   source.addEventListener("error", () => {
-    if (!page.away) news("the server does not answer; reconnecting");
-    page.away = true;
+    check();
     source?.close();
     source = null;
     setTimeout(resume, reconnectMs);
@@ -76,6 +76,14 @@ document.addEventListener("visibilitychange", () => {
   if (!document.hidden) resume();
   else { source?.close(); source = null; }
 });
+// A stream that was open during a stall may never deliver again: it is opened anew, after its last event.
+document.addEventListener("connection", () => {
+  source?.close();
+  source = null;
+  reconnectMs = RECONNECT_MS[0];
+  if (isLive()) { resume(); moved(); }
+  showLive();
+});
 document.addEventListener("changed", () => { page.over = false; moved(); resume(); });
 
 let refreshing = 0;
@@ -88,8 +96,6 @@ function moved() {
 }
 function refresh(id) { get(id).querySelector("[hx-get]").dispatchEvent(new Event("refresh")); }
 for (const id of ["trace", "deliveries"]) get(id).addEventListener("toggle", () => { if (get(id).open) refresh(id); });
-
-function news(text) { get("news").textContent = text; }
 
 // ---- steps and entries --------------------------------------------------------------------------
 
@@ -118,9 +124,8 @@ function markLaterSteps() {
 function log(kind, fields) {
   const body = get("log").tBodies[0], row = body.insertRow(0);
   const { payload, entry_id: id, request_id: request = "", status = "", event_type: eventType = "", ...rest } = fields;
-  const texts = [new Date(milliseconds(fields)).toLocaleTimeString(), id, eventType || kind, status, request.slice(0, 8)];
+  const texts = [new Date(milliseconds(fields)).toLocaleTimeString(), id, eventType || kind, status, request];
   for (const text of texts) row.insertCell().textContent = text;
-  row.cells[4].title = request;
   const details = document.createElement("details"), summary = document.createElement("summary"), all = document.createElement("pre");
   const compact = JSON.stringify(payload ?? rest);
   summary.textContent = compact.length > 60 ? `${compact.slice(0, 60)}…` : compact;
@@ -199,7 +204,7 @@ function table(frame, robots) {
       row.cells[2].className = row.cells[4].className = "number";
     }
     const state = robot.lost ? `✗ lost: ${robot.lost}` : robot.apart ? "map not merged yet" : page.over ? "✓ done" : robot.goal ? "▶ driving" : "waiting";
-    const age = Math.max(0, (page.over || !page.live ? decoder.frames.at(-1).ms : Date.now()) - (updates.get(robot.name)?.ms ?? 0)) / 1000;
+    const age = Math.max(0, (page.over || !page.live ? decoder.frames.at(-1).ms : serverNow() * 1000) - (updates.get(robot.name)?.ms ?? 0)) / 1000;
     const texts = [state, `${robot.driven_m.toFixed(1)} m`,
       robot.goal && !robot.lost ? `${robot.goal[0].toFixed(1)}, ${robot.goal[1].toFixed(1)}` : "–", `${seconds(age)} ago`];
     texts.forEach((text, i) => { if (row.cells[i + 1].textContent !== text) row.cells[i + 1].textContent = text; });
@@ -246,7 +251,11 @@ function play(on) {
   get("play").textContent = on ? "Pause" : "Play";
   get("play").setAttribute("aria-pressed", String(on));
 }
-function live(on) { page.live = on; page.catchUp = (decoder.end - page.clock) / CATCH_UP_S; get("live").setAttribute("aria-pressed", String(on)); }
+function live(on) { page.live = on; page.catchUp = (decoder.end - page.clock) / CATCH_UP_S; showLive(); }
+function showLive() {
+  get("live").textContent = isLive() || page.over ? "Live" : "Newest";
+  get("live").setAttribute("aria-pressed", String(page.live));
+}
 
 get("play").addEventListener("click", () => {
   if (!page.playing && page.clock >= decoder.end) page.clock = 0;

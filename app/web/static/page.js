@@ -1,5 +1,9 @@
 // Shared by all pages: running durations, copy buttons, confirmation dialogs, forms that call the API.
 
+import { serverNow } from "./connection.js";
+
+const ANSWER_MS = 15000;
+
 export function seconds(s) {
   if (s < 10) return `${s.toFixed(1)} s`;
   const whole = Math.round(s), minutes = Math.floor(whole / 60) % 60, hours = Math.floor(whole / 3600);
@@ -9,7 +13,7 @@ export function seconds(s) {
 }
 
 function tick() {
-  const now = Date.now() / 1000;
+  const now = serverNow();
   for (const one of document.querySelectorAll(".took[data-started]:not([data-ended])")) {
     one.textContent = seconds(Math.max(0, now - Number(one.dataset.started)));
   }
@@ -64,7 +68,10 @@ async function send(form) {
   const headers = { "content-type": "application/json" };
   if (form.dataset.key) headers["idempotency-key"] = form.dataset.key;
   const path = expandPath(form.dataset.api, form.given ?? {});
-  const response = await fetch(path, { method: "POST", headers, body: JSON.stringify(valuesOf(form)) });
+  const signal = AbortSignal.timeout(ANSWER_MS);
+  const response = await fetch(path, { method: "POST", headers, body: JSON.stringify(valuesOf(form)), signal }).catch(() => {
+    throw new Error("Mission control does not answer. Whether it has got this is unknown: look at the state when the page is live again.");
+  });
   const body = await response.json().catch(() => ({}));
   if (!response.ok) {
     const trace = body.trace_id ? ` (trace ${body.trace_id})` : "";

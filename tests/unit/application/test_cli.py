@@ -104,9 +104,30 @@ def test_a_bad_map_is_refused_in_one_line(floor: Path, text: str, fault: str) ->
     assert fault in line
 
 
-def test_a_map_may_have_any_name(floor: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["floor.png", "floor.pgm", "floor.yaml"])
+def test_an_image_instead_of_a_yaml_is_refused_with_what_to_give(tmp_path: Path, name: str) -> None:
+    """The line has the keys of the yaml that is missing."""
+    content = b"\x89PNG\r\n\x1a\n" if name == "floor.png" else b"P5\n1 1\n255\n\xfe"
+    (tmp_path / name).write_bytes(content + bytes(100_000))
+    line = _refused(_run("run", "--map", str(tmp_path / name)))
+    assert f"{name}: is an image: give a yaml that names it, such as floor.yaml" in line
+    assert f"image: {name}, resolution: 0.05, origin: [0, 0, 0], negate: 0" in line
+
+
+def test_a_folder_instead_of_a_yaml_is_refused(tmp_path: Path) -> None:
+    """The line says what the argument is."""
+    assert "is a folder: give the yaml" in _refused(_run("run", "--map", str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("name", "area"),
+    [("my floor (2).yaml", "my_floor_2"), ("floor.yml", "floor"), ("plan", "plan")],
+)
+def test_a_map_may_have_any_name(
+    floor: Path, monkeypatch: pytest.MonkeyPatch, name: str, area: str
+) -> None:
     """--map takes any file name, even one that messages could not carry as an area."""
-    odd = floor.with_name("my floor (2).yaml")
+    odd = floor.with_name(name)
     odd.write_text(floor.read_text())
     seen: list[str] = []
 
@@ -118,7 +139,7 @@ def test_a_map_may_have_any_name(floor: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("app.cli.main.run_mission", note)
     result = _run("run", "--map", str(odd), "-o", "json")
     assert result.exit_code == 0, result.output
-    assert seen == ["my_floor_2"]
+    assert seen == [area]
 
 
 def test_map_and_area_exclude_each_other(floor: Path) -> None:

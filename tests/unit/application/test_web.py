@@ -3,8 +3,11 @@
 import asyncio
 import hashlib
 import json
+import os
 import re
+import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,7 @@ from app.web.security import MAX_BODY_BYTES, RateLimiter, is_guessable
 from sagastream import Bus
 from sagastream.saga.journal import intend, next_action
 from sagastream.saga.store import SagaStore
+from sagastream.testing import EmbeddedServer
 from tests.plain_client import add_entry, call
 
 pytestmark = pytest.mark.blocking
@@ -338,7 +342,8 @@ async def test_browsers_get_errors_as_pages(client: httpx.AsyncClient) -> None:
     """A browser gets an error page, a program a problem."""
     shown = await client.get("/missions/nobody", headers={"accept": "text/html"})
     assert shown.status_code == 404
-    assert "NoSuchSaga" in shown.text
+    assert "<h1>Not Found</h1>" in shown.text
+    assert "NoSuchSaga" not in shown.text
     assert "All missions" in shown.text
     _refused(await client.get("/missions/nobody"), 404, "NoSuchSaga")
     for name in ("map.png", "journal.json", "..%2Fmap.png"):
@@ -482,6 +487,22 @@ async def test_an_unavailable_server_is_reported(client: httpx.AsyncClient) -> N
     """The response is 503, not 500."""
     choose_settings(redis_url="redis://127.0.0.1:1/0", call_timeout_s=0.1)
     _refused(await client.get("/api/missions"), 503, "ServerUnavailable")
+
+
+async def test_a_server_that_stalls_is_reported_within_a_second(client: httpx.AsyncClient) -> None:
+    """A page asks for the time each second: it answers only while the server of missions does."""
+    assert abs((await client.get("/api/time")).json()["now"] - time.time()) < 60
+    with EmbeddedServer() as stalled:
+        choose_settings(redis_url=stalled.url)
+        assert (await client.get("/api/time")).status_code == 200
+        os.kill(stalled.pid, signal.SIGSTOP)
+        try:
+            started = time.monotonic()
+            answer = await client.get("/api/time")
+            assert time.monotonic() - started < 1.8
+        finally:
+            os.kill(stalled.pid, signal.SIGCONT)
+    assert answer.status_code == 503
 
 
 async def test_the_description_names_every_path(client: httpx.AsyncClient) -> None:

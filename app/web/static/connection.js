@@ -1,0 +1,61 @@
+// Shows whether the page is connected: its server answers, and the server behind that answers too.
+// Times on the page are the server's. They stop with the connection, so that no stale page looks live.
+
+const EVERY_MS = 1000, PATIENCE_MS = 1800;
+const shown = document.getElementById("connection"), age = document.getElementById("age");
+const since = Date.now();
+let live = false, checking = false, reason = "", answered = 0, ahead = 0;
+
+export const isLive = () => live;
+
+// Seconds since the Unix epoch by the server's clock; while there is no connection, of its last answer.
+export const serverNow = () => ((live || !answered ? Date.now() : answered) + ahead) / 1000;
+
+function change(to, why) {
+  const changed = live !== to || reason !== why;
+  [live, reason] = [to, why];
+  document.body.classList.toggle("is-stale", !live);
+  if (changed) {
+    shown.textContent = live ? "Live" : why;
+    document.dispatchEvent(new CustomEvent("connection"));
+  }
+  showAge();
+}
+
+function showAge() {
+  age.textContent = live ? "" : `as of ${Math.round((Date.now() - (answered || since)) / 1000)} s ago`;
+}
+
+async function answer() {
+  const response = await fetch("/api/time", { signal: AbortSignal.timeout(PATIENCE_MS), cache: "no-store" });
+  const body = await response.json().catch(() => ({}));
+  if (response.status === 401) return "Not logged in: open the page /login";
+  return response.ok ? body.now : `No data: ${body.detail ?? response.statusText}`;
+}
+
+export async function check() {
+  if (checking || document.hidden || !shown) return;
+  checking = true;
+  try {
+    const asked = Date.now(), told = await answer();
+    if (typeof told === "number") {
+      answered = Date.now();
+      ahead = told * 1000 - (asked + answered) / 2;
+      change(true, "");
+    } else change(false, told);
+  } catch {
+    change(false, "No connection to mission control; trying again");
+  } finally { checking = false; }
+}
+
+// A page that was hidden shows what it was then, until the server has answered again.
+document.addEventListener("visibilitychange", () => {
+  if (!shown) return;
+  if (document.hidden) change(false, "Connecting");
+  else check();
+});
+if (shown) {
+  setInterval(check, EVERY_MS);
+  setInterval(showAge, EVERY_MS);
+  check();
+}
