@@ -39,8 +39,8 @@ def serve(
     import uvicorn  # noqa: PLC0415
 
     from app.web.api import make_app  # noqa: PLC0415
-    from app.web.impatient import ImpatientProtocol  # noqa: PLC0415
-    from app.web.security import is_guessable  # noqa: PLC0415
+    from sagastream.web.impatient import ImpatientProtocol  # noqa: PLC0415
+    from sagastream.web.tokens import is_guessable  # noqa: PLC0415
 
     settings_of_command()
     given = {"web_host": host, "web_port": port}

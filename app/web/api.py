@@ -48,13 +48,12 @@ from app.web.models import (
 from app.web.security import (
     COOKIE,
     SecurityMiddleware,
-    client_of,
-    equal_secrets,
     hosts_of,
-    session_cookie_of,
 )
 from sagastream.errors import NoSuchSaga
 from sagastream.saga import Journal
+from sagastream.web.rate_limits import client_of
+from sagastream.web.tokens import equal_secrets, session_cookie_of
 
 _TRACER = trace.get_tracer("mission")
 _PROBLEMS: dict[int | str, dict[str, Any]] = {

@@ -3,13 +3,7 @@
 It is pure ASGI, so that event streams pass through unbuffered.
 """
 
-import hashlib
-import hmac
-import math
-import time
-from collections import OrderedDict
-from collections.abc import Callable, Collection
-from ipaddress import IPv4Address, IPv6Network, ip_address
+from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -20,6 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.config import Settings
 from app.web.problems import problem
+from sagastream.web.rate_limits import RateLimiter, client_of
+from sagastream.web.tokens import equal_secrets, hostname_of, session_cookie_of
 
 MAX_BODY_BYTES = 64 * 1024
 # Of the path and the query of an address.
@@ -27,19 +23,8 @@ MAX_TARGET_BYTES = 8 * 1024
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 32 * 1024
 _TOO_LARGE = f"the body exceeds {MAX_BODY_BYTES} bytes"
-_MAX_CLIENTS = 10_000
 # Wrong tokens of one client that are answered as such, per second.
 _WRONG_TOKENS_PER_S = 5.0
-_TOKEN_BITS = 128
-# The alphabets of random tokens: of hex digits, of letters and digits of one case, of all.
-_ALPHABETS = (
-    (frozenset("0123456789"), 10),
-    (frozenset("0123456789abcdef"), 16),
-    (frozenset("0123456789abcdefghijklmnopqrstuvwxyz"), 36),
-)
-_LARGEST_ALPHABET = 64
-# A random token of 128 bits has more different characters than this, but for one in a billion.
-_FEW_CHARACTERS = 5
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _PUBLIC_PATHS = frozenset({"/healthz", "/login", "/api/session"})
@@ -56,11 +41,6 @@ _HEADERS = (
 )
 
 
-def session_cookie_of(token: str) -> str:
-    """Derive the session cookie from the token, so that no browser stores the token itself."""
-    return hmac.new(token.encode(), b"session", hashlib.sha256).hexdigest()
-
-
 def hosts_of(settings: Settings) -> tuple[str, ...]:
     """The names by which clients may address the server; empty for any name.
 
@@ -70,43 +50,6 @@ def hosts_of(settings: Settings) -> tuple[str, ...]:
     if names:
         return names
     return () if settings.web_token else (*_LOOPBACK_NAMES, settings.web_host)
-
-
-def equal_secrets(one: str, other: str) -> bool:
-    """Compare two secrets in constant time."""
-    return hmac.compare_digest(one.encode(), other.encode())
-
-
-def is_guessable(token: str) -> bool:
-    """Return whether a token cannot have 128 random bits."""
-    used = set(token.lower() if token.isupper() else token)
-    sizes = [size for alphabet, size in _ALPHABETS if used <= alphabet]
-    bits = len(token) * math.log2(min(sizes, default=_LARGEST_ALPHABET))
-    return bits < _TOKEN_BITS or len(used) <= _FEW_CHARACTERS
-
-
-class RateLimiter:
-    """A token bucket per client, which refills at a constant rate.
-
-    Args:
-        per_s: Requests per second, and the size of a burst.
-        now: A monotonic clock in seconds.
-    """
-
-    def __init__(self, per_s: float, now: Callable[[], float] = time.monotonic) -> None:
-        self._per_s = per_s
-        self._now = now
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def take(self, client: str) -> bool:
-        """Take a token; return whether one was left."""
-        now = self._now()
-        left, since = self._buckets.pop(client, (self._per_s, now))
-        left = min(self._per_s, left + (now - since) * self._per_s)
-        self._buckets[client] = (left - 1 if left >= 1 else left, now)
-        if len(self._buckets) > _MAX_CLIENTS:
-            self._buckets.popitem(last=False)
-        return left >= 1
 
 
 class SecurityMiddleware:
@@ -165,7 +108,7 @@ class SecurityMiddleware:
         if len(sizes) > MAX_HEADERS or sum(sizes) > MAX_HEADER_BYTES:
             why = f"the headers exceed {MAX_HEADERS} lines or {MAX_HEADER_BYTES} bytes"
             return problem(431, "HeadersTooLarge", why)
-        if self._hosts and _hostname(headers.get("host", "")) not in self._hosts:
+        if self._hosts and hostname_of(headers.get("host", "")) not in self._hosts:
             host = headers.get("host", "")[:200]
             return problem(421, "UnknownHost", f"{host!r} is no name of this server; see WEB_HOSTS")
         if not self._is_authorized(scope["path"], headers):
@@ -205,27 +148,6 @@ class SecurityMiddleware:
         if not self._limiter.take(client_of(scope)):
             return 429, "TooManyRequests", "wait a moment, then try again"
         return None
-
-
-def client_of(scope: Scope) -> str:
-    """The address of a client; of an IPv6 address the network, which one client has as a whole."""
-    address = str((scope.get("client") or ("?",))[0])
-    try:
-        parsed = ip_address(address)
-    except ValueError:
-        return address
-    if isinstance(parsed, IPv4Address):
-        return address
-    mapped = parsed.ipv4_mapped
-    return str(mapped or IPv6Network((int(parsed), 64), strict=False))
-
-
-def _hostname(host: str) -> str:
-    """The name in a Host header, without the port and the brackets of an IPv6 address."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
 
 
 class TooLarge(HTTPException):

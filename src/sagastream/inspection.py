@@ -5,6 +5,8 @@ meanwhile may be missed. Nothing is changed.
 """
 
 import asyncio
+import math
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -13,12 +15,15 @@ from typing import Any
 from sagastream._codec.entries import decode_reply
 from sagastream._codec.validation import check_name
 from sagastream._functions.answers import Expired
+from sagastream._telemetry.trace_context import trace_id_of
 from sagastream.bus import Bus
-from sagastream.errors import InvalidMessage, SagastreamError
+from sagastream.errors import InvalidMessage, SagastreamError, ServerError
 from sagastream.message import TERMINAL_STAGES
 from sagastream.status import StreamStatus, stream_status
 
-_KEYS_PER_SCAN = 500
+# A step of SCAN takes the server about a millisecond.
+_KEYS_PER_SCAN = 5000
+_KEYS_PER_STEP = 500
 _READS_AT_ONCE = 100
 _CANDIDATES = 5
 _NOT_COMMANDS = (":dead", ":stages", ":replies", ":journal", ":instance")
@@ -99,6 +104,9 @@ class RequestDetails:
         failures: How many attempts have failed, by its handler's retry policy.
         due_time_s: When its next attempt begins, in seconds since the Unix epoch, by the server's
             clock; 0 if it does not wait for one.
+        failure: Type and message of the last attempt that failed, `error_type` and `message`; {} if
+            none has, or when it has ended.
+        trace_id: 32 hex digits; '' if it was not traced.
     """
 
     request_id: str
@@ -115,6 +123,8 @@ class RequestDetails:
     entry_id: str = ""
     failures: int = 0
     due_time_s: float = 0.0
+    failure: dict[str, Any] = field(default_factory=dict)
+    trace_id: str = ""
 
     @property
     def has_ended(self) -> bool:
@@ -129,10 +139,12 @@ class Page:
     Attributes:
         requests: The requests, in no order.
         after: Give it to `find_requests` for the next page; '' if there is none.
+        is_complete: Whether the page is full, or the last one: it is not if the time was over.
     """
 
     requests: tuple[RequestDetails, ...]
     after: str
+    is_complete: bool = True
 
 
 async def scan(bus: Bus, pattern: str, kind: str = "") -> AsyncIterator[str]:
@@ -174,7 +186,10 @@ async def command_streams(bus: Bus) -> list[str]:
 
 
 async def _has_listeners(bus: Bus, stream: str) -> bool:
-    groups = await bus.command("XINFO", "GROUPS", bus.key(stream))
+    try:
+        groups = await bus.command("XINFO", "GROUPS", bus.key(stream))
+    except ServerError:
+        return False  # it is gone meanwhile
     return any(not group["name"].startswith(b"reader-") for group in groups)
 
 
@@ -216,10 +231,10 @@ async def listeners(bus: Bus, *, group: str = "sagastream") -> list[ListenerStat
 
 
 async def _consumers(bus: Bus, stream: str, group: str) -> list[Any]:
-    status = await stream_status(bus, stream, group=group)
-    if not status.has_group:
-        return []
-    found: list[Any] = await bus.command("XINFO", "CONSUMERS", bus.key(stream), group)
+    try:
+        found: list[Any] = await bus.command("XINFO", "CONSUMERS", bus.key(stream), group)
+    except ServerError:
+        return []  # there is no stream or no group, and nothing is pending
     return found
 
 
@@ -237,12 +252,18 @@ async def read_request(bus: Bus, request_id: str) -> RequestDetails | None:
         return None
     if isinstance(found, Expired):
         return RequestDetails(request_id, found.status, time_s=found.ended_s)
-    status, progress = found["status"], None
+    status, progress, failure = found["status"], None, None
     if status == "running" and found["lease_until"] == "0":
         status = "pending"  # its handler has given it back, and no other has claimed it
     has_ended = status in TERMINAL_STAGES
-    if status == "running" and int(found["seq"]):
-        progress = await bus.command("HGET", key, "progress")
+    try:
+        if status == "running" and int(found["seq"]):
+            progress = await bus.command("HGET", key, "progress")
+        if int(found["failures"]) and not has_ended:
+            failure = await bus.command("HGET", key, "failure")
+    except ServerError:
+        # It has ended meanwhile: its record is no longer a hash.
+        return await read_request(bus, request_id)
     return RequestDetails(
         request_id=request_id,
         status=status,
@@ -258,6 +279,8 @@ async def read_request(bus: Bus, request_id: str) -> RequestDetails | None:
         entry_id=found["entry_id"],
         failures=int(found["failures"]),
         due_time_s=int(found["due"]) / 1000 if status == "pending" else 0.0,
+        failure=_payload(bus, failure) if failure else {},
+        trace_id=trace_id_of({"traceparent": found["traceparent"]}),
     )
 
 
@@ -280,6 +303,8 @@ async def find_requests(
     *,
     limit: int = 50,
     after: str = "",
+    prefix: str = "",
+    within_s: float | None = None,
     fits: Callable[[RequestDetails], bool] = lambda _: True,
 ) -> Page:
     """Find requests whose records are kept.
@@ -288,6 +313,8 @@ async def find_requests(
         bus: The server.
         limit: At most this many; 0 for all.
         after: The `after` of the page before; '' for the first.
+        prefix: Only requests whose id begins so.
+        within_s: Return what was found after this many seconds; None for no limit.
         fits: Which requests are wanted.
 
     Raises:
@@ -298,13 +325,13 @@ async def find_requests(
     if not (cursor.isdecimal() and skipped.isdecimal()):
         raise InvalidMessage("after", f"{after[:40]!r} is not from a page before")
     found: dict[str, RequestDetails] = {}
-    skip, pattern = int(skipped), f"{escaped(bus.key('request:'))}*"
+    start = bus.key("request:")
+    skip, pattern = int(skipped), f"{escaped(start)}{escaped(prefix)}*"
+    ends_at = math.inf if within_s is None else time.monotonic() + within_s
+    count = _KEYS_PER_SCAN if prefix else _KEYS_PER_STEP
     while True:
-        following, keys = await bus.command(
-            "SCAN", cursor, "MATCH", pattern, "COUNT", _KEYS_PER_SCAN
-        )
-        prefix = bus.key("request:")
-        ids = [key.decode(errors="replace").removeprefix(prefix) for key in keys]
+        following, keys = await bus.command("SCAN", cursor, "MATCH", pattern, "COUNT", count)
+        ids = [key.decode(errors="replace").removeprefix(start) for key in keys]
         for first in range(skip, len(ids), _READS_AT_ONCE):
             some = ids[first : first + _READS_AT_ONCE]
             read = await asyncio.gather(*(_readable(bus, each) for each in some))
@@ -313,9 +340,14 @@ async def find_requests(
                     found[request.request_id] = request
                 if limit and len(found) >= limit:
                     return Page(tuple(found.values()), f"{int(cursor)}-{first + number + 1}")
+            if time.monotonic() > ends_at:
+                place = f"{int(cursor)}-{first + len(some)}"
+                return Page(tuple(found.values()), place, is_complete=False)
         cursor, skip = following, 0
         if not int(cursor):
             return Page(tuple(found.values()), "")
+        if time.monotonic() > ends_at:
+            return Page(tuple(found.values()), f"{int(cursor)}-0", is_complete=False)
 
 
 async def _readable(bus: Bus, request_id: str) -> RequestDetails | None:

@@ -108,3 +108,19 @@ class Command(Generic[T]):
     reply_stream: str = ""
     tracestate: str = ""
     last_progress: dict[str, Any] = field(default_factory=dict)
+
+
+def error_text(error: Mapping[str, Any]) -> str:
+    """Type and message of an error, the type once."""
+    kind, message = str(error.get("error_type") or ""), str(error.get("message") or "")
+    if not kind or message.startswith(f"{kind}("):
+        return message
+    return f"{kind}: {message}"
+
+
+def printable(text: str) -> str:
+    """A text with control characters as escapes: what a server sends steers no terminal, and no page."""
+    return "".join(
+        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
+        for char in text
+    )

@@ -65,7 +65,7 @@ _SENT: Mapping[Role, frozenset[str]] = {
     | {
         *("dbsize", "function|list", "function|load", "info", "memory|usage", "scan", "xdel"),
         *("exists", "hexists", "hget", "hmget", "xinfo|consumers", "xinfo|groups", "xlen"),
-        *("xpending", "xrange", "xrevrange", "zrange", "zrangebyscore"),
+        *("xpending", "xrange", "xrevrange", "zcard", "zrange", "zrangebyscore"),
     },
 }
 

@@ -154,8 +154,29 @@ async def request_status(bus: Bus, request_id: str) -> RequestStatus | None:
     )
 
 
+async def oldest_unread_s(bus: Bus, found: StreamStatus) -> float:
+    """The age of the oldest command that no listener has read, in seconds; 0 if there is none.
+
+    Raises:
+        ServerUnavailable: The server did not answer.
+    """
+    key, first = bus.key(found.stream), "-"
+    if found.has_group:
+        if not found.depth:
+            return 0.0
+        groups = await bus.command("XINFO", "GROUPS", key)
+        group = next((each for each in groups if each["name"] == found.group.encode()), None)
+        if group is None:
+            return 0.0
+        first = f"({group['last-delivered-id'].decode()}"
+    entries = await bus.command("XRANGE", key, first, "+", "COUNT", 1)
+    if not entries:
+        return 0.0
+    return max(0.0, (await _now_ms(bus) - int(entries[0][0].partition(b"-")[0])) / 1000)
+
+
 async def dead_letters(
-    bus: Bus, stream: str, *, letter_id: str = "", newest: int | None = None
+    bus: Bus, stream: str, *, letter_id: str = "", newest: int | None = None, before: str = ""
 ) -> list[DeadLetter]:
     """Read the dead letters of a command stream.
 
@@ -164,18 +185,22 @@ async def dead_letters(
         stream: The command stream.
         letter_id: The one to read; '' for all.
         newest: Read at most this many, the newest first; None for all, the oldest first.
+        before: With `newest`, only those before this id; '' for the newest of all.
 
     Raises:
-        InvalidMessage: `letter_id` is not the id of an entry.
+        InvalidMessage: `letter_id` or `before` is not the id of an entry.
         ServerUnavailable: The server did not answer.
     """
     key = bus.key(f"{check_name('stream', stream)}:dead")
-    if letter_id and not _is_entry_id(letter_id):
-        raise InvalidMessage("letter_id", f"{letter_id[:40]!r} is not an entry id, such as 1700-0")
+    for name, value in (("letter_id", letter_id), ("before", before)):
+        if value and not _is_entry_id(value):
+            raise InvalidMessage(name, f"{value[:40]!r} is not an entry id, such as 1700-0")
     if letter_id and "-" not in letter_id:
         letter_id += "-0"  # of all entries of that millisecond, the server would return each
     if newest is not None:
-        entries = await bus.command("XREVRANGE", key, "+", "-", "COUNT", newest)
+        entries = await bus.command(
+            "XREVRANGE", key, f"({before}" if before else "+", "-", "COUNT", newest
+        )
     else:
         entries = await bus.command("XRANGE", key, letter_id or "-", letter_id or "+")
     letters = []

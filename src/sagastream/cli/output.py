@@ -6,15 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from sagastream.message import printable
+
 _CELL = 60
-
-
-def printable(text: str) -> str:
-    """A text with control characters as escapes: what a server sends must not steer a terminal."""
-    return "".join(
-        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
-        for char in text
-    )
 
 
 def print_answer(answer: Any, output: str, as_text: Callable[[Any], str]) -> None:
@@ -71,14 +65,6 @@ def fields(row: dict[str, Any]) -> str:
             text = _cell(value, name, cut=False)
         lines.append(f"{name.ljust(width)}  " + text.replace("\n", "\n" + " " * (width + 2)))
     return "\n".join(lines)
-
-
-def error_text(error: Mapping[str, Any]) -> str:
-    """Type and message of an error, the type once."""
-    kind, message = str(error.get("error_type") or ""), str(error.get("message") or "")
-    if not kind or message.startswith(f"{kind}("):
-        return message
-    return f"{kind}: {message}"
 
 
 def percent(progress: Mapping[str, Any]) -> str:

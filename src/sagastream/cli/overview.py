@@ -10,7 +10,7 @@ from sagastream.errors import SagastreamError
 from sagastream.inspection import listeners, streams
 from sagastream.memory import NEARLY_FULL, memory_status
 from sagastream.saga.administration import find_sagas, saga_names
-from sagastream.status import StreamStatus
+from sagastream.status import oldest_unread_s
 
 _COLUMNS = (
     *("stream", "depth", "pending", "oldest_s", "listeners", "dead_letters", "event_types"),
@@ -27,26 +27,9 @@ async def status(bus: Bus, options: argparse.Namespace) -> list[dict[str, Any]]:
     for found in await streams(bus, group=options.group):
         row = asdict(found) | {"event_types": list(found.event_types)}
         row["listeners"] = sum(found.stream in each.handles for each in live)
-        row["oldest_s"] = max(found.oldest_pending_s, await _oldest_unread_s(bus, found))
+        row["oldest_s"] = max(found.oldest_pending_s, await oldest_unread_s(bus, found))
         rows.append(row)
     return rows
-
-
-async def _oldest_unread_s(bus: Bus, found: StreamStatus) -> float:
-    """The age of the oldest command that no listener has read, in seconds."""
-    key, first = bus.key(found.stream), "-"
-    if found.has_group:
-        if not found.depth:
-            return 0.0
-        groups = await bus.command("XINFO", "GROUPS", key)
-        (group,) = [each for each in groups if each["name"] == found.group.encode()]
-        first = f"({group['last-delivered-id'].decode()}"
-    entries = await bus.command("XRANGE", key, first, "+", "COUNT", 1)
-    if not entries:
-        return 0.0
-    seconds, micros = await bus.command("TIME")
-    added_s = int(entries[0][0].partition(b"-")[0]) / 1000
-    return max(0.0, float(seconds + micros / 1e6 - added_s))
 
 
 async def list_listeners(bus: Bus, options: argparse.Namespace) -> list[dict[str, Any]]:

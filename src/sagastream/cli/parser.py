@@ -10,7 +10,14 @@ from typing import Any, NoReturn
 
 from sagastream import rights
 from sagastream.bus import Bus
-from sagastream.cli import dead_letters, overview, request_verbs, running_verbs, saga_verbs
+from sagastream.cli import (
+    dead_letters,
+    overview,
+    page_verb,
+    request_verbs,
+    running_verbs,
+    saga_verbs,
+)
 from sagastream.cli.install import install
 from sagastream.cli.server_address import DEFAULT
 from sagastream.memory import memory_status, purge
@@ -103,6 +110,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--namespace", default="", help="put before every key, as {namespace}:")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     running_verbs.add_verbs(_adder(commands))
+    page_verb.add_verb(_adder(commands))
     _add_overview(_adder(commands))
     _add_requests(_group(commands, "request", "Work with requests."))
     _add_sagas(_group(commands, "saga", "Work with sagas."))
@@ -183,7 +191,7 @@ def _add_requests(add: Add) -> None:
             "retry",
             "Emit the command of a request that has failed or was cancelled again, as a new one.",
             "request retry order-7",
-            request_verbs.retry_request,
+            request_verbs.retry,
         ),
     ):
         add(name, description, example, call, request_verbs.text_of).argument(

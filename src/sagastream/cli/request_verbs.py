@@ -2,29 +2,19 @@
 
 import argparse
 import json
-import uuid
 from dataclasses import asdict
 from typing import Any
 
-from sagastream._codec.entries import decode_command
 from sagastream._codec.validation import new_id
 from sagastream.bus import Bus
-from sagastream.cli.output import error_text, fields, percent, print_hint, table
-from sagastream.errors import InvalidMessage, SagastreamError
-from sagastream.inspection import (
-    RequestDetails,
-    command_streams,
-    find_requests,
-    resolve_request,
-)
-from sagastream.message import TERMINAL_STAGES
+from sagastream.cli.output import fields, percent, print_hint, table
+from sagastream.errors import InvalidMessage
+from sagastream.inspection import RequestDetails, find_requests, resolve_request
+from sagastream.message import TERMINAL_STAGES, error_text
+from sagastream.redelivery import retry_request
 
 STATUSES = ("pending", "running", *sorted(TERMINAL_STAGES))
 _COLUMNS = ("request_id", "status", "event_type", "attempt", "time", "progress", "error")
-
-
-class CannotRetry(SagastreamError):
-    """A request that cannot be emitted again."""
 
 
 async def list_requests(bus: Bus, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -60,39 +50,15 @@ async def cancel_request(bus: Bus, options: argparse.Namespace) -> dict[str, Any
     }
 
 
-async def retry_request(bus: Bus, options: argparse.Namespace) -> dict[str, Any]:
+async def retry(bus: Bus, options: argparse.Namespace) -> dict[str, Any]:
     """Emit the command of a request that has failed again, as a new request; two calls emit it once.
 
     Raises:
         CannotRetry: It has not failed, belongs to a saga, or its command is no longer kept.
     """
     request = await resolve_request(bus, options.id)
-    name = f"request {request.request_id}"
-    if not request.has_ended:
-        raise CannotRetry(f"{name} is {request.status}, and goes on by itself; cancel it first")
-    if request.status == "completed":
-        raise CannotRetry(f"{name} has completed; emit a new one to run it anew")
-    if request.saga_id:
-        raise CannotRetry(f"{name} belongs to a saga; see: saga show {request.saga_id}")
-    for stream in await command_streams(bus):
-        key = bus.key(stream)
-        for _, raw in await bus.command("XRANGE", key, request.entry_id, request.entry_id):
-            if raw.get(b"request_id") != request.request_id.encode():
-                continue
-            command = decode_command(
-                raw, stream=stream, entry_id=request.entry_id, max_bytes=bus.max_payload
-            )
-            new_id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{request.request_id}#retry"))
-            await bus.emit_command(
-                stream,
-                event_type=command.event_type,
-                payload=command.payload,
-                correlation_id=command.correlation_id,
-                request_id=new_id,
-                reply_stream=command.reply_stream,
-            )
-            return {"request_id": new_id, "retried": request.request_id}
-    raise CannotRetry(f"the command of {name} is no longer kept; emit it again")
+    new_id = await retry_request(bus, request)
+    return {"request_id": new_id, "retried": request.request_id}
 
 
 def row_of(request: RequestDetails) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def add_verbs(add: Callable[..., Any]) -> None:
     run.option("--reload", action="store_true", help="restart when a .py file changes")
     run.option(
         "--health-port",
-        type=_port,
+        type=port_number,
         default=0,
         metavar="PORT",
         help="serve /healthz and /readyz there",
@@ -51,7 +51,7 @@ def add_verbs(add: Callable[..., Any]) -> None:
     _add_common(dev, "*")
     dev.parser.set_defaults(run=_dev)
     dev.option("--data", type=Path, default=".sagastream", metavar="DIR", help="where its data are")
-    dev.option("--port", type=_port, default=6379, help="its port, on this machine only")
+    dev.option("--port", type=port_number, default=6379, help="its port, on this machine only")
     dev.option("--no-reload", action="store_true", help="do not restart the handlers")
 
 
@@ -79,7 +79,8 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _port(text: str) -> int:
+def port_number(text: str) -> int:
+    """Read a port, from 0."""
     if not (text.isdecimal() and int(text) <= _LAST_PORT):
         raise argparse.ArgumentTypeError(f"{text} is not a port, from 0 to {_LAST_PORT}")
     return int(text)

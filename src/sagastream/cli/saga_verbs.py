@@ -4,9 +4,10 @@ import argparse
 from typing import Any, get_args
 
 from sagastream.bus import Bus
-from sagastream.cli.output import error_text, fields, percent, print_hint, table
+from sagastream.cli.output import fields, percent, print_hint, table
 from sagastream.errors import SagaError
 from sagastream.inspection import read_request
+from sagastream.message import error_text
 from sagastream.saga.administration import compensate_saga, find_sagas, resolve_saga, resume_saga
 from sagastream.saga.state import Journal, JournalEntry, SagaStatus
 

@@ -5,6 +5,8 @@ saga's declaration continues: the saga is due at once.
 """
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -16,8 +18,13 @@ from sagastream.saga.state import NOW, Journal
 from sagastream.saga.store import SagaState, SagaStore
 
 _READS_AT_ONCE = 100
-# What needs an operator first.
-_ORDER: tuple[SagaState, ...] = ("stuck", "open", "ended")
+# What needs an operator first, and which statuses the journals of a state have. One that cannot be
+# read may be in any.
+_STATUSES_OF: dict[SagaState, frozenset[str]] = {
+    "stuck": frozenset({"stuck", "unreadable"}),
+    "open": frozenset({"running", "compensating", "unreadable"}),
+    "ended": frozenset({"completed", "compensated", "unreadable"}),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +34,12 @@ class SagaPage:
     Attributes:
         journals: Their journals; one that cannot be read has the status `unreadable`.
         after: Give it to `find_sagas` for the next page; 0 if there is none.
+        is_complete: Whether the page is full, or the last one: it is not if the time was over.
     """
 
     journals: tuple[Journal, ...]
     after: int
+    is_complete: bool = True
 
 
 async def find_sagas(
@@ -40,6 +49,7 @@ async def find_sagas(
     statuses: frozenset[str] = frozenset(),
     limit: int = 50,
     after: int = 0,
+    within_s: float | None = None,
 ) -> SagaPage:
     """Find sagas that are kept: stuck ones first, then open ones, then ended ones.
 
@@ -49,13 +59,14 @@ async def find_sagas(
         statuses: Only those with such a status; empty for all.
         limit: At most this many; 0 for all.
         after: The `after` of the page before; 0 for the first.
+        within_s: Return what was found after this many seconds; None for no limit.
 
     Raises:
         ServerUnavailable: The server did not answer.
     """
     found: list[Journal] = []
-    seen = 0
-    async for declaration, ids in _ids(bus, name):
+    seen, ends_at = 0, math.inf if within_s is None else time.monotonic() + within_s
+    async for declaration, ids in _ids(bus, name, statuses):
         store = _store(bus, declaration)
         for first in range(0, len(ids), _READS_AT_ONCE):
             some = ids[first : first + _READS_AT_ONCE]
@@ -71,6 +82,8 @@ async def find_sagas(
                     found.append(journal)
                 if limit and len(found) >= limit:
                     return SagaPage(tuple(found), seen)
+            if time.monotonic() > ends_at:
+                return SagaPage(tuple(found), seen, is_complete=False)
     return SagaPage(tuple(found), 0)
 
 
@@ -132,10 +145,14 @@ async def compensate_saga(bus: Bus, journal: Journal, reason: str) -> Journal:
     return current.journal
 
 
-async def _ids(bus: Bus, name: str) -> AsyncIterator[tuple[str, list[str]]]:
-    """The ids of sagas, by declaration and state."""
+async def _ids(
+    bus: Bus, name: str, statuses: frozenset[str]
+) -> AsyncIterator[tuple[str, list[str]]]:
+    """The ids of sagas that may have one of the statuses, by declaration and state."""
     names = {name} if name else await saga_names(bus)
-    for state in _ORDER:
+    for state, possible in _STATUSES_OF.items():
+        if statuses and statuses.isdisjoint(possible):
+            continue
         for declaration in sorted(names):
             yield declaration, await _store(bus, declaration).ids(state)
 

@@ -14,15 +14,16 @@ import uvicorn
 from app.config import choose_settings, get_settings
 from app.missions.mission_saga import mission_runner
 from app.redis_utils import get_bus
-from app.web import impatient, mission_feed, mission_history
+from app.web import mission_feed, mission_history
 from app.web.api import make_app
 from app.web.event_stream import MissionEvents
-from app.web.impatient import ImpatientProtocol
 from app.web.limits import StreamLimits, TooManyStreams
 from app.web.mission_history import START, position_of
-from app.web.security import client_of
 from sagastream import Bus
 from sagastream.testing import EmbeddedServer
+from sagastream.web import impatient
+from sagastream.web.impatient import ImpatientProtocol
+from sagastream.web.rate_limits import client_of
 from tests.plain_client import add_entry, call
 from tests.polling import eventually
 

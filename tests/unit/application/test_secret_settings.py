@@ -15,8 +15,8 @@ from app.broker import BrokerCredentials, broker_settings, broker_url, database_
 from app.cli.main import app as cli
 from app.cli.serve import _new_token
 from app.config import Settings, choose_settings, explain, get_settings, settings_or_exit
-from app.web.security import is_guessable
 from sagastream.testing import EmbeddedServer
+from sagastream.web.tokens import is_guessable
 from tests.plain_client import connect
 
 _URL = "redis://ops:s3cret@h:1/0"

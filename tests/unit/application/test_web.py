@@ -28,11 +28,13 @@ from app.missions.mission_saga import mission_runner, mission_saga
 from app.robots import fleet
 from app.web import pages
 from app.web.api import make_app
-from app.web.security import MAX_BODY_BYTES, RateLimiter, is_guessable
+from app.web.security import MAX_BODY_BYTES
 from sagastream import Bus
 from sagastream.saga.journal import intend, next_action
 from sagastream.saga.store import SagaStore
 from sagastream.testing import EmbeddedServer
+from sagastream.web.rate_limits import RateLimiter
+from sagastream.web.tokens import is_guessable
 from tests.plain_client import add_entry, call
 
 pytestmark = pytest.mark.blocking

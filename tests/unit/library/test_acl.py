@@ -6,6 +6,7 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import httpx
 import pytest
 
 from sagastream import (
@@ -28,6 +29,7 @@ from sagastream.rights import IN_FUNCTIONS, ROLES, Role, rules
 from sagastream.saga import Compensation, Saga, SagaRunner, Step
 from sagastream.status import dead_letters, request_status, stream_status
 from sagastream.testing import EmbeddedServer, running
+from sagastream.web.application import make_page
 from tests.plain_client import add_entry, connect
 from tests.polling import eventually
 
@@ -217,6 +219,10 @@ async def _act_as_administrator(bus: Bus) -> None:
     ):
         options = ["--url", bus.url, "--namespace", bus.namespace, *words.split()]
         assert await asyncio.to_thread(main, options) in {0, 1 if words == "doctor" else 0}, words
+    transport = httpx.ASGITransport(make_page(bus))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as page:
+        for path in ("/", "/requests", "/request?id=failed", "/sagas", "/saga?id=trip-1", "/dead"):
+            assert (await page.get(path)).status_code == 200, path
 
 
 _ACTS: dict[Role, Callable[[Bus], Awaitable[None]]] = {

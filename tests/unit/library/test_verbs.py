@@ -122,7 +122,9 @@ EXAMPLES = {
     for parser in _parsers(make_parser())
     if parser.get_default("example")
 }
-ASKING = {name: text for name, text in EXAMPLES.items() if name.split()[-1] not in {"run", "dev"}}
+ASKING = {
+    name: text for name, text in EXAMPLES.items() if name.split()[-1] not in {"run", "dev", "serve"}
+}
 
 
 def test_every_verb_has_an_example_in_its_help() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import uvicorn
 
-from app.web import impatient
-from app.web.impatient import ImpatientProtocol
+from sagastream.web import impatient
+from sagastream.web.impatient import ImpatientProtocol
 
 _CLOSED_S = 5.0
 

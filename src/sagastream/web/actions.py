@@ -1,0 +1,234 @@
+"""The actions of an operator: a page that names what will be done, and the form that does it.
+
+Each is the same as a verb of the command, and may be repeated.
+"""
+
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from urllib.parse import urlencode
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from sagastream.bus import Bus
+from sagastream.errors import SagaError
+from sagastream.inspection import RequestDetails, resolve_request
+from sagastream.redelivery import (
+    CannotRetry,
+    drop_dead_letter,
+    find_dead_letter,
+    retry_dead_letter,
+    retry_request,
+    why_not_retried,
+)
+from sagastream.saga.administration import compensate_saga, resolve_saga, resume_saga
+from sagastream.saga.state import Journal
+from sagastream.web.access import FORM_COOKIE, FormTokens, read_form
+from sagastream.web.rendering import Renderer
+
+_DAY_S = 86_400
+_MAX_REASON = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """What a page asks an operator to confirm.
+
+    Attributes:
+        title: What is done, as a heading and on the button.
+        text: What follows from it.
+        back: The address that leaves everything as it is.
+        fields: What the form sends back.
+        here: The section of the page in the navigation.
+        asks_reason: Whether it asks why.
+    """
+
+    title: str
+    text: str
+    back: str
+    fields: Mapping[str, str]
+    here: str
+    asks_reason: bool = False
+
+
+Confirm = Callable[[Mapping[str, str]], Awaitable[Confirmation]]
+Do = Callable[[Mapping[str, str]], Awaitable[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Actions:
+    """The actions, by their address.
+
+    Args:
+        bus: The server.
+        render: Renders the templates.
+        tokens: The tokens of the forms.
+    """
+
+    bus: Bus
+    render: Renderer
+    tokens: FormTokens
+
+    def by_path(self) -> dict[str, tuple[Confirm, Do]]:
+        """How each action is confirmed and done; the latter returns the address to show next."""
+        return {
+            "/request/cancel": (self._confirm_cancel, self._cancel),
+            "/request/retry": (self._confirm_retry, self._retry),
+            "/saga/resume": (self._confirm_resume, self._resume),
+            "/saga/compensate": (self._confirm_compensate, self._compensate),
+            "/dead/retry": (self._confirm_retry_letter, self._retry_letter),
+            "/dead/drop": (self._confirm_drop, self._drop),
+        }
+
+    async def ask(self, request: Request, confirm: Confirm) -> Response:
+        """Show the page that asks."""
+        cookie = request.cookies.get(FORM_COOKIE) or secrets.token_hex(16)
+        confirmation = await confirm(request.query_params)
+        page = self.render.page(
+            "confirm",
+            here=confirmation.here,
+            ask=confirmation,
+            action=request.url.path,
+            form_token=self.tokens.of(cookie),
+            max_reason=_MAX_REASON,
+        )
+        page.set_cookie(
+            FORM_COOKIE,
+            cookie,
+            max_age=_DAY_S,
+            httponly=True,
+            samesite="strict",
+            secure=request.url.scheme == "https",
+        )
+        return page
+
+    async def do(self, request: Request, do: Do) -> Response:
+        """Do what a form confirms, then show it."""
+        form = await read_form(request)
+        self.tokens.check(request, form)
+        return RedirectResponse(await do(form), 303)
+
+    async def _request(self, given: Mapping[str, str]) -> RequestDetails:
+        return await resolve_request(self.bus, given.get("id", ""))
+
+    async def _confirm_cancel(self, given: Mapping[str, str]) -> Confirmation:
+        found = await self._request(given)
+        text = "It has not begun, and never will begin. Who waits for it is told so."
+        if found.status == "running":
+            text = "It runs: its handler is asked to stop. Who waits for it is told so at its end."
+        elif found.has_ended:
+            text = f"It is {found.status}: there is nothing left to cancel."
+        if found.saga_id and not found.has_ended:
+            text += f" Its saga {found.saga_id} then undoes its steps."
+        return _of_request("Cancel", found, text)
+
+    async def _cancel(self, given: Mapping[str, str]) -> str:
+        found = await self._request(given)
+        return _shown("/request", found.request_id, await self.bus.cancel(found.request_id))
+
+    async def _confirm_retry(self, given: Mapping[str, str]) -> Confirmation:
+        found = await self._request(given)
+        if why := why_not_retried(found):
+            raise CannotRetry(why)
+        text = (
+            "Its command is emitted again, as a new request. This one stays ended. If its handler "
+            "has had an effect, that happens again."
+        )
+        return _of_request("Retry", found, text)
+
+    async def _retry(self, given: Mapping[str, str]) -> str:
+        new_id = await retry_request(self.bus, await self._request(given))
+        return _shown("/request", new_id, "retried")
+
+    async def _confirm_resume(self, given: Mapping[str, str]) -> Confirmation:
+        journal = await resolve_saga(self.bus, given.get("id", ""))
+        _require_resumable(journal)
+        text = "A runner of this saga continues it now. What has been done is not done again."
+        if journal.status == "stuck":
+            text = (
+                "The compensation that is stuck gets new attempts. Fix the cause that its error "
+                "names before."
+            )
+        return _of_saga("Resume", journal, text)
+
+    async def _resume(self, given: Mapping[str, str]) -> str:
+        journal = await resolve_saga(self.bus, given.get("id", ""))
+        _require_resumable(journal)
+        await resume_saga(self.bus, journal)
+        return _shown("/saga", journal.saga_id, "resumed")
+
+    async def _confirm_compensate(self, given: Mapping[str, str]) -> Confirmation:
+        journal = await resolve_saga(self.bus, given.get("id", ""))
+        _require_running(journal)
+        steps = dict.fromkeys(e.step for e in reversed(journal.entries) if e.direction == "forward")
+        undone = ", then ".join(steps)
+        text = "No step has begun, so nothing is undone."
+        if undone:
+            text = (
+                f"A runner of this saga stops it and undoes these steps, as far as they have a "
+                f"compensation: {undone}. It never goes forward again."
+            )
+        return _of_saga("Compensate", journal, text, asks_reason=True)
+
+    async def _compensate(self, given: Mapping[str, str]) -> str:
+        journal = await resolve_saga(self.bus, given.get("id", ""))
+        _require_running(journal)
+        reason = given.get("reason", "").strip()[:_MAX_REASON] or "by an operator"
+        await compensate_saga(self.bus, journal, reason)
+        return _shown("/saga", journal.saga_id, "compensating")
+
+    async def _confirm_retry_letter(self, given: Mapping[str, str]) -> Confirmation:
+        text = (
+            "Its command is emitted again, as a new request, and the letter is deleted. The old "
+            "request stays failed."
+        )
+        return await self._of_letter("Retry", given, text)
+
+    async def _retry_letter(self, given: Mapping[str, str]) -> str:
+        letter = await find_dead_letter(self.bus, given.get("stream", ""), given.get("id", ""))
+        new_id = await retry_dead_letter(self.bus, letter.stream, letter.letter_id)
+        return _shown("/request", new_id, "retried")
+
+    async def _confirm_drop(self, given: Mapping[str, str]) -> Confirmation:
+        text = "It is deleted, with the command in it."
+        return await self._of_letter("Drop", given, text)
+
+    async def _drop(self, given: Mapping[str, str]) -> str:
+        letter = await find_dead_letter(self.bus, given.get("stream", ""), given.get("id", ""))
+        await drop_dead_letter(self.bus, letter)
+        return f"/dead?{urlencode({'stream': letter.stream, 'done': 'dropped'})}"
+
+    async def _of_letter(self, verb: str, given: Mapping[str, str], text: str) -> Confirmation:
+        letter = await find_dead_letter(self.bus, given.get("stream", ""), given.get("id", ""))
+        fields = {"stream": letter.stream, "id": letter.letter_id}
+        title = f"{verb} the dead letter {letter.letter_id} of {letter.stream}"
+        return Confirmation(title, text, f"/dead/letter?{urlencode(fields)}", fields, "dead")
+
+
+def _require_resumable(journal: Journal) -> None:
+    if journal.is_over and journal.status != "stuck":
+        raise SagaError(f"saga {journal.saga_id} has {journal.status}: there is nothing to resume")
+
+
+def _require_running(journal: Journal) -> None:
+    if journal.status != "running":
+        raise SagaError(
+            f"saga {journal.saga_id} is {journal.status}; only a running one can be compensated"
+        )
+
+
+def _shown(path: str, of: str, done: str) -> str:
+    return f"{path}?{urlencode({'id': of, 'done': done})}"
+
+
+def _of_request(verb: str, found: RequestDetails, text: str) -> Confirmation:
+    fields = {"id": found.request_id}
+    back = f"/request?{urlencode(fields)}"
+    return Confirmation(f"{verb} the request {found.request_id}", text, back, fields, "requests")
+
+
+def _of_saga(verb: str, journal: Journal, text: str, *, asks_reason: bool = False) -> Confirmation:
+    fields = {"id": journal.saga_id}
+    title = f"{verb} the saga {journal.saga_id}"
+    return Confirmation(title, text, f"/saga?{urlencode(fields)}", fields, "sagas", asks_reason)
