@@ -3,6 +3,7 @@
 import asyncio
 import html
 import re
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -426,6 +427,7 @@ async def test_an_unreadable_request_hides_no_other(shown: Shown) -> None:
     assert "order-8" in text
     assert "unreadable" in text
     assert "odd" in await shown.get("/requests", status="unreadable")
+    assert "Malformed data" in await shown.get("/request", 502, id="odd")
     await shown.bus.command("DEL", shown.bus.key("request:odd"))
 
 
@@ -712,6 +714,16 @@ def test_what_is_wrong_gets_one_line(
     assert ended == code, captured.err
     assert why in captured.err
     assert len(captured.err.strip().splitlines()) == 1
+
+
+@pytest.mark.blocking
+def test_without_the_extra_one_line_names_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library itself does not need what the page needs."""
+    monkeypatch.setitem(sys.modules, "sagastream.web.serving_page", None)
+    assert main(["serve"]) == 1
+    assert "pip install 'sagastream[serve]'" in capsys.readouterr().err
 
 
 def test_attempts_end_as_the_request_does() -> None:
