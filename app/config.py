@@ -8,6 +8,7 @@ OpenTelemetry SDK reads the standard OTEL_* variables too.
 import os
 import sys
 from functools import lru_cache
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -218,6 +219,16 @@ class Settings(BaseSettings):
         description="Names by which clients may address `mission serve`, separated by commas; "
         "none: without a token those of loopback, with one any.",
     )
+    web_proxies: str = Field(
+        "",
+        description="Addresses or networks of proxies whose `X-Forwarded-For`, `-Proto` and `-Host` "
+        "are believed, separated by commas; none: For and Proto from this machine only.",
+    )
+    web_root_path: str = Field(
+        "",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="Path below which a proxy serves the pages, such as `/missions`.",
+    )
     web_requests_per_s: float = Field(
         20.0, gt=0, description="Changes allowed per client and second."
     )
@@ -282,6 +293,13 @@ class Settings(BaseSettings):
             return Bus(value).url if value or info.field_name == "redis_url" else ""
         except InvalidMessage as error:
             raise ValueError(error.reason) from None
+
+    @field_validator("web_proxies")
+    @classmethod
+    def _known_networks(cls, value: str) -> str:
+        for name in filter(None, (name.strip() for name in value.split(","))):
+            ip_network(name, strict=False)  # its error names what is no address
+        return value
 
     @model_validator(mode="after")
     def _broker_is_one_server(self) -> Self:

@@ -68,6 +68,7 @@ def serve(
         ws="none",
         log_config=None,
         server_header=False,
+        proxy_headers=not settings.web_proxies,  # ours takes the host, too
         timeout_graceful_shutdown=2,
     )
 

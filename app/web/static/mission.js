@@ -1,6 +1,6 @@
 // The page of one mission, live or replayed, driven by its event stream: frames, stages, moves of its journal.
 
-import { check, isLive, serverNow } from "./connection.js";
+import { check, isLive, root, serverNow } from "./connection.js";
 import { COLOURS, MapView } from "./map.js";
 import { seconds } from "./page.js";
 import { FrameDecoder } from "./frame_decoder.js";
@@ -56,7 +56,7 @@ function receive(event) {
 
 function connect() {
   const after = page.last ? `?after=${encodeURIComponent(page.last)}` : "";
-  source = new EventSource(`/api/missions/${saga}/events${after}`);
+  source = new EventSource(`${root}/api/missions/${saga}/events${after}`);
   for (const kind of Object.keys(kinds)) source.addEventListener(kind, receive);
   source.addEventListener("end", () => { source.close(); source = null; page.over = true; moved(); });
   source.addEventListener("open", () => { reconnectMs = RECONNECT_MS[0]; });
