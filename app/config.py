@@ -8,7 +8,6 @@ OpenTelemetry SDK reads the standard OTEL_* variables too.
 import os
 import sys
 from functools import lru_cache
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -221,8 +220,7 @@ class Settings(BaseSettings):
     )
     web_proxies: str = Field(
         "",
-        description="Addresses or networks of proxies whose `X-Forwarded-For`, `-Proto` and `-Host` "
-        "are believed, separated by commas; none: For and Proto from this machine only.",
+        description="Addresses of proxies whose `X-Forwarded-For`, `-Proto` and `-Host` are believed.",
     )
     web_root_path: str = Field(
         "",
@@ -293,13 +291,6 @@ class Settings(BaseSettings):
             return Bus(value).url if value or info.field_name == "redis_url" else ""
         except InvalidMessage as error:
             raise ValueError(error.reason) from None
-
-    @field_validator("web_proxies")
-    @classmethod
-    def _known_networks(cls, value: str) -> str:
-        for name in filter(None, (name.strip() for name in value.split(","))):
-            ip_network(name, strict=False)  # its error names what is no address
-        return value
 
     @model_validator(mode="after")
     def _broker_is_one_server(self) -> Self:

@@ -179,7 +179,7 @@ def _legend(
     for slot in range(robots):
         colour = _ROBOTS[slot % len(_ROBOTS)]
         cv2.line(image, (4, y), (44, y), colour, 2, cv2.LINE_AA)
-        _write(image, f"robot {slot}", 56, y + 6)
+        _write(image, f"robot {slot + 1}", 56, y + 6)
         y += _LINE
     _ring(image, (24.0, float(y)), _INK)
     _write(image, "start", 56, y + 6)

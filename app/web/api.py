@@ -115,6 +115,9 @@ def make_app(settings: Settings) -> FastAPI:
 
     Args:
         settings: The token and the limits.
+
+    Raises:
+        ValueError: `web_proxies` names what is no address and no network.
     """
     events = MissionEvents()
 
