@@ -218,6 +218,15 @@ class Settings(BaseSettings):
         description="Names by which clients may address `mission serve`, separated by commas; "
         "none: without a token those of loopback, with one any.",
     )
+    web_proxies: str = Field(
+        "",
+        description="Addresses of proxies whose `X-Forwarded-For`, `-Proto` and `-Host` are believed.",
+    )
+    web_root_path: str = Field(
+        "",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="Path below which a proxy serves the pages, such as `/missions`.",
+    )
     web_requests_per_s: float = Field(
         20.0, gt=0, description="Changes allowed per client and second."
     )

@@ -23,17 +23,28 @@ from app.cli.base import (
     settings_of_command,
 )
 from app.config import Settings
+from app.missions.mission_ids import match_id
 from app.missions.mission_saga import mission_saga
 from app.observability.doctor import Check, check_all
-from app.observability.waterfall import Waterfall, find_waterfall, headline, render, trace_files
+from app.observability.waterfall import (
+    Waterfall,
+    find_waterfall,
+    headline,
+    render,
+    trace_files,
+    traced_missions,
+)
 from app.robots import fleet
+from sagastream.errors import SagaError
 
 _WIDTH = 150
 
 
 @app.command()
 def trace(
-    mission: Annotated[str, typer.Argument(help="The id of the mission, or of its trace.")],
+    mission: Annotated[
+        str, typer.Argument(help="The id of the mission, its beginning, or the id of its trace.")
+    ],
     *,
     file: Annotated[
         Path | None, typer.Option(help="A file of OTLP JSON; default: TRACE_FILE, then TRACE_DIR.")
@@ -81,9 +92,13 @@ def _word(check: Check) -> str:
 
 def _waterfall(mission: str, settings: Settings, file: Path | None) -> Waterfall:
     names = [step.name for step in mission_saga(settings).steps]
-    files = [file] if file else trace_files(settings.trace_file, settings.trace_dir)
+    files = [file] if file else list(trace_files(settings.trace_file, settings.trace_dir))
     try:
         found = find_waterfall(mission, files, names)
+        if not found and (whole := match_id(mission, traced_missions(files))):
+            found = find_waterfall(whole, files, names)
+    except SagaError as error:
+        leave(EXIT_ERROR, str(error))
     except OSError as error:
         leave(EXIT_ERROR, f"cannot read {error.filename}: {error.strerror}")
     if found:

@@ -61,13 +61,17 @@ def serve(
             "WEB_TOKEN: give 128 random bits, 22 letters and digits or 32 hex digits, such as: "
             "python -c 'import secrets; print(secrets.token_urlsafe())'",
         )
-    web = make_app(settings)
+    try:
+        web = make_app(settings)
+    except ValueError as error:
+        leave(EXIT_USAGE, f"WEB_PROXIES: {error}; give addresses or networks, separated by commas")
     config = uvicorn.Config(
         web,
         http=ImpatientProtocol,
         ws="none",
         log_config=None,
         server_header=False,
+        proxy_headers=not settings.web_proxies,  # ours takes the host, too
         timeout_graceful_shutdown=2,
     )
 

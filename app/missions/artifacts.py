@@ -50,6 +50,7 @@ def write(
     frame: GridFrame,
     *,
     paths: Sequence[Sequence[Point]],
+    names: Sequence[str] = (),
     frontiers: Sequence[Point],
     title: str,
     report: dict[str, Any],
@@ -62,6 +63,7 @@ def write(
         grid: (rows, cols) int8 occupancy of the merged map.
         frame: The pose and resolution of that grid.
         paths: For each robot the points that it drove through, metres, map frame.
+        names: The names of these robots.
         frontiers: A point of each remaining frontier, metres, map frame.
         title: The title of the picture; ASCII.
         report: The content of `report.json`.
@@ -81,7 +83,7 @@ def write(
     save_map(draft / "map.yaml", grid, frame)
     for number, (other, other_frame) in enumerate(others, 2):
         save_map(draft / f"map-{number}.yaml", other, other_frame)
-    save_picture(draft / "map.png", draw(grid, frame, paths, frontiers, title=title))
+    save_picture(draft / "map.png", draw(grid, frame, paths, frontiers, names=names, title=title))
     text = json.dumps(report, indent=2, sort_keys=True) + "\n"
     (draft / _REPORT).write_text(text, encoding="utf-8")
     os.replace(draft, folder)  # noqa: PTH105 - renames the folder atomically

@@ -49,6 +49,7 @@ def draw(
     paths: Sequence[Sequence[Point]],
     frontiers: Sequence[Point] = (),
     *,
+    names: Sequence[str] = (),
     title: str = "",
     facts: Sequence[str] = (),
 ) -> Picture:
@@ -59,6 +60,7 @@ def draw(
         frame: The pose and resolution of the grid.
         paths: For each robot by slot the points that it drove through, metres, map frame.
         frontiers: A point of each remaining frontier, metres, map frame.
+        names: The names of these robots in the fleet; none: their numbers, from 1.
         title: One line above the map; ASCII, because the font has no other characters.
         facts: Lines of text for the legend.
 
@@ -82,7 +84,8 @@ def draw(
     for slot, path in enumerate(pixel_paths):
         _mark_ends(image, path, _ROBOTS[slot % len(_ROBOTS)])
     cv2.rectangle(image, (0, 0), (image.shape[1] - 1, image.shape[0] - 1), _INK, 1)
-    legend = _legend(image.shape[0], len(paths), len(frontiers), scale / frame.resolution, facts)
+    labels = list(names) or [f"robot {number}" for number in range(1, len(paths) + 1)]
+    legend = _legend(image.shape[0], labels, len(frontiers), scale / frame.resolution, facts)
     return _compose(image, legend, title)
 
 
@@ -170,16 +173,20 @@ def _write(image: Picture, text: str, x: int, y: int, size: float = 0.55) -> Non
 
 
 def _legend(
-    height: int, robots: int, frontiers: int, pixels_per_metre: float, facts: Sequence[str]
+    height: int,
+    robots: Sequence[str],
+    frontiers: int,
+    pixels_per_metre: float,
+    facts: Sequence[str],
 ) -> Picture:
     """Draw the legend: the symbols, a scale bar, and the given facts."""
-    lines = robots + 2 + (frontiers > 0) + len(facts) + 4
+    lines = len(robots) + 2 + (frontiers > 0) + len(facts) + 4
     image = np.full((max(height, lines * _LINE), 260, 3), 255, np.uint8)
     y = _LINE // 2
-    for slot in range(robots):
+    for slot, name in enumerate(robots):
         colour = _ROBOTS[slot % len(_ROBOTS)]
         cv2.line(image, (4, y), (44, y), colour, 2, cv2.LINE_AA)
-        _write(image, f"robot {slot}", 56, y + 6)
+        _write(image, name, 56, y + 6)
         y += _LINE
     _ring(image, (24.0, float(y)), _INK)
     _write(image, "start", 56, y + 6)

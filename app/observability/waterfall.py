@@ -4,6 +4,7 @@ Pure functions: `build_waterfall` turns spans into rows, `render` turns rows int
 to robots are many, so all orders of one event type share a row.
 """
 
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -72,19 +73,28 @@ class Waterfall:
     rows: tuple[Row, ...]
 
 
-def build_waterfall(spans: Sequence[FileSpan], steps: Sequence[str]) -> Waterfall:
+def build_waterfall(
+    spans: Sequence[FileSpan], steps: Sequence[str], *, now: float | None = None
+) -> Waterfall:
     """Build the waterfall of a mission from its spans.
 
+    The root span may be in the file of another process: the first span then counts as the start.
+
     Args:
-        spans: All spans of the mission's trace, including the root span.
+        spans: All spans of the mission's trace.
         steps: The names of all steps, in order.
+        now: The time until which a running mission has lasted, in seconds since the Unix epoch;
+            None for the end of its last span.
 
     Raises:
-        ValueError: The root span is missing.
+        ValueError: There is no root span, and no span has a mission's id.
     """
     root = next((span for span in spans if _is_root(span)), None)
     if root is None:
-        raise ValueError("the spans include no root span of a saga")
+        of_mission = [span for span in spans if "sagastream.saga_id" in span.attributes]
+        if not of_mission:
+            raise ValueError("the spans include no root span of a saga, and none has its id")
+        root = min(of_mission, key=lambda span: span.start)
     requests = defaultdict(list)
     for span in spans:
         requests[str(span.attributes.get("sagastream.request_id", ""))].append(span)
@@ -103,11 +113,13 @@ def build_waterfall(spans: Sequence[FileSpan], steps: Sequence[str]) -> Waterfal
     for span in sorted([*ends, *_first_of_each(running)], key=lambda span: span.start):
         request = requests[str(span.attributes["sagastream.request_id"])]
         rows += _request_rows(span, request, spans, root.start, has_ended=span in ends)
-    return _summarise(root, rows, steps)
+    return _summarise(root, rows, steps, now)
 
 
 def find_waterfall(mission: str, files: Iterable[Path], steps: Sequence[str]) -> Waterfall | None:
-    """Build a mission's waterfall from the first file with its root span; None if none has it.
+    """Build a mission's waterfall from the first file with its spans; None if none has one.
+
+    A file with the root span takes precedence.
 
     Args:
         mission: The mission's id, or the id of its trace.
@@ -117,16 +129,26 @@ def find_waterfall(mission: str, files: Iterable[Path], steps: Sequence[str]) ->
     Raises:
         OSError: A file cannot be read.
     """
+    without_root: list[FileSpan] = []
     for path in files:
         spans = list(read_spans(path))
-        for span in spans:
-            if _is_root(span) and mission in {
-                span.attributes["sagastream.saga_id"],
-                span.trace_id,
-            }:
-                same_trace = [other for other in spans if other.trace_id == span.trace_id]
-                return build_waterfall(same_trace, steps)
-    return None
+        traces = {span.trace_id for span in spans if _is_of(span, mission)}
+        same_trace = [span for span in spans if span.trace_id in traces]
+        if any(_is_root(span) for span in same_trace):
+            return build_waterfall(same_trace, steps, now=time.time())
+        without_root = without_root or same_trace
+    return build_waterfall(without_root, steps, now=time.time()) if without_root else None
+
+
+def traced_missions(files: Iterable[Path]) -> set[str]:
+    """Return the ids of the missions that have spans in files of OTLP JSON.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
+    spans = (span for path in files for span in read_spans(path))
+    ids = (span.attributes.get("sagastream.saga_id") for span in spans)
+    return {str(one) for one in ids if one}
 
 
 def trace_files(file: Path | None, folder: Path) -> Iterator[Path]:
@@ -138,6 +160,12 @@ def trace_files(file: Path | None, folder: Path) -> Iterator[Path]:
 
 def _is_root(span: FileSpan) -> bool:
     return span.name.startswith("saga ") and "sagastream.saga_id" in span.attributes
+
+
+def _is_of(span: FileSpan, mission: str) -> bool:
+    """Whether a span belongs to a mission, given by its id or that of its trace."""
+    found = span.attributes.get("sagastream.saga_id")
+    return bool(found) and mission in {found, span.trace_id}
 
 
 def _is_step(span: FileSpan) -> bool:
@@ -234,7 +262,9 @@ def _who(span: FileSpan) -> str:
     return f"{span.service} {span.instance.rpartition('-')[2]}".strip()
 
 
-def _summarise(root: FileSpan, rows: Sequence[Row], steps: Sequence[str]) -> Waterfall:
+def _summarise(
+    root: FileSpan, rows: Sequence[Row], steps: Sequence[str], now: float | None
+) -> Waterfall:
     forward = {row.name: row for row in rows if row.kind == "step"}
     undoing = {row.name: row for row in rows if row.kind == "undo"}
     failed = [row for row in rows if row.kind == "step" and row.status == "FAILED"]
@@ -251,6 +281,8 @@ def _summarise(root: FileSpan, rows: Sequence[Row], steps: Sequence[str]) -> Wat
         status = "completed"
     failure = f"{failed[-1].name}: {failed[-1].error}" if failed else ""
     ends = [row.start + (row.duration_s or 0.0) for row in rows]
+    if status == "running" and now is not None:
+        ends.append(now - root.start)
     return Waterfall(
         str(root.attributes["sagastream.saga_id"]),
         root.trace_id,

@@ -28,6 +28,7 @@ from app.redis_utils import get_bus, request_and_reply
 from app.robots import fleet
 from app.web import pages, problems
 from app.web.event_stream import MissionEvents
+from app.web.forwarded import ForwardedMiddleware, networks_of
 from app.web.limits import StreamLimits, TooManyMissions
 from app.web.mission_history import position_of
 from app.web.mission_progress import list_missions
@@ -113,6 +114,9 @@ def make_app(settings: Settings) -> FastAPI:
 
     Args:
         settings: The token and the limits.
+
+    Raises:
+        ValueError: `web_proxies` names what is no address and no network.
     """
     events = MissionEvents()
 
@@ -132,6 +136,11 @@ def make_app(settings: Settings) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         responses=_PROBLEMS,
         middleware=[
+            Middleware(
+                ForwardedMiddleware,
+                proxies=networks_of(settings.web_proxies),
+                root_path=settings.web_root_path,
+            ),
             Middleware(TracingMiddleware),
             Middleware(
                 SecurityMiddleware,
@@ -192,6 +201,7 @@ async def _list(
 
 async def _start(
     mission: StartMission,
+    request: Request,
     response: Response,
     idempotency_key: Annotated[
         Key | None,
@@ -211,7 +221,7 @@ async def _start(
         saga_id=idempotency_key,
         known_poses=mission.known_poses,
     )
-    response.headers["location"] = f"/api/missions/{handle.saga_id}"
+    response.headers["location"] = f"{request.scope['root_path']}/api/missions/{handle.saga_id}"
     return StartedMission(saga_id=handle.saga_id)
 
 

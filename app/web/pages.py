@@ -36,7 +36,10 @@ _FILES = frozenset({"map.png", "map.pgm", "map.yaml", "report.json"})
 _PERCENT = 100.0
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
-templates = Jinja2Templates(directory=WEB_FOLDER / "templates")
+templates = Jinja2Templates(
+    directory=WEB_FOLDER / "templates",
+    context_processors=[lambda request: {"root": request.scope["root_path"]}],
+)
 SagaId = Annotated[Key, PathOf()]
 
 

@@ -111,11 +111,12 @@ class SecurityMiddleware:
         if self._hosts and hostname_of(headers.get("host", "")) not in self._hosts:
             host = headers.get("host", "")[:200]
             return problem(421, "UnknownHost", f"{host!r} is no name of this server; see WEB_HOSTS")
-        if not self._is_authorized(scope["path"], headers):
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if not self._is_authorized(path, headers):
             if self._has_secret(headers) and not self._guesses.take(client_of(scope)):
                 return problem(429, "TooManyRequests", "too many wrong tokens; wait a moment")
             if scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
-                return RedirectResponse("/login", 303)
+                return RedirectResponse(f"{scope.get('root_path', '')}/login", 303)
             return problem(401, "Unauthorized", "send the token as: Authorization: Bearer TOKEN")
         refusal = self._refusal_of_change(scope, headers)
         return problem(*refusal) if refusal else None
@@ -123,7 +124,8 @@ class SecurityMiddleware:
     def _is_authorized(self, path: str, headers: Headers) -> bool:
         if not self._token or path in _PUBLIC_PATHS or path.startswith(_PUBLIC_FOLDER):
             return True
-        bearer = headers.get("authorization", "").removeprefix("Bearer ")
+        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        bearer = bearer.strip() if scheme.lower() == "bearer" else ""
         cookie = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
         return equal_secrets(bearer, self._token) or equal_secrets(
             cookie, session_cookie_of(self._token)

@@ -185,6 +185,12 @@ def test_cancel_asks_for_confirmation_and_undoes(served: Served, watched: Watche
     expect(page.locator("#steps h2 .badge")).to_have_text("↩ compensated", timeout=_END_MS)
     expect(page.locator("#steps > .error").first).to_contain_text("seen enough")
     expect(page.locator(".lane .badge")).to_have_text(["↩ undone"] * 2)
+    # Robots are named as in the fleet, and those of a cancelled mission have not done their work.
+    for row in page.locator("#team tbody tr").all():
+        expect(row.locator("td").first).to_have_text("■ stopped")
+        name = row.locator("th").inner_text()
+        number = row.locator(".mark").inner_text()
+        assert name == f"{number}robot-{number}"
 
 
 def test_every_event_arrives_once_when_the_web_server_is_killed(

@@ -36,7 +36,6 @@ class _Merged:
         measured: The same map resampled to the floor's grid, for coverage and accuracy.
         start: The true start pose of the robot whose frame the map has.
         team: The final state of each robot.
-        paths: The paths of the robots in the merged map, metres, map frame.
         frontiers: A point of each remaining frontier, metres, map frame.
         others: Maps that could not be merged.
         details: Further fields of the reply and of `report.json`.
@@ -47,7 +46,6 @@ class _Merged:
     measured: Grid
     start: Pose
     team: list[RobotView]
-    paths: list[list[Point]]
     frontiers: list[Point]
     others: list[tuple[Grid, GridFrame]]
     details: dict[str, Any]
@@ -81,9 +79,7 @@ async def integrate_maps(command: Command, progress: Progress) -> dict[str, Any]
             grid, start = merge_layers(layers), Pose(*mission["starts"][0])
             driven = zip(mission["robots"], paths, mission["distances_m"], strict=True)
             team = [RobotView(name, _end_of(path), m, path=path) for name, path, m in driven]
-            merged = _Merged(
-                grid, frame, grid, start, team, paths, frontiers, [], {"partial": False}
-            )
+            merged = _Merged(grid, frame, grid, start, team, frontiers, [], {"partial": False})
         else:
             merged = _registered(mission, layers, frame, floor, paths)
         measured = {
@@ -96,11 +92,13 @@ async def integrate_maps(command: Command, progress: Progress) -> dict[str, Any]
                 *("area", "seed", "robots", "starts", "distances_m", "simulated_s", "rounds"),
             )
         }
+        shown = [robot for robot in merged.team if not robot.apart]
         files = artifacts.write(
             folder,
             merged.grid,
             merged.frame,
-            paths=merged.paths,
+            paths=[robot.path for robot in shown],
+            names=[robot.name for robot in shown],
             frontiers=merged.frontiers,
             title=f"{mission['area']}, {len(patches)} robots",
             report=report
@@ -179,7 +177,6 @@ def _registered(
             )
             for slot, name in enumerate(names)
         ],
-        paths=list(paths_in_map.values()),
         frontiers=[best.frame.centre(*(int(i) for i in piece.cells[0])) for piece in left],
         others=[(other.grid, other.frame) for other in joint[1:]],
         details={

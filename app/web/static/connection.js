@@ -1,6 +1,7 @@
 // Shows whether the page is connected: its server answers, and the server behind that answers too.
 // Times on the page are the server's. They stop with the connection, so that no stale page looks live.
 
+export const root = document.documentElement.dataset.root;
 const EVERY_MS = 1000, PATIENCE_MS = 1800;
 const shown = document.getElementById("connection"), age = document.getElementById("age");
 const since = Date.now();
@@ -27,9 +28,9 @@ function showAge() {
 }
 
 async function answer() {
-  const response = await fetch("/api/time", { signal: AbortSignal.timeout(PATIENCE_MS), cache: "no-store" });
+  const response = await fetch(`${root}/api/time`, { signal: AbortSignal.timeout(PATIENCE_MS), cache: "no-store" });
   const body = await response.json().catch(() => ({}));
-  if (response.status === 401) return "Not logged in: open the page /login";
+  if (response.status === 401) return `Not logged in: open ${root}/login`;
   return response.ok ? body.now : `No data: ${body.detail ?? response.statusText}`;
 }
 

@@ -9,6 +9,9 @@ const rgb = (text) => {
   return [value >> 16, (value >> 8) & 255, value & 255];
 };
 
+// The number of a robot in the fleet, as its name has it; the whole name if it has none.
+export const numberOf = (robot) => robot.name.match(/\d+$/)?.[0] ?? robot.name;
+
 export class MapView {
   #box = null; #grid = null; #image = null; #off = document.createElement("canvas");
   #floor; #trails; #robots; #place; #ink = "#000"; #scale = 1; #left = 0; #top = 0; #ratio = 1; #dark;
@@ -140,7 +143,7 @@ export class MapView {
     for (const r of [3, 6]) { ctx.beginPath(); ctx.arc(x, y, r * unit, 0, 2 * Math.PI); ctx.stroke(); }
   }
 
-  #robot(ctx, { pose: [rx, ry, heading], lost }, slot, ink, unit) {
+  #robot(ctx, { name, pose: [rx, ry, heading], lost }, slot, ink, unit) {
     const x = this.#x(rx), y = this.#y(ry), r = SIZE_PX * unit;
     ctx.fillStyle = lost ? "transparent" : COLOURS[slot % COLOURS.length];
     ctx.strokeStyle = ink;
@@ -151,7 +154,7 @@ export class MapView {
     ctx.closePath(); ctx.fill(); ctx.stroke();
     ctx.fillStyle = ink;
     ctx.font = `bold ${12 * unit}px system-ui, sans-serif`;
-    ctx.fillText(`${slot + 1}${lost ? " lost" : ""}`, x + r, y - r * 0.6);
+    ctx.fillText(`${numberOf({ name })}${lost ? " lost" : ""}`, x + r, y - r * 0.6);
   }
 
   // Draws the field of view of a lidar at a pose, limited by the known walls.

@@ -1,7 +1,7 @@
 // The page of one mission, live or replayed, driven by its event stream: frames, stages, moves of its journal.
 
-import { check, isLive, serverNow } from "./connection.js";
-import { COLOURS, MapView } from "./map.js";
+import { check, isLive, root, serverNow } from "./connection.js";
+import { COLOURS, MapView, numberOf } from "./map.js";
 import { seconds } from "./page.js";
 import { FrameDecoder } from "./frame_decoder.js";
 
@@ -9,7 +9,7 @@ const LOG_ROWS = 500, RECONNECT_MS = [1000, 10000], CATCH_UP_S = 0.4;
 const get = (id) => document.getElementById(id);
 const saga = get("mission").dataset.saga;
 const decoder = new FrameDecoder(), view = new MapView(get("map"));
-const page = { live: true, playing: false, clock: 0, over: false, last: "", frames: 0, catchUp: 0 };
+const page = { live: true, playing: false, clock: 0, over: false, last: "", outcome: "", frames: 0, catchUp: 0 };
 const stages = new Map();   // request id -> {names, fraction}
 const updates = new Map();  // robot -> ms of the last frame in which it had moved
 let source = null, trailed = -1, reconnectMs = RECONNECT_MS[0];
@@ -40,6 +40,7 @@ const kinds = {
     log("stage", fields);
   },
   move(fields) {
+    page.outcome = { completed: "✓ done", running: "" }[fields.status] ?? "■ stopped";
     log("move", fields);
     moved();
   },
@@ -56,7 +57,7 @@ function receive(event) {
 
 function connect() {
   const after = page.last ? `?after=${encodeURIComponent(page.last)}` : "";
-  source = new EventSource(`/api/missions/${saga}/events${after}`);
+  source = new EventSource(`${root}/api/missions/${saga}/events${after}`);
   for (const kind of Object.keys(kinds)) source.addEventListener(kind, receive);
   source.addEventListener("end", () => { source.close(); source = null; page.over = true; moved(); });
   source.addEventListener("open", () => { reconnectMs = RECONNECT_MS[0]; });
@@ -197,13 +198,13 @@ function table(frame, robots) {
       name.scope = "row";
       mark.className = "mark";
       mark.style.borderColor = COLOURS[slot % COLOURS.length];
-      mark.textContent = slot + 1;
+      mark.textContent = numberOf(robot);
       name.append(mark, robot.name);
       row.append(name);
       for (let i = 0; i < 4; i += 1) row.insertCell();
       row.cells[2].className = row.cells[4].className = "number";
     }
-    const state = robot.lost ? `✗ lost: ${robot.lost}` : robot.apart ? "map not merged yet" : page.over ? "✓ done" : robot.goal ? "▶ driving" : "waiting";
+    const state = robot.lost ? `✗ lost: ${robot.lost}` : robot.apart ? "map not merged yet" : page.outcome ? page.outcome : robot.goal ? "▶ driving" : "waiting";
     const age = Math.max(0, (page.over || !page.live ? decoder.frames.at(-1).ms : serverNow() * 1000) - (updates.get(robot.name)?.ms ?? 0)) / 1000;
     const texts = [state, `${robot.driven_m.toFixed(1)} m`,
       robot.goal && !robot.lost ? `${robot.goal[0].toFixed(1)}, ${robot.goal[1].toFixed(1)}` : "–", `${seconds(age)} ago`];

@@ -50,6 +50,19 @@ def test_the_map_is_drawn_with_its_lowest_row_at_the_bottom() -> None:
     assert rows.min() > 0.8 * picture.shape[0]
 
 
+def test_robots_have_the_names_of_the_fleet() -> None:
+    """The legend names them as all else does; without names they count from 1."""
+    plain = draw(FLOOR.grid, FLOOR.frame, PATHS)
+    numbered = draw(
+        FLOOR.grid, FLOOR.frame, PATHS, names=[f"robot {n}" for n in range(1, len(PATHS) + 1)]
+    )
+    named = draw(
+        FLOOR.grid, FLOOR.frame, PATHS, names=[f"robot-{n + 3}" for n in range(len(PATHS))]
+    )
+    assert np.array_equal(plain, numbered)
+    assert not np.array_equal(plain, named)
+
+
 def test_frontiers_left_are_marked() -> None:
     """Remaining frontiers are marked."""
     plain = draw(FLOOR.grid, FLOOR.frame, PATHS)

@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -151,7 +152,24 @@ def test_a_running_step_has_no_duration() -> None:
     assert "running" in drawn([ROOT, *request("one", 10, 12)[:2]])
 
 
+def test_spans_without_a_root_are_a_waterfall_too() -> None:
+    """The root may be in another process's file: the first span of the mission is the start."""
+    spans = request("one", 10, 12)
+    spans[0] = replace(spans[0], attributes={**spans[0].attributes, "sagastream.saga_id": "m"})
+    told = build_waterfall([*spans, *request("two", 12, 15)], STEPS)
+    assert (told.saga_id, told.status, told.duration_s) == ("m", "completed", 5)
+    assert [row.start for row in told.rows] == [0, 2]
+
+
+def test_a_running_mission_lasts_until_now() -> None:
+    """Not until the end of its last span; one that has ended does not grow."""
+    running = [ROOT, *request("one", 10, 12), *request("two", 12, 15)[:1]]
+    assert build_waterfall(running, STEPS, now=57.0).duration_s == 47.0
+    ended = [ROOT, *request("one", 10, 12), *request("two", 12, 15)]
+    assert build_waterfall(ended, STEPS, now=57.0).duration_s == 5.0
+
+
 def test_spans_without_a_root_are_an_error() -> None:
-    """A missing root is an error, not an empty waterfall."""
+    """Spans that no mission's id is on are an error, not an empty waterfall."""
     with pytest.raises(ValueError, match="no root"):
         build_waterfall(request("one", 10, 12), STEPS)
