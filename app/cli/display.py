@@ -134,13 +134,16 @@ def _rows(robots: dict[str, Any]) -> dict[str, tuple[str, str]]:
 def _detail(status: str, payload: dict[str, Any]) -> str:
     if status == "failed":
         return printable(f"{payload.get('error_type')}: {payload.get('message')}")
-    fraction, simulated = payload.get("fraction"), payload.get("simulated_s")
-    if status == "progress" and _is_shown(fraction):
-        known = f"{fraction:.0%}"
-        if not _is_shown(simulated):
-            return known
-        return f"{known} of the area known, {simulated:.0f} s simulated" if simulated else known
-    return ""
+    if status != "progress":
+        return ""
+    # An area, no share: how much of a floor can be known is not known before the end.
+    known, simulated = payload.get("known_m2"), payload.get("simulated_s")
+    if _is_shown(known):
+        return f"{known:.0f} m² known" + (
+            f", {simulated:.0f} s simulated" if _is_shown(simulated) else ""
+        )
+    fraction = payload.get("fraction")
+    return f"{fraction:.0%}" if _is_shown(fraction) and not simulated else ""
 
 
 def _is_shown(value: Any) -> bool:

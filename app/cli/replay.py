@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.live import Live
@@ -23,6 +24,8 @@ from app.cli.base import (
 from app.cli.display import MissionDisplay
 from app.cli.kept_missions import server_of
 from app.cli.terminal_map import draw_map
+from app.exploration.grid import UNKNOWN, GridFrame
+from app.missions.frames import Frame
 from app.missions.recording import RecordedFrame, read_frames
 from app.redis_utils import get_bus
 
@@ -62,7 +65,12 @@ def replay(
         _, last, grid = recorded[-1]
         if not console.is_terminal:
             print(draw_map(last, grid, width=100, height=50))
-        print(f"{last.simulated_s:.0f} s simulated, {last.fraction:.0%} of the area known")
+        print(f"{last.simulated_s:.0f} s simulated, {known_m2(last, grid):.0f} m² known")
+
+
+def known_m2(frame: Frame, grid: GridFrame) -> float:
+    """Return the area of a frame's known cells, in square metres."""
+    return float(np.count_nonzero(frame.cells != UNKNOWN)) * grid.resolution**2
 
 
 async def _play(recorded: list[RecordedFrame], speed: float, console: Console) -> None:

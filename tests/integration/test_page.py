@@ -228,6 +228,19 @@ def test_every_event_arrives_once_when_the_web_server_is_killed(
         assert [entry for name, entry in seen if name == kind] == ids
 
 
+def test_a_mission_that_failed_at_once_has_nothing_to_play(
+    served: Served, watched: Watched
+) -> None:
+    """A sentence instead of an empty map with a player; nothing is left to resume."""
+    saga_id = _start(served, "rooms", robots=60)
+    page = watched.page
+    page.goto(f"{served.url}/missions/{saga_id}")
+    expect(page.locator("#no-map")).to_be_visible(timeout=_END_MS)
+    expect(page.locator("#map")).to_be_hidden()
+    expect(page.locator(".player")).to_be_hidden()
+    expect(page.get_by_role("button", name="Resume…")).to_have_count(0)
+
+
 @pytest.mark.parametrize(
     ("path", "fault"),
     [

@@ -6,10 +6,12 @@ import math
 import time
 from typing import Any
 
+import numpy as np
+
 from app.config import get_settings
 from app.event_types import EXPLORATION_PERFORM
 from app.exploration.driver import DriveReport, Pose
-from app.exploration.grid import GridFrame
+from app.exploration.grid import UNKNOWN, GridFrame
 from app.exploration.planning.rendezvous import RendezvousPlanner
 from app.exploration.planning.team_planner import TeamPlanner
 from app.missions.checkpoints import decode_state, encode_state
@@ -184,12 +186,19 @@ class _ProgressReporter:
                 self._robots, planner.poses, planner.distances, strict=True
             )
         }
-        detail = {"simulated_s": planner.time, "robots": robots, "lost": self.lost}
+        frame = await asyncio.to_thread(self._frame, planner)
+        known_m2 = float(np.count_nonzero(frame.cells != UNKNOWN)) * planner.frame.resolution**2
+        detail = {
+            "simulated_s": planner.time,
+            "robots": robots,
+            "lost": self.lost,
+            "known_m2": round(known_m2, 1),
+        }
         if self._checkpoint:
             detail["checkpoint"] = self._checkpoint
         gauges.record_explored(self._area, planner.fraction_known)
         await self._progress(planner.fraction_known, detail)
-        await self._recording.add(await asyncio.to_thread(self._frame, planner))
+        await self._recording.add(frame)
 
     def _frame(self, planner: Planner) -> Frame:
         if isinstance(planner, RendezvousPlanner):

@@ -6,6 +6,7 @@ import { seconds } from "./page.js";
 import { FrameDecoder } from "./frame_decoder.js";
 
 const LOG_ROWS = 500, RECONNECT_MS = [1000, 10000], CATCH_UP_S = 0.4;
+const ENDS = new Set(["completed", "failed", "cancelled"]);
 const get = (id) => document.getElementById(id);
 const saga = get("mission").dataset.saga;
 const decoder = new FrameDecoder(), view = new MapView(get("map"));
@@ -22,6 +23,7 @@ const kinds = {
     const frame = decoder.frames.at(-1);
     if (!frame || decoder.frames.length === page.frames) return;
     page.frames = decoder.frames.length;
+    if (page.frames === 1) showMap();
     page.catchUp = (decoder.end - page.clock) / CATCH_UP_S;
     get("time").max = decoder.end;
     for (const robot of frame.robots) {
@@ -59,7 +61,7 @@ function connect() {
   const after = page.last ? `?after=${encodeURIComponent(page.last)}` : "";
   source = new EventSource(`${root}/api/missions/${saga}/events${after}`);
   for (const kind of Object.keys(kinds)) source.addEventListener(kind, receive);
-  source.addEventListener("end", () => { source.close(); source = null; page.over = true; moved(); });
+  source.addEventListener("end", () => { source.close(); source = null; page.over = true; showMap(); moved(); });
   source.addEventListener("open", () => { reconnectMs = RECONNECT_MS[0]; });
   source.addEventListener("error", () => {
     check();
@@ -98,6 +100,13 @@ function moved() {
 function refresh(id) { get(id).querySelector("[hx-get]").dispatchEvent(new Event("refresh")); }
 for (const id of ["trace", "deliveries"]) get(id).addEventListener("toggle", () => { if (get(id).open) refresh(id); });
 
+// A mission that failed at once has nothing to play.
+function showMap() {
+  const isEmpty = page.over && decoder.frames.length === 0;
+  get("no-map").hidden = !isEmpty;
+  for (const part of document.querySelectorAll("#map, .legend, .player, #team")) part.hidden = isEmpty;
+}
+
 // ---- steps and entries --------------------------------------------------------------------------
 
 function chips(request) {
@@ -107,7 +116,7 @@ function chips(request) {
   container.replaceChildren(...[...known.names].map(([name, count]) => {
     const chip = document.createElement("span");
     chip.className = "chip";
-    chip.textContent = name === "progress" && known.fraction !== null
+    chip.textContent = name === "progress" && known.fraction !== null && ![...known.names.keys()].some((one) => ENDS.has(one))
       ? `progress ${Math.floor(known.fraction * 100)} % (${count})` : count > 1 ? `${name} (${count})` : name;
     return chip;
   }));
@@ -185,6 +194,12 @@ function trails(index, redraw) {
   trailed = index;
 }
 
+let counted = { at: -1, cells: 0 };
+function knownCells() {
+  if (counted.at !== decoder.at) counted = { at: decoder.at, cells: decoder.cells.reduce((sum, cell) => sum + (cell >= 0), 0) };
+  return counted.cells;
+}
+
 let tabled = 0;
 function table(frame, robots) {
   const now = performance.now();
@@ -213,7 +228,7 @@ function table(frame, robots) {
   get("at").textContent = `${seconds(page.clock)} of ${seconds(decoder.end)}`;
   get("time").setAttribute("aria-valuetext", get("at").textContent);
   get("map").setAttribute("aria-label",
-    `Map after ${seconds(frame.s)}: ${robots.length} robots, ${frame.frontiers.length} frontiers left, ${Math.round(frame.fraction * 100)} % of the cells known`);
+    `Map after ${seconds(frame.s)}: ${robots.length} robots, ${frame.frontiers.length} frontiers left, ${Math.round(knownCells() * decoder.grid.resolution ** 2)} m² known`);
   markLaterSteps();
 }
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from app import config
 from app.cli.base import Output, printable, stage_printer
-from app.cli.display import MissionDisplay
+from app.cli.display import MissionDisplay, _detail
 from app.cli.main import app
 from app.config import ROOT, get_settings
 from app.exploration.map_files import save_map
@@ -275,6 +275,21 @@ def test_an_odd_stage_hides_no_other(stage: dict[str, Any]) -> None:
     display.show(stage)
     console.print(display._draw())
     assert "at (1.0, 2.0) m" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("payload", "shown"),
+    [
+        ({"fraction": 0.5, "known_m2": 123.4, "simulated_s": 61.2}, "123 m² known, 61 s simulated"),
+        ({"fraction": 0.5, "known_m2": 123.4}, "123 m² known"),
+        ({"fraction": 0.5, "simulated_s": 61.2}, ""),
+        ({"fraction": 0.5, "maps": 2}, "50%"),
+        ({"known_m2": "much", "fraction": None}, ""),
+    ],
+)
+def test_the_progress_of_an_exploration_is_an_area(payload: dict[str, Any], shown: str) -> None:
+    """How much of a floor can be known is not known before its end: no share of it is shown."""
+    assert _detail("progress", payload) == shown
 
 
 @pytest.mark.parametrize("text", ["\x1b[2Jgone", "\x9b31m", "[/red] [bold]", "a\tb"])
