@@ -40,8 +40,15 @@ async def _with_progress(journal: Journal) -> dict[str, Any]:
         coverage = journal.results().get("integrate_maps", {}).get("coverage")
         progress["known"] = _number(coverage)
     elif journal.entries:
-        progress |= await _last_progress(journal.saga_id)
+        newest = await _last_progress(journal.saga_id)
+        progress |= {name: newest[name] for name in progress if name in newest}
     return summary_of(journal) | progress
+
+
+async def driven_of(saga_id: str) -> dict[str, float]:
+    """Return how far each robot of a running mission has driven by its newest progress, metres."""
+    driven: dict[str, float] = (await _last_progress(saga_id)).get("driven_of", {})
+    return driven
 
 
 async def _last_progress(saga_id: str) -> dict[str, Any]:
@@ -60,7 +67,12 @@ async def _last_progress(saga_id: str) -> dict[str, Any]:
             continue
         driven = _sum([isinstance(r, dict) and r.get("driven_m") for r in robots.values()])
         if driven is not None:
-            return {"known": _number(payload.get("fraction")), "driven_m": driven}
+            each = {name: robot["driven_m"] for name, robot in robots.items()}
+            return {
+                "known": _number(payload.get("fraction")),
+                "driven_m": driven,
+                "driven_of": each,
+            }
     return {}
 
 

@@ -27,7 +27,7 @@ from app.missions.reports import summary_of
 from app.observability.waterfall import find_waterfall, trace_files
 from app.robots import fleet
 from app.web.deliveries import deliveries_of
-from app.web.mission_progress import list_missions
+from app.web.mission_progress import driven_of, list_missions
 from app.web.models import Key
 from app.web.timeline import timeline_of
 
@@ -168,14 +168,22 @@ def _grafana_url(address: str, trace_id: str) -> str:
 
 
 async def _robot_values() -> list[dict[str, Any]]:
-    settings, now = get_settings(), time.time()
+    settings, now, team = get_settings(), time.time(), await fleet.robots()
+    # The fleet's record of a robot changes at the end of its mission.
+    driven = {
+        holder: await driven_of(holder) for holder in {robot.holder for robot in team} if holder
+    }
     return [
         {
             "name": robot.name,
-            "battery": robot.charge(now, settings),
+            "battery": max(
+                0.0,
+                robot.charge(now, settings)
+                - driven.get(robot.holder, {}).get(robot.name, 0.0) * settings.battery_per_metre,
+            ),
             "present": robot.present,
             "holder": robot.holder,
             "since_s": now - robot.since,
         }
-        for robot in await fleet.robots()
+        for robot in team
     ]

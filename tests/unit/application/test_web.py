@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -361,6 +362,35 @@ def test_vendored_files_match_their_manifest() -> None:
         assert (place / about["licence_file"]).read_text()
     named = {*manifest, *(about["licence_file"] for about in manifest.values()), "manifest.json"}
     assert {path.name for path in place.iterdir()} == named
+
+
+async def test_the_battery_of_a_robot_falls_during_its_mission(
+    client: httpx.AsyncClient, app_bus: Bus
+) -> None:
+    """By what it has driven so far, not only when its mission ends."""
+    choose_settings(battery_per_metre=2.0)
+    await fleet.check_in("r1")
+    await client.post("/api/missions", json=_ROOM, headers={"idempotency-key": "m"})
+    (robot,) = await fleet.robots()
+    held = asdict(robot) | {"holder": "m"}
+    del held["present"]
+    await app_bus.command("HSET", app_bus.key("fleet"), "r1", json.dumps(held))
+
+    async def shown() -> float:
+        found = re.search(r'<meter [^>]*value="([0-9.]+)"', (await client.get("/fleet")).text)
+        assert found
+        return float(found[1])
+
+    before = await shown()
+    fields = {
+        "event_type": "exploration:perform",
+        "status": "progress",
+        "correlation_id": "c",
+        "request_id": "r",
+        "payload": json.dumps({"fraction": 0.1, "robots": {"r1": {"driven_m": 5.0}}}),
+    }
+    await add_entry(app_bus, "saga:m:replies", fields)
+    assert await shown() == pytest.approx(before - 10.0, abs=0.5)
 
 
 async def test_the_fleet_and_the_areas_are_shown(client: httpx.AsyncClient) -> None:
