@@ -268,9 +268,11 @@ async def _start_completely(mission: Mission, saga_id: str | None) -> MissionHan
 
 def _refuse_unwritable(name: str, folder: Path) -> None:
     """End the command with a usage error if the results cannot be written to a folder."""
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent  # the mission makes what is missing, when it has results
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".writable-"):
+        with tempfile.TemporaryDirectory(dir=existing, prefix=".writable-"):
             pass
     except OSError as error:
         leave(EXIT_USAGE, f"{name}: cannot write in {folder}: {error.strerror}")

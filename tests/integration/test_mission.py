@@ -258,16 +258,18 @@ def test_a_failing_integration_is_undone_in_reverse(
     own_server: EmbeddedServer, maps: Path, tmp_path: Path
 ) -> None:
     """Exit code 3; the compensations run in reverse; the robots are free."""
-    (tmp_path / "file").write_text("not a folder")
-    ended = run(
-        *("app.cli", "run", "--map", str(maps / "rooms.yaml"), "--robots", "2", "-o", "json"),
-        *("--out", str(tmp_path / "file" / "inside")),
+    process = _mission(
+        *("--map", str(maps / "rooms.yaml"), "--robots", "2", "-o", "json"),
+        *("--out", str(tmp_path / "results")),
         env=environment(REDIS_URL=own_server.url),
     )
-    assert ended.code == 3, ended.err
-    report = ended.json
+    _until_exploring(process)
+    (tmp_path / "results").write_text("not a folder")
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 3, err
+    report = json.loads(out)
     assert report["status"] == "compensated"
-    assert report["error"]["error_type"] == "NotADirectoryError"
+    assert report["error"]["error_type"] in {"NotADirectoryError", "FileExistsError"}
     assert report["error"]["trace_id"] == report["trace_id"]
     assert [step["status"] for step in report["steps"]] == [
         *("compensated", "completed", "compensated", "failed")
@@ -281,7 +283,7 @@ def test_a_failing_integration_is_undone_in_reverse(
         ("resources:release", "completed"),
     ]
     assert _holders(own_server.url) == {""}
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
 
 
 def test_an_interrupted_mission_is_undone(own_server: EmbeddedServer, tmp_path: Path) -> None:
