@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from app import config
 from app.cli.workers import Workers
 from app.config import ROOT, Settings, choose_settings, get_settings
 from app.exploration.map_files import save_map
@@ -83,4 +84,14 @@ def running(
     with Workers(settings) as workers:
         asyncio.run(ready(workers))
         yield settings.environment()
+    get_settings.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def _own_choices() -> Iterator[None]:
+    """What a test chooses of the settings does not reach the next one."""
+    kept = dict(config._chosen)
+    yield
+    config._chosen.clear()
+    config._chosen.update(kept)
     get_settings.cache_clear()
