@@ -182,7 +182,7 @@ def _serving(folder: Path) -> Iterator[bool]:
             except RuntimeError as error:  # another command reads this folder
                 if time.monotonic() > deadline:
                     leave(EXIT_ERROR, str(error))
-                time.sleep(_RETRY_S)
+                time.sleep(_RETRY_S)  # the lock of another process has no event
             except OSError as error:
                 leave(EXIT_ERROR, f"DATA_DIR: cannot read {folder}: {error.strerror}")
         choose_settings(redis_url=url)

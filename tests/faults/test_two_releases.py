@@ -107,8 +107,7 @@ def test_two_releases_serve_each_other(
     try:
         while any(process.poll() is None for process in requesters):
             fleet.kill_one(rng)
-            # Long enough for a listener to start and take some work.
-            time.sleep(rng.uniform(0.5, 2.0))
+            time.sleep(rng.uniform(0.5, 2.0))  # a listener starts and takes some work meanwhile
         assert [process.returncode for process in requesters] == [0, 0]
     finally:
         for process in requesters:

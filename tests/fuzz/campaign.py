@@ -128,7 +128,7 @@ def _harvest(url: str, area: str, *, ends: bool) -> None:
             listed = [] if ends else page.get("/api/missions").json()
             if any(row["saga_id"] == mission and row["driven_m"] for row in listed):
                 return
-            time.sleep(0.1)
+            time.sleep(0.1)  # the page is polled, as a client without event streams does
     raise TimeoutError(f"the mission on {area} was not there in {_HARVEST_S:g} s: {found}")
 
 
