@@ -210,8 +210,8 @@ class Settings(BaseSettings):
     )
     web_token_file: Path | None = Field(
         None,
-        description="File with the token, instead of `WEB_TOKEN`. If there is none, "
-        "`mission serve` makes it.",
+        description="File with the token, instead of `WEB_TOKEN`. `mission serve` makes "
+        "a file that is missing.",
     )
     web_hosts: str = Field(
         "",

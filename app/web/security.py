@@ -8,14 +8,13 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.requests import cookie_parser
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.config import Settings
 from app.web.problems import problem
 from sagastream.web.rate_limits import RateLimiter, client_of
-from sagastream.web.tokens import equal_secrets, hostname_of, session_cookie_of
+from sagastream.web.tokens import has_secret, has_token, hostname_of
 
 MAX_BODY_BYTES = 64 * 1024
 # Of the path and the query of an address.
@@ -113,7 +112,7 @@ class SecurityMiddleware:
             return problem(421, "UnknownHost", f"{host!r} is no name of this server; see WEB_HOSTS")
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if not self._is_authorized(path, headers):
-            if self._has_secret(headers) and not self._guesses.take(client_of(scope)):
+            if has_secret(headers, cookie=COOKIE) and not self._guesses.take(client_of(scope)):
                 return problem(429, "TooManyRequests", "too many wrong tokens; wait a moment")
             if scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
                 return RedirectResponse(f"{scope.get('root_path', '')}/login", 303)
@@ -124,16 +123,7 @@ class SecurityMiddleware:
     def _is_authorized(self, path: str, headers: Headers) -> bool:
         if not self._token or path in _PUBLIC_PATHS or path.startswith(_PUBLIC_FOLDER):
             return True
-        scheme, _, bearer = headers.get("authorization", "").partition(" ")
-        bearer = bearer.strip() if scheme.lower() == "bearer" else ""
-        cookie = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
-        return equal_secrets(bearer, self._token) or equal_secrets(
-            cookie, session_cookie_of(self._token)
-        )
-
-    @staticmethod
-    def _has_secret(headers: Headers) -> bool:
-        return "authorization" in headers or COOKIE in cookie_parser(headers.get("cookie", ""))
+        return has_token(headers, self._token, cookie=COOKIE)
 
     def _refusal_of_change(self, scope: Scope, headers: Headers) -> tuple[int, str, str] | None:
         if scope["method"] in _SAFE_METHODS:

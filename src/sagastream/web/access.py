@@ -12,12 +12,12 @@ from urllib.parse import parse_qsl, urlsplit
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.requests import Request, cookie_parser
+from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sagastream.web.rate_limits import RateLimiter, client_of
-from sagastream.web.tokens import equal_secrets, hostname_of, session_cookie_of
+from sagastream.web.tokens import equal_secrets, has_secret, has_token, hostname_of
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 SESSION_COOKIE = "sagastream-session"
@@ -86,7 +86,8 @@ class AccessMiddleware:
             why = f"{name!r} is not a name of this server; allow it with --allow-host"
             return self._refuse(421, why)
         if not self._is_authorized(scope["path"], headers):
-            if self._has_secret(headers) and not self._guesses.take(client_of(scope)):
+            has_guess = has_secret(headers, cookie=SESSION_COOKIE)
+            if has_guess and not self._guesses.take(client_of(scope)):
                 return self._refuse(429, "too many wrong tokens; wait a moment")
             if scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
                 return RedirectResponse("/login", 303)
@@ -96,16 +97,7 @@ class AccessMiddleware:
     def _is_authorized(self, path: str, headers: Headers) -> bool:
         if not self._token or path in _PUBLIC_PATHS:
             return True
-        bearer = headers.get("authorization", "").removeprefix("Bearer ")
-        cookie = cookie_parser(headers.get("cookie", "")).get(SESSION_COOKIE, "")
-        return equal_secrets(bearer, self._token) or equal_secrets(
-            cookie, session_cookie_of(self._token)
-        )
-
-    @staticmethod
-    def _has_secret(headers: Headers) -> bool:
-        cookies = cookie_parser(headers.get("cookie", ""))
-        return "authorization" in headers or SESSION_COOKIE in cookies
+        return has_token(headers, self._token, cookie=SESSION_COOKIE)
 
     def _refusal_of_change(self, request: Request) -> Response | None:
         if request.method in _SAFE_METHODS:

@@ -5,6 +5,9 @@ import hmac
 import math
 from urllib.parse import urlsplit
 
+from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
+
 _TOKEN_BITS = 128
 # The alphabets of random tokens: of hex digits, of letters and digits of one case, of all.
 _ALPHABETS = (
@@ -25,6 +28,25 @@ def session_cookie_of(token: str) -> str:
 def equal_secrets(one: str, other: str) -> bool:
     """Compare two secrets in constant time."""
     return hmac.compare_digest(one.encode(), other.encode())
+
+
+def has_token(headers: Headers, token: str, *, cookie: str) -> bool:
+    """Whether a request has the token: as a bearer, or by its session cookie.
+
+    Args:
+        headers: The headers of the request.
+        token: The token.
+        cookie: The name of the session cookie.
+    """
+    scheme, _, bearer = headers.get("authorization", "").partition(" ")
+    bearer = bearer.strip() if scheme.lower() == "bearer" else ""
+    session = cookie_parser(headers.get("cookie", "")).get(cookie, "")
+    return equal_secrets(bearer, token) or equal_secrets(session, session_cookie_of(token))
+
+
+def has_secret(headers: Headers, *, cookie: str) -> bool:
+    """Whether a request has a token or a session cookie, right or wrong."""
+    return "authorization" in headers or cookie in cookie_parser(headers.get("cookie", ""))
 
 
 def is_guessable(token: str) -> bool:

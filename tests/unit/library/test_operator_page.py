@@ -637,6 +637,9 @@ async def test_a_token_opens_the_page(bus: Bus) -> None:
         assert (await client.post("/login", data={"token": "wrong"})).status_code == 401
         bearer = {"authorization": f"Bearer {TOKEN}"}
         assert (await client.get("/", headers=bearer)).status_code == 200
+        lower = {"authorization": f"bearer {TOKEN}"}
+        assert (await client.get("/", headers=lower)).status_code == 200
+        assert (await client.get("/", headers={"authorization": TOKEN})).status_code == 401
         entered = await client.post("/login", data={"token": TOKEN})
         assert entered.status_code == 303
         assert TOKEN not in entered.headers["set-cookie"]
