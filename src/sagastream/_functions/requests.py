@@ -6,6 +6,7 @@ go to the server as one command; each has its own answer.
 
 import asyncio
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -228,11 +229,12 @@ class RequestFunctions:
         delay_ms: int,
         failure: str,
     ) -> PostponeAnswer:
-        """End an attempt that failed; the next one begins after `delay_ms` at the earliest."""
-        args = (group, entry_id, token, delay_ms, failure)
-        return PostponeAnswer.parse(
-            await self._caller.call("FCALL", _POSTPONE, 2, record, stream, *args)
-        )
+        """End an attempt that failed; the next one begins after `delay_ms` at the earliest.
+
+        Like `finish` it waits as long as the server is unavailable, so that a failure counts.
+        """
+        command = ("FCALL", _POSTPONE, 2, record, stream, group, entry_id, token, delay_ms, failure)
+        return PostponeAnswer.parse(await self._caller.call(*command, deadline=Deadline(math.inf)))
 
     async def release(
         self,

@@ -17,6 +17,7 @@ from sagastream import (
     StageRefused,
     multi_stage_reply,
 )
+from sagastream._functions.library import RECORD_LAYOUT
 from sagastream.cli.main import main
 from sagastream.memory import memory_status, purge
 from sagastream.saga import Saga, SagaRunner, Step
@@ -308,6 +309,10 @@ async def test_records_without_a_number_of_attempts_are_read_and_go_on(bus: Bus)
     for request_id in ("ended", "pending"):
         await bus.command("EVAL", _TO_LAYOUT_3, 1, bus.key(f"request:{request_id}"))
     assert (await record_of(bus, "ended"))["attempts"] == "1"
+    assert await call(bus, "HGET", "request:pending", "layout") == b"3", "reading changes nothing"
+    await bus.emit_command(STREAM, event_type="work:do", payload={}, request_id="pending")
+    layout = await call(bus, "HGET", "request:pending", "layout")
+    assert layout == str(RECORD_LAYOUT).encode(), "the release before must not misread it"
     async with listening(bus, [work]):
         assert (await _ask(bus, "ended"))["epoch"] == "1"
         assert int((await _ask(bus, "pending"))["epoch"]) > 1_700_000_000_000

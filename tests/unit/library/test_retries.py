@@ -9,6 +9,7 @@ import pytest
 from sagastream import (
     Bus,
     Command,
+    CommandListener,
     DeadlineExceeded,
     Handler,
     InvalidMessage,
@@ -18,6 +19,7 @@ from sagastream import (
     multi_stage_reply,
 )
 from sagastream.status import request_status
+from sagastream.testing import EmbeddedServer
 from tests.listeners import listening
 from tests.plain_client import call
 from tests.polling import eventually
@@ -205,6 +207,36 @@ async def test_failed_attempts_are_no_lost_handlers(bus: Bus) -> None:
     flaky = Flaky(*(ValueError() for _ in range(7)), policy=policy)
     async with listening(bus, [flaky.handler], max_deliveries=2):
         assert (await _ask(bus))["payload"] == {"attempt": 8}
+
+
+@pytest.mark.blocking
+async def test_a_failure_counts_though_the_server_is_away(server_binary: str | None) -> None:
+    """It is written when the server is back, however long a call waits; no attempt is added."""
+    begun, go = asyncio.Event(), asyncio.Event()
+    runs: list[int] = []
+
+    async def fail(command: Command, _progress: Any) -> None:
+        runs.append(command.attempt)
+        begun.set()
+        await go.wait()
+        raise ValueError("as requested")
+
+    handler = Handler(STREAM, "work:do", fail, retry=QUICK)
+    with EmbeddedServer(aof=True, fsync="always", binary=server_binary) as server:
+        async with (
+            Bus(server.url, call_timeout_s=0.2) as own,
+            CommandListener(own, [handler], lease_s=5.0),
+            Bus(server.url, call_timeout_s=20) as bus,
+        ):
+            reply = asyncio.create_task(bus.request_and_reply(STREAM, "work:do", {}, 30))
+            await begun.wait()
+            await asyncio.to_thread(server.kill)
+            go.set()
+            await asyncio.sleep(1.0)  # the outage
+            await asyncio.to_thread(server.start)
+            with pytest.raises(RequestFailed, match="as requested"):
+                await reply
+    assert runs == [1, 2, 3]
 
 
 async def test_a_repeated_postpone_says_the_same(bus: Bus) -> None:

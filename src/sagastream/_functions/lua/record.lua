@@ -224,6 +224,9 @@ local function read_record(call, key, may_not_write)
   if not values[2] then
     return read_note(call, key, may_not_write)
   end
+  if values[1] ~= LAYOUT_TEXT and not may_not_write then
+    redis.call('HSET', key, 'layout', LAYOUT_TEXT) -- what changes it now, the release before cannot read
+  end
   local record = unpack_state(values[2])
   record.packed_command = values[3]
   if TERMINAL[record.status] then
@@ -245,28 +248,22 @@ local function new_record(command, reply_streams, end_streams)
   return record
 end
 
--- Let a sweep add the entry of a request when it is due.
-local function delay_record(call, key, stream, due)
-  redis.call('ZADD', stream .. ':delayed', int(due), key)
-  call.due[key] = due
-end
-
--- Write the record of a command that has been emitted: its entry, the streams of its replies, the
--- effect that its handler must declare, what other propagators carry, the records that it waits
+-- Write the record of a command that has been emitted: its entry, when it is due (0 for now), the
+-- streams of its replies, the effect that its handler must declare, what other propagators carry, the records that it waits
 -- for, and whether it is followed.
 -- A stream's open requests are in a sorted set next to it, the oldest first, so that commands
 -- whose entries were lost can be requeued.
-local function add_record(call, key, stream, packed_command, payload, entry_id, reply_streams, end_streams, ...)
-  local state, due = cmsgpack.pack('pending', 0, entry_id, reply_streams, end_streams, ...), call.due[key]
-  if due then
+local function add_record(call, key, stream, packed_command, payload, entry_id, due, reply_streams, end_streams, ...)
+  local state = cmsgpack.pack('pending', 0, entry_id, reply_streams, end_streams, ...)
+  if due > 0 then
     local record = unpack_state(state)
-    record.due, state = due, nil
+    record.due = due
     state = pack_state(record)
-  end
-  redis.call('HSET', key, 'layout', LAYOUT_TEXT, 'command', packed_command, 'payload', payload, 'state', state)
-  if not due then
+    redis.call('ZADD', stream .. ':delayed', int(due), key)
+  else
     append(call.opened, stream, call.now_text, key)
   end
+  redis.call('HSET', key, 'layout', LAYOUT_TEXT, 'command', packed_command, 'payload', payload, 'state', state)
 end
 
 -- These fields are in an entry only with a value.

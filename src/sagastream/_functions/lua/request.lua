@@ -123,9 +123,13 @@ local function emit(call, key, stream, args, before, last)
   if options.superseded then
     after = supersede_all(call, options.superseded, { traceparent, tracestate, parent_span_id }, retention)
   end
-  local entry_id
-  local due = math.max(now + (options.delay_ms or 0), tonumber(options.not_before_ms or 0))
-  if due > now then
+  local entry_id, due = nil, 0
+  if options.delay_ms or options.not_before_ms then
+    due = math.max(now + (options.delay_ms or 0), tonumber(options.not_before_ms or 0))
+    due = due > now and due or 0
+  end
+  if due > 0 then
+    require_type(call, stream .. ':delayed', 'zset')
     entry_id = '0-0'
   elseif deadline == '' and not options.maxlen and not options.ttl_ms then
     entry_id = redis.call('XADD', stream, '*', 'correlation_id', correlation_id, 'request_id', request_id,
@@ -142,10 +146,7 @@ local function emit(call, key, stream, args, before, last)
   if is_there then
     redis.call('DEL', key) -- the note, and its TTL: a live record has none
   end
-  if due > now then
-    delay_record(call, key, stream, due)
-  end
-  add_record(call, key, stream, packed, payload, entry_id, reply_streams, end_streams, options.effect or '',
+  add_record(call, key, stream, packed, payload, entry_id, due, reply_streams, end_streams, options.effect or '',
     options.context or '', after, record.followed and true or false)
   call.counted = call.counted or tonumber(redis.call('HGET', call.prefix .. 'sagastream:instance', 'emitted') or '0')
   call.emitted = call.emitted + 1
@@ -199,7 +200,7 @@ local function adopt(call, keys, args)
     return { 'done', 'cancelled' }
   end
   redis.call('DEL', key)
-  add_record(call, key, stream, pack_command(command), command.payload, entry_id, reply_streams, '', '',
+  add_record(call, key, stream, pack_command(command), command.payload, entry_id, 0, reply_streams, '', '',
     value_of(fields, 'context'), '', record.followed and true or false)
   return { 'adopted' }
 end
