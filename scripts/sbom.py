@@ -119,9 +119,12 @@ def _component(locked: Locked, *, is_needed: bool) -> Component:
 
 def _metadata(name: str, field: str) -> str:
     try:
-        return metadata.metadata(name)[field] or ""
+        values = metadata.metadata(name).get_all(
+            field
+        )  # `[field]` warns when there is none, from Python 3.12
     except metadata.PackageNotFoundError:
         return ""
+    return values[0] if values else ""
 
 
 def _version(name: str) -> str:
