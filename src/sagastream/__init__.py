@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 from sagastream._client.replies import BackoffConfig
 from sagastream._codec.entries import StreamEntry
+from sagastream.admission import Limit, Priority
 from sagastream.bus import Bus
 from sagastream.dependencies import CallNext, Depends, Lifespan, Middleware
 from sagastream.effects import Atomic, Write
@@ -56,12 +57,14 @@ __all__ = [
     "InvalidPayload",
     "LeaseLost",
     "Lifespan",
+    "Limit",
     "Middleware",
     "NoHandlers",
     "NotReplicated",
     "Overloaded",
     "Payload",
     "PlainProgress",
+    "Priority",
     "Progress",
     "RegistrationError",
     "ReplyTimeout",

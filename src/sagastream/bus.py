@@ -16,6 +16,7 @@ from sagastream._client.terminal_outcome import read_confirmed
 from sagastream._codec.validation import check_name
 from sagastream._redis.deadline import Deadline
 from sagastream._telemetry.trace_context import trace_of
+from sagastream.admission import Priority
 from sagastream.effects import Effect
 from sagastream.message import OnProgress, Payload
 
@@ -60,6 +61,7 @@ class Bus(ServerAccess):
         deadline_s: float | None = None,
         delay_s: float | None = None,
         not_before: datetime | None = None,
+        priority: Priority | None = None,
         maxlen: int | None = None,
         ttl: float | None = None,
     ) -> str:
@@ -81,13 +83,15 @@ class Bus(ServerAccess):
             not_before: The time before which it is not run, with a time zone, by the server's
                 clock; of both the later one counts. A command that waits has no entry yet, holds
                 nothing, and can be cancelled.
+            priority: When it begins before other commands that wait; None to go before all that
+                have one.
             maxlen: Trim the stream to about this many entries. Hazard: this removes commands
                 that no listener has read yet; only for streams that may lose some.
             ttl: Seconds after which the whole stream expires. Hazard: as with `maxlen`,
                 with all pending commands and the consumer group.
 
         Returns:
-            The id of the command's entry; `0-0` while it waits for its time.
+            The id of the command's entry; `0-0` while it waits for its time or turn.
 
         Raises:
             InvalidMessage: An argument is invalid.
@@ -99,7 +103,7 @@ class Bus(ServerAccess):
         ids = (correlation_id, saga_id, request_id)
         spec = commands.command_spec(event_type, payload, *ids, reply_stream)
         spec |= {"deadline_s": deadline_s, "maxlen": maxlen, "ttl": ttl}
-        spec |= {"delay_s": delay_s, "not_before": not_before}
+        spec |= {"delay_s": delay_s, "not_before": not_before, "priority": priority}
         session, deadline = self.session(), Deadline(self._options.call_timeout_s)
         emitting = commands.emit(session, stream, spec, deadline=deadline)
         return (await session.connection.within(deadline, emitting))[0]
@@ -183,6 +187,7 @@ class Bus(ServerAccess):
         correlation_id: str | None = ..., saga_id: str | None = ..., *,
         supersedes: Sequence[str] = ..., effect: Effect | None = ..., reply_type: None = ...,
         delay_s: float | None = ..., not_before: datetime | None = ...,
+        priority: Priority | None = ...,
     ) -> dict[str, Any]: ...
     @overload
     async def request_and_reply(
@@ -191,6 +196,7 @@ class Bus(ServerAccess):
         correlation_id: str | None = ..., saga_id: str | None = ..., *,
         supersedes: Sequence[str] = ..., effect: Effect | None = ..., reply_type: type[Result],
         delay_s: float | None = ..., not_before: datetime | None = ...,
+        priority: Priority | None = ...,
     ) -> Result: ...
     # fmt: on
     async def request_and_reply(  # noqa: PLR0917 - the public signature
@@ -209,6 +215,7 @@ class Bus(ServerAccess):
         reply_type: type[Result] | None = None,
         delay_s: float | None = None,
         not_before: datetime | None = None,
+        priority: Priority | None = None,
     ) -> dict[str, Any] | Result:
         """Ask for work and wait for its end.
 
@@ -232,6 +239,7 @@ class Bus(ServerAccess):
             reply_type: The type of the result, such as a dataclass or a pydantic model.
             delay_s: As for `emit_command`; `timeout` counts from now, too.
             not_before: As for `emit_command`.
+            priority: As for `emit_command`.
 
         Returns:
             The completed reply: every field of its entry, `payload` decoded; with a `reply_type`
@@ -255,7 +263,7 @@ class Bus(ServerAccess):
         ids = (correlation_id, saga_id, request_id)
         spec = commands.command_spec(event_type, payload, *ids, inbox)
         spec |= {"supersedes": supersedes, "effect": effect, "terminal_only": terminal_only}
-        spec |= {"delay_s": delay_s, "not_before": not_before}
+        spec |= {"delay_s": delay_s, "not_before": not_before, "priority": priority}
         reply = await request_and_reply(
             *(session, stream, spec),
             timeout=timeout,

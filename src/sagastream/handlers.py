@@ -7,7 +7,7 @@ import importlib
 import inspect
 import pkgutil
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, get_args
@@ -15,6 +15,7 @@ from typing import Any, get_args
 from sagastream._codec.validation import check_name
 from sagastream._handlers.injection import call_with
 from sagastream._handlers.signature import Reader, Signature
+from sagastream.admission import Limit, check_limits
 from sagastream.effects import Effect
 from sagastream.errors import RegistrationError
 from sagastream.message import Command, Payload
@@ -42,6 +43,7 @@ class Handler:
     reconcile: Reconcile | None = field(default=None, compare=False)
     retention: Retention | None = None
     retry: RetryPolicy | None = None
+    limits: tuple[Limit, ...] = ()
     scope: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
     is_async: bool = field(init=False, compare=False, repr=False)
     signature: Signature = field(init=False, compare=False, repr=False)
@@ -65,6 +67,7 @@ class Handler:
             ("is_async", is_async),
             ("signature", signature),
             ("call", call_with(self.function, signature)),
+            ("limits", check_limits(what, self.limits)),
             ("scope", None),
         ):
             object.__setattr__(self, name, value)
@@ -89,6 +92,7 @@ def multi_stage_reply(
     reconcile: Reconcile | None = None,
     retention: Retention | None = None,
     retry: RetryPolicy | None = None,
+    limits: Sequence[Limit] = (),
 ) -> Callable[[Callable[..., Any]], Handler]:
     """Declare a function as the handler of an event type.
 
@@ -114,12 +118,15 @@ def multi_stage_reply(
         retention: How long its results are kept; None for what the listener says.
         retry: Which errors are followed by another attempt, and when; None for none. A request
             that waits for it holds no slot. It ends as `failed` after the last attempt.
+        limits: How many of its requests run at once or begin in a time, over all listeners. Those
+            beyond wait on the server and hold no slot.
 
     Raises:
         InvalidMessage: A name is invalid.
         RegistrationError: `effect` is unknown, or does not fit `reconcile`; or the function
             is a method or a generator, has a parameter that nothing can be given for, calls
-            `progress` without taking it, or its result cannot be JSON.
+            `progress` without taking it, or its result cannot be JSON; or two limits count
+            the same.
     """
     check_name("stream", stream)
     check_name("event_type", event_type)
@@ -132,7 +139,8 @@ def multi_stage_reply(
 
     def declare(function: Callable[..., Any]) -> Handler:
         scope = sys._getframe(1).f_locals  # noqa: SLF001 - classes that a function defines
-        return Handler(stream, event_type, function, effect, reconcile, retention, retry, scope)
+        options = (effect, reconcile, retention, retry, tuple(limits))
+        return Handler(stream, event_type, function, *options, scope)
 
     return declare
 

@@ -104,6 +104,7 @@ class RequestDetails:
         failures: How many attempts have failed, by its handler's retry policy.
         due_time_s: When its next attempt begins, in seconds since the Unix epoch, by the server's
             clock; 0 if it does not wait for one.
+        waits_for: The limiter that it waits for, as in `RequestStatus`.
         failure: Type and message of the last attempt that failed, `error_type` and `message`; {} if
             none has, or when it has ended.
         trace_id: 32 hex digits; '' if it was not traced.
@@ -123,6 +124,7 @@ class RequestDetails:
     entry_id: str = ""
     failures: int = 0
     due_time_s: float = 0.0
+    waits_for: str = ""
     failure: dict[str, Any] = field(default_factory=dict)
     trace_id: str = ""
 
@@ -279,6 +281,7 @@ async def read_request(bus: Bus, request_id: str) -> RequestDetails | None:
         entry_id=found["entry_id"],
         failures=int(found["failures"]),
         due_time_s=int(found["due"]) / 1000 if status == "pending" else 0.0,
+        waits_for=found["waits"] if status == "pending" else "",
         failure=_payload(bus, failure) if failure else {},
         trace_id=trace_id_of({"traceparent": found["traceparent"]}),
     )

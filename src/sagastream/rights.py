@@ -27,15 +27,19 @@ _ENDING = frozenset(
     }
 )
 _READING = frozenset({"get", "hget", "hgetall", "hmget", "zrange"})
-_MOVING = _ENDING | _READING | {"del", "pttl", "set", "xadd", "xgroup|create", "xlen", "xtrim"}
+_MOVING = (
+    _ENDING
+    | _READING
+    | {"del", "pttl", "set", "xadd", "xgroup|create", "xlen", "xtrim"}
+    | {"hdel", "hexists", "hlen", "zcard", "zrangebyscore"}
+)
 IN_FUNCTIONS: Mapping[Role, frozenset[str]] = {
     "requester": _MOVING
     | {"xgroup|createconsumer", "xgroup|destroy", "xinfo|consumers", "xinfo|groups"},
     "listener": _MOVING
     | {
-        *("hdel", "memory|usage", "xautoclaim", "xclaim", "xdel", "xgroup|delconsumer"),
-        *("xinfo|consumers", "xinfo|groups", "xpending", "xrange", "zrangebyscore"),
-        "zremrangebyscore",
+        *("memory|usage", "xautoclaim", "xclaim", "xdel", "xgroup|delconsumer"),
+        *("xinfo|consumers", "xinfo|groups", "xpending", "xrange", "zremrangebyscore", "zscore"),
     },
     "saga-runner": _ENDING
     | {"del", "dump", "restore", "xadd", "zrangebyscore", "zremrangebyscore"},

@@ -52,6 +52,8 @@ class RequestStatus:
         lease_s: Seconds that the lease still runs, negative if it has lapsed; None if it was
             never claimed.
         due_s: In how many seconds its next attempt is due; None if it does not wait for one.
+        waits_for: The limiter that it waits for: `limit`, `rate` or `paused` and what is limited
+            or paused, or `turn`; '' if none.
     """
 
     request_id: str
@@ -63,6 +65,7 @@ class RequestStatus:
     lease_s: float | None
     failures: int = 0
     due_s: float | None = None
+    waits_for: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +154,7 @@ async def request_status(bus: Bus, request_id: str) -> RequestStatus | None:
         lease_s=lease_s,
         failures=int(found["failures"]),
         due_s=due_s,
+        waits_for=found["waits"],
     )
 
 

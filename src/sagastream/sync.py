@@ -16,6 +16,7 @@ from sagastream._client.replies import BackoffConfig, read_stages
 from sagastream._codec.payload import MAX_PAYLOAD_BYTES
 from sagastream._codec.validation import check_name
 from sagastream._telemetry.trace_context import trace_of
+from sagastream.admission import Priority
 from sagastream.bus import Bus as AsyncBus
 from sagastream.bus import Result
 from sagastream.effects import Effect
@@ -114,6 +115,7 @@ class Bus:
         deadline_s: float | None = None,
         delay_s: float | None = None,
         not_before: datetime | None = None,
+        priority: Priority | None = None,
         maxlen: int | None = None,
         ttl: float | None = None,
     ) -> str:
@@ -130,6 +132,7 @@ class Bus:
             deadline_s=deadline_s,
             delay_s=delay_s,
             not_before=not_before,
+            priority=priority,
             maxlen=maxlen,
             ttl=ttl,
         )
@@ -180,6 +183,7 @@ class Bus:
         correlation_id: str | None = ..., saga_id: str | None = ..., *,
         supersedes: Sequence[str] = ..., effect: Effect | None = ..., reply_type: None = ...,
         delay_s: float | None = ..., not_before: datetime | None = ...,
+        priority: Priority | None = ...,
     ) -> dict[str, Any]: ...
     @overload
     def request_and_reply(
@@ -188,6 +192,7 @@ class Bus:
         correlation_id: str | None = ..., saga_id: str | None = ..., *,
         supersedes: Sequence[str] = ..., effect: Effect | None = ..., reply_type: type[Result],
         delay_s: float | None = ..., not_before: datetime | None = ...,
+        priority: Priority | None = ...,
     ) -> Result: ...
     # fmt: on
     def request_and_reply(  # noqa: PLR0917 - the public signature
@@ -206,6 +211,7 @@ class Bus:
         reply_type: type[Result] | None = None,
         delay_s: float | None = None,
         not_before: datetime | None = None,
+        priority: Priority | None = None,
     ) -> dict[str, Any] | Result:
         """As `sagastream.Bus.request_and_reply`.
 
@@ -236,6 +242,7 @@ class Bus:
                 reply_type=reply_type,
                 delay_s=delay_s,
                 not_before=not_before,
+                priority=priority,
             ),
             callbacks,
         )

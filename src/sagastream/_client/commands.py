@@ -14,6 +14,7 @@ from sagastream._redis.deadline import Deadline
 from sagastream._telemetry import spans
 from sagastream._telemetry.propagation import injected
 from sagastream._telemetry.trace_context import trace_fields, trace_id, trace_of
+from sagastream.admission import Priority
 from sagastream.effects import Effect
 from sagastream.errors import InvalidMessage, RequestConflict, ResultExpired, StageRefused
 from sagastream.message import Payload
@@ -43,6 +44,7 @@ class CommandSpec(_Identity, total=False):
     deadline_s: float | None
     delay_s: float | None
     not_before: datetime | None
+    priority: Priority | None
     maxlen: int | None
     ttl: float | None
     supersedes: Sequence[str]
@@ -120,6 +122,7 @@ async def emit(
             effect=spec.get("effect") or "",
             delay_ms=delay_ms,
             not_before_ms=not_before_ms,
+            turn=_turn_of(spec),
             context=injected(),
             supersedes=[
                 options.record_key(check_name("supersedes", superseded))
@@ -151,14 +154,34 @@ def _due_times(spec: CommandSpec) -> tuple[int | None, int | None]:
         raise InvalidMessage(
             "not_before", f"must be a datetime with a time zone, not {not_before!r}"
         )
-    for field in ("maxlen", "ttl"):
-        if spec.get(field) is not None:
-            raise InvalidMessage(field, "does not fit a command that waits")
+    _check_wait(spec)
     deadline_s = spec.get("deadline_s")
     if delay_s is not None and deadline_s is not None and deadline_s <= delay_s:
         raise InvalidMessage("deadline_s", f"must be more than delay_s ({delay_s:g})")
     delay_ms = as_milliseconds("delay_s", delay_s) if delay_s != 0 else None
     return delay_ms, None if not_before is None else round(1000 * not_before.timestamp())
+
+
+def _turn_of(spec: CommandSpec) -> str:
+    """What the server keeps of a command's priority, '' for none.
+
+    Raises:
+        InvalidMessage: It is no `Priority`, or does not fit the other options.
+    """
+    priority = spec.get("priority")
+    if priority is None:
+        return ""
+    if not isinstance(priority, Priority):
+        raise InvalidMessage("priority", f"must be a Priority, not {priority!r}")
+    _check_wait(spec)
+    return priority.turn
+
+
+def _check_wait(spec: CommandSpec) -> None:
+    """A command that waits has no entry, which `maxlen` and `ttl` are for."""
+    for field in ("maxlen", "ttl"):
+        if spec.get(field) is not None:
+            raise InvalidMessage(field, "does not fit a command that waits")
 
 
 async def emit_event(

@@ -181,7 +181,21 @@ class Unknown:
     """The record does not name this entry: adopt it."""
 
 
-BeginAnswer = Claimed | Busy | Wait | Done | Unknown
+@dataclass(frozen=True, slots=True)
+class Limited:
+    """The request waits in the queue of a limiter, without its entry.
+
+    Attributes:
+        limiter: The name of the limiter.
+        check_ms: In how many milliseconds a sweep looks at the queue again; None if something
+            else opens it.
+    """
+
+    limiter: str
+    check_ms: int | None
+
+
+BeginAnswer = Claimed | Busy | Wait | Done | Unknown | Limited
 
 
 def parse_begin(parts: Sequence[Any]) -> BeginAnswer:
@@ -200,6 +214,8 @@ def parse_begin(parts: Sequence[Any]) -> BeginAnswer:
         return Busy(rest[0], int(rest[1]))
     if word == "wait":
         return Wait(int(rest[0]))
+    if word == "limited":
+        return Limited(rest[0], int(rest[1]) if rest[1] else None)
     return Unknown()
 
 

@@ -18,6 +18,8 @@ _FILES = (
     "prelude",
     "record",
     "memory",
+    "queue",
+    "limiter",
     "replies",
     "call",
     "request",

@@ -67,6 +67,7 @@ class RequestFunctions:
         supersedes: Sequence[str] = (),
         delay_ms: int | None = None,
         not_before_ms: int | None = None,
+        turn: str = "",
         deadline: Deadline | None = None,
     ) -> "asyncio.Future[EmitAnswer | Expired]":
         """Write a command's record and entry.
@@ -86,6 +87,7 @@ class RequestFunctions:
             supersedes: The records of requests that end in the same step.
             delay_ms: How long after now it may begin at the earliest.
             not_before_ms: The time before which it does not begin, since the Unix epoch.
+            turn: Class, weight and key of its turn, one per line; '' for none.
             deadline: When the command is no longer sent again; None for never.
         """
         digest = _digest_of(stream, entry[3], entry[4])
@@ -105,6 +107,8 @@ class RequestFunctions:
             args += ("delay_ms", str(delay_ms))
         if not_before_ms is not None:
             args += ("not_before_ms", str(not_before_ms))
+        if turn:
+            args += ("turn", turn)
         for superseded in supersedes:
             args += ("supersedes", superseded)
         return self._batcher.call(
@@ -141,14 +145,19 @@ class RequestFunctions:
         retention: Retention,
         max_deliveries: int,
         trace: Trace,
+        limiters: Sequence[tuple[str, str, str]] = (),
         deadline: Deadline | None = None,
     ) -> "asyncio.Future[BeginAnswer]":
-        """Claim a request: the epoch grows, and `start` is written."""
+        """Claim a request: the epoch grows, and `start` is written.
+
+        `limiters` has name, count and interval of each limiter, in the order in which the request
+        takes their permits.
+        """
         return self._batcher.call(
             "begin",
             (group, consumer, str(lease_ms), str(max_deliveries), *retention.args),
             (record, stream),
-            (entry_id, token, *trace),
+            (entry_id, token, *trace, *(part for limiter in limiters for part in limiter)),
             parse_begin,
             deadline=deadline,
         )

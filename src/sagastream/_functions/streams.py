@@ -17,6 +17,7 @@ _SWEEP, _EVENT, _REJECT = (function_name(name) for name in ("sweep", "event", "r
 _ANNOUNCE, _FORWARD = function_name("announce"), function_name("forward")
 _GIVE_BACK, _MAKE_GROUP = function_name("give_back"), function_name("make_group")
 _JOIN, _LEAVE = function_name("join"), function_name("leave")
+_PAUSE, _RESUME = function_name("pause"), function_name("resume")
 
 
 class StreamFunctions:
@@ -55,6 +56,15 @@ class StreamFunctions:
         return SweepAnswer.parse(
             await self._caller.call("FCALL", _SWEEP, 3, sweeper, stream, windows, *args)
         )
+
+    async def pause(self, stream: str, target: str, description: str) -> None:
+        """Let no request begin for which the target stands."""
+        await self._caller.call("FCALL", _PAUSE, 1, stream, target, description)
+
+    async def resume(self, stream: str, target: str) -> bool:
+        """Let the requests of a target begin again; False if it was not paused."""
+        answer = await self._caller.call("FCALL", _RESUME, 1, stream, target)
+        return bool(answer[0] == b"ok")
 
     async def make_group(self, stream: str, *, group: str) -> None:
         """Create a stream and its consumer group, if they do not exist."""

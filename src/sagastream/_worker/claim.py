@@ -26,6 +26,7 @@ from sagastream._worker.claim_telemetry import ClaimTelemetry
 from sagastream._worker.consumer import IDLE_MS, Delivery
 from sagastream._worker.lease import ClaimOptions, LeaseKeeper
 from sagastream._worker.progress import ProgressThrottle, progress_payload
+from sagastream.admission import Limit, limiters_of
 from sagastream.effects import Atomic, Write
 from sagastream.errors import InvalidMessage, LeaseLost, SagastreamError
 from sagastream.message import Command
@@ -37,8 +38,7 @@ _FIRST_PAUSE = 0.05
 # How long the event loop waits for the answer when it gives a delivery back, in seconds.
 _RELEASE_S = 1.0
 
-# Why a handler has to stop: its lease is lost, the request was cancelled, its deadline passed,
-# or its listener has stopped.
+# Why a handler has to stop; `stopped`: its listener has stopped.
 Ending = Literal["lost", "cancelled", "deadline", "stopped"]
 
 
@@ -133,12 +133,12 @@ class Claim:
                 claim_token.reset(self._claim_token)
             self.telemetry.leave()
 
-    async def begin(self) -> BeginAnswer:
+    async def begin(self, limits: Sequence[Limit] = ()) -> BeginAnswer:
         """Claim the request and write `start`.
 
         Returns:
-            `Claimed`; `Busy` or `Done`: another claim has it, or it has ended; or `Wait`: the
-            handler of a superseded request has to end first.
+            `Claimed`; `Busy` or `Done`: another claim has it, or it has ended; `Wait`: a superseded
+            request's handler has to end first; or `Limited`: it waits without its entry.
 
         Raises:
             InvalidMessage: The request id is known with another payload.
@@ -146,21 +146,22 @@ class Claim:
             ServerUnavailable: The server did not answer.
             ServerError: The server cannot begin it.
         """
-        answer = await self._begin()
+        answer = await self._begin(limits)
         while isinstance(answer, Unknown):
             adopted = await self._adopt()
             if adopted.outcome == "conflict":
                 raise InvalidMessage("request_id", "is known with another payload or event type")
             if adopted.outcome == "done":
                 return Done(adopted.status, "", is_dead=False)
-            answer = await self._begin()
+            answer = await self._begin(limits)
         if isinstance(answer, Claimed):
             self._note_begin(answer)
         elif isinstance(answer, Done):
             self.telemetry.lost_span(answer.lost_span, is_dead=answer.is_dead)
         return answer
 
-    async def _begin(self) -> BeginAnswer:
+    async def _begin(self, limits: Sequence[Limit]) -> BeginAnswer:
+        command = self.command
         return await self._session.requests.begin(
             self.record,
             self.stream,
@@ -172,6 +173,7 @@ class Claim:
             retention=self._options.retention,
             max_deliveries=self._options.max_deliveries,
             trace=self._trace,
+            limiters=limiters_of(limits, command.event_type, command.payload) if limits else (),
             deadline=Deadline(self._options.lease_s),
         )
 

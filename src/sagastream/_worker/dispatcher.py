@@ -9,12 +9,12 @@ import logging
 import random
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from sagastream._client.session import Session
 from sagastream._codec.entries import decode_command, is_newer_entry, unread_command
-from sagastream._functions.answers import Claimed, Wait
+from sagastream._functions.answers import Claimed, Limited, Wait
 from sagastream._functions.stream_answers import ForwardAnswer
 from sagastream._handlers.injection import Injector
 from sagastream._redis.retrying import says_away
@@ -27,6 +27,7 @@ from sagastream._worker.lease import ClaimOptions, LeaseKeeper
 from sagastream._worker.rejection import reject
 from sagastream._worker.slots import Slot
 from sagastream._worker.threads import HandlerThreads
+from sagastream.admission import Limit
 from sagastream.errors import (
     HandlerStopped,
     InvalidMessage,
@@ -160,7 +161,8 @@ class Dispatcher:
         async with self._claim_of(delivery, command) as claim:
             try:
                 handled = () if handler else await self._forward(claim, delivery, slot)
-                if handled is None or not await self._begin(claim, slot):
+                limits = handler.limits if handler else ()
+                if handled is None or not await self._begin(claim, slot, limits):
                     claim.leave()
                     return
             except asyncio.CancelledError:
@@ -198,16 +200,18 @@ class Dispatcher:
 
     # -- before the handler ---------------------------------------------------------------
 
-    async def _begin(self, claim: Claim, slot: Slot) -> bool:
-        """Claim the request; False if another claim has it, or it has ended."""
+    async def _begin(self, claim: Claim, slot: Slot, limits: Sequence[Limit]) -> bool:
+        """Claim the request; False if another claim has it, it has ended, or it waits for others."""
         while True:
-            answer = await claim.begin()
+            answer = await claim.begin(limits)
             if not isinstance(answer, Wait):
                 break
             # The handler of a superseded request is being stopped.
             await self._wait(claim, slot, min(answer.left_ms / 1000, _RETRY_BEGIN_S))
         if isinstance(answer, Claimed):
             return True
+        if isinstance(answer, Limited) and answer.check_ms is not None:
+            self._on_postponed(answer.check_ms / 1000)
         logger.info("not begun: %s", answer, extra=claim.ids)
         return False
 

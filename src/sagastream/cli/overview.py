@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from sagastream.bus import Bus
+from sagastream.cli.flow_verbs import flow_of
 from sagastream.cli.output import table
 from sagastream.errors import SagastreamError
 from sagastream.inspection import listeners, streams
@@ -13,7 +14,8 @@ from sagastream.saga.administration import find_sagas, saga_names
 from sagastream.status import oldest_unread_s
 
 _COLUMNS = (
-    *("stream", "depth", "pending", "oldest_s", "listeners", "dead_letters", "event_types"),
+    *("stream", "depth", "waiting", "pending", "oldest_s", "listeners", "dead_letters"),
+    *("paused", "event_types"),
 )
 _OLD_S = 300.0
 
@@ -27,6 +29,7 @@ async def status(bus: Bus, options: argparse.Namespace) -> list[dict[str, Any]]:
     for found in await streams(bus, group=options.group):
         row = asdict(found) | {"event_types": list(found.event_types)}
         row["listeners"] = sum(found.stream in each.handles for each in live)
+        row |= await flow_of(bus, found.stream)
         row["oldest_s"] = max(found.oldest_pending_s, await oldest_unread_s(bus, found))
         rows.append(row)
     return rows
@@ -114,6 +117,9 @@ async def _work(bus: Bus, options: argparse.Namespace) -> list[dict[str, Any]]:
             checks.append(_check(name, "warning", detail, fix))
         else:
             checks.append(_check(name, "ok", detail))
+        if row["paused"]:
+            fix = f"see: sagastream queue list {row['stream']}, sagastream resume {row['stream']}"
+            checks.append(_check(name, "warning", f"paused: {', '.join(row['paused'])}", fix))
         if row["dead_letters"]:
             fix = f"see: sagastream dead list {row['stream']}"
             checks.append(_check(name, "warning", f"{row['dead_letters']} dead letters", fix))

@@ -12,6 +12,7 @@ from sagastream import rights
 from sagastream.bus import Bus
 from sagastream.cli import (
     dead_letters,
+    flow_verbs,
     overview,
     page_verb,
     request_verbs,
@@ -115,6 +116,8 @@ def make_parser() -> argparse.ArgumentParser:
     _add_requests(_group(commands, "request", "Work with requests."))
     _add_sagas(_group(commands, "saga", "Work with sagas."))
     _add_dead_letters(_group(commands, "dead", "Work with dead letters."))
+    flow_verbs.add_pauses(_adder(commands))
+    flow_verbs.add_queues(_group(commands, "queue", "See what waits."))
     _add_listeners(_group(commands, "listener", "Work with listeners."))
     _add_upkeep(_adder(commands))
     return parser

@@ -44,7 +44,9 @@ _FUNCTIONS: dict[Role, set[str]] = {
     },
     "saga-runner": {"journal", "take_due", "heartbeat"},
     "reader": {"inspect"},
-    "administrator": {"purge", "inspect", "cancel", "emit", "journal", "heartbeat"},
+    "administrator": {
+        *("purge", "inspect", "cancel", "emit", "journal", "heartbeat", "pause", "resume"),
+    },
 }
 # The second word belongs to the name of these commands.
 _CONTAINERS = {"XGROUP", "XINFO", "MEMORY"}

@@ -15,6 +15,7 @@ import pytest
 from sagastream import Bus, Command, Progress, RetryPolicy, multi_stage_reply
 from sagastream.cli import main as cli
 from sagastream.cli.main import main, make_parser
+from sagastream.flow_control import queues
 from sagastream.inspection import find_requests, listeners, streams
 from sagastream.saga import Compensation, Saga, SagaRunner, Step
 from sagastream.testing import EmbeddedServer
@@ -163,6 +164,49 @@ async def test_the_examples_run(verbs: Verbs, output: str) -> None:
             await verbs.bus.command("DEL", verbs.bus.key(f"{STREAM}:dead"))
             await add_entry(verbs.bus, f"{STREAM}:dead", letter, entry_id=LETTER)
     assert {name for name, code in codes.items() if code} == {"sagastream doctor"}, codes
+
+
+async def test_what_is_paused_waits_and_is_resumed(verbs: Verbs) -> None:
+    """`status`, `queue list`, `request show` and `doctor` say so."""
+    target = (STREAM, "--event-type", "shop:order")
+    paused = await verbs.json("pause", *target, "--reason", "the bank is closed")
+    assert (paused["target"], paused["reason"]) == ("shop:order", "the bank is closed")
+    await verbs.bus.emit_command(
+        STREAM, event_type="shop:order", payload={"count": 3}, request_id="order-10"
+    )
+    await eventually(lambda: queues(verbs.bus, STREAM), within_s=5, why="it waits")
+    rows = {row["stream"]: row for row in await verbs.json("status")}
+    assert (rows[STREAM]["waiting"], rows[STREAM]["paused"]) == (1, ["shop:order"])
+    (queue,) = await verbs.json("queue", "list", STREAM)
+    assert (queue["reason"], queue["key"], queue["waiting"]) == ("paused", "shop:order", 1)
+    shown = await verbs.json("request", "show", "order-10")
+    assert shown["waits_for"] == "paused shop:order"
+    _, out, _ = await verbs.run("doctor")
+    assert "paused: shop:order; see: sagastream queue list" in out
+    assert await verbs.run("resume", *target) == (0, "resumed shop:order\n", "")
+    reply = await verbs.bus.request_and_reply(
+        STREAM, "shop:order", {"count": 3}, 5, request_id="order-10"
+    )
+    assert reply["payload"] == {"packed": 3}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("resume", STREAM), 1, f"* of {STREAM} is not paused; paused there: nothing"),
+        (("pause", STREAM, "--key", "7"), 1, "key: '7' is not NAME=VALUE"),
+        (("pause", STREAM, "--key", "a=1", "--event-type", "x"), 1, "give either"),
+        (("pause", ""), 1, "stream: '' must not be empty"),
+    ],
+    ids=["nothing paused", "no key", "both", "no stream"],
+)
+async def test_what_cannot_be_paused_gets_one_line(
+    verbs: Verbs, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    """With the name of the argument, and the documented code."""
+    found, out, err = await verbs.run(*arguments)
+    assert (found, out, err.count("\n")) == (code, "", 1)
+    assert said in err
 
 
 async def test_status_and_listeners(verbs: Verbs) -> None:

@@ -13,10 +13,11 @@ local function held_ms(call, after, now)
 end
 
 -- Note that the handler of a superseded request has ended: the request that waits for it may begin.
-local function confirm(key, record, token)
+local function confirm(call, key, record, token)
   if record.held_until > 0 and record.token == token then
     redis.call('SET', key, redis.call('HGET', key, 'ended'), 'KEEPTTL')
     record.held_until, record.span = 0, ''
+    leave_limiters(call, command_of(record).stream, key, record)
   end
 end
 
@@ -65,13 +66,14 @@ end
 -- claim stays in the record until its handler has ended it: the next claim gets the span of a
 -- handler that was killed (attempt, begin in ms, traceparent), and records it.
 -- Shared: group, consumer, lease_ms, max_deliveries, four of the retention. Own: entry_id,
--- token, traceparent, tracestate, parent span id.
+-- token, traceparent, tracestate, parent span id, then three for each limiter: name, count, interval.
 -- Returns {'claimed', epoch, now, then if there is more to say: which claim of the request this is,
 -- how many failed, effect that the handler must declare, last progress, lost span, context} |
 -- {'busy', consumer, ms left} | {'wait', largest number of ms until a superseded handler ends} |
 -- {'done', status, lost span, 'dead' if this call made it a dead letter, otherwise ''} |
+-- {'limited', why, ms until a sweep looks again or ''}: it waits in a limiter's queue, without its entry |
 -- {'unknown'}: the record does not name this entry; adopt it.
-local function begin(call, key, stream, args, before)
+local function begin(call, key, stream, args, before, last)
   local group, consumer, lease_ms, limit = args[1], args[2], args[3], tonumber(args[4])
   local entry_id, token, traceparent, tracestate, parent_span_id = unpack(args, before + 1, before + 5)
   local now, record = now_ms(call), read_record(call, key)
@@ -110,6 +112,14 @@ local function begin(call, key, stream, args, before)
     local retention = retention_of(call, args, 5, true)
     return make_dead_letter(call, key, record, entry_id, trace, retention, group, too_often)
   end
+  local limits = last > before + 5 and slice(args, before + 6, last) or NO_LIMITS
+  if record.status == 'running' then
+    leave_limiters(call, stream, key, record) -- they were those of an earlier claim
+  end
+  local waits_at, count, interval = refused_by(call, stream, key, record, limits)
+  if waits_at then
+    return limited(call, stream, key, record, limits, group, entry_id, waits_at, count, interval)
+  end
   record.epoch, record.attempts = next_epoch(call, record.epoch), record.attempts + 1
   if record.reply_streams ~= '' then
     add_replies(call, key, record, retention_of(call, args, 5, true), 'start', '{}', trace)
@@ -120,7 +130,13 @@ local function begin(call, key, stream, args, before)
   if traceparent ~= '' then
     record.span = int(record.attempts) .. ' ' .. call.now_text .. ' ' .. traceparent
   end
+  if limits ~= NO_LIMITS then
+    take_permits(call, stream, key, record, limits, nil, record.lease_until)
+  end
   write_state(key, record)
+  if record.turn ~= '' then
+    leave_turn(call, stream, key, record)
+  end
   return claimed(call, key, record)
 end
 
@@ -160,7 +176,7 @@ local function finish(call, key, _, args, before, last)
   if not record.status then
     return { 'stale', '' }
   end
-  confirm(key, record, token)
+  confirm(call, key, record, token)
   if record.status == status and ended_by(record, token) then
     return { 'ok' }
   end
@@ -261,7 +277,7 @@ local function release(call, keys, args)
   local group, entry_id, consumer, token, idle_ms = unpack(args, 1, 5)
   local record = read_record(call, key)
   if record.status then
-    confirm(key, record, token)
+    confirm(call, key, record, token)
   end
   if record.span_taken == token then
     return { 'span_taken' }
@@ -269,6 +285,7 @@ local function release(call, keys, args)
   local answer = 'unclaimed'
   if record.status and owns(record, token) then
     record.lease_until, record.token, record.span, record.released = 0, '', '', record.released + 1
+    leave_limiters(call, stream, key, record)
     write_state(key, record)
     answer = 'ok'
   elseif TERMINAL[record.status] or (record.lease_until or 0) > now_ms(call) then
@@ -291,7 +308,7 @@ local function postpone(call, keys, args)
   local group, entry_id, token, delay_ms, failure = unpack(args, 1, 5)
   local record = read_record(call, key)
   if record.status then
-    confirm(key, record, token)
+    confirm(call, key, record, token)
   end
   if not record.status or not owns(record, token) then
     if record.due and record.due > 0 and redis.call('HGET', key, 'postponed') == token then
@@ -306,6 +323,7 @@ local function postpone(call, keys, args)
   require_type(call, delayed, 'zset')
   record.status, record.token, record.consumer, record.span, record.lease_until = 'pending', '', '', '', 0
   record.failures, record.entry_id, record.due = record.failures + 1, '0-0', now_ms(call) + delay_ms
+  leave_limiters(call, stream, key, record)
   redis.call('HSET', key, 'state', pack_state(record), 'failure', failure, 'postponed', token)
   redis.call('ZADD', delayed, int(record.due), key)
   append(call.ended, stream, key)

@@ -27,7 +27,7 @@ local STACK_LIMIT = 4000
 -- writes that its requests share. `flush` does these writes once, at the end of the call.
 local function new_call(keys)
   return { keys = keys, types = {}, ttls = {}, opened = {}, ended = {}, acked = {}, emitted = 0, windows = {},
-    kept = {} }
+    kept = {}, paused = {} }
 end
 
 local function int(number)

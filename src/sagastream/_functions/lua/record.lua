@@ -45,14 +45,14 @@ end
 local function unpack_state(packed)
   local status, epoch, entry_id, reply_streams, end_streams, effect, context, after, followed, token, consumer,
     lease_until, began, seq, progressed, span, lost, released, cancel, held_until, span_taken,
-    attempts, failures, due = cmsgpack.unpack(packed)
+    attempts, failures, due, turn, waits, permits = cmsgpack.unpack(packed)
   return {
     status = status, epoch = epoch, entry_id = entry_id, reply_streams = reply_streams, end_streams = end_streams,
     effect = effect, context = context, after = after, followed = followed, token = token or '',
     consumer = consumer or '', lease_until = lease_until or 0, began = began or 0, seq = seq or 0,
     progressed = progressed or 0, span = span or '', lost = lost or '', released = released or 0,
     cancel = cancel or '', held_until = held_until or 0, span_taken = span_taken or '', attempts = attempts or epoch,
-    failures = failures or 0, due = due or 0,
+    failures = failures or 0, due = due or 0, turn = turn or '', waits = waits or '', permits = permits or '',
   }
 end
 
@@ -60,7 +60,8 @@ local function pack_state(record)
   return cmsgpack.pack(record.status, record.epoch, record.entry_id, record.reply_streams, record.end_streams,
     record.effect, record.context, record.after, record.followed, record.token, record.consumer, record.lease_until,
     record.began, record.seq, record.progressed, record.span, record.lost, record.released, record.cancel,
-    record.held_until, record.span_taken, record.attempts, record.failures, record.due)
+    record.held_until, record.span_taken, record.attempts, record.failures, record.due, record.turn, record.waits,
+    record.permits)
 end
 
 local function pack_command(command)
@@ -130,6 +131,7 @@ local function unpack_ended(packed)
     entry_id = unpack_id(before_ms, rest, at), payload = payload, token = token, told = told,
     span_taken = span_taken, trace = { traceparent, tracestate, parent_span_id }, is_packed = true,
     reply_streams = '', end_streams = '', held_until = 0, lease_until = 0, span = '', cancel = '', consumer = '',
+    permits = '', waits = '',
     command = {
       digest = digest, correlation_id = correlation_id, saga_id = saga_id, event_type = event_type,
     },
@@ -163,7 +165,7 @@ local function read_old(key)
     seq = tonumber(old.seq or '0'), progressed = tonumber(old.progress and old.began or '0'), span = old.span or '',
     lost = old.lost or '', released = tonumber(old.released or '0'), cancel = old.cancel or '',
     held_until = tonumber(old.held_until or '0'), span_taken = old.span_taken or '', progress = old.progress,
-    failures = 0, due = 0,
+    failures = 0, due = 0, turn = '', waits = '', permits = '',
   }
   local command = { stream = old.stream }
   for _, name in ipairs(COMMAND_FIELDS) do
@@ -248,19 +250,22 @@ local function new_record(command, reply_streams, end_streams)
   return record
 end
 
--- Write the record of a command that has been emitted: its entry, when it is due (0 for now), the
--- streams of its replies, the effect that its handler must declare, what other propagators carry, the records that it waits
--- for, and whether it is followed.
+-- Write the record of a command that has been emitted: its entry, when it is due (0 for now), its turn
+-- ('' for none), the streams of its replies, the effect that its handler must declare, what other
+-- propagators carry, the records that it waits for, and whether it is followed.
 -- A stream's open requests are in a sorted set next to it, the oldest first, so that commands
 -- whose entries were lost can be requeued.
-local function add_record(call, key, stream, packed_command, payload, entry_id, due, reply_streams, end_streams, ...)
+local function add_record(call, key, stream, packed_command, payload, entry_id, due, turn, reply_streams, end_streams,
+  ...)
   local state = cmsgpack.pack('pending', 0, entry_id, reply_streams, end_streams, ...)
-  if due > 0 then
+  if due > 0 or turn ~= '' then
     local record = unpack_state(state)
-    record.due = due
+    record.due, record.turn = due, turn
     state = pack_state(record)
+  end
+  if due > 0 then
     redis.call('ZADD', stream .. ':delayed', int(due), key)
-  else
+  elseif turn == '' then
     append(call.opened, stream, call.now_text, key)
   end
   redis.call('HSET', key, 'layout', LAYOUT_TEXT, 'command', packed_command, 'payload', payload, 'state', state)

@@ -117,6 +117,7 @@ local function conclude(call, key, record, status, payload, trace, retention, gr
   local ended = pack_ended(record, status, payload, trace, now, marks_of(call, key, record, command))
   record.status, record.payload, record.trace, record.at = status, payload, trace, now
   local is_lone = command.saga_id == ''
+  leave_queue(command.stream, key, record)
   if record.held_until > 0 then
     redis.call('HSET', key, 'state', pack_state(record), 'ended', ended)
     if is_lone then
@@ -140,6 +141,9 @@ local function conclude(call, key, record, status, payload, trace, retention, gr
     redis.call('ZREM', command.stream .. ':delayed', key)
   end
   append(call.ended, command.stream, key)
+  if record.held_until == 0 then
+    leave_limiters(call, command.stream, key, record)
+  end
 end
 
 -- Give the terminal reply of a request that has ended to streams that do not have it.

@@ -66,8 +66,9 @@ end
 -- parent_span_id; the keys of the reply streams, one per line; the keys of those that get only the
 -- terminal stage; the digest of the command; then names and values: `deadline_ms` and `delay_ms`
 -- from now, `not_before_ms`, `maxlen`, `ttl_ms`, `effect` that the handler must declare, `context` of other propagators,
+-- `turn`: class, weight and group of its fair queue, one per line,
 -- `supersedes` a record (any number of times).
--- A command that is due later has no entry until then: 0-0.
+-- A command that is due later, or waits for its turn, has no entry until then: 0-0.
 -- Returns {'new' | 'known' | 'conflict', entry_id, counter} | {'expired', status, time in s}. The
 -- counter grows with every command, so that a client notices when older data are restored.
 local function emit(call, key, stream, args, before, last)
@@ -123,13 +124,16 @@ local function emit(call, key, stream, args, before, last)
   if options.superseded then
     after = supersede_all(call, options.superseded, { traceparent, tracestate, parent_span_id }, retention)
   end
-  local entry_id, due = nil, 0
+  local entry_id, due, turn = nil, 0, options.turn or ''
   if options.delay_ms or options.not_before_ms then
     due = math.max(now + (options.delay_ms or 0), tonumber(options.not_before_ms or 0))
     due = due > now and due or 0
   end
   if due > 0 then
     require_type(call, stream .. ':delayed', 'zset')
+    entry_id = '0-0'
+  elseif turn ~= '' then
+    require_type(call, stream, 'stream')
     entry_id = '0-0'
   elseif deadline == '' and not options.maxlen and not options.ttl_ms then
     entry_id = redis.call('XADD', stream, '*', 'correlation_id', correlation_id, 'request_id', request_id,
@@ -146,8 +150,13 @@ local function emit(call, key, stream, args, before, last)
   if is_there then
     redis.call('DEL', key) -- the note, and its TTL: a live record has none
   end
-  add_record(call, key, stream, packed, payload, entry_id, due, reply_streams, end_streams, options.effect or '',
+  add_record(call, key, stream, packed, payload, entry_id, due, turn, reply_streams, end_streams, options.effect or '',
     options.context or '', after, record.followed and true or false)
+  if turn ~= '' and due == 0 then
+    local waiting = read_record(call, key)
+    enter(call, stream, key, waiting)
+    entry_id = read_record(call, key).entry_id
+  end
   call.counted = call.counted or tonumber(redis.call('HGET', call.prefix .. 'sagastream:instance', 'emitted') or '0')
   call.emitted = call.emitted + 1
   return { 'new', entry_id, call.counted + call.emitted }
@@ -200,7 +209,7 @@ local function adopt(call, keys, args)
     return { 'done', 'cancelled' }
   end
   redis.call('DEL', key)
-  add_record(call, key, stream, pack_command(command), command.payload, entry_id, 0, reply_streams, '', '',
+  add_record(call, key, stream, pack_command(command), command.payload, entry_id, 0, '', reply_streams, '', '',
     value_of(fields, 'context'), '', record.followed and true or false)
   return { 'adopted' }
 end
@@ -274,7 +283,7 @@ local function inspect(call, keys)
   local out = { 'record' }
   for name, value in pairs({
     status = record.status, epoch = record.epoch, attempts = record.attempts, failures = record.failures or 0,
-    due = record.due or 0, entry_id = record.entry_id, consumer = record.consumer,
+    due = record.due or 0, waits = record.waits or '', turn = record.turn or '', entry_id = record.entry_id, consumer = record.consumer,
     lease_until = record.lease_until, seq = record.seq or 0, cancel = record.cancel, token = record.token,
     context = record.context or '', correlation_id = command.correlation_id, saga_id = command.saga_id,
     event_type = command.event_type, stream = command.stream or '', timestamp = record.at or command.timestamp,

@@ -61,8 +61,8 @@ local function requeue(call, stream, limit)
   end
 end
 
--- Add the entries of requests whose next attempt is due. Returns how many ms later the next one is,
--- or '' if none waits.
+-- Let in the requests that are due, and those whose limiter must be looked at. Returns how many ms
+-- later the next one is, or '' if none waits.
 local function move_due(call, stream)
   local delayed, now = stream .. ':delayed', now_ms(call)
   for _, key in ipairs(redis.call('ZRANGEBYSCORE', delayed, '-inf', int(now), 'LIMIT', 0, REQUEUE_LIMIT)) do
@@ -71,16 +71,19 @@ local function move_due(call, stream)
       redis.call('ZADD', delayed, int(now + NEWER_PAUSE_MS), key) -- a newer release moves its own
     else
       if record.status == 'pending' and record.due > 0 then
-        record.entry_id = redis.call('XADD', stream, '*', unpack(command_entry(call, key, record)))
         record.due = 0
-        write_state(key, record)
-        redis.call('ZADD', stream .. ':open', int(now), key)
+        enter(call, stream, key, record)
       end
       redis.call('ZREM', delayed, key)
     end
   end
-  local first = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
-  return first and int(math.max(0, first - now)) or ''
+  local limits = stream .. ':limits'
+  for _, name in ipairs(redis.call('ZRANGEBYSCORE', limits, '-inf', int(now), 'LIMIT', 0, REQUEUE_LIMIT)) do
+    open_limiter(call, stream, name)
+  end
+  local first = tonumber(redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2] or math.huge)
+  first = math.min(first, tonumber(redis.call('ZRANGE', limits, 0, 0, 'WITHSCORES')[2] or math.huge))
+  return first < math.huge and int(math.max(0, first - now)) or ''
 end
 
 -- sweep: take over entries that were not renewed for one lease, or were given back, at most `count`.
@@ -97,6 +100,7 @@ local function sweep(call, keys, args)
   local consumer, group, lease_ms, idle_ms, count, keep, keep_bytes = unpack(args, 1, 7)
   require_type(call, sweeper, 'hash')
   require_type(call, stream .. ':delayed', 'zset')
+  require_type(call, stream .. ':limits', 'zset')
   local now, due = now_ms(call), move_due(call, stream)
   local held = redis.call('HMGET', sweeper, 'consumer', 'until', 'cursor')
   if held[1] and held[1] ~= consumer and tonumber(held[2]) > now then
@@ -123,6 +127,27 @@ local function sweep(call, keys, args)
   end)
   requeue(call, stream, REQUEUE_LIMIT)
   return out
+end
+
+-- pause: let no request of a stream begin for which a target stands: `*` for all, an event type, or
+-- a key of a limit or of fairness, as `customer_id=7`. What runs goes on.
+-- KEYS stream. ARGV target, its JSON description. Returns {'ok'}.
+local function pause(call, keys, args)
+  local paused = keys[1] .. ':paused'
+  require_type(call, paused, 'hash')
+  redis.call('HSET', paused, args[1], args[2])
+  return { 'ok' }
+end
+
+-- resume: let the requests of a target begin again, a hundred now and the others with the next sweeps.
+-- KEYS stream. ARGV target. Returns {'ok'} | {'none'}: it was not paused.
+local function resume(call, keys, args)
+  local stream, name = keys[1], 'paused ' .. args[1]
+  require_type(call, stream .. ':paused', 'hash')
+  require_type(call, stream .. ':limits', 'zset')
+  local was_paused = redis.call('HDEL', stream .. ':paused', args[1]) == 1
+  open_limiter(call, stream, name)
+  return { was_paused and 'ok' or 'none' }
 end
 
 -- make_group: create a stream and its consumer group, at the start of the stream.
@@ -286,6 +311,8 @@ local function forward(call, keys, args)
 end
 
 register('sweep', sweep, WHEN_FULL)
+register('pause', pause)
+register('resume', resume, WHEN_FULL)
 register('make_group', make_group, WHEN_FULL)
 register('give_back', give_back, WHEN_FULL)
 register('event', event)
