@@ -25,10 +25,12 @@ IN_LIBRARY: Mapping[MissionRole, tuple[Role, ...]] = {
 }
 _FLEET = frozenset({"hgetall", "mget"})
 _BLOBS = frozenset({"getrange", "set"})
+# Of the library's page, beside what its roles have: search, and retry and drop dead letters.
+_OPERATING = frozenset({"hexists", "scan", "xdel"})
 _ROBOTS = _BLOBS | {"del", "exists", "hget", "hsetnx"}
 # For the fleet, parts of maps, and what `mission doctor` and `/readyz` read.
 IN_APPLICATION: Mapping[MissionRole, frozenset[str]] = {
-    "page": _FLEET,
+    "page": _FLEET | _OPERATING,
     "celery": frozenset({"info", "zcard"}),
     "listener": _FLEET | _BLOBS,
     "robots": _ROBOTS,

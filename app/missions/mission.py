@@ -155,8 +155,7 @@ async def run_saga(
     await get_bus().ping()
     runner = mission_runner()
     saga_id = saga_id or runner.new_id()
-    folder = artifacts.folder_of(get_settings().out_dir, saga_id)
-    await asyncio.to_thread(artifacts.require_unused, folder)
+    await asyncio.to_thread(_require_unused_folder, saga_id)
     payload: dict[str, Any] = {
         "area": area,
         "robot_count": robot_count,
@@ -166,6 +165,10 @@ async def run_saga(
     if not known_poses:
         payload["known_poses"] = False
     return MissionHandle(await runner.start(payload, saga_id=saga_id), payload)
+
+
+def _require_unused_folder(saga_id: str) -> None:
+    artifacts.require_unused(artifacts.folder_of(get_settings().out_dir, saga_id))
 
 
 async def follow(handle: MissionHandle, on_stage: OnStage) -> SagaOutcome:

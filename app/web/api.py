@@ -28,7 +28,6 @@ from app.redis_utils import get_bus, request_and_reply
 from app.robots import fleet
 from app.web import pages, problems
 from app.web.event_stream import MissionEvents
-from app.web.forwarded import ForwardedMiddleware, networks_of
 from app.web.limits import StreamLimits, TooManyMissions
 from app.web.mission_history import position_of
 from app.web.mission_progress import list_missions
@@ -46,14 +45,13 @@ from app.web.models import (
     StartMission,
     StepRequest,
 )
-from app.web.security import (
-    COOKIE,
-    SecurityMiddleware,
-    hosts_of,
-)
 from sagastream.errors import NoSuchSaga
 from sagastream.saga import Journal
+from sagastream.web.access import LOOPBACK_NAMES, AccessMiddleware, AccessRules
+from sagastream.web.application import make_mounted_page
+from sagastream.web.forwarded import ForwardedMiddleware, networks_of
 from sagastream.web.rate_limits import client_of
+from sagastream.web.rendering import STATIC_PATHS
 from sagastream.web.tokens import equal_secrets, session_cookie_of
 
 _TRACER = trace.get_tracer("mission")
@@ -77,6 +75,9 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         "are open; `Retry-After` says when to try again",
     }.items()
 }
+_COOKIE = "session"
+_GROUP = "sagastream"
+_POLICY = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 # A page takes longer silence for a lost connection.
 _CONTACT_S = 1.0
 SagaId = Annotated[Key, Path(description="The mission's id.")]
@@ -142,12 +143,7 @@ def make_app(settings: Settings) -> FastAPI:
                 root_path=settings.web_root_path,
             ),
             Middleware(TracingMiddleware),
-            Middleware(
-                SecurityMiddleware,
-                token=settings.web_token,
-                hosts=hosts_of(settings),
-                per_s=settings.web_requests_per_s,
-            ),
+            Middleware(AccessMiddleware, rules=_rules(settings), refuse=problems.respond),
         ],
     )
     app.state.events = events
@@ -168,8 +164,30 @@ def make_app(settings: Settings) -> FastAPI:
     app.get("/api/areas")(_areas)
     app.post("/api/session", status_code=200)(_session)
     app.include_router(pages.router)
+    operator = make_mounted_page(
+        get_bus(), group=_GROUP, secret=settings.web_token, home=("Mission control", "/../")
+    )
+    app.mount(pages.OPERATOR_PATH, operator)
     app.mount("/static", StaticFiles(directory=pages.WEB_FOLDER / "static"))
     return app
+
+
+def _rules(settings: Settings) -> AccessRules:
+    """Who may send what: names are those of WEB_HOSTS, or of loopback without a token."""
+    hosts = tuple(filter(None, (name.strip() for name in settings.web_hosts.split(","))))
+    if not hosts and not settings.web_token:
+        hosts = (*LOOPBACK_NAMES, settings.web_host)
+    static = (f"{pages.OPERATOR_PATH}{path}" for path in STATIC_PATHS)
+    return AccessRules(
+        token=settings.web_token,
+        hosts=hosts,
+        hosts_setting="WEB_HOSTS",
+        cookie=_COOKIE,
+        public=frozenset({"/healthz", "/login", "/api/session", "/static/", *static}),
+        forms=f"{pages.OPERATOR_PATH}/",
+        policy=_POLICY,
+        changes_per_s=settings.web_requests_per_s,
+    )
 
 
 async def _alive() -> dict[str, str]:
@@ -300,7 +318,7 @@ async def _session(login: Login, request: Request, response: Response) -> dict[s
     if token and not equal_secrets(login.token, token):
         raise HTTPException(401, "wrong token")
     response.set_cookie(
-        COOKIE,
+        _COOKIE,
         session_cookie_of(token),
         httponly=True,
         samesite="strict",

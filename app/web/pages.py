@@ -16,7 +16,6 @@ from fastapi import APIRouter, Query, Request
 from fastapi import Path as PathOf
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, HTMLResponse, Response
-from starlette.templating import Jinja2Templates
 
 from app.config import get_settings
 from app.exploration.map_files import known_maps
@@ -30,16 +29,16 @@ from app.web.deliveries import deliveries_of
 from app.web.mission_progress import driven_of, list_missions
 from app.web.models import Key
 from app.web.timeline import timeline_of
+from sagastream.web.rendering import Renderer, mark_of
 
+# Below it is the library's page: requests, sagas, dead letters and listeners.
+OPERATOR_PATH = "/operator"
 WEB_FOLDER = Path(__file__).resolve().parent
 _FILES = frozenset({"map.png", "map.pgm", "map.yaml", "report.json"})
 _PERCENT = 100.0
+_MARKS = {"to do": "○", "done": "✓", "undone": "↩", "undo failed": "⚠"}
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
-templates = Jinja2Templates(
-    directory=WEB_FOLDER / "templates",
-    context_processors=[lambda request: {"root": request.scope["root_path"]}],
-)
 SagaId = Annotated[Key, PathOf()]
 
 
@@ -56,16 +55,32 @@ def seconds(value: float | None) -> str:
     return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
-templates.env.filters["seconds"] = seconds
-templates.env.filters["percent"] = lambda share: f"{share * _PERCENT:.0f} %"
+render = Renderer(
+    WEB_FOLDER / "templates",
+    filters={
+        "seconds": seconds,
+        "percent": lambda share: f"{share * _PERCENT:.0f} %",
+        "mark": lambda state: _MARKS.get(state) or mark_of(state),
+    },
+    product="Mission control",
+    start="All missions",
+    assets=OPERATOR_PATH,
+    sections=(
+        ("/", "missions", "Missions"),
+        ("/fleet", "fleet", "Fleet"),
+        (f"{OPERATOR_PATH}/", "operator", "Requests"),
+    ),
+)
 
 
 @router.get("/")
 async def missions(request: Request, status: Annotated[str, Query(max_length=20)] = "") -> Response:
     """Show all missions and the form that starts one."""
     areas = await asyncio.to_thread(known_maps, get_settings().map_dir)
-    return _render(
-        *(request, "missions.html"),
+    return render.page(
+        request,
+        "missions",
+        here="missions",
         missions=await list_missions(status),
         status=status,
         areas=areas,
@@ -79,19 +94,19 @@ async def mission_rows(
     request: Request, status: Annotated[str, Query(max_length=20)] = ""
 ) -> Response:
     """Render the rows of the missions table."""
-    return _render(request, "_missions.html", missions=await list_missions(status), status=status)
+    return render.page(request, "_missions", missions=await list_missions(status), status=status)
 
 
 @router.get("/missions/{saga_id}")
 async def mission(request: Request, saga_id: SagaId) -> Response:
     """Show one mission, live or replayed: map, steps, trace and stream entries."""
-    return _render(request, "mission.html", **await _mission_values(saga_id))
+    return render.page(request, "mission", here="missions", **await _mission_values(saga_id))
 
 
 @router.get("/parts/missions/{saga_id}/steps")
 async def steps(request: Request, saga_id: SagaId) -> Response:
     """Render a mission's steps and the actions on it."""
-    return _render(request, "_steps.html", **await _mission_values(saga_id))
+    return render.page(request, "_steps", **await _mission_values(saga_id))
 
 
 @router.get("/parts/missions/{saga_id}/trace")
@@ -101,60 +116,60 @@ async def trace(request: Request, saga_id: SagaId) -> Response:
     names = [step.name for step in mission_saga(settings).steps]
     files = trace_files(settings.trace_file, settings.trace_dir)
     waterfall = await asyncio.to_thread(find_waterfall, saga_id, files, names)
-    return _render(request, "_trace.html", waterfall=waterfall)
+    return render.page(request, "_trace", waterfall=waterfall)
 
 
 @router.get("/parts/missions/{saga_id}/deliveries")
 async def deliveries(request: Request, saga_id: SagaId) -> Response:
     """Render a mission's open requests with their consumers, and its dead letters."""
     journal = await mission_runner().journal(saga_id)
-    return _render(request, "_deliveries.html", **await deliveries_of(journal))
+    return render.page(request, "_deliveries", of=await deliveries_of(journal))
 
 
 @router.get("/missions/{saga_id}/files/{name}")
 async def file(saga_id: SagaId, name: str) -> Response:
     """Return a result file of a mission."""
-    path = artifacts.folder_of(get_settings().out_dir, saga_id) / name
-    if name not in _FILES or not path.is_file():
+    if name not in await asyncio.to_thread(_files_of, saga_id):
         raise HTTPException(404, f"no file {name} of mission {saga_id} on this machine")
-    return FileResponse(path)
+    out_dir = get_settings().out_dir
+    return FileResponse(await asyncio.to_thread(artifacts.folder_of, out_dir, saga_id) / name)
 
 
 @router.get("/fleet")
 async def robots(request: Request) -> Response:
     """Show the robots and the missions that hold them."""
-    return _render(request, "fleet.html", robots=await _robot_values())
+    return render.page(request, "fleet", here="fleet", robots=await _robot_values())
 
 
 @router.get("/parts/fleet")
 async def robot_rows(request: Request) -> Response:
     """Render the rows of the robots table."""
-    return _render(request, "_fleet.html", robots=await _robot_values())
+    return render.page(request, "_fleet", robots=await _robot_values())
 
 
 @router.get("/login")
 async def login(request: Request) -> Response:
     """Show the form that asks for the token."""
-    return _render(request, "login.html")
-
-
-def _render(request: Request, template: str, **values: Any) -> Response:
-    return templates.TemplateResponse(request, template, values)
+    return render.page(request, "login", here="login")
 
 
 async def _mission_values(saga_id: str) -> dict[str, Any]:
     journal = await mission_runner().journal(saga_id)
     settings = get_settings()
     summary = summary_of(journal)
-    folder = artifacts.folder_of(settings.out_dir, saga_id)
     return {
         "mission": summary,
         "correlation_id": journal.correlation_id,
         "error": journal.error,
         "timeline": timeline_of(mission_saga(settings), journal),
         "grafana": _grafana_url(settings.grafana_url, summary["trace_id"]),
-        "files": sorted(name for name in _FILES if (folder / name).is_file()),
+        "files": await asyncio.to_thread(_files_of, saga_id),
     }
+
+
+def _files_of(saga_id: str) -> list[str]:
+    folder = artifacts.folder_of(get_settings().out_dir, saga_id)
+    return sorted(name for name in _FILES if (folder / name).is_file())
 
 
 def _grafana_url(address: str, trace_id: str) -> str:

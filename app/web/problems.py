@@ -13,49 +13,11 @@ from starlette.responses import JSONResponse, Response
 from app.exploration.map_files import MapError
 from app.missions.mission import BadMission
 from app.web.limits import LimitReached
-from app.web.pages import templates
-from sagastream import (
-    DataLost,
-    InvalidMessage,
-    Overloaded,
-    ReplyTimeout,
-    RequestCancelled,
-    RequestConflict,
-    RequestFailed,
-    ResultExpired,
-    SagastreamError,
-    ServerError,
-    ServerRefused,
-    ServerUnavailable,
-    ServerUnsuitable,
-)
-from sagastream.errors import NoSuchSaga, SagaError, UnknownLayout
+from app.web.pages import render
+from sagastream import SagastreamError
+from sagastream.web.error_pages import headers_of, hint_of, status_of
 
-_STATUS: tuple[tuple[type[Exception], int], ...] = (
-    (NoSuchSaga, 404),
-    (BadMission, 422),
-    (MapError, 422),
-    (InvalidMessage, 422),
-    (SagaError, 409),
-    (UnknownLayout, 409),
-    (RequestConflict, 409),
-    (RequestCancelled, 409),
-    (ResultExpired, 409),
-    (ServerUnavailable, 503),
-    (ServerRefused, 503),
-    (ServerUnsuitable, 503),
-    (DataLost, 503),
-    (Overloaded, 503),
-    (ReplyTimeout, 504),
-    # A handler has failed, or what is stored is not what belongs there.
-    (RequestFailed, 502),
-    (ServerError, 502),
-)
-_HEADERS: dict[int, dict[str, str]] = {
-    401: {"www-authenticate": "Bearer"},
-    429: {"retry-after": "5"},
-    503: {"retry-after": "5"},
-}
+_INVALID = (BadMission, MapError)
 
 
 def problem(status: int, kind: str, detail: str) -> Response:
@@ -67,41 +29,52 @@ def problem(status: int, kind: str, detail: str) -> Response:
         detail: What happened and what to do next.
     """
     body = _body(status, kind, detail)
-    return JSONResponse(body, status, _HEADERS.get(status), media_type="application/problem+json")
+    return JSONResponse(body, status, headers_of(status), media_type="application/problem+json")
 
 
 def _body(status: int, kind: str, detail: str) -> dict[str, Any]:
-    trace_id = trace.get_current_span().get_span_context().trace_id
     return {
         "type": f"urn:mission:{kind}",
         "title": kind,
         "status": status,
         "detail": detail,
-        "trace_id": f"{trace_id:032x}" if trace_id else "",
+        "trace_id": _trace_id(),
     }
 
 
-def _respond(request: Request, status: int, kind: str, detail: str) -> Response:
-    """Return an error as a page to browsers, else as `application/problem+json`."""
-    is_page = not request.url.path.startswith("/api/")
-    if is_page and "text/html" in request.headers.get("accept", ""):
-        body = _body(status, HTTPStatus(status).phrase, detail)
-        return templates.TemplateResponse(
-            request, "error.html", body, status_code=status, headers=_HEADERS.get(status)
-        )
+def _trace_id() -> str:
+    trace_id = trace.get_current_span().get_span_context().trace_id
+    return f"{trace_id:032x}" if trace_id else ""
+
+
+def respond(request: Request, status: int, kind: str, detail: str, hint: str = "") -> Response:
+    """Return an error as a page to browsers, else as `application/problem+json`.
+
+    Args:
+        request: The request that it answers.
+        status: The HTTP status.
+        kind: The error's type, such as `NoSuchSaga`.
+        detail: What happened and what to do next.
+        hint: What to do next, on a page.
+    """
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    if not path.startswith("/api/") and "text/html" in request.headers.get("accept", ""):
+        title = HTTPStatus(status).phrase
+        hint = f"{hint} Trace: {_trace_id() or 'none'}".strip()
+        return render.error(request, status, title=title, text=detail, hint=hint)
     return problem(status, kind, detail)
 
 
 async def handle_sagastream_error(request: Request, error: Exception) -> Response:
     """Respond to a `SagastreamError` or `MapError` with the status that fits its class."""
-    status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
-    return _respond(request, status, type(error).__name__, str(error))
+    status = 422 if isinstance(error, _INVALID) else status_of(error)
+    return respond(request, status, type(error).__name__, str(error), hint_of(error))
 
 
 async def handle_limit(request: Request, error: Exception) -> Response:
     """Respond with the error's own status: this server accepts no more for now."""
     assert isinstance(error, LimitReached)
-    return _respond(request, error.status, type(error).__name__, str(error))
+    return respond(request, error.status, type(error).__name__, str(error))
 
 
 async def handle_invalid_request(request: Request, error: Exception) -> Response:
@@ -109,7 +82,7 @@ async def handle_invalid_request(request: Request, error: Exception) -> Response
     assert isinstance(error, RequestValidationError)
     first: dict[str, Any] = dict(error.errors()[0])
     field = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
-    return _respond(request, 422, "InvalidRequest", f"{field}: {first['msg']}")
+    return respond(request, 422, "InvalidRequest", f"{field}: {first['msg']}")
 
 
 async def handle_http_error(request: Request, error: Exception) -> Response:
@@ -118,7 +91,7 @@ async def handle_http_error(request: Request, error: Exception) -> Response:
     kind = type(error).__name__
     if type(error) is HTTPException:
         kind = "".join(HTTPStatus(error.status_code).phrase.title().split())
-    return _respond(request, error.status_code, kind, str(error.detail))
+    return respond(request, error.status_code, kind, str(error.detail))
 
 
 HANDLERS: dict[int | type[Exception], Callable[..., Coroutine[Any, Any, Response]]] = {

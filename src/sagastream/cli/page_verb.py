@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,18 +40,43 @@ def add_verb(add: Callable[..., Any]) -> None:
         metavar="NAME",
         help="a name by which clients may address the page; may be repeated",
     )
+    verb.option(
+        *("--proxy",),
+        action="append",
+        metavar="NETWORK",
+        help="the address or network of a proxy whose X-Forwarded headers are believed; may be "
+        "repeated",
+    )
+    verb.option(
+        "--root-path",
+        type=_root_path,
+        default="",
+        metavar="PATH",
+        help="the path below which a proxy serves the page, such as /jobs",
+    )
     verb.grouped()
+
+
+def _root_path(text: str) -> str:
+    if text and not re.fullmatch(r"(/[A-Za-z0-9_.~-]+)+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} must begin with / and not end with it")
+    return text
 
 
 def _serve(options: argparse.Namespace) -> int:
     try:
+        from sagastream.web.forwarded import networks_of  # noqa: PLC0415
         from sagastream.web.serving_page import listen, read_token, serve_page  # noqa: PLC0415
     except ImportError as error:
         raise ExtraMissing(f"{error}; pip install 'sagastream[serve]'") from error
     try:
         token = read_token(options.token_file, host=options.host)
+        proxies = networks_of(",".join(options.proxy or ()))
     except InvalidMessage as error:
         print_error(str(error))
+        return _USAGE
+    except ValueError as error:
+        print_error(f"--proxy: {error}")
         return _USAGE
     configure_logs("WARNING")
 
@@ -65,6 +91,8 @@ def _serve(options: argparse.Namespace) -> int:
                     token=token,
                     host=options.host,
                     allowed_hosts=options.allow_host or (),
+                    proxies=proxies,
+                    root_path=options.root_path,
                     on_ready=lambda address: print_hint(f"{address} is ready; Ctrl-C ends it"),
                 )
 

@@ -24,7 +24,7 @@ from sagastream.redelivery import (
 )
 from sagastream.saga.administration import compensate_saga, resolve_saga, resume_saga
 from sagastream.saga.state import Journal
-from sagastream.web.access import FORM_COOKIE, FormTokens, read_form
+from sagastream.web.forms import FORM_COOKIE, FormTokens, read_form
 from sagastream.web.rendering import Renderer
 
 _DAY_S = 86_400
@@ -38,7 +38,7 @@ class Confirmation:
     Attributes:
         title: What is done, as a heading and on the button.
         text: What follows from it.
-        back: The address that leaves everything as it is.
+        back: The path of the page that leaves everything as it is.
         fields: What the form sends back.
         here: The section of the page in the navigation.
         asks_reason: Whether it asks why.
@@ -86,6 +86,7 @@ class Actions:
         cookie = request.cookies.get(FORM_COOKIE) or secrets.token_hex(16)
         confirmation = await confirm(request.query_params)
         page = self.render.page(
+            request,
             "confirm",
             here=confirmation.here,
             ask=confirmation,
@@ -107,7 +108,7 @@ class Actions:
         """Do what a form confirms, then show it."""
         form = await read_form(request)
         self.tokens.check(request, form)
-        return RedirectResponse(await do(form), 303)
+        return RedirectResponse(f"{request.scope.get('root_path', '')}{await do(form)}", 303)
 
     async def _request(self, given: Mapping[str, str]) -> RequestDetails:
         return await resolve_request(self.bus, given.get("id", ""))

@@ -7,7 +7,10 @@ from sagastream.errors import (
     InvalidMessage,
     NoSuchSaga,
     Overloaded,
+    ReplyTimeout,
+    RequestCancelled,
     RequestConflict,
+    RequestFailed,
     ResultExpired,
     SagaError,
     SagastreamError,
@@ -33,9 +36,16 @@ _TITLES = {
     421: "Unknown host",
     422: "Invalid value",
     429: "Too many requests",
+    431: "Headers too large",
     500: "Unexpected error",
     502: "Malformed data",
     503: "The server is away",
+    504: "No answer in time",
+}
+_HEADERS = {
+    401: {"www-authenticate": "Bearer"},
+    429: {"retry-after": "5"},
+    503: {"retry-after": "5"},
 }
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (NoSuchId, 404),
@@ -47,12 +57,16 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (SagaError, 409),
     (UnknownLayout, 409),
     (RequestConflict, 409),
+    (RequestCancelled, 409),
     (ResultExpired, 409),
     (ServerUnavailable, 503),
     (ServerRefused, 503),
     (ServerUnsuitable, 503),
     (DataLost, 503),
     (Overloaded, 503),
+    (ReplyTimeout, 504),
+    # A handler has failed, or what is stored is not what belongs there.
+    (RequestFailed, 502),
     (ServerError, 502),
 )
 _AWAY = (
@@ -80,13 +94,26 @@ def title_of(status: int) -> str:
     return _TITLES.get(status, "Error")
 
 
+def headers_of(status: int) -> dict[str, str]:
+    """The headers that belong to a status."""
+    return _HEADERS.get(status, {})
+
+
+def status_of(error: Exception) -> int:
+    """The status of an error; 500 for one that is not expected."""
+    return next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
+
+
+def hint_of(error: Exception) -> str:
+    """What an operator does next; '' if the error says it itself."""
+    return next((hint for kind, hint in _HINTS if isinstance(error, kind)), "")
+
+
 def explain(error: Exception) -> tuple[int, str, str]:
     """The status of an error, its text, and what to do next."""
     if isinstance(error, HTTPException):
         detail = "there is no such page" if error.status_code == 404 else error.detail  # noqa: PLR2004
         return error.status_code, detail, ""
-    hint = next((hint for kind, hint in _HINTS if isinstance(error, kind)), "")
-    status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
     if not isinstance(error, SagastreamError):
         return 500, type(error).__name__, "The log of sagastream serve has the traceback."
-    return status, str(error), hint
+    return status_of(error), str(error), hint_of(error)

@@ -5,26 +5,33 @@ reorder a line are shown as escapes.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
+from starlette.requests import Request
 from starlette.responses import Response
 
 from sagastream.message import error_text, printable
+from sagastream.web.error_pages import headers_of
 
 _FOLDER = Path(__file__).parent
-# Read when the page is imported, as nothing may block the event loop.
-_TEMPLATES = {
-    path.name: path.read_text(encoding="utf-8") for path in (_FOLDER / "templates").glob("*.html")
-}
+
+
+def _templates_of(folder: Path) -> dict[str, str]:
+    """The templates of a folder; read at once, as nothing may block the event loop later."""
+    return {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.html")}
+
+
+_TEMPLATES = _templates_of(_FOLDER / "templates")
 _STATIC = {
     "/style.css": ("text/css", (_FOLDER / "static" / "style.css").read_bytes()),
     "/icon.svg": ("image/svg+xml", (_FOLDER / "static" / "icon.svg").read_bytes()),
 }
+STATIC_PATHS = frozenset(_STATIC)
 _MAX_TEXT = 20_000
 _MAX_LINE = 300
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86_400
@@ -97,16 +104,31 @@ def fraction_of(progress: Mapping[str, Any]) -> float | None:
     return min(1.0, max(0.0, float(fraction)))
 
 
+def mark_of(status: str) -> str:
+    """The symbol of a status, so that it does not depend on colour."""
+    return _MARKS.get(status, "·")
+
+
 class Renderer:
-    """Renders the templates of this package.
+    """Renders the templates of this package, and those of an application that uses them.
 
     Args:
+        folder: The templates of an application. One with the name of a template of this package
+            replaces it: with a `base.html`, the page of an error looks like the application.
+        filters: Filters of its templates.
         facts: What every template knows, such as the address of the server.
     """
 
-    def __init__(self, **facts: Any) -> None:
+    def __init__(
+        self,
+        folder: Path | None = None,
+        *,
+        filters: Mapping[str, Callable[..., str]] | None = None,
+        **facts: Any,
+    ) -> None:
+        templates = _TEMPLATES | (_templates_of(folder) if folder else {})
         self._environment = Environment(
-            loader=DictLoader(_TEMPLATES),
+            loader=DictLoader(templates),
             autoescape=True,
             undefined=StrictUndefined,
             finalize=_finalized,
@@ -120,23 +142,55 @@ class Renderer:
             "line": line_text,
             "error": error_text,
             "fraction": fraction_of,
-            "mark": lambda status: _MARKS.get(status, "·"),
+            "mark": mark_of,
         }
+        self._environment.filters |= filters or {}
         self._environment.globals |= facts
-        for name in _TEMPLATES:
+        for name in templates:
             self._environment.get_template(name)
 
-    def page(self, name: str, *, code: int = 200, here: str = "", **values: Any) -> Response:
+    def page(
+        self, request: Request, name: str, /, *, code: int = 200, here: str = "", **values: Any
+    ) -> Response:
         """Render a page.
 
         Args:
+            request: The request that it answers; all addresses are below its root path.
             name: The template, without its ending.
             code: The HTTP status.
             here: The section of the page in the navigation.
             values: The values of the template.
         """
-        text = self._environment.get_template(f"{name}.html").render(here=here, **values)
+        root = request.scope.get("root_path", "")
+        template = self._environment.get_template(f"{name}.html")
+        text = template.render(here=here, root=root, **values)
         return Response(text, code, media_type="text/html")
+
+    def error(
+        self,
+        request: Request,
+        status: int,
+        *,
+        title: str,
+        text: str,
+        hint: str = "",
+        here: str = "",
+    ) -> Response:
+        """Render the page of an error, with the headers that belong to its status.
+
+        Args:
+            request: The request that it answers.
+            status: The HTTP status.
+            title: Its heading.
+            text: What happened.
+            hint: What to do next.
+            here: The section of the page in the navigation.
+        """
+        page = self.page(
+            request, "error", code=status, here=here, title=title, text=text, hint=hint
+        )
+        page.headers.update(headers_of(status))
+        return page
 
 
 def static_files() -> dict[str, Response]:

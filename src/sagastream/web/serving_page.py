@@ -4,7 +4,7 @@ import asyncio
 import ipaddress
 import signal
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from sagastream.bus import Bus
 from sagastream.errors import InvalidMessage, SagastreamError
 from sagastream.web.access import LOOPBACK_NAMES
 from sagastream.web.application import make_page
+from sagastream.web.forwarded import ForwardedMiddleware, Network
 from sagastream.web.impatient import ImpatientProtocol
 from sagastream.web.tokens import is_guessable
 
@@ -81,6 +82,8 @@ async def serve_page(
     token: str,
     host: str,
     allowed_hosts: Collection[str] = (),
+    proxies: Sequence[Network] = (),
+    root_path: str = "",
     on_ready: Callable[[str], None],
 ) -> None:
     """Serve the page until SIGTERM or Ctrl-C.
@@ -93,19 +96,23 @@ async def serve_page(
         host: The address to listen on.
         allowed_hosts: More names by which clients may address the page. A page with a token and
             without such names may be addressed by any.
+        proxies: The networks of the proxies whose X-Forwarded headers are believed.
+        root_path: The path below which a proxy serves the page; '' for none.
         on_ready: Called with the address of the page.
     """
     names: tuple[str, ...] = tuple(allowed_hosts)
     if not token or names:
         names = (*LOOPBACK_NAMES, host, *names)
+    page = make_page(bus, group=group, token=token, hosts=names)
     config = uvicorn.Config(
-        make_page(bus, group=group, token=token, hosts=names),
+        ForwardedMiddleware(page, proxies=proxies, root_path=root_path),
         http=ImpatientProtocol,
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # ours takes the host, too
         timeout_graceful_shutdown=_STOPPING_S,
     )
     server = uvicorn.Server(config)

@@ -61,10 +61,11 @@ class Views:
     group: str
     render: Renderer
 
-    async def overview(self, _request: Request) -> Response:
+    async def overview(self, request: Request) -> Response:
         """Streams, and how many sagas are in each state."""
         live = await listeners(self.bus, group=self.group)
         return self.render.page(
+            request,
             "overview",
             here="overview",
             streams=await stream_rows(self.bus, live, group=self.group),
@@ -101,6 +102,7 @@ class Views:
             # A whole id needs no search.
             rows += [row for row in await self._exact(given["id"]) if fits(row)]
         return self.render.page(
+            request,
             "requests",
             here="requests",
             rows=sorted(rows, key=lambda each: each.time_s, reverse=True),
@@ -128,6 +130,7 @@ class Views:
         traceback = json_text(result.pop("traceback", "")) if found.status == "failed" else ""
         added_ms = found.entry_id.partition("-")[0]
         return self.render.page(
+            request,
             "request",
             here="requests",
             request=found,
@@ -158,6 +161,7 @@ class Views:
             within_s=_SEARCH_S,
         )
         return self.render.page(
+            request,
             "sagas",
             here="sagas",
             rows=[(journal, _last_step(journal)) for journal in page.journals],
@@ -172,6 +176,7 @@ class Views:
         """One saga: its requests on a time axis, its compensations in their lane."""
         journal = await resolve_saga(self.bus, request.query_params.get("id", ""))
         return self.render.page(
+            request,
             "saga",
             here="sagas",
             journal=journal,
@@ -200,21 +205,21 @@ class Views:
             more = letters[_LETTERS - 1].letter_id if len(letters) > _LETTERS else ""
             shown = letters[:_LETTERS]
             lists.append((name, shown, _address("/dead", {"stream": name}, more, "before"), ""))
-        return self.render.page("dead", here="dead", lists=lists, notice=_notice(request))
+        return self.render.page(request, "dead", here="dead", lists=lists, notice=_notice(request))
 
     async def letter(self, request: Request) -> Response:
         """One dead letter with all fields."""
         letter = await self.letter_of(request.query_params)
-        return self.render.page("letter", here="dead", letter=letter)
+        return self.render.page(request, "letter", here="dead", letter=letter)
 
     async def letter_of(self, given: Any) -> DeadLetter:
         """The dead letter that `stream` and `id` name."""
         return await find_dead_letter(self.bus, given.get("stream", ""), given.get("id", ""))
 
-    async def listeners(self, _request: Request) -> Response:
+    async def listeners(self, request: Request) -> Response:
         """The live listeners."""
         live = await listeners(self.bus, group=self.group)
-        return self.render.page("listeners", here="listeners", listeners=live)
+        return self.render.page(request, "listeners", here="listeners", listeners=live)
 
 
 def _require(field: str, value: str, allowed: tuple[str, ...]) -> None:

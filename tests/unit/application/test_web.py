@@ -26,14 +26,15 @@ from app.config import choose_settings, get_settings
 from app.exploration.map_files import save_map
 from app.exploration.simulation.floor_plans import draw_rooms
 from app.missions.mission_saga import mission_runner, mission_saga
+from app.redis_utils import get_bus
 from app.robots import fleet
 from app.web import pages
 from app.web.api import make_app
-from app.web.security import MAX_BODY_BYTES
 from sagastream import Bus
 from sagastream.saga.journal import intend, next_action
 from sagastream.saga.store import SagaStore
 from sagastream.testing import EmbeddedServer
+from sagastream.web.access import MAX_BODY_BYTES
 from sagastream.web.rate_limits import RateLimiter
 from sagastream.web.tokens import is_guessable
 from tests.plain_client import add_entry, call
@@ -41,6 +42,7 @@ from tests.plain_client import add_entry, call
 pytestmark = pytest.mark.blocking
 
 _CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+_TOKEN = "xW3r-8kQz_P1mYb6TnVh0A"  # noqa: S105 - of these tests
 _ROOM = {"area": "room", "robots": 2}
 
 
@@ -439,6 +441,44 @@ async def test_only_names_of_this_server_are_answered(
             _refused(answer, 421, "UnknownHost")
             start = await client.post("/api/missions", json=_ROOM, headers={"host": host})
             assert start.status_code == 421
+
+
+async def test_a_mission_links_to_the_pages_of_its_requests(client: httpx.AsyncClient) -> None:
+    """The library's page is below `/operator`: every link of a mission leads somewhere."""
+    started = await client.post("/api/missions", json=_ROOM)
+    saga_id = started.json()["saga_id"]
+    saga = mission_saga(get_settings())
+    store = SagaStore(get_bus(), saga.name, wake_after_s=60, keep_s=60, keep_moves_s=60)
+    current = await store.get(saga_id)
+    action = next_action(saga, current.journal)
+    assert action is not None
+    begun = intend(saga, current.journal, action, now=time.time(), max_attempts=5)
+    await store.change(current, lambda _: begun)
+    page = await client.get(f"/missions/{saga_id}")
+    found = set(re.findall(r'href="(/operator/[^"#]*[?][^"]*)"', page.text))
+    assert f"/operator/saga?id={saga_id}" in found
+    assert f"/operator/request?id={begun.entries[0].request_id}" in found
+    saga_page = await client.get(f"/operator/saga?id={saga_id}")
+    assert saga_page.status_code == 200
+    assert 'href="/operator/../"' in saga_page.text
+    assert begun.entries[0].request_id in saga_page.text
+    style = await client.get("/operator/style.css")
+    assert style.headers["content-type"].startswith("text/css")
+
+
+async def test_the_operators_page_is_protected_as_the_rest() -> None:
+    """By the token, by the origin, and by the token of each form."""
+    async with _client(web_token=_TOKEN) as client:
+        assert (await client.get("/operator/requests")).status_code == 401
+        assert (await client.get("/operator/style.css")).status_code == 200
+        client.headers["authorization"] = f"Bearer {_TOKEN}"
+        assert (await client.get("/operator/requests")).status_code == 200
+        send = client.post
+        foreign = {"origin": "http://evil.test"}
+        form = {"id": "m"}
+        assert (await send("/operator/saga/resume", data=form, headers=foreign)).status_code == 403
+        assert (await send("/operator/saga/resume", data=form)).status_code == 403
+        assert (await send("/operator/saga/resume", json=form)).status_code == 415
 
 
 async def test_guesses_of_the_token_are_limited() -> None:

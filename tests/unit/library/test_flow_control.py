@@ -1,4 +1,4 @@
-"""Limits, priorities and pauses: which requests wait for others, and that none waits for ever."""
+"""Limits, priorities and pauses: which requests wait for others, and that none starves."""
 
 import asyncio
 import time
@@ -45,7 +45,7 @@ class Work:
             self._gates.setdefault(request_id, asyncio.Event()).set()
 
     async def has_begun(self, count: int) -> None:
-        """Wait until so many have begun."""
+        """Wait until this many have begun."""
         await eventually(lambda: len(self.begun) == count, within_s=10, why=f"{count} have begun")
 
     async def _run(self, command: Command) -> dict[str, Any]:
@@ -139,7 +139,7 @@ async def test_a_limit_holds_under_many_requests_and_listeners(bus: Bus) -> None
 
 
 async def test_a_rate_is_kept(bus: Bus) -> None:
-    """At most `burst` at once, then one each interval; what waits is not read again and again."""
+    """At most `burst` at once, then one each interval; what waits is not read repeatedly."""
     work = Work(Limit(rate=50, burst=2), is_open=True)
     names = [f"r{i}" for i in range(20)]
     async with listening(bus, [work.handler]):

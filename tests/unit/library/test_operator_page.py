@@ -21,6 +21,7 @@ from sagastream.saga.administration import find_sagas
 from sagastream.status import dead_letters
 from sagastream.testing import EmbeddedServer
 from sagastream.web.application import make_page
+from sagastream.web.forwarded import ForwardedMiddleware
 from sagastream.web.request_history import RequestStage, attempts_of
 from sagastream.web.serving_page import read_token
 from tests.listeners import listening
@@ -623,6 +624,42 @@ async def test_the_page_says_what_to_do_when_the_server_is_away(
             return (await client.get("/")).status_code == 200
 
         await eventually(is_back, within_s=10, why="the page is back")
+
+
+async def test_large_headers_are_refused(shown: Shown) -> None:
+    """By their number and by their size."""
+    for headers in ({f"x-{number}": "" for number in range(120)}, {"x-large": "x" * 40_000}):
+        answer = await shown.client.get("/", headers=headers)
+        assert answer.status_code == 431
+
+
+@pytest.mark.parametrize("strips", [True, False])
+async def test_all_addresses_are_below_the_root_path(shown: Shown, strips: bool) -> None:
+    """Links, forms, style and redirects, whether or not the proxy removes the path."""
+    at = "" if strips else "/jobs"
+    page = ForwardedMiddleware(make_page(shown.bus), root_path="/jobs")
+    transport = httpx.ASGITransport(page)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8400") as client:
+        for path in (
+            "/",
+            "/requests",
+            "/request?id=order-7",
+            "/request/cancel?id=order-9",
+            "/dead",
+        ):
+            text = (await client.get(f"{at}{path}")).text
+            found = re.findall(r'(?:href|action)="(/[^"]*)"', text)
+            assert len(found) > 6
+            assert [one for one in found if not one.startswith("/jobs/")] == []
+        token = re.search(
+            r'name="form_token" value="(\w+)"',
+            (await client.get(f"{at}/request/cancel?id=order-9")).text,
+        )
+        assert token is not None
+        form = {"id": "order-9", "form_token": token[1]}
+        answer = await client.post(f"{at}/request/cancel", data=form)
+        assert answer.headers["location"].startswith("/jobs/request?")
+        assert (await client.get(f"{at}/style.css")).status_code == 200
 
 
 async def test_a_token_opens_the_page(bus: Bus) -> None:

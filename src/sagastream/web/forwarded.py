@@ -12,13 +12,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 Network = IPv4Network | IPv6Network
 
 
-def networks_of(named: str) -> tuple[Network, ...]:
+def networks_of(text: str) -> tuple[Network, ...]:
     """Return the networks of a list of addresses and networks, separated by commas.
 
     Raises:
         ValueError: One is neither.
     """
-    names = filter(None, (name.strip() for name in named.split(",")))
+    names = filter(None, (name.strip() for name in text.split(",")))
     return tuple(ip_network(name, strict=False) for name in names)
 
 
