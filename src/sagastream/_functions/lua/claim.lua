@@ -227,7 +227,8 @@ end
 -- renew: extend the leases of one listener. This also resets the idle time of their entries, so
 -- that no sweeper takes over live work.
 -- Race: a late renewal must not steal a request back; the token is checked first.
--- A delivery that waits for its turn has no token: only its entry is kept.
+-- A delivery that waits for its turn has no token: only its entry is kept. A claim whose permit was
+-- given to another request, because it was renewed too late, is lost.
 -- KEYS record and stream of each claim. ARGV lease_ms, group, consumer, then token and entry_id
 -- of each. Returns for each claim '1' kept, 'c' kept and to be cancelled, or '0' lost.
 local function renew(call, keys, args)
@@ -247,7 +248,7 @@ local function renew(call, keys, args)
         redis.pcall('XCLAIM', stream, group, consumer, 0, entry_id, 'JUSTID')
         out[i] = '1'
       end
-    elseif record.token == token and record.status == 'running' then
+    elseif record.token == token and record.status == 'running' and has_permits(call, stream, key, record) then
       record.lease_until = until_ms
       write_state(key, record)
       redis.pcall('XCLAIM', stream, group, consumer, 0, entry_id, 'JUSTID')

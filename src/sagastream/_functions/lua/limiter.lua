@@ -114,6 +114,20 @@ local function add_permit(call, stream, key, record, name, until_ms)
   end
 end
 
+-- Whether a request that is renewed has the permits that it began with. Only a lease that has lapsed
+-- can have lost them.
+local function has_permits(call, stream, key, record)
+  if record.permits == '' or record.lease_until > now_ms(call) then
+    return true
+  end
+  for _, name in ipairs(lines(record.permits)) do
+    if not redis.call('ZSCORE', limiter_key(stream, name) .. ':permits', key) then
+      return false
+    end
+  end
+  return true
+end
+
 -- Let the first of a limiter's queue go on, as many as it lets through.
 local function open_limiter(call, stream, name)
   local base = limiter_key(stream, name)
