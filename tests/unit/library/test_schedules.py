@@ -227,6 +227,7 @@ async def test_a_due_time_of_an_edited_schedule_is_not_fired(bus: Bus) -> None:
     await set_schedule(bus, old)
     due_ms = await _move_due(bus, 0)
     await set_schedule(bus, _schedule(payload={"n": 2}))
+    assert await _move_due(bus, 0) == due_ms
     spec = encode_schedule(old).encode()
     answer = await fire(bus.session(), plan(spec, due_ms, due_ms), spec)
     assert answer.outcome == "moved"
