@@ -111,8 +111,10 @@ async def _no_key_leaks(bus: Bus) -> None:
                 found["status"] not in TERMINAL_STAGES or bool(found["saga_id"])
             )
         journal = key.startswith(bus.key("saga:")) and not key.endswith(":replies")
+        schedule = key.startswith(bus.key("schedule:"))
         if (
-            key.endswith((":commands", ":dead", ":instance", ":open", ":stuck"))
+            key.endswith((":commands", ":dead", ":instance", ":open", ":stuck", ":schedules"))
+            or schedule
             or key == own
             or live
             or journal

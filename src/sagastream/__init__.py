@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 from sagastream._client.replies import BackoffConfig
 from sagastream._codec.entries import StreamEntry
+from sagastream._schedules.schedule import Schedule
 from sagastream.admission import Limit, Priority
 from sagastream.bus import Bus
 from sagastream.dependencies import CallNext, Depends, Lifespan, Middleware
@@ -75,6 +76,7 @@ __all__ = [
     "Retention",
     "RetryPolicy",
     "SagastreamError",
+    "Schedule",
     "ServerError",
     "ServerRefused",
     "ServerUnavailable",

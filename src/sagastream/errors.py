@@ -262,7 +262,7 @@ class UnknownLayout(SagastreamError):
 
     def __init__(self, layout: int, known: int) -> None:
         super().__init__(
-            f"the record of the request has layout {layout}, and this release knows layouts up "
+            f"the record has layout {layout}, and this release knows layouts up "
             f"to {known}; upgrade this process"
         )
         self.layout = layout

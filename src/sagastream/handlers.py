@@ -15,9 +15,10 @@ from typing import Any, get_args
 from sagastream._codec.validation import check_name
 from sagastream._handlers.injection import call_with
 from sagastream._handlers.signature import Reader, Signature
+from sagastream._schedules.schedule import Schedule
 from sagastream.admission import Limit, check_limits
 from sagastream.effects import Effect
-from sagastream.errors import RegistrationError
+from sagastream.errors import InvalidMessage, RegistrationError
 from sagastream.message import Command, Payload
 from sagastream.retention import Retention
 from sagastream.retries import RetryPolicy
@@ -44,6 +45,7 @@ class Handler:
     retention: Retention | None = None
     retry: RetryPolicy | None = None
     limits: tuple[Limit, ...] = ()
+    schedules: tuple[Schedule, ...] = field(default=(), compare=False)
     scope: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
     is_async: bool = field(init=False, compare=False, repr=False)
     signature: Signature = field(init=False, compare=False, repr=False)
@@ -61,6 +63,10 @@ class Handler:
         is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
             getattr(function, "__call__", None)  # noqa: B004 - an object with an async `__call__`
         )
+        try:
+            schedules = tuple(each.of(self.stream, self.event_type) for each in self.schedules)
+        except (InvalidMessage, AttributeError, TypeError) as error:
+            raise RegistrationError(f"{what}: schedules: {error}") from error
         reader = Reader(f"{what}: {self.qualified_name}", self.function, self.scope)
         signature = reader.read(self.effect)
         for name, value in (
@@ -68,6 +74,7 @@ class Handler:
             ("signature", signature),
             ("call", call_with(self.function, signature)),
             ("limits", check_limits(what, self.limits)),
+            ("schedules", schedules),
             ("scope", None),
         ):
             object.__setattr__(self, name, value)
@@ -93,6 +100,7 @@ def multi_stage_reply(
     retention: Retention | None = None,
     retry: RetryPolicy | None = None,
     limits: Sequence[Limit] = (),
+    schedules: Iterable[Schedule] = (),
 ) -> Callable[[Callable[..., Any]], Handler]:
     """Declare a function as the handler of an event type.
 
@@ -120,6 +128,8 @@ def multi_stage_reply(
             that waits for it holds no slot. It ends as `failed` after the last attempt.
         limits: How many of its requests run at once or begin in a time, over all listeners. Those
             beyond wait on the server and hold no slot.
+        schedules: When it is run repeatedly; a listener sets them at its start. One that was
+            edited on the server stays so until it is changed here.
 
     Raises:
         InvalidMessage: A name is invalid.
@@ -139,7 +149,7 @@ def multi_stage_reply(
 
     def declare(function: Callable[..., Any]) -> Handler:
         scope = sys._getframe(1).f_locals  # noqa: SLF001 - classes that a function defines
-        options = (effect, reconcile, retention, retry, tuple(limits))
+        options = (effect, reconcile, retention, retry, tuple(limits), tuple(schedules))
         return Handler(stream, event_type, function, *options, scope)
 
     return declare
@@ -179,6 +189,25 @@ def import_all(package: str) -> list[ModuleType]:
     inner = pkgutil.walk_packages(getattr(root, "__path__", []), prefix=f"{package}.")
     names = [module.name for module in inner if not module.name.endswith(".__main__")]
     return [root, *(importlib.import_module(name) for name in names)]
+
+
+def declared_schedules(
+    handlers: Iterable[Handler], schedules: Iterable[Schedule]
+) -> list[Schedule]:
+    """The schedules of handlers, and other ones, by name.
+
+    Raises:
+        RegistrationError: One has no stream or event type, or two have the same name.
+    """
+    table: dict[str, Schedule] = {}
+    for schedule in (*(each for handler in handlers for each in handler.schedules), *schedules):
+        if not isinstance(schedule, Schedule):
+            raise RegistrationError(f"{schedule!r} is not a schedule")
+        if not (schedule.stream and schedule.event_type):
+            raise RegistrationError(f"schedule {schedule.name} needs a stream and an event_type")
+        if table.setdefault(schedule.name, schedule) != schedule:
+            raise RegistrationError(f"two schedules have the name {schedule.name}")
+    return list(table.values())
 
 
 def _module_of(function: Callable[..., Any]) -> str:

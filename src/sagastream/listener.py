@@ -17,16 +17,18 @@ from sagastream._codec.validation import check_name
 from sagastream._handlers.injection import Injector
 from sagastream._redis.deadline import Deadline
 from sagastream._redis.retrying import backoff_delays, end_tasks, is_group_gone, uninterrupted
+from sagastream._schedules.schedule import Schedule
 from sagastream._worker.announcer import Announcer
 from sagastream._worker.consumer import Delivery, StreamConsumer
 from sagastream._worker.dispatcher import Dispatcher
 from sagastream._worker.lease import ClaimOptions, LeaseKeeper
+from sagastream._worker.scheduler import Scheduler
 from sagastream._worker.slots import Slot, Slots
 from sagastream._worker.threads import HandlerThreads
 from sagastream.bus import Bus
 from sagastream.dependencies import LifespanContext, Middleware
 from sagastream.errors import SagastreamError, ServerError
-from sagastream.handlers import Handler, registry
+from sagastream.handlers import Handler, declared_schedules, registry
 from sagastream.retention import Retention
 
 logger = logging.getLogger(__name__)
@@ -60,6 +62,8 @@ class CommandListener:
         overrides: Functions that replace those of `Depends`, for tests.
         middleware: Async functions that get a command and `call_next` and return the result of
             `await call_next(command)`; the first is the outermost.
+        schedules: Schedules that it sets at its start, besides those of its handlers. Every
+            listener of a stream fires the schedules of the stream.
         tracebacks: Whether a failed reply has the last frames of the handler's code. Requesters
             see them.
 
@@ -83,12 +87,14 @@ class CommandListener:
         lifespan: LifespanContext | None = None,
         overrides: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
         middleware: Sequence[Middleware] = (),
+        schedules: Iterable[Schedule] = (),
         tracebacks: bool = True,
     ) -> None:
         if concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, not {concurrency}")
         self._bus = bus
         self._handlers = registry(handlers)
+        self._schedules = declared_schedules(self._handlers.values(), schedules)
         self._injector = Injector(lifespan, overrides or {}, middleware)
         for handler in self._handlers.values():
             self._injector.plan(handler)
@@ -213,7 +219,8 @@ class CommandListener:
             keeper=keeper,
         )
         slots, threads = Slots(self._concurrency), HandlerThreads()
-        announcer = Announcer(session, self._handlers, options.consumer)
+        scheduler = Scheduler(session, streams, self._schedules)
+        announcer = Announcer(session, self._handlers, options.consumer, on_due=scheduler.note_due)
         dispatcher = Dispatcher(
             session,
             self._handlers,
@@ -230,11 +237,12 @@ class CommandListener:
             async with asyncio.TaskGroup() as handlers:
                 running = Running(handlers, dispatcher, slots)
                 try:
+                    await scheduler.declare()
                     await announcer.announce()
                     logger.info("listening", extra={"streams": streams})
                     self._is_ready = True
                     ready.set()
-                    await self._read_until_stopped(announcer, consumer, running)
+                    await self._read_until_stopped(announcer, scheduler, consumer, running)
                 finally:
                     await uninterrupted(announcer.withdraw(Deadline(_LEAVE_S)))
                 await self._drain(running)
@@ -247,11 +255,16 @@ class CommandListener:
         logger.info("stopped")
 
     async def _read_until_stopped(
-        self, announcer: Announcer, consumer: StreamConsumer, running: "Running"
+        self,
+        announcer: Announcer,
+        scheduler: Scheduler,
+        consumer: StreamConsumer,
+        running: "Running",
     ) -> None:
         """Read commands until `stop`; commands that the last read has got are handled."""
         async with asyncio.TaskGroup() as group:
             announcing = group.create_task(announcer.keep_announcing())
+            firing = group.create_task(scheduler.keep_firing())
             reading = group.create_task(self._read(consumer, running))
             stopping = group.create_task(self._stopping.wait())
             await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -259,7 +272,7 @@ class CommandListener:
             await consumer.end(deadline)
             if was_reading:
                 await asyncio.wait({reading}, timeout=deadline.left_s)
-            await end_tasks(announcing, stopping, reading)
+            await end_tasks(announcing, firing, stopping, reading)
 
     async def _read(self, consumer: StreamConsumer, running: "Running") -> None:
         delays = iter(backoff_delays())

@@ -45,7 +45,7 @@ IN_FUNCTIONS: Mapping[Role, frozenset[str]] = {
     | {"del", "dump", "restore", "xadd", "zrangebyscore", "zremrangebyscore"},
     "reader": _READING,
     "administrator": (_MOVING - {"xgroup|create", "xlen"})
-    | {"dump", "restore", "zremrangebyscore"},
+    | {"dump", "hdel", "restore", "zremrangebyscore"},
 }
 # What the processes of each role send themselves.
 _SENT_BY_ALL = frozenset(

@@ -15,6 +15,7 @@ from sagastream._client.inbox import Inbox
 from sagastream._functions.library import LIBRARY, SOURCE
 from sagastream._functions.requests import RequestFunctions
 from sagastream._functions.sagas import SagaFunctions
+from sagastream._functions.schedule_functions import ScheduleFunctions
 from sagastream._functions.streams import StreamFunctions
 from sagastream._redis.connection import Connection
 from sagastream._redis.deadline import Deadline
@@ -75,6 +76,7 @@ class Session:
     requests: RequestFunctions
     streams: StreamFunctions
     sagas: SagaFunctions
+    schedules: ScheduleFunctions
     guard: DataLossGuard
     inbox: Inbox
     server: Server
@@ -198,6 +200,7 @@ def _make(options: SessionOptions) -> Session:
         RequestFunctions(connection, retention=options.retention),
         StreamFunctions(connection, retention=options.retention),
         SagaFunctions(connection),
+        ScheduleFunctions(connection, retention=options.retention),
         guard,
         Inbox(
             connection,

@@ -90,7 +90,7 @@ class RequestFunctions:
             turn: Class, weight and key of its turn, one per line; '' for none.
             deadline: When the command is no longer sent again; None for never.
         """
-        digest = _digest_of(stream, entry[3], entry[4])
+        digest = digest_of(stream, entry[3], entry[4])
         args: list[str | bytes] = [*entry]
         args += ("\n".join(reply_streams), "\n".join(end_streams), digest)
         if deadline_ms is not None:
@@ -277,7 +277,7 @@ class RequestFunctions:
         return CancelAnswer.parse(await self._caller.call("FCALL", _CANCEL, 1, record, *args))
 
 
-def _digest_of(stream: str, event_type: str, payload: str) -> bytes:
+def digest_of(stream: str, event_type: str, payload: str) -> bytes:
     """What tells two commands apart that have the same id; the Lua computes the same."""
     text = f"{stream}\n{event_type}\n{payload}".encode()
     return hashlib.sha1(text, usedforsecurity=False).digest()[:8]

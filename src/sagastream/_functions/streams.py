@@ -126,14 +126,20 @@ class StreamFunctions:
         *,
         ttl_ms: int,
         deadline: Deadline | None = None,
-    ) -> None:
+    ) -> int | None:
         """Publish for `ttl_ms` what a listener handles, as (announcements key, member).
 
         A `ttl_ms` of 0 withdraws it.
+
+        Returns:
+            In how many milliseconds a schedule of these streams is due; None if none is.
         """
         keys = [key for key, _ in members]
         args = (str(ttl_ms), *(member for _, member in members))
-        await self._caller.call("FCALL", _ANNOUNCE, len(keys), *keys, *args, deadline=deadline)
+        _, due_ms = await self._caller.call(
+            "FCALL", _ANNOUNCE, len(keys), *keys, *args, deadline=deadline
+        )
+        return int(due_ms) if due_ms else None
 
     async def forward(
         self,

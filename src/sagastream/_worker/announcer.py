@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from sagastream._client.session import Session
 from sagastream._redis.deadline import Deadline
@@ -26,10 +26,20 @@ class Announcer:
         session: The server.
         handled: What it handles, as (stream, event type).
         consumer: The listener.
+        on_due: Called with in how many milliseconds a schedule of its streams is due; None if none
+            is.
     """
 
-    def __init__(self, session: Session, handled: Iterable[tuple[str, str]], consumer: str) -> None:
+    def __init__(
+        self,
+        session: Session,
+        handled: Iterable[tuple[str, str]],
+        consumer: str,
+        *,
+        on_due: Callable[[int | None], None],
+    ) -> None:
         self._session = session
+        self._on_due = on_due
         self._members = [
             (announcements_key(session, stream), f"{event_type}\n{consumer}")
             for stream, event_type in sorted(handled)
@@ -41,7 +51,8 @@ class Announcer:
         Raises:
             ServerUnavailable: The server did not answer.
         """
-        await self._session.streams.announce(self._members, ttl_ms=round(_TTL_S * 1000))
+        ttl_ms = round(_TTL_S * 1000)
+        self._on_due(await self._session.streams.announce(self._members, ttl_ms=ttl_ms))
 
     async def withdraw(self, deadline: Deadline) -> None:
         """Withdraw the announcements; without the server they expire."""

@@ -76,7 +76,7 @@ def percent(progress: Mapping[str, Any]) -> str:
 def _cell(value: Any, name: str, *, cut: bool = True) -> str:
     if value in (None, "", [], {}):
         return "-"
-    if name in {"time", "started", "ended", "due"} and isinstance(value, int | float):
+    if name in {"time", "started", "ended", "due", "last_fired"} and isinstance(value, int | float):
         return datetime.fromtimestamp(value, UTC).isoformat(timespec="seconds")
     if isinstance(value, bool):
         return "yes" if value else "no"

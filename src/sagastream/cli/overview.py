@@ -11,13 +11,15 @@ from sagastream.errors import SagastreamError
 from sagastream.inspection import listeners, streams
 from sagastream.memory import NEARLY_FULL, memory_status
 from sagastream.saga.administration import find_sagas, saga_names
+from sagastream.schedules import find_schedules, overdue
 from sagastream.status import oldest_unread_s
 
 _COLUMNS = (
     *("stream", "depth", "waiting", "pending", "oldest_s", "listeners", "dead_letters"),
-    *("paused", "event_types"),
+    *("paused", "schedules", "event_types"),
 )
 _OLD_S = 300.0
+_OVERDUE_S = 60.0
 
 Verdict = Literal["ok", "warning", "problem"]
 
@@ -30,6 +32,7 @@ async def status(bus: Bus, options: argparse.Namespace) -> list[dict[str, Any]]:
         row = asdict(found) | {"event_types": list(found.event_types)}
         row["listeners"] = sum(found.stream in each.handles for each in live)
         row |= await flow_of(bus, found.stream)
+        row["schedules"] = int(await bus.command("ZCARD", bus.key(f"{found.stream}:schedules")))
         row["oldest_s"] = max(found.oldest_pending_s, await oldest_unread_s(bus, found))
         rows.append(row)
     return rows
@@ -71,7 +74,7 @@ def text_of_checks(rows: list[dict[str, Any]]) -> str:
 async def doctor(bus: Bus, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Check the server and what is on it; what is wrong has a fix."""
     checks = [_check("server", "ok", f"{bus.address} answers, and has the functions")]
-    for find in (_persistence, _memory, _work, _sagas):
+    for find in (_persistence, _memory, _work, _schedules, _sagas):
         try:
             checks += await find(bus, options)
         except SagastreamError as error:
@@ -124,6 +127,44 @@ async def _work(bus: Bus, options: argparse.Namespace) -> list[dict[str, Any]]:
             fix = f"see: sagastream dead list {row['stream']}"
             checks.append(_check(name, "warning", f"{row['dead_letters']} dead letters", fix))
     return checks
+
+
+async def _schedules(bus: Bus, _options: argparse.Namespace) -> list[dict[str, Any]]:
+    found = await find_schedules(bus)
+    if not found:
+        return []
+    late = await overdue(bus, found, by_s=_OVERDUE_S)
+    checks = [
+        _check(
+            f"schedule {each.name}",
+            "problem",
+            "it is due, and no listener fires it",
+            f"start a listener of {each.schedule.stream if each.schedule else 'its stream'}, "
+            f"or: sagastream schedule pause {each.name}",
+        )
+        for each in late
+    ]
+    checks += [
+        _check(
+            f"schedule {each.name}",
+            "warning",
+            f"it cannot be read: {each.problem}",
+            f"use the release that set it, or: sagastream schedule drop {each.name}",
+        )
+        for each in found
+        if each.state == "unreadable"
+    ]
+    checks += [
+        _check(
+            f"schedule {each.name}",
+            "warning",
+            f"its last request has {each.last_outcome}",
+            f"see: sagastream request show {each.last_request}",
+        )
+        for each in found
+        if each.last_outcome == "failed"
+    ]
+    return checks or [_check("schedules", "ok", f"{len(found)}, none is overdue")]
 
 
 async def _sagas(bus: Bus, _options: argparse.Namespace) -> list[dict[str, Any]]:

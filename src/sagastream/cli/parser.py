@@ -18,6 +18,7 @@ from sagastream.cli import (
     request_verbs,
     running_verbs,
     saga_verbs,
+    schedule_verbs,
 )
 from sagastream.cli.install import install
 from sagastream.cli.server_address import DEFAULT
@@ -115,6 +116,13 @@ def make_parser() -> argparse.ArgumentParser:
     _add_overview(_adder(commands))
     _add_requests(_group(commands, "request", "Work with requests."))
     _add_sagas(_group(commands, "saga", "Work with sagas."))
+    schedule_verbs.add_verbs(
+        _group(commands, "schedule", "Work with schedules: commands that are emitted repeatedly."),
+        seconds=running_verbs.seconds,
+        count=_count,
+        json_object=_json_object,
+        identity=_id,
+    )
     _add_dead_letters(_group(commands, "dead", "Work with dead letters."))
     flow_verbs.add_pauses(_adder(commands))
     flow_verbs.add_queues(_group(commands, "queue", "See what waits."))

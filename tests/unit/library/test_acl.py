@@ -41,11 +41,14 @@ _FUNCTIONS: dict[Role, set[str]] = {
     "listener": {
         *("begin", "progress", "finish", "release", "renew", "adopt", "sweep", "make_group"),
         *("give_back", "reject", "announce", "forward", "inspect"),
+        *("put_schedule", "take_schedules", "fire"),
     },
     "saga-runner": {"journal", "take_due", "heartbeat"},
     "reader": {"inspect"},
     "administrator": {
         *("purge", "inspect", "cancel", "emit", "journal", "heartbeat", "pause", "resume"),
+        *("purge", "inspect", "cancel", "emit", "journal", "heartbeat", "put_schedule", "fire"),
+        *("pause_schedule", "resume_schedule", "drop_schedule"),
     },
 }
 # The second word belongs to the name of these commands.

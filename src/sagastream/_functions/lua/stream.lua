@@ -261,10 +261,11 @@ end
 -- announce: publish for ttl_ms which event types a listener handles.
 -- Race: a listener that died cannot withdraw; its members expire by the server's clock.
 -- KEYS a sorted set for each stream. ARGV ttl_ms (0: withdraw), then a member for each key.
--- A member is "event type \n consumer"; a key may occur several times. Returns {'ok'}.
+-- A member is "event type \n consumer"; a key may occur several times. Returns {'ok', in how many ms
+-- a schedule of these streams is due, '' if none is}.
 local function announce(call, keys, args)
   local ttl_ms = tonumber(args[1])
-  local now = now_ms(call)
+  local now, due = now_ms(call), nil
   for i, key in ipairs(keys) do
     require_type(call, key, 'zset')
     redis.call('ZREMRANGEBYSCORE', key, '-inf', int(now))
@@ -274,8 +275,13 @@ local function announce(call, keys, args)
     else
       redis.call('ZREM', key, args[i + 1])
     end
+    local index = string.gsub(key, 'listeners:', '', 1) .. ':schedules'
+    local first = redis.call('ZRANGE', index, 0, 0, 'WITHSCORES')[2]
+    if first and first ~= 'inf' then
+      due = math.min(due or math.huge, math.max(0, first - now))
+    end
   end
-  return { 'ok' }
+  return { 'ok', due and int(due) or '' }
 end
 
 -- forward: add a command to its stream again, for a live listener that can handle it. The old entry

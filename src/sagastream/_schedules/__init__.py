@@ -1,0 +1,1 @@
+"""Schedules as values, and the times at which they are due."""
