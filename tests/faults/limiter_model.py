@@ -109,9 +109,15 @@ class Stream:
             holders -= {each for each in holders if not self._needs(name, each)}
         return available - len(holders)
 
+    def is_full(self, name: str) -> bool:
+        """Whether a limiter lets nobody in, as far as it has looked."""
+        return len(self.permits.get(name, ())) >= self._count(name) - self.tokens.get(name, 0)
+
     def _open(self, name: str) -> None:
         queue = self.queues.get(name)
-        for _ in range(self._free(name)) if queue else ():
+        if queue is None:
+            return
+        for _ in range(self._free(name)):
             if not queue:
                 break
             work = self.works[queue.take()]
@@ -119,7 +125,7 @@ class Stream:
             if not name.startswith("paused"):
                 self._permit(work, name)
             self.entries.append(work.name)
-        if queue is not None and not queue:
+        if not queue:
             del self.queues[name]
 
     def _permit(self, work: Work, name: str) -> None:
@@ -230,6 +236,7 @@ class Stream:
             work.status = "cancelled"
             if work.waits:
                 self.queues[work.waits].remove(name)
+                work.waits = ""
             self._leave(work)
         return work.status
 

@@ -39,9 +39,9 @@ class Schedule:
         every_s: Seconds from one firing to the next, at least 1; None for a cron expression. They
             count from `starts`, or from the Unix epoch.
         zone: The time zone of the cron expression, such as `Europe/Berlin`.
-        jitter_s: A firing comes up to so many seconds after its time. How many follows from the
+        jitter_s: A firing comes up to this many seconds after its time. How many follows from the
             name and the time: it is the same in every process.
-        late_s: A firing that could not be emitted for so many seconds is missed: no listener was
+        late_s: A firing that could not be emitted for this many seconds is missed: no listener was
             there, or with `queue` the one before had not ended.
         catch_up: How many missed firings are made up for, the latest ones; the others are skipped.
         overlap: What happens to a firing while the request of the one before has not ended: it is
@@ -93,7 +93,7 @@ class Schedule:
             )
         if self.overlap == "queue" and not self.catch_up:
             raise InvalidMessage(
-                "catch_up", "must be 1 or more with overlap 'queue': so many firings wait at most"
+                "catch_up", "must be 1 or more with overlap 'queue': this many firings wait at most"
             )
         self._check_times()
 

@@ -1,7 +1,7 @@
 """Fire the schedules of a listener's streams, when they are due by the server's clock.
 
 Every listener of a stream does this; the server lets each due time be fired once. A listener
-learns from its announcements when the next schedule is due, so those cost no command of their own
+learns from its announcements when the next schedule is due, so those cost no further command
 while nothing is due.
 """
 

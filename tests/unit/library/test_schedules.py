@@ -165,7 +165,7 @@ async def test_a_listener_that_dies_after_it_took_a_schedule_loses_no_firing(bus
 
 
 async def test_it_is_fired_with_all_slots_taken(bus: Bus) -> None:
-    """Whoever is free then begins it: firing needs no slot."""
+    """The process that is free then begins it: firing needs no slot."""
     await set_schedule(bus, _schedule("long", event_type="clock:wait"))
     async with listening(bus, [tick, wait], concurrency=1):
         await run_schedule(bus, "long")
