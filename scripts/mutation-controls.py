@@ -45,6 +45,8 @@ RETENTION = "tests/unit/library/test_retention.py"
 EFFECTS = "tests/unit/library/test_effects.py"
 REPLIES = "tests/unit/application/test_redis_utils.py"
 MODEL = "tests/faults/test_model.py"
+LIMITS = "tests/unit/library/test_flow_control.py"
+LIMITER, QUEUE = "_functions/lua/limiter.lua", "_functions/lua/queue.lua"
 LOAD = "tests/faults/test_load.py"
 CONNECTIONS = "tests/faults/test_connections.py"
 DELIVERY = "tests/faults/test_delivery.py"
@@ -71,6 +73,41 @@ CONTROLS = [
         "if (known.digest ~= digest and known.digest ~= '') or (known.stream or stream) ~= stream then",
         "if false then",
         UNIT,
+    ),
+    Control(
+        "3 a limit is checked when a request begins",
+        LIMITER,
+        "free_of(call, stream, name, count, interval) < 1 then",
+        "false then",
+        LIMITS,
+    ),
+    Control(
+        "5 a lapsed lease frees its permit",
+        LIMITER,
+        "      redis.call('ZREM', permits, key)\n",
+        "",
+        LIMITS,
+    ),
+    Control(
+        "5 a permit lasts as long as its lease",
+        LIMITER,
+        "  return until_ms > now and until_ms or nil\n",
+        "  return nil\n",
+        LIMITS,
+    ),
+    Control(
+        "3 the one that ends lets the next one in",
+        LIMITER,
+        "      if redis.call('EXISTS', limiter_key(stream, name)) == 1 then",
+        "      if false then",
+        LIMITS,
+    ),
+    Control(
+        "3 the keys of a class take turns",
+        QUEUE,
+        "math.max(tonumber(tags[1] or 0), tonumber(tags[2] or 0))",
+        "tonumber(redis.call('ZCARD', queue_key(name, class)))",
+        LIMITS,
     ),
     Control(
         "1 an id is remembered",

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import Counter
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from sagastream import (
     RequestCancelled,
     multi_stage_reply,
 )
+from sagastream._functions.answers import BeginAnswer, Claimed, Limited
+from sagastream._functions.requests import renew_command
 from sagastream.flow_control import pause, pauses, queues, resume
 from sagastream.handlers import Handler
 from sagastream.status import request_status
@@ -88,11 +91,13 @@ async def test_no_more_run_at_once_than_the_limit(bus: Bus) -> None:
     """Over all listeners; the others wait without a slot, and begin in their order."""
     work = Work(Limit(concurrency=2))
     names = [f"r{i}" for i in range(6)]
-    async with listening(bus, [work.handler], concurrency=2), listening(bus, [work.handler]):
+    async with AsyncExitStack() as listeners:
+        await listeners.enter_async_context(listening(bus, [work.handler], concurrency=2))
         for name in names:
             await _emit(bus, name)
         await _waits(bus, 4)
         assert work.begun == names[:2]
+        await listeners.enter_async_context(listening(bus, [work.handler]))
         (queue,) = await queues(bus, STREAM)
         assert (queue.reason, queue.key, queue.in_use) == ("limit", "work:do", 2)
         waiting = await request_status(bus, "r5")
@@ -154,28 +159,106 @@ async def test_a_rate_is_kept(bus: Bus) -> None:
     assert work.begun == names
 
 
+class Claims:
+    """Claims of two requests of a handler that may run once at a time, by calls of the functions."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._entries: dict[str, str] = {}
+
+    async def send(self) -> None:
+        """Emit `first` and `second`, and deliver them to a process that is gone."""
+        await _emit(self._bus, "first")
+        await _emit(self._bus, "second")
+        delivered = await deliver(self._bus, STREAM)
+        for name, (entry_id, _) in zip(("first", "second"), delivered, strict=True):
+            self._entries[name] = entry_id
+
+    async def begin(self, name: str, *, lease_s: float = 100.0) -> BeginAnswer:
+        """Claim one."""
+        return await self._bus.session().requests.begin(
+            self._bus.key(f"request:{name}"),
+            self._bus.key(STREAM),
+            group=GROUP,
+            entry_id=self._entries[name],
+            consumer="dead",
+            token=f"token of {name}",
+            lease_ms=round(1000 * lease_s),
+            retention=self._bus.retention,
+            max_deliveries=5,
+            trace=("", "", ""),
+            limiters=Limit(concurrency=1).limiters("work:do", {}),
+        )
+
+    async def end(self, name: str) -> None:
+        """End a claim."""
+        await self._bus.session().requests.finish(
+            self._bus.key(f"request:{name}"),
+            self._bus.key(STREAM),
+            "completed",
+            "{}",
+            group=GROUP,
+            entry_id=self._entries[name],
+            token=f"token of {name}",
+            retention=self._bus.retention,
+            trace=("", "", ""),
+        )
+
+    async def renew(self, name: str) -> bool:
+        """Renew the lease of one for a long time; whether it is kept."""
+        key, stream = self._bus.key(f"request:{name}"), self._bus.key(STREAM)
+        claim = (key, stream, f"token of {name}", self._entries[name])
+        command = renew_command([claim], lease_ms=100_000, group=GROUP, consumer="dead")
+        return bool((await self._bus.command(*command))[0] == b"1")
+
+
+async def _passes(bus: Bus, seconds: float) -> None:
+    """Wait until this time has passed by the server's clock."""
+
+    async def now() -> float:
+        whole, micros = await bus.command("TIME")
+        return int(whole) + int(micros) / 1e6
+
+    until = await now() + seconds
+
+    async def is_later() -> bool:
+        return await now() > until
+
+    await eventually(is_later, within_s=10, why=f"{seconds} s have passed")
+
+
+async def test_a_lapsed_lease_frees_its_permit(bus: Bus) -> None:
+    """Not before; and then its own renewal comes too late, and the claim is lost."""
+    claims = Claims(bus)
+    await claims.send()
+    assert isinstance(await claims.begin("first", lease_s=0.05), Claimed)
+    await _passes(bus, 0.06)
+    assert isinstance(await claims.begin("second"), Claimed)
+    assert not await claims.renew("first"), "two would run at once"
+    await claims.end("first")
+    await claims.end("second")
+
+
+async def test_a_renewed_lease_keeps_its_permit(bus: Bus) -> None:
+    """However long it was at the begin."""
+    claims = Claims(bus)
+    await claims.send()
+    assert isinstance(await claims.begin("first", lease_s=0.05), Claimed)
+    assert await claims.renew("first")
+    await _passes(bus, 0.06)
+    assert isinstance(await claims.begin("second"), Limited)
+    await bus.cancel("second")
+    await claims.end("first")
+
+
 async def test_a_listener_that_died_counts_until_its_lease_lapses(bus: Bus) -> None:
-    """Then the next one begins, and the lost one again after it."""
-    limit = Limit(concurrency=1)
-    work, lease_s = Work(limit, is_open=True), 0.8
-    await _emit(bus, "first")
-    ((entry_id, _),) = await deliver(bus, STREAM)
+    """Then both requests run, one after the other."""
+    work, lease_s = Work(Limit(concurrency=1), is_open=True), 0.8
+    claims = Claims(bus)
+    await claims.send()
     claimed_at = time.monotonic()
-    await bus.session().requests.begin(
-        bus.key("request:first"),
-        bus.key(STREAM),
-        group=GROUP,
-        entry_id=entry_id,
-        consumer="dead",
-        token="dead",
-        lease_ms=round(1000 * lease_s),
-        retention=bus.retention,
-        max_deliveries=5,
-        trace=("", "", ""),
-        limiters=limit.limiters("work:do", {}),
-    )
+    await claims.begin("first", lease_s=lease_s)
     async with listening(bus, [work.handler], lease_s=lease_s):
-        await _emit(bus, "second")
         await _ended(bus, "first", "second")
     assert set(work.begun) == {"first", "second"}
     assert min(work.times) >= claimed_at + lease_s - 0.01, "one began while the lease was current"
