@@ -92,7 +92,7 @@ async def test_no_more_run_at_once_than_the_limit(bus: Bus) -> None:
     work = Work(Limit(concurrency=2))
     names = [f"r{i}" for i in range(6)]
     async with AsyncExitStack() as listeners:
-        await listeners.enter_async_context(listening(bus, [work.handler], concurrency=2))
+        await listeners.enter_async_context(listening(bus, [work.handler]))
         for name in names:
             await _emit(bus, name)
         await _waits(bus, 4)
