@@ -42,7 +42,16 @@ def pytest_configure() -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of the suite."""
     parser.addoption("--server-binary", default=None, help="server program, such as redis-server")
-    parser.addoption("--long", action="store_true", help="fault tests: every point, not some")
+    parser.addoption("--long", action="store_true", help="the long form: every case, not some")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what is only in the long form."""
+    if not config.getoption("--long"):
+        reason = "nearly as another test: in the long form only (--long)"
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")

@@ -245,10 +245,10 @@ def test_a_mission_that_failed_at_once_has_nothing_to_play(
     ("path", "fault"),
     [
         ("/missions/{}", "killed"),
-        ("/missions/{}", "stopped"),
+        pytest.param("/missions/{}", "stopped", marks=pytest.mark.long),
         ("/missions/{}", "offline"),
         ("/", "stopped"),
-        ("/fleet", "killed"),
+        pytest.param("/fleet", "killed", marks=pytest.mark.long),
     ],
 )
 def test_a_page_without_connection_never_says_live(

@@ -142,7 +142,7 @@ class Watched:
             assert secret not in found, f"a password in {where}"
 
 
-@pytest.mark.parametrize("is_file", [False, True])
+@pytest.mark.parametrize("is_file", [pytest.param(False, marks=pytest.mark.long), True])
 def test_commands_show_no_password(guarded: EmbeddedServer, tmp_path: Path, is_file: bool) -> None:
     """They work with a URL from the environment, or from a file."""
     url, secret_file = _url(guarded, "unix" if is_file else "tcp"), tmp_path.parent / "url"

@@ -14,7 +14,7 @@ def test_no_request_makes_the_server_fail(
     running: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """Schemathesis finds no 5xx, no undescribed response, no crash."""
-    examples = "100" if request.config.getoption("--long") else "8"
+    examples = "100" if request.config.getoption("--long") else "3"
     with Served(running, WEB_REQUESTS_PER_S="100000") as served:
         done = subprocess.run(
             [
