@@ -5,7 +5,7 @@ from importlib.metadata import version
 from sagastream._client.replies import BackoffConfig
 from sagastream._codec.entries import StreamEntry
 from sagastream._schedules.schedule import Schedule
-from sagastream.admission import Limit, Priority
+from sagastream.admission import Limit, Priority, Unique
 from sagastream.bus import Bus
 from sagastream.dependencies import CallNext, Depends, Lifespan, Middleware
 from sagastream.effects import Atomic, Write
@@ -83,6 +83,7 @@ __all__ = [
     "ServerUnsuitable",
     "StageRefused",
     "StreamEntry",
+    "Unique",
     "UnknownLayout",
     "Write",
     "WriteConflict",

@@ -115,6 +115,49 @@ class Priority:
         return f"{_CLASSES[self.priority]}\n{self.weight!r}\n{key}"
 
 
+@dataclass(frozen=True, slots=True)
+class Unique:
+    """One command by key within a window of time: the first, or the last.
+
+    Args:
+        key: What the commands of a stream have in common.
+        window_s: How long the window is, in seconds.
+        keep: `first`: those that follow within the window write nothing. `last`: each one replaces
+            the one before, which ends as `cancelled`, and begins `window_s` after it was emitted.
+        max_wait_s: With `last`: it begins this many seconds after the first one at the latest, though
+            others follow; None for no such end.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
+
+    key: str
+    window_s: float
+    keep: Literal["first", "last"] = "first"
+    max_wait_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.key, str) or not self.key:
+            raise ValueError(f"key must be text, not {self.key!r}")
+        for name in ("window_s", "max_wait_s"):
+            value = getattr(self, name)
+            if value is not None and not 0.001 <= value < math.inf:  # noqa: PLR2004 - the server counts ms
+                raise ValueError(f"{name} must be at least 0.001, not {value!r}")
+        if self.keep not in {"first", "last"}:
+            raise ValueError(f"keep must be first or last, not {self.keep!r}")
+        if self.max_wait_s is not None and self.keep == "first":
+            raise ValueError("max_wait_s belongs to keep='last'")
+
+    @property
+    def options(self) -> dict[str, str]:
+        """What the server is told, by name."""
+        found = {"unique": shortened(self.key), "unique_keep": self.keep}
+        found["unique_ms"] = str(round(1000 * self.window_s))
+        if self.max_wait_s is not None:
+            found["unique_wait_ms"] = str(round(1000 * self.max_wait_s))
+        return found
+
+
 def check_limits(what: str, limits: Sequence[Limit]) -> tuple[Limit, ...]:
     """The limits of a handler in the order in which a request takes them.
 

@@ -16,7 +16,7 @@ from sagastream._client.terminal_outcome import read_confirmed
 from sagastream._codec.validation import check_name
 from sagastream._redis.deadline import Deadline
 from sagastream._telemetry.trace_context import trace_of
-from sagastream.admission import Priority
+from sagastream.admission import Priority, Unique
 from sagastream.effects import Effect
 from sagastream.message import OnProgress, Payload
 
@@ -62,6 +62,7 @@ class Bus(ServerAccess):
         delay_s: float | None = None,
         not_before: datetime | None = None,
         priority: Priority | None = None,
+        unique: Unique | None = None,
         maxlen: int | None = None,
         ttl: float | None = None,
     ) -> str:
@@ -85,13 +86,15 @@ class Bus(ServerAccess):
                 nothing, and can be cancelled.
             priority: When it begins before other commands that wait; None to go before all that
                 have one.
+            unique: Keep only the first or the last of the commands that have its key within a window.
             maxlen: Trim the stream to about this many entries. Hazard: this removes commands
                 that no listener has read yet; only for streams that may lose some.
             ttl: Seconds after which the whole stream expires. Hazard: as with `maxlen`,
                 with all pending commands and the consumer group.
 
         Returns:
-            The id of the command's entry; `0-0` while it waits for its time or turn.
+            The id of the command's entry; `0-0` while it waits for its time or turn. With
+            `unique`, that of the command that is kept.
 
         Raises:
             InvalidMessage: An argument is invalid.
@@ -103,7 +106,12 @@ class Bus(ServerAccess):
         ids = (correlation_id, saga_id, request_id)
         spec = commands.command_spec(event_type, payload, *ids, reply_stream)
         spec |= {"deadline_s": deadline_s, "maxlen": maxlen, "ttl": ttl}
-        spec |= {"delay_s": delay_s, "not_before": not_before, "priority": priority}
+        spec |= {
+            "delay_s": delay_s,
+            "not_before": not_before,
+            "priority": priority,
+            "unique": unique,
+        }
         session, deadline = self.session(), Deadline(self._options.call_timeout_s)
         emitting = commands.emit(session, stream, spec, deadline=deadline)
         return (await session.connection.within(deadline, emitting))[0]

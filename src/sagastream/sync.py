@@ -16,7 +16,7 @@ from sagastream._client.replies import BackoffConfig, read_stages
 from sagastream._codec.payload import MAX_PAYLOAD_BYTES
 from sagastream._codec.validation import check_name
 from sagastream._telemetry.trace_context import trace_of
-from sagastream.admission import Priority
+from sagastream.admission import Priority, Unique
 from sagastream.bus import Bus as AsyncBus
 from sagastream.bus import Result
 from sagastream.effects import Effect
@@ -116,6 +116,7 @@ class Bus:
         delay_s: float | None = None,
         not_before: datetime | None = None,
         priority: Priority | None = None,
+        unique: Unique | None = None,
         maxlen: int | None = None,
         ttl: float | None = None,
     ) -> str:
@@ -133,6 +134,7 @@ class Bus:
             delay_s=delay_s,
             not_before=not_before,
             priority=priority,
+            unique=unique,
             maxlen=maxlen,
             ttl=ttl,
         )

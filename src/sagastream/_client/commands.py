@@ -14,7 +14,7 @@ from sagastream._redis.deadline import Deadline
 from sagastream._telemetry import spans
 from sagastream._telemetry.propagation import injected
 from sagastream._telemetry.trace_context import trace_fields, trace_id, trace_of
-from sagastream.admission import Priority
+from sagastream.admission import Priority, Unique
 from sagastream.effects import Effect
 from sagastream.errors import InvalidMessage, RequestConflict, ResultExpired, StageRefused
 from sagastream.message import Payload
@@ -45,6 +45,7 @@ class CommandSpec(_Identity, total=False):
     delay_s: float | None
     not_before: datetime | None
     priority: Priority | None
+    unique: Unique | None
     maxlen: int | None
     ttl: float | None
     supersedes: Sequence[str]
@@ -123,6 +124,7 @@ async def emit(
             delay_ms=delay_ms,
             not_before_ms=not_before_ms,
             turn=_turn_of(spec),
+            unique=_unique_of(spec),
             context=injected(),
             supersedes=[
                 options.record_key(check_name("supersedes", superseded))
@@ -175,6 +177,22 @@ def _turn_of(spec: CommandSpec) -> str:
         raise InvalidMessage("priority", f"must be a Priority, not {priority!r}")
     _check_wait(spec)
     return priority.turn
+
+
+def _unique_of(spec: CommandSpec) -> dict[str, str] | None:
+    """The options of a command's window, None if it has none.
+
+    Raises:
+        InvalidMessage: It is no `Unique`, or does not fit the other options.
+    """
+    unique = spec.get("unique")
+    if unique is None:
+        return None
+    if not isinstance(unique, Unique):
+        raise InvalidMessage("unique", f"must be a Unique, not {unique!r}")
+    if unique.keep == "last":
+        _check_wait(spec)
+    return unique.options
 
 
 def _check_wait(spec: CommandSpec) -> None:

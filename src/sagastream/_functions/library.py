@@ -22,6 +22,7 @@ _FILES = (
     "limiter",
     "replies",
     "call",
+    "window",
     "request",
     "claim",
     "stream",

@@ -68,6 +68,7 @@ class RequestFunctions:
         delay_ms: int | None = None,
         not_before_ms: int | None = None,
         turn: str = "",
+        unique: Mapping[str, str] | None = None,
         deadline: Deadline | None = None,
     ) -> "asyncio.Future[EmitAnswer | Expired]":
         """Write a command's record and entry.
@@ -88,6 +89,7 @@ class RequestFunctions:
             delay_ms: How long after now it may begin at the earliest.
             not_before_ms: The time before which it does not begin, since the Unix epoch.
             turn: Class, weight and key of its turn, one per line; '' for none.
+            unique: Key, length and kind of its window, by the names of the function's options.
             deadline: When the command is no longer sent again; None for never.
         """
         digest = digest_of(stream, entry[3], entry[4])
@@ -109,6 +111,8 @@ class RequestFunctions:
             args += ("not_before_ms", str(not_before_ms))
         if turn:
             args += ("turn", turn)
+        for option in (unique or {}).items():
+            args += option
         for superseded in supersedes:
             args += ("supersedes", superseded)
         return self._batcher.call(

@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from sagastream import Bus, Command, InvalidMessage, ReplyTimeout, multi_stage_reply
+from sagastream import (
+    Bus,
+    Command,
+    InvalidMessage,
+    ReplyTimeout,
+    RequestCancelled,
+    Unique,
+    multi_stage_reply,
+)
 from sagastream.errors import SagaError
 from sagastream.saga import Saga, SagaRunner, Step
 from sagastream.status import request_status
@@ -153,3 +161,80 @@ def test_a_step_with_a_wrong_delay_is_refused(delay_s: float) -> None:
     """When it is declared."""
     with pytest.raises(SagaError, match="delay_s"):
         Step("first", STREAM, "work:do", lambda _given, _results: {}, delay_s=delay_s)
+
+
+async def test_the_first_of_a_window_is_kept(bus: Bus) -> None:
+    """The others write nothing; another key has another window, and so has a later time."""
+    unique = Unique("k", window_s=0.4)
+    first = await _emit(bus, "first", unique=unique)
+    assert await _emit(bus, "second", unique=unique) == first
+    assert await _emit(bus, "first", unique=unique) == first
+    assert await _emit(bus, "other", unique=Unique("other", window_s=0.4)) != first
+    assert await request_status(bus, "second") is None
+
+    async def is_over() -> bool:
+        return not await call(bus, "EXISTS", f"{STREAM}:unique:k")
+
+    await eventually(is_over, within_s=5, why="the window is over")
+    assert await _emit(bus, "third", unique=unique) != first
+    async with listening(bus, [work]):
+        await eventually(lambda: len(begun) == 3, within_s=10, why="three have begun")
+    assert set(begun) == {"first", "other", "third"}
+
+
+async def test_the_last_of_a_window_is_kept(bus: Bus) -> None:
+    """Each one replaces the one before, and begins a window after it was emitted."""
+    unique = Unique("k", window_s=0.3, keep="last")
+    async with listening(bus, [work]):
+        for name in ("first", "second", "third"):
+            assert await _emit(bus, name, unique=unique) == "0-0"
+        emitted = time.time()
+        await eventually(lambda: begun, within_s=10, why="one has begun")
+    assert set(begun) == {"third"}
+    assert begun["third"] >= emitted + 0.29
+    for name in ("first", "second"):
+        with pytest.raises(RequestCancelled):
+            await bus.request_and_reply(STREAM, "work:do", {}, 5, request_id=name)
+
+
+async def test_a_window_that_is_always_renewed_ends(bus: Bus) -> None:
+    """After the longest wait of its first command."""
+    unique = Unique("k", window_s=0.4, keep="last", max_wait_s=0.6)
+    async with listening(bus, [work]):
+        emitted, count = time.time(), 0
+        while not begun:
+            count += 1
+            await _emit(bus, f"r{count}", unique=unique)
+            await asyncio.sleep(0.02)  # as a person types
+        assert time.time() - emitted < 5
+        await eventually(lambda: f"r{count}" in begun, within_s=10, why="the last one, too")
+    assert emitted + 0.59 <= min(begun.values())
+    assert len(begun) <= 2, "those of one window were replaced"
+
+
+async def test_what_has_begun_is_not_replaced(bus: Bus) -> None:
+    """A command of a new window waits for itself."""
+    unique = Unique("k", window_s=0.05, keep="last")
+    async with listening(bus, [work]):
+        await _emit(bus, "first", unique=unique)
+        await eventually(lambda: "first" in begun, within_s=10, why="the first has begun")
+        await _emit(bus, "second", unique=unique)
+        await eventually(lambda: "second" in begun, within_s=10, why="the second has begun")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"key": ""},
+        {"window_s": 0.0},
+        {"window_s": float("inf")},
+        {"keep": "both"},
+        {"max_wait_s": 5.0},
+    ],
+    ids=str,
+)
+def test_a_window_that_means_nothing_is_refused(options: dict[str, Any]) -> None:
+    """When it is made, with the field named."""
+    given: dict[str, Any] = {"key": "k", "window_s": 1.0}
+    with pytest.raises(ValueError, match=next(iter(options))):
+        Unique(**(given | options))

@@ -66,7 +66,9 @@ end
 -- parent_span_id; the keys of the reply streams, one per line; the keys of those that get only the
 -- terminal stage; the digest of the command; then names and values: `deadline_ms` and `delay_ms`
 -- from now, `not_before_ms`, `maxlen`, `ttl_ms`, `effect` that the handler must declare, `context` of other propagators,
--- `turn`: class, weight and group of its fair queue, one per line,
+-- `turn`: class, weight and group of its fair queue, one per line, `unique` the key of a window of
+-- `unique_ms` in which `unique_keep`, the first or the last request, is kept; the last one waits for
+-- `unique_wait_ms` at most,
 -- `supersedes` a record (any number of times).
 -- A command that is due later, or waits for its turn, has no entry until then: 0-0.
 -- Returns {'new' | 'known' | 'conflict', entry_id, counter} | {'expired', status, time in s}. The
@@ -106,6 +108,15 @@ local function emit(call, key, stream, args, before, last)
     end
     return answer_expired(memory)
   end
+  local trace, unique_due, window_began = { traceparent, tracestate, parent_span_id }, nil, nil
+  if options.unique then
+    require_type(call, stream .. ':unique:' .. options.unique, 'string')
+    local kept
+    kept, unique_due, window_began = unique_of(call, stream, options, trace, retention)
+    if kept then
+      return { 'known', read_record(call, kept).entry_id or '0-0', '0' }
+    end
+  end
   if record.followed then
     reply_streams = with_stage_log(key, reply_streams)
   end
@@ -122,12 +133,15 @@ local function emit(call, key, stream, args, before, last)
 
   local after = ''
   if options.superseded then
-    after = supersede_all(call, options.superseded, { traceparent, tracestate, parent_span_id }, retention)
+    after = supersede_all(call, options.superseded, trace, retention)
   end
   local entry_id, due, turn = nil, 0, options.turn or ''
-  if options.delay_ms or options.not_before_ms then
-    due = math.max(now + (options.delay_ms or 0), tonumber(options.not_before_ms or 0))
+  if options.delay_ms or options.not_before_ms or unique_due then
+    due = math.max(now + (options.delay_ms or 0), tonumber(options.not_before_ms or 0), unique_due or 0)
     due = due > now and due or 0
+  end
+  if options.unique then
+    open_window(call, stream, options, key, due, window_began)
   end
   if due > 0 then
     require_type(call, stream .. ':delayed', 'zset')
