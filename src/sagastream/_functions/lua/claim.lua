@@ -116,9 +116,11 @@ local function begin(call, key, stream, args, before, last)
   if record.status == 'running' then
     leave_limiters(call, stream, key, record) -- they were those of an earlier claim
   end
-  local waits_at, count, interval = refused_by(call, stream, key, record, limits)
-  if waits_at then
-    return limited(call, stream, key, record, limits, group, entry_id, waits_at, count, interval)
+  if limits ~= NO_LIMITS or has_pauses(call, stream) then
+    local waits_at, count, interval = refused_by(call, stream, key, record, limits)
+    if waits_at then
+      return limited(call, stream, key, record, limits, group, entry_id, waits_at, count, interval)
+    end
   end
   record.epoch, record.attempts = next_epoch(call, record.epoch), record.attempts + 1
   if record.reply_streams ~= '' then

@@ -211,19 +211,23 @@ end
 
 -- Remove a request that ends from the queue in which it waits.
 local function leave_queue(stream, key, record)
-  if record.waits and record.waits ~= '' then
-    dequeue(limiter_key(stream, record.waits), key, record.turn)
-    record.waits = ''
+  dequeue(limiter_key(stream, record.waits), key, record.turn)
+  record.waits = ''
+end
+
+-- Whether anything of a stream is paused.
+local function has_pauses(call, stream)
+  local found = call.paused[stream]
+  if found == nil then
+    found = redis.call('EXISTS', stream .. ':paused') == 1
+    call.paused[stream] = found
   end
+  return found
 end
 
 -- What of a stream is paused that has to do with a request; nil if nothing.
 local function paused_for(call, stream, record, limits)
-  local paused = stream .. ':paused'
-  if call.paused[stream] == nil then
-    call.paused[stream] = redis.call('EXISTS', paused) == 1
-  end
-  if not call.paused[stream] then
+  if not has_pauses(call, stream) then
     return nil
   end
   local event_type = command_of(record).event_type
@@ -236,7 +240,7 @@ local function paused_for(call, stream, record, limits)
     local _, space = string.find(limits[i], event_type .. ' ', 1, true)
     names[#names + 1] = space and string.sub(limits[i], space + 1)
   end
-  local found = redis.call('HMGET', paused, unpack(names))
+  local found = redis.call('HMGET', stream .. ':paused', unpack(names))
   for i, name in ipairs(names) do
     if found[i] then
       return name
@@ -250,9 +254,6 @@ local function refused_by(call, stream, key, record, limits)
   local paused = paused_for(call, stream, record, limits)
   if paused then
     return 'paused ' .. paused, 0, 0
-  end
-  if #limits == 0 then
-    return nil
   end
   local held = lines(record.permits)
   for i = 1, #limits, 3 do

@@ -57,6 +57,12 @@ local function unpack_state(packed)
 end
 
 local function pack_state(record)
+  if record.turn == '' and record.waits == '' and record.permits == '' then -- as most: they cost time
+    return cmsgpack.pack(record.status, record.epoch, record.entry_id, record.reply_streams, record.end_streams,
+      record.effect, record.context, record.after, record.followed, record.token, record.consumer, record.lease_until,
+      record.began, record.seq, record.progressed, record.span, record.lost, record.released, record.cancel,
+      record.held_until, record.span_taken, record.attempts, record.failures, record.due)
+  end
   return cmsgpack.pack(record.status, record.epoch, record.entry_id, record.reply_streams, record.end_streams,
     record.effect, record.context, record.after, record.followed, record.token, record.consumer, record.lease_until,
     record.began, record.seq, record.progressed, record.span, record.lost, record.released, record.cancel,

@@ -117,7 +117,9 @@ local function conclude(call, key, record, status, payload, trace, retention, gr
   local ended = pack_ended(record, status, payload, trace, now, marks_of(call, key, record, command))
   record.status, record.payload, record.trace, record.at = status, payload, trace, now
   local is_lone = command.saga_id == ''
-  leave_queue(command.stream, key, record)
+  if record.waits ~= '' then
+    leave_queue(command.stream, key, record)
+  end
   if record.held_until > 0 then
     redis.call('HSET', key, 'state', pack_state(record), 'ended', ended)
     if is_lone then
@@ -141,7 +143,7 @@ local function conclude(call, key, record, status, payload, trace, retention, gr
     redis.call('ZREM', command.stream .. ':delayed', key)
   end
   append(call.ended, command.stream, key)
-  if record.held_until == 0 then
+  if record.held_until == 0 and record.permits ~= '' then
     leave_limiters(call, command.stream, key, record)
   end
 end

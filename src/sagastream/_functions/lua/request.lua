@@ -108,8 +108,9 @@ local function emit(call, key, stream, args, before, last)
     end
     return answer_expired(memory)
   end
-  local trace, unique_due, window_began = { traceparent, tracestate, parent_span_id }, nil, nil
+  local unique_due, window_began
   if options.unique then
+    local trace = { traceparent, tracestate, parent_span_id }
     require_type(call, stream .. ':unique:' .. options.unique, 'string')
     local kept
     kept, unique_due, window_began = unique_of(call, stream, options, trace, retention)
@@ -133,7 +134,7 @@ local function emit(call, key, stream, args, before, last)
 
   local after = ''
   if options.superseded then
-    after = supersede_all(call, options.superseded, trace, retention)
+    after = supersede_all(call, options.superseded, { traceparent, tracestate, parent_span_id }, retention)
   end
   local entry_id, due, turn = nil, 0, options.turn or ''
   if options.delay_ms or options.not_before_ms or unique_due then
