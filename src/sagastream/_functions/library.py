@@ -26,6 +26,7 @@ _FILES = (
     "claim",
     "stream",
     "saga",
+    "signal",
     "schedule",
     "readers",
 )
