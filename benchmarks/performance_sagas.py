@@ -83,7 +83,7 @@ async def _serve_steps(url: str) -> None:
         return {}
 
     async with Bus(url) as bus:
-        handlers = [Handler(STREAM, step.event_type, nothing) for step in SAGA.steps]
+        handlers = [Handler(STREAM, step.event_type, nothing) for step in SAGA.every_step()]
         await CommandListener(bus, handlers).run(handle_signals=True)
 
 

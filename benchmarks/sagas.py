@@ -34,7 +34,7 @@ def _listener(url: str) -> None:
 
     async def listen() -> None:
         async with Bus(url) as bus:
-            handlers = [Handler(_STREAM, step.event_type, nothing) for step in _SAGA.steps]
+            handlers = [Handler(_STREAM, step.event_type, nothing) for step in _SAGA.every_step()]
             await CommandListener(bus, handlers, concurrency=256).run(handle_signals=True)
 
     asyncio.run(listen())

@@ -30,6 +30,10 @@ LISTENER = "tests/unit/library/test_listener.py"
 JOURNAL = "tests/unit/library/test_journal.py"
 SAGA = "tests/unit/library/test_saga.py"
 SAGA_CLOCKS = "tests/unit/library/test_saga_clocks.py"
+BRANCHES = "tests/unit/library/test_branches.py"
+SAGA_BRANCHES = "tests/unit/library/test_saga_branches.py"
+SCHEDULES = "tests/unit/library/test_schedules.py"
+DUE_TIMES = "tests/unit/library/test_due_times.py"
 UNREADABLE = "tests/unit/library/test_unreadable_journals.py"
 STOPPING = "tests/unit/library/test_stopping.py"
 POISON = "tests/unit/library/test_poison.py"
@@ -400,10 +404,52 @@ CONTROLS = [
     ),
     Control(
         "9 compensation in reverse",
-        "saga/journal.py",
-        "in reversed(saga.steps)",
-        "in saga.steps",
+        "saga/walk.py",
+        "in reversed(nodes)",
+        "in nodes",
         JOURNAL,
+    ),
+    Control(
+        "9 branches are compensated as far as they began",
+        "saga/walk.py",
+        'or begun is None or begun.kind != "request"',
+        'or begun is None or begun.status == "failed"',
+        BRANCHES,
+    ),
+    Control(
+        "9 what runs is undone, too, after the first failure",
+        "saga/journal.py",
+        'if entry.status in {"intended", "waiting"}',
+        "if False",
+        BRANCHES,
+    ),
+    Control(
+        "9 an event and the note of a wait are one step",
+        "_functions/lua/signal.lua",
+        "  if payload then\n    return { 'event', payload }\n  end\n",
+        "",
+        SAGA_BRANCHES,
+    ),
+    Control(
+        "1 a due time is fired once",
+        "_functions/lua/schedule.lua",
+        "(known[2] ~= due or known[3])",
+        "known[3]",
+        SCHEDULES,
+    ),
+    Control(
+        "1 an edited schedule is not fired as it was",
+        "_functions/lua/schedule.lua",
+        "known[1] ~= spec or",
+        "",
+        SCHEDULES,
+    ),
+    Control(
+        "11 a firing that is late is missed",
+        "_schedules/due_times.py",
+        "missed_before_ms = now_ms - round(1000 * schedule.late_s)",
+        "missed_before_ms = 0",
+        DUE_TIMES,
     ),
     Control(
         "9 a compensation supersedes its forward request",
@@ -457,8 +503,8 @@ CONTROLS = [
     Control(
         "10 sagas that are due are driven",
         "saga/runner.py",
-        "for saga_id in await self._store.take_due(_TAKE_LIMIT):",
-        "for saga_id in ():",
+        "due = await self._store.take_due(_TAKE_LIMIT)",
+        "due = list[str]()",
         SAGA,
     ),
     Control(

@@ -75,7 +75,7 @@ def undone_line(journal: Journal, how_to_continue: str) -> str:
         return line
     left = [
         step.name
-        for step in reversed(mission_saga(get_settings()).steps)
+        for step in reversed(mission_saga(get_settings()).every_step())
         if step.compensation and step.name not in undone and journal.last(step.name, "forward")
     ]
     if journal.status == "stuck":

@@ -48,10 +48,10 @@ def timeline_of(saga: Saga, journal: Journal) -> Timeline:
         saga: The saga's declaration.
         journal: The saga's journal.
     """
-    forward = tuple(_item(journal, step.name, "forward") for step in saga.steps)
+    forward = tuple(_item(journal, step.name, "forward") for step in saga.every_step())
     undoable = [
         step.name
-        for step in reversed(saga.steps)
+        for step in reversed(saga.every_step())
         if step.compensation is not None and journal.last(step.name, "forward")
     ]
     is_undone = journal.status not in {"running", "completed"}

@@ -42,7 +42,7 @@ IN_FUNCTIONS: Mapping[Role, frozenset[str]] = {
         *("xinfo|consumers", "xinfo|groups", "xpending", "xrange", "zremrangebyscore", "zscore"),
     },
     "saga-runner": _ENDING
-    | {"del", "dump", "restore", "xadd", "zrangebyscore", "zremrangebyscore"},
+    | {"del", "dump", "pttl", "restore", "xadd", "zrangebyscore", "zremrangebyscore"},
     "reader": _READING,
     "administrator": (_MOVING - {"xgroup|create", "xlen"})
     | {"dump", "hdel", "restore", "zremrangebyscore"},
@@ -59,7 +59,7 @@ _SENT: Mapping[Role, frozenset[str]] = {
     "requester": _SENT_BY_REQUESTERS,
     "listener": _SENT_BY_ALL
     | {"blpop", "client|id", "client|unblock", "expire", "rpush", "xreadgroup"},
-    "saga-runner": _SENT_BY_REQUESTERS | {"hget", "zcard", "zrange", "zrem"},
+    "saga-runner": _SENT_BY_REQUESTERS | {"blpop", "hget", "zcard", "zrange", "zrem"},
     "reader": (_SENT_BY_ALL - {"fcall"})
     | {
         *("exists", "hget", "hmget", "xinfo|groups", "xlen", "xpending", "xrange", "xread"),

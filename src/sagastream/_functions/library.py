@@ -27,6 +27,7 @@ _FILES = (
     "claim",
     "stream",
     "saga",
+    "signal",
     "schedule",
     "readers",
 )

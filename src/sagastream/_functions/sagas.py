@@ -1,4 +1,4 @@
-"""Stubs of the functions for sagas: journal, take_due, heartbeat."""
+"""Stubs of the functions for sagas: journal, take_due, heartbeat, send_event, await_event."""
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -10,6 +10,7 @@ from sagastream.retention import Retention
 
 _JOURNAL, _TAKE_DUE = function_name("journal"), function_name("take_due")
 _HEARTBEAT = function_name("heartbeat")
+_SEND_EVENT, _AWAIT_EVENT = function_name("send_event"), function_name("await_event")
 
 
 class SagaFunctions:
@@ -78,3 +79,28 @@ class SagaFunctions:
     async def heartbeat(self, open_sagas: str, saga_ids: Sequence[str], *, delay_ms: int) -> None:
         """Postpone the due time of sagas that a process works on."""
         await self._caller.call("FCALL", _HEARTBEAT, 1, open_sagas, str(delay_ms), *saga_ids)
+
+    async def send_event(self, event: str, payload: str, *, ttl_ms: int) -> tuple[str, int]:
+        """Keep an event, and wake the sagas that wait for it.
+
+        Returns:
+            `sent` and how many waited; `known`; or `conflict`, it was sent with another payload.
+        """
+        word, *rest = await self._caller.call("FCALL", _SEND_EVENT, 1, event, payload, ttl_ms)
+        return word.decode(), int(rest[0]) if rest else 0
+
+    async def await_event(
+        self, event: str, open_sagas: str, saga_id: str, *, due_ms: int, ttl_ms: int
+    ) -> bytes | None:
+        """The payload of an event; None if there is none, and then its coming wakes the saga.
+
+        Args:
+            event: The event.
+            open_sagas: The sorted set of open sagas, in which the saga is.
+            saga_id: The saga.
+            due_ms: When the saga is due without the event, in milliseconds from now.
+            ttl_ms: How long the event wakes the saga.
+        """
+        keys = (event, open_sagas)
+        answer = await self._caller.call("FCALL", _AWAIT_EVENT, 2, *keys, saga_id, due_ms, ttl_ms)
+        return bytes(answer[1]) if answer[0] == b"event" else None

@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     except SagastreamError as error:
         print_error(str(error))
         return _ERROR
-    return _has_problem(answer) if options.example.startswith("sagastream doctor") else 0
+    return _has_problem(answer) if options.example in _CHECKS else 0
 
 
 @contextlib.contextmanager
@@ -68,6 +68,10 @@ def _silent_logs() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+# The examples of verbs whose rows have a verdict.
+_CHECKS = frozenset({"sagastream doctor -o jsonl", "sagastream saga check"})
 
 
 def _has_problem(checks: list[dict[str, Any]]) -> int:

@@ -115,7 +115,12 @@ def make_parser() -> argparse.ArgumentParser:
     page_verb.add_verb(_adder(commands))
     _add_overview(_adder(commands))
     _add_requests(_group(commands, "request", "Work with requests."))
-    _add_sagas(_group(commands, "saga", "Work with sagas."))
+    saga_verbs.add_verbs(
+        _group(commands, "saga", "Work with sagas."),
+        count=_count,
+        json_object=_json_object,
+        identity=_id,
+    )
     schedule_verbs.add_verbs(
         _group(commands, "schedule", "Work with schedules: commands that are emitted repeatedly."),
         seconds=running_verbs.seconds,
@@ -222,38 +227,6 @@ def _add_requests(add: Add) -> None:
         "--timeout", type=running_verbs.seconds, default=30.0, help="how long to wait, in seconds"
     )
     send.option("--id", metavar="ID", help="the request's id; a new one if it is not given")
-
-
-def _add_sagas(add: Add) -> None:
-    listing = add(
-        "list",
-        "List sagas: stuck ones first, then running ones, then ended ones.",
-        "saga list --status stuck -o json",
-        saga_verbs.list_sagas,
-        saga_verbs.text_of_list,
-    )
-    listing.option("--status", choices=saga_verbs.STATUSES, help="only with this status")
-    listing.option("--name", default="", help="only of the declaration with this name")
-    listing.paged(_count, 0)
-    for name, description, example, call in (
-        ("show", "Show a saga and its requests.", "saga show trip-1", saga_verbs.show_saga),
-        (
-            "resume",
-            "Let a stuck saga try its compensations again.",
-            "saga resume trip-1",
-            saga_verbs.resume,
-        ),
-        (
-            "compensate",
-            "Undo the steps of a running saga, in reverse; a runner of the saga does it.",
-            "saga compensate trip-2 --reason 'the customer called'",
-            saga_verbs.compensate,
-        ),
-    ):
-        verb = add(name, description, example, call, saga_verbs.text_of)
-        verb.argument("id", "the saga's id, or its beginning if no other one begins so", type=_id)
-        if name == "compensate":
-            verb.option("--reason", default="by an operator", help="why, for its journal")
 
 
 def _add_dead_letters(add: Add) -> None:

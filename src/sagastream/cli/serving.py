@@ -77,17 +77,17 @@ class Found:
 
     Attributes:
         handlers: Their handlers.
-        sagas: Their sagas, by name.
+        sagas: Their sagas, by name: each with its versions, the newest first.
         lifespan: The lifespan of the listener; None if no module has one.
         middleware: The middleware of the listener.
 
     Raises:
         RegistrationError: A module cannot be imported, there are neither handlers nor sagas, or
-            two lifespans.
+            two lifespans, or two declarations of one version of a saga.
     """
 
     def __init__(self, modules: Sequence[str]) -> None:
-        self.sagas: dict[str, Saga] = {}
+        self.sagas: dict[str, list[Saga]] = {}
         self.lifespan: Any = None
         self.middleware: list[Any] = []
         handlers: list[Handler] = []
@@ -95,7 +95,9 @@ class Found:
             for module in import_all(name):
                 values = list(vars(module).values())
                 handlers += [each for each in values if isinstance(each, Handler)]
-                self.sagas |= {each.name: each for each in values if isinstance(each, Saga)}
+                for each in values:
+                    if isinstance(each, Saga):
+                        self._note_saga(each)
                 # A web application in the same package has a lifespan, too, which is another one.
                 if module.__name__ == name or any(_is_declared_in(module, each) for each in values):
                     self._note_surroundings(module)
@@ -106,6 +108,14 @@ class Found:
                 f"{', '.join(modules)}: no handler and no saga there; decorate a function with "
                 "@multi_stage_reply"
             )
+
+    def _note_saga(self, saga: Saga) -> None:
+        versions = {each.version: each for each in self.sagas.get(saga.name, ())}
+        if versions.setdefault(saga.version, saga) != saga:
+            raise RegistrationError(
+                f"two declarations of saga {saga.name} have version {saga.version}"
+            )
+        self.sagas[saga.name] = [versions[each] for each in sorted(versions, reverse=True)]
 
     def _note_surroundings(self, module: ModuleType) -> None:
         lifespan, middleware = (_value_of(module, name) for name in ("lifespan", "middleware"))
@@ -134,7 +144,8 @@ async def _serve(options: argparse.Namespace, found: Found) -> None:
         for name in found.sagas:
             logger.info("driving the sagas of %s that no process works on", name)
         driving = [
-            asyncio.create_task(SagaRunner(bus, saga).serve()) for saga in found.sagas.values()
+            asyncio.create_task(SagaRunner(bus, newest, older=older).serve())
+            for newest, *older in found.sagas.values()
         ]
         try:
             await _listen(bus, options, found)

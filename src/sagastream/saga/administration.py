@@ -7,12 +7,16 @@ saga's declaration continues: the saga is due at once.
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from sagastream._telemetry.trace_context import trace_id_of
 from sagastream.bus import Bus
-from sagastream.inspection import escaped, only_one, scan
+from sagastream.errors import SagaError
+from sagastream.inspection import escaped, only_one, read_request, scan
+from sagastream.saga.compatibility import Incompatibility, find_incompatibilities
+from sagastream.saga.definition import Saga
 from sagastream.saga.journal import resume, start_compensating
 from sagastream.saga.state import NOW, Journal
 from sagastream.saga.store import SagaState, SagaStore
@@ -143,6 +147,73 @@ async def compensate_saga(bus: Bus, journal: Journal, reason: str) -> Journal:
         for request_id in running:
             await bus.cancel(request_id)
     return current.journal
+
+
+async def check_sagas(bus: Bus, declarations: Sequence[Saga]) -> list[Incompatibility]:
+    """What breaks for the open sagas on a server when only these declarations are deployed.
+
+    Raises:
+        ServerUnavailable: The server did not answer.
+    """
+    changed: list[Incompatibility] = []
+    journals = await _open_journals(bus, {saga.name for saga in declarations})
+    by_version = {(saga.name, saga.version): saga for saga in declarations}
+    for journal in journals:
+        if saga := by_version.get((journal.saga, journal.version)):
+            for problem in await _changed_commands(bus, saga, journal):
+                ids = (journal.saga_id,)
+                changed.append(Incompatibility(saga.name, saga.version, problem, ids))
+    return find_incompatibilities(declarations, journals) + changed
+
+
+async def open_versions(bus: Bus) -> list[Incompatibility]:
+    """The versions with which open sagas began, and their sagas; `problem` is empty.
+
+    Raises:
+        ServerUnavailable: The server did not answer.
+    """
+    ids = defaultdict[tuple[str, int], list[str]](list)
+    for journal in await _open_journals(bus, await saga_names(bus)):
+        ids[journal.saga, journal.version].append(journal.saga_id)
+    return [Incompatibility(*key, "", tuple(found)) for key, found in sorted(ids.items())]
+
+
+async def _open_journals(bus: Bus, names: set[str]) -> list[Journal]:
+    """The journals of sagas that have not ended, or are stuck."""
+    journals: list[Journal] = []
+    open_states: tuple[SagaState, ...] = ("stuck", "open")
+    for name in sorted(names):
+        store = _store(bus, name)
+        for state in open_states:
+            ids = await store.ids(state)
+            for first in range(0, len(ids), _READS_AT_ONCE):
+                some = ids[first : first + _READS_AT_ONCE]
+                read = await asyncio.gather(*(store.read(saga_id) for saga_id in some))
+                journals += [journal for journal in read if journal is not None]
+    return journals
+
+
+async def _changed_commands(bus: Bus, saga: Saga, journal: Journal) -> list[str]:
+    """Steps that run and have another stream or event type now: they would be refused."""
+    problems = []
+    for entry in journal.entries:
+        if entry.status != "intended" or entry.kind != "request":
+            continue
+        try:
+            step = saga.step(entry.step)
+        except SagaError:
+            continue
+        request = await read_request(bus, entry.request_id)
+        event_type = step.event_type
+        if entry.direction == "undo" and step.compensation:
+            event_type = step.compensation.event_type
+        is_same = request and (request.stream, request.event_type) == (step.stream, event_type)
+        if request and request.stream and not is_same:
+            problems.append(
+                f"step {entry.step!r} runs as {request.event_type} on {request.stream}, and is "
+                f"{event_type} on {step.stream} now; declare a new version"
+            )
+    return problems
 
 
 async def _ids(

@@ -6,14 +6,14 @@ when.
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from opentelemetry import context as otel_context
 
 from sagastream._telemetry import metrics, spans
 from sagastream._telemetry.log_context import in_log_context
-from sagastream._telemetry.trace_context import extract, trace_id
+from sagastream._telemetry.trace_context import extract, trace_id, trace_id_of
 from sagastream.bus import Bus
 from sagastream.errors import (
     InvalidMessage,
@@ -27,14 +27,16 @@ from sagastream.errors import (
 from sagastream.message import OnProgress
 from sagastream.saga.definition import Saga
 from sagastream.saga.journal import (
-    NextAction,
     conclude,
     intend,
-    next_action,
+    next_actions,
+    settle,
+    start_compensating,
     superseded_by,
 )
 from sagastream.saga.state import NOW, Journal, JournalEntry
 from sagastream.saga.store import SagaStore, VersionedJournal
+from sagastream.saga.walk import NextAction
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ _MIN_WAIT_S = 0.5
 
 
 class StepExecutor:
-    """Executes the next action of a saga.
+    """Executes the requests of a saga.
 
     Args:
         bus: The server.
@@ -69,7 +71,7 @@ class StepExecutor:
         Returns:
             The journal after it, and whether this call moved it.
         """
-        current, moved = await self._store.change(
+        current, moved = await self._change(
             current, lambda journal: self._intended(journal, action)
         )
         journal = current.journal
@@ -103,7 +105,7 @@ class StepExecutor:
         return await self._conclude(current, entry, result=reply["payload"])
 
     def _intended(self, journal: Journal, action: NextAction) -> Journal:
-        if next_action(self._saga, journal) != action:
+        if action not in next_actions(self._saga, journal):
             return journal
         return intend(self._saga, journal, action, now=NOW, max_attempts=self._max_attempts)
 
@@ -126,11 +128,61 @@ class StepExecutor:
                 max_attempts=self._max_attempts,
             )
 
-        current, moved = await self._store.change(current, move)
+        current, moved = await self._change(current, move, ending=entry.request_id)
         if moved:
             entries = current.journal.entries
             ended = next(e for e in entries if e.request_id == entry.request_id)
             self.report(current.journal, ended)
+        return current, moved
+
+    async def compensate(
+        self, current: VersionedJournal, error: dict[str, Any]
+    ) -> tuple[VersionedJournal, bool]:
+        """Start compensating a running saga, as an operator does; any other is left alone."""
+
+        def move(journal: Journal) -> Journal:
+            known = error | {"trace_id": trace_id_of(journal.trace)}
+            return settle(self._saga, start_compensating(journal, known, now=NOW))
+
+        return await self._change(current, move)
+
+    async def settle(self, current: VersionedJournal) -> VersionedJournal:
+        """Write what needs no request; an operator may have changed the saga."""
+        moved = await self._change(current, lambda journal: settle(self._saga, journal))
+        return moved[0]
+
+    async def _change(
+        self,
+        current: VersionedJournal,
+        move: Callable[[Journal], Journal],
+        *,
+        ending: str = "",
+    ) -> tuple[VersionedJournal, bool]:
+        """Move a journal; if it starts compensating, cancel what runs.
+
+        Args:
+            current: The journal as it was read last.
+            move: The move.
+            ending: The request whose end is written.
+        """
+        left: list[str] = []
+
+        def noting(journal: Journal) -> Journal:
+            after = move(journal)
+            left[:] = []
+            if journal.status == "running" and after.status not in {"running", "completed"}:
+                requests = (e.request_id for e in journal.entries if e.status == "intended")
+                left[:] = [each for each in requests if each != ending]
+            return after
+
+        current, moved = await self._store.change(current, noting)
+        if moved and left:
+            for entry in current.journal.entries:
+                if entry.request_id in left:
+                    self.report(current.journal, entry)
+            # Nothing else stops a step that has no compensation.
+            for request_id in left:
+                await self._bus.cancel(request_id)
         return current, moved
 
     def report(self, journal: Journal, entry: JournalEntry) -> None:

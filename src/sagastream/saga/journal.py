@@ -1,98 +1,43 @@
 """How a saga's journal moves: pure functions.
 
-The next action follows from the journal alone; nothing here waits, sends or reads a clock.
+What comes next follows from the declaration and the journal alone (`walk`); nothing here waits,
+sends or reads a clock.
 """
 
 import json
-from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from sagastream._codec.payload import encode_payload
-from sagastream._codec.validation import derived_id
-from sagastream.message import Payload
 from sagastream.retries import RetryPolicy
-from sagastream.saga.definition import Saga, Step, input_converter
-from sagastream.saga.journal_json import MAX_JOURNAL_BYTES
-from sagastream.saga.state import (
-    NOW,
-    Direction,
-    Journal,
-    JournalEntry,
-    SagaStatus,
-)
+from sagastream.saga.decisions import decide
+from sagastream.saga.definition import Saga, leaves
+from sagastream.saga.journal_json import as_json
+from sagastream.saga.state import NOW, Journal, JournalEntry, SagaStatus, request_id_of
+from sagastream.saga.walk import NextAction, backward, forward
 
 # How long a compensation that no handler begins is tried at least, in seconds: a rolling restart.
 UNHANDLED_S = 60.0
 # The longest wait before a retry in seconds, unless the first one is longer.
 MAX_RETRY_S = 5.0
 _MAX_DOUBLINGS = 50
-# A payload that does not fit today does not fit at the next attempt either.
-_NOT_RETRIED = frozenset({"InvalidPayload", "InvalidMessage"})
 
 
-@dataclass(frozen=True, slots=True)
-class NextAction:
-    """The one request that a saga needs next.
+def next_actions(saga: Saga, journal: Journal) -> list[NextAction]:
+    """The requests that a saga needs now, those that run included; none when it has ended or waits.
 
-    Attributes:
-        step: The step.
-        direction: `forward`, or `undo` for its compensation.
-        attempt: From 1.
-        failures: How many times it has failed; `undo` counts from the last resume.
+    Steps run in the order of their declaration, branches at the same time. Compensations run in
+    reverse, for every step with an intent, the failed or doubtful one included.
     """
-
-    step: Step
-    direction: Direction
-    attempt: int
-    failures: int = 0
-
-
-def as_json(payload: Payload, field: str = "payload") -> dict[str, Any]:
-    """A payload as it is kept in a journal: a model becomes a dict.
-
-    Raises:
-        InvalidMessage: It is not JSON, or too large.
-    """
-    text = encode_payload(payload, field=field, max_bytes=MAX_JOURNAL_BYTES)
-    kept: dict[str, Any] = json.loads(text)
-    return kept
-
-
-def request_id_of(saga_id: str, step: str, direction: Direction, attempt: int) -> str:
-    """The identity of a saga's request: the same for every runner that would send it."""
-    return derived_id(f"saga/{saga_id}/{step}/{direction}/{attempt}")
+    if journal.status == "running":
+        return forward(saga, journal).actions
+    if journal.status == "compensating":
+        return backward(saga, journal).actions
+    return []
 
 
 def next_action(saga: Saga, journal: Journal) -> NextAction | None:
-    """The next action of a saga; None when it has ended.
-
-    Steps run in the order of their declaration. Compensations run strictly in reverse, for every
-    step with an intent, the failed or doubtful one included.
-    """
-    if journal.status == "running":
-        for step in saga.steps:
-            action = _next_action_of(step, "forward", journal)
-            if action:
-                return action
-    if journal.status == "compensating":
-        for step in reversed(saga.steps):
-            if step.compensation is None or journal.last(step.name, "forward") is None:
-                continue
-            action = _next_action_of(step, "undo", journal)
-            if action:
-                return action
-    return None
-
-
-def _next_action_of(step: Step, direction: Direction, journal: Journal) -> NextAction | None:
-    entry = journal.last(step.name, direction)
-    if entry is None:
-        return NextAction(step, direction, 1)
-    if entry.status == "completed":
-        return None
-    failures = journal.failures(step.name, direction)
-    return NextAction(step, direction, entry.attempt + (entry.status == "failed"), failures)
+    """The first request that a saga needs now; None if it needs none."""
+    return next(iter(next_actions(saga, journal)), None)
 
 
 def retry_at(journal: Journal, action: NextAction, *, retry_s: float) -> float:
@@ -106,9 +51,9 @@ def retry_at(journal: Journal, action: NextAction, *, retry_s: float) -> float:
     last = journal.last(action.step.name, action.direction)
     if not action.failures or last is None or last.ended is None:
         return 0.0
-    policy = action.step.retries
+    policy, kind = action.step.retries, str(last.error.get("error_type", ""))
     if action.direction == "forward" and isinstance(policy, RetryPolicy):
-        delay_s = policy.delay_s(action.failures, _kind_of(last), seed=last.request_id)
+        delay_s = policy.delay_s(action.failures, kind, seed=last.request_id)
         return last.ended + (delay_s or 0.0)
     doublings = min(action.failures - 1, _MAX_DOUBLINGS)
     return last.ended + min(max(retry_s, MAX_RETRY_S), retry_s * 2.0**doublings)
@@ -123,7 +68,8 @@ def superseded_by(journal: Journal, entry: JournalEntry) -> list[str]:
     return [
         e.request_id
         for e in journal.entries
-        if e.status != "completed"
+        if e.kind == "request"
+        and e.status != "completed"
         and e.request_id != entry.request_id
         and (
             (e.step, e.direction) == (entry.step, entry.direction)
@@ -155,11 +101,7 @@ def intend(
     if direction == "undo" and step.compensation:
         make_payload = step.compensation.payload
     try:
-        # A builder gets copies: what it changes must not change the journal.
-        given, results = deepcopy(journal.input), deepcopy(journal.results())
-        if converter := input_converter(make_payload):
-            given = converter.decode(given, "input")
-        entry = replace(entry, payload=as_json(make_payload(given, results)))
+        entry = replace(entry, payload=as_json(action.scope.call(make_payload, journal)))
     except Exception as failure:  # noqa: BLE001 - a declaration may raise anything
         error = {
             "error_type": type(failure).__name__,
@@ -169,13 +111,13 @@ def intend(
         }
         entry = replace(entry, payload={}, status="failed", error=error, ended=now)
     journal = replace(journal, entries=(*journal.entries, entry))
-    return _consequence(saga, journal, entry, max_attempts)
+    return _consequence(saga, journal, entry, max_attempts, now)
 
 
 def _hint(saga: Saga, failure: Exception) -> str:
     """How to mend a builder that reads the result of a step that did not complete."""
     missing = failure.args[0] if isinstance(failure, KeyError) and failure.args else None
-    if missing not in {step.name for step in saga.steps}:
+    if missing not in {node.name for node in leaves(saga.steps)}:
         return ""
     return f"; only completed steps have results: use results.get({missing!r})"
 
@@ -188,46 +130,51 @@ def conclude(
     now: float,
     result: dict[str, Any] | None = None,
     error: dict[str, Any] | None = None,
+    is_skipped: bool = False,
     max_attempts: int,
 ) -> Journal:
-    """Write how a request ended; a journal that has its end is unchanged."""
+    """Write how a request or a wait ended; a journal that has its end is unchanged.
+
+    Args:
+        saga: The declaration.
+        journal: The journal.
+        request_id: The request, or the id of the wait.
+        now: The time.
+        result: The payload of its reply, or of the event.
+        error: Why it failed.
+        is_skipped: Whether a wait has timed out, and the saga goes on.
+        max_attempts: How many times a compensation is tried.
+    """
     entries = list(journal.entries)
     index = next((i for i, e in enumerate(entries) if e.request_id == request_id), None)
-    if index is None or entries[index].status != "intended":
+    if index is None or entries[index].status not in {"intended", "waiting"}:
         return journal
     entries[index] = replace(
         entries[index],
-        status="failed" if error else "completed",
+        status="failed" if error else "skipped" if is_skipped else "completed",
         result=result or {},
         error=error or {},
         ended=now,
     )
     journal = replace(journal, entries=tuple(entries))
-    return _consequence(saga, journal, entries[index], max_attempts)
+    return _consequence(saga, journal, entries[index], max_attempts, now)
 
 
-def _consequence(saga: Saga, journal: Journal, entry: JournalEntry, max_attempts: int) -> Journal:
+def _consequence(
+    saga: Saga, journal: Journal, entry: JournalEntry, max_attempts: int, now: float
+) -> Journal:
     """Change the saga's status as the status of one of its entries requires."""
     if journal.is_over or entry.status == "intended":
         return journal
-    if entry.status == "failed" and entry.direction == "forward":
-        if not _is_tried_again(saga.step(entry.step), journal, entry):
-            journal = _start_compensating(journal, entry.error)
-    elif entry.status == "failed" and _is_exhausted(journal, entry, max_attempts):
-        return replace(journal, status="stuck")
-    return settle(saga, journal)
-
-
-def _kind_of(entry: JournalEntry) -> str:
-    return str(entry.error.get("error_type", ""))
-
-
-def _is_tried_again(step: Step, journal: Journal, entry: JournalEntry) -> bool:
-    """Whether another attempt follows a step's last one, which failed."""
-    failures, policy = journal.failures(entry.step, "forward"), step.retries
-    if isinstance(policy, RetryPolicy):
-        return policy.delay_s(failures, _kind_of(entry), seed=entry.request_id) is not None
-    return _kind_of(entry) not in _NOT_RETRIED and failures <= policy
+    is_failed_undo = entry.status == "failed" and entry.direction == "undo"
+    if is_failed_undo and _is_exhausted(journal, entry, max_attempts):
+        if all(action.step.name == entry.step for action in backward(saga, journal).actions):
+            return replace(journal, status="stuck")
+        # Other branches are still compensated before the saga is stuck.
+        exhausted = replace(entry, error=entry.error | {"exhausted": True})
+        entries = tuple(exhausted if each is entry else each for each in journal.entries)
+        journal = replace(journal, entries=entries)
+    return settle(saga, journal, now=now)
 
 
 def _is_exhausted(journal: Journal, last: JournalEntry, max_attempts: int) -> bool:
@@ -248,33 +195,37 @@ def _is_exhausted(journal: Journal, last: JournalEntry, max_attempts: int) -> bo
     return len(failed) >= max_attempts and since is not None and last.started - since >= UNHANDLED_S
 
 
-def _start_compensating(journal: Journal, error: dict[str, Any]) -> Journal:
-    """Start compensating a running saga; it never runs forward again."""
-    if journal.status != "running":
-        return journal
-    return replace(journal, status="compensating", error=error)
-
-
 def start_compensating(journal: Journal, error: dict[str, Any], *, now: float) -> Journal:
-    """Start compensating a running saga though no step failed; its current step counts as failed."""
-    moved = _start_compensating(journal, error)
-    if moved is journal:
+    """Start compensating a running saga; it never runs forward again.
+
+    What runs or waits counts as failed.
+    """
+    if journal.status != "running":
         return journal
     entries = tuple(
         replace(entry, status="failed", error=error, ended=now)
-        if entry.status == "intended"
+        if entry.status in {"intended", "waiting"}
         else entry
         for entry in journal.entries
     )
-    return replace(moved, entries=entries)
+    return replace(journal, status="compensating", error=error, entries=entries)
 
 
-def settle(saga: Saga, journal: Journal) -> Journal:
-    """End a saga that needs no further request; any other is unchanged."""
-    if journal.is_over or next_action(saga, journal) is not None:
-        return journal
-    status: SagaStatus = "completed" if journal.status == "running" else "compensated"
-    return replace(journal, status=status)
+def settle(saga: Saga, journal: Journal, *, now: float = NOW) -> Journal:
+    """Write what needs no request: decisions, and the end of a saga; any other is unchanged."""
+    if journal.status == "running":
+        journal, outlook = decide(saga, journal, now=now)
+        if outlook.state == "done":
+            return replace(journal, status="completed")
+        if outlook.state == "failed":
+            failed = [e.error for e in journal.entries if e.direction == "forward" and e.error]
+            journal = start_compensating(journal, failed[-1] if failed else {}, now=now)
+    if journal.status == "compensating":
+        outlook = backward(saga, journal)
+        if not outlook.actions:
+            status: SagaStatus = "compensated" if outlook.state == "done" else "stuck"
+            return replace(journal, status=status)
+    return journal
 
 
 def resume(journal: Journal) -> Journal:
@@ -290,7 +241,7 @@ def event_fields(before: Journal | None, after: Journal) -> dict[str, str]:
     known = before.entries if before else ()
     changed = [entry for entry in after.entries if entry not in known]
     if changed:
-        entry = changed[-1]
+        entry = next((each for each in changed if each.kind == "request"), changed[-1])
         fields |= {
             "step": entry.step,
             "direction": entry.direction,

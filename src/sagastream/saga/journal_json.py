@@ -1,20 +1,26 @@
-"""A saga's journal as JSON."""
+"""A saga's journal, and what is kept in it, as JSON."""
 
 import json
 from dataclasses import replace
 from typing import Any, TypeVar, get_type_hints
 
-from sagastream._codec.payload import decode_json
+from sagastream._codec.payload import decode_json, encode_payload
 from sagastream._codec.validation import has_type
 from sagastream.errors import SagaError, UnreadableJournal
-from sagastream.saga.state import JOURNAL_VERSION, Journal, JournalEntry
+from sagastream.message import Payload
+from sagastream.saga.state import (
+    JOURNAL_VERSION,
+    PLAIN_JOURNAL_VERSION,
+    Journal,
+    JournalEntry,
+)
 
 MAX_JOURNAL_BYTES = 1024 * 1024
 _LARGEST_TIME = 1e11  # in seconds since the Unix epoch, which is in three thousand years
 _UNKNOWN = "?"
 _DEFAULTS: dict[type, dict[str, Any]] = {
-    Journal: {"entries": (), "trace": {}, "error": {}, "resumed": 0},
-    JournalEntry: {"result": {}, "error": {}, "ended": None},
+    Journal: {"entries": (), "trace": {}, "error": {}, "resumed": 0, "version": 1},
+    JournalEntry: {"result": {}, "error": {}, "ended": None, "kind": "request"},
 }
 
 T = TypeVar("T")
@@ -44,6 +50,17 @@ def dump(journal: Journal) -> str:
             f"{MAX_JOURNAL_BYTES}; keep large results elsewhere and return references"
         )
     return text
+
+
+def as_json(payload: Payload, field: str = "payload") -> dict[str, Any]:
+    """A payload as it is kept in a journal: a model becomes a dict.
+
+    Raises:
+        InvalidMessage: It is not JSON, or too large.
+    """
+    text = encode_payload(payload, field=field, max_bytes=MAX_JOURNAL_BYTES)
+    kept: dict[str, Any] = json.loads(text)
+    return kept
 
 
 def _changed(value: Journal | JournalEntry) -> dict[str, Any]:
@@ -76,7 +93,7 @@ def load(text: str | bytes, *, saga_id: str = _UNKNOWN) -> Journal:
         raise UnreadableJournal(saga_id, 0, f"{why}; it is left unchanged") from error
     if journal.v == 1:
         failed = [e.error for e in entries if e.direction == "forward" and e.error]
-        journal = replace(journal, error=failed[-1] if failed else {}, v=JOURNAL_VERSION)
+        journal = replace(journal, error=failed[-1] if failed else {}, v=PLAIN_JOURNAL_VERSION)
     return journal
 
 

@@ -1,4 +1,4 @@
-"""`SagaRunner`: executes or compensates sagas, one request at a time, as their journals require.
+"""`SagaRunner`: executes or compensates sagas, as their journals require.
 
 Any number of runners may work on one saga: intents come before commands, requests have derived
 ids, and the journal moves by compare-and-set. So together they execute each request once.
@@ -8,14 +8,12 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from sagastream._codec.validation import new_id
 from sagastream._redis.retrying import end_tasks
 from sagastream._telemetry import spans
-from sagastream._telemetry.trace_context import trace_id_of
 from sagastream.bus import Bus
 from sagastream.errors import (
     InvalidMessage,
@@ -25,19 +23,14 @@ from sagastream.errors import (
     ServerError,
 )
 from sagastream.message import OnProgress, Payload
+from sagastream.saga.claims import SagaClaims
 from sagastream.saga.definition import Saga
-from sagastream.saga.executor import StepExecutor, under_root_span
-from sagastream.saga.journal import (
-    NextAction,
-    as_json,
-    next_action,
-    resume,
-    retry_at,
-    settle,
-    start_compensating,
-)
+from sagastream.saga.driving import SagaDriver, UnknownVersion, driver_of
+from sagastream.saga.executor import under_root_span
+from sagastream.saga.journal import next_actions, resume, settle
+from sagastream.saga.journal_json import as_json
 from sagastream.saga.outcome import SagaOutcome, outcome_of
-from sagastream.saga.state import NOW, Journal
+from sagastream.saga.state import JOURNAL_VERSION, NOW, PLAIN_JOURNAL_VERSION, Journal
 from sagastream.saga.store import SagaState, SagaStore, VersionedJournal
 
 logger = logging.getLogger(__name__)
@@ -46,7 +39,10 @@ Dispatch = Callable[[str, str], Awaitable[None]]
 
 # How many sagas `serve` takes at once.
 _TAKE_LIMIT = 100
-_HEARTBEAT_BATCH = 1000
+# While it drives more sagas than this, `serve` takes further ones only after a pause.
+_MANY = 1000
+# How often `run` looks for the event that its saga waits for, in seconds.
+_WAIT_POLL_S = 0.5
 
 
 class SagaRunner:
@@ -54,7 +50,9 @@ class SagaRunner:
 
     Args:
         bus: The server.
-        saga: The declaration.
+        saga: The declaration, with which new sagas begin.
+        older: Other versions of it, with which open sagas go on that began with them. A saga of a
+            version that this runner does not have is left to another one.
         dispatch: Sends a step to another process: called with (saga id, step name), it sends a
             message to a process that calls `advance`. These messages may be lost, repeated or
             reordered. None to execute the steps in this process.
@@ -75,6 +73,7 @@ class SagaRunner:
         bus: Bus,
         saga: Saga,
         *,
+        older: Iterable[Saga] = (),
         dispatch: Dispatch | None = None,
         max_attempts: int = 5,
         retry_s: float = 0.2,
@@ -91,14 +90,19 @@ class SagaRunner:
             keep_s=keep_s,
             keep_moves_s=min(keep_moves_s, keep_s),
         )
-        self._executor = StepExecutor(bus, saga, self._store, max_attempts=max_attempts)
+        self._drivers = {
+            each.version: SagaDriver(
+                bus, each, self._store, max_attempts=max_attempts, retry_s=retry_s
+            )
+            for each in (*older, saga)
+        }
+        if any(each.name != saga.name for each in older):
+            raise SagaError(f"a runner of {saga.name!r} drives no other sagas: see `older`")
+        self._has_waits = any(each.has_waits for each in (*older, saga))
         self._dispatch = dispatch
-        self._max_attempts = max_attempts
-        self._retry_s = retry_s
         self._wake_after_s = wake_after_s
-        self._claimed: Counter[str] = Counter()
+        self._claims = SagaClaims(self._store, every_s=wake_after_s / 3)
         self._logged: set[tuple[str, type]] = set()
-        self._heart: asyncio.Task[None] | None = None
 
     @staticmethod
     def new_id() -> str:
@@ -129,7 +133,10 @@ class SagaRunner:
                 input=given,
                 trace=trace,
                 started=NOW,
+                v=PLAIN_JOURNAL_VERSION if self.saga.is_plain else JOURNAL_VERSION,
+                version=self.saga.version,
             )
+            journal = settle(self.saga, journal, now=NOW)
         due_s = None if self._dispatch else 0.0
         if written := await self._store.put(journal, None, 0, due_s=due_s):
             await self._dispatch_next(written.journal)
@@ -190,15 +197,14 @@ class SagaRunner:
     async def _advance(
         self, current: VersionedJournal, step: str | None, on_progress: OnProgress | None
     ) -> VersionedJournal:
-        action = next_action(self.saga, current.journal)
+        driver = driver_of(self._drivers, current.journal)
+        current = await driver.executor.settle(current)
+        ready = driver.ready(current.journal)
+        action = next((each for each in ready if step in {None, each.step.name}), None)
         if action is None:
-            return await self._settled(current)
-        if step is not None and action.step.name != step:
             return current
-        if self._retry_delay_s(current.journal, action) > 0:
-            return current
-        async with self._claim(current.journal.saga_id):
-            current, moved = await self._executor.execute(current, action, on_progress)
+        async with self._claims.claim(current.journal.saga_id):
+            current, moved = await driver.executor.execute(current, action, on_progress)
         if moved:
             await self._dispatch_next(current.journal)
         return current
@@ -216,13 +222,23 @@ class SagaRunner:
         if self._dispatch:
             await self.wake(saga_id)
             return await self.wait(saga_id)
-        async with self._claim(saga_id):
-            current = await self._store.get(saga_id)
-            while (action := next_action(self.saga, current.journal)) is not None:
-                await asyncio.sleep(self._retry_delay_s(current.journal, action))
-                current = await self._advance(current, None, None)
-            current = await self._settled(current)
-        return outcome_of(current.journal)
+        while True:
+            current = await self._drive(saga_id)
+            if current.journal.is_over:
+                return outcome_of(current.journal)
+            left_s = driver_of(self._drivers, current.journal).waits.left_s(current.journal)
+            await asyncio.sleep(min(left_s, _WAIT_POLL_S))
+
+    async def _drive(self, saga_id: str) -> VersionedJournal:
+        """Drive a saga to its end, or until it only waits for events."""
+        current = await self._store.get(saga_id)
+        driver = driver_of(self._drivers, current.journal)
+        while True:
+            async with self._claims.claim(saga_id):
+                current = await driver.drive(current)
+            waiting, current = current, await driver.waits.end(driver.saga, current)
+            if current.journal.is_over or current is waiting:
+                return current
 
     async def wait(self, saga_id: str) -> SagaOutcome:
         """Wait until a saga has ended, whichever process drives it.
@@ -248,19 +264,23 @@ class SagaRunner:
         running: dict[str, asyncio.Task[None]] = {}
         try:
             while True:
+                jitter = random.uniform(0.05, 0.1)  # noqa: S311 - jitter, not a secret
+                delay_s = min(1.0, self._wake_after_s * jitter)
                 try:
-                    for saga_id in await self._store.take_due(_TAKE_LIMIT):
+                    due = await self._store.take_due(_TAKE_LIMIT)
+                    running = {each: task for each, task in running.items() if not task.done()}
+                    for saga_id in due:
                         if self._dispatch:
                             await self._attend(saga_id, self.wake)
                         elif saga_id not in running:
-                            driving = asyncio.create_task(self._attend(saga_id, self.run))
+                            driving = asyncio.create_task(self._attend(saga_id, self._drive))
                             driving.add_done_callback(_log_failure)
                             running[saga_id] = driving
+                    if len(due) < _TAKE_LIMIT or not self._has_waits or len(running) > _MANY:
+                        await self._store.sleep(delay_s, until_woken=self._has_waits)
                 except SagastreamError as error:
                     logger.debug("cannot read which sagas are due: %s", error)
-                running = {saga_id: task for saga_id, task in running.items() if not task.done()}
-                jitter = random.uniform(0.05, 0.1)  # noqa: S311 - jitter, not a secret
-                await asyncio.sleep(min(1.0, self._wake_after_s * jitter))
+                    await asyncio.sleep(delay_s)
         finally:
             await end_tasks(*running.values())
 
@@ -270,13 +290,12 @@ class SagaRunner:
         Raises:
             NoSuchSaga: There is no such saga.
         """
-        journal = (await self._settled(await self._store.get(saga_id))).journal
-        await self._dispatch_next(journal)
-        return journal
-
-    async def _settled(self, current: VersionedJournal) -> VersionedJournal:
-        """End a saga that needs no request: an operator has changed it without its declaration."""
-        return (await self._store.change(current, lambda journal: settle(self.saga, journal)))[0]
+        current = await self._store.get(saga_id)
+        driver = driver_of(self._drivers, current.journal)
+        current = await driver.executor.settle(current)
+        current = await driver.waits.end(driver.saga, current)
+        await self._dispatch_next(current.journal, again=True)
+        return current.journal
 
     async def compensate(self, saga_id: str, reason: str) -> Journal:
         """Start compensating a running saga: its steps are undone in reverse.
@@ -286,24 +305,12 @@ class SagaRunner:
         Raises:
             NoSuchSaga: There is no such saga.
         """
-        error = {"error_type": "Cancelled", "message": reason, "trace_id": ""}
-        running: list[str] = []
-
-        def move(journal: Journal) -> Journal:
-            running[:] = [
-                entry.request_id for entry in journal.entries if entry.status == "intended"
-            ]
-            error["trace_id"] = trace_id_of(journal.trace)
-            return settle(self.saga, start_compensating(journal, error, now=NOW))
-
-        current, moved = await self._store.change(await self._store.get(saga_id), move)
+        error = {"error_type": "Cancelled", "message": reason}
+        current = await self._store.get(saga_id)
+        current, moved = await driver_of(self._drivers, current.journal).executor.compensate(
+            current, error
+        )
         if moved:
-            for entry in current.journal.entries:
-                if entry.request_id in running:
-                    self._executor.report(current.journal, entry)
-            # Nothing else stops a step that has no compensation.
-            for request_id in running:
-                await self._bus.cancel(request_id)
             await self._dispatch_next(current.journal)
         return current.journal
 
@@ -318,29 +325,40 @@ class SagaRunner:
             with under_root_span(current.journal):
                 now = self._store.now()
                 spans.step("resume", {"sagastream.saga_id": saga_id}, now, now, {})
-        await self._dispatch_next(current.journal)
+        await self._dispatch_next(current.journal, again=True)
         return current.journal
 
     # -- which process executes the next action -------------------------------------
 
-    async def _dispatch_next(self, journal: Journal) -> None:
-        """Send the next action to another process; if the message is lost, the saga is due again."""
-        action = next_action(self.saga, journal)
-        if action is None or self._dispatch is None:
+    async def _dispatch_next(self, journal: Journal, *, again: bool = False) -> None:
+        """Send the next actions to other processes; if a message is lost, the saga is due again.
+
+        Args:
+            journal: The journal.
+            again: Whether to send actions again whose intent is written.
+        """
+        if self._dispatch is None:
             return
-        delay_s = self._retry_delay_s(journal, action)
-        try:
+        driver = driver_of(self._drivers, journal)
+        waits_s = []
+        for action in next_actions(driver.saga, journal):
+            delay_s = driver.retry_delay_s(journal, action)
             if delay_s > 0:
-                await self._store.heartbeat([journal.saga_id], due_s=delay_s)
-            else:
-                with under_root_span(journal):
-                    await self._dispatch(journal.saga_id, action.step.name)
+                waits_s.append(delay_s)
+            elif again or not action.is_intended:
+                await self._send(journal, action.step.name)
+        if waits_s:
+            with contextlib.suppress(SagastreamError):
+                await self._store.heartbeat([journal.saga_id], due_s=min(waits_s))
+
+    async def _send(self, journal: Journal, step: str) -> None:
+        assert self._dispatch is not None
+        try:
+            with under_root_span(journal):
+                await self._dispatch(journal.saga_id, step)
         except (SagastreamError, OSError) as error:
             logger.warning(
-                "step %s not dispatched: %s",
-                action.step.name,
-                error,
-                extra={"saga_id": journal.saga_id},
+                "step %s not dispatched: %s", step, error, extra={"saga_id": journal.saga_id}
             )
 
     async def _attend(self, saga_id: str, drive: Callable[[str], Awaitable[Any]]) -> None:
@@ -349,38 +367,18 @@ class SagaRunner:
             await drive(saga_id)
         except NoSuchSaga:
             await self._store.forget(saga_id)
+        except UnknownVersion as error:
+            self._log_once(saga_id, error)
+            # Soon, for a runner that has the version.
+            soon_s = random.uniform(0.1, 0.5)  # noqa: S311 - jitter, not a secret
+            await self._store.heartbeat([saga_id], due_s=soon_s)
         except (SagaError, InvalidMessage, ServerError) as error:
-            if (saga_id, type(error)) not in self._logged:
-                self._logged.add((saga_id, type(error)))
-                logger.warning("%s", error, extra={"saga_id": saga_id})
+            self._log_once(saga_id, error)
 
-    def _retry_delay_s(self, journal: Journal, action: NextAction) -> float:
-        """How long a retry still has to wait, in seconds."""
-        at = retry_at(journal, action, retry_s=self._retry_s)
-        return max(0.0, at - self._store.now())
-
-    @contextlib.asynccontextmanager
-    async def _claim(self, saga_id: str) -> AsyncIterator[None]:
-        """Heartbeat: postpone the saga's due time while this process works on it."""
-        self._claimed[saga_id] += 1
-        if self._heart is None or self._heart.done():
-            self._heart = asyncio.create_task(self._beat())
-        try:
-            yield
-        finally:
-            self._claimed[saga_id] -= 1
-            if not self._claimed[saga_id]:
-                del self._claimed[saga_id]
-            if not self._claimed:
-                self._heart.cancel()
-
-    async def _beat(self) -> None:
-        while True:
-            await asyncio.sleep(self._wake_after_s / 3)
-            ids = list(self._claimed)
-            with contextlib.suppress(SagastreamError):
-                for first in range(0, len(ids), _HEARTBEAT_BATCH):
-                    await self._store.heartbeat(ids[first : first + _HEARTBEAT_BATCH])
+    def _log_once(self, saga_id: str, error: Exception) -> None:
+        if (saga_id, type(error)) not in self._logged:
+            self._logged.add((saga_id, type(error)))
+            logger.warning("%s", error, extra={"saga_id": saga_id})
 
 
 def _log_failure(task: "asyncio.Task[None]") -> None:

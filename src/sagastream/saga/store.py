@@ -183,6 +183,37 @@ class SagaStore:
             self._index("open"), saga_ids, delay_ms=round(delay_s * 1000)
         )
 
+    async def await_event(
+        self, event: str, saga_id: str, *, due_s: float, keep_s: float
+    ) -> bytes | None:
+        """The payload of an event; without one the saga is due when it comes, or in `due_s`.
+
+        Args:
+            event: Its key on the server.
+            saga_id: The saga that waits for it.
+            due_s: Seconds until its wait times out.
+            keep_s: How long its coming wakes the saga, in seconds.
+        """
+        return await self._bus.session().sagas.await_event(
+            event,
+            self._index("open"),
+            saga_id,
+            due_ms=round(1000 * due_s),
+            ttl_ms=round(1000 * keep_s),
+        )
+
+    async def sleep(self, delay_s: float, *, until_woken: bool) -> None:
+        """Sleep; with `until_woken` at most until an event makes a saga due.
+
+        Raises:
+            ServerUnavailable: The connection was lost.
+        """
+        if not until_woken:
+            await asyncio.sleep(delay_s)
+            return
+        connection, key = self._bus.session().connection, self._bus.key(f"sagas:{self._name}:woken")
+        await connection.block("BLPOP", key, f"{delay_s:.3f}")
+
     async def forget(self, saga_id: str) -> None:
         """Remove a saga from the index of open sagas; its journal is gone."""
         await self._bus.command("ZREM", self._index("open"), saga_id)

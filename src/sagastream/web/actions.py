@@ -162,7 +162,11 @@ class Actions:
     async def _confirm_compensate(self, given: Mapping[str, str]) -> Confirmation:
         journal = await resolve_saga(self.bus, given.get("id", ""))
         _require_running(journal)
-        steps = dict.fromkeys(e.step for e in reversed(journal.entries) if e.direction == "forward")
+        steps = dict.fromkeys(
+            e.step
+            for e in reversed(journal.entries)
+            if e.direction == "forward" and e.kind == "request"
+        )
         undone = ", then ".join(steps)
         text = "No step has begun, so nothing is undone."
         if undone:

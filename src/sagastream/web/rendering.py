@@ -38,6 +38,8 @@ _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86_400
 _MARKS = {
     "pending": "○",
     "intended": "○",
+    "waiting": "○",
+    "skipped": "⊘",
     "running": "▶",
     "compensating": "↩",
     "completed": "✓",

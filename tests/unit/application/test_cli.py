@@ -191,7 +191,7 @@ def test_jsonl_is_one_line_per_item(
 
 async def _store_newer_journal() -> None:
     async with get_bus() as bus:
-        await bus.command("HSET", bus.key("saga:newer"), "journal", '{"v": 3}', "version", "1")
+        await bus.command("HSET", bus.key("saga:newer"), "journal", '{"v": 4}', "version", "1")
         await bus.command("ZADD", bus.key("sagas:mission:open"), "1", "newer")
 
 
@@ -209,7 +209,7 @@ def test_a_mission_of_a_newer_release_is_listed(
     for verb in ("show", "watch", "cancel", "resume", "compensate"):
         result = _run(verb, "newer")
         assert result.exit_code == 1
-        assert "version 3, and this release reads version 2" in result.stderr
+        assert "version 4, and this release reads version 3" in result.stderr
         assert result.stderr.count("\n") == 1
 
 

@@ -7,7 +7,7 @@ from app.missions.mission_saga import mission_saga
 
 def test_every_step_has_its_event_types() -> None:
     """Each step's forward and compensating event types map to its name, in mission order."""
-    steps = mission_saga(Settings()).steps
+    steps = mission_saga(Settings()).every_step()
     assert list(FORWARD_STEPS.items()) == [(step.event_type, step.name) for step in steps]
     assert {
         step.compensation.event_type: step.name for step in steps if step.compensation
@@ -17,7 +17,7 @@ def test_every_step_has_its_event_types() -> None:
 def test_steps_use_the_configured_streams() -> None:
     """Readiness is checked for exactly the streams that carry steps."""
     settings = Settings()
-    streams = {step.stream for step in mission_saga(settings).steps}
+    streams = {step.stream for step in mission_saga(settings).every_step()}
     assert streams == set(settings.step_streams)
 
 

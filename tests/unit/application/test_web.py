@@ -303,7 +303,7 @@ async def test_a_mission_of_a_newer_release_is_listed(
     """It is `unreadable` in the API and on the page, and hides no other; its id is explained."""
     for key in ("ours", "newer"):
         await client.post("/api/missions", json=_ROOM, headers={"idempotency-key": key})
-    await call(app_bus, "HSET", "saga:newer", "journal", '{"v": 3}')
+    await call(app_bus, "HSET", "saga:newer", "journal", '{"v": 4}')
     listed = {row["saga_id"]: row for row in (await client.get("/api/missions")).json()}
     assert listed["ours"]["status"] == "running"
     empty = {"status": "unreadable", "at": "", "trace_id": ""}
@@ -320,10 +320,10 @@ async def test_a_mission_of_a_newer_release_is_listed(
         assert "None" not in shown
         assert any(row.startswith('"row-ours"') for row in rows)
     detail = _refused(await client.get("/api/missions/newer"), 409, "UnreadableJournal")
-    assert "version 3, and this release reads version 2" in detail
+    assert "version 4, and this release reads version 3" in detail
     browser = await client.get("/missions/newer", headers={"accept": "text/html"})
     assert browser.status_code == 409
-    assert "version 3, and this release reads version 2" in browser.text
+    assert "version 4, and this release reads version 3" in browser.text
 
 
 async def test_a_browser_logs_in_with_the_token() -> None:

@@ -37,18 +37,18 @@ pytestmark = pytest.mark.blocking  # it has its own server
 
 STREAM = "till:commands"
 _FUNCTIONS: dict[Role, set[str]] = {
-    "requester": {"emit", "cancel", "follow", "inspect", "event", "join", "leave"},
+    "requester": {"emit", "cancel", "follow", "inspect", "event", "join", "leave", "send_event"},
     "listener": {
         *("begin", "progress", "finish", "release", "renew", "adopt", "sweep", "make_group"),
         *("give_back", "reject", "announce", "forward", "inspect"),
         *("put_schedule", "take_schedules", "fire"),
     },
-    "saga-runner": {"journal", "take_due", "heartbeat"},
+    "saga-runner": {"journal", "take_due", "heartbeat", "await_event"},
     "reader": {"inspect"},
     "administrator": {
         *("purge", "inspect", "cancel", "emit", "journal", "heartbeat", "pause", "resume"),
         *("purge", "inspect", "cancel", "emit", "journal", "heartbeat", "put_schedule", "fire"),
-        *("pause_schedule", "resume_schedule", "drop_schedule"),
+        *("pause_schedule", "resume_schedule", "drop_schedule", "send_event"),
     },
 }
 # The second word belongs to the name of these commands.

@@ -17,7 +17,6 @@ from sagastream.saga.journal import (
     event_fields,
     intend,
     next_action,
-    request_id_of,
     resume,
     retry_at,
     settle,
@@ -25,7 +24,7 @@ from sagastream.saga.journal import (
     superseded_by,
 )
 from sagastream.saga.journal_json import dump, load
-from sagastream.saga.state import Journal
+from sagastream.saga.state import Journal, request_id_of
 
 _ERROR = {"error_type": "Boom", "message": "it broke", "trace_id": ""}
 

@@ -9,6 +9,7 @@ import pytest
 import redis.asyncio as redis
 
 from sagastream import Bus, Command, Progress, multi_stage_reply
+from sagastream.saga import Compensation, Saga, SagaRunner, Step
 from sagastream.testing import EmbeddedServer
 from tests.listeners import listening
 
@@ -59,3 +60,27 @@ async def test_a_request_costs_three_commands(server: EmbeddedServer, bus: Bus) 
 
     own = {name: count for name, count in sent.items() if name not in SHARED}
     assert own == dict.fromkeys(("emit", "begin", "finish"), REQUESTS)
+
+
+@multi_stage_reply(stream=STREAM, event_type="work:undo")
+async def undo(command: Command) -> dict[str, Any]:
+    """Undo a step."""
+    return {}
+
+
+async def test_a_plain_saga_costs_two_moves_for_each_step(server: EmbeddedServer, bus: Bus) -> None:
+    """Its start, then intent and end of each step, besides the requests; branches change nothing."""
+    compensation = Compensation("work:undo", lambda _given, _results: {})
+    steps = tuple(
+        Step(f"s{number}", STREAM, "work:do", lambda _given, _results: {}, compensation)
+        for number in range(3)
+    )
+    runner = SagaRunner(bus, Saga("trip", steps))
+    async with listening(bus, [work, undo]):
+        await runner.run(await runner.start({}))
+        async with _sent_to(server) as sent:
+            await runner.run(await runner.start({}))
+
+    own = {name: count for name, count in sent.items() if name not in SHARED - {"HMGET"}}
+    requests = dict.fromkeys(("emit", "begin", "finish"), 3)
+    assert own == requests | {"journal": 1 + 2 * 3, "HMGET": 1, "TIME": 1}

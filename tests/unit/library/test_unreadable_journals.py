@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(60)
 
 STREAM = "trip:commands"
 TRIP = Saga("trip", (Step("a", STREAM, "a:do", lambda data, _results: data),))
-NEWER = json.dumps({"v": 3, "saga": "trip", "steps": "of another layout"})
+NEWER = json.dumps({"v": 4, "saga": "trip", "steps": "of another layout"})
 
 
 async def _do(_command: Command, _progress: Progress) -> dict[str, Any]:
@@ -77,12 +77,12 @@ async def test_a_newer_journal_is_listed_with_its_version(bus: Bus) -> None:
     assert found["ours"].status == "running"
     error = {
         "error_type": "UnreadableJournal",
-        "message": "the journal of saga newer has schema version 3, and this release reads version "
-        "2 and older; use the release that wrote it, or a later one. It is left unchanged",
+        "message": "the journal of saga newer has schema version 4, and this release reads version "
+        "3 and older; use the release that wrote it, or a later one. It is left unchanged",
         "trace_id": "",
     }
-    assert found["newer"] == Journal("newer", "trip", "", {}, "unreadable", error=error, v=3)
-    with pytest.raises(SagaError, match=r"version 3, .* version 2 and older; use the release"):
+    assert found["newer"] == Journal("newer", "trip", "", {}, "unreadable", error=error, v=4)
+    with pytest.raises(SagaError, match=r"version 4, .* version 3 and older; use the release"):
         await runner.journal("newer")
 
 
@@ -174,5 +174,5 @@ async def test_no_verb_moves_a_newer_journal(bus: Bus) -> None:
     ):
         with pytest.raises(UnreadableJournal) as error:
             await refused
-        assert (error.value.saga_id, error.value.version) == ("newer", 3)
+        assert (error.value.saga_id, error.value.version) == ("newer", 4)
     assert await _stored(bus, "newer") == before
