@@ -1,16 +1,18 @@
 """`exploration:perform`: drive the team over the area until no reachable frontier is left."""
 
 import asyncio
+import itertools
 import logging
 import math
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from app.config import get_settings
 from app.event_types import EXPLORATION_PERFORM
-from app.exploration.driver import DriveReport, Pose
+from app.exploration.driver import DriveReport, Point, Pose
 from app.exploration.grid import UNKNOWN, GridFrame
 from app.exploration.planning.rendezvous import RendezvousPlanner
 from app.exploration.planning.team_planner import TeamPlanner
@@ -57,6 +59,10 @@ async def perform_exploration(command: Command, progress: Progress) -> Atomic:
     else:
         planner = await _recovered_planner(command, team, reporter)
     while orders := await asyncio.to_thread(planner.decide):
+        poses = planner.poses
+        reporter.routes = {
+            slot: ((poses[slot].x, poses[slot].y), *order.path) for slot, order in orders.items()
+        }
         for slot, report in (await team.drive(orders)).items():
             if isinstance(report, RobotLost):
                 reporter.remove(planner, slot, report)
@@ -138,10 +144,12 @@ class _ProgressReporter:
 
     Attributes:
         lost: Why each lost robot was lost, by name.
+        routes: The way of each robot's last order, from where it was then, by slot.
     """
 
     def __init__(self, command: Command, progress: Progress, robots: list[str]) -> None:
         self.lost: dict[str, str] = dict(command.last_progress.get("lost", {}))
+        self.routes: Mapping[int, Sequence[Point]] = {}
         self._progress = progress
         self._robots = robots
         self._recording = RecordingWriter(command, GridFrame.from_dict(command.payload["frame"]))
@@ -201,10 +209,12 @@ class _ProgressReporter:
         await self._recording.add(frame)
 
     def _frame(self, planner: Planner) -> Frame:
+        routes: Mapping[int, Sequence[Point]] = {}
         if isinstance(planner, RendezvousPlanner):
+            # Its orders are in the frames of the robots, so their ways are not on this map.
             apart, paths = planner.apart, planner.team_paths
         else:
-            apart, paths = [], planner.paths
+            apart, paths, routes = [], planner.paths, self.routes
         poses, goals, driven = planner.poses, planner.goals, planner.distances
         return Frame(
             simulated_s=planner.time,
@@ -218,12 +228,30 @@ class _ProgressReporter:
                     self.lost.get(name, ""),
                     paths[slot],
                     slot in apart,
+                    _rest_of(routes.get(slot, ()), poses[slot]) if goals[slot] else (),
                 )
                 for slot, name in enumerate(self._robots)
             ),
             frontiers=tuple(planner.frontiers_left),
             cells=planner.team_grid(),
         )
+
+
+def _rest_of(route: Sequence[Point], pose: Pose) -> Sequence[Point]:
+    """What is left of a way behind the part of it that is nearest to the robot."""
+    distances = [
+        _distance_to_segment((pose.x, pose.y), *ends) for ends in itertools.pairwise(route)
+    ]
+    if not distances:
+        return ()
+    return ((pose.x, pose.y), *route[distances.index(min(distances)) + 1 :])
+
+
+def _distance_to_segment(point: Point, start: Point, end: Point) -> float:
+    dx, dy = end[0] - start[0], end[1] - start[1]
+    along = (point[0] - start[0]) * dx + (point[1] - start[1]) * dy
+    share = min(1.0, max(0.0, along / (dx * dx + dy * dy or 1.0)))
+    return math.dist(point, (start[0] + share * dx, start[1] + share * dy))
 
 
 def _pose_values(pose: Pose) -> list[float]:
