@@ -16,6 +16,7 @@ import numpy as np
 
 from app.exploration.driver import Point, Pose
 from app.exploration.grid import UNKNOWN, Grid, GridFrame
+from app.exploration.planning.remaining import Remaining
 
 # Limits of one piece, which must fit into one message.
 _MAX_CELLS = 1 << 18  # a larger box is halved before it is compressed
@@ -67,6 +68,7 @@ class Frame:
         robots: The robots by slot.
         frontiers: A point of each remaining frontier, metres, map frame.
         cells: (rows, cols) int8 occupancy, as the team knows it.
+        remaining: What is estimated to be left; None if it is not known.
     """
 
     simulated_s: float
@@ -74,6 +76,7 @@ class Frame:
     robots: tuple[RobotView, ...]
     frontiers: tuple[Point, ...]
     cells: Grid
+    remaining: Remaining | None = None
 
 
 class FrameEncoder:
@@ -192,6 +195,7 @@ def _metadata(frame: Frame) -> dict[str, Any]:
             for robot in frame.robots
         ],
         "frontiers": [_rounded(point) for point in frame.frontiers],
+        "remaining": frame.remaining.to_dict() if frame.remaining else None,
     }
 
 
@@ -249,6 +253,8 @@ class FrameDecoder:
             ),
             frontiers=tuple((x, y) for x, y in piece["frontiers"]),
             cells=self._cells,
+            # Older recordings have no such field.
+            remaining=Remaining(**piece["remaining"]) if piece.get("remaining") else None,
         )
 
     def _apply_cells(self, cells: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from app.config import ROOT
 from app.exploration.driver import Point, Pose
 from app.exploration.grid import UNKNOWN, GridFrame
 from app.exploration.map_files import load_map
+from app.exploration.planning.remaining import Remaining
 from app.missions.frames import Frame, FrameEncoder, RobotView
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
@@ -72,6 +73,7 @@ def _pieces() -> Iterator[dict[str, object]]:
                     for row in range(5, rows, 20)
                 ),
                 cells=np.where(seen, floor.grid, UNKNOWN).astype(np.int8),
+                remaining=Remaining(90.0, 45.0, 180.0, 123.0) if number else None,
             )
         )
 

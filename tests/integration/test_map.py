@@ -103,7 +103,7 @@ def _check_pixels(watched: Watched, least: int) -> None:
 
 def _middle(page: Page) -> tuple[float, float]:
     page.evaluate("() => document.getElementById('map').scrollIntoView({block: 'center'})")
-    box = page.locator("#map").bounding_box()
+    box = page.locator("#floor").bounding_box()
     assert box is not None
     return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
 
@@ -113,15 +113,15 @@ def test_the_wheel_zooms_at_the_pointer_and_a_drag_moves(shown: Watched) -> None
     page = shown.page
     _check_pixels(shown, 1000)
     (scale, left, top), (x, y) = _view(page), _middle(page)
-    box = page.locator("#map").bounding_box()
+    box = page.locator("#floor").bounding_box()
     assert box is not None
     at = (x + 60 - box["x"], y - 40 - box["y"])
     page.mouse.move(x + 60, y - 40)
     page.mouse.wheel(0, -500)
     closer, left2, top2 = _view(page)
     assert closer == pytest.approx(scale * np.exp(0.75), rel=0.01)
-    assert (at[0] - left2) / closer == pytest.approx((at[0] - left) / scale, abs=0.1)
-    assert (at[1] - top2) / closer == pytest.approx((at[1] - top) / scale, abs=0.1)
+    assert (at[0] - left2) / closer == pytest.approx((at[0] - left) / scale, abs=1 / scale)
+    assert (at[1] - top2) / closer == pytest.approx((at[1] - top) / scale, abs=1 / scale)
     _check_pixels(shown, 200)
     page.mouse.down()
     page.mouse.move(x + 10, y - 10, steps=4)
@@ -205,7 +205,7 @@ def test_the_pointer_names_the_cell(shown: Watched) -> None:
     page = shown.page
     floor = load_map(RECORDINGS / "v1-rooms.yaml")
     scale, left, top = _view(page)
-    box = page.locator("#map").bounding_box()
+    box = page.locator("#floor").bounding_box()
     assert box is not None
     names = {-1: "unknown", 0: "free", 100: "wall"}
     for value, name in names.items():
@@ -261,6 +261,37 @@ def test_each_of_64_robots_has_its_own_look(team: Watched) -> None:
     expect(page.locator("#pointed")).to_contain_text("robot-10")
 
 
+def _show_second(page: Page, second: float) -> None:
+    page.get_by_label("Mission time").evaluate(
+        "(slider, s) => { slider.value = s; slider.dispatchEvent(new Event('input')); }", second
+    )
+
+
+def test_the_figures_are_those_of_the_shown_frame(team: Watched) -> None:
+    """Of the end, and of an earlier frame: what is left is an estimate with its limits."""
+    page = team.page
+    figures = page.locator(".strip")
+    expect(figures).to_contain_text("✓ completed")
+    expect(page.locator("#figure-alive")).to_have_text("63 of 64")
+    expect(page.locator("#figure-remaining")).to_have_text("nothing")
+    expect(page.locator("#figure-distance")).to_have_text("1472 m")
+    whole = page.locator("#figure-known").inner_text()
+    _show_second(page, 100)
+    expect(page.locator("#figure-simulated")).to_have_text("1 min 40 s")
+    expect(page.locator("#figure-known")).not_to_have_text(whole)
+    about = re.compile(r"about \S+ \S+ \(.* to .*\), some 120 m²")
+    expect(page.locator("#figure-remaining")).to_have_text(about)
+    _show_second(page, 0)
+    expect(page.locator("#figure-remaining")).to_have_text("not known yet")
+
+
+def test_the_end_has_coverage_and_accuracy(shown: Watched) -> None:
+    """As the last step measured them, rounded down."""
+    expect(shown.page.locator("#status")).to_contain_text("Coverage")
+    expect(shown.page.locator("#status")).to_contain_text("99.9 %")
+    expect(shown.page.locator("#figure-frontiers")).to_have_text("0")
+
+
 def test_layers_are_switched(team: Watched) -> None:
     """Each box changes what is drawn, and back."""
     page = team.page
@@ -271,10 +302,8 @@ def test_layers_are_switched(team: Watched) -> None:
       for (let i = 3; i < data.length; i += 4) sum += data[i];
       return sum;
     })"""
-    page.get_by_label("Mission time").press("ArrowLeft")
-    page.get_by_label("Mission time").evaluate(
-        "(slider) => { slider.value = 100; slider.dispatchEvent(new Event('input')); }"
-    )
+    _show_second(page, 100)
+    eventually_sync(lambda: team.frames()[0] == 10, within_s=5, why="frame 10 is drawn")
     for label, canvas in (
         ("coverage by robot", 0),
         ("paths driven", 1),
@@ -301,9 +330,7 @@ def test_the_map_does_not_jump_as_it_grows(team: Watched) -> None:
     last = _view(page)
     views = set()
     for second in range(0, 240, 10):
-        page.get_by_label("Mission time").evaluate(
-            "(slider, s) => { slider.value = s; slider.dispatchEvent(new Event('input')); }", second
-        )
+        _show_second(page, second)
         views.add(_view(page))
     assert views == {last}
     scales = page.evaluate(

@@ -13,7 +13,8 @@ import numpy as np
 from app.config import get_settings
 from app.event_types import EXPLORATION_PERFORM
 from app.exploration.driver import DriveReport, Point, Pose
-from app.exploration.grid import UNKNOWN, GridFrame
+from app.exploration.grid import UNKNOWN, Grid, GridFrame
+from app.exploration.planning.remaining import RemainingEstimator
 from app.exploration.planning.rendezvous import RendezvousPlanner
 from app.exploration.planning.team_planner import TeamPlanner
 from app.missions.checkpoints import decode_state, encode_state
@@ -149,6 +150,7 @@ class _ProgressReporter:
 
     def __init__(self, command: Command, progress: Progress, robots: list[str]) -> None:
         self.lost: dict[str, str] = dict(command.last_progress.get("lost", {}))
+        self._estimator = RemainingEstimator()
         self.routes: Mapping[int, Sequence[Point]] = {}
         self._progress = progress
         self._robots = robots
@@ -195,13 +197,14 @@ class _ProgressReporter:
             )
         }
         frame = await asyncio.to_thread(self._frame, planner)
-        known_m2 = float(np.count_nonzero(frame.cells != UNKNOWN)) * planner.frame.resolution**2
         detail = {
             "simulated_s": planner.time,
             "robots": robots,
             "lost": self.lost,
-            "known_m2": round(known_m2, 1),
+            "known_m2": round(_known_m2(frame.cells, planner.frame), 1),
         }
+        if frame.remaining:
+            detail["remaining"] = frame.remaining.to_dict()
         if self._checkpoint:
             detail["checkpoint"] = self._checkpoint
         gauges.record_explored(self._area, planner.fraction_known)
@@ -216,6 +219,15 @@ class _ProgressReporter:
         else:
             apart, paths, routes = [], planner.paths, self.routes
         poses, goals, driven = planner.poses, planner.goals, planner.distances
+        frontiers, cells = tuple(planner.frontiers_left), planner.team_grid()
+        remaining = None
+        if isinstance(planner, TeamPlanner):
+            remaining = self._estimator.estimate(
+                planner.time,
+                _known_m2(cells, planner.frame),
+                robots=[(poses[slot].x, poses[slot].y) for slot in planner.active],
+                frontiers=frontiers,
+            )
         return Frame(
             simulated_s=planner.time,
             fraction=planner.fraction_known,
@@ -232,9 +244,14 @@ class _ProgressReporter:
                 )
                 for slot, name in enumerate(self._robots)
             ),
-            frontiers=tuple(planner.frontiers_left),
-            cells=planner.team_grid(),
+            frontiers=frontiers,
+            cells=cells,
+            remaining=remaining,
         )
+
+
+def _known_m2(cells: Grid, grid: GridFrame) -> float:
+    return float(np.count_nonzero(cells != UNKNOWN)) * grid.resolution**2
 
 
 def _rest_of(route: Sequence[Point], pose: Pose) -> Sequence[Point]:

@@ -33,7 +33,7 @@ export class FrameDecoder {
     const last = this.frames.at(-1);
     this.frames.push({
       s: Math.max(piece.simulated_s, last?.s ?? 0),
-      ms, fraction: piece.fraction, frontiers: piece.frontiers,
+      ms, fraction: piece.fraction, frontiers: piece.frontiers, remaining: piece.remaining ?? null,
       // Recordings of the first version have no paths.
       robots: piece.robots.map((robot) => ({ ...robot, path: piece.paths && (paths[robot.name] ?? []) })),
       grid: this.#grid, pieces: this.#pieces, keyFrame: this.#keyFrame,

@@ -37,7 +37,7 @@ export class MapView {
   }
 
   #resize() {
-    const ratio = devicePixelRatio || 1, box = this.#place.getBoundingClientRect();
+    const ratio = devicePixelRatio || 1, { box } = this;
     const width = Math.round(box.width * ratio), height = Math.round(box.height * ratio);
     if (width === this.camera.width && height === this.camera.height && ratio === this.#ratio) return;
     this.#ratio = ratio;
@@ -48,6 +48,8 @@ export class MapView {
     this.onResize();
   }
 
+  // Where the drawing is on the page, in CSS pixels.
+  get box() { return this.canvases.floor.canvas.getBoundingClientRect(); }
   get ratio() { return this.#ratio; }
   get isStale() { return this.#stale && Boolean(this.#grid); }
 

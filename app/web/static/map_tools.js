@@ -83,7 +83,7 @@ export class MapTools {
   }
 
   #placeOf(event) {
-    const box = this.#place.getBoundingClientRect(), { ratio } = this.#view;
+    const { box, ratio } = this.#view;
     return [(event.clientX - box.left) * ratio, (event.clientY - box.top) * ratio];
   }
 

@@ -5,6 +5,7 @@ import { MapView, numberOf } from "./map.js";
 import { MapTools } from "./map_tools.js";
 import { seconds } from "./page.js";
 import { markOf } from "./palette.js";
+import { showFigures } from "./strip.js";
 import { FrameDecoder } from "./frame_decoder.js";
 
 const LOG_ROWS = 500, RECONNECT_MS = [1000, 10000], CATCH_UP_S = 0.4;
@@ -95,7 +96,7 @@ let refreshing = 0;
 function moved() {
   clearTimeout(refreshing);
   refreshing = setTimeout(() => {
-    get("steps").dispatchEvent(new Event("moved"));
+    for (const id of ["status", "steps"]) get(id).dispatchEvent(new Event("moved"));
     for (const id of ["trace", "deliveries"]) if (get(id).open) refresh(id);
   }, 100);
 }
@@ -210,6 +211,11 @@ function table(frame, robots) {
     const texts = [state, `${robot.driven_m.toFixed(1)} m`,
       robot.goal && !robot.lost ? `${robot.goal[0].toFixed(1)}, ${robot.goal[1].toFixed(1)}` : "–", `${seconds(age)} ago`];
     texts.forEach((text, i) => { if (row.cells[i + 1].textContent !== text) row.cells[i + 1].textContent = text; });
+  });
+  const { frames } = decoder, isNewest = page.live || decoder.at === frames.length - 1;
+  showFigures({
+    frames, index: decoder.at, clock: page.clock, robots, knownM2: knownCells() * decoder.grid.resolution ** 2,
+    ageS: page.over ? null : Math.max(0, serverNow() - frames.at(-1).ms / 1000), isOver: page.over && isNewest,
   });
   get("at").textContent = `${seconds(page.clock)} of ${seconds(decoder.end)}`;
   get("time").setAttribute("aria-valuetext", get("at").textContent);
