@@ -16,12 +16,14 @@ import numpy as np
 
 from app.exploration.driver import Point, Pose
 from app.exploration.grid import UNKNOWN, Grid, GridFrame
+from app.exploration.planning.remaining import Remaining
 
 # Limits of one piece, which must fit into one message.
 _MAX_CELLS = 1 << 18  # a larger box is halved before it is compressed
 _MAX_BYTES = 36_000  # of compressed cells
-_MAX_POINTS = 1500  # of paths
-_MAX_INLINE = 24_000  # characters of encoded cells that leave room for the rest of the frame
+_MAX_POINTS = 1200  # of paths
+_MAX_PLAN_POINTS = 12  # of one robot
+_MAX_INLINE = 16_000  # characters of encoded cells that leave room for the rest of the frame
 _PATH_TOLERANCE_M = 0.05  # largest distance of the simplified path from the driven one
 
 
@@ -41,6 +43,7 @@ class RobotView:
         lost: Why it left the mission; '' while it takes part.
         path: The points that it has driven through, metres, map frame. In a decoded frame, only
             those since the previous frame.
+        plan: The way that it is to drive to its goal, metres, map frame; () if it is not known.
         apart: True while its map is not merged into the shown one. Its pose and goal are then in
             the frame of its map.
     """
@@ -52,6 +55,7 @@ class RobotView:
     lost: str = ""
     path: Sequence[Point] = ()
     apart: bool = False
+    plan: Sequence[Point] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,6 +68,7 @@ class Frame:
         robots: The robots by slot.
         frontiers: A point of each remaining frontier, metres, map frame.
         cells: (rows, cols) int8 occupancy, as the team knows it.
+        remaining: What is estimated to be left; None if it is not known.
     """
 
     simulated_s: float
@@ -71,6 +76,7 @@ class Frame:
     robots: tuple[RobotView, ...]
     frontiers: tuple[Point, ...]
     cells: Grid
+    remaining: Remaining | None = None
 
 
 class FrameEncoder:
@@ -130,9 +136,7 @@ class FrameEncoder:
         )
         if robot.apart or len(robot.path) == encoded:
             return []
-        points = np.array(robot.path[max(encoded - 1, 0) :], np.float32)
-        simplified = cv2.approxPolyDP(points[:, None], _PATH_TOLERANCE_M, closed=False)
-        return [_rounded((float(x), float(y))) for x, y in simplified[:, 0]]
+        return _simplified(robot.path[max(encoded - 1, 0) :])
 
     def _changes(self, cells: Grid) -> Iterator[dict[str, Any]]:
         """Yield the bounding box of all changed cells, in bands that each fit into a message."""
@@ -143,6 +147,17 @@ class FrameEncoder:
         cols = np.flatnonzero(changed.any(axis=0))
         row0, row1, col0, col1 = (int(n) for n in (rows[0], rows[-1] + 1, cols[0], cols[-1] + 1))
         yield from _bands(cells[row0:row1, col0:col1], row0, col0)
+
+
+def _simplified(path: Sequence[Point]) -> list[list[float]]:
+    points = np.array(path, np.float32)
+    corners = cv2.approxPolyDP(points[:, None], _PATH_TOLERANCE_M, closed=False)
+    return [_rounded((float(x), float(y))) for x, y in corners[:, 0]]
+
+
+def _plan(robot: RobotView) -> list[list[float]]:
+    """The corners of a plan; of a long one the first, which are driven first."""
+    return _simplified(robot.plan)[:_MAX_PLAN_POINTS] if len(robot.plan) > 1 else []
 
 
 def _bands(cells: Grid, row0: int, col0: int) -> Iterator[dict[str, Any]]:
@@ -175,10 +190,12 @@ def _metadata(frame: Frame) -> dict[str, Any]:
                 "goal": robot.goal and _rounded(robot.goal),
                 "lost": robot.lost,
                 "apart": robot.apart,
+                "plan": _plan(robot),
             }
             for robot in frame.robots
         ],
         "frontiers": [_rounded(point) for point in frame.frontiers],
+        "remaining": frame.remaining.to_dict() if frame.remaining else None,
     }
 
 
@@ -236,6 +253,8 @@ class FrameDecoder:
             ),
             frontiers=tuple((x, y) for x, y in piece["frontiers"]),
             cells=self._cells,
+            # Older recordings have no such field.
+            remaining=Remaining(**piece["remaining"]) if piece.get("remaining") else None,
         )
 
     def _apply_cells(self, cells: Mapping[str, Any]) -> None:
@@ -266,6 +285,7 @@ def _robot_view(robot: Mapping[str, Any], path: Sequence[Point]) -> RobotView:
         goal=(goal[0], goal[1]) if goal else None,
         lost=robot["lost"],
         path=tuple(path),
-        # Recordings of the first version have no such field.
+        # Older recordings have no such fields.
         apart=robot.get("apart", False),
+        plan=tuple((x, y) for x, y in robot.get("plan", ())),
     )

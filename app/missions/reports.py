@@ -40,6 +40,24 @@ def _given(stored: Mapping[str, Any], name: str, *kinds: type) -> Any:
     return value if type(value) in kinds else None
 
 
+def duration_of(journal: Journal) -> float:
+    """Return for how long a mission has run, or ran, in seconds."""
+    ends = [entry.ended for entry in journal.entries if entry.ended is not None]
+    is_open = journal.status in {"running", "compensating"}
+    return max(0.0, (time.time() if is_open else max(ends, default=0.0)) - journal.started)
+
+
+def result_of(journal: Journal) -> dict[str, float]:
+    """Return the coverage and the accuracy of a completed mission, from 0 to 1; {} of another."""
+    merged = journal.results().get("integrate_maps", {})
+    found: dict[str, float] = {}
+    for name in ("coverage", "accuracy"):
+        share = merged.get(name)
+        if isinstance(share, int | float) and 0 <= share <= 1:
+            found[name] = float(share)
+    return found
+
+
 def requests_of(journal: Journal) -> list[dict[str, Any]]:
     """Return every request of a mission, forward and undo, in the order of their intents."""
     return [

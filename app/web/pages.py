@@ -6,6 +6,7 @@ Pages change state only through the API. Parts that change often have separate r
 
 import asyncio
 import json
+import math
 import time
 import uuid
 from pathlib import Path
@@ -22,7 +23,7 @@ from app.exploration.map_files import known_maps
 from app.missions import artifacts
 from app.missions.mission import MAX_ROBOTS
 from app.missions.mission_saga import mission_runner, mission_saga
-from app.missions.reports import summary_of
+from app.missions.reports import duration_of, result_of, summary_of
 from app.observability.waterfall import find_waterfall, trace_files
 from app.robots import fleet
 from app.web.deliveries import deliveries_of
@@ -60,6 +61,8 @@ render = Renderer(
     filters={
         "seconds": seconds,
         "percent": lambda share: f"{share * _PERCENT:.0f} %",
+        # Rounded down: what is nearly all is not all.
+        "percent1": lambda share: f"{math.floor(share * _PERCENT * 10) / 10:.1f} %",
         "mark": lambda state: _MARKS.get(state) or mark_of(state),
     },
     product="Mission control",
@@ -107,6 +110,12 @@ async def mission(request: Request, saga_id: SagaId) -> Response:
 async def steps(request: Request, saga_id: SagaId) -> Response:
     """Render a mission's steps and the actions on it."""
     return render.page(request, "_steps", **await _mission_values(saga_id))
+
+
+@router.get("/parts/missions/{saga_id}/status")
+async def status_strip(request: Request, saga_id: SagaId) -> Response:
+    """Render a mission's state, its duration, and what it has achieved."""
+    return render.page(request, "_status", **await _mission_values(saga_id))
 
 
 @router.get("/parts/missions/{saga_id}/trace")
@@ -161,6 +170,9 @@ async def _mission_values(saga_id: str) -> dict[str, Any]:
         "mission": summary,
         "correlation_id": journal.correlation_id,
         "error": journal.error,
+        "duration_s": duration_of(journal),
+        "is_live": journal.status in {"running", "compensating"},
+        "result": result_of(journal),
         "timeline": timeline_of(mission_saga(settings), journal),
         "grafana": _grafana_url(settings.grafana_url, summary["trace_id"]),
         "files": await asyncio.to_thread(_files_of, saga_id),

@@ -7,6 +7,7 @@ from typing import Self
 
 import httpx
 import numpy as np
+import numpy.typing as npt
 from playwright.sync_api import ConsoleMessage, Page
 
 from app.config import ROOT
@@ -117,6 +118,13 @@ class Watched:
         for row, col, *colour in self.page.evaluate(_CELLS):
             grid[row, col] = values[tuple(colour)]
         return grid
+
+    def in_sight(self, shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
+        """Which cells are on the map's canvas."""
+        found = np.zeros(shape, np.bool_)
+        for row, col, *_ in self.page.evaluate(_CELLS):
+            found[row, col] = True
+        return found
 
     def frames(self) -> tuple[int, int]:
         """Return the index of the drawn frame and the number of frames."""

@@ -1,17 +1,20 @@
 """`exploration:perform`: drive the team over the area until no reachable frontier is left."""
 
 import asyncio
+import itertools
 import logging
 import math
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from app.config import get_settings
 from app.event_types import EXPLORATION_PERFORM
-from app.exploration.driver import DriveReport, Pose
-from app.exploration.grid import UNKNOWN, GridFrame
+from app.exploration.driver import DriveReport, Point, Pose
+from app.exploration.grid import UNKNOWN, Grid, GridFrame
+from app.exploration.planning.remaining import RemainingEstimator
 from app.exploration.planning.rendezvous import RendezvousPlanner
 from app.exploration.planning.team_planner import TeamPlanner
 from app.missions.checkpoints import decode_state, encode_state
@@ -57,6 +60,10 @@ async def perform_exploration(command: Command, progress: Progress) -> Atomic:
     else:
         planner = await _recovered_planner(command, team, reporter)
     while orders := await asyncio.to_thread(planner.decide):
+        poses = planner.poses
+        reporter.routes = {
+            slot: ((poses[slot].x, poses[slot].y), *order.path) for slot, order in orders.items()
+        }
         for slot, report in (await team.drive(orders)).items():
             if isinstance(report, RobotLost):
                 reporter.remove(planner, slot, report)
@@ -138,10 +145,13 @@ class _ProgressReporter:
 
     Attributes:
         lost: Why each lost robot was lost, by name.
+        routes: The way of each robot's last order, from where it was then, by slot.
     """
 
     def __init__(self, command: Command, progress: Progress, robots: list[str]) -> None:
         self.lost: dict[str, str] = dict(command.last_progress.get("lost", {}))
+        self._estimator = RemainingEstimator()
+        self.routes: Mapping[int, Sequence[Point]] = {}
         self._progress = progress
         self._robots = robots
         self._recording = RecordingWriter(command, GridFrame.from_dict(command.payload["frame"]))
@@ -187,13 +197,14 @@ class _ProgressReporter:
             )
         }
         frame = await asyncio.to_thread(self._frame, planner)
-        known_m2 = float(np.count_nonzero(frame.cells != UNKNOWN)) * planner.frame.resolution**2
         detail = {
             "simulated_s": planner.time,
             "robots": robots,
             "lost": self.lost,
-            "known_m2": round(known_m2, 1),
+            "known_m2": round(_known_m2(frame.cells, planner.frame), 1),
         }
+        if frame.remaining:
+            detail["remaining"] = frame.remaining.to_dict()
         if self._checkpoint:
             detail["checkpoint"] = self._checkpoint
         gauges.record_explored(self._area, planner.fraction_known)
@@ -201,11 +212,22 @@ class _ProgressReporter:
         await self._recording.add(frame)
 
     def _frame(self, planner: Planner) -> Frame:
+        routes: Mapping[int, Sequence[Point]] = {}
         if isinstance(planner, RendezvousPlanner):
+            # Its orders are in the frames of the robots, so their ways are not on this map.
             apart, paths = planner.apart, planner.team_paths
         else:
-            apart, paths = [], planner.paths
+            apart, paths, routes = [], planner.paths, self.routes
         poses, goals, driven = planner.poses, planner.goals, planner.distances
+        frontiers, cells = tuple(planner.frontiers_left), planner.team_grid()
+        remaining = None
+        if isinstance(planner, TeamPlanner):
+            remaining = self._estimator.estimate(
+                planner.time,
+                _known_m2(cells, planner.frame),
+                robots=[(poses[slot].x, poses[slot].y) for slot in planner.active],
+                frontiers=frontiers,
+            )
         return Frame(
             simulated_s=planner.time,
             fraction=planner.fraction_known,
@@ -218,12 +240,35 @@ class _ProgressReporter:
                     self.lost.get(name, ""),
                     paths[slot],
                     slot in apart,
+                    _rest_of(routes.get(slot, ()), poses[slot]) if goals[slot] else (),
                 )
                 for slot, name in enumerate(self._robots)
             ),
-            frontiers=tuple(planner.frontiers_left),
-            cells=planner.team_grid(),
+            frontiers=frontiers,
+            cells=cells,
+            remaining=remaining,
         )
+
+
+def _known_m2(cells: Grid, grid: GridFrame) -> float:
+    return float(np.count_nonzero(cells != UNKNOWN)) * grid.resolution**2
+
+
+def _rest_of(route: Sequence[Point], pose: Pose) -> Sequence[Point]:
+    """What is left of a way behind the part of it that is nearest to the robot."""
+    distances = [
+        _distance_to_segment((pose.x, pose.y), *ends) for ends in itertools.pairwise(route)
+    ]
+    if not distances:
+        return ()
+    return ((pose.x, pose.y), *route[distances.index(min(distances)) + 1 :])
+
+
+def _distance_to_segment(point: Point, start: Point, end: Point) -> float:
+    dx, dy = end[0] - start[0], end[1] - start[1]
+    along = (point[0] - start[0]) * dx + (point[1] - start[1]) * dy
+    share = min(1.0, max(0.0, along / (dx * dx + dy * dy or 1.0)))
+    return math.dist(point, (start[0] + share * dx, start[1] + share * dy))
 
 
 def _pose_values(pose: Pose) -> list[float]:

@@ -1,57 +1,102 @@
-// Draws a mission: cells, driven paths, robots and their fields of view.
+// Draws a mission in layers: cells, coverage by robot, fields of view, trails, and robots with what they head for.
 // World coordinates are in metres, x to the right and y up, as in the messages.
 
-export const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#b8a900"];
-const MARGIN_M = 1, RANGE_M = 8, BEAMS = 90, SIZE_PX = 9;
+import { Camera } from "./camera.js";
+import { FADED_ALPHA, SCAN_ALPHA, colourOf, numberOf, onThemeChange, shapeOf } from "./palette.js";
 
+export { numberOf };
+const RANGE_M = 8, BEAMS = 90, SIZE_M = 0.3, SIZE_PX = [5, 9], COVERAGE_ALPHA = 0.35, FADE_S = 60, NEAR_PX = 16;
+// Seconds of age up to which a part of a trail has a width, in pixels.
+const AGES = [[15, 3.5], [30, 2.8], [FADE_S, 2.1]], OLD_PX = 1.4;
+const STATES = { "-1": "unknown", 0: "free", 100: "wall" };
 const rgb = (text) => {
   const value = parseInt(text.trim().slice(1), 16);
   return [value >> 16, (value >> 8) & 255, value & 255];
 };
 
-// The number of a robot in the fleet, as its name has it; the whole name if it has none.
-export const numberOf = (robot) => robot.name.match(/\d+$/)?.[0] ?? robot.name;
-
 export class MapView {
-  #box = null; #grid = null; #image = null; #off = document.createElement("canvas");
-  #floor; #trails; #robots; #place; #ink = "#000"; #scale = 1; #left = 0; #top = 0; #ratio = 1; #dark;
+  camera = new Camera();
+  layers = { trails: true, scans: true, frontiers: true, goals: true, plans: true, coverage: false };
+  follow = "";          // the name of the robot that stays at the centre
+  changed = true;       // whether something other than the mission requires a new drawing
+  onResize = () => {};
+  #place; #ratio = 1; #grid = null; #known = null; #colours = {};
+  #off = document.createElement("canvas"); #image = null;
+  #offTint = document.createElement("canvas"); #tintImage = null;
+  #old = []; #oldTo = -1; #robotsNow = []; #cells = null; #owners = null; #stale = true;
 
   constructor(place) {
     this.#place = place;
-    [this.#floor, this.#trails, this.#robots] = ["floor", "trails", "robots"].map(
-      (id) => place.querySelector(`#${id}`).getContext("2d"));
-    this.#dark = matchMedia("(prefers-color-scheme: dark)");
-    this.resized = true;
-    new ResizeObserver(() => { this.resized = true; }).observe(place);
-    this.#dark.addEventListener("change", () => { this.resized = true; });
+    this.canvases = Object.fromEntries(["floor", "coverage", "scans", "trails", "robots"].map(
+      (id) => [id, place.querySelector(`#${id}`).getContext("2d")]));
+    this.canvases.coverage.canvas.style.opacity = COVERAGE_ALPHA;
+    this.canvases.scans.canvas.style.opacity = SCAN_ALPHA;
+    new ResizeObserver(() => { this.#resize(); }).observe(place);
+    onThemeChange(() => { this.#stale = true; this.changed = true; });
+    this.#resize();
   }
 
-  // Draws the cells that a decoder shows; boxes as returned by its `show`.
+  #resize() {
+    const ratio = devicePixelRatio || 1, { box } = this;
+    const width = Math.round(box.width * ratio), height = Math.round(box.height * ratio);
+    if (width === this.camera.width && height === this.camera.height && ratio === this.#ratio) return;
+    this.#ratio = ratio;
+    for (const { canvas } of Object.values(this.canvases)) { canvas.width = width; canvas.height = height; }
+    this.camera.resize(width, height);
+    if (this.camera.fitted) this.camera.fit();
+    this.changed = true;
+    this.onResize();
+  }
+
+  // Where the drawing is on the page, in CSS pixels.
+  get box() { return this.canvases.floor.canvas.getBoundingClientRect(); }
+  get ratio() { return this.#ratio; }
+  get isStale() { return this.#stale && Boolean(this.#grid); }
+
+  // Takes the cells that a decoder shows; boxes are as its `show` returns them.
   cells(decoder, boxes) {
-    const { grid, cells } = decoder;
-    if (!boxes || grid !== this.#grid) {
-      this.#grid = grid;
-      this.#off.width = grid.cols;
-      this.#off.height = grid.rows;
+    const { grid, cells, owners } = decoder;
+    [this.#cells, this.#owners] = [cells, owners];
+    if (!isSame(grid, this.#grid)) {
+      this.#known = null;
+      this.camera.forget();
+      boxes = null;
+    }
+    this.#grid = grid;
+    if (!boxes || this.#stale) {
+      this.#stale = false;
+      const style = getComputedStyle(document.documentElement);
+      const names = ["unknown", "free", "wall", "ink"];
+      this.#colours = Object.fromEntries(names.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
+      for (const canvas of [this.#off, this.#offTint]) { canvas.width = grid.cols; canvas.height = grid.rows; }
       this.#image = new ImageData(grid.cols, grid.rows);
-      this.#box = null;
+      this.#tintImage = new ImageData(grid.cols, grid.rows);
       boxes = [{ row0: 0, col0: 0, rows: grid.rows, cols: grid.cols }];
     }
-    const style = getComputedStyle(document.documentElement);
-    const [unknown, free, wall] = ["--unknown", "--free", "--wall"].map((n) => rgb(style.getPropertyValue(n)));
-    this.#ink = style.getPropertyValue("--ink");
-    for (const box of boxes) this.#paint(cells, box, unknown, free, wall);
-    this.#fit();
+    const paint = ["unknown", "free", "wall"].map((name) => rgb(this.#colours[name]));
+    for (const box of boxes) this.#paint(box, paint);
+    if (this.#known) this.camera.show(this.#world(this.#known), this.#world({ row0: 0, col0: 0, row1: grid.rows, col1: grid.cols }));
+    this.changed = true;
   }
 
-  #paint(cells, box, unknown, free, wall) {
-    const { cols, rows } = this.#grid, data = this.#image.data, known = this.#box ??= { row0: rows, col0: cols, row1: 0, col1: 0 };
+  #world({ row0, col0, row1, col1 }) {
+    const { origin_x: x, origin_y: y, resolution: size } = this.#grid;
+    return { x0: x + col0 * size, y0: y + row0 * size, x1: x + col1 * size, y1: y + row1 * size };
+  }
+
+  #paint(box, [unknown, free, wall]) {
+    const { cols, rows } = this.#grid, data = this.#image.data, tint = this.#tintImage.data, tints = new Map();
     for (let row = box.row0; row < box.row0 + box.rows; row += 1) {
       let i = ((rows - 1 - row) * cols + box.col0) * 4;
       for (let col = box.col0; col < box.col0 + box.cols; col += 1, i += 4) {
-        const value = cells[row * cols + col], colour = value < 0 ? unknown : value ? wall : free;
+        const value = this.#cells[row * cols + col], colour = value < 0 ? unknown : value ? wall : free;
         data[i] = colour[0]; data[i + 1] = colour[1]; data[i + 2] = colour[2]; data[i + 3] = 255;
+        const owner = value === 0 ? this.#owners[row * cols + col] : 0;
+        if (owner && !tints.has(owner)) tints.set(owner, rgb(colourOf(owner - 1)));
+        const shade = owner ? tints.get(owner) : unknown;
+        tint[i] = shade[0]; tint[i + 1] = shade[1]; tint[i + 2] = shade[2]; tint[i + 3] = owner ? 255 : 0;
         if (value >= 0) {
+          const known = this.#known ??= { row0: row, col0: col, row1: row + 1, col1: col + 1 };
           if (row < known.row0) known.row0 = row;
           if (row >= known.row1) known.row1 = row + 1;
           if (col < known.col0) known.col0 = col;
@@ -59,107 +104,167 @@ export class MapView {
         }
       }
     }
-    this.#off.getContext("2d").putImageData(this.#image, 0, 0, box.col0, rows - box.row0 - box.rows, box.cols, box.rows);
-  }
-
-  // Computes the position of the known cells on the canvas, in whole device pixels.
-  #fit() {
-    const ratio = devicePixelRatio || 1, box = this.#place.getBoundingClientRect();
-    const width = Math.round(box.width * ratio), height = Math.round(box.height * ratio);
-    const { rows, cols, resolution } = this.#grid, margin = Math.ceil(MARGIN_M / resolution), known = this.#box;
-    const row0 = Math.max(0, known.row0 - margin), row1 = Math.min(rows, known.row1 + margin);
-    const col0 = Math.max(0, known.col0 - margin), col1 = Math.min(cols, known.col1 + margin);
-    const high = Math.max(row1 - row0, 1), wide = Math.max(col1 - col0, 1);
-    const scale = Math.min(width / wide, height / high);
-    const left = (width - wide * scale) / 2 - col0 * scale, top = (height - high * scale) / 2 - (rows - row1) * scale;
-    const moved = width !== this.#floor.canvas.width || height !== this.#floor.canvas.height
-      || scale !== this.#scale || left !== this.#left || top !== this.#top;
-    if (moved) {
-      for (const layer of [this.#floor, this.#trails, this.#robots]) { layer.canvas.width = width; layer.canvas.height = height; }
-      [this.#scale, this.#left, this.#top, this.#ratio] = [scale, left, top, ratio];
-      this.redrawn = true;
+    for (const [canvas, image] of [[this.#off, this.#image], [this.#offTint, this.#tintImage]]) {
+      canvas.getContext("2d").putImageData(image, 0, 0, box.col0, rows - box.row0 - box.rows, box.cols, box.rows);
     }
-    const floor = this.#floor;
-    floor.imageSmoothingEnabled = false;
-    floor.setTransform(1, 0, 0, 1, 0, 0);
-    floor.clearRect(0, 0, width, height);
-    floor.drawImage(this.#off, left, top, cols * scale, rows * scale);
-    Object.assign(this.#place.dataset, { scale, left, top, rows, cols });
   }
 
-  repaint(player) {
-    if (!this.resized || !player.cells) return;
-    this.resized = false;
-    this.cells(player, null);
-    this.redrawn = true;
+  // Draws everything: robots as they are now, the trails up to a frame and its frontiers.
+  // moving: whether to draw fields of view.
+  draw({ frames, index, clock, robots, moving }) {
+    this.#robotsNow = robots;
+    const followed = this.follow && robots.find((robot) => robot.name === this.follow && !robot.apart);
+    if (followed && (followed.pose[0] !== this.camera.x || followed.pose[1] !== this.camera.y)) {
+      this.camera.centre(followed.pose[0], followed.pose[1]);
+      this.changed = true;
+    }
+    const isOldDrawn = this.#collectOldTrails(frames, index);
+    if (this.changed) this.#drawFloor();
+    if (this.changed || !isOldDrawn) this.#drawOldTrails();
+    const { scans, robots: top } = this.canvases;
+    for (const ctx of [scans, top]) { ctx.setTransform(1, 0, 0, 1, 0, 0); ctx.clearRect(0, 0, ctx.canvas.width, ctx.canvas.height); }
+    if (this.layers.trails) this.#drawRecentTrails(frames, index, clock);
+    if (this.layers.frontiers) this.#drawFrontiers(frames[index].frontiers);
+    robots.forEach((robot, slot) => {
+      if (robot.apart || robot.lost) return;
+      if (moving && this.layers.scans) this.#drawView(robot.pose, slot);
+      if (robot.goal) this.#drawGoal(robot, slot);
+    });
+    robots.forEach((robot, slot) => { if (!robot.apart) this.#drawRobot(robot, slot); });
+    this.changed = false;
   }
 
-  #x(x) { return this.#left + ((x - this.#grid.origin_x) / this.#grid.resolution) * this.#scale; }
-  #y(y) { return this.#top + (this.#grid.rows - (y - this.#grid.origin_y) / this.#grid.resolution) * this.#scale; }
+  #drawFloor() {
+    const { camera } = this, grid = this.#grid, cell = grid.resolution * camera.scale;
+    const left = camera.toX(grid.origin_x), top = camera.toY(grid.origin_y + grid.rows * grid.resolution);
+    const layers = [[this.canvases.floor, this.#off, true], [this.canvases.coverage, this.#offTint, this.layers.coverage]];
+    for (const [ctx, image, isShown] of layers) {
+      ctx.imageSmoothingEnabled = false;
+      ctx.clearRect(0, 0, ctx.canvas.width, ctx.canvas.height);
+      if (isShown) ctx.drawImage(image, left, top, grid.cols * cell, grid.rows * cell);
+    }
+    Object.assign(this.#place.dataset, { scale: cell, left, top, rows: grid.rows, cols: grid.cols });
+  }
 
-  clearTrails() { this.#trails.clearRect(0, 0, this.#trails.canvas.width, this.#trails.canvas.height); }
+  // ---- trails -----------------------------------------------------------------------------------
 
-  trail(path, slot) {
-    if (path.length < 2) return;
-    const ctx = this.#trails;
-    ctx.strokeStyle = COLOURS[slot % COLOURS.length];
-    ctx.lineWidth = 1.5 * this.#ratio;
-    ctx.globalAlpha = 0.7;
-    ctx.beginPath();
-    ctx.moveTo(this.#x(path[0][0]), this.#y(path[0][1]));
-    for (const [x, y] of path.slice(1)) ctx.lineTo(this.#x(x), this.#y(y));
-    ctx.stroke();
+  // Adds the trails up to a frame to one outline per robot. Returns whether they were there already.
+  #collectOldTrails(frames, index) {
+    if (index < this.#oldTo || this.#oldTo < 0) {
+      let first = index;
+      while (first > 0 && !frames[first].keyFrame) first -= 1;
+      [this.#old, this.#oldTo] = [[], first - 1];
+    }
+    const isThere = this.#oldTo === index;
+    for (let i = this.#oldTo + 1; i <= index; i += 1) {
+      if (frames[i].keyFrame) this.#old = [];
+      frames[i].robots.forEach((_, slot) => addPart(this.#old[slot] ??= new Path2D(), frames, i, slot));
+    }
+    this.#oldTo = index;
+    return isThere;
+  }
+
+  #inWorld(ctx) {
+    const { scale, x, y, width, height } = this.camera;
+    ctx.setTransform(scale, 0, 0, -scale, width / 2 - x * scale, height / 2 + y * scale);
+    ctx.lineJoin = ctx.lineCap = "round";
+  }
+
+  #stroke(ctx, path, slot, px) {
+    const width = (px * this.#ratio) / this.camera.scale;
+    if (this.layers.coverage) {
+      // A casing separates a trail from the colours of the coverage.
+      [ctx.strokeStyle, ctx.lineWidth] = [this.#colours.free, 2.2 * width];
+      ctx.stroke(path);
+    }
+    [ctx.strokeStyle, ctx.lineWidth] = [colourOf(slot), width];
+    ctx.stroke(path);
+  }
+
+  #drawOldTrails() {
+    const ctx = this.canvases.trails;
+    ctx.setTransform(1, 0, 0, 1, 0, 0);
+    ctx.clearRect(0, 0, ctx.canvas.width, ctx.canvas.height);
+    if (!this.layers.trails) return;
+    this.#inWorld(ctx);
+    ctx.globalAlpha = FADED_ALPHA;
+    this.#old.forEach((path, slot) => this.#stroke(ctx, path, slot, OLD_PX));
     ctx.globalAlpha = 1;
   }
 
-  // robots: {name, pose, goal, lost, apart}; moving: whether to draw their fields of view
-  robots(robots, frontiers, cells, moving) {
-    const ctx = this.#robots, ink = this.#ink;
-    ctx.clearRect(0, 0, ctx.canvas.width, ctx.canvas.height);
-    const unit = this.#ratio;
-    ctx.lineWidth = 1.5 * unit;
-    ctx.strokeStyle = ink;
+  #drawRecentTrails(frames, index, clock) {
+    const ctx = this.canvases.robots, parts = AGES.map(() => []);
+    for (let i = index; i >= 0 && clock - frames[i].s < FADE_S; i -= 1) {
+      const age = AGES.findIndex(([most]) => clock - frames[i].s < most);
+      frames[i].robots.forEach((_, slot) => addPart(parts[age][slot] ??= new Path2D(), frames, i, slot));
+      if (frames[i].keyFrame) break;
+    }
+    this.#inWorld(ctx);
+    parts.forEach((paths, age) => paths.forEach((path, slot) => this.#stroke(ctx, path, slot, AGES[age][1])));
+    ctx.setTransform(1, 0, 0, 1, 0, 0);
+  }
+
+  // ---- robots -----------------------------------------------------------------------------------
+
+  // Outlines only, so that what is below stays visible.
+  #drawFrontiers(frontiers) {
+    const ctx = this.canvases.robots, { camera } = this, r = 3.5 * this.#ratio;
+    [ctx.lineWidth, ctx.strokeStyle] = [1.3 * this.#ratio, this.#colours.ink];
     ctx.beginPath();
     for (const [fx, fy] of frontiers) {
-      const x = this.#x(fx), y = this.#y(fy), r = 4 * unit;
+      const x = camera.toX(fx), y = camera.toY(fy);
       ctx.moveTo(x, y - r); ctx.lineTo(x + r, y); ctx.lineTo(x, y + r); ctx.lineTo(x - r, y); ctx.closePath();
     }
     ctx.stroke();
-    robots.forEach((robot, slot) => {
-      if (robot.apart) return;
-      const colour = COLOURS[slot % COLOURS.length];
-      if (moving && !robot.lost) this.#view(ctx, robot.pose, cells, colour);
-      if (robot.goal && !robot.lost) this.#goal(ctx, robot, colour, unit);
-    });
-    robots.forEach((robot, slot) => { if (!robot.apart) this.#robot(ctx, robot, slot, ink, unit); });
   }
 
-  #goal(ctx, { pose, goal }, colour, unit) {
-    const x = this.#x(goal[0]), y = this.#y(goal[1]);
-    ctx.strokeStyle = colour;
-    ctx.setLineDash([4 * unit, 4 * unit]);
-    ctx.beginPath(); ctx.moveTo(this.#x(pose[0]), this.#y(pose[1])); ctx.lineTo(x, y); ctx.stroke();
-    ctx.setLineDash([]);
-    for (const r of [3, 6]) { ctx.beginPath(); ctx.arc(x, y, r * unit, 0, 2 * Math.PI); ctx.stroke(); }
-  }
-
-  #robot(ctx, { name, pose: [rx, ry, heading], lost }, slot, ink, unit) {
-    const x = this.#x(rx), y = this.#y(ry), r = SIZE_PX * unit;
-    ctx.fillStyle = lost ? "transparent" : COLOURS[slot % COLOURS.length];
-    ctx.strokeStyle = ink;
-    ctx.beginPath();
-    for (const [turn, far] of [[0, 1], [2.5, 0.8], [Math.PI, 0.3], [-2.5, 0.8]]) {
-      ctx.lineTo(x + r * far * Math.cos(heading + turn), y - r * far * Math.sin(heading + turn));
+  #drawGoal({ pose, goal, plan }, slot) {
+    const ctx = this.canvases.robots, { camera } = this, unit = this.#ratio;
+    [ctx.strokeStyle, ctx.lineWidth] = [colourOf(slot), 1.5 * unit];
+    if (this.layers.plans) {
+      ctx.setLineDash([4 * unit, 4 * unit]);
+      ctx.beginPath();
+      ctx.moveTo(camera.toX(pose[0]), camera.toY(pose[1]));
+      // Older recordings, and robots with unknown poses, have no plan but its end.
+      for (const [x, y] of plan?.length > 1 ? plan.slice(1) : [goal]) ctx.lineTo(camera.toX(x), camera.toY(y));
+      ctx.stroke();
+      ctx.setLineDash([]);
     }
-    ctx.closePath(); ctx.fill(); ctx.stroke();
-    ctx.fillStyle = ink;
-    ctx.font = `bold ${12 * unit}px system-ui, sans-serif`;
-    ctx.fillText(`${numberOf({ name })}${lost ? " lost" : ""}`, x + r, y - r * 0.6);
+    if (!this.layers.goals) return;
+    for (const r of [2.5, 5.5]) {
+      ctx.beginPath();
+      ctx.arc(camera.toX(goal[0]), camera.toY(goal[1]), r * unit, 0, 2 * Math.PI);
+      ctx.stroke();
+    }
+  }
+
+  // Of a robot on the map: about its real size, within limits, so that many robots on a small map stay apart.
+  get #size() {
+    const [least, most] = SIZE_PX;
+    return Math.min(most * this.#ratio, Math.max(least * this.#ratio, SIZE_M * this.camera.scale));
+  }
+
+  #drawRobot({ name, pose: [rx, ry, heading], lost }, slot) {
+    const ctx = this.canvases.robots, x = this.camera.toX(rx), y = this.camera.toY(ry), unit = this.#ratio, r = this.#size;
+    const { ink, free } = this.#colours, colour = colourOf(slot), cos = Math.cos(heading), sin = Math.sin(heading);
+    ctx.beginPath();
+    for (const [ahead, left] of shapeOf(slot)) ctx.lineTo(x + r * (ahead * cos - left * sin), y - r * (ahead * sin + left * cos));
+    ctx.closePath();
+    [ctx.fillStyle, ctx.strokeStyle, ctx.lineWidth] = [lost ? free : colour, lost ? colour : ink, (lost ? 2.5 : 1.3) * unit];
+    ctx.fill(); ctx.stroke();
+    if (!lost) {
+      ctx.beginPath(); ctx.moveTo(x, y); ctx.lineTo(x + 1.7 * r * cos, y - 1.7 * r * sin); ctx.stroke();
+    }
+    ctx.font = `bold ${Math.max(10 * unit, Math.min(12 * unit, 1.6 * r))}px system-ui, sans-serif`;
+    [ctx.fillStyle, ctx.strokeStyle, ctx.lineWidth, ctx.lineJoin] = [ink, free, 3 * unit, "round"];
+    const text = `${numberOf({ name })}${lost ? " lost" : ""}`;
+    ctx.strokeText(text, x + 1.2 * r, y - 0.7 * r);
+    ctx.fillText(text, x + 1.2 * r, y - 0.7 * r);
   }
 
   // Draws the field of view of a lidar at a pose, limited by the known walls.
-  #view(ctx, [rx, ry], cells, colour) {
-    const { rows, cols, resolution, origin_x, origin_y } = this.#grid;
+  #drawView([rx, ry], slot) {
+    const ctx = this.canvases.scans, { rows, cols, resolution, origin_x, origin_y } = this.#grid, { camera } = this;
     const col0 = (rx - origin_x) / resolution, row0 = (ry - origin_y) / resolution, most = RANGE_M / resolution;
     ctx.beginPath();
     for (let beam = 0; beam < BEAMS; beam += 1) {
@@ -167,14 +272,34 @@ export class MapView {
       let far = 1;
       for (; far < most; far += 1) {
         const col = Math.floor(col0 + dx * far), row = Math.floor(row0 + dy * far);
-        if (col < 0 || row < 0 || col >= cols || row >= rows || cells[row * cols + col] !== 0) break;
+        if (col < 0 || row < 0 || col >= cols || row >= rows || this.#cells[row * cols + col] !== 0) break;
       }
-      ctx.lineTo(this.#left + (col0 + dx * far) * this.#scale, this.#top + (rows - row0 - dy * far) * this.#scale);
+      ctx.lineTo(camera.toX(rx + dx * far * resolution), camera.toY(ry + dy * far * resolution));
     }
     ctx.closePath();
-    ctx.globalAlpha = 0.15;
-    ctx.fillStyle = colour;
+    ctx.fillStyle = colourOf(slot);
     ctx.fill();
-    ctx.globalAlpha = 1;
   }
+
+  // What is at a point of the map, in device pixels: null outside of the grid.
+  at(px, py) {
+    if (!this.#grid) return null;
+    const [x, y] = this.camera.toWorld(px, py), { origin_x, origin_y, resolution, rows, cols } = this.#grid;
+    const col = Math.floor((x - origin_x) / resolution), row = Math.floor((y - origin_y) / resolution);
+    const isInside = col >= 0 && row >= 0 && col < cols && row < rows, cell = row * cols + col;
+    const slot = isInside && this.#cells[cell] === 0 ? this.#owners[cell] - 1 : -1;
+    const near = (robot) => !robot.apart && Math.hypot(this.camera.toX(robot.pose[0]) - px, this.camera.toY(robot.pose[1]) - py) < NEAR_PX * this.#ratio;
+    return { x, y, state: isInside ? STATES[this.#cells[cell]] ?? "wall" : "unknown", seenBy: this.#robotsNow[slot]?.name ?? "", robot: this.#robotsNow.find(near)?.name ?? "" };
+  }
+}
+
+const isSame = (one, other) => other && ["rows", "cols", "resolution", "origin_x", "origin_y"].every((name) => one[name] === other[name]);
+
+// Adds what a robot has driven in a frame to an outline.
+function addPart(outline, frames, index, slot) {
+  const robot = frames[index].robots[slot], before = frames[index].keyFrame ? null : frames[index - 1]?.robots[slot];
+  if (robot.apart) return;
+  // Recordings of the first version have no paths.
+  const points = robot.path ?? (before ? [before.pose, robot.pose] : []);
+  points.forEach(([x, y], i) => (i ? outline.lineTo(x, y) : outline.moveTo(x, y)));
 }

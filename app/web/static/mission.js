@@ -1,19 +1,22 @@
 // The page of one mission, live or replayed, driven by its event stream: frames, stages, moves of its journal.
 
 import { check, isLive, root, serverNow } from "./connection.js";
-import { COLOURS, MapView, numberOf } from "./map.js";
+import { MapView, numberOf } from "./map.js";
+import { MapTools } from "./map_tools.js";
 import { seconds } from "./page.js";
+import { markOf } from "./palette.js";
+import { showFigures } from "./strip.js";
 import { FrameDecoder } from "./frame_decoder.js";
 
 const LOG_ROWS = 500, RECONNECT_MS = [1000, 10000], CATCH_UP_S = 0.4;
 const ENDS = new Set(["completed", "failed", "cancelled"]);
 const get = (id) => document.getElementById(id);
 const saga = get("mission").dataset.saga;
-const decoder = new FrameDecoder(), view = new MapView(get("map"));
+const decoder = new FrameDecoder(), view = new MapView(get("map")), tools = new MapTools(view, get("map"));
 const page = { live: true, playing: false, clock: 0, over: false, last: "", outcome: "", frames: 0, catchUp: 0 };
 const stages = new Map();   // request id -> {names, fraction}
 const updates = new Map();  // robot -> ms of the last frame in which it had moved
-let source = null, trailed = -1, reconnectMs = RECONNECT_MS[0];
+let source = null, reconnectMs = RECONNECT_MS[0];
 
 // ---- events -------------------------------------------------------------------------------------
 
@@ -93,7 +96,7 @@ let refreshing = 0;
 function moved() {
   clearTimeout(refreshing);
   refreshing = setTimeout(() => {
-    get("steps").dispatchEvent(new Event("moved"));
+    for (const id of ["status", "steps"]) get(id).dispatchEvent(new Event("moved"));
     for (const id of ["trace", "deliveries"]) if (get(id).open) refresh(id);
   }, 100);
 }
@@ -176,24 +179,6 @@ function robotsAt(index) {
   });
 }
 
-function trails(index, redraw) {
-  if (redraw || index < trailed) { view.clearTrails(); trailed = -1; }
-  if (trailed < 0) {
-    trailed = index;
-    while (trailed > 0 && !decoder.frames[trailed].keyFrame) trailed -= 1;
-    trailed -= 1;
-  }
-  for (let i = trailed + 1; i <= index; i += 1) {
-    const before = decoder.frames[i - 1];
-    if (decoder.frames[i].keyFrame) view.clearTrails();
-    decoder.frames[i].robots.forEach((robot, slot) => {
-      const straight = before && !decoder.frames[i].keyFrame ? [before.robots[slot].pose, robot.pose] : [];
-      if (!robot.apart) view.trail(robot.path?.length ? robot.path : robot.path ? [] : straight, slot);
-    });
-  }
-  trailed = index;
-}
-
 let counted = { at: -1, cells: 0 };
 function knownCells() {
   if (counted.at !== decoder.at) counted = { at: decoder.at, cells: decoder.cells.reduce((sum, cell) => sum + (cell >= 0), 0) };
@@ -209,12 +194,14 @@ function table(frame, robots) {
   robots.forEach((robot, slot) => {
     const row = body.rows[slot] ?? body.insertRow();
     if (row.cells.length === 0) {
-      const name = document.createElement("th"), mark = document.createElement("span");
+      const name = document.createElement("th"), number = document.createElement("span"), follow = document.createElement("button");
       name.scope = "row";
-      mark.className = "mark";
-      mark.style.borderColor = COLOURS[slot % COLOURS.length];
-      mark.textContent = numberOf(robot);
-      name.append(mark, robot.name);
+      number.className = "mark";
+      number.textContent = numberOf(robot);
+      [follow.type, follow.className, follow.textContent] = ["button", "plain", robot.name];
+      follow.setAttribute("aria-label", `Follow ${robot.name}`);
+      follow.addEventListener("click", () => tools.follow(view.follow === robot.name ? "" : robot.name));
+      name.append(markOf(slot), number, follow);
       row.append(name);
       for (let i = 0; i < 4; i += 1) row.insertCell();
       row.cells[2].className = row.cells[4].className = "number";
@@ -224,6 +211,11 @@ function table(frame, robots) {
     const texts = [state, `${robot.driven_m.toFixed(1)} m`,
       robot.goal && !robot.lost ? `${robot.goal[0].toFixed(1)}, ${robot.goal[1].toFixed(1)}` : "–", `${seconds(age)} ago`];
     texts.forEach((text, i) => { if (row.cells[i + 1].textContent !== text) row.cells[i + 1].textContent = text; });
+  });
+  const { frames } = decoder, isNewest = page.live || decoder.at === frames.length - 1;
+  showFigures({
+    frames, index: decoder.at, clock: page.clock, robots, knownM2: knownCells() * decoder.grid.resolution ** 2,
+    ageS: page.over ? null : Math.max(0, serverNow() - frames.at(-1).ms / 1000), isOver: page.over && isNewest,
   });
   get("at").textContent = `${seconds(page.clock)} of ${seconds(decoder.end)}`;
   get("time").setAttribute("aria-valuetext", get("at").textContent);
@@ -245,13 +237,13 @@ async function draw(now) {
       if (page.playing && page.clock >= decoder.end) play(false);
       const index = decoder.indexAt(page.clock);
       if (index !== decoder.at) view.cells(decoder, await decoder.show(index));
-      view.repaint(decoder);
+      else if (view.isStale) view.cells(decoder, null);
       const frame = decoder.frames[index], robots = robotsAt(index), moving = index < decoder.frames.length - 1 || !page.over;
-      if (view.redrawn || page.clock !== drawn.clock || index !== drawn.index || moving !== drawn.moving) {
-        if (index !== trailed || view.redrawn) trails(index, view.redrawn);
-        view.redrawn = false;
+      if (view.changed || page.clock !== drawn.clock || index !== drawn.index || moving !== drawn.moving) {
         drawn = { clock: page.clock, index, moving };
-        view.robots(robots, frame.frontiers, decoder.cells, moving);
+        view.draw({ frames: decoder.frames, index, clock: page.clock, robots, moving });
+        tools.offer(robots);
+        tools.refresh();
         if (page.live || page.playing) get("time").value = page.clock;
         get("map").dataset.frame = index;
         get("map").dataset.frames = decoder.frames.length;

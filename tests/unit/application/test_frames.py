@@ -135,6 +135,23 @@ def test_long_paths_over_a_noisy_map_fit_into_messages() -> None:
         assert len(robot.path) > 3900  # some points lie on the line between their neighbours
 
 
+def test_planned_paths_fit_into_messages() -> None:
+    """Their corners, and of a long plan the first."""
+    encoder = FrameEncoder(_GRID)
+    cells = np.full((12, 17), UNKNOWN, np.int8)
+    corner = [(0.0, 0.0), (0.1, 0.0), (0.2, 0.0), (0.2, 0.3)]
+    zigzag = [(100.25 * n, 100.25 * (n % 2)) for n in range(1000)]
+    robots = tuple(
+        RobotView(f"robot-{n:02}", Pose(0, 0, 0), 1.0, plan=corner if n == 0 else zigzag)
+        for n in range(64)
+    )
+    pieces = encoder.encode(Frame(1.0, 0.5, robots, ((1.5, 2.5),) * 300, cells))
+    assert max(len(json.dumps(piece)) for piece in pieces) < 64 * 1024
+    (frame,) = _play(pieces)
+    assert frame.robots[0].plan == ((0.0, 0.0), (0.2, 0.0), (0.2, 0.3))
+    assert frame.robots[1].plan == tuple(zigzag[:12])
+
+
 def test_a_change_of_the_shown_robots_gives_a_key_frame() -> None:
     """A key frame follows, because the shown map may be another one."""
     encoder, decoder = FrameEncoder(_GRID), FrameDecoder()

@@ -1,6 +1,7 @@
 """Orders to robots: fencing of replaced handlers, repeated orders, lost robots."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -17,6 +18,7 @@ from app.exploration.driver import DriveReport, RobotDriver
 from app.exploration.grid import GridFrame
 from app.exploration.map_files import save_map
 from app.exploration.simulation.floor_plans import draw_rooms
+from app.missions.recording import read_frames
 from app.redis_utils import request_and_reply
 from app.robots import fleet
 from app.robots.process import OrderFence, RobotService, StaleOrder, deploy_simulated
@@ -188,6 +190,27 @@ async def test_a_lost_robot_is_removed_and_the_others_explore_its_part(
     assert reply["payload"]["distances_m"][1] > 1.0
     assert len(reply["payload"]["maps"]) == 2
     assert not any(robot.holder for robot in await fleet.robots())
+
+
+async def test_the_planned_paths_are_recorded(app_bus: Bus, area: str) -> None:
+    """Each robot with a goal has the way to it, which begins at the robot and leads to the goal."""
+    choose_settings(progress_interval_s=0.0)
+    async with robots(app_bus, ["r1", "r2"]):
+        mission = await _plan(app_bus, area, await _allocate(app_bus, "m1", 2))
+        async with listening(app_bus, [perform_exploration]):
+            stream = get_settings().exploration_stream
+            await request_and_reply(stream, "exploration:perform", mission)
+    plans = [
+        (robot.pose, robot.plan, robot.goal)
+        async for _, frame, _ in read_frames("m1")
+        for robot in frame.robots
+        if robot.plan
+    ]
+    assert plans
+    for pose, plan, goal in plans:
+        assert goal is not None
+        assert math.dist((pose.x, pose.y), plan[0]) < 0.02
+        assert len(plan) == 12 or math.dist(plan[-1], goal) < 0.2
 
 
 async def test_under_the_quorum_the_exploration_fails(app_bus: Bus, area: str) -> None:

@@ -1,0 +1,348 @@
+"""The map of a mission in a browser, on recorded missions: zoom, pan, layers, robots."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, CDPSession, Page, expect, sync_playwright
+
+from app.exploration.grid import UNKNOWN
+from app.exploration.map_files import load_map
+from sagastream.testing import EmbeddedServer
+from tests.integration.conftest import environment
+from tests.integration.recorded_missions import RECORDINGS, TEAM, put_recording, put_team
+from tests.integration.served import Served, Watched
+from tests.plain_client import connect
+from tests.polling import eventually_sync
+
+_CHROMIUM = shutil.which("chromium")
+_DRAWN_MS = 5000
+
+pytestmark = pytest.mark.skipif(
+    _CHROMIUM is None, reason="no chromium: apt-get install chromium fonts-dejavu-core"
+)
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[tuple[str, str]]:
+    """The address of the pages, and the id of a mission that was recorded on `v1-rooms`."""
+    with EmbeddedServer() as server:
+        with connect(server.url) as client:
+            recorded = put_recording(client)
+            put_team(client)
+        with Served(environment(REDIS_URL=server.url)) as pages:
+            yield pages.url, recorded
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A browser."""
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=_CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def shown(browser: Browser, served: tuple[str, str]) -> Iterator[Watched]:
+    """The page of the recorded mission, with its last frame; it has no errors."""
+    yield from _shown(browser, served[0], served[1])
+
+
+@pytest.fixture
+def team(browser: Browser, served: tuple[str, str]) -> Iterator[Watched]:
+    """The page of a mission with 64 robots."""
+    yield from _shown(browser, served[0], TEAM)
+
+
+def _shown(browser: Browser, url: str, saga_id: str) -> Iterator[Watched]:
+    context = browser.new_context(viewport={"width": 1440, "height": 900}, has_touch=True)
+    watched = Watched(context.new_page())
+    watched.page.goto(f"{url}/missions/{saga_id}")
+    expect(watched.page.locator("#map")).to_have_attribute("data-frames", re.compile("[1-9]"))
+    watched.page.wait_for_function("() => document.querySelector('#pointed') !== null")
+    _settle(watched.page)
+    yield watched
+    context.close()
+    assert [error for error in watched.errors if not error.startswith("Canvas2D")] == []
+
+
+def _settle(page: Page) -> None:
+    """Wait until two drawings in a row are alike."""
+    before: list[Any] = []
+
+    def is_still() -> bool:
+        before.append(page.evaluate("() => ({...document.getElementById('map').dataset})"))
+        page.evaluate(
+            "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        )
+        return len(before) > 1 and before[-1] == before[-2]
+
+    eventually_sync(is_still, within_s=10, why="the map stands still")
+
+
+def _view(page: Page) -> tuple[float, float, float]:
+    """Device pixels per cell, and where the grid begins."""
+    _settle(page)
+    told = page.evaluate("() => ({...document.getElementById('map').dataset})")
+    return float(told["scale"]), float(told["left"]), float(told["top"])
+
+
+def _check_pixels(watched: Watched, least: int) -> None:
+    """Every cell that is in sight has the colour of the recorded map."""
+    grid = load_map(RECORDINGS / "v1-rooms.yaml").grid
+    drawn = watched.shown((grid.shape[0], grid.shape[1]))
+    in_sight = watched.in_sight((grid.shape[0], grid.shape[1]))
+    assert np.count_nonzero(in_sight) >= least
+    assert np.array_equal(drawn[in_sight], grid[in_sight])
+    assert np.any(grid[in_sight] != UNKNOWN)
+
+
+def _middle(page: Page) -> tuple[float, float]:
+    page.evaluate("() => document.getElementById('map').scrollIntoView({block: 'center'})")
+    box = page.locator("#floor").bounding_box()
+    assert box is not None
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+def test_the_wheel_zooms_at_the_pointer_and_a_drag_moves(shown: Watched) -> None:
+    """The cell under the pointer stays there; each cell in sight has its colour."""
+    page = shown.page
+    _check_pixels(shown, 1000)
+    (scale, left, top), (x, y) = _view(page), _middle(page)
+    box = page.locator("#floor").bounding_box()
+    assert box is not None
+    at = (x + 60 - box["x"], y - 40 - box["y"])
+    page.mouse.move(x + 60, y - 40)
+    page.mouse.wheel(0, -500)
+    closer, left2, top2 = _view(page)
+    assert closer == pytest.approx(scale * np.exp(0.75), rel=0.01)
+    assert (at[0] - left2) / closer == pytest.approx((at[0] - left) / scale, abs=1 / scale)
+    assert (at[1] - top2) / closer == pytest.approx((at[1] - top) / scale, abs=1 / scale)
+    _check_pixels(shown, 200)
+    page.mouse.down()
+    page.mouse.move(x + 10, y - 10, steps=4)
+    page.mouse.up()
+    same, left3, top3 = _view(page)
+    assert same == closer
+    assert (left3 - left2, top3 - top2) == pytest.approx((-50, 30), abs=8)
+    _check_pixels(shown, 200)
+    page.mouse.wheel(0, 500)
+    page.get_by_role("button", name="Fit").click()
+    assert _view(page) == (scale, left, top)
+
+
+def test_the_keyboard_zooms_moves_and_fits(shown: Watched) -> None:
+    """Also with the buttons; the centre is then what is pointed at."""
+    page = shown.page
+    fitted = _view(page)
+    page.locator("#map").focus()
+    page.keyboard.press("+")
+    page.keyboard.press("+")
+    closer = _view(page)
+    assert closer[0] == pytest.approx(fitted[0] * 1.25**2)
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowUp")
+    moved = _view(page)
+    assert moved[1] > closer[1]
+    assert moved[2] > closer[2]
+    expect(page.locator("#pointed")).to_contain_text(re.compile(r"x .* m, y .* m · \w+"))
+    expect(page.locator("#crosshair")).to_be_visible()
+    _check_pixels(shown, 200)
+    page.keyboard.press("-")
+    assert _view(page)[0] == pytest.approx(fitted[0] * 1.25)
+    page.keyboard.press("Home")
+    assert _view(page) == fitted
+    page.get_by_role("button", name="Zoom in").click()
+    page.get_by_role("button", name="Zoom in").click()
+    page.get_by_role("button", name="Zoom out").click()
+    assert _view(page)[0] == pytest.approx(fitted[0] * 1.25)
+    page.locator("#map").focus()
+    page.keyboard.press("0")
+    assert _view(page) == fitted
+    page.keyboard.press("f")
+    expect(page.get_by_role("button", name="Full screen")).to_have_attribute("aria-pressed", "true")
+    page.keyboard.press("f")
+    expect(page.get_by_role("button", name="Full screen")).to_have_attribute(
+        "aria-pressed", "false"
+    )
+
+
+def test_two_fingers_zoom_and_one_moves(shown: Watched) -> None:
+    """By touch: a pinch, a drag, and a tap, which names the cell."""
+    page = shown.page
+    touch = page.context.new_cdp_session(page)
+    scale, (x, y) = _view(page)[0], _middle(page)
+    _touch(touch, "touchStart", (x - 40, y), (x + 40, y))
+    for spread in (60, 80, 100):
+        _touch(touch, "touchMove", (x - spread, y), (x + spread, y))
+    _touch(touch, "touchEnd")
+    closer, left2, top2 = _view(page)
+    assert closer == pytest.approx(scale * 2.5, rel=0.02)
+    _check_pixels(shown, 200)
+    _touch(touch, "touchStart", (x, y))
+    for step in (10, 30, 50):
+        _touch(touch, "touchMove", (x - step, y + step / 2))
+    _touch(touch, "touchEnd")
+    same, left3, top3 = _view(page)
+    assert same == closer
+    assert (left3 - left2, top3 - top2) == pytest.approx((-50, 25), abs=12)
+    _check_pixels(shown, 200)
+    page.touchscreen.tap(x, y)
+    expect(page.locator("#pointed")).to_contain_text(re.compile("free|wall|unknown"))
+
+
+def _touch(session: CDPSession, kind: str, *points: tuple[float, float]) -> None:
+    touches = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(points)]
+    session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": touches})
+
+
+def test_the_pointer_names_the_cell(shown: Watched) -> None:
+    """Its coordinates in metres, and whether it is free, a wall or unknown, as in the map's file."""
+    page = shown.page
+    floor = load_map(RECORDINGS / "v1-rooms.yaml")
+    scale, left, top = _view(page)
+    box = page.locator("#floor").bounding_box()
+    assert box is not None
+    names = {-1: "unknown", 0: "free", 100: "wall"}
+    for value, name in names.items():
+        row, col = (int(each[len(each) // 2]) for each in np.nonzero(floor.grid == value))
+        x = box["x"] + left + (col + 0.5) * scale
+        y = box["y"] + top + (floor.grid.shape[0] - row - 0.5) * scale
+        if not (box["x"] < x < box["x"] + box["width"] and box["y"] < y < box["y"] + box["height"]):
+            continue
+        page.mouse.move(x, y)
+        expect(page.locator("#pointed")).to_contain_text(f"· {name}")
+        told = page.locator("#pointed").inner_text()
+        found = re.match(r"x (-?[0-9.]+) m, y (-?[0-9.]+) m", told)
+        assert found is not None
+        near = 2 * floor.frame.resolution
+        assert float(found[1]) == pytest.approx(floor.frame.centre(row, col)[0], abs=near)
+        assert float(found[2]) == pytest.approx(floor.frame.centre(row, col)[1], abs=near)
+
+
+def test_the_scale_bar_is_as_long_as_it_says(shown: Watched) -> None:
+    """At three zooms."""
+    page = shown.page
+    resolution = load_map(RECORDINGS / "v1-rooms.yaml").frame.resolution
+    for _ in range(3):
+        scale, _, _ = _view(page)
+        bar = page.locator("#scale-bar")
+        found = re.fullmatch(r"([0-9.]+) (m|cm)", bar.inner_text())
+        assert found is not None
+        metres = float(found[1]) / (100 if found[2] == "cm" else 1)
+        box = bar.bounding_box()
+        assert box is not None
+        assert box["width"] == pytest.approx(metres * scale / resolution, abs=3)
+        page.get_by_role("button", name="Zoom in").click()
+        page.get_by_role("button", name="Zoom in").click()
+
+
+def test_each_of_64_robots_has_its_own_look(team: Watched) -> None:
+    """Number, shape and colour in the list; a robot that is followed is at the centre."""
+    page = team.page
+    looks = page.evaluate(
+        """() => [...document.querySelectorAll("#team tbody th")].map((cell) => {
+          const outline = cell.querySelector("polygon");
+          return [outline.getAttribute("points"), outline.getAttribute("fill")].join(" ");
+        })"""
+    )
+    assert len(looks) == len(set(looks)) == 64
+    page.get_by_role("button", name="Follow robot-10").click()
+    expect(page.locator("#follow")).to_have_value("robot-10")
+    _settle(page)
+    page.mouse.move(*_middle(page))
+    expect(page.locator("#pointed")).to_contain_text("robot-10")
+    page.get_by_label("Mission time").press("Home")
+    eventually_sync(lambda: team.frames()[0] == 0, within_s=5, why="the first frame is drawn")
+    expect(page.locator("#pointed")).to_contain_text("robot-10")
+
+
+def _show_second(page: Page, second: float) -> None:
+    page.get_by_label("Mission time").evaluate(
+        "(slider, s) => { slider.value = s; slider.dispatchEvent(new Event('input')); }", second
+    )
+
+
+def test_the_figures_are_those_of_the_shown_frame(team: Watched) -> None:
+    """Of the end, and of an earlier frame: what is left is an estimate with its limits."""
+    page = team.page
+    figures = page.locator(".strip")
+    expect(figures).to_contain_text("✓ completed")
+    expect(page.locator("#figure-alive")).to_have_text("63 of 64")
+    expect(page.locator("#figure-remaining")).to_have_text("nothing")
+    expect(page.locator("#figure-distance")).to_have_text("1472 m")
+    whole = page.locator("#figure-known").inner_text()
+    _show_second(page, 100)
+    expect(page.locator("#figure-simulated")).to_have_text("1 min 40 s")
+    expect(page.locator("#figure-known")).not_to_have_text(whole)
+    about = re.compile(r"about \S+ \S+ \(.* to .*\), some 120 m²")
+    expect(page.locator("#figure-remaining")).to_have_text(about)
+    _show_second(page, 0)
+    expect(page.locator("#figure-remaining")).to_have_text("not known yet")
+
+
+def test_the_end_has_coverage_and_accuracy(shown: Watched) -> None:
+    """As the last step measured them, rounded down."""
+    expect(shown.page.locator("#status")).to_contain_text("Coverage")
+    expect(shown.page.locator("#status")).to_contain_text("99.9 %")
+    expect(shown.page.locator("#figure-frontiers")).to_have_text("0")
+
+
+def test_layers_are_switched(team: Watched) -> None:
+    """Each box changes what is drawn, and back."""
+    page = team.page
+    page.locator(".layers summary").click()
+    drawn = """() => ["coverage", "trails", "robots", "scans"].map((id) => {
+      const canvas = document.getElementById(id), data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+      let sum = 0;
+      for (let i = 3; i < data.length; i += 4) sum += data[i];
+      return sum;
+    })"""
+    _show_second(page, 100)
+    eventually_sync(lambda: team.frames()[0] == 10, within_s=5, why="frame 10 is drawn")
+    for label, canvas in (
+        ("coverage by robot", 0),
+        ("paths driven", 1),
+        ("◇ frontiers", 2),
+        ("◎ goals", 2),
+        ("planned paths", 2),
+        ("fields of view", 3),
+    ):
+        _settle(page)
+        before = page.evaluate(drawn)
+        box = page.get_by_label(label)
+        box.click()
+        _settle(page)
+        switched = page.evaluate(drawn)
+        assert switched[canvas] != before[canvas], label
+        box.click()
+        _settle(page)
+        assert page.evaluate(drawn) == before, label
+
+
+def test_the_map_does_not_jump_as_it_grows(team: Watched) -> None:
+    """A known area that grows 200 times moves the view some 20 times; a replay does not move it."""
+    page = team.page
+    last = _view(page)
+    views = set()
+    for second in range(0, 240, 10):
+        _show_second(page, second)
+        views.add(_view(page))
+    assert views == {last}
+    scales = page.evaluate(
+        """async () => {
+          const { Camera } = await import("/static/camera.js"), camera = new Camera(), found = [];
+          camera.resize(1000, 600);
+          for (let size = 1; size <= 100; size += 0.5) {
+            camera.show({ x0: -size, y0: -size / 2, x1: size, y1: size }, { x0: -500, y0: -500, x1: 500, y1: 500 });
+            found.push([camera.scale, camera.toX(-size) >= 0 && camera.toX(size) <= 1000 && camera.toY(size) >= 0]);
+          }
+          return found;
+        }"""
+    )
+    assert all(in_sight for _, in_sight in scales)
+    assert 5 <= len({scale for scale, _ in scales}) <= 20
