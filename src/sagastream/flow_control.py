@@ -4,6 +4,7 @@ A target is a whole stream, one of its event types, or a key: `customer_id=7` fo
 `customer_id`, `fairness_key=acme` for a priority. What runs already goes on to its end.
 """
 
+import asyncio
 import json
 import time
 from dataclasses import dataclass
@@ -102,21 +103,30 @@ async def pauses(bus: Bus, stream: str) -> list[Pause]:
     return [_pause(stream, _text(target), found[target]) for target in sorted(found)]
 
 
-async def queues(bus: Bus, stream: str) -> list[Queue]:
+async def queues(bus: Bus, stream: str, *, limit: int = 1000) -> list[Queue]:
     """What waits at a stream, and for what; the longest queue first.
+
+    Args:
+        bus: The server.
+        stream: The command stream.
+        limit: At most this many queues, those that a listener looks at first.
 
     Raises:
         InvalidMessage: The name of the stream is invalid.
         ServerUnavailable: The server did not answer.
     """
     base = bus.key(check_name("stream", stream))
-    found = []
-    for name in map(_text, await bus.command("ZRANGE", f"{base}:limits", 0, -1)):
+
+    async def queue(name: str) -> Queue:
         kind, _, key = name.partition(" ")
-        limiter = f"{base}:limit:{name}"
-        lengths = [await bus.command("ZCARD", f"{limiter}:queue:{each}") for each in _CLASSES]
-        in_use = int(await bus.command("ZCARD", f"{limiter}:permits"))
-        found.append(Queue(stream, _REASONS.get(kind, kind), key, sum(lengths), in_use))
+        keys = (*(f"queue:{number}" for number in _CLASSES), "permits")
+        *lengths, in_use = await asyncio.gather(
+            *(bus.command("ZCARD", f"{base}:limit:{name}:{each}") for each in keys)
+        )
+        return Queue(stream, _REASONS.get(kind, kind), key, sum(lengths), in_use)
+
+    names = await bus.command("ZRANGE", f"{base}:limits", 0, limit - 1)
+    found = list(await asyncio.gather(*(queue(_text(name)) for name in names)))
     due = int(await bus.command("ZCARD", f"{base}:delayed"))
     if due:
         found.append(Queue(stream, "not before", "", due, 0))

@@ -19,6 +19,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from sagastream import Bus, Command, Progress, RetryPolicy, multi_stage_reply
+from sagastream.flow_control import pause
 from sagastream.inspection import read_request
 from sagastream.saga import Compensation, Saga, SagaRunner, Step
 from sagastream.testing import EmbeddedServer, child_options
@@ -118,6 +119,7 @@ async def _serve_shop(url: str, ready: threading.Event, stop: threading.Event) -
             return bool(found and found.progress)
 
         await eventually(is_running, within_s=10, why="a saga runs")
+        await pause(bus, STREAM, key="customer_id=7", reason=f"unpaid bills {HOSTILE}")
         ready.set()
         await asyncio.to_thread(stop.wait)
         driving.cancel()
@@ -208,6 +210,8 @@ def page(browser: Browser) -> Iterator[Page]:
 
 PATHS = (
     "/",
+    f"/stream?stream={STREAM}",
+    f"/stream/pause?stream={STREAM}&target=shop:order",
     "/requests",
     "/requests?status=failed&id=nothing",
     "/request?id=order-7",

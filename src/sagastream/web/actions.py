@@ -11,8 +11,10 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from sagastream._codec.validation import check_name
 from sagastream.bus import Bus
 from sagastream.errors import SagaError
+from sagastream.flow_control import pause, resume
 from sagastream.inspection import RequestDetails, resolve_request
 from sagastream.redelivery import (
     CannotRetry,
@@ -79,6 +81,8 @@ class Actions:
             "/saga/compensate": (self._confirm_compensate, self._compensate),
             "/dead/retry": (self._confirm_retry_letter, self._retry_letter),
             "/dead/drop": (self._confirm_drop, self._drop),
+            "/stream/pause": (self._confirm_pause, self._pause),
+            "/stream/resume": (self._confirm_unpause, self._unpause),
         }
 
     async def ask(self, request: Request, confirm: Confirm) -> Response:
@@ -204,11 +208,49 @@ class Actions:
         await drop_dead_letter(self.bus, letter)
         return f"/dead?{urlencode({'stream': letter.stream, 'done': 'dropped'})}"
 
+    async def _confirm_pause(self, given: Mapping[str, str]) -> Confirmation:
+        text = "None of its requests begins until it is resumed. What runs goes on to its end."
+        return _of_target("Pause", given, text, asks_reason=True)
+
+    async def _pause(self, given: Mapping[str, str]) -> str:
+        stream, target = given.get("stream", ""), _target_of(given)
+        reason = given.get("reason", "").strip()[:_MAX_REASON]
+        await pause(self.bus, stream, **target, reason=reason)
+        return f"/stream?{urlencode({'stream': stream, 'done': 'paused'})}"
+
+    async def _confirm_unpause(self, given: Mapping[str, str]) -> Confirmation:
+        text = "Its requests begin again, in the order in which they would have begun."
+        return _of_target("Resume", given, text)
+
+    async def _unpause(self, given: Mapping[str, str]) -> str:
+        stream = given.get("stream", "")
+        await resume(self.bus, stream, **_target_of(given))
+        return f"/stream?{urlencode({'stream': stream, 'done': 'let-go'})}"
+
     async def _of_letter(self, verb: str, given: Mapping[str, str], text: str) -> Confirmation:
         letter = await find_dead_letter(self.bus, given.get("stream", ""), given.get("id", ""))
         fields = {"stream": letter.stream, "id": letter.letter_id}
         title = f"{verb} the dead letter {letter.letter_id} of {letter.stream}"
         return Confirmation(title, text, f"/dead/letter?{urlencode(fields)}", fields, "dead")
+
+
+def _target_of(given: Mapping[str, str]) -> dict[str, str]:
+    """What a form means: `*` and nothing are the whole stream, NAME=VALUE is a key."""
+    target = given.get("target", "").strip()
+    if target in {"", "*"}:
+        return {}
+    return {"key" if "=" in target else "event_type": target}
+
+
+def _of_target(
+    verb: str, given: Mapping[str, str], text: str, *, asks_reason: bool = False
+) -> Confirmation:
+    stream = check_name("stream", given.get("stream", ""))
+    target = given.get("target", "").strip() or "*"
+    what = f"the stream {stream}" if target == "*" else f"{target} of {stream}"
+    back = f"/stream?{urlencode({'stream': stream})}"
+    fields = {"stream": stream, "target": target}
+    return Confirmation(f"{verb} {what}", text, back, fields, "overview", asks_reason)
 
 
 def _require_resumable(journal: Journal) -> None:

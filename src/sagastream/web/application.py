@@ -105,6 +105,7 @@ def _application(
     views = Views(bus, group, render)
     routes = [
         Route("/", views.overview),
+        Route("/stream", views.stream),
         Route("/requests", views.requests),
         Route("/request", views.request),
         Route("/sagas", views.sagas),

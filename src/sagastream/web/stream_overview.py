@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from sagastream.bus import Bus
 from sagastream.errors import ServerError
+from sagastream.flow_control import pauses, queues
 from sagastream.inspection import ListenerStatus, command_streams
 from sagastream.saga.administration import saga_names
 from sagastream.status import StreamStatus, oldest_unread_s, stream_status
@@ -18,7 +19,8 @@ class StreamRow:
         stream: Its name.
         status: Its state; None if it cannot be read.
         depth: Commands that no listener has read; all of them if there never was a listener.
-        waiting: Requests that wait for their next attempt.
+        waiting: Requests that wait for others, for their time, or for their next attempt.
+        is_paused: Whether anything of it is paused.
         oldest_s: The age of the oldest command that has not ended, in seconds.
         listeners: How many live listeners handle something there.
         problem: Why it cannot be read; '' if it can.
@@ -28,6 +30,7 @@ class StreamRow:
     status: StreamStatus | None = None
     depth: int = 0
     waiting: int = 0
+    is_paused: bool = False
     oldest_s: float = 0.0
     listeners: int = 0
     problem: str = ""
@@ -62,7 +65,8 @@ async def stream_rows(bus: Bus, live: list[ListenerStatus], *, group: str) -> li
             if not found.has_group:
                 depth = int(await bus.command("XLEN", bus.key(name)))
             unread_s = await oldest_unread_s(bus, found)
-            waiting = int(await bus.command("ZCARD", bus.key(f"{name}:delayed")))
+            waiting = sum(queue.waiting for queue in await queues(bus, name))
+            is_paused = bool(await pauses(bus, name))
         except (ServerError, ValueError) as error:
             return StreamRow(name, problem=str(error))
         return StreamRow(
@@ -70,6 +74,7 @@ async def stream_rows(bus: Bus, live: list[ListenerStatus], *, group: str) -> li
             found,
             depth,
             waiting,
+            is_paused,
             max(found.oldest_pending_s, unread_s),
             sum(name in each.handles for each in live),
         )

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from sagastream.bus import Bus
 from sagastream.errors import InvalidMessage, SagastreamError
+from sagastream.flow_control import pauses, queues
 from sagastream.inspection import (
     RequestDetails,
     find_requests,
@@ -22,7 +23,7 @@ from sagastream.redelivery import find_dead_letter, why_not_retried
 from sagastream.saga.administration import find_sagas, resolve_saga
 from sagastream.saga.outcome import outcome_of
 from sagastream.saga.state import Journal, SagaStatus
-from sagastream.status import DeadLetter, dead_letters, request_status
+from sagastream.status import DeadLetter, dead_letters, request_status, stream_status
 from sagastream.web.rendering import Renderer, json_text
 from sagastream.web.request_history import attempts_of, read_stages
 from sagastream.web.saga_axis import axis_of
@@ -44,6 +45,8 @@ _NOTICES = {
     "resumed": "Resumed: a runner of this saga continues it.",
     "compensating": "Its compensation has started: a runner of this saga undoes its steps.",
     "dropped": "The dead letter is deleted.",
+    "paused": "Paused: what runs goes on, and nothing else begins.",
+    "let-go": "Resumed: what waited for this begins again.",
 }
 
 
@@ -71,6 +74,21 @@ class Views:
             streams=await stream_rows(self.bus, live, group=self.group),
             sagas=await saga_counts(self.bus),
             listener_count=len(live),
+        )
+
+    async def stream(self, request: Request) -> Response:
+        """What of one stream waits, and what is paused."""
+        name = request.query_params.get("stream", "")
+        status = await stream_status(self.bus, name, group=self.group)
+        return self.render.page(
+            request,
+            "stream",
+            here="overview",
+            stream=name,
+            event_types=status.event_types,
+            queues=await queues(self.bus, name),
+            pauses=await pauses(self.bus, name),
+            notice=_notice(request),
         )
 
     async def requests(self, request: Request) -> Response:

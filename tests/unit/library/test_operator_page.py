@@ -15,6 +15,7 @@ import pytest
 from sagastream import Bus, Command, Progress, RetryPolicy, multi_stage_reply
 from sagastream.cli.main import main
 from sagastream.errors import InvalidMessage
+from sagastream.flow_control import pauses, queues
 from sagastream.inspection import RequestDetails, find_requests, read_request
 from sagastream.saga import Compensation, Saga, SagaRunner, Step
 from sagastream.saga.administration import find_sagas
@@ -466,6 +467,40 @@ async def test_dead_letters_are_paged(shown: Shown) -> None:
     assert more is not None
     second = re.findall(r"<code>(\d+-0)</code></a>", await shown.get(more[1]))
     assert [*first, *second] == [f"{number}-0" for number in range(60, 0, -1)]
+
+
+@pytest.mark.parametrize(
+    ("target", "shown_as"), [("", "the whole stream"), ("shop:order", "shop:order")]
+)
+async def test_a_stream_is_paused_and_resumed(shown: Shown, target: str, shown_as: str) -> None:
+    """After a confirmation each, with a reason; what waits says for what."""
+    done = await shown.do(
+        "/stream/pause", stream=STREAM, target=target, reason="the bank is closed"
+    )
+    assert done.headers["location"] == "/stream?stream=shop%3Acommands&done=paused"
+    await shown.bus.emit_command(
+        STREAM, event_type="shop:order", payload={"count": 1}, request_id="order-10"
+    )
+    await eventually(lambda: queues(shown.bus, STREAM), within_s=10, why="it waits")
+    page = await shown.get("/stream", stream=STREAM)
+    for text in (shown_as, "the bank is closed", "paused"):
+        assert text in page
+    assert "paused" in await shown.get("/")
+    assert "Waits for" in await shown.get("/request", id="order-10")
+    assert "waits for paused" in await shown.get("/requests", id="order-10")
+    assert await shown.bus.outcome("order-10") is None
+    await shown.do("/stream/resume", stream=STREAM, target=target)
+    await eventually(lambda: shown.bus.outcome("order-10"), within_s=10, why="it has ended")
+    assert "Nothing is paused." in await shown.get("/stream", stream=STREAM)
+
+
+async def test_a_target_that_is_none_is_named(shown: Shown) -> None:
+    """And a stream that is none, before anything is asked."""
+    assert "stream: '' must not be empty" in await shown.get("/stream/pause", 422)
+    asked = await shown.do("/stream/pause", stream=STREAM, target="a b")
+    assert asked.status_code == 422
+    assert "event_type" in asked.text
+    assert not await pauses(shown.bus, STREAM)
 
 
 async def test_listeners_are_shown(shown: Shown) -> None:
