@@ -495,7 +495,7 @@ async def test_a_stream_is_paused_and_resumed(shown: Shown, target: str, shown_a
 
 
 async def test_a_target_that_is_none_is_named(shown: Shown) -> None:
-    """And a stream that is none, before anything is asked."""
+    """And a stream that is not one, before anything is asked."""
     assert "stream: '' must not be empty" in await shown.get("/stream/pause", 422)
     asked = await shown.do("/stream/pause", stream=STREAM, target="a b")
     assert asked.status_code == 422
