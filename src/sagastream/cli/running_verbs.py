@@ -1,18 +1,23 @@
 """`sagastream run` and `sagastream dev`: run handlers, alone or with a server for development."""
 
 import argparse
+import contextlib
+import importlib.util
 import math
 import os
+import socket
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from sagastream.cli.output import print_hint
-from sagastream.cli.server_address import server_url
+from sagastream.cli.server_address import environment_with, server_url
 from sagastream.cli.serving import serve
 from sagastream.cli.supervisor import supervise
 from sagastream.errors import SagastreamError
+from sagastream.testing import child_options
 
 _LAST_PORT = 65535
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
@@ -44,14 +49,21 @@ def add_verbs(add: Callable[..., Any]) -> None:
     )
     dev = add(
         "dev",
-        "Run a server that keeps its data in a folder, and handlers, which restart when they "
-        "change.",
+        "Run a server that keeps its data in a folder, the page, and handlers, which restart when "
+        "they change.",
         "dev shop.handlers --data .sagastream",
     )
     _add_common(dev, "*")
     dev.parser.set_defaults(run=_dev)
     dev.option("--data", type=Path, default=".sagastream", metavar="DIR", help="where its data are")
     dev.option("--port", type=port_number, default=6379, help="its port, on this machine only")
+    dev.option(
+        "--page-port",
+        type=port_number,
+        default=8400,
+        metavar="PORT",
+        help="the page's port; a free one if another program uses it",
+    )
     dev.option("--no-reload", action="store_true", help="do not restart the handlers")
 
 
@@ -115,6 +127,32 @@ def _command(options: argparse.Namespace) -> list[str]:
     return command
 
 
+@contextlib.contextmanager
+def _page(options: argparse.Namespace, url: str) -> Iterator[None]:
+    """Serve the page in a child process; its address is the first line that it prints."""
+    if importlib.util.find_spec("starlette") is None:
+        print_hint("there is no page: pip install 'sagastream[dev]'")
+        yield
+        return
+    command = [sys.executable, "-m", "sagastream.cli", "--namespace", options.namespace, "serve"]
+    command += ["--port", str(_free_port(options.page_port)), "--group", options.group]
+    process = subprocess.Popen(command, env=environment_with(url), **child_options())  # noqa: S603
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _free_port(port: int) -> int:
+    """The port, or 0 for any if another program uses it."""
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return 0
+    return port
+
+
 def _dev(options: argparse.Namespace) -> int:
     try:
         from sagastream.testing import EmbeddedServer  # noqa: PLC0415 - it is an extra
@@ -132,6 +170,7 @@ def _dev(options: argparse.Namespace) -> int:
         where = os.path.relpath(options.data)
         print_hint(f"a server runs at {url}, and keeps its data in {where}; Ctrl-C ends it")
         folders = [] if options.no_reload else [Path.cwd()]
-        return supervise(_command(options) if options.modules else [], url=url, folders=folders)
+        with _page(options, url):
+            return supervise(_command(options) if options.modules else [], url=url, folders=folders)
     finally:
         server.close()

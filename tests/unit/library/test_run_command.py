@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
+import httpx
 import pytest
 
 from sagastream import Bus
@@ -281,6 +283,10 @@ def test_dev_keeps_its_data_and_restarts_handlers(shop: Path, port: int) -> None
     with Program(shop, "dev", "shop.handlers", "--port", str(port)) as program:
         program.wait_for("listening")
         assert asyncio.run(_ask(url, request_id="r"))["version"] == 1
+        program.wait_for("/ is ready")
+        page = re.search(r"(http://127\.0\.0\.1:\d+)/ is ready", program.log)
+        assert page is not None
+        assert "shop:commands" in httpx.get(f"{page[1]}/", timeout=10).text
         changed = HANDLERS.replace('"version": 1', '"version": 2')
         (shop / "shop" / "handlers.py").write_text(changed)
         program.wait_for("a file has changed: restarting")
