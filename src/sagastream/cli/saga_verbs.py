@@ -24,9 +24,10 @@ from sagastream.saga.administration import (
 )
 from sagastream.saga.compatibility import Incompatibility
 from sagastream.saga.state import Journal, JournalEntry, SagaStatus
+from sagastream.saga.walk import open_waits
 
 STATUSES: tuple[str, ...] = get_args(SagaStatus)
-_COLUMNS = ("saga_id", "saga", "status", "step", "started", "error")
+_COLUMNS = ("saga_id", "saga", "status", "step", "waits_for", "started", "error")
 _STEP_COLUMNS = ("step", "direction", "attempt", "status", "progress", "request_id", "error")
 
 
@@ -208,7 +209,9 @@ def _row(journal: Journal) -> dict[str, Any]:
         "saga_id": journal.saga_id,
         "saga": journal.saga,
         "status": journal.status,
+        "version": journal.version,
         "step": _step_of(last) if last else "",
+        "waits_for": [entry.step for entry in open_waits(journal)],
         "started": journal.started,
         "correlation_id": journal.correlation_id,
         "error": error_text(journal.error),

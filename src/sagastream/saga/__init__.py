@@ -1,4 +1,4 @@
-"""Sagas: a declared sequence of steps, each with a compensation, driven by a journal on the server."""
+"""Sagas: declared steps, in sequence and in branches, each with a compensation, driven by a journal."""
 
 from sagastream.saga.definition import (
     Child,

@@ -137,7 +137,7 @@ class SagaRunner:
                 version=self.saga.version,
             )
             journal = settle(self.saga, journal, now=NOW)
-        due_s = None if self._dispatch else 0.0
+        due_s = None if self._dispatch and next_actions(self.saga, journal) else 0.0
         if written := await self._store.put(journal, None, 0, due_s=due_s):
             await self._dispatch_next(written.journal)
             return saga_id
@@ -206,6 +206,7 @@ class SagaRunner:
         async with self._claims.claim(current.journal.saga_id):
             current, moved = await driver.executor.execute(current, action, on_progress)
         if moved:
+            current = await driver.waits.end(driver.saga, current)
             await self._dispatch_next(current.journal)
         return current
 

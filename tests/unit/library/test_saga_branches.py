@@ -20,6 +20,7 @@ from sagastream.saga import (
     send_event,
     signal_saga,
 )
+from sagastream.saga.store import SagaStore
 from tests.listeners import listening
 from tests.plain_client import call
 from tests.polling import eventually
@@ -246,7 +247,7 @@ async def test_an_event_by_key_wakes_all_that_wait_for_it(bus: Bus) -> None:
     await send_event(bus, "payment:1", {"sum": 5})
     with pytest.raises(SagaError, match="event payment:1 was sent before, with another payload"):
         await send_event(bus, "payment:1", {"sum": 6})
-    done, waiting = await asyncio.wait(driving, timeout=5, return_when=asyncio.ALL_COMPLETED)
+    done, waiting = await asyncio.wait(driving, timeout=1.5)
     assert {task.result().results["paid"]["sum"] for task in done} == {5}
     assert len(waiting) == 2
     await send_event(bus, "payment:2")
@@ -296,7 +297,8 @@ async def test_a_runner_that_dies_while_its_saga_waits_loses_no_event(bus: Bus) 
         saga_id = await runner.start({})
         await runner.advance(saga_id, "a")
         await _waiting(bus, saga_id)
-        assert not await _is_registered(bus, saga_id)
+        await call(bus, "DEL", f"signal:{saga_id}:approval")
+        await call(bus, "ZADD", "sagas:order:open", 0, saga_id)
         await signal_saga(bus, saga_id, "approval")
         serving = asyncio.create_task(runner.serve())
         outcome = await asyncio.wait_for(runner.wait(saga_id), 10)
@@ -365,3 +367,72 @@ def test_a_runner_drives_the_sagas_of_one_name(bus: Bus) -> None:
     """Versions of another declaration are refused."""
     with pytest.raises(SagaError, match="older"):
         SagaRunner(bus, NEW, older=[Saga("other", (_step("a"),))])
+
+
+class Died(BaseException):
+    """The process of a runner was killed."""
+
+
+DYING = Saga(
+    "trip",
+    (
+        _step("a"),
+        Parallel(_step("b"), (_step("c"), _step("d")), failure="all"),
+        ForEach(_each("ship"), lambda _given, _results: [1, 2], at_once=1),
+        WaitFor("approval"),
+        Child("in", Saga("inner", (_step("p"),)), lambda given, _results: given),
+        _step("z", fails=True),
+    ),
+)
+
+
+@pytest.mark.invariant(9)
+@pytest.mark.parametrize("is_written", [False, True], ids=["before", "after"])
+async def test_a_runner_may_die_at_each_move(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch, *, is_written: bool
+) -> None:
+    """Before or after each write of the journal; another one goes on, and nothing is doubled."""
+    put, left = SagaStore.put, 0
+
+    async def dying(self: SagaStore, *args: Any, **options: Any) -> Any:
+        nonlocal left
+        left -= 1
+        dies = left == 0
+        if dies and not is_written:
+            raise Died
+        written = await put(self, *args, **options)
+        if dies:
+            raise Died
+        return written
+
+    monkeypatch.setattr(SagaStore, "put", dying)
+    async with listening(bus, [do, undo]):
+        for moves in range(1, 40):
+            did.clear()
+            saga_id, left = f"t-{moves}", 0
+            await SagaRunner(bus, DYING).start({}, saga_id=saga_id)
+            await signal_saga(bus, saga_id, "approval")
+            left = moves
+            has_died = await _dies(SagaRunner(bus, DYING), saga_id)
+            left = 0
+            outcome = await asyncio.wait_for(SagaRunner(bus, DYING).run(saga_id), 20)
+            assert outcome.status == "compensated"
+            forward = [name for name in did if not name.startswith("-")]
+            undone = [name for name in did if name.startswith("-")]
+            assert sorted(forward) == sorted(["a", "b", "c", "d", "ship-1", "ship-2", "p"])
+            assert sorted(undone) == sorted([f"-{name}" for name in (*forward, "z")])
+            assert undone[:2] == ["-z", "-p"]
+            assert undone.index("-d") < undone.index("-c")
+            assert undone[-1] == "-a"
+            if not has_died:
+                break
+    assert moves > 25, "it died at each move"
+
+
+async def _dies(runner: SagaRunner, saga_id: str) -> bool:
+    """Drive a saga; returns whether the runner died before its end."""
+    try:
+        await runner.run(saga_id)
+    except Died:
+        return True
+    return False

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import itertools
 import json
+import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -37,6 +39,8 @@ from sagastream.schedules import (
     set_schedule,
 )
 from sagastream.status import request_status
+from sagastream.testing import Fault, FaultProxy
+from sagastream.testing.fault_proxy import Plan
 from tests.listeners import listening
 from tests.plain_client import call
 from tests.polling import eventually
@@ -104,16 +108,19 @@ async def test_each_due_time_is_one_request(bus: Bus) -> None:
     async with listening(bus, [tick]), listening(bus, [tick]), listening(bus, [tick]):
         await eventually(lambda: len(began) >= 3, within_s=10, why="three firings")
         await pause_schedule(bus, "tick")
+        fired = await _fired(bus)
+        await eventually(lambda: len(began) == fired, within_s=10, why="all fired ones began")
     assert len(set(began)) == len(began)
-    times = [datetime.fromisoformat(each.removeprefix("tick@")) for each in began]
+    times = sorted(datetime.fromisoformat(each.removeprefix("tick@")) for each in began)
     assert [later - earlier for earlier, later in itertools.pairwise(times)] == [
         timedelta(seconds=1)
     ] * (len(times) - 1)
     found = await _read(bus)
     assert (found.state, found.fired) == ("paused", len(began))
-    assert found.last_request == began[-1]
-    assert found.last_outcome == "completed"
-    assert (await bus.outcome(began[-1]) or {})["payload"] == {"n": 7}
+    assert found.last_request == max(began)
+    outcome = await eventually(lambda: bus.outcome(max(began)), within_s=10, why="it has ended")
+    assert outcome["payload"] == {"n": 7}
+    assert (await _read(bus)).last_outcome == "completed"
 
 
 @pytest.mark.invariant(1)
@@ -485,3 +492,60 @@ async def test_a_schedule_that_cannot_be_emitted_is_refused(bus: Bus) -> None:
         await set_schedule(bus, Schedule(name="tick", every_s=5))
     assert await read_schedule(bus, "tick") is None
     assert json.loads(encode_schedule(_schedule()))["v"] == 1
+
+
+@pytest.mark.blocking  # the proxies
+@pytest.mark.invariant(12)
+async def test_lost_connections_lose_and_double_no_firing(bus: Bus) -> None:
+    """Before and after each function of schedules, on two listeners."""
+    await set_schedule(bus, _schedule(every_s=1.0, catch_up=100))
+
+    def plan_of() -> Plan:
+        counts: Counter[str] = Counter()
+
+        def plan(_number: int, words: tuple[bytes, ...]) -> Fault:
+            if words[0] != b"FCALL":
+                return Fault.NONE
+            name = words[1].decode().split("_", 2)[2]
+            if name not in {"put_schedule", "take_schedules", "fire", "announce"}:
+                return Fault.NONE
+            counts[name] += 1
+            faults = {1: Fault.BEFORE, 3: Fault.AFTER}
+            return faults.get(counts[name] % 5, Fault.NONE)
+
+        return plan
+
+    with FaultProxy(bus.url, plan_of()) as first, FaultProxy(bus.url, plan_of()) as second:
+        async with contextlib.AsyncExitStack() as stack:
+            for proxy in (first, second):
+                other = await stack.enter_async_context(Bus(proxy.url, namespace=bus.namespace))
+                await stack.enter_async_context(
+                    listening(other, [tick], schedules=[_schedule("x")])
+                )
+            await eventually(lambda: len(began) >= 5, within_s=20, why="five firings")
+            await pause_schedule(bus, "tick")
+            fired = await _fired(bus)
+            await eventually(lambda: len(began) == fired, within_s=20, why="all fired ones began")
+    times = sorted(datetime.fromisoformat(each.removeprefix("tick@")) for each in began)
+    gaps = {later - earlier for earlier, later in itertools.pairwise(times)}
+    assert gaps == {timedelta(seconds=1)}
+    faults = [words for proxy in (first, second) for words in proxy.commands]
+    assert sum(b"_fire" in words[1] for words in faults if words[0] == b"FCALL") > 5
+
+
+async def test_the_clock_of_a_listener_does_not_matter(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is an hour ahead, or behind: due times are the server's."""
+    for off_s in (3600, -3600):
+        began.clear()
+        real = time.time
+        with monkeypatch.context() as patched:
+            patched.setattr(time, "time", lambda real=real, off_s=off_s: real() + off_s)
+            await set_schedule(bus, _schedule(every_s=1.0))
+            async with listening(bus, [tick]):
+                await eventually(lambda: began, within_s=10, why="it is fired")
+                now_s = await _now_ms(bus) / 1000
+            await drop_schedule(bus, "tick")
+        due = datetime.fromisoformat(began[0].removeprefix("tick@")).timestamp()
+        assert now_s - 2 < due <= now_s
