@@ -292,6 +292,29 @@ def test_the_end_has_coverage_and_accuracy(shown: Watched) -> None:
     expect(shown.page.locator("#figure-frontiers")).to_have_text("0")
 
 
+def test_the_timeline_has_all_requests_and_moves_the_map(shown: Watched) -> None:
+    """Steps in their order, a link for each request, stages; a click shows the map at that time."""
+    page = shown.page
+    rows = page.locator("#timeline .axis-row:has(svg.track) .axis-name")
+    expect(rows).to_have_text(
+        [
+            *("allocate_resources", "plan_route", "perform_exploration", "integrate_maps"),
+            re.compile("known area, up to [1-9][0-9]* m²"),
+        ]
+    )
+    bars = page.locator("#timeline a")
+    expect(bars).to_have_count(4)
+    assert "completed" in (bars.nth(2).get_attribute("aria-label") or "")
+    assert (bars.nth(2).get_attribute("href") or "").startswith("/operator/request?id=")
+    assert page.locator("#timeline .stage").count() >= 8
+    assert shown.frames()[0] == 2
+    track = page.locator("#timeline .axis-row").nth(3).locator("svg")
+    track.click(position={"x": 3, "y": 9})
+    eventually_sync(lambda: shown.frames()[0] == 0, within_s=5, why="the first frame is drawn")
+    cursor = page.locator("#timeline .cursor").first
+    expect(cursor).to_have_attribute("x1", re.compile("[0-9.]+%"))
+
+
 def test_layers_are_switched(team: Watched) -> None:
     """Each box changes what is drawn, and back."""
     page = team.page

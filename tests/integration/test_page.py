@@ -185,6 +185,10 @@ def test_cancel_asks_for_confirmation_and_undoes(served: Served, watched: Watche
     expect(page.locator("#steps h2 .badge")).to_have_text("↩ compensated", timeout=_END_MS)
     expect(page.locator("#steps > .error").first).to_contain_text("seen enough")
     expect(page.locator(".lane .badge")).to_have_text(["↩ undone"] * 2)
+    undone = page.locator("#timeline .is-undo a")
+    expect(undone).to_have_count(2)
+    request = httpx.get(f"{served.url}{undone.first.get_attribute('href')}")
+    assert (request.status_code, "exploration:abort" in request.text) == (200, True)
     # Robots are named as in the fleet, and those of a cancelled mission have not done their work.
     for row in page.locator("#team tbody tr").all():
         expect(row.locator("td").first).to_have_text("■ stopped")

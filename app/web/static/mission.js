@@ -6,6 +6,7 @@ import { MapTools } from "./map_tools.js";
 import { seconds } from "./page.js";
 import { markOf } from "./palette.js";
 import { showFigures } from "./strip.js";
+import { Timeline } from "./timeline.js";
 import { FrameDecoder } from "./frame_decoder.js";
 
 const LOG_ROWS = 500, RECONNECT_MS = [1000, 10000], CATCH_UP_S = 0.4;
@@ -14,7 +15,8 @@ const get = (id) => document.getElementById(id);
 const saga = get("mission").dataset.saga;
 const decoder = new FrameDecoder(), view = new MapView(get("map")), tools = new MapTools(view, get("map"));
 const page = { live: true, playing: false, clock: 0, over: false, last: "", outcome: "", frames: 0, catchUp: 0 };
-const stages = new Map();   // request id -> {names, fraction}
+const stages = new Map();   // request id -> {names, reached}
+const marks = new Map();    // request id -> [[ms, status], ...]
 const updates = new Map();  // robot -> ms of the last frame in which it had moved
 let source = null, reconnectMs = RECONNECT_MS[0];
 
@@ -37,10 +39,12 @@ const kinds = {
     }
   },
   stage(fields) {
-    const known = stages.get(fields.request_id) ?? { names: new Map(), fraction: null };
+    const known = stages.get(fields.request_id) ?? { names: new Map(), reached: "" };
     known.names.set(fields.status, (known.names.get(fields.status) ?? 0) + 1);
-    if (fields.status === "progress") known.fraction = fields.payload?.fraction ?? known.fraction;
+    if (fields.status === "progress") known.reached = reachedText(fields.payload) || known.reached;
     stages.set(fields.request_id, known);
+    if (!marks.has(fields.request_id)) marks.set(fields.request_id, []);
+    marks.get(fields.request_id).push([milliseconds(fields), fields.status]);
     chips(fields.request_id);
     log("stage", fields);
   },
@@ -107,10 +111,16 @@ for (const id of ["trace", "deliveries"]) get(id).addEventListener("toggle", () 
 function showMap() {
   const isEmpty = page.over && decoder.frames.length === 0;
   get("no-map").hidden = !isEmpty;
-  for (const part of document.querySelectorAll("#map, .legend, .player, #team")) part.hidden = isEmpty;
+  for (const part of document.querySelectorAll("#stage, .legend, #team")) part.hidden = isEmpty;
 }
 
 // ---- steps and entries --------------------------------------------------------------------------
+
+// How far a step is: an exploration by its area, as the share of a floor that can be known is not known.
+function reachedText({ known_m2: area, fraction } = {}) {
+  if (Number.isFinite(area)) return `${Math.round(area)} m²`;
+  return Number.isFinite(fraction) ? `${Math.floor(fraction * 100)} %` : "";
+}
 
 function chips(request) {
   const container = document.querySelector(`[data-request="${CSS.escape(request)}"] .stages`);
@@ -119,13 +129,13 @@ function chips(request) {
   container.replaceChildren(...[...known.names].map(([name, count]) => {
     const chip = document.createElement("span");
     chip.className = "chip";
-    chip.textContent = name === "progress" && known.fraction !== null && ![...known.names.keys()].some((one) => ENDS.has(one))
-      ? `progress ${Math.floor(known.fraction * 100)} % (${count})` : count > 1 ? `${name} (${count})` : name;
+    const isOpen = name === "progress" && known.reached && ![...known.names.keys()].some((one) => ENDS.has(one));
+    chip.textContent = isOpen ? `progress ${known.reached} (${count})` : count > 1 ? `${name} (${count})` : name;
     return chip;
   }));
 }
 
-document.addEventListener("htmx:after:swap", () => { for (const request of stages.keys()) chips(request); markLaterSteps(); });
+document.addEventListener("htmx:after:swap", () => { for (const request of stages.keys()) chips(request); markLaterSteps(); showTimeline(); });
 
 // In a replay, dims the steps that started after the shown frame.
 function markLaterSteps() {
@@ -150,6 +160,26 @@ function log(kind, fields) {
     get("more").textContent = `The newest ${LOG_ROWS} entries; for all run: XRANGE saga:${saga}:replies - +`;
   }
 }
+
+// ---- the timeline -------------------------------------------------------------------------------
+
+const timeline = new Timeline(get("timeline"), (time) => {
+  const { frames } = decoder;
+  if (!frames.length) return;
+  let index = 0;
+  while (index + 1 < frames.length && frames[index + 1].ms <= time * 1000) index += 1;
+  live(false);
+  play(false);
+  page.clock = frames[index].s;
+  get("time").value = page.clock;
+});
+
+function showTimeline() {
+  const { frames } = decoder, now = serverNow(), frame = frames[decoder.at];
+  const isNewest = page.live || !frame || decoder.at === frames.length - 1;
+  timeline.update({ steps: get("steps"), stages: marks, frames, now, isOver: page.over, at: isNewest && !page.over ? now : (frame?.ms ?? 0) / 1000 });
+}
+setInterval(() => { if (!document.hidden) showTimeline(); }, 500);
 
 // ---- the map ------------------------------------------------------------------------------------
 
