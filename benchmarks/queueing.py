@@ -4,7 +4,7 @@
     PYTHONPATH=src:.:benchmarks .venv/bin/python benchmarks/queueing.py [--write] [--small]
 
 With `--write` this writes docs/performance/queueing.md; `--small` is a tenth of it. Listeners are
-processes of their own, and share the machine with the server and this program.
+processes, and share the machine with the server and this program.
 """
 
 import argparse
