@@ -284,7 +284,7 @@ class Saga:
             raise SagaError(
                 f"saga {self.name!r} needs at least one step, and a unique name for each: {names}"
             )
-        if not self.is_plain:
+        if not all(isinstance(node, Step) for node in self.steps):
             for name in names:
                 if not _IN_BRANCHES.fullmatch(name):
                     raise SagaError(f"saga {self.name!r}: the name {name!r} has one of [ ] / |")

@@ -203,7 +203,7 @@ class _Forward:
         name = scope.prefix + node.name
         entry = self._requests.last(name, "forward")
         if isinstance(node, Step):
-            return self._step(replace(node, name=name), entry, scope)
+            return self._step(_named(node, scope), entry, scope)
         if entry is None:
             return Outlook("open", decisions=[Decision(node, name, scope)])
         if entry.status != "completed":
@@ -251,7 +251,7 @@ class _Backward:
         if isinstance(node, Parallel):
             return _together([self.sequence(branch, scope) for branch in node.branches])
         if isinstance(node, Step):
-            return self._step(replace(node, name=scope.prefix + node.name), scope)
+            return self._step(_named(node, scope), scope)
         if isinstance(node, ForEach):
             found = (
                 self._step(step, of_item) for step, of_item in self._requests.items(node, scope)
@@ -272,6 +272,11 @@ class _Backward:
         if entry and entry.status == "failed" and self._requests.is_exhausted(step.name):
             return Outlook("blocked")
         return Outlook("open", [self._requests.action(step, "undo", scope)])
+
+
+def _named(step: Step, scope: Scope) -> Step:
+    """A step with its whole name."""
+    return replace(step, name=scope.prefix + step.name) if scope.prefix else step
 
 
 def _together(found: Sequence[Outlook], *, first: bool = False) -> Outlook:
