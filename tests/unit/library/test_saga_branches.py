@@ -230,8 +230,10 @@ async def test_an_event_goes_on_while_another_branch_runs(bus: Bus, *, serves: b
     async with listening(bus, [do, undo]):
         saga_id = await runner.start({})
         driving = asyncio.create_task(runner.serve() if serves else runner.run(saga_id))
+        await eventually(lambda: running == {"long"}, within_s=10, why="the other branch runs")
+        await call(bus, "DEL", f"signal:{saga_id}:go")
         await eventually(
-            lambda: call(bus, "EXISTS", f"signal:{saga_id}:go"), within_s=10, why="it waits"
+            lambda: call(bus, "EXISTS", f"signal:{saga_id}:go"), within_s=10, why="it looks again"
         )
         due = float(await call(bus, "ZSCORE", "sagas:order:open", saga_id))
         assert due / 1000 < time.time() + 15
