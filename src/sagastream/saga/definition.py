@@ -227,9 +227,13 @@ class ForEach:
         """The name of its step."""
         return self.step.name
 
+    def name_of(self, index: int, prefix: str = "") -> str:
+        """The name of the step of an item."""
+        return f"{prefix}{self.step.name}[{index}]"
+
     def step_of(self, index: int, prefix: str = "") -> Step:
         """The step of an item."""
-        return replace(self.step, name=f"{prefix}{self.name}[{index}]")
+        return replace(self.step, name=self.name_of(index, prefix))
 
 
 @dataclass(frozen=True, slots=True)
