@@ -92,10 +92,10 @@ async def test_a_move_that_raises_fails_alone(bus: Bus, journals: Journals) -> N
         raise ValueError("as requested")
 
     found = await asyncio.gather(
-        *(journals.writer.change(current, move) for move in (_adds(1), wrong, _adds(2))),
+        *(journals.writer.change(current, move) for move in (_adds(1), _adds(2), wrong)),
         return_exceptions=True,
     )
-    assert isinstance(found[1], ValueError)
+    assert isinstance(found[2], ValueError)
     stored = await journals.store.get(current.journal.saga_id)
     assert stored.journal.input == {"1": 1, "2": 2}
 
