@@ -227,9 +227,13 @@ class ForEach:
         """The name of its step."""
         return self.step.name
 
+    def name_of(self, index: int, prefix: str = "") -> str:
+        """The name of the step of an item."""
+        return f"{prefix}{self.step.name}[{index}]"
+
     def step_of(self, index: int, prefix: str = "") -> Step:
         """The step of an item."""
-        return replace(self.step, name=f"{prefix}{self.name}[{index}]")
+        return replace(self.step, name=self.name_of(index, prefix))
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +288,7 @@ class Saga:
             raise SagaError(
                 f"saga {self.name!r} needs at least one step, and a unique name for each: {names}"
             )
-        if not self.is_plain:
+        if not all(isinstance(node, Step) for node in self.steps):
             for name in names:
                 if not _IN_BRANCHES.fullmatch(name):
                     raise SagaError(f"saga {self.name!r}: the name {name!r} has one of [ ] / |")

@@ -15,7 +15,7 @@ from sagastream.bus import Bus
 from sagastream.errors import SagaError
 from sagastream.message import Payload
 from sagastream.saga.definition import Saga
-from sagastream.saga.journal import conclude
+from sagastream.saga.journal import conclude, next_actions
 from sagastream.saga.state import NOW, Journal, JournalEntry
 from sagastream.saga.store import SagaStore, VersionedJournal
 from sagastream.saga.walk import open_waits
@@ -105,12 +105,11 @@ class Waits:
     async def end(self, saga: Saga, current: VersionedJournal) -> VersionedJournal:
         """End the waits whose event has come or whose time is over; the others wake the saga.
 
-        The saga is then due when its first wait times out. Call this without a claim, whose
-        heartbeat would move that time.
+        A saga that needs no request is then due when its first wait times out. Call this without a
+        claim, whose heartbeat would move that time.
         """
-        due_s = self.left_s(current.journal)
         for entry in list(open_waits(current.journal)):
-            move = await self._end_of(saga, current.journal, entry, due_s)
+            move = await self._end_of(saga, current.journal, entry)
             if move is not None:
                 current, _ = await self._store.change(current, move)
         return current
@@ -121,9 +120,10 @@ class Waits:
         return max(0.0, min(ends, default=math.inf) - self._store.now())
 
     async def _end_of(
-        self, saga: Saga, journal: Journal, entry: JournalEntry, due_s: float
+        self, saga: Saga, journal: Journal, entry: JournalEntry
     ) -> Callable[[Journal], Journal] | None:
-        event = await self._event(journal.saga_id, entry, due_s)
+        is_idle = not next_actions(saga, journal)
+        event = await self._event(journal, entry, is_idle=is_idle)
         result: dict[str, Any] | None = None
         error: dict[str, Any] | None = None
         is_skipped = False
@@ -156,13 +156,17 @@ class Waits:
 
         return move
 
-    async def _event(self, saga_id: str, entry: JournalEntry, due_s: float) -> bytes | None:
+    async def _event(self, journal: Journal, entry: JournalEntry, *, is_idle: bool) -> bytes | None:
+        due_s, saga_id = self.left_s(journal), journal.saga_id
         names = [_signal_name(saga_id, entry.step)]
         if key := entry.payload.get("key"):
             names.append(f"event:{key}")
         for name in names:
             payload = await self._store.await_event(
-                self._bus.key(name), saga_id, due_s=due_s, keep_s=due_s + KEEP_EVENT_S
+                *(self._bus.key(name), saga_id),
+                due_s=due_s,
+                is_idle=is_idle,
+                keep_s=due_s + KEEP_EVENT_S,
             )
             if payload is not None:
                 return payload

@@ -37,6 +37,7 @@ from sagastream.saga.journal import (
 from sagastream.saga.state import NOW, Journal, JournalEntry
 from sagastream.saga.store import SagaStore, VersionedJournal
 from sagastream.saga.walk import NextAction
+from sagastream.saga.writer import JournalWriter
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class StepExecutor:
         self._bus = bus
         self._saga = saga
         self._store = store
+        self._writer = JournalWriter(store)
         self._max_attempts = max_attempts
 
     async def execute(
@@ -175,7 +177,7 @@ class StepExecutor:
                 left[:] = [each for each in requests if each != ending]
             return after
 
-        current, moved = await self._store.change(current, noting)
+        current, moved = await self._writer.change(current, noting)
         if moved and left:
             for entry in current.journal.entries:
                 if entry.request_id in left:

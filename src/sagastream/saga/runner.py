@@ -277,6 +277,8 @@ class SagaRunner:
                             driving = asyncio.create_task(self._attend(saga_id, self._drive))
                             driving.add_done_callback(_log_failure)
                             running[saga_id] = driving
+                        else:
+                            self._nudge(saga_id)
                     if len(due) < _TAKE_LIMIT or not self._has_waits or len(running) > _MANY:
                         await self._store.sleep(delay_s, until_woken=self._has_waits)
                 except SagastreamError as error:
@@ -375,6 +377,10 @@ class SagaRunner:
             await self._store.heartbeat([saga_id], due_s=soon_s)
         except (SagaError, InvalidMessage, ServerError) as error:
             self._log_once(saga_id, error)
+
+    def _nudge(self, saga_id: str) -> None:
+        for driver in self._drivers.values():
+            driver.nudge(saga_id)
 
     def _log_once(self, saga_id: str, error: Exception) -> None:
         if (saga_id, type(error)) not in self._logged:

@@ -184,7 +184,7 @@ class SagaStore:
         )
 
     async def await_event(
-        self, event: str, saga_id: str, *, due_s: float, keep_s: float
+        self, event: str, saga_id: str, *, due_s: float, is_idle: bool, keep_s: float
     ) -> bytes | None:
         """The payload of an event; without one the saga is due when it comes, or in `due_s`.
 
@@ -192,8 +192,10 @@ class SagaStore:
             event: Its key on the server.
             saga_id: The saga that waits for it.
             due_s: Seconds until its wait times out.
+            is_idle: Whether it only waits; if not it is due after `wake_after_s`, as any other.
             keep_s: How long its coming wakes the saga, in seconds.
         """
+        due_s = due_s if is_idle else min(due_s, self._wake_after_s)
         return await self._bus.session().sagas.await_event(
             event,
             self._index("open"),

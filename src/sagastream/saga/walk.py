@@ -5,7 +5,7 @@ a `Parallel` come together. Compensating, the same tree is walked in reverse: so
 order is undone in the reverse order, and branches are undone together.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -174,14 +174,37 @@ class _Requests:
         is_intended = entry.status == "intended"
         return NextAction(step, direction, attempt, failures, scope, is_intended)
 
-    def items(self, node: ForEach, scope: Scope) -> list[tuple[Step, Scope]]:
-        """The steps of the items of a list."""
-        entry = self.last(scope.prefix + node.name, "forward")
-        items = entry.result.get("items", []) if entry else []
-        return [
-            (node.step_of(index, scope.prefix), replace(scope, item=item))
-            for index, item in enumerate(items)
-        ]
+    def each(
+        self,
+        node: ForEach,
+        scope: Scope,
+        direction: Direction,
+        look: Callable[[Step, Scope], "Outlook"],
+    ) -> list["Outlook"]:
+        """What the items of a list need: those that have begun first, then others up to `at_once`.
+
+        Only for these a step is made: a list may be long.
+        """
+        list_entry = self.last(scope.prefix + node.name, "forward")
+        items = list_entry.result.get("items", []) if list_entry else []
+        found: list[Outlook] = []
+        fresh: list[int] = []
+        for index in range(len(items)):
+            entry = self.last(node.name_of(index, scope.prefix), direction)
+            if entry is None:
+                fresh.append(index)
+            elif entry.status != "completed":
+                step = node.step_of(index, scope.prefix)
+                found.append(look(step, replace(scope, item=items[index])))
+        free = node.at_once - sum(each.state == "open" for each in found)
+        for index in fresh:
+            if free <= 0:
+                found.append(Outlook("open"))
+                break
+            outlook = look(node.step_of(index, scope.prefix), replace(scope, item=items[index]))
+            free -= outlook.state == "open"
+            found.append(outlook)
+        return found
 
 
 class _Forward:
@@ -203,17 +226,21 @@ class _Forward:
         name = scope.prefix + node.name
         entry = self._requests.last(name, "forward")
         if isinstance(node, Step):
-            return self._step(replace(node, name=name), entry, scope)
+            return self._step(_named(node, scope), entry, scope)
         if entry is None:
             return Outlook("open", decisions=[Decision(node, name, scope)])
         if entry.status != "completed":
             states: dict[str, State] = {"skipped": "done", "failed": "failed"}
             return Outlook(states.get(entry.status, "open"))
         if isinstance(node, ForEach):
-            return self._each(node, scope)
+            found = self._requests.each(node, scope, "forward", self._look)
+            return _together(found, first=node.failure == "first")
         if isinstance(node, Child):
             return self.sequence(node.saga.steps, Scope(f"{name}/"))
         return Outlook()
+
+    def _look(self, step: Step, scope: Scope) -> Outlook:
+        return self._step(step, self._requests.last(step.name, "forward"), scope)
 
     def _step(self, step: Step, entry: JournalEntry | None, scope: Scope) -> Outlook:
         if entry is None:
@@ -227,13 +254,6 @@ class _Forward:
         if entry and entry.status == "failed" and not _is_tried_again(step, entry, action.failures):
             return Outlook("failed")
         return Outlook("open", [action])
-
-    def _each(self, node: ForEach, scope: Scope) -> Outlook:
-        found = (
-            self._step(step, self._requests.last(step.name, "forward"), of_item)
-            for step, of_item in self._requests.items(node, scope)
-        )
-        return _together(_bounded(found, node.at_once), first=node.failure == "first")
 
 
 class _Backward:
@@ -251,12 +271,9 @@ class _Backward:
         if isinstance(node, Parallel):
             return _together([self.sequence(branch, scope) for branch in node.branches])
         if isinstance(node, Step):
-            return self._step(replace(node, name=scope.prefix + node.name), scope)
+            return self._step(_named(node, scope), scope)
         if isinstance(node, ForEach):
-            found = (
-                self._step(step, of_item) for step, of_item in self._requests.items(node, scope)
-            )
-            return _together(_bounded(found, node.at_once))
+            return _together(self._requests.each(node, scope, "undo", self._step))
         if isinstance(node, Child):
             return self.sequence(node.saga.steps, Scope(f"{scope.prefix}{node.name}/"))
         return Outlook()
@@ -272,6 +289,11 @@ class _Backward:
         if entry and entry.status == "failed" and self._requests.is_exhausted(step.name):
             return Outlook("blocked")
         return Outlook("open", [self._requests.action(step, "undo", scope)])
+
+
+def _named(step: Step, scope: Scope) -> Step:
+    """A step with its whole name."""
+    return replace(step, name=scope.prefix + step.name) if scope.prefix else step
 
 
 def _together(found: Sequence[Outlook], *, first: bool = False) -> Outlook:
@@ -294,23 +316,6 @@ def _together(found: Sequence[Outlook], *, first: bool = False) -> Outlook:
         [action for each in found for action in each.actions],
         [decision for each in found for decision in each.decisions],
     )
-
-
-def _bounded(found: Iterable[Outlook], at_once: int) -> list[Outlook]:
-    """Let at most `at_once` parts run: those that have begun first, then others in their order."""
-    outlooks = list(found)
-    begun = sum(bool(each.actions) and _has_begun(each.actions[0]) for each in outlooks)
-    free = at_once - begun
-    for each in outlooks:
-        if each.actions and not _has_begun(each.actions[0]):
-            if free <= 0:
-                each.actions.clear()
-            free -= 1
-    return outlooks
-
-
-def _has_begun(action: NextAction) -> bool:
-    return action.attempt > 1 or action.is_intended
 
 
 def _is_needed(step: Step, scope: Scope, journal: Journal) -> bool | Exception:

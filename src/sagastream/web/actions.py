@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from sagastream._codec.payload import decode_payload
 from sagastream._codec.validation import check_name
 from sagastream.bus import Bus
 from sagastream.errors import SagaError
@@ -24,13 +25,16 @@ from sagastream.redelivery import (
     retry_request,
     why_not_retried,
 )
+from sagastream.saga import signal_saga
 from sagastream.saga.administration import compensate_saga, resolve_saga, resume_saga
 from sagastream.saga.state import Journal
+from sagastream.saga.walk import open_waits
 from sagastream.web.forms import FORM_COOKIE, FormTokens, read_form
 from sagastream.web.rendering import Renderer
 
 _DAY_S = 86_400
 _MAX_REASON = 500
+_MAX_PAYLOAD = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,7 @@ class Confirmation:
         fields: What the form sends back.
         here: The section of the page in the navigation.
         asks_reason: Whether it asks why.
+        asks_payload: Whether it asks for a JSON object.
     """
 
     title: str
@@ -52,6 +57,7 @@ class Confirmation:
     fields: Mapping[str, str]
     here: str
     asks_reason: bool = False
+    asks_payload: bool = False
 
 
 Confirm = Callable[[Mapping[str, str]], Awaitable[Confirmation]]
@@ -78,6 +84,7 @@ class Actions:
             "/request/cancel": (self._confirm_cancel, self._cancel),
             "/request/retry": (self._confirm_retry, self._retry),
             "/saga/resume": (self._confirm_resume, self._resume),
+            "/saga/signal": (self._confirm_signal, self._signal),
             "/saga/compensate": (self._confirm_compensate, self._compensate),
             "/dead/retry": (self._confirm_retry_letter, self._retry_letter),
             "/dead/drop": (self._confirm_drop, self._drop),
@@ -97,6 +104,7 @@ class Actions:
             action=request.url.path,
             form_token=self.tokens.of(cookie),
             max_reason=_MAX_REASON,
+            max_payload=_MAX_PAYLOAD,
         )
         page.set_cookie(
             FORM_COOKIE,
@@ -162,6 +170,22 @@ class Actions:
         _require_resumable(journal)
         await resume_saga(self.bus, journal)
         return _shown("/saga", journal.saga_id, "resumed")
+
+    async def _confirm_signal(self, given: Mapping[str, str]) -> Confirmation:
+        journal = await resolve_saga(self.bus, given.get("id", ""))
+        name = _waiting_for(journal, given)
+        text = f"The saga waits for {name}, and goes on with what you send. It can be sent once."
+        fields = {"id": journal.saga_id, "name": name}
+        title = f"Send {name} to the saga {journal.saga_id}"
+        back = f"/saga?{urlencode({'id': journal.saga_id})}"
+        return Confirmation(title, text, back, fields, "sagas", asks_payload=True)
+
+    async def _signal(self, given: Mapping[str, str]) -> str:
+        journal = await resolve_saga(self.bus, given.get("id", ""))
+        name = _waiting_for(journal, given)
+        payload = decode_payload(given.get("payload", "").strip() or "{}", max_bytes=_MAX_PAYLOAD)
+        await signal_saga(self.bus, journal.saga_id, name, payload)
+        return _shown("/saga", journal.saga_id, "signalled")
 
     async def _confirm_compensate(self, given: Mapping[str, str]) -> Confirmation:
         journal = await resolve_saga(self.bus, given.get("id", ""))
@@ -256,6 +280,18 @@ def _of_target(
 def _require_resumable(journal: Journal) -> None:
     if journal.is_over and journal.status != "stuck":
         raise SagaError(f"saga {journal.saga_id} has {journal.status}: there is nothing to resume")
+
+
+def _waiting_for(journal: Journal, given: Mapping[str, str]) -> str:
+    """The wait that a form names.
+
+    Raises:
+        SagaError: The saga does not wait for it.
+    """
+    name = given.get("name", "")
+    if name not in {entry.step for entry in open_waits(journal)}:
+        raise SagaError(f"saga {journal.saga_id} does not wait for {name or 'an event'} now")
+    return name
 
 
 def _require_running(journal: Journal) -> None:

@@ -43,6 +43,7 @@ _NOTICES = {
     "failed": "Not cancelled: it had already failed.",
     "retried": "Emitted again, as this new request.",
     "resumed": "Resumed: a runner of this saga continues it.",
+    "signalled": "It is sent: a runner of this saga goes on with it.",
     "compensating": "Its compensation has started: a runner of this saga undoes its steps.",
     "dropped": "The dead letter is deleted.",
     "paused": "Paused: what runs goes on, and nothing else begins.",

@@ -17,7 +17,7 @@ from sagastream.cli.main import main
 from sagastream.errors import InvalidMessage
 from sagastream.flow_control import pauses, queues
 from sagastream.inspection import RequestDetails, find_requests, read_request
-from sagastream.saga import Compensation, Saga, SagaRunner, Step
+from sagastream.saga import Compensation, Saga, SagaRunner, Step, WaitFor
 from sagastream.saga.administration import find_sagas
 from sagastream.status import dead_letters
 from sagastream.testing import EmbeddedServer
@@ -408,6 +408,29 @@ async def test_a_running_saga_is_compensated_with_a_reason(shown: Shown) -> None
     assert "the customer called" in text
     refused = await shown.get("/saga/compensate", 409, id="trip-2")
     assert "only a running one can be compensated" in refused
+
+
+async def test_a_saga_that_waits_gets_its_event(shown: Shown) -> None:
+    """With a payload that is checked; it cannot be sent to one that does not wait."""
+    saga = Saga("approved", (WaitFor("approval"), WaitFor("second")))
+    runner = SagaRunner(shown.bus, saga)
+    await runner.start({}, saga_id="trip-3")
+    text = await shown.get("/saga", id="trip-3")
+    assert "Send approval…" in text
+    assert 'class="bar-waiting"' in text
+    assert "waits for approval" in await shown.get("/saga/signal", id="trip-3", name="approval")
+    wrong = await shown.do("/saga/signal", id="trip-3", name="approval", payload="[1]")
+    assert wrong.status_code == 422
+    assert "payload" in wrong.text
+    answer = await shown.do("/saga/signal", id="trip-3", name="approval", payload='{"by": "ada"}')
+    assert answer.headers["location"] == "/saga?id=trip-3&done=signalled"
+    assert "goes on with it" in await shown.get("/saga", id="trip-3", done="signalled")
+    await runner.wake("trip-3")
+    assert (await runner.journal("trip-3")).results() == {"approval": {"by": "ada"}}
+    refused = await shown.get("/saga/signal", 409, id="trip-3", name="approval")
+    assert "does not wait for approval now" in refused
+    await runner.compensate("trip-3", "the end of the test")
+    assert "Send second…" not in await shown.get("/saga", id="trip-3")
 
 
 async def test_an_unreadable_saga_hides_no_other(shown: Shown) -> None:

@@ -222,6 +222,30 @@ async def _is_registered(bus: Bus, saga_id: str) -> bool:
     return bool(await call(bus, "EXISTS", f"signal:{saga_id}:approval"))
 
 
+@pytest.mark.parametrize("serves", [True, False])
+async def test_an_event_goes_on_while_another_branch_runs(bus: Bus, *, serves: bool) -> None:
+    """Its branch does not wait for the other one; a runner that dies leaves the saga due soon."""
+    saga = Saga("order", (Parallel(_step("long", waits=True), (WaitFor("go"), _step("b"))),))
+    runner = SagaRunner(bus, saga)
+    async with listening(bus, [do, undo]):
+        saga_id = await runner.start({})
+        driving = asyncio.create_task(runner.serve() if serves else runner.run(saga_id))
+        await eventually(lambda: running == {"long"}, within_s=10, why="the other branch runs")
+        await call(bus, "DEL", f"signal:{saga_id}:go")
+        await eventually(
+            lambda: call(bus, "EXISTS", f"signal:{saga_id}:go"), within_s=10, why="it looks again"
+        )
+        due = float(await call(bus, "ZSCORE", "sagas:order:open", saga_id))
+        assert due / 1000 < time.time() + 15
+        assert await signal_saga(bus, saga_id, "go")
+        await eventually(lambda: did == ["b"], within_s=10, why="the other branch goes on")
+        gate.set()
+        outcome = await asyncio.wait_for(runner.wait(saga_id), 10)
+        driving.cancel()
+    assert outcome.status == "completed"
+    assert did == ["b", "long"]
+
+
 async def test_an_event_that_comes_early_is_kept(bus: Bus) -> None:
     """It ends the wait at once."""
     runner = SagaRunner(bus, WAITING)
