@@ -14,7 +14,7 @@ from sagastream.saga.state import Direction, Journal
 from sagastream.saga.store import SagaStore, VersionedJournal
 from sagastream.saga.walk import NextAction, open_waits
 
-# How often a saga looks for its events while its requests run, if no runner nudges it, in seconds.
+# How often a saga looks for its events while its requests run, if no runner wakes it, in seconds.
 _LOOK_S = 1.0
 _Running = dict[tuple[str, Direction], "asyncio.Task[VersionedJournal]"]
 
@@ -47,12 +47,12 @@ class SagaDriver:
         self.waits = Waits(bus, store, max_attempts=max_attempts)
         self._store = store
         self._retry_s = retry_s
-        self._nudged: dict[str, asyncio.Event] = {}
+        self._woken: dict[str, asyncio.Event] = {}
 
     async def drive(self, current: VersionedJournal) -> VersionedJournal:
         """Execute requests until the saga has ended, or only waits for events."""
         running: _Running = {}
-        nudged = self._nudged.setdefault(current.journal.saga_id, asyncio.Event())
+        woken = self._woken.setdefault(current.journal.saga_id, asyncio.Event())
         try:
             while True:
                 current = await self.executor.settle(current)
@@ -65,18 +65,18 @@ class SagaDriver:
                 if current is not before:
                     continue
                 waits = any(open_waits(current.journal))
-                done = await _some_ended(running, nudged if waits else None)
+                done = await _some_ended(running, woken if waits else None)
                 current = max((current, *(task.result() for task in done)), key=_version_of)
                 for key in [key for key, task in running.items() if task in done]:
                     del running[key]
         finally:
             await end_tasks(*running.values())
-            self._nudged.pop(current.journal.saga_id, None)
+            self._woken.pop(current.journal.saga_id, None)
 
-    def nudge(self, saga_id: str) -> None:
+    def wake(self, saga_id: str) -> None:
         """Let a saga that is being driven look for its events now."""
-        if nudged := self._nudged.get(saga_id):
-            nudged.set()
+        if woken := self._woken.get(saga_id):
+            woken.set()
 
     async def _perform(self, current: VersionedJournal, action: NextAction) -> VersionedJournal:
         await asyncio.sleep(self.retry_delay_s(current.journal, action))
@@ -94,22 +94,22 @@ class SagaDriver:
 
 
 async def _some_ended(
-    running: _Running, nudged: asyncio.Event | None
+    running: _Running, woken: asyncio.Event | None
 ) -> set["asyncio.Task[VersionedJournal]"]:
-    """Wait until a request has ended; with `nudged` also until then, or for a short time.
+    """Wait until a request has ended; with `woken` also until then, or for a short time.
 
     Returns:
         The requests that have ended.
     """
     tasks = set(running.values())
-    if nudged is None:
+    if woken is None:
         return (await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED))[0]
-    nudge = asyncio.create_task(nudged.wait())
+    wake = asyncio.create_task(woken.wait())
     try:
-        await asyncio.wait({*tasks, nudge}, timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({*tasks, wake}, timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        await end_tasks(nudge)
-    nudged.clear()
+        await end_tasks(wake)
+    woken.clear()
     return {task for task in tasks if task.done()}
 
 

@@ -278,7 +278,7 @@ class SagaRunner:
                             driving.add_done_callback(_log_failure)
                             running[saga_id] = driving
                         else:
-                            self._nudge(saga_id)
+                            self._wake(saga_id)
                     if len(due) < _TAKE_LIMIT or not self._has_waits or len(running) > _MANY:
                         await self._store.sleep(delay_s, until_woken=self._has_waits)
                 except SagastreamError as error:
@@ -378,9 +378,9 @@ class SagaRunner:
         except (SagaError, InvalidMessage, ServerError) as error:
             self._log_once(saga_id, error)
 
-    def _nudge(self, saga_id: str) -> None:
+    def _wake(self, saga_id: str) -> None:
         for driver in self._drivers.values():
-            driver.nudge(saga_id)
+            driver.wake(saga_id)
 
     def _log_once(self, saga_id: str, error: Exception) -> None:
         if (saga_id, type(error)) not in self._logged:

@@ -179,7 +179,7 @@ class _Requests:
         node: ForEach,
         scope: Scope,
         direction: Direction,
-        look: Callable[[Step, Scope], "Outlook"],
+        outlook_of: Callable[[Step, Scope], "Outlook"],
     ) -> list["Outlook"]:
         """What the items of a list need: those that have begun first, then others up to `at_once`.
 
@@ -195,13 +195,15 @@ class _Requests:
                 fresh.append(index)
             elif entry.status != "completed":
                 step = node.step_of(index, scope.prefix)
-                found.append(look(step, replace(scope, item=items[index])))
+                found.append(outlook_of(step, replace(scope, item=items[index])))
         free = node.at_once - sum(each.state == "open" for each in found)
         for index in fresh:
             if free <= 0:
                 found.append(Outlook("open"))
                 break
-            outlook = look(node.step_of(index, scope.prefix), replace(scope, item=items[index]))
+            outlook = outlook_of(
+                node.step_of(index, scope.prefix), replace(scope, item=items[index])
+            )
             free -= outlook.state == "open"
             found.append(outlook)
         return found
@@ -226,20 +228,20 @@ class _Forward:
         name = scope.prefix + node.name
         entry = self._requests.last(name, "forward")
         if isinstance(node, Step):
-            return self._step(_named(node, scope), entry, scope)
+            return self._step(_with_whole_name(node, scope), entry, scope)
         if entry is None:
             return Outlook("open", decisions=[Decision(node, name, scope)])
         if entry.status != "completed":
             states: dict[str, State] = {"skipped": "done", "failed": "failed"}
             return Outlook(states.get(entry.status, "open"))
         if isinstance(node, ForEach):
-            found = self._requests.each(node, scope, "forward", self._look)
+            found = self._requests.each(node, scope, "forward", self._outlook_of)
             return _together(found, first=node.failure == "first")
         if isinstance(node, Child):
             return self.sequence(node.saga.steps, Scope(f"{name}/"))
         return Outlook()
 
-    def _look(self, step: Step, scope: Scope) -> Outlook:
+    def _outlook_of(self, step: Step, scope: Scope) -> Outlook:
         return self._step(step, self._requests.last(step.name, "forward"), scope)
 
     def _step(self, step: Step, entry: JournalEntry | None, scope: Scope) -> Outlook:
@@ -271,7 +273,7 @@ class _Backward:
         if isinstance(node, Parallel):
             return _together([self.sequence(branch, scope) for branch in node.branches])
         if isinstance(node, Step):
-            return self._step(_named(node, scope), scope)
+            return self._step(_with_whole_name(node, scope), scope)
         if isinstance(node, ForEach):
             return _together(self._requests.each(node, scope, "undo", self._step))
         if isinstance(node, Child):
@@ -291,7 +293,7 @@ class _Backward:
         return Outlook("open", [self._requests.action(step, "undo", scope)])
 
 
-def _named(step: Step, scope: Scope) -> Step:
+def _with_whole_name(step: Step, scope: Scope) -> Step:
     """A step with its whole name."""
     return replace(step, name=scope.prefix + step.name) if scope.prefix else step
 
