@@ -104,7 +104,7 @@ async def _move_due(bus: Bus, by_s: float, name: str = "tick") -> int:
 
 async def test_each_due_time_is_one_request(bus: Bus) -> None:
     """Though three listeners fire it."""
-    await set_schedule(bus, _schedule(every_s=1.0, payload={"n": 7}))
+    await set_schedule(bus, _schedule(every_s=1.0, overlap="queue", payload={"n": 7}))
     async with listening(bus, [tick]), listening(bus, [tick]), listening(bus, [tick]):
         await eventually(lambda: len(began) >= 3, within_s=10, why="three firings")
         await pause_schedule(bus, "tick")
@@ -498,7 +498,7 @@ async def test_a_schedule_that_cannot_be_emitted_is_refused(bus: Bus) -> None:
 @pytest.mark.invariant(12)
 async def test_lost_connections_lose_and_double_no_firing(bus: Bus) -> None:
     """Before and after each function of schedules, on two listeners."""
-    await set_schedule(bus, _schedule(every_s=1.0, catch_up=100))
+    await set_schedule(bus, _schedule(every_s=1.0, catch_up=100, overlap="queue"))
 
     def plan_of() -> Plan:
         counts: Counter[str] = Counter()
@@ -542,7 +542,7 @@ async def test_the_clock_of_a_listener_does_not_matter(
         real = time.time
         with monkeypatch.context() as patched:
             patched.setattr(time, "time", lambda real=real, off_s=off_s: real() + off_s)
-            await set_schedule(bus, _schedule(every_s=1.0))
+            await set_schedule(bus, _schedule(every_s=1.0, overlap="queue"))
             async with listening(bus, [tick]):
                 await eventually(lambda: began, within_s=10, why="it is fired")
                 now_s = await _now_ms(bus) / 1000
