@@ -104,7 +104,7 @@ async def _move_due(bus: Bus, by_s: float, name: str = "tick") -> int:
 
 async def test_each_due_time_is_one_request(bus: Bus) -> None:
     """Though three listeners fire it."""
-    await set_schedule(bus, _schedule(every_s=1.0, overlap="queue", payload={"n": 7}))
+    await set_schedule(bus, _schedule(every_s=1.0, overlap="queue", catch_up=10, payload={"n": 7}))
     async with listening(bus, [tick]), listening(bus, [tick]), listening(bus, [tick]):
         await eventually(lambda: len(began) >= 3, within_s=10, why="three firings")
         await pause_schedule(bus, "tick")
@@ -542,7 +542,7 @@ async def test_the_clock_of_a_listener_does_not_matter(
         real = time.time
         with monkeypatch.context() as patched:
             patched.setattr(time, "time", lambda real=real, off_s=off_s: real() + off_s)
-            await set_schedule(bus, _schedule(every_s=1.0, overlap="queue"))
+            await set_schedule(bus, _schedule(every_s=1.0, overlap="queue", catch_up=10))
             async with listening(bus, [tick]):
                 await eventually(lambda: began, within_s=10, why="it is fired")
                 now_s = await _now_ms(bus) / 1000
