@@ -5,7 +5,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import Body, Depends, FastAPI, Header, Path, Query, Request, Response
 from opentelemetry import context as otel_context
@@ -30,13 +30,13 @@ from app.web import pages, problems
 from app.web.event_stream import MissionEvents
 from app.web.limits import StreamLimits, TooManyMissions
 from app.web.mission_history import position_of
-from app.web.mission_progress import list_missions
+from app.web.mission_list import MissionFilter, find_missions
 from app.web.models import (
     CancelMission,
     Key,
     Login,
     MissionDetail,
-    MissionSummary,
+    MissionRow,
     Problem,
     ReleasedRobots,
     ReleaseRobot,
@@ -206,15 +206,10 @@ async def _time() -> ServerTime:
     return ServerTime(now=time.time())
 
 
-async def _list(
-    status: Annotated[
-        Literal["running", "compensating", "completed", "compensated", "stuck", "unreadable"]
-        | None,
-        Query(),
-    ] = None,
-) -> list[MissionSummary]:
-    """List the missions that are kept, newest first."""
-    return [MissionSummary(**summary) for summary in await list_missions(status or "")]
+async def _list(given: Annotated[MissionFilter, Query()]) -> list[MissionRow]:
+    """List the missions that are kept and fit, in the order that `sort` names; `page` is ignored."""
+    found = await find_missions(given, per_page=None)
+    return [MissionRow(**row) for row in found.rows]
 
 
 async def _start(

@@ -10,7 +10,7 @@ import asyncio
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,6 +109,20 @@ async def last_position(saga_id: str) -> Position:
             newest = []
         position.append(_entry_id(newest[0].entry_id) if newest else (0, 0))
     return tuple(position)
+
+
+async def json_lines(saga_id: str) -> AsyncIterator[bytes]:
+    """Yield the stages of a mission and the transitions of its journal, as JSON lines, in order.
+
+    Raises:
+        ServerUnavailable: The server did not answer.
+    """
+    position = START
+    while (batch := await read_batch(saga_id, position)).events:
+        for event in batch.events:
+            if EVENT_KINDS[event.stream] != "frame":
+                yield event.body.partition(b"data: ")[2].strip() + b"\n"
+        position = batch.position
 
 
 async def read_batch(saga_id: str, after: Position, *, block_s: float = 0.0) -> Batch:

@@ -1,10 +1,7 @@
-"""The progress of missions for the list: known share of the area and distance driven so far."""
+"""The progress of missions: what is known of the area, and the distance driven so far."""
 
-import asyncio
 from typing import Any
 
-from app.missions.mission_saga import mission_runner
-from app.missions.reports import summary_of
 from app.redis_utils import get_bus, payload_of
 from sagastream import InvalidMessage, ServerError
 from sagastream.saga import Journal
@@ -13,28 +10,16 @@ _LARGEST = 1e15  # of the figures that are shown; comparisons with NaN are false
 _LAST_STAGES = 20  # newest stages of a mission that are searched for progress figures
 
 
-async def list_missions(status: str) -> list[dict[str, Any]]:
-    """Return the summaries of missions with their progress, newest first.
-
-    Args:
-        status: Only missions with this status; '' for all.
+async def progress_of(journal: Journal) -> dict[str, Any]:
+    """Return how far a mission is.
 
     Returns:
-        `summary_of` each mission, with `known` (share of the area's cells, 0 to 1; the coverage
-        once the mission has ended) and `driven_m` (metres, all robots together). Both are None
-        until progress was reported.
+        `known` (share of the area's cells, 0 to 1; the coverage once the mission has ended),
+        `known_m2` (square metres), `remaining_s` (simulated seconds, an estimate) and `driven_m`
+        (metres, all robots together). Each is None until it was reported.
     """
-    journals = [
-        journal
-        for journal in reversed(await mission_runner().journals())
-        if status in {"", journal.status}
-    ]
-    return await asyncio.gather(*(_with_progress(journal) for journal in journals))
-
-
-async def _with_progress(journal: Journal) -> dict[str, Any]:
     explored = journal.results().get("perform_exploration", {})
-    progress: dict[str, Any] = {"known": None, "driven_m": None}
+    progress: dict[str, Any] = dict.fromkeys(("known", "known_m2", "remaining_s", "driven_m"))
     if "distances_m" in explored:
         progress["driven_m"] = _sum(explored["distances_m"])
         coverage = journal.results().get("integrate_maps", {}).get("coverage")
@@ -42,7 +27,7 @@ async def _with_progress(journal: Journal) -> dict[str, Any]:
     elif journal.entries:
         newest = await _last_progress(journal.saga_id)
         progress |= {name: newest[name] for name in progress if name in newest}
-    return summary_of(journal) | progress
+    return progress
 
 
 async def driven_of(saga_id: str) -> dict[str, float]:
@@ -72,8 +57,14 @@ async def _last_progress(saga_id: str) -> dict[str, Any]:
                 "known": _number(payload.get("fraction")),
                 "driven_m": driven,
                 "driven_of": each,
+                "known_m2": _number(payload.get("known_m2")),
+                "remaining_s": _remaining_s(payload.get("remaining")),
             }
     return {}
+
+
+def _remaining_s(remaining: Any) -> float | None:
+    return _number(remaining.get("seconds")) if isinstance(remaining, dict) else None
 
 
 def _number(value: Any) -> float | None:

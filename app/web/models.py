@@ -92,6 +92,22 @@ class MissionSummary(BaseModel):
     ] = None
 
 
+class MissionRow(MissionSummary):
+    """A mission in the list, with how far it is or how it ended."""
+
+    known_m2: Annotated[float | None, Field(description="Known area, square metres.")] = None
+    remaining_s: Annotated[
+        float | None,
+        Field(description="Simulated seconds that are left of its exploration, about."),
+    ] = None
+    outcome: Annotated[
+        str | None, Field(description="Its status; of a compensated one `cancelled` or `failed`.")
+    ] = None
+    duration_s: Annotated[float | None, Field(description="Until its end, or until now.")] = None
+    coverage: Annotated[float | None, Field(description="Of a completed one, 0 to 1.")] = None
+    error_line: Annotated[str | None, Field(description="Why it did not complete.")] = None
+
+
 class StepRequest(BaseModel):
     """One request of a mission, forward or undo."""
 

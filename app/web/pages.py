@@ -10,16 +10,15 @@ import math
 import time
 import uuid
 from pathlib import Path
-from typing import Annotated, Any
-from urllib.parse import quote
+from typing import Annotated, Any, get_args
+from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Query, Request
 from fastapi import Path as PathOf
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, Response, StreamingResponse
 
 from app.config import get_settings
-from app.exploration.map_files import known_maps
 from app.missions import artifacts
 from app.missions.mission import MAX_ROBOTS
 from app.missions.mission_saga import mission_runner, mission_saga
@@ -27,8 +26,11 @@ from app.missions.reports import duration_of, result_of, summary_of
 from app.observability.waterfall import find_waterfall, trace_files
 from app.robots import fleet
 from app.web.deliveries import deliveries_of
-from app.web.mission_progress import driven_of, list_missions
+from app.web.mission_history import json_lines
+from app.web.mission_list import MissionFilter, Sort, Status, find_missions
+from app.web.mission_progress import driven_of
 from app.web.models import Key
+from app.web.start_form import picture_of, start_facts
 from app.web.timeline import timeline_of
 from sagastream.web.rendering import Renderer, mark_of
 
@@ -77,27 +79,38 @@ render = Renderer(
 
 
 @router.get("/")
-async def missions(request: Request, status: Annotated[str, Query(max_length=20)] = "") -> Response:
-    """Show all missions and the form that starts one."""
-    areas = await asyncio.to_thread(known_maps, get_settings().map_dir)
+async def missions(request: Request, given: Annotated[MissionFilter, Query()]) -> Response:
+    """Show missions and the form that starts one."""
     return render.page(
         request,
         "missions",
         here="missions",
-        missions=await list_missions(status),
-        status=status,
-        areas=areas,
+        **await _list_values(given),
+        start=await start_facts(),
+        statuses=get_args(Status),
+        sorts=get_args(Sort),
         most=MAX_ROBOTS,
         key=str(uuid.uuid4()),
     )
 
 
 @router.get("/parts/missions")
-async def mission_rows(
-    request: Request, status: Annotated[str, Query(max_length=20)] = ""
-) -> Response:
+async def mission_rows(request: Request, given: Annotated[MissionFilter, Query()]) -> Response:
     """Render the rows of the missions table."""
-    return render.page(request, "_missions", missions=await list_missions(status), status=status)
+    return render.page(request, "_missions", **await _list_values(given))
+
+
+@router.get("/parts/start")
+async def start_hints(request: Request) -> Response:
+    """Render what would keep a mission from running, and the robots that are free."""
+    return render.page(request, "_start", start=await start_facts())
+
+
+@router.get("/areas/{area}.png")
+async def area_picture(area: Annotated[str, PathOf(max_length=64)]) -> Response:
+    """Return the picture of a map that missions may name."""
+    picture = await asyncio.to_thread(picture_of, area)
+    return Response(picture, media_type="image/png")
 
 
 @router.get("/missions/{saga_id}")
@@ -135,6 +148,15 @@ async def deliveries(request: Request, saga_id: SagaId) -> Response:
     return render.page(request, "_deliveries", of=await deliveries_of(journal))
 
 
+@router.get("/missions/{saga_id}/entries.jsonl")
+async def entries(saga_id: SagaId) -> Response:
+    """Return all stages and transitions of a mission, one JSON object per line."""
+    await mission_runner().journal(saga_id)
+    name = f'attachment; filename="{saga_id}.jsonl"'
+    headers = {"content-disposition": name}
+    return StreamingResponse(json_lines(saga_id), 200, headers, "application/jsonl")
+
+
 @router.get("/missions/{saga_id}/files/{name}")
 async def file(saga_id: SagaId, name: str) -> Response:
     """Return a result file of a mission."""
@@ -160,6 +182,11 @@ async def robot_rows(request: Request) -> Response:
 async def login(request: Request) -> Response:
     """Show the form that asks for the token."""
     return render.page(request, "login", here="login")
+
+
+async def _list_values(given: MissionFilter) -> dict[str, Any]:
+    query = given.model_dump(exclude_defaults=True, exclude={"page"})
+    return {"found": await find_missions(given), "given": given, "query": urlencode(query)}
 
 
 async def _mission_values(saga_id: str) -> dict[str, Any]:

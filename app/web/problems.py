@@ -15,8 +15,10 @@ from app.missions.mission import BadMission
 from app.web.limits import LimitReached
 from app.web.pages import render
 from sagastream import SagastreamError
+from sagastream.errors import NoSuchSaga
 from sagastream.web.error_pages import headers_of, hint_of, status_of
 
+_NO_MISSION = "It may have expired (RETENTION_S). Search the list of missions for its id."
 _INVALID = (BadMission, MapError)
 
 
@@ -67,6 +69,9 @@ def respond(request: Request, status: int, kind: str, detail: str, hint: str = "
 
 async def handle_sagastream_error(request: Request, error: Exception) -> Response:
     """Respond to a `SagastreamError` or `MapError` with the status that fits its class."""
+    if isinstance(error, NoSuchSaga):
+        detail = f"there is no mission {error.saga_id}"
+        return respond(request, 404, type(error).__name__, detail, _NO_MISSION)
     status = 422 if isinstance(error, _INVALID) else status_of(error)
     return respond(request, status, type(error).__name__, str(error), hint_of(error))
 

@@ -315,6 +315,23 @@ def test_the_timeline_has_all_requests_and_moves_the_map(shown: Watched) -> None
     expect(cursor).to_have_attribute("x1", re.compile("[0-9.]+%"))
 
 
+def test_entries_are_in_words_and_filtered(shown: Watched) -> None:
+    """With the raw entry behind each; the filter finds what is shown."""
+    page = shown.page
+    page.get_by_label("Filter").fill("driven")
+    rows = page.locator("#log tbody tr:visible")
+    expect(rows).to_have_count(3)
+    expect(rows.first).to_contain_text("2 robots, 28 m driven, after 31 s simulated")
+    rows.first.locator("summary").click()
+    expect(rows.first.locator("pre")).to_contain_text('"distances_m"')
+    page.get_by_label("Filter").fill("nothing like this")
+    expect(rows).to_have_count(0)
+    link = page.get_by_role("link", name="Download all, as JSON lines")
+    with page.expect_download() as started:
+        link.click()
+    assert started.value.suggested_filename.endswith(".jsonl")
+
+
 def test_layers_are_switched(team: Watched) -> None:
     """Each box changes what is drawn, and back."""
     page = team.page

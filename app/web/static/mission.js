@@ -1,6 +1,7 @@
 // The page of one mission, live or replayed, driven by its event stream: frames, stages, moves of its journal.
 
 import { check, isLive, root, serverNow } from "./connection.js";
+import { Entries } from "./entries.js";
 import { MapView, numberOf } from "./map.js";
 import { MapTools } from "./map_tools.js";
 import { seconds } from "./page.js";
@@ -9,10 +10,10 @@ import { showFigures } from "./strip.js";
 import { Timeline } from "./timeline.js";
 import { FrameDecoder } from "./frame_decoder.js";
 
-const LOG_ROWS = 500, RECONNECT_MS = [1000, 10000], CATCH_UP_S = 0.4;
+const RECONNECT_MS = [1000, 10000], CATCH_UP_S = 0.4;
 const ENDS = new Set(["completed", "failed", "cancelled"]);
 const get = (id) => document.getElementById(id);
-const saga = get("mission").dataset.saga;
+const saga = get("mission").dataset.saga, entries = new Entries();
 const decoder = new FrameDecoder(), view = new MapView(get("map")), tools = new MapTools(view, get("map"));
 const page = { live: true, playing: false, clock: 0, over: false, last: "", outcome: "", frames: 0, catchUp: 0 };
 const stages = new Map();   // request id -> {names, reached}
@@ -46,11 +47,11 @@ const kinds = {
     if (!marks.has(fields.request_id)) marks.set(fields.request_id, []);
     marks.get(fields.request_id).push([milliseconds(fields), fields.status]);
     chips(fields.request_id);
-    log("stage", fields);
+    entries.add("stage", fields);
   },
   move(fields) {
     page.outcome = { completed: "✓ done", running: "" }[fields.status] ?? "■ stopped";
-    log("move", fields);
+    entries.add("move", fields);
     moved();
   },
 };
@@ -142,23 +143,6 @@ function markLaterSteps() {
   const frame = decoder.frames[decoder.at];
   const ms = page.live || !frame || decoder.at === decoder.frames.length - 1 ? Infinity : frame.ms;
   for (const step of document.querySelectorAll("[data-from]")) step.classList.toggle("is-later", Number(step.dataset.from) * 1000 > ms);
-}
-
-function log(kind, fields) {
-  const body = get("log").tBodies[0], row = body.insertRow(0);
-  const { payload, entry_id: id, request_id: request = "", status = "", event_type: eventType = "", ...rest } = fields;
-  const texts = [new Date(milliseconds(fields)).toLocaleTimeString(), id, eventType || kind, status, request];
-  for (const text of texts) row.insertCell().textContent = text;
-  const details = document.createElement("details"), summary = document.createElement("summary"), all = document.createElement("pre");
-  const compact = JSON.stringify(payload ?? rest);
-  summary.textContent = compact.length > 60 ? `${compact.slice(0, 60)}…` : compact;
-  all.textContent = JSON.stringify(fields, null, 1);
-  details.append(summary, all);
-  row.insertCell().append(details);
-  if (body.rows.length > LOG_ROWS) {
-    body.deleteRow(-1);
-    get("more").textContent = `The newest ${LOG_ROWS} entries; for all run: XRANGE saga:${saga}:replies - +`;
-  }
 }
 
 // ---- the timeline -------------------------------------------------------------------------------

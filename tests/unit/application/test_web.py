@@ -26,7 +26,6 @@ from app.config import choose_settings, get_settings
 from app.exploration.map_files import save_map
 from app.exploration.simulation.floor_plans import draw_rooms
 from app.missions.mission_saga import mission_runner, mission_saga
-from app.redis_utils import get_bus
 from app.robots import fleet
 from app.web import pages
 from app.web.api import make_app
@@ -37,6 +36,7 @@ from sagastream.testing import EmbeddedServer
 from sagastream.web.access import MAX_BODY_BYTES
 from sagastream.web.rate_limits import RateLimiter
 from sagastream.web.tokens import is_guessable
+from tests.mission_intents import intend_next_step
 from tests.plain_client import add_entry, call
 
 pytestmark = pytest.mark.blocking
@@ -447,13 +447,7 @@ async def test_a_mission_links_to_the_pages_of_its_requests(client: httpx.AsyncC
     """The library's page is below `/operator`: every link of a mission leads somewhere."""
     started = await client.post("/api/missions", json=_ROOM)
     saga_id = started.json()["saga_id"]
-    saga = mission_saga(get_settings())
-    store = SagaStore(get_bus(), saga.name, wake_after_s=60, keep_s=60, keep_moves_s=60)
-    current = await store.get(saga_id)
-    action = next_action(saga, current.journal)
-    assert action is not None
-    begun = intend(saga, current.journal, action, now=time.time(), max_attempts=5)
-    await store.change(current, lambda _: begun)
+    begun = await intend_next_step(saga_id)
     page = await client.get(f"/missions/{saga_id}")
     found = set(re.findall(r'href="(/operator/[^"#]*[?][^"]*)"', page.text))
     assert f"/operator/saga?id={saga_id}" in found
