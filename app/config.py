@@ -65,7 +65,7 @@ class Settings(BaseSettings):
     )
     data_dir: Path = Field(
         ROOT / "missions" / "data",
-        description="Folder where `mission run` keeps the missions of servers that it starts.",
+        description="Folder where `mission run` and `mission dev` keep the missions of servers that they start.",
     )
 
     resources_stream: str = Field(

@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from pydantic import ValidationError
 
+from app.cli.dev_server import use_dev_server
 from app.config import Settings, choose_settings, explain, get_settings
 from app.exploration.map_files import MapError
 from app.missions.mission import BadMission, Mission, MissionTimeout
@@ -59,15 +60,21 @@ app = typer.Typer(
 )
 
 
-def settings_of_command(*, embedded: bool = False) -> Settings:
+def settings_of_command(
+    *, embedded: bool = False, dev: bool = True, same_folders: bool = False
+) -> Settings:
     """Return the settings, and set up logs and telemetry; an invalid variable ends the command.
 
     Args:
         embedded: Whether the command starts a server if REDIS_URL is not set. It then also
             writes spans to a new file in TRACE_DIR, unless TRACE_FILE is set.
+        dev: Whether to use the server of a running `mission dev` if REDIS_URL is not set.
+        same_folders: Whether that must have the MAP_DIR and OUT_DIR of these settings.
     """
     try:
         settings = get_settings()
+        if dev:
+            settings = use_dev_server(settings, same_folders=same_folders)
         if embedded and not {"redis_url", "trace_file"} & settings.model_fields_set:
             settings = choose_settings(trace_file=_new_trace_file(settings.trace_dir))
     except ValidationError as error:

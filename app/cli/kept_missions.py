@@ -6,7 +6,6 @@ robots of the next.
 """
 
 import contextlib
-import fcntl
 import json
 import shutil
 import socket
@@ -19,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from app.cli.base import EXIT_ERROR, leave, run_or_exit
+from app.cli.dev_server import announced, folder_of, is_locked
 from app.config import choose_settings, get_settings
 from app.exploration.map_files import write_atomically
 from app.missions.mission_ids import full_id, match_id
@@ -30,7 +30,7 @@ from sagastream.errors import NoSuchSaga, SagaError
 from sagastream.saga import Journal
 from sagastream.testing import EmbeddedServer
 
-_URL, _SUMMARY, _LOCK = "url", "summary.json", "lock"
+_URL, _SUMMARY = "url", "summary.json"
 _PROBE_S = 0.3
 # How long a command waits for another one that reads the same folder.
 _TURN_S = 10.0
@@ -86,10 +86,14 @@ def server_of(given: str, *, changes: bool = False) -> Iterator[str]:
         except SagaError as error:
             leave(EXIT_ERROR, str(error))
         folder = get_settings().data_dir / found if found else None
+        if folder is None and not changes and _has_dev_data():
+            with _serving(folder_of(get_settings())):
+                yield run_or_exit(_full_id(given))
+            return
     if folder is None:
         yield run_or_exit(_full_id(given))
         return
-    if changes and not _is_in_use(folder) and not _has_ended(folder):
+    if changes and not is_locked(folder) and not _has_ended(folder):
         leave(
             EXIT_ERROR,
             f"the server and the workers of mission {folder.name} have ended with their "
@@ -99,20 +103,53 @@ def server_of(given: str, *, changes: bool = False) -> Iterator[str]:
         yield folder.name
 
 
+@contextmanager
+def kept_data(given: str) -> Iterator[None]:
+    """Use the server of a mission, or of what `mission dev` has left, if none is named or answers.
+
+    An error ends the command.
+
+    Args:
+        given: The id of a mission, or its unique beginning; '' for any.
+    """
+    with contextlib.ExitStack() as stack:
+        if given:
+            stack.enter_context(server_of(given))
+        elif not _is_server_named() and _has_dev_data() and not _answers():
+            url = stack.enter_context(kept_server(folder_of(get_settings())))
+            stack.enter_context(announced(choose_settings(redis_url=url)))
+        yield
+
+
 def all_summaries() -> list[dict[str, Any]]:
     """Return the summaries of all missions that can be found, newest first; an error ends the command."""
     named, folders = _is_server_named(), _folders()
     found: list[dict[str, Any]] = []
-    if named or not folders or _answers():
+    if named or not (folders or _has_dev_data()) or _answers():
         found += run_or_exit(_summaries())
     if not named:
         found += [summary for folder in folders if (summary := _summary(folder))]
+    if not named and _has_dev_data():
+        with _serving(folder_of(get_settings())):
+            found += [
+                each | ({} if _is_over(each) else {"status": "interrupted"})
+                for each in run_or_exit(_summaries())
+            ]
     return sorted(found, key=lambda one: one["started"] or 0, reverse=True)
 
 
 def _has_ended(folder: Path) -> bool:
     summary = _summary(folder)
     return summary is not None and summary["status"] in {"completed", "compensated"}
+
+
+def _is_over(summary: dict[str, Any]) -> bool:
+    return summary["status"] not in {"running", "compensating"}
+
+
+def _has_dev_data() -> bool:
+    """Whether a `mission dev` that no longer runs has left missions."""
+    return folder_of(get_settings()).is_dir()
 
 
 def _is_server_named() -> bool:
@@ -129,7 +166,9 @@ def _answers() -> bool:
 
 def _folders() -> list[Path]:
     folder = get_settings().data_dir
-    return [each for each in folder.iterdir() if each.is_dir()] if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    return [each for each in folder.iterdir() if each.is_dir() and not each.name.startswith(".")]
 
 
 async def _full_id(given: str) -> str:
@@ -195,20 +234,26 @@ def _serving(folder: Path) -> Iterator[bool]:
 def _url_in_use(folder: Path) -> str | None:
     """Return the URL of the server of a running `mission run`."""
     with contextlib.suppress(OSError):
-        if _is_in_use(folder):
+        if is_locked(folder):
             return (folder / _URL).read_text()
     return None
 
 
-def _is_in_use(folder: Path) -> bool:
-    try:
-        with (folder / _LOCK).open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+@contextmanager
+def kept_server(folder: Path) -> Iterator[str]:
+    """Run a server on the data of a folder, which is made if it is missing; yield its URL.
+
+    An error ends the command.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            url = stack.enter_context(_running(folder))
+        except RuntimeError as error:  # another command runs a server there
+            leave(EXIT_ERROR, str(error))
+        except OSError as error:
+            leave(EXIT_ERROR, f"DATA_DIR: cannot use {folder}: {error.strerror}")
+        yield url
 
 
 @contextmanager
@@ -228,5 +273,5 @@ def _drop_expired() -> None:
     """Delete folders whose missions have expired on their servers."""
     oldest = time.time() - get_settings().retention_s
     for folder in _folders():
-        if folder.stat().st_mtime < oldest and not _is_in_use(folder):
+        if folder.stat().st_mtime < oldest and not is_locked(folder):
             shutil.rmtree(folder, ignore_errors=True)

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli import acl, diagnose, mission_commands  # noqa: F401 - registers their commands
+from app.cli import acl, dev, diagnose, mission_commands  # noqa: F401 - registers their commands
 from app.cli.base import (
     EXIT_USAGE,
     Format,
@@ -81,14 +81,15 @@ def run(
 ) -> None:
     """Run one mission: start the workers it needs, follow it, and stop them at its end.
 
-    It uses the server at REDIS_URL; if that is not set, it starts a server, and keeps the mission
-    in DATA_DIR, where `mission list`, `show` and `replay` find it. Exit codes: 0
+    It uses the server at REDIS_URL, else that of a running `mission dev`; if there is neither, it
+    starts a server, and keeps the mission in DATA_DIR, where `mission list`, `show` and `replay`
+    find it. Exit codes: 0
     completed, 1 error, 2 usage, 3 failed and compensated, 4 compensation stuck,
     5 timeout, 130 interrupted. Ctrl-C undoes the mission; a second one ends the command at once.
 
     Example: mission run --map floor.yaml --robots 3 --seed 7
     """
-    given = settings_of_command(embedded=not attach)
+    given = settings_of_command(embedded=not attach, dev=not (map or out), same_folders=not attach)
     if area and map:
         leave(EXIT_USAGE, "--area and --map: give one of them")
     if attach and (map or out):

@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from app.cli.base import EXIT_ERROR, EXIT_USAGE, app, leave, run_or_exit, settings_of_command
+from app.cli.kept_missions import kept_data
 from app.config import ROOT, Settings, choose_settings
 from app.redis_utils import get_bus
 from app.shutdown import kill_groups, shutdown
@@ -30,17 +31,18 @@ def serve(
     *,
     host: Annotated[str | None, typer.Option(help="Default: WEB_HOST.")] = None,
     port: Annotated[int | None, typer.Option(help="Default: WEB_PORT.")] = None,
+    mission: Annotated[
+        str, typer.Option(help="The id of a mission that `mission run` has kept, or its beginning.")
+    ] = "",
 ) -> None:
     """Serve pages and HTTP API until Ctrl-C; other machines can connect only if WEB_TOKEN is set.
 
+    Without REDIS_URL it serves what DATA_DIR has: the missions of `mission dev`, or one of
+    `mission run`, which --mission names.
+
     Example: REDIS_URL=redis://127.0.0.1:6379/0 mission serve --port 8080
     """
-    # Imported here: slow imports that no other command needs.
-    import uvicorn  # noqa: PLC0415
-
-    from app.web.api import make_app  # noqa: PLC0415
-    from sagastream.web.impatient import ImpatientProtocol  # noqa: PLC0415
-    from sagastream.web.tokens import is_guessable  # noqa: PLC0415
+    from sagastream.web.tokens import is_guessable  # noqa: PLC0415 - only `serve` needs it
 
     settings_of_command()
     given = {"web_host": host, "web_port": port}
@@ -61,6 +63,18 @@ def serve(
             "WEB_TOKEN: give 128 random bits, 22 letters and digits or 32 hex digits, such as: "
             "python -c 'import secrets; print(secrets.token_urlsafe())'",
         )
+    with kept_data(mission):
+        _serve(choose_settings())
+
+
+def _serve(settings: Settings) -> None:
+    """Serve with these settings until Ctrl-C."""
+    # Imported here: slow imports that no other command needs.
+    import uvicorn  # noqa: PLC0415
+
+    from app.web.api import make_app  # noqa: PLC0415
+    from sagastream.web.impatient import ImpatientProtocol  # noqa: PLC0415
+
     try:
         web = make_app(settings)
     except ValueError as error:

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from app.cli.part_output import PartOutput
 from app.config import ROOT, Settings
 from app.redis_utils import get_bus
 from app.robots import fleet
@@ -79,10 +80,18 @@ class Workers:
 
     Args:
         settings: The settings of the children.
-        kinds: The kinds of workers to start.
+        kinds: The kinds of workers to start; also `page`, for `mission serve`.
+        output: Prints what they write; by default it is kept until they end, for error messages.
     """
 
-    def __init__(self, settings: Settings, kinds: Collection[str] = KINDS) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        kinds: Collection[str] = KINDS,
+        *,
+        output: PartOutput | None = None,
+    ) -> None:
+        self._output = output
         self._settings = settings
         self._kinds = kinds
         self._children: dict[str, subprocess.Popen[bytes]] = {}
@@ -106,6 +115,8 @@ class Workers:
                     f"robots-{number + 1}",
                     ["-m", "app.robots.process", *names[number::processes]],
                 )
+            if "page" in self._kinds:
+                self._spawn("page", ["-m", "app.cli", "serve"])
         except BaseException:
             self.stop()
             raise
@@ -193,16 +204,19 @@ class Workers:
 
     def _spawn(self, name: str, arguments: Sequence[str]) -> None:
         self._arguments[name] = arguments
-        with (self._logs / f"{name}.log").open("wb") as log:
-            self._children[name] = subprocess.Popen(  # noqa: S603 - our own program
+        path = self._logs / f"{name}.log"
+        with path.open("wb") as log:
+            child = self._children[name] = subprocess.Popen(  # noqa: S603 - our own program
                 [sys.executable, *arguments],
                 cwd=ROOT,
                 env=self._environment(name),
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=subprocess.PIPE if self._output else log,
                 stderr=subprocess.STDOUT,
                 **child_options(),
             )
+        if self._output:
+            self._output.follow(name, child, path)
 
     def _environment(self, name: str) -> dict[str, str]:
         """Return the environment of a child; children serve probes on consecutive ports."""
