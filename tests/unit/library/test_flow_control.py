@@ -11,6 +11,7 @@ import pytest
 from sagastream import (
     Bus,
     Command,
+    DeadlineExceeded,
     InvalidMessage,
     Limit,
     Priority,
@@ -68,8 +69,9 @@ class Work:
 
 
 async def _emit(bus: Bus, request_id: str, key: str = "", **options: Any) -> str:
+    given: dict[str, Any] = {"request_id": request_id, "correlation_id": "c"}
     return await bus.emit_command(
-        STREAM, event_type="work:do", payload={"key": key}, request_id=request_id, **options
+        STREAM, event_type="work:do", payload={"key": key}, **(given | options)
     )
 
 
@@ -264,6 +266,34 @@ async def test_a_listener_that_died_counts_until_its_lease_lapses(bus: Bus) -> N
     assert min(work.times) >= claimed_at + lease_s - 0.01, "one began while the lease was current"
     assert work.most[""] == 1
     assert not await queues(bus, STREAM)
+
+
+async def test_a_request_that_waits_fails_at_its_deadline(bus: Bus) -> None:
+    """Whatever it waits for; the others keep their places."""
+    work = Work(Limit(concurrency=1))
+    async with listening(bus, [work.handler], concurrency=4):
+        for name, deadline_s in (("first", None), ("second", 0.5), ("third", None)):
+            await _emit(bus, name, deadline_s=deadline_s, reply_stream="replies:me")
+        await _waits(bus, 2)
+        with pytest.raises(DeadlineExceeded):
+            await bus.read_replies("replies:me", "c", "second", 10)
+        assert work.begun == ["first"]
+        work.let_end("first", "third")
+        await _ended(bus, "first", "third")
+    assert work.begun == ["first", "third"]
+    assert not await queues(bus, STREAM)
+
+
+async def test_a_paused_request_fails_at_its_deadline(bus: Bus) -> None:
+    """Nothing begins, and nobody waits for longer than he said."""
+    work = Work(is_open=True)
+    await pause(bus, STREAM)
+    async with listening(bus, [work.handler]):
+        await _emit(bus, "late", deadline_s=0.3, reply_stream="replies:me")
+        with pytest.raises(DeadlineExceeded):
+            await bus.read_replies("replies:me", "c", "late", 10)
+        await resume(bus, STREAM)
+    assert work.begun == []
 
 
 async def test_a_request_that_waits_can_be_cancelled(bus: Bus) -> None:

@@ -117,9 +117,13 @@ local function begin(call, key, stream, args, before, last)
     leave_limiters(call, stream, key, record) -- they were those of an earlier claim
   end
   if limits ~= NO_LIMITS or has_pauses(call, stream) then
-    local waits_at, count, interval = refused_by(call, stream, key, record, limits)
-    if waits_at then
-      return limited(call, stream, key, record, limits, group, entry_id, waits_at, count, interval)
+    if (tonumber(command_of(record).deadline) or math.huge) <= now then
+      limits = NO_LIMITS -- it fails, and its handler does not run
+    else
+      local waits_at, count, interval = refused_by(call, stream, key, record, limits)
+      if waits_at then
+        return limited(call, stream, key, record, limits, group, entry_id, waits_at, count, interval)
+      end
     end
   end
   record.epoch, record.attempts = next_epoch(call, record.epoch), record.attempts + 1

@@ -167,13 +167,18 @@ local function open_limiter(call, stream, name)
   end
 end
 
--- Let a request wait in a limiter's queue. It has no entry meanwhile.
+-- Let a request wait in a limiter's queue. It has no entry meanwhile. When its deadline passes, it goes
+-- into the stream, and the listener that reads it fails it.
 local function wait_at(call, stream, key, record, name, count, interval)
   local base = limiter_key(stream, name)
   redis.call('HSET', base, 'count', count, 'interval', interval)
   enqueue(base, key, record.turn)
   record.waits, record.entry_id = name, '0-0'
   write_state(key, record)
+  local deadline = tonumber(command_of(record).deadline)
+  if deadline then
+    redis.call('ZADD', stream .. ':deadlines', int(deadline), key)
+  end
   open_limiter(call, stream, name)
 end
 

@@ -119,6 +119,7 @@ local function conclude(call, key, record, status, payload, trace, retention, gr
   local is_lone = command.saga_id == ''
   if record.waits ~= '' then
     leave_queue(command.stream, key, record)
+    redis.call('ZREM', command.stream .. ':deadlines', key)
   end
   if record.held_until > 0 then
     redis.call('HSET', key, 'state', pack_state(record), 'ended', ended)

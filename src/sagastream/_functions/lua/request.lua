@@ -139,7 +139,7 @@ local function emit(call, key, stream, args, before, last)
   local entry_id, due, turn = nil, 0, options.turn or ''
   if options.delay_ms or options.not_before_ms or unique_due then
     due = math.max(now + (options.delay_ms or 0), tonumber(options.not_before_ms or 0), unique_due or 0)
-    due = due > now and due or 0
+    due = due > now and math.min(due, deadline == '' and due or deadline) or 0 -- then it fails
   end
   if options.unique then
     open_window(call, stream, options, key, due, window_began)

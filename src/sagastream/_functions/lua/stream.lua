@@ -61,6 +61,20 @@ local function requeue(call, stream, limit)
   end
 end
 
+-- Let in the requests whose deadline passes while they wait for a limiter: they fail.
+local function move_late(call, stream)
+  local deadlines = stream .. ':deadlines'
+  for _, key in ipairs(redis.call('ZRANGEBYSCORE', deadlines, '-inf', int(now_ms(call)), 'LIMIT', 0, REQUEUE_LIMIT)) do
+    local is_readable, record = pcall(read_record, call, key)
+    if is_readable and record.status == 'pending' and record.waits ~= '' then
+      leave_queue(stream, key, record)
+      add_command(call, stream, key, record)
+    end
+    redis.call('ZREM', deadlines, key)
+  end
+  return tonumber(redis.call('ZRANGE', deadlines, 0, 0, 'WITHSCORES')[2] or math.huge)
+end
+
 -- Let in the requests that are due, and those whose limiter must be looked at. Returns how many ms
 -- later the next one is, or '' if none waits.
 local function move_due(call, stream)
@@ -82,7 +96,7 @@ local function move_due(call, stream)
     open_limiter(call, stream, name)
   end
   local first = tonumber(redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2] or math.huge)
-  first = math.min(first, tonumber(redis.call('ZRANGE', limits, 0, 0, 'WITHSCORES')[2] or math.huge))
+  first = math.min(first, move_late(call, stream), tonumber(redis.call('ZRANGE', limits, 0, 0, 'WITHSCORES')[2] or math.huge))
   return first < math.huge and int(math.max(0, first - now)) or ''
 end
 
@@ -101,6 +115,7 @@ local function sweep(call, keys, args)
   require_type(call, sweeper, 'hash')
   require_type(call, stream .. ':delayed', 'zset')
   require_type(call, stream .. ':limits', 'zset')
+  require_type(call, stream .. ':deadlines', 'zset')
   local now, due = now_ms(call), move_due(call, stream)
   local held = redis.call('HMGET', sweeper, 'consumer', 'until', 'cursor')
   if held[1] and held[1] ~= consumer and tonumber(held[2]) > now then
