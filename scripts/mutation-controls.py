@@ -264,8 +264,8 @@ CONTROLS = [
     Control(
         "5 renewal checks the token",
         CLAIM,
-        "elseif record.token == token and record.status == 'running' then",
-        "elseif record.status == 'running' then",
+        "elseif record.token == token and record.status == 'running' and has_permits(call",
+        "elseif record.status == 'running' and has_permits(call",
         UNIT,
     ),
     Control(
