@@ -16,7 +16,9 @@ _ARROWS = "→↗↑↖←↙↓↘"
 _COLOURS = ("blue", "red", "green", "magenta", "yellow", "cyan")
 _ASPECT = 2  # a character is twice as tall as it is wide
 # Of the upper or lower half of a character.
-_HALVES = {UNKNOWN: "grey15", FREE: "grey50", OCCUPIED: "white"}
+_HALVES = {UNKNOWN: "grey39", FREE: "grey89", OCCUPIED: "grey0"}
+# Of marks that have no colour of a robot.
+_PLAIN = {"dim": "grey0"}
 _MAX_BAR = 20
 _STEPS = (5, 2, 1)
 
@@ -80,7 +82,7 @@ def draw_coloured_map(frame: Frame, grid: GridFrame, *, width: int, height: int)
         for col in range(shape[1]):
             lower, upper = (_HALVES[int(values[_ASPECT * row + half, col])] for half in (0, 1))
             if mark := marks.get((row, col)):
-                text.append(mark[0], f"{mark[1]} on {lower}")
+                text.append(mark[0], f"{_PLAIN.get(mark[1], mark[1])} on {lower}")
             else:
                 text.append("▀", f"{upper} on {lower}")
         text.append("\n")

@@ -54,9 +54,9 @@ def test_a_coloured_map_has_two_rows_in_a_character() -> None:
     text = draw_coloured_map(Frame(1.0, 0.3, (robot,), (), cells), grid, width=3, height=2)
     assert text.plain.splitlines() == ["▀▀▀", "▀▀→"]
     styles = [str(span.style) for span in text.spans]
-    assert styles[3] == "white on grey50"  # occupied above free
-    assert styles[1] == "grey15 on grey50"  # unknown above free
-    assert styles[5] == "bold blue on grey15"
+    assert styles[3] == "grey0 on grey89"  # occupied above free
+    assert styles[1] == "grey39 on grey89"  # unknown above free
+    assert styles[5] == "bold blue on grey39"
 
 
 @pytest.mark.parametrize(
