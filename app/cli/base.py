@@ -13,7 +13,9 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from pydantic import ValidationError
+from typer.core import TyperGroup
 
+import sagastream
 from app.cli.dev_server import use_dev_server
 from app.config import Settings, choose_settings, explain, get_settings
 from app.exploration.map_files import MapError
@@ -22,6 +24,10 @@ from app.observability.providers import configure
 from app.shutdown import GRACE_S, shutdown
 from sagastream import SagastreamError
 
+_ORDER = (
+    *("run", "dev", "start", "list", "show", "watch", "replay", "trace"),
+    *("cancel", "resume", "compensate", "fleet", "workers", "serve", "doctor", "acl"),
+)
 EXIT_CODES = {"completed": 0, "compensated": 3, "stuck": 4}
 _MAX_TRACE_FILES = 50
 EXIT_ERROR, EXIT_USAGE, EXIT_TIMEOUT = 1, 2, 5
@@ -52,12 +58,44 @@ Timeout = Annotated[
     float | None, typer.Option(help="Seconds after which the mission is undone.", min=0.001)
 ]
 
+
+class CommandsInOrder(TyperGroup):
+    """Lists the commands in the order in which they are used."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names of the commands."""
+        names = super().list_commands(ctx)
+        return sorted(names, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
+
+
 app = typer.Typer(
     name="mission",
+    cls=CommandsInOrder,
     help="Mission control for collaborative exploration.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def _main(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version and exit.",
+            is_eager=True,
+            callback=lambda wanted: _print_version() if wanted else None,
+        ),
+    ] = False,
+) -> None:
+    """Mission control for collaborative exploration."""
+
+
+def _print_version() -> NoReturn:
+    print(f"mission {sagastream.__version__}")
+    raise typer.Exit
 
 
 def settings_of_command(

@@ -79,9 +79,11 @@ def doctor(*, output: Format = Output.TEXT) -> None:
             print(printable(f"{_word(check)}  {check.name}: {check.detail}"))
             if check.mend:
                 print(printable(f"      fix: {check.mend}"))
-    failed = sum(not check.ok for check in checks)
+    failed = [check for check in checks if not check.ok]
     if failed:
-        leave(EXIT_ERROR, f"{failed} of {len(checks)} checks failed")
+        # Checks are in the order of causes: what comes first may mend the others, too.
+        line = f"{len(failed)} of {len(checks)} checks failed"
+        leave(EXIT_ERROR, f"{line}; first {failed[0].name}: {failed[0].mend or failed[0].detail}")
 
 
 def _word(check: Check) -> str:

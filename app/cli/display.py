@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.cli.base import printable
-from app.cli.terminal_map import draw_map
+from app.cli.terminal_map import draw_on
 from app.event_types import EXPLORATION_PERFORM, FORWARD_STEPS, step_of
 from app.exploration.grid import GridFrame
 from app.missions.frames import Frame
@@ -29,9 +29,12 @@ class MissionDisplay:
     Args:
         started: When the mission started, in seconds since the Unix epoch, by the server's clock;
             None if it starts now.
+        saga_id: The mission's id, if it is known yet.
     """
 
-    def __init__(self, started: float | None = None) -> None:
+    def __init__(self, started: float | None = None, saga_id: str = "") -> None:
+        self.saga_id = saga_id
+        self._first_frame: tuple[float, float] | None = None
         self._console = Console(file=sys.stderr)
         self._started = started
         self._newest: tuple[float, float] = (0.0, time.monotonic())
@@ -79,6 +82,30 @@ class MissionDisplay:
     def show_map(self, frame: Frame, grid: GridFrame) -> None:
         """Show the current frame of the mission; only terminals draw it."""
         self._map = (frame, grid)
+        if self._first_frame is None:
+            self._first_frame = frame.simulated_s, time.monotonic()
+
+    def _headline(self) -> Text:
+        """The id, the age, and what is left of the exploration, as an estimate in real time."""
+        line = Text.assemble(
+            ("mission ", "bold"), printable(self.saga_id), f"  {self._age():.0f} s"
+        )
+        if self._map is None or self._first_frame is None:
+            return line
+        frame, (first_s, seen) = self._map[0], self._first_frame
+        passed_s = frame.simulated_s - first_s
+        if frame.remaining and frame.remaining.seconds and passed_s > 0:
+            per_simulated = (time.monotonic() - seen) / passed_s
+            least, about, most = (
+                max(1.0, each * per_simulated)
+                for each in (
+                    frame.remaining.least_s,
+                    frame.remaining.seconds,
+                    frame.remaining.most_s,
+                )
+            )
+            line.append(f"  about {about:.0f} s left ({least:.0f} to {most:.0f} s)")
+        return line
 
     def _note_time(self, timestamp: Any) -> None:
         """Note the time of a stage, in seconds since the mission's start; an odd one changes nothing."""
@@ -110,11 +137,10 @@ class MissionDisplay:
         robots = Table.grid(padding=(0, 2))
         for name, cells in sorted(self._robots.items()):
             robots.add_row(Text(f"  {name}"), *cells)
-        parts: list[RenderableType] = [f"[bold]mission[/] {self._age():.0f} s", steps, robots]
+        parts: list[RenderableType] = [self._headline(), steps, robots]
         if self._map:
-            size = self._console.size
-            height = max(_MIN_MAP_LINES, size.height - steps.row_count - robots.row_count - 3)
-            parts.append(draw_map(*self._map, width=size.width - 1, height=height))
+            lines = self._console.size.height - steps.row_count - robots.row_count - 4
+            parts.append(draw_on(self._console, *self._map, height=max(_MIN_MAP_LINES, lines)))
         return Group(*parts)
 
 

@@ -214,7 +214,7 @@ async def _run_to_end(
     with ExitStack() as stack:
         display = stack.enter_context(MissionDisplay())
         handle = await _start_completely(mission, saga_id)
-        saga_id = handle.saga_id
+        saga_id = display.saga_id = handle.saga_id
         how_to_continue = how_to_continue.format(saga_id)
         shutdown.report = f"mission {saga_id} was not undone; {how_to_continue}"
 

@@ -290,7 +290,7 @@ def _follow_to_end(saga_id: str, output: Output) -> None:
     async def follow_with_display() -> dict[str, Any]:
         async with get_bus():
             journal = await mission_runner().journal(saga_id)
-            with MissionDisplay(journal.started) as display:
+            with MissionDisplay(journal.started, journal.saga_id) as display:
                 handle = MissionHandle(saga_id, journal.input)
                 async with show_live_map(display, saga_id):
                     outcome = await follow(handle, stage_printer(output, display.show))

@@ -23,12 +23,13 @@ from app.cli.base import (
 )
 from app.cli.display import MissionDisplay
 from app.cli.kept_missions import server_of
-from app.cli.terminal_map import draw_map
+from app.cli.terminal_map import draw_map, draw_on, scale_bar
 from app.exploration.grid import UNKNOWN, GridFrame
 from app.missions.frames import Frame
 from app.missions.recording import RecordedFrame, read_frames
 from app.redis_utils import get_bus
 
+_PRINTED = {"width": 100, "height": 50}
 _MAX_WAIT_S = 1.0
 
 
@@ -64,7 +65,7 @@ def replay(
     if not print_json([_as_dict(each) for each in recorded], output):
         _, last, grid = recorded[-1]
         if not console.is_terminal:
-            print(draw_map(last, grid, width=100, height=50))
+            print(f"{draw_map(last, grid, **_PRINTED)}{scale_bar(grid, **_PRINTED)}")
         print(f"{last.simulated_s:.0f} s simulated, {known_m2(last, grid):.0f} m² known")
 
 
@@ -79,10 +80,7 @@ async def _play(recorded: list[RecordedFrame], speed: float, console: Console) -
         for _, frame, grid in recorded:
             await asyncio.sleep(min((frame.simulated_s - before_s) / speed, _MAX_WAIT_S))
             before_s = frame.simulated_s
-            size = console.size
-            live.update(
-                draw_map(frame, grid, width=size.width - 1, height=size.height - 2), refresh=True
-            )
+            live.update(draw_on(console, frame, grid, height=console.size.height - 3), refresh=True)
 
 
 def _as_dict(each: RecordedFrame) -> dict[str, Any]:

@@ -4,19 +4,26 @@ import json
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import typer
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+import sagastream
 from app import config
-from app.cli.base import Output, printable, stage_printer
+from app.cli.base import _ORDER, Output, printable, stage_printer
 from app.cli.display import MissionDisplay, _detail
 from app.cli.main import app
 from app.config import ROOT, get_settings
+from app.exploration.grid import GridFrame
 from app.exploration.map_files import save_map
+from app.exploration.planning.remaining import Remaining
 from app.exploration.simulation.floor_plans import draw_rooms
+from app.missions.frames import Frame
 from app.missions.mission import Mission
 from app.redis_utils import get_bus
 from app.robots import fleet
@@ -307,3 +314,39 @@ def test_a_missions_error_does_not_steer_the_terminal(text: str) -> None:
     assert "E: " in shown
     assert "\x1b]" not in shown
     assert printable(text) in shown
+
+
+def test_the_version_is_printed() -> None:
+    """That of the checkout, and nothing else."""
+    result = _run("--version")
+    assert (result.exit_code, result.stdout) == (0, f"mission {sagastream.__version__}\n")
+
+
+def test_commands_are_listed_in_the_order_of_their_use() -> None:
+    """What a beginner needs stands first; every command has its place."""
+    names = list(typer.main.get_command(app).list_commands(None))  # type: ignore[attr-defined]
+    assert names[:5] == ["run", "dev", "start", "list", "show"]
+    assert set(names) == set(_ORDER)
+
+
+def test_the_doctor_says_what_to_do_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of the checks that failed, in the order of causes."""
+    result = CliRunner().invoke(app, ["doctor"], env={"REDIS_URL": "redis://127.0.0.1:1/0"})
+    assert result.exit_code == 1
+    assert "checks failed; first server: start it" in result.stderr.splitlines()[-1]
+
+
+def test_the_headline_has_the_id_and_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In real time: here a simulated second takes two."""
+    now = [0.0]
+    monkeypatch.setattr("app.cli.display.time", SimpleNamespace(monotonic=lambda: now[0]))
+    display = MissionDisplay(started=0.0, saga_id="m-1")
+    cells = np.zeros((4, 4), np.int8)
+    grid = GridFrame(4, 4, 1.0)
+    display.show_map(Frame(0.0, 0.1, (), (), cells), grid)
+    now[0] = 20.0
+    remaining = Remaining(15.0, 7.5, 60.0, 12.0)
+    display.show_map(Frame(10.0, 0.5, (), ((1.0, 1.0),), cells, remaining), grid)
+    headline = display._headline().plain
+    assert headline.startswith("mission m-1")
+    assert headline.endswith("about 30 s left (15 to 120 s)")
