@@ -432,3 +432,16 @@ async def test_a_priority_that_is_none_is_refused(bus: Bus) -> None:
     with pytest.raises(InvalidMessage, match="maxlen: does not fit a command that waits"):
         await _emit(bus, "r", priority=Priority(), maxlen=5)
     assert await request_status(bus, "r") is None
+
+
+async def test_a_limit_that_is_raised_lets_all_in_that_fit(bus: Bus) -> None:
+    """Also when more than a hundred wait: one call lets in a hundred, the next sweeps the others."""
+    few, many = Work(Limit(concurrency=1)), Work(Limit(concurrency=300))
+    names = [f"r{number}" for number in range(260)]
+    await asyncio.gather(*(_emit(bus, name) for name in names))
+    async with listening(bus, [few.handler], drain_s=0.0):
+        await _waits(bus, 259)
+    async with listening(bus, [many.handler], concurrency=300):
+        await many.has_begun(260)
+        many.let_end(*names)
+        await _ended(bus, *names)

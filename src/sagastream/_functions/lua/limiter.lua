@@ -162,7 +162,7 @@ local function open_limiter(call, stream, name)
     redis.call('DEL', base)
     redis.call('ZREM', stream .. ':limits', name)
   else
-    local at = next_check(call, stream, name, count, interval)
+    local at = free > OPEN_LIMIT and now_ms(call) or next_check(call, stream, name, count, interval)
     redis.call('ZADD', stream .. ':limits', at == math.huge and '+inf' or int(math.ceil(at)), name)
   end
 end
