@@ -17,10 +17,10 @@ STREAM = "work:commands"
 REQUESTS = 20
 
 # Commands that all requests of a process share: periodic calls, blocking reads, new connections
-# and the data loss guard.
+# and the data loss guard, which looks for the record of a request that waits for long.
 PERIODIC = {"renew", "announce", "sweep"}
 SHARED = PERIODIC | {"XREAD", "XREADGROUP", "BLPOP", "HELLO", "CLIENT", "INFO"}
-SHARED |= {"HSETNX", "HMGET"}
+SHARED |= {"HSETNX", "HMGET", "EXISTS"}
 
 
 @multi_stage_reply(stream=STREAM, event_type="work:do")
