@@ -256,6 +256,7 @@ class Child:
     when: Condition | None = None
 
 
+# A part of a saga: a step, a wait, branches, a list or a child saga.
 Node = Union[Step, WaitFor, Parallel, ForEach, Child]  # noqa: UP007 - it refers to itself
 _IN_BRANCHES = re.compile(r"[^\[\]/|]+")
 

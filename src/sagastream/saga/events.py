@@ -20,8 +20,9 @@ from sagastream.saga.state import NOW, Journal, JournalEntry
 from sagastream.saga.store import SagaStore, VersionedJournal
 from sagastream.saga.walk import open_waits
 
-# How long an event is kept, in seconds, and a note of a wait after its timeout.
+# How long an event is kept, and a note of a wait after its timeout, in seconds.
 KEEP_EVENT_S = 7 * 86_400.0
+_KEEP_NOTE_S = 600.0
 
 
 async def send_event(
@@ -166,7 +167,7 @@ class Waits:
                 *(self._bus.key(name), saga_id),
                 due_s=due_s,
                 is_idle=is_idle,
-                keep_s=due_s + KEEP_EVENT_S,
+                keep_s=due_s + _KEEP_NOTE_S,
             )
             if payload is not None:
                 return payload
