@@ -295,7 +295,7 @@ async def _readable(bus: Bus, name: str) -> ScheduleStatus | None:
 def _decoded(spec: bytes) -> tuple[Schedule | None, str]:
     try:
         return decode_schedule(spec), ""
-    except (InvalidMessage, ModuleNotFoundError) as error:
+    except InvalidMessage as error:
         return None, str(error)
 
 

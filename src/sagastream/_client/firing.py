@@ -88,8 +88,8 @@ def plan(spec: bytes, due_ms: int, now_ms: int) -> PlannedFiring:
     """What to do with a due time of a schedule; it may read the files of a time zone.
 
     Raises:
-        InvalidMessage: The definition is malformed, or a newer release wrote it.
-        ModuleNotFoundError: A cron expression needs the extra `schedule`.
+        InvalidMessage: The definition is malformed, or a newer release wrote it, or its cron
+            expression needs the extra `schedule`.
     """
     schedule = decode_schedule(spec)
     return PlannedFiring(

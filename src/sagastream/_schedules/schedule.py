@@ -51,8 +51,8 @@ class Schedule:
         ends: The time after which nothing is due; None for none.
 
     Raises:
-        InvalidMessage: A value is invalid; names the field.
-        ModuleNotFoundError: A cron expression needs the extra `schedule`.
+        InvalidMessage: A value is invalid, or a cron expression needs the extra `schedule`; names the
+            field.
     """
 
     name: str
@@ -156,8 +156,7 @@ def check_cron(expression: str) -> None:
     """Check a cron expression.
 
     Raises:
-        InvalidMessage: It is malformed, or never due.
-        ModuleNotFoundError: The extra `schedule` is not installed.
+        InvalidMessage: It is malformed, or never due, or the extra `schedule` is not installed.
     """
     simulator = cron_library()
     if len(expression.split()) != len(("minute", "hour", "day of month", "month", "day of week")):
@@ -176,14 +175,12 @@ def cron_library() -> Any:
     """The library that reads cron expressions.
 
     Raises:
-        ModuleNotFoundError: It is not installed.
+        InvalidMessage: It is not installed.
     """
     try:
         import cronsim  # noqa: PLC0415 - it is an extra
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "a cron expression needs cronsim; pip install 'sagastream[schedule]'"
-        ) from error
+        raise InvalidMessage("cron", "needs pip install 'sagastream[schedule]'") from error
     return cronsim
 
 
@@ -203,8 +200,8 @@ def decode_schedule(text: str | bytes) -> Schedule:
     """The inverse of `encode_schedule`.
 
     Raises:
-        InvalidMessage: It is malformed, or a newer release wrote it.
-        ModuleNotFoundError: A cron expression needs the extra `schedule`.
+        InvalidMessage: It is malformed, or a newer release wrote it, or its cron expression needs the
+            extra `schedule`.
     """
     try:
         value = decode_json(text)

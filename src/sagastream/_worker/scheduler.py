@@ -105,7 +105,7 @@ class Scheduler:
         for each in taken.schedules:
             try:
                 await self._fire(each, taken.now_ms)
-            except (SagastreamError, ModuleNotFoundError) as error:
+            except SagastreamError as error:
                 # It is taken again soon, here or by a listener that can fire it.
                 self._log_once(each.name, error)
         if taken.schedules:

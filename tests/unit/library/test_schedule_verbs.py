@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -146,3 +147,16 @@ async def test_doctor_and_status_see_schedules(program: Program) -> None:
     (row,) = await program.json("status")
     assert row["schedules"] == 2
     await program.bus.cancel("r")
+
+
+async def test_a_cron_expression_without_the_extra_gets_one_line(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is on the server is unreadable here, and others are still listed."""
+    await program.run(*NIGHTLY)
+    await program.run(*NIGHTLY[:2], "hourly", *NIGHTLY[3:7], "--every", "3600")
+    monkeypatch.setitem(sys.modules, "cronsim", None)
+    code, _, err = await program.run(*NIGHTLY[:2], "weekly", *NIGHTLY[3:])
+    assert (code, err) == (1, "sagastream: cron: needs pip install 'sagastream[schedule]'\n")
+    states = {row["name"]: row["state"] for row in await program.json("schedule", "list")}
+    assert states == {"hourly": "active", "nightly": "unreadable"}
