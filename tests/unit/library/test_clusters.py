@@ -6,13 +6,17 @@ from typing import Any
 
 import pytest
 
-from sagastream import Bus, Command, CommandListener, multi_stage_reply
+from sagastream import Bus, Command, CommandListener, Schedule, multi_stage_reply
 from sagastream._functions.answers import Claimed
 from sagastream._redis.deadline import Deadline
+from sagastream._redis.retrying import end_tasks
 from sagastream.cli.install import install
 from sagastream.cli.main import main
 from sagastream.errors import SagastreamError, ServerUnsuitable
+from sagastream.saga import Saga, SagaRunner, Step, WaitFor, signal_saga
+from sagastream.schedules import find_schedules
 from tests.clusters import Cluster, cluster
+from tests.polling import eventually
 
 pytestmark = pytest.mark.blocking  # servers start
 
@@ -131,6 +135,32 @@ async def test_a_slot_that_moves_tears_no_call(nodes: Cluster) -> None:
         assert isinstance(await beginning, Claimed)
         stages = target.call("XRANGE", bus.key("mine"), "-", "+")
         assert len(stages) == 1, "it begins once, and on the new node"
+
+
+async def test_schedules_and_events_stay_on_the_node_of_their_namespace(nodes: Cluster) -> None:
+    """A schedule is set, fired and found, and a saga gets its event, whichever node it is."""
+    saga = Saga(
+        "trip",
+        (WaitFor("go"), Step("do", STREAM, "work:do", lambda _given, _results: {})),
+    )
+    for number in range(4):
+        async with Bus(nodes.url, namespace=f"s{number}") as bus:
+            schedule = Schedule(
+                name="tick", stream=STREAM, event_type="work:do", payload={}, every_s=1.0
+            )
+            runner = SagaRunner(bus, saga)
+            async with CommandListener(bus, [work], schedules=[schedule]):
+                serving = asyncio.create_task(runner.serve())
+                await runner.start({}, saga_id="s")
+                await signal_saga(bus, "s", "go")
+                assert (await asyncio.wait_for(runner.wait("s"), 20)).status == "completed"
+                await eventually(lambda: _has_fired(bus), within_s=20, why="it is fired")
+                await end_tasks(serving)
+
+
+async def _has_fired(bus: Bus) -> bool:
+    (found,) = await find_schedules(bus)
+    return found.fired > 0
 
 
 def test_the_command_line_installs_there_too(
