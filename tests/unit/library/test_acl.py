@@ -18,6 +18,7 @@ from sagastream import (
     Progress,
     RequestCancelled,
     Retention,
+    Schedule,
     ServerUnsuitable,
     Write,
     multi_stage_reply,
@@ -26,7 +27,15 @@ from sagastream._functions.library import LIBRARY, SOURCE
 from sagastream.cli.main import main
 from sagastream.memory import purge
 from sagastream.rights import IN_FUNCTIONS, ROLES, Role, rules
-from sagastream.saga import Compensation, Saga, SagaRunner, Step
+from sagastream.saga import (
+    Compensation,
+    Parallel,
+    Saga,
+    SagaRunner,
+    Step,
+    WaitFor,
+    signal_saga,
+)
 from sagastream.status import dead_letters, request_status, stream_status
 from sagastream.testing import EmbeddedServer, running
 from sagastream.web.application import make_page
@@ -193,8 +202,17 @@ async def _act_as_runner(bus: Bus) -> None:
     assert (await runner.wait(await runner.start({}))).status == "completed"
     assert (await runner.wait(await runner.start({"fail": True}))).status == "compensated"
     assert len(await runner.ids("ended")) == 2
-    serving.cancel()
-    await asyncio.wait({serving})
+    waiting = SagaRunner(bus, Saga("waiting", (WaitFor("go"), Parallel(*steps))))
+    serving_waits = asyncio.create_task(waiting.serve())
+    await waiting.start({}, saga_id="w")
+    await eventually(
+        lambda: bus.command("EXISTS", bus.key("signal:w:go")), within_s=10, why="it waits"
+    )
+    assert await signal_saga(bus, "w", "go")
+    assert (await waiting.wait("w")).status == "completed"
+    for task in (serving, serving_waits):
+        task.cancel()
+    await asyncio.wait({serving, serving_waits})
 
 
 async def _act_as_reader(bus: Bus) -> None:
@@ -220,7 +238,9 @@ async def _act_as_administrator(bus: Bus) -> None:
         *("request retry failed", "request cancel idle", "saga show trip-1", "saga resume trip-1"),
         *("saga compensate trip-2", f"dead list {STREAM}", f"dead show {STREAM} {letters[0]}"),
         *(f"dead retry {STREAM} {letters[0]}", f"dead drop {STREAM} {letters[1]}", "dead list"),
-        *("memory", "purge"),
+        *("memory", "purge", "schedule set s --stream till:commands --event-type a:b --every 60"),
+        *("schedule list", "schedule show s", "schedule pause s", "schedule resume s"),
+        *("schedule run s", "schedule drop s", "saga signal trip-1 go", "saga check"),
     ):
         options = ["--url", bus.url, "--namespace", bus.namespace, *words.split()]
         assert await asyncio.to_thread(main, options) in {0, 1 if words == "doctor" else 0}, words
@@ -242,7 +262,11 @@ _ACTS: dict[Role, Callable[[Bus], Awaitable[None]]] = {
 async def test_a_role_can_do_its_work(tenants: Tenants, role: Role) -> None:
     """The server refuses none of its commands, nor of its listeners'; also not malformed entries."""
     async with tenants.bus("listener") as own, tenants.bus(role) as bus:
-        listeners = [CommandListener(own, [add, book], lease_s=0.5, drain_s=0.1) for _ in range(2)]
+        schedule = Schedule(name="tick", stream=STREAM, event_type="till:add", every_s=1.0)
+        listeners = [
+            CommandListener(own, [add, book], lease_s=0.5, drain_s=0.1, schedules=[schedule])
+            for _ in range(2)
+        ]
         async with running(listeners[0]), running(listeners[1]):
             tenants.admin.xadd("{shop}:till:commands", {"x": "y"})
             tenants.admin.xadd(
@@ -254,6 +278,11 @@ async def test_a_role_can_do_its_work(tenants: Tenants, role: Role) -> None:
                 lambda: tenants.admin.xlen("{shop}:till:commands:dead"),
                 within_s=10,
                 why="the malformed entry is a dead letter",
+            )
+            await eventually(
+                lambda: tenants.admin.hget("{shop}:schedule:tick", "fired"),
+                within_s=10,
+                why="the schedule is fired",
             )
     assert tenants.denied() == []
 
