@@ -6,7 +6,9 @@ from typing import Any, Literal
 
 from sagastream.saga import Direction, Journal, JournalEntry, Saga
 
-State = Literal["to do", "running", "done", "failed", "undone", "undo failed", "not begun"]
+State = Literal[
+    "to do", "running", "done", "failed", "cancelled", "undone", "undo failed", "not begun"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +83,18 @@ def _state(journal: Journal, entries: list[JournalEntry], direction: Direction) 
         return "undone" if is_undo else "done"
     if is_undo:
         return "undo failed"
-    return "failed"
+    return "cancelled" if _is_cancelled(entries[-1]) else "failed"
+
+
+def _is_cancelled(entry: JournalEntry) -> bool:
+    """Whether an operator has ended a request, not a failure."""
+    return entry.status == "failed" and entry.error.get("error_type") == "Cancelled"
 
 
 def _attempt(entry: JournalEntry) -> dict[str, Any]:
     return {
         "number": entry.attempt,
-        "status": entry.status,
+        "status": "cancelled" if _is_cancelled(entry) else entry.status,
         "request_id": entry.request_id,
         "started": entry.started,
         "ended": entry.ended,

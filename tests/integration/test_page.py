@@ -185,6 +185,8 @@ def test_cancel_asks_for_confirmation_and_undoes(served: Served, watched: Watche
     expect(page.locator("#steps h2 .badge")).to_have_text("↩ compensated", timeout=_END_MS)
     expect(page.locator("#steps > .error").first).to_contain_text("seen enough")
     expect(page.locator(".lane .badge")).to_have_text(["↩ undone"] * 2)
+    expect(page.locator("#steps > ol .badge").nth(2)).to_have_text("⊘ cancelled")
+    expect(page.locator("#figure-remaining")).to_have_text("it was stopped")
     undone = page.locator("#timeline .is-undo a")
     expect(undone).to_have_count(2)
     request = httpx.get(f"{served.url}{undone.first.get_attribute('href')}")

@@ -229,7 +229,7 @@ function table(frame, robots) {
   const { frames } = decoder, isNewest = page.live || decoder.at === frames.length - 1;
   showFigures({
     frames, index: decoder.at, clock: page.clock, robots, knownM2: knownCells() * decoder.grid.resolution ** 2,
-    ageS: page.over ? null : Math.max(0, serverNow() - frames.at(-1).ms / 1000), isOver: page.over && isNewest,
+    ageS: page.over ? null : Math.max(0, serverNow() - frames.at(-1).ms / 1000), end: !page.over || !isNewest ? "" : page.outcome.startsWith("✓") ? "complete" : "stopped",
   });
   get("at").textContent = `${seconds(page.clock)} of ${seconds(decoder.end)}`;
   get("time").setAttribute("aria-valuetext", get("at").textContent);

@@ -3,7 +3,7 @@
 import { seconds } from "./page.js";
 
 const get = (id) => document.getElementById(id);
-const AREA_M2 = 10;
+const AREA_M2 = 10, ENDS = { complete: "nothing", stopped: "it was stopped" };
 
 // What is left, in words: an estimate says how far it may be off. perSimulated: real seconds per simulated one.
 export function remainingText(remaining, perSimulated) {
@@ -22,15 +22,16 @@ function rough(s) {
   return seconds(Math.round(s / 300) * 300);
 }
 
-// frames: all until now; index: the one that is shown; knownM2: its known area; isOver: whether the exploration has ended.
-export function showFigures({ frames, index, clock, robots, knownM2, ageS, isOver }) {
+// frames: all until now; index: the one that is shown; knownM2: its known area; end: "" while the mission runs, or before its
+// last frame, else whether it is "complete" or "stopped".
+export function showFigures({ frames, index, clock, robots, knownM2, ageS, end }) {
   const frame = frames[index], first = frames[0];
   const simulated = frame.s - first.s, real = (frame.ms - first.ms) / 1000;
   const figures = {
     simulated: seconds(clock),
     known: `${Math.round(knownM2)} m²`,
     frontiers: `${frame.frontiers.length}`,
-    remaining: isOver ? "nothing" : remainingText(frame.remaining, simulated > 0 ? real / simulated : 1),
+    remaining: ENDS[end] ?? remainingText(frame.remaining, simulated > 0 ? real / simulated : 1),
     distance: `${robots.reduce((sum, robot) => sum + robot.driven_m, 0).toFixed(0)} m`,
     alive: `${robots.filter((robot) => !robot.lost).length} of ${robots.length}`,
     newest: ageS === null ? "–" : `${seconds(ageS)} ago`,
