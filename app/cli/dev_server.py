@@ -24,12 +24,14 @@ class DevServer:
         map_dir: The folder of the maps that its workers know.
         out_dir: Where its workers write results.
         trace_file: Where its workers write spans; '' for nowhere.
+        page: The URL of its page.
     """
 
     url: str
     map_dir: str
     out_dir: str
     trace_file: str
+    page: str
 
 
 def folder_of(settings: Settings) -> Path:
@@ -45,6 +47,7 @@ def announced(settings: Settings) -> Iterator[None]:
         str(settings.map_dir.resolve()),
         str(settings.out_dir.resolve()),
         str(settings.trace_file.resolve()) if settings.trace_file else "",
+        f"http://{settings.web_host}:{settings.web_port}/",
     )
     path = folder_of(settings) / _ABOUT
     write_atomically(path, json.dumps(asdict(about)).encode())
@@ -82,6 +85,12 @@ def use_dev_server(settings: Settings, *, same_folders: bool = False) -> Setting
     if found.trace_file and "trace_file" not in settings.model_fields_set:
         changes["trace_file"] = Path(found.trace_file)
     return choose_settings(**changes)
+
+
+def page_of_dev_server(settings: Settings) -> str:
+    """Return the URL of the page of a running `mission dev` whose server these settings use; else ''."""
+    found = running_dev_server(settings)
+    return found.page if found and found.url == settings.redis_url else ""
 
 
 def is_locked(folder: Path) -> bool:

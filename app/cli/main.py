@@ -32,6 +32,7 @@ from app.cli.base import (
     settings_of_command,
     stage_printer,
 )
+from app.cli.dev_server import page_of_dev_server
 from app.cli.display import MissionDisplay
 from app.cli.kept_missions import new_server
 from app.cli.replay import show_live_map
@@ -225,7 +226,9 @@ async def _run_to_end(
             )
             return shutdown.left_s(GRACE_S) - _STOP_S
 
-        if page:
+        if page and (at := page_of_dev_server(get_settings())):
+            print(f"{at}missions/{saga_id}", file=sys.stderr)
+        elif page:
             stack.enter_context(serve_page(saga_id, get_settings()))
         try:
             async with show_live_map(display, saga_id):

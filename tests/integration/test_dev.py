@@ -45,10 +45,12 @@ def test_missions_are_kept_by_one_command(maps: Path, tmp_path: Path) -> None:
             within_s=60,
             why="it is ready, or has ended",
         )
-        ended = run("app.cli", "run", "--area", "rooms", "-o", "json", env=env)
+        ended = run("app.cli", "run", "--area", "rooms", "--page", "-o", "json", env=env)
         assert ended.code == 0, ended.err
         saga_id = ended.json["saga_id"]
-        page = httpx.get(f"http://127.0.0.1:{port}/missions/{saga_id}")
+        address = f"http://127.0.0.1:{port}/missions/{saga_id}"
+        assert address in ended.err.splitlines()
+        page = httpx.get(address)
         assert "completed" in page.text
         assert saga_id in run("app.cli", "list", env=env).out
     finally:
