@@ -1,6 +1,5 @@
 """`mission dev`: server, workers and page in one command and one terminal."""
 
-import socket
 from contextlib import ExitStack
 from typing import Annotated
 
@@ -60,12 +59,10 @@ def dev(
 
 def _require_free(host: str, port: int) -> None:
     """End the command if the page could not be served."""
+    # Imported here: slow, and no other command needs it.
+    from sagastream.web.serving_page import CannotListen, listen  # noqa: PLC0415
+
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        socket.create_server((host, port), family=family).close()
-    except OSError as error:
-        leave(
-            EXIT_ERROR,
-            f"WEB_HOST, WEB_PORT: cannot listen on {host} port {port}: {error.strerror}; "
-            "give another: --port",
-        )
+        listen(host, port, options="WEB_HOST, WEB_PORT").close()
+    except CannotListen as error:
+        leave(EXIT_ERROR, f"{error}; give another: --port")

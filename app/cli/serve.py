@@ -1,7 +1,6 @@
 """`mission serve`: the web server with pages and API; also started by `mission run`."""
 
 import asyncio
-import ipaddress
 import os
 import resource
 import secrets
@@ -42,7 +41,9 @@ def serve(
 
     Example: REDIS_URL=redis://127.0.0.1:6379/0 mission serve --port 8080
     """
-    from sagastream.web.tokens import is_guessable  # noqa: PLC0415 - only `serve` needs it
+    # Imported here: slow imports that no other command needs.
+    from sagastream.web.serving_page import is_loopback  # noqa: PLC0415
+    from sagastream.web.tokens import is_guessable  # noqa: PLC0415
 
     settings_of_command()
     given = {"web_host": host, "web_port": port}
@@ -51,7 +52,7 @@ def serve(
     )
     if settings.web_token_file and not settings.web_token:
         settings = choose_settings(web_token=_new_token(settings.web_token_file))
-    if not settings.web_token and not _is_loopback(settings.web_host):
+    if not settings.web_token and not is_loopback(settings.web_host):
         leave(
             EXIT_USAGE,
             f"WEB_TOKEN: required to serve on {settings.web_host}, which other machines can reach; "
@@ -74,6 +75,7 @@ def _serve(settings: Settings) -> None:
 
     from app.web.api import make_app  # noqa: PLC0415
     from sagastream.web.impatient import ImpatientProtocol  # noqa: PLC0415
+    from sagastream.web.serving_page import CannotListen, listen  # noqa: PLC0415
 
     try:
         web = make_app(settings)
@@ -90,15 +92,9 @@ def _serve(settings: Settings) -> None:
     )
 
     try:
-        listening = socket.create_server(
-            (settings.web_host, settings.web_port), family=_family(settings.web_host)
-        )
-    except OSError as error:
-        leave(
-            EXIT_ERROR,
-            f"WEB_HOST, WEB_PORT: cannot listen on {settings.web_host} port {settings.web_port}: "
-            f"{error.strerror}",
-        )
+        listening = listen(settings.web_host, settings.web_port, options="WEB_HOST, WEB_PORT")
+    except CannotListen as error:
+        leave(EXIT_ERROR, str(error))
 
     async def serve_until_stopped() -> None:
         await get_bus().ping()
@@ -171,14 +167,3 @@ def _allow_sockets(settings: Settings) -> None:
         needed = min(needed, hard)
     if soft != resource.RLIM_INFINITY and soft < needed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -38,7 +38,7 @@ def read_token(path: Path | None, *, host: str) -> str:
             reach the address and there is no token.
     """
     if path is None:
-        if _is_loopback(host):
+        if is_loopback(host):
             return ""
         raise InvalidMessage(
             "--token-file", f"required to listen on {host}, which other machines can reach"
@@ -58,8 +58,13 @@ def read_token(path: Path | None, *, host: str) -> str:
     return token
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, *, options: str = "--host, --port") -> socket.socket:
     """Listen on an address.
+
+    Args:
+        host: The address.
+        port: The port; 0 for a free one.
+        options: What an operator changes if it cannot be used.
 
     Raises:
         CannotListen: It cannot be used.
@@ -69,9 +74,7 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise CannotListen(
-            f"--host, --port: cannot listen on {host} port {port}: {reason}"
-        ) from error
+        raise CannotListen(f"{options}: cannot listen on {host} port {port}: {reason}") from error
 
 
 async def serve_page(
@@ -126,7 +129,8 @@ async def serve_page(
     await server.serve(sockets=[listening])
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
