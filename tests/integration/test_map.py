@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, CDPSession, Page, expect, sync_playwright
 
 from app.exploration.grid import UNKNOWN
@@ -386,3 +387,16 @@ def test_the_map_does_not_jump_as_it_grows(team: Watched) -> None:
     )
     assert all(in_sight for _, in_sight in scales)
     assert 5 <= len({scale for scale, _ in scales}) <= 20
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1440), ("dark", 360)])
+def test_a_map_of_64_robots_is_accessible(team: Watched, scheme: Any, width: int) -> None:
+    """With its layers open: axe-core finds no fault, and nothing is wider than the window."""
+    page = team.page
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 800})
+    page.locator(".layers summary").click()
+    _settle(page)
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= width
