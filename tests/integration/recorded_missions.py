@@ -18,7 +18,7 @@ from app.missions.frames import Frame, FrameEncoder, RobotView
 RECORDINGS = Path(__file__).parents[1] / "recordings"
 TEAM = "team-of-64"
 _ROBOTS = 64
-_FRAMES = 24
+FRAMES = 24
 
 
 def put_recording(client: Any, saga_id: str = "") -> str:
@@ -60,16 +60,16 @@ def _pieces() -> Iterator[dict[str, object]]:
     )
     encoder = FrameEncoder(frame)
     x = np.arange(cols)[None, :]
-    for number in range(_FRAMES):
-        seen = x < cols * (number + 2) / (_FRAMES + 1)
+    for number in range(FRAMES):
+        seen = x < cols * (number + 2) / (FRAMES + 1)
         robots = tuple(_robot(slot, number, frame) for slot in range(_ROBOTS))
         yield from encoder.encode(
             Frame(
                 simulated_s=10.0 * number,
-                fraction=(number + 1) / _FRAMES,
+                fraction=(number + 1) / FRAMES,
                 robots=robots,
                 frontiers=tuple(
-                    frame.centre(row, int(cols * (number + 2) / (_FRAMES + 1)) - 1)
+                    frame.centre(row, int(cols * (number + 2) / (FRAMES + 1)) - 1)
                     for row in range(5, rows, 20)
                 ),
                 cells=np.where(seen, floor.grid, UNKNOWN).astype(np.int8),
@@ -83,7 +83,7 @@ def _robot(slot: int, number: int, frame: GridFrame) -> RobotView:
 
     def place(step: float) -> Point:
         wide, high = frame.cols * frame.resolution, frame.rows * frame.resolution
-        x = frame.origin_x + wide * (slot % 8 + 0.2 + 0.6 * step / _FRAMES) / 8
+        x = frame.origin_x + wide * (slot % 8 + 0.2 + 0.6 * step / FRAMES) / 8
         y = frame.origin_y + high * (slot // 8 + 0.5 + 0.2 * math.sin(step / 2)) / 8
         return (x, y)
 

@@ -14,13 +14,15 @@ from app.exploration.grid import UNKNOWN
 from app.exploration.map_files import load_map
 from sagastream.testing import EmbeddedServer
 from tests.integration.conftest import environment
-from tests.integration.recorded_missions import RECORDINGS, TEAM, put_recording, put_team
+from tests.integration.recorded_missions import FRAMES, RECORDINGS, TEAM, put_recording, put_team
 from tests.integration.served import Served, Watched
 from tests.plain_client import connect
 from tests.polling import eventually_sync
 
 _CHROMIUM = shutil.which("chromium")
 _DRAWN_MS = 5000
+# The frames of the recording of an earlier commit.
+_RECORDED_FRAMES = 3
 
 pytestmark = pytest.mark.skipif(
     _CHROMIUM is None, reason="no chromium: apt-get install chromium fonts-dejavu-core"
@@ -65,6 +67,17 @@ def _shown(browser: Browser, url: str, saga_id: str) -> Iterator[Watched]:
     watched.page.goto(f"{url}/missions/{saga_id}")
     expect(watched.page.locator("#map")).to_have_attribute("data-frames", re.compile("[1-9]"))
     watched.page.wait_for_function("() => document.querySelector('#pointed') !== null")
+
+    def is_last() -> bool:
+        index, count = watched.frames()
+        return count == (FRAMES if saga_id == TEAM else _RECORDED_FRAMES) and index == count - 1
+
+    eventually_sync(
+        is_last,
+        within_s=20,
+        why="the last frame of the recording is drawn",
+        meanwhile=lambda: watched.page.wait_for_timeout(50),
+    )
     _settle(watched.page)
     yield watched
     context.close()
