@@ -150,7 +150,7 @@ async def test_a_step_of_a_saga_can_wait(bus: Bus) -> None:
     saga = Saga(
         "trip",
         (
-            Step("first", STREAM, "work:do", lambda _given, _results: {}, delay_s=0.5, timeout=0.4),
+            Step("first", STREAM, "work:do", lambda _given, _results: {}, delay_s=2.0, timeout=1.8),
             Step("second", STREAM, "work:do", lambda _given, _results: {}),
         ),
     )
@@ -160,7 +160,7 @@ async def test_a_step_of_a_saga_can_wait(bus: Bus) -> None:
         outcome = await runner.run(await runner.start({}))
     assert outcome.status == "completed"
     first, second = sorted(begun.values())
-    assert started + 0.5 <= first <= second
+    assert started + 2.0 <= first <= second
 
 
 @pytest.mark.parametrize("delay_s", [-1.0, float("inf"), float("nan")])
