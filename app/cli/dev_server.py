@@ -58,7 +58,7 @@ def announced(settings: Settings) -> Iterator[None]:
 
 
 def running_dev_server(settings: Settings) -> DevServer | None:
-    """Return the server that a running `mission dev` has; None if there is none."""
+    """Return the server that a running `mission dev` has; None if none runs."""
     folder = folder_of(settings)
     with contextlib.suppress(OSError, ValueError, TypeError):
         if is_locked(folder):

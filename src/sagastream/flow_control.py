@@ -6,7 +6,6 @@ A target is a whole stream, one of its event types, or a key: `customer_id=7` fo
 
 import asyncio
 import json
-import time
 from dataclasses import dataclass
 
 from sagastream._codec.validation import check_name
@@ -26,7 +25,8 @@ class Pause:
     Attributes:
         stream: The command stream.
         target: `*` for the whole stream, an event type, or a key as `customer_id=7`.
-        since: When it was paused, in seconds since the Unix epoch; 0.0 if that is not known.
+        since: When it was paused, in seconds since the Unix epoch, by the server's clock; 0.0 if that
+            is not known.
         reason: Why, in the words of who paused it; '' if nobody said.
     """
 
@@ -74,8 +74,8 @@ async def pause(
         ServerUnavailable: The server did not answer.
     """
     target = _target(event_type, key)
-    description = json.dumps({"since": round(time.time(), 3), "reason": reason})
-    await bus.session().streams.pause(bus.key(check_name("stream", stream)), target, description)
+    stream_key = bus.key(check_name("stream", stream))
+    await bus.session().streams.pause(stream_key, target, reason)
 
 
 async def resume(bus: Bus, stream: str, *, event_type: str = "", key: str = "") -> bool:

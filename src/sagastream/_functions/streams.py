@@ -57,9 +57,9 @@ class StreamFunctions:
             await self._caller.call("FCALL", _SWEEP, 3, sweeper, stream, windows, *args)
         )
 
-    async def pause(self, stream: str, target: str, description: str) -> None:
+    async def pause(self, stream: str, target: str, reason: str) -> None:
         """Let no request begin for which the target stands."""
-        await self._caller.call("FCALL", _PAUSE, 1, stream, target, description)
+        await self._caller.call("FCALL", _PAUSE, 1, stream, target, reason)
 
     async def resume(self, stream: str, target: str) -> bool:
         """Let the requests of a target begin again; False if it was not paused."""

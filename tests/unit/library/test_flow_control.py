@@ -25,7 +25,7 @@ from sagastream.flow_control import pause, pauses, queues, resume
 from sagastream.handlers import Handler
 from sagastream.status import request_status
 from tests.listeners import listening
-from tests.plain_client import GROUP, deliver
+from tests.plain_client import GROUP, call, deliver
 from tests.polling import eventually
 
 STREAM = "work:commands"
@@ -369,7 +369,12 @@ async def test_what_is_paused_does_not_begin(
     """And is seen to be paused; it begins when it is resumed."""
     work = Work(Limit(concurrency=5, per="key"), is_open=True)
     await pause(bus, STREAM, **target, reason="the bank is closed")
-    assert [each.reason for each in await pauses(bus, STREAM)] == ["the bank is closed"]
+    (paused,) = await pauses(bus, STREAM)
+    seconds, _ = await bus.command("TIME")
+    assert (paused.reason, paused.since) == (
+        "the bank is closed",
+        pytest.approx(int(seconds), abs=5),
+    )
     async with listening(bus, [work.handler]):
         await _emit(bus, "a", "a")
         await _emit(bus, "b", "b")
@@ -442,6 +447,10 @@ async def test_a_limit_that_is_raised_lets_all_in_that_fit(bus: Bus) -> None:
     async with listening(bus, [few.handler], drain_s=0.0):
         await _waits(bus, 259)
     async with listening(bus, [many.handler], concurrency=300):
+        await eventually(lambda: many.begun, within_s=10, why="the first hundred are let in")
+        next_look = await call(bus, "ZSCORE", f"{STREAM}:limits", "limit work:do")
+        seconds, _ = await bus.command("TIME")
+        assert next_look is None or float(next_look) < 1000 * (int(seconds) + 2), "a sweep is due"
         await many.has_begun(260)
         many.let_end(*names)
         await _ended(bus, *names)

@@ -146,11 +146,11 @@ end
 
 -- pause: let no request of a stream begin for which a target stands: `*` for all, an event type, or
 -- a key of a limit or of fairness, as `customer_id=7`. What runs goes on.
--- KEYS stream. ARGV target, its JSON description. Returns {'ok'}.
+-- KEYS stream. ARGV target, why it is paused. Returns {'ok'}.
 local function pause(call, keys, args)
   local paused = keys[1] .. ':paused'
   require_type(call, paused, 'hash')
-  redis.call('HSET', paused, args[1], args[2])
+  redis.call('HSET', paused, args[1], cjson.encode({ since = now_ms(call) / 1000, reason = args[2] }))
   return { 'ok' }
 end
 
