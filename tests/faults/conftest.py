@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+import redis
 
 from sagastream.testing import EmbeddedServer
 from tests.faults.report import Report
@@ -44,3 +45,10 @@ def store(server_binary: str | None) -> Iterator[EmbeddedServer]:
     """A server for one test, which keeps its data when it is killed."""
     with EmbeddedServer(aof=True, binary=server_binary) as own:
         yield own
+
+
+@pytest.fixture
+def client(store: EmbeddedServer) -> Iterator["redis.Redis"]:
+    """A connection to the server."""
+    with redis.Redis.from_url(store.url) as made:
+        yield made

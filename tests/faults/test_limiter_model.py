@@ -1,6 +1,5 @@
 """The server's limiters and fair queues against the pure model."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +9,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from sagastream._functions.library import LIBRARY, SOURCE
-from sagastream.testing import EmbeddedServer
 from tests.faults.limiter_model import Stream
 from tests.faults.report import Report
 from tests.records import read_record
@@ -254,13 +252,6 @@ class Agreement(RuleBasedStateMachine):
         for name, queue in self.model.queues.items():
             if queue and not name.startswith("paused"):
                 assert self.model.is_full(name), name
-
-
-@pytest.fixture
-def client(store: EmbeddedServer) -> Iterator["redis.Redis"]:
-    """A connection to the server."""
-    with redis.Redis.from_url(store.url) as made:
-        yield made
 
 
 @pytest.mark.invariant(3)

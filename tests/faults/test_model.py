@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import pytest
@@ -18,7 +18,6 @@ from sagastream._functions.requests import RequestFunctions
 from sagastream._functions.streams import StreamFunctions
 from sagastream._redis.deadline import Deadline
 from sagastream._redis.protocol import error_of
-from sagastream.testing import EmbeddedServer
 from tests.faults.model import TERMINAL, NewerLayout, Request
 from tests.faults.report import Report
 from tests.records import read_record
@@ -337,13 +336,6 @@ class Agreement(RuleBasedStateMachine):
         pending = self.model.entries and not self.model.acked
         assert _ranked(self.server.stages()) == _ranked(self.model.stages)
         assert self.server.counts() == (self.model.entries, int(pending), self.model.dead)
-
-
-@pytest.fixture
-def client(store: EmbeddedServer) -> Iterator["redis.Redis"]:
-    """A connection to the server."""
-    with redis.Redis.from_url(store.url) as made:
-        yield made
 
 
 @pytest.mark.invariant(3)
