@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sagastream.cli.arguments import port_number
 from sagastream.cli.output import print_error, print_hint
-from sagastream.cli.running_verbs import port_number
 from sagastream.cli.serving import configure_logs, make_bus
 from sagastream.errors import InvalidMessage, SagastreamError
 

@@ -1,8 +1,6 @@
 """The parser of `sagastream`: its verbs, their options, and an example of each."""
 
 import argparse
-import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -20,6 +18,7 @@ from sagastream.cli import (
     saga_verbs,
     schedule_verbs,
 )
+from sagastream.cli.arguments import count, identity, json_object, page, seconds
 from sagastream.cli.install import install
 from sagastream.cli.server_address import DEFAULT
 from sagastream.memory import memory_status, purge
@@ -33,7 +32,6 @@ EXIT_CODES = (
     (141, "the program that reads the output has ended"),
 )
 
-_PAGE = re.compile(r"[0-9]+-[0-9]+")
 # Makes the answer of a verb.
 Call = Callable[[Bus, argparse.Namespace], Any]
 AsText = Callable[[Any], str]
@@ -84,7 +82,7 @@ class Verb:
     def paged(self, kind: Callable[[str], Any], default: Any) -> "Verb":
         """Add the options of a list that may be long."""
         self.option(
-            *("--limit",), type=_count, default=50, help="at most this many items; 0 for all"
+            *("--limit",), type=count, default=50, help="at most this many items; 0 for all"
         )
         return self.option(
             *("--after",), type=kind, default=default, help="the next page, as the one before says"
@@ -117,16 +115,9 @@ def make_parser() -> argparse.ArgumentParser:
     _add_requests(_group(commands, "request", "Work with requests."))
     saga_verbs.add_verbs(
         _group(commands, "saga", "Work with sagas."),
-        count=_count,
-        json_object=_json_object,
-        identity=_id,
     )
     schedule_verbs.add_verbs(
         _group(commands, "schedule", "Work with schedules: commands that are emitted repeatedly."),
-        seconds=running_verbs.seconds,
-        count=_count,
-        json_object=_json_object,
-        identity=_id,
     )
     _add_dead_letters(_group(commands, "dead", "Work with dead letters."))
     flow_verbs.add_pauses(_adder(commands))
@@ -199,7 +190,7 @@ def _add_requests(add: Add) -> None:
         default="",
         help="only with this correlation id, which may be cut",
     )
-    listing.paged(_page, "")
+    listing.paged(page, "")
     for name, description, example, call in (
         ("show", "Show a request.", "request show order-7", request_verbs.show_request),
         ("cancel", "Cancel a request.", "request cancel order-9", request_verbs.cancel_request),
@@ -211,7 +202,7 @@ def _add_requests(add: Add) -> None:
         ),
     ):
         add(name, description, example, call, request_verbs.text_of).argument(
-            "id", "the request's id, or its beginning if no other one begins so", type=_id
+            "id", "the request's id, or its beginning if no other one begins so", type=identity
         )
     send = add(
         "send",
@@ -222,10 +213,8 @@ def _add_requests(add: Add) -> None:
     )
     send.argument("stream", "the command stream, such as shop:commands")
     send.argument("event_type", "the event type, such as shop:order")
-    send.argument("payload", "a JSON object", nargs="?", type=_json_object, default="{}")
-    send.option(
-        "--timeout", type=running_verbs.seconds, default=30.0, help="how long to wait, in seconds"
-    )
+    send.argument("payload", "a JSON object", nargs="?", type=json_object, default="{}")
+    send.option("--timeout", type=seconds, default=30.0, help="how long to wait, in seconds")
     send.option("--id", metavar="ID", help="the request's id; a new one if it is not given")
 
 
@@ -239,7 +228,7 @@ def _add_dead_letters(add: Add) -> None:
         dead_letters.text_of_list,
     )
     listing.argument("stream", f"{stream}; all if it is not given", nargs="?", default="")
-    listing.option("--limit", type=_count, default=0, help="at most this many; 0 for all")
+    listing.option("--limit", type=count, default=0, help="at most this many; 0 for all")
     letter = "1764000000000-0"
     for name, description, call in (
         ("show", "Show a dead letter with all fields.", dead_letters.show_letter),
@@ -254,7 +243,9 @@ def _add_dead_letters(add: Add) -> None:
             name, description, f"dead {name} shop:commands {letter}", call, dead_letters.text_of
         )
         verb.argument("stream", stream)
-        verb.argument("id", "the letter's id, or its beginning if no other one begins so", type=_id)
+        verb.argument(
+            "id", "the letter's id, or its beginning if no other one begins so", type=identity
+        )
 
 
 def _add_upkeep(add: Add) -> None:
@@ -273,7 +264,7 @@ def _add_upkeep(add: Add) -> None:
     )
     purging.option(
         "--older-than",
-        type=running_verbs.seconds,
+        type=seconds,
         default=0.0,
         metavar="SECONDS",
         help="only of requests that ended so long ago",
@@ -336,31 +327,3 @@ WITHOUT_CHECK: Sequence[Call] = (_install, _acl)
 
 def _mb(size: int) -> str:
     return f"{size / 1e6:.1f} MB"
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number, from 0")
-    return int(text)
-
-
-def _id(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError("must not be empty")
-    return text
-
-
-def _page(text: str) -> str:
-    if text and not _PAGE.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"{text} is not from a page before")
-    return text
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"must be a JSON object, not {text}")
-    return value

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import importlib.util
-import math
 import os
 import socket
 import subprocess
@@ -12,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from sagastream.cli.arguments import port_number, positive, seconds
 from sagastream.cli.output import print_hint
 from sagastream.cli.server_address import environment_with, server_url
 from sagastream.cli.serving import serve
@@ -19,7 +19,6 @@ from sagastream.cli.supervisor import supervise
 from sagastream.errors import SagastreamError
 from sagastream.testing import child_options
 
-_LAST_PORT = 65535
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -72,7 +71,7 @@ def _add_common(verb: Any, how_many: str) -> None:
         "modules", "a module or package with handlers, such as shop.handlers", nargs=how_many
     )
     verb.option(
-        "--concurrency", type=_positive, default=64, help="how many commands are handled at once"
+        "--concurrency", type=positive, default=64, help="how many commands are handled at once"
     )
     verb.option("--group", default="sagastream", help="the consumer group of the listeners")
     verb.option(
@@ -83,30 +82,6 @@ def _add_common(verb: Any, how_many: str) -> None:
         help="how long handlers may go on after SIGTERM",
     )
     verb.option("--log-level", choices=_LEVELS, default="INFO", help="the least level of log lines")
-
-
-def _positive(text: str) -> int:
-    if not (text.isdecimal() and int(text)):
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
-    return int(text)
-
-
-def port_number(text: str) -> int:
-    """Read a port, from 0."""
-    if not (text.isdecimal() and int(text) <= _LAST_PORT):
-        raise argparse.ArgumentTypeError(f"{text} is not a port, from 0 to {_LAST_PORT}")
-    return int(text)
-
-
-def seconds(text: str) -> float:
-    """Read a number of seconds, from 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not (math.isfinite(number) and number >= 0):
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds, from 0")
-    return number
 
 
 def _run(options: argparse.Namespace) -> int:

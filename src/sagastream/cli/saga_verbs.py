@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 from sagastream.bus import Bus
+from sagastream.cli.arguments import count, identity, json_object
 from sagastream.cli.output import fields, percent, print_hint, table
 from sagastream.cli.serving import Found
 from sagastream.errors import SagaError
@@ -31,14 +32,8 @@ _COLUMNS = ("saga_id", "saga", "status", "step", "waits_for", "started", "error"
 _STEP_COLUMNS = ("step", "direction", "attempt", "status", "progress", "request_id", "error")
 
 
-def add_verbs(
-    add: Callable[..., Any],
-    *,
-    count: Callable[[str], int],
-    json_object: Callable[[str], dict[str, Any]],
-    identity: Callable[[str], str],
-) -> None:
-    """Add the verbs, with the readers of their arguments."""
+def add_verbs(add: Callable[..., Any]) -> None:
+    """Add the verbs."""
     listing = add(
         "list",
         "List sagas: stuck ones first, then running ones, then ended ones.",

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, get_args
 
 from sagastream.bus import Bus
+from sagastream.cli.arguments import count, identity, json_object, seconds
 from sagastream.cli.output import fields, table
 from sagastream.errors import InvalidMessage
 from sagastream.schedules import (
@@ -32,15 +33,8 @@ _SETTABLE = (
 )
 
 
-def add_verbs(
-    add: Callable[..., Any],
-    *,
-    seconds: Callable[[str], float],
-    count: Callable[[str], int],
-    json_object: Callable[[str], dict[str, Any]],
-    identity: Callable[[str], str],
-) -> None:
-    """Add the verbs, with the readers of their arguments."""
+def add_verbs(add: Callable[..., Any]) -> None:
+    """Add the verbs."""
     listing = add(
         "list",
         "List schedules: when each is due next, and how its last request ended.",
@@ -58,7 +52,7 @@ def add_verbs(
         _text_of_change,
     )
     setting.argument("name", "the whole name of the schedule", type=identity)
-    _add_settings(setting, seconds=seconds, count=count, json_object=json_object)
+    _add_settings(setting)
     for name, description, call, as_text in (
         ("show", "Show a schedule.", show, fields),
         ("pause", "Let no listener fire a schedule.", pause, _text_of_change),
@@ -82,13 +76,7 @@ def add_verbs(
         )
 
 
-def _add_settings(
-    verb: Any,
-    *,
-    seconds: Callable[[str], float],
-    count: Callable[[str], int],
-    json_object: Callable[[str], dict[str, Any]],
-) -> None:
+def _add_settings(verb: Any) -> None:
     verb.option("--stream", help="the command stream, such as shop:commands")
     verb.option("--event-type", help="the event type, such as shop:report")
     verb.option("--payload", type=json_object, help="a JSON object; {} if it is not given")
