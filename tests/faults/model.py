@@ -147,7 +147,7 @@ class Request:
         if self.payload is None:
             self.cancelled = True
         elif not self.ended:
-            self.held = self.status == "running"
+            self.held = self.status == "running" and self.token != ""  # not one that was given back
             self.epoch += 1
             leased = self.leased
             self._end("cancelled", ack=False)

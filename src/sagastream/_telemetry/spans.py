@@ -40,6 +40,10 @@ def _records() -> bool:
     """Whether a tracer provider is installed; without one a span only passes its context on."""
     if not isinstance(_TRACER, trace.ProxyTracer):
         return True
+    if vars(trace).get("_TRACER_PROVIDER", trace) is None:
+        return (
+            False  # `get_tracer_provider` would read the environment, which costs more than a span
+        )
     return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
 

@@ -17,16 +17,14 @@ local function flush(call)
   for stream, group_and_ids in pairs(call.acked) do
     redis.pcall('XACK', stream, unpack(group_and_ids))
   end
-  if call.emitted > 0 then
-    redis.call('HINCRBY', call.prefix .. 'sagastream:instance', 'emitted', call.emitted)
-  end
 end
 
 -- Refuse a call while the slot of its keys is being migrated: what has moved already cannot be
 -- written here, and the call would be torn. There is no key with this name; only a node that has
--- the whole slot says so.
+-- the whole slot says so. Only keys with a hash tag can be together in a cluster.
 local function require_owned(key)
-  local found = key and redis.pcall('EXISTS', key .. ':none')
+  local is_in_cluster = key and string.find(key, '{', 1, true) -- a listener without claims renews none
+  local found = is_in_cluster and redis.pcall('EXISTS', key .. ':none')
   if type(found) == 'table' and string.find(found.err, 'non local key', 1, true) then
     error({ err = 'TRYAGAIN the slot of ' .. key .. ' is being migrated' })
   end
@@ -34,9 +32,7 @@ end
 
 local function register(name, transition, flags)
   local function callback(keys, args)
-    if keys[1] then -- a listener without claims renews none
-      require_owned(keys[1])
-    end
+    require_owned(keys[1])
     local call = new_call(keys)
     local done, answer = pcall(transition, call, keys, args)
     flush(call)

@@ -67,7 +67,9 @@ local function recall(call, key)
   call.known_windows = call.known_windows or redis.call('ZRANGE', call.prefix .. 'remembered', 0, -1)
   if call.is_batch and not call.found then
     for i = 1, #call.keys, 2 do
-      ids[#ids + 1] = id_of(call, call.keys[i])
+      if call.keys[i] ~= key then
+        ids[#ids + 1] = id_of(call, call.keys[i])
+      end
     end
   end
   call.found = call.found or {}

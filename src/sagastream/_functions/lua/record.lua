@@ -57,11 +57,12 @@ local function unpack_state(packed)
 end
 
 local function pack_state(record)
-  if record.turn == '' and record.waits == '' and record.permits == '' then -- as most: they cost time
+  -- Each value costs time, and most records have none of the last ones.
+  if record.failures == 0 and record.due == 0 and record.turn == '' and record.waits == '' and record.permits == '' then
     return cmsgpack.pack(record.status, record.epoch, record.entry_id, record.reply_streams, record.end_streams,
       record.effect, record.context, record.after, record.followed, record.token, record.consumer, record.lease_until,
       record.began, record.seq, record.progressed, record.span, record.lost, record.released, record.cancel,
-      record.held_until, record.span_taken, record.attempts, record.failures, record.due)
+      record.held_until, record.span_taken, record.attempts)
   end
   return cmsgpack.pack(record.status, record.epoch, record.entry_id, record.reply_streams, record.end_streams,
     record.effect, record.context, record.after, record.followed, record.token, record.consumer, record.lease_until,
@@ -86,14 +87,20 @@ local function unpack_command(packed)
   }
 end
 
+-- Whether a stream is the inbox of a client: a long name that the client made.
+local function is_inbox(call, key, stream)
+  local at = #prefix_of(call, key) + 1
+  return #stream >= at + 36 and string.find(stream, 'replies:', at, true) == at
+end
+
 -- A short name of a reply stream that has the terminal reply; '' for that of the saga, which
 -- always has it. The end of an inbox's name tells it apart. Line ends keep one name from being
 -- found within another.
 local function mark_of(call, key, command, stream)
-  local at = #prefix_of(call, key) + 1
-  if #stream >= at + 36 and string.find(stream, 'replies:', at, true) == at then
+  if is_inbox(call, key, stream) then
     return '\n' .. string.sub(stream, -12)
   end
+  local at = #prefix_of(call, key) + 1
   if command.saga_id ~= '' and string.sub(stream, at) == 'saga:' .. command.saga_id .. ':replies' then
     return ''
   end

@@ -80,8 +80,10 @@ local function emit(call, key, stream, args, before, last)
   if last > before + 13 then
     options = options_of(args, before + 14, last)
   end
-  require_streams(call, reply_streams)
-  require_streams(call, end_streams)
+  if reply_streams ~= '' or not is_inbox(call, key, end_streams) then
+    require_streams(call, reply_streams)
+    require_streams(call, end_streams)
+  end
   if options.superseded then
     require_type(call, stream, 'stream')
     for _, other in ipairs(options.superseded) do
@@ -172,9 +174,9 @@ local function emit(call, key, stream, args, before, last)
     enter(call, stream, key, waiting)
     entry_id = read_record(call, key).entry_id
   end
-  call.counted = call.counted or tonumber(redis.call('HGET', call.prefix .. 'sagastream:instance', 'emitted') or '0')
-  call.emitted = call.emitted + 1
-  return { 'new', entry_id, call.counted + call.emitted }
+  -- The counter grows once in a call, by all its requests, also by those that are not new.
+  call.counted = call.counted or redis.call('HINCRBY', call.prefix .. 'sagastream:instance', 'emitted', #call.keys / 2)
+  return { 'new', entry_id, call.counted }
 end
 
 -- adopt: write the record of an entry that was added by plain XADD.
