@@ -17,19 +17,23 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+from sagastream import Bus, Command, CommandListener, Progress, multi_stage_reply
+from sagastream.testing import EmbeddedServer
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ("median round trip", "server's time", "requester's and listener's time")
 
 
+@multi_stage_reply(stream="work:commands", event_type="work:do")
+async def work(command: Command, progress: Progress) -> dict[str, Any]:  # noqa: ARG001 - older checkouts want both
+    """Answer with nothing."""
+    return {}
+
+
 async def answer_turns(requests: int) -> None:
     """Run a turn of requests for each line on standard input, and print its figures in us."""
-    from sagastream import Bus, CommandListener, multi_stage_reply
-    from sagastream.testing import EmbeddedServer
-
-    @multi_stage_reply(stream="work:commands", event_type="work:do")
-    async def work(command, progress):  # type: ignore[no-untyped-def]  # an older checkout may want both
-        return {}
 
     async def server_seconds(bus: Bus) -> float:
         info = await bus.command("INFO", "cpu")
@@ -65,7 +69,8 @@ def start(checkout: Path, requests: int) -> "subprocess.Popen[str]":
 
 def measure(process: "subprocess.Popen[str]") -> list[float]:
     """Let a process take its turn; returns its figures."""
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin
+    assert process.stdout
     process.stdin.write("\n")
     process.stdin.flush()
     return [float(figure) for figure in json.loads(process.stdout.readline())]
@@ -94,7 +99,9 @@ def compare(other: Path, rounds: int, requests: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("other", type=Path, help="the other checkout")
     parser.add_argument("--rounds", type=int, default=200, help="turns of each (200)")
     parser.add_argument("--requests", type=int, default=200, help="requests of a turn (200)")
