@@ -76,7 +76,10 @@ def _check(
     if names is None:
         modules = ["."]
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--config-file", str(folder / "mypy.ini"), *modules],
+        [
+            *(sys.executable, "-m", "mypy", "--config-file", str(folder / "mypy.ini")),
+            *("--cache-dir", str(folder / "cache"), *modules),
+        ],
         cwd=place,
         capture_output=True,
         text=True,

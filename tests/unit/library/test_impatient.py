@@ -72,8 +72,11 @@ async def test_half_a_request_is_not_waited_for(half: bytes, before: int) -> Non
         assert await asyncio.wait_for(reader.read(), _CLOSED_S) == b""
 
 
-async def test_a_slow_answer_is_waited_for() -> None:
+async def test_a_slow_answer_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit is on the request, not on its answer; a body may come in parts."""
+    monkeypatch.setattr(
+        impatient, "REQUEST_S", 1.0
+    )  # the parts arrive in time on a slow machine, too
     async with _connected() as (reader, writer):
         for at in range(0, len(_WHOLE), 20):
             writer.write(_WHOLE[at : at + 20])
