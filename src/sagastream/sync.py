@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import partial
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
 
 from sagastream._client.loop_thread import BlockingRunner, Callbacks
 from sagastream._client.replies import BackoffConfig, read_stages
@@ -26,6 +26,7 @@ from sagastream.retention import Retention
 __all__ = ["Bus"]
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class Bus:
@@ -266,6 +267,34 @@ class Bus:
     def outcome(self, request_id: str) -> dict[str, Any] | None:
         """As `sagastream.Bus.outcome`."""
         return self._run(self._bus.outcome, request_id)
+
+    def run(
+        self,
+        function: Callable[Concatenate[AsyncBus, P], Coroutine[Any, Any, T]],
+        *args: P.args,
+        **options: P.kwargs,
+    ) -> T:
+        """Call an async function whose first argument is a `sagastream.Bus`, and wait for its result.
+
+        So threads set schedules, pause streams or signal sagas: `bus.run(set_schedule, nightly)`.
+
+        Args:
+            function: It runs in the event loop of the daemon thread.
+            args: Its other arguments.
+            options: Its arguments by name.
+
+        Raises:
+            TypeError: It is not async.
+            Exception: What the function raises.
+        """
+
+        async def awaited() -> T:
+            result = function(self._bus, *args, **options)
+            if not inspect.isawaitable(result):
+                raise TypeError(f"{function!r} must be async, and take a Bus first")
+            return await result
+
+        return self._run(awaited)
 
     def _run(
         self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any, **options: Any

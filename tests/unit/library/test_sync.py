@@ -40,6 +40,8 @@ from sagastream import (
     sync,
 )
 from sagastream.errors import ServerUnavailable
+from sagastream.inspection import NoSuchId
+from sagastream.schedules import Schedule, find_schedules, pause_schedule, set_schedule
 from sagastream.testing import EmbeddedServer, running
 from tests.plain_client import connect
 from tests.polling import eventually_sync
@@ -216,6 +218,18 @@ def _reply_of(bus: sync.Bus, request_id: str) -> dict[str, Any]:
     return eventually_sync(
         lambda: bus.outcome(request_id) or {}, within_s=20, why=f"request {request_id} has ended"
     )
+
+
+def test_any_function_of_a_bus_is_called(bus: sync.Bus, server: EmbeddedServer) -> None:
+    """With its arguments, its result and its errors; threads set schedules so."""
+    schedule = Schedule(name="hourly", every_s=3600, stream=STREAM, event_type="work:echo")
+    assert bus.run(set_schedule, schedule)
+    assert [each.name for each in bus.run(find_schedules, stream=STREAM)] == ["hourly"]
+    assert bus.run(find_schedules, stream="other:commands") == []
+    with pytest.raises(NoSuchId, match="nightly"):
+        bus.run(pause_schedule, "nightly")
+    with pytest.raises(TypeError, match="must be async"):
+        bus.run(repr)  # type: ignore[arg-type]
 
 
 def test_errors_are_those_of_the_async_bus(bus: sync.Bus, listener: None) -> None:
