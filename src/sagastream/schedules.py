@@ -246,9 +246,12 @@ async def drop_schedule(bus: Bus, name: str) -> None:
 
 
 async def overdue(
-    bus: Bus, found: Sequence[ScheduleStatus], *, by_s: float
+    bus: Bus, found: Sequence[ScheduleStatus], *, by_s: float = 60.0
 ) -> list[ScheduleStatus]:
-    """Those that should have been fired `by_s` seconds ago, by the server's clock."""
+    """Those that should have been fired `by_s` seconds ago, by the server's clock.
+
+    No live listener reads their stream, or all slots are taken.
+    """
     now_s = await firing.server_ms(bus.session()) / 1000
     return [
         each

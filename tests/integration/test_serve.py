@@ -223,6 +223,7 @@ PATHS = (
     "/saga/compensate?id=trip-2",
     "/dead",
     f"/dead/letter?stream={STREAM}&id={LETTER}",
+    "/schedules",
     "/listeners",
 )
 

@@ -131,6 +131,11 @@ class Schedule:
         if self.starts and self.ends and self.ends < self.starts:
             raise InvalidMessage("ends", "must not be before starts")
 
+    @property
+    def when(self) -> str:
+        """Its cron expression and time zone, or its interval, as text."""
+        return f"{self.cron} {self.zone}" if self.cron else f"every {self.every_s:g} s"
+
     def of(self, stream: str, event_type: str) -> "Schedule":
         """This schedule with the stream and the event type of the handler that declares it.
 

@@ -19,7 +19,6 @@ _COLUMNS = (
     *("paused", "schedules", "event_types"),
 )
 _OLD_S = 300.0
-_OVERDUE_S = 60.0
 
 Verdict = Literal["ok", "warning", "problem"]
 
@@ -133,7 +132,7 @@ async def _schedules(bus: Bus, _options: argparse.Namespace) -> list[dict[str, A
     found = await find_schedules(bus)
     if not found:
         return []
-    late = await overdue(bus, found, by_s=_OVERDUE_S)
+    late = await overdue(bus, found)
     checks = [
         _check(
             f"schedule {each.name}",

@@ -209,7 +209,7 @@ def _row(found: ScheduleStatus) -> dict[str, Any]:
         "state": found.state,
         "stream": schedule.stream if schedule else "",
         "event_type": schedule.event_type if schedule else "",
-        "when": _when(schedule) if schedule else found.problem,
+        "when": schedule.when if schedule else found.problem,
         "due": found.due_s,
         "last_request": found.last_request,
         "last_outcome": found.last_outcome,
@@ -219,12 +219,6 @@ def _row(found: ScheduleStatus) -> dict[str, Any]:
         "missed": found.missed,
         "refused": found.refused,
     }
-
-
-def _when(schedule: Schedule) -> str:
-    if schedule.cron:
-        return f"{schedule.cron} {schedule.zone}"
-    return f"every {schedule.every_s:g} s"
 
 
 def _time(text: str) -> datetime:

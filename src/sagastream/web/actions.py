@@ -4,7 +4,7 @@ Each is the same as a verb of the command, and may be repeated.
 """
 
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
@@ -29,39 +29,14 @@ from sagastream.saga import signal_saga
 from sagastream.saga.administration import compensate_saga, resolve_saga, resume_saga
 from sagastream.saga.state import Journal
 from sagastream.saga.walk import open_waits
+from sagastream.web.confirmation import Confirm, Confirmation, Do
 from sagastream.web.forms import FORM_COOKIE, FormTokens, read_form
 from sagastream.web.rendering import Renderer
+from sagastream.web.schedule_actions import ScheduleActions
 
 _DAY_S = 86_400
 _MAX_REASON = 500
 _MAX_PAYLOAD = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Confirmation:
-    """What a page asks an operator to confirm.
-
-    Attributes:
-        title: What is done, as a heading and on the button.
-        text: What follows from it.
-        back: The path of the page that leaves everything as it is.
-        fields: What the form sends back.
-        here: The section of the page in the navigation.
-        asks_reason: Whether it asks why.
-        asks_payload: Whether it asks for a JSON object.
-    """
-
-    title: str
-    text: str
-    back: str
-    fields: Mapping[str, str]
-    here: str
-    asks_reason: bool = False
-    asks_payload: bool = False
-
-
-Confirm = Callable[[Mapping[str, str]], Awaitable[Confirmation]]
-Do = Callable[[Mapping[str, str]], Awaitable[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +65,7 @@ class Actions:
             "/dead/drop": (self._confirm_drop, self._drop),
             "/stream/pause": (self._confirm_pause, self._pause),
             "/stream/resume": (self._confirm_unpause, self._unpause),
+            **ScheduleActions(self.bus).by_path(),
         }
 
     async def ask(self, request: Request, confirm: Confirm) -> Response:

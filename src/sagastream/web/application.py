@@ -34,6 +34,7 @@ _SECTIONS: tuple[Section, ...] = (
     ("/", "overview", "Overview"),
     ("/requests", "requests", "Requests"),
     ("/sagas", "sagas", "Sagas"),
+    ("/schedules", "schedules", "Schedules"),
     ("/dead", "dead", "Dead letters"),
     ("/listeners", "listeners", "Listeners"),
 )
@@ -110,6 +111,7 @@ def _application(
         Route("/request", views.request),
         Route("/sagas", views.sagas),
         Route("/saga", views.saga),
+        Route("/schedules", views.schedules),
         Route("/dead", views.dead),
         Route("/dead/letter", views.letter),
         Route("/listeners", views.listeners),

@@ -49,6 +49,9 @@ _MARKS = {
     "stuck": "⚠",
     "unreadable": "?",
     "retried": "↻",
+    "active": "▶",
+    "paused": "‖",
+    "ended": "✓",
 }
 
 

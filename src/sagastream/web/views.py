@@ -23,6 +23,7 @@ from sagastream.redelivery import find_dead_letter, why_not_retried
 from sagastream.saga.administration import find_sagas, resolve_saga
 from sagastream.saga.outcome import outcome_of
 from sagastream.saga.state import Journal, SagaStatus
+from sagastream.schedules import find_schedules, overdue
 from sagastream.status import DeadLetter, dead_letters, request_status, stream_status
 from sagastream.web.rendering import Renderer, json_text
 from sagastream.web.request_history import attempts_of, read_stages
@@ -48,6 +49,10 @@ _NOTICES = {
     "dropped": "The dead letter is deleted.",
     "paused": "Paused: what runs goes on, and nothing else begins.",
     "let-go": "Resumed: what waited for this begins again.",
+    "schedule-paused": "Paused: no listener fires it.",
+    "schedule-resumed": "Resumed: it is fired from its next due time on.",
+    "schedule-dropped": "The schedule is deleted.",
+    "run": "Emitted now; the due times of its schedule stay.",
 }
 
 
@@ -234,6 +239,19 @@ class Views:
     async def letter_of(self, given: Any) -> DeadLetter:
         """The dead letter that `stream` and `id` name."""
         return await find_dead_letter(self.bus, given.get("stream", ""), given.get("id", ""))
+
+    async def schedules(self, request: Request) -> Response:
+        """The schedules: when each is due, and how its last request ended."""
+        found = await find_schedules(self.bus)
+        late = await overdue(self.bus, found)
+        return self.render.page(
+            request,
+            "schedules",
+            here="schedules",
+            schedules=found,
+            late={each.name for each in late},
+            notice=_notice(request),
+        )
 
     async def listeners(self, request: Request) -> Response:
         """The live listeners."""

@@ -4,10 +4,13 @@ import asyncio
 import html
 import re
 import sys
+import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 import pytest
@@ -19,6 +22,7 @@ from sagastream.flow_control import pauses, queues
 from sagastream.inspection import RequestDetails, find_requests, read_request
 from sagastream.saga import Compensation, Saga, SagaRunner, Step, WaitFor
 from sagastream.saga.administration import find_sagas
+from sagastream.schedules import Schedule, find_schedules, set_schedule
 from sagastream.status import dead_letters
 from sagastream.testing import EmbeddedServer
 from sagastream.web.application import make_page
@@ -68,6 +72,12 @@ async def wait(_command: Command, progress: Progress) -> None:
 UNDO = Compensation("shop:undo", lambda _given, _results: {})
 TRIP = Saga("trip", (Step("pack", STREAM, "shop:order", lambda given, _results: given, UNDO),))
 WAIT = Saga("wait", (Step("wait", SLOW, "slow:wait", lambda given, _results: given),))
+
+HOURLY = Schedule(
+    name="hourly", every_s=3600, stream=STREAM, event_type="shop:order", payload={"count": 2}
+)
+OLD = replace(HOURLY, name="old", ends=datetime(2020, 1, 1, tzinfo=UTC))
+NIGHTLY = Schedule(name="nightly", every_s=3600, stream=SLOW, event_type="slow:wait")
 
 
 @dataclass
@@ -526,6 +536,60 @@ async def test_a_target_that_is_none_is_named(shown: Shown) -> None:
     assert not await pauses(shown.bus, STREAM)
 
 
+async def test_schedules_are_shown(shown: Shown) -> None:
+    """When each is due, what it emits, and how its last request ended; none at first."""
+    assert "There is no schedule" in await shown.get("/schedules")
+    await set_schedule(shown.bus, HOURLY)
+    await set_schedule(shown.bus, OLD)
+    await shown.bus.command("HSET", shown.bus.key("schedule:broken"), "spec", "{")
+    text = await shown.get("/schedules")
+    rows = dict(re.findall(r'row"><code>(\S+)</code></th>(.*?)</tr>', text, re.DOTALL))
+    assert set(rows) == {"hourly", "old", "broken"}
+    assert "every 3600 s" in rows["hourly"]
+    assert "is-active" in rows["hourly"]
+    assert "is-ended" in rows["old"]
+    assert "is malformed" in rows["broken"]
+    assert "/schedule/run" not in rows["broken"]
+
+
+async def test_a_schedule_that_nobody_fires_is_overdue(shown: Shown) -> None:
+    """It says so in its row."""
+    await set_schedule(shown.bus, NIGHTLY)
+    assert "overdue" not in await shown.get("/schedules")
+    long_ago = int(1000 * (time.time() - 61))
+    await shown.bus.command(
+        "HSET", shown.bus.key("schedule:nightly"), "due", long_ago, "at", long_ago
+    )
+    assert "overdue" in await shown.get("/schedules")
+
+
+async def test_a_schedule_is_paused_resumed_run_and_dropped(shown: Shown) -> None:
+    """Each says what follows from it, and does what the verb does."""
+    await set_schedule(shown.bus, HOURLY)
+
+    async def state() -> str:
+        (found,) = await find_schedules(shown.bus)
+        return found.state
+
+    assert "No listener fires it" in await shown.get("/schedule/pause", name="hour")
+    paused = await shown.do("/schedule/pause", name="hourly")
+    assert (paused.status_code, await state()) == (303, "paused")
+    assert "no listener fires it" in await shown.get(paused.headers["location"])
+    run = await shown.do("/schedule/run", name="hourly")
+    (found,) = await find_schedules(shown.bus)
+    assert (
+        run.headers["location"]
+        == f"/request?{urlencode({'id': found.last_request, 'done': 'run'})}"
+    )
+    assert await shown.bus.read_replies(STREAM, found.last_request, found.last_request, 5.0)
+    resumed = await shown.do("/schedule/resume", name="hourly")
+    assert (resumed.status_code, await state()) == (303, "active")
+    dropped = await shown.do("/schedule/drop", name="hourly")
+    assert dropped.status_code == 303
+    assert await find_schedules(shown.bus) == []
+    assert "nightly" in await shown.get("/schedule/drop", 404, name="nightly")
+
+
 async def test_listeners_are_shown(shown: Shown) -> None:
     """With what they handle."""
     assert "shop:flaky, shop:order, shop:undo, shop:wait" in await shown.get("/listeners")
@@ -614,7 +678,15 @@ async def test_a_form_without_its_token_or_too_large_changes_nothing(shown: Show
 
 async def test_a_page_changes_nothing(shown: Shown) -> None:
     """An action needs a POST; a HEAD is answered."""
-    for path in ("/request/cancel", "/", "/requests", "/sagas", "/dead", "/listeners"):
+    for path in (
+        "/request/cancel",
+        "/",
+        "/requests",
+        "/sagas",
+        "/dead",
+        "/schedules",
+        "/listeners",
+    ):
         head = await shown.client.head(path, params={"id": "order-9"})
         assert head.status_code == 200, path
     assert (await _status(shown.bus, "order-9")).status == "pending"
@@ -671,7 +743,15 @@ async def test_the_page_says_what_to_do_when_the_server_is_away(
     async with Bus(own_server.url, call_timeout_s=0.5) as bus, client_of(bus) as client:
         assert (await client.get("/")).status_code == 200
         own_server.kill()
-        for path in ("/", "/requests", "/sagas", "/dead", "/listeners", "/request?id=a"):
+        for path in (
+            "/",
+            "/requests",
+            "/sagas",
+            "/dead",
+            "/schedules",
+            "/listeners",
+            "/request?id=a",
+        ):
             answer = await client.get(path)
             assert answer.status_code == 503, path
             assert "Start the server" in answer.text
