@@ -1,13 +1,16 @@
 """The versions of VDA 5050 as dialects: topics, and messages to bytes and back."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import ValidationError
 
 from app.robots.vda5050 import v2_factsheet, v3, v3_factsheet
+from app.vda5050_settings import RobotIdentity
 
 MAX_BYTES = 1024 * 1024
 """The largest message that is read or sent."""
@@ -35,6 +38,17 @@ class Dialect:
     major: str
     _messages: dict[str, type[v3.Header]] = field(repr=False)
 
+    def topic(self, robot: RobotIdentity, name: str, interface: str = "") -> str:
+        """Return the whole topic of a robot's messages.
+
+        Args:
+            robot: The robot.
+            name: The last level, such as `state`, or a wildcard.
+            interface: The first level, if it is not that of the standard.
+        """
+        first = interface or self.interface
+        return f"{first}/{self.major}/{robot.manufacturer}/{robot.serial_number}/{name}"
+
     def encode(self, message: v3.Header) -> bytes:
         """Return a message of `v3` as bytes of this version."""
         model = self._messages[message.topic]
@@ -59,6 +73,31 @@ class Dialect:
             first = error.errors(include_url=False, include_input=False)[0]
             name = ".".join(str(part) for part in first["loc"])
             raise BadMessage(f"{topic}: {name}: {first['msg']}") from None
+
+
+class HeaderCounter:
+    """Makes the headers of the messages that one process sends for one robot.
+
+    Args:
+        robot: The robot that they are from or for.
+    """
+
+    def __init__(self, robot: RobotIdentity) -> None:
+        self._robot = robot
+        self._sent: Counter[str] = Counter()
+
+    def next(self, topic: str, version: str = "3.0.0") -> dict[str, Any]:
+        """Return the fields of the next header of a topic, by the names of `v3`."""
+        number = self._sent[topic]
+        self._sent[topic] += 1
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00")
+        return {
+            "header_id": number % 2**32,
+            "timestamp": f"{now}Z",
+            "version": version,
+            "manufacturer": self._robot.manufacturer,
+            "serial_number": self._robot.serial_number,
+        }
 
 
 def load_object(payload: bytes, topic: str) -> dict[str, Any]:
