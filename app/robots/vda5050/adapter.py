@@ -114,6 +114,8 @@ class Adapter:
             await fleet.check_out(vehicle.name)
             return
         state = vehicle.state
+        if vehicle.connection == "ONLINE" and state is None:
+            await vehicle.ask_for_state()
         if vehicle.connection != "ONLINE" or state is None or not self.client.connected:
             return  # absent when the last check-in has expired
         await fleet.check_in(

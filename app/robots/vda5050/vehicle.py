@@ -6,7 +6,8 @@ was not answered is sent again: a robot takes the same order, and the same actio
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from app.config import get_settings
@@ -81,9 +82,16 @@ class Vehicle:
         except BadMessage as error:
             logger.warning("robot %s: %.300s", self.name, error)
             return
-        task = asyncio.ensure_future(self._notify())
+        self._start(self._notify())
+
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def ask_for_state(self) -> None:
+        """Ask the robot for its state: states are not retained, and come rarely while it stands."""
+        await self._send_action("stateRequest", str(uuid.uuid4()), {})
 
     def _receive(self, dialect: Dialect, message: v3.Header) -> None:
         if (message.manufacturer, message.serial_number) != (
@@ -96,6 +104,8 @@ class Vehicle:
                 logger.info("robot %s is %s", self.name, message.connection_state)
             self.connection = message.connection_state
             self.dialect = dialect
+            if self.connection == "ONLINE":
+                self._start(self.ask_for_state())
         elif isinstance(message, v3.State):
             if self.state is not None and _is_older(message, self.state):
                 return
@@ -185,16 +195,7 @@ class Vehicle:
         """
 
         async def send() -> None:
-            action = {
-                "action_type": action_type,
-                "action_id": action_id,
-                "blocking_type": "NONE",
-                "action_parameters": [
-                    {"key": key, "value": value} for key, value in (parameters or {}).items()
-                ],
-            }
-            header = self._headers.next("instantActions")
-            await self._send(v3.InstantActions.model_validate(header | {"actions": [action]}))
+            await self._send_action(action_type, action_id, parameters or {})
 
         def ended() -> bool:
             found = self.action(action_id)
@@ -204,6 +205,20 @@ class Vehicle:
         found = self.action(action_id)
         assert found is not None
         return found
+
+    async def _send_action(
+        self, action_type: str, action_id: str, parameters: Mapping[str, Any]
+    ) -> None:
+        action = {
+            "action_type": action_type,
+            "action_id": action_id,
+            "blocking_type": "NONE",
+            "action_parameters": [
+                {"key": key, "value": value} for key, value in parameters.items()
+            ],
+        }
+        header = self._headers.next("instantActions")
+        await self._send(v3.InstantActions.model_validate(header | {"actions": [action]}))
 
     def action(self, action_id: str) -> v3.ActionState | None:
         """Return the state of an action; None if the robot does not report it."""

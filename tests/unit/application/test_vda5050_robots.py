@@ -1,28 +1,22 @@
 """Robots that speak VDA 5050, over a real broker: orders of missions, and what may go wrong."""
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from app.config import choose_settings, get_settings
+from app.config import choose_settings
 from app.exploration.driver import DriveReport
 from app.exploration.map_files import save_map
 from app.exploration.simulation.floor_plans import draw_rooms
 from app.robots.order_executor import DriveOrder
 from app.robots.process import deploy_simulated
-from app.robots.vda5050.adapter import Adapter
 from app.robots.vda5050.agv_executor import AgvExecutor
-from app.robots.vda5050.agv_process import AgvSpec, running_agv
-from app.robots.vda5050.simulated_agv import SimulatedAgv
-from app.robots.vda5050.vehicle import Vehicle
 from sagastream import Bus
 from tests.mosquitto import Mosquitto, running_mosquitto
-from tests.polling import eventually
+from tests.vda5050_fleet import running_fleet
 
 pytestmark = [pytest.mark.blocking, pytest.mark.timeout(120)]
 
@@ -43,35 +37,6 @@ def area(app_bus: Bus, broker: Mosquitto, tmp_path: Path) -> str:
         map_dir=tmp_path, vda5050_broker_url=broker.url, vda5050_resend_s=0.3, robot_timeout_s=20
     )
     return "room"
-
-
-@asynccontextmanager
-async def fleet_of(
-    specs: Sequence[str], *, pace: float = 0.0
-) -> AsyncIterator[tuple[Adapter, list[SimulatedAgv]]]:
-    """Simulated robots and an adapter that hears them."""
-    parsed = [AgvSpec.parse(each) for each in specs]
-    async with AsyncExitStack() as stack:
-        agvs = [await stack.enter_async_context(running_agv(each, pace=pace)) for each in parsed]
-        adapter = Adapter(get_settings(), [each.robot for each in parsed])
-        running = asyncio.create_task(adapter.client.run())
-        for each in parsed:
-            vehicle = adapter.vehicle(each.robot.name)
-            await heard(vehicle)
-        try:
-            yield adapter, agvs
-        finally:
-            running.cancel()
-            await asyncio.wait([running])
-
-
-async def heard(vehicle: Vehicle) -> None:
-    """Wait until an adapter has heard all of a robot."""
-    await eventually(
-        lambda: vehicle.state and vehicle.factsheet and vehicle.connection == "ONLINE",
-        within_s=10,
-        why="the robot is heard",
-    )
 
 
 def _order(area: str, slot: int = 0, team: int = 1, seed: int = 1) -> dict[str, Any]:
@@ -124,7 +89,7 @@ async def test_drives_are_those_of_a_robot_in_this_process(
         ([(x, y), (x + 30.0, y)], 60.0),
         ([(x, y + 0.3)], 61.0),
     ]
-    async with fleet_of([f"acme/agv-1@{version}"]) as (adapter, _agvs):
+    async with running_fleet([f"acme/agv-1@{version}"]) as (adapter, _agvs):
         executor = AgvExecutor(adapter.vehicle("acme.agv-1"))
         found = await executor.deploy(_order(area), "deploy")
         assert found[0] == frame
