@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from app.secret_files import SECRETS, read_secrets
+from app.vda5050_settings import Vda5050Settings
 from sagastream import Bus, InvalidMessage
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-class Settings(BaseSettings):
+class Settings(Vda5050Settings):
     """The application's settings."""
 
     # A value may be a password: no error shows it.
@@ -166,9 +167,7 @@ class Settings(BaseSettings):
         30.0, gt=0, description="Timeout of one order to a robot, in seconds."
     )
     blob_ttl_s: int = Field(3600, ge=60, description="Seconds to keep stored map parts.")
-    checkpoint_s: float = Field(
-        2.0, gt=0, description="Seconds between checkpoints of an exploration."
-    )
+    checkpoint_s: float = Field(2.0, gt=0, description="Seconds between two checkpoints.")
     checkpoint_ttl_s: int = Field(
         600, ge=60, description="Seconds to keep the parts of a checkpoint."
     )
@@ -179,7 +178,7 @@ class Settings(BaseSettings):
         0.25, ge=0, description="Minimum seconds between progress reports."
     )
 
-    fleet_size: int = Field(8, ge=1, le=256, description="Robots of the simulated fleet.")
+    fleet_size: int = Field(8, ge=0, le=256, description="Robots of the simulated fleet.")
     robot_processes: int = Field(
         2, ge=1, le=64, description="Processes that the simulated fleet is spread over."
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 # The settings that can be in a file.
-SECRETS = ("redis_url", "broker_url", "web_token")
+SECRETS = ("redis_url", "broker_url", "vda5050_broker_url", "web_token")
 _MAX_BYTES = 64 * 1024
 
 

@@ -26,7 +26,7 @@ from sagastream import SagastreamError
 
 _ORDER = (
     *("run", "dev", "start", "list", "show", "watch", "replay", "trace"),
-    *("cancel", "resume", "compensate", "fleet", "workers", "serve", "doctor", "acl"),
+    *("cancel", "resume", "compensate", "fleet", "workers", "agv", "serve", "doctor", "acl"),
 )
 EXIT_CODES = {"completed": 0, "compensated": 3, "stuck": 4}
 _MAX_TRACE_FILES = 50

@@ -243,8 +243,11 @@ def show_fleet(*, output: Format = Output.TEXT) -> None:
     )
     for robot in robots:
         present = "yes" if robot.present else "no"
+        if robot.present and robot.unavailable:
+            present = printable(f"yes, but {robot.unavailable}")
         name, holder = printable(robot.name), printable(robot.holder or "-")
-        table.add_row(name, f"{robot.battery:.0f} %", present, holder)
+        battery = robot.battery if robot.measured is None else robot.measured
+        table.add_row(name, f"{battery:.0f} %", present, holder)
     Console(markup=False).print(table)
 
 

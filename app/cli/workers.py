@@ -36,6 +36,8 @@ _STOP_TIMEOUT_S = 10.0
 _HURRY_S = 1.8
 _CHECK_INTERVAL_S = 0.25
 _RESTART_INTERVAL_S = 3.0
+# How long robots of others are awaited: they may be switched off.
+_VDA5050_WAIT_S = 10.0
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +117,8 @@ class Workers:
                     f"robots-{number + 1}",
                     ["-m", "app.robots.process", *names[number::processes]],
                 )
+            if "robots" in self._kinds and self._settings.vda5050_robots:
+                self._spawn("vda5050", ["-m", "app.robots.vda5050.adapter"])
             if "page" in self._kinds:
                 self._spawn("page", ["-m", "app.cli", "serve"])
         except BaseException:
@@ -138,6 +142,8 @@ class Workers:
     async def ready(self) -> None:
         """Wait until listeners read every command stream and every robot is present.
 
+        Robots that speak VDA 5050 are awaited for 10 s only.
+
         Raises:
             WorkersFailed: A process ended, or the workers were not ready in time.
         """
@@ -152,6 +158,20 @@ class Workers:
             if loop.time() > deadline:
                 raise WorkersFailed(f"not ready after {_READY_TIMEOUT_S:g} s: {', '.join(missing)}")
             await asyncio.sleep(0.05)
+        soon = loop.time() + _VDA5050_WAIT_S
+        while absent := await self._absent_vda5050():
+            if loop.time() > soon or self._children["vda5050"].poll() is not None:
+                logger.warning("not heard yet over VDA 5050: %s", ", ".join(absent))
+                return
+            await asyncio.sleep(0.05)
+
+    async def _absent_vda5050(self) -> list[str]:
+        """Return the robots that this process's adapter serves and that are not present."""
+        if "vda5050" not in self._children:
+            return []
+        present = {robot.name for robot in await fleet.robots() if robot.present}
+        names = [each.name for each in self._settings.vda5050_identities]
+        return [name for name in names if name not in present]
 
     async def keep(self) -> None:
         """Restart processes that end, until cancelled."""

@@ -12,6 +12,8 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from types import NoneType
+from typing import Any
 
 from app.config import Settings, get_settings
 from app.redis_utils import get_bus
@@ -54,6 +56,8 @@ class Robot:
         holder: The mission that holds it; '' if it is free.
         since: When it was reserved or released, in seconds since the Unix epoch.
         present: Whether its process has checked in recently.
+        measured: The charge in percent that the robot itself reports; None if it reports none.
+        unavailable: Why it takes no orders for now, as it reports; '' if it does.
     """
 
     name: str
@@ -63,9 +67,13 @@ class Robot:
     holder: str = ""
     since: float = 0.0
     present: bool = False
+    measured: float | None = None
+    unavailable: str = ""
 
     def charge(self, now: float, settings: Settings) -> float:
         """Return the charge at the time `now`, in percent: a free robot charges."""
+        if self.measured is not None:
+            return self.measured
         gained = 0.0 if self.holder else (now - self.since) * settings.charge_per_s
         return min(100.0, self.battery + gained)
 
@@ -83,14 +91,16 @@ def choose(robots: Sequence[Robot], wanted: int, now: float, settings: Settings)
     """
     held = [robot for robot in robots if robot.holder]
     absent = [robot for robot in robots if not robot.holder and not robot.present]
-    parked = [robot for robot in robots if not robot.holder and robot.present]
+    there = [robot for robot in robots if not robot.holder and robot.present]
+    parked = [robot for robot in there if not robot.unavailable]
     able = [robot for robot in parked if robot.fitness(now, settings) >= settings.battery_least]
     if len(able) < wanted:
         raise TooFewRobots(
             wanted,
             len(able),
             f"of {len(robots)}: {len(held)} held, {len(absent)} absent, "
-            f"{len(parked) - len(able)} low on battery",
+            + (f"{len(there) - len(parked)} unavailable, " if len(there) > len(parked) else "")
+            + f"{len(parked) - len(able)} low on battery",
         )
     best = sorted(able, key=lambda robot: (-robot.fitness(now, settings), robot.name))[:wanted]
     return sorted(best, key=lambda robot: robot.name)
@@ -108,21 +118,30 @@ async def robots(bus: Bus | None = None) -> list[Robot]:
     stored = {name.decode(errors="replace"): text for name, text in stored.items()}
     seen = await bus.command("MGET", *(_seen_key(bus, name) for name in names)) if names else []
     found = [
-        _load(name, stored[name], present=last_seen is not None)
-        for name, last_seen in zip(names, seen, strict=True)
+        _load(name, stored[name], last_seen) for name, last_seen in zip(names, seen, strict=True)
     ]
     return [robot for robot in found if robot]
 
 
-def _load(name: str, text: bytes, *, present: bool = False) -> Robot | None:
+def _load(name: str, text: bytes, last_seen: bytes | None = None) -> Robot | None:
     """Read a robot's record; None, and a line in the log, if it is malformed."""
     try:
-        robot = Robot(**json.loads(text), present=present)
+        robot = Robot(**json.loads(text), present=last_seen is not None)
         _check(robot, name)
+        if last_seen not in {None, b"1"}:
+            robot = _with_condition(robot, json.loads(last_seen or b"{}"))
     except (ArithmeticError, RecursionError, TypeError, ValueError) as error:
         logger.warning("the record of robot %s is malformed and left out: %.200s", name, error)
         return None
     return robot
+
+
+def _with_condition(robot: Robot, reported: Mapping[str, Any]) -> Robot:
+    """Add what a robot reported when it checked in."""
+    measured, unavailable = reported["measured"], reported["unavailable"]
+    if not isinstance(unavailable, str) or type(measured) not in {int, float, NoneType}:
+        raise TypeError(f"{reported!r:.80} is no condition of a robot")
+    return replace(robot, measured=measured, unavailable=unavailable)
 
 
 def _check(robot: Robot, name: str) -> None:
@@ -151,8 +170,14 @@ async def holder(name: str) -> str:
     return robot.holder if robot else ""
 
 
-async def check_in(name: str) -> None:
-    """Report a robot as present for `robot_seen_s` seconds; register it if it is new."""
+async def check_in(name: str, *, measured: float | None = None, unavailable: str = "") -> None:
+    """Report a robot as present for `robot_seen_s` seconds; register it if it is new.
+
+    Args:
+        name: The robot's id.
+        measured: The charge that the robot reports, in percent; None if it reports none.
+        unavailable: Why it takes no orders for now; '' if it does.
+    """
     bus = get_bus()
     parking = random.Random(name)  # noqa: S311 - where a simulated robot is parked
     robot = Robot(
@@ -164,7 +189,10 @@ async def check_in(name: str) -> None:
     )
     await bus.command("HSETNX", bus.key(FLEET), name, _dump(robot))
     seen_ms = round(get_settings().robot_seen_s * 1000)
-    await bus.command("SET", _seen_key(bus, name), "1", "PX", seen_ms)
+    condition = "1"
+    if measured is not None or unavailable:
+        condition = json.dumps({"measured": measured, "unavailable": unavailable})
+    await bus.command("SET", _seen_key(bus, name), condition, "PX", seen_ms)
 
 
 async def check_out(name: str) -> None:
@@ -242,5 +270,6 @@ def _seen_key(bus: Bus, name: str) -> str:
 
 def _dump(robot: Robot) -> str:
     fields = asdict(robot)
-    del fields["present"]
+    for name in ("present", "measured", "unavailable"):
+        del fields[name]
     return json.dumps(fields, sort_keys=True)

@@ -16,14 +16,13 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from app.config import get_settings, settings_or_exit
 from app.event_types import ROBOT_DEPLOY, ROBOT_DRIVE, ROBOT_RECALL, ROBOT_REPORT
-from app.exploration.driver import DriveReport, Point, Pose, RobotDriver
+from app.exploration.driver import DriveReport, Pose, RobotDriver
 from app.exploration.grid import FloorMap, GridFrame
 from app.exploration.map_files import find_map, load_map
 from app.exploration.simulation.floor_plans import draw_rooms
@@ -34,15 +33,11 @@ from app.observability.providers import configure
 from app.redis_utils import get_bus, run_listener
 from app.robots import fleet
 from app.robots.codecs import encode_report
+from app.robots.order_executor import Deploy, DriveOrder, DriverExecutor, OrderExecutor
 from app.shutdown import shutdown
-from sagastream import Command, CommandListener, Handler, SagastreamError
+from sagastream import Command, CommandListener, Handler, Progress, SagastreamError
 
-_ExecuteOrder = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
-
-Deploy = Callable[[dict[str, Any]], tuple[RobotDriver, GridFrame, DriveReport]]
-"""Deploys a robot at its start pose for a `robot:deploy` order. It may block.
-
-Returns the driver, the robot's grid frame (the floor's, or its own), and the first drive report."""
+_ExecuteOrder = Callable[[Command, Progress], Awaitable[dict[str, Any]]]
 
 
 class NotDeployed(SagastreamError):
@@ -118,18 +113,28 @@ class RobotService:
     Args:
         name: The robot's id in the fleet.
         deploy: Deploys the robot for a mission.
+        executor: Executes its orders instead of a driver that `deploy` makes.
     """
 
-    def __init__(self, name: str, deploy: Deploy = deploy_simulated) -> None:
+    def __init__(
+        self,
+        name: str,
+        deploy: Deploy = deploy_simulated,
+        *,
+        executor: OrderExecutor | None = None,
+    ) -> None:
         self.name = name
-        self._deploy = deploy
+        self._executor = executor or DriverExecutor(deploy)
         self._mission = ""
-        self._driver: RobotDriver | None = None
+        self._deployed = False
         self._fence = OrderFence()
-        self._path: list[Point] = []
-        self._driven = 0.0
         self._last_result: tuple[str, dict[str, Any]] = ("", {})
         self._busy = asyncio.Lock()
+
+    @property
+    def mission(self) -> str:
+        """The mission that the robot is deployed for; '' if it is for none."""
+        return self._mission if self._deployed else ""
 
     def handlers(self) -> list[Handler]:
         """Return the handlers of this robot's command stream."""
@@ -145,34 +150,46 @@ class RobotService:
             for event_type, order in orders.items()
         ]
 
-    def _exclusive(
-        self, execute: _ExecuteOrder
-    ) -> Callable[[Command, Any], Awaitable[dict[str, Any]]]:
+    def _exclusive(self, execute: _ExecuteOrder) -> _ExecuteOrder:
         """Execute one order at a time, only for the current commander, and each request once."""
 
-        async def handle(command: Command, _progress: Any) -> dict[str, Any]:
+        async def handle(command: Command, progress: Progress) -> dict[str, Any]:
+            if command.event_type == ROBOT_RECALL and command.payload["mission"] == self.mission:
+                # Not behind the drive that it is to end.
+                self._admit(command)
+                await self._executor.halt()
             async with self._busy:
                 if self._last_result[0] != command.request_id:
                     mission = command.payload["mission"]
                     if command.event_type == ROBOT_DEPLOY:
                         await self._take_mission(mission)
-                    elif mission != self._mission or self._driver is None:
+                    elif mission != self.mission and not await self._resume(mission):
                         raise NotDeployed(
                             f"robot {self.name} is not deployed for mission {mission}"
                         )
-                    self._fence.admit(command.payload["commander"], command.payload["epoch"])
-                    self._last_result = (command.request_id, await execute(command.payload))
+                    self._admit(command)
+                    self._last_result = (command.request_id, await execute(command, progress))
                 return self._last_result[1]
 
         return handle
+
+    def _admit(self, command: Command) -> None:
+        self._fence.admit(command.payload["commander"], command.payload["epoch"])
 
     async def _take_mission(self, mission: str) -> None:
         if await fleet.holder(self.name) != mission:
             raise NotHeld(f"robot {self.name} is not held by mission {mission}")
         if mission != self._mission:
-            self._mission, self._driver, self._fence = mission, None, OrderFence()
+            self._mission, self._deployed, self._fence = mission, False, OrderFence()
 
-    async def deploy(self, order: dict[str, Any]) -> dict[str, Any]:
+    async def _resume(self, mission: str) -> bool:
+        """Continue what an earlier process of this robot did for the mission that holds it."""
+        if await fleet.holder(self.name) != mission or not await self._executor.resume(mission):
+            return False
+        self._mission, self._deployed, self._fence = mission, True, OrderFence()
+        return True
+
+    async def deploy(self, command: Command, _progress: Progress) -> dict[str, Any]:
         """Place the robot at the start pose of its slot and take the first scan.
 
         Raises:
@@ -182,32 +199,43 @@ class RobotService:
             MapError: The map is missing or invalid.
             StartError: The team cannot start there.
         """
-        self._driver, frame, report = await asyncio.to_thread(self._deploy, order)
-        self._path, self._driven = list(report.path), 0.0
+        frame, report = await self._executor.deploy(command.payload, command.request_id)
+        self._deployed = True
         return {"frame": frame.to_dict(), "leg": await encode_report(report)}
 
-    async def drive(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Follow a path until its end or until the barrier, a time in mission seconds."""
-        assert self._driver is not None
-        path = [(x, y) for x, y in order["path"]]
-        report = await asyncio.to_thread(self._driver.drive, path, order["until"])
-        self._path += report.path[1:]
-        self._driven += report.distance
+    async def drive(self, command: Command, progress: Progress) -> dict[str, Any]:
+        """Follow a path until its end or until the barrier, a time in mission seconds.
+
+        What holds the robot up is a `progress` stage with `condition`.
+        """
+
+        async def report_condition(condition: str) -> None:
+            await progress(0.0, {"condition": condition})
+
+        order = command.payload
+        report = await self._executor.drive(
+            DriveOrder(
+                path=[(x, y) for x, y in order["path"]],
+                until=order["until"],
+                request_id=command.request_id,
+                commander=order["commander"],
+                epoch=order["epoch"],
+            ),
+            report_condition,
+        )
         return {"leg": await encode_report(report)}
 
-    async def report(self, _order: dict[str, Any]) -> dict[str, Any]:
+    async def report(self, _command: Command, _progress: Progress) -> dict[str, Any]:
         """Return everything seen and driven since the deployment as one drive report."""
-        assert self._driver is not None
-        report = await asyncio.to_thread(self._driver.recall)
-        whole = replace(report, path=tuple(self._path), distance=self._driven)
-        return {"leg": await encode_report(whole)}
+        return {"leg": await encode_report(await self._executor.report())}
 
-    async def recall(self, _order: dict[str, Any]) -> dict[str, Any]:
+    async def recall(self, _command: Command, _progress: Progress) -> dict[str, Any]:
         """Stop, and accept no more orders from replaced handlers.
 
         The robot keeps its map until its next mission: if the handler that recalled it dies before
         it reports the recall, the next handler asks for the map again.
         """
+        await self._executor.halt()
         return {}
 
 

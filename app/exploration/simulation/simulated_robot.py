@@ -8,13 +8,14 @@ robot whose pose is unknown.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
 from app.exploration.clearance import clear_length, traversable_cells
 from app.exploration.driver import EMPTY_PATCH, DriveReport, Patch, Point, Pose, StartError
 from app.exploration.grid import FREE, Box, FloorMap, bounding_box
-from app.exploration.lidar import LidarSpec, beam_angles, integrate
+from app.exploration.lidar import Floats, LidarSpec, beam_angles, integrate
 from app.exploration.simulation.lidar_simulation import simulate_scan
 
 _SCANS_AT_GOAL = 3  # turns of the lidar at a goal, since beams 1 degree apart leave gaps
@@ -38,6 +39,22 @@ class RobotSpec:
     lidar: LidarSpec = field(default_factory=LidarSpec)
 
 
+class DriveObserver(Protocol):
+    """Sees what a simulated robot does while it does it, in the thread of the call.
+
+    It may wait, and so let simulated time pass slowly, and may raise, which ends the call where the
+    robot is.
+    """
+
+    def scanned(self, pose: Pose, phase: float, ranges: Floats) -> None:
+        """Take one turn of the lidar: the first beam's angle on the map, NaN for failed beams."""
+        ...
+
+    def passed(self, waypoint: int) -> None:
+        """Note that the waypoint of this index of the path was reached."""
+        ...
+
+
 class SimulatedRobot:
     """A `RobotDriver` on a true floor.
 
@@ -49,11 +66,19 @@ class SimulatedRobot:
         slot: the robot's index in its mission, from 0.
         seed: the mission's seed.
         spec: the robot.
+        observer: sees each scan and each waypoint.
     """
 
     def __init__(
-        self, floor: FloorMap, *, slot: int, seed: int, spec: RobotSpec = RobotSpec()
+        self,
+        floor: FloorMap,
+        *,
+        slot: int,
+        seed: int,
+        spec: RobotSpec = RobotSpec(),
+        observer: DriveObserver | None = None,
     ) -> None:
+        self._observer = observer
         self._spec = spec
         self._frame = floor.frame
         self._name = floor.name
@@ -65,6 +90,16 @@ class SimulatedRobot:
         self._time = 0.0
         self._since_scan = 0.0
         self._changed: Box | None = None
+
+    @property
+    def pose(self) -> Pose:
+        """Where it is."""
+        return self._pose
+
+    @property
+    def time(self) -> float:
+        """The mission second up to which it has driven or waited."""
+        return self._time
 
     def deploy(self, pose: Pose) -> DriveReport:
         """Start at a pose at time 0 and scan.
@@ -103,6 +138,8 @@ class SimulatedRobot:
             if (self._pose.x, self._pose.y) != path[reached]:
                 break
             reached += 1
+            if self._observer:
+                self._observer.passed(reached - 1)
         arrived = len(path) > 0 and reached == len(path)
         if arrived or blocked:
             for _ in range(_SCANS_AT_GOAL):
@@ -158,11 +195,13 @@ class SimulatedRobot:
         """Take one turn of the lidar and add it to the evidence."""
         lidar = self._spec.lidar
         # A random phase, as of a spinning head: with a fixed one the same gaps stay unseen.
-        angles = beam_angles(lidar.beams, self._random.uniform(0.0, 2.0 * math.pi))
+        phase = self._random.uniform(0.0, 2.0 * math.pi)
+        angles = beam_angles(lidar.beams, phase)
         at = (self._pose.x, self._pose.y)
         ranges = simulate_scan(
             self._blocked, self._frame, at, angles, spec=lidar, random=self._random
         )
+        scanned = ranges
         valid = ~np.isnan(ranges)
         angles, ranges = angles[valid], ranges[valid]
         box = integrate(self._evidence, self._frame, at, angles, ranges, reach=lidar.max_range)
@@ -170,6 +209,8 @@ class SimulatedRobot:
         if box is not None and self._changed is not None:
             box = box.union(self._changed)
         self._changed = box or self._changed
+        if self._observer:
+            self._observer.scanned(self._pose, phase, scanned)
 
     def _report(
         self,

@@ -1,0 +1,1 @@
+"""VDA 5050: messages of three versions, the adapter that drives such robots, a simulated robot."""

@@ -1,0 +1,365 @@
+"""Executes the orders of missions with a robot that speaks VDA 5050: an `OrderExecutor`.
+
+Before an order is sent it is stored on the server. So a process that replaces this one sends the
+same order again, and the robot does it once.
+"""
+
+import asyncio
+import logging
+import math
+import uuid
+from dataclasses import replace
+from typing import Any
+
+from app.config import get_settings
+from app.exploration.driver import DriveReport, Patch, Point, Pose, StartError
+from app.exploration.grid import FloorMap, GridFrame
+from app.exploration.planning.settings import DEFAULT_SETTINGS
+from app.exploration.simulation.start_poses import start_poses
+from app.robots.order_executor import DriveOrder, ReportCondition
+from app.robots.process import true_floor
+from app.robots.vda5050.drive_watch import DriveEnd, DriveWatch, number
+from app.robots.vda5050.journey import Journey
+from app.robots.vda5050.route import DrivePlan, Limits, plan_drive
+from app.robots.vda5050.scan_map import ScanMap
+from app.robots.vda5050.vehicle import RobotFailed, Vehicle
+
+logger = logging.getLogger(__name__)
+
+_MAX_NODES = 1000
+_LOOK_S = 1.0
+_LONGEST_ID = 72
+_TOLERANCE_M = 1e-6
+
+
+class AgvExecutor:
+    """Executes orders with one robot.
+
+    Args:
+        vehicle: The robot.
+
+    Attributes:
+        abandoned: Whether a drive ended without a report, so that the robot may still be driving.
+    """
+
+    def __init__(self, vehicle: Vehicle) -> None:
+        self._vehicle = vehicle
+        self._journey = Journey("", "", "")
+        self._floor: FloorMap | None = None
+        self._map: ScanMap | None = None
+        self._halted = False
+        self._working = asyncio.Lock()
+        self.abandoned = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether an order is being executed."""
+        return self._working.locked()
+
+    async def deploy(self, order: dict[str, Any], request_id: str) -> tuple[GridFrame, DriveReport]:
+        """Let the robot take part in a mission.
+
+        A simulated robot is placed at the start of its slot. Any other starts where it is.
+
+        Raises:
+            MapError: The map is missing or invalid.
+            RobotFailed: The robot cannot take orders, or does not answer.
+            StartError: It is not on the mission's map, or missions cannot plan for it.
+        """
+        async with self._working:
+            self._halted = False
+            if not order.get("known_poses", True):
+                raise StartError(
+                    f"robot {self._vehicle.name} speaks VDA 5050: it takes part in missions with "
+                    "known poses only"
+                )
+            floor = self._floor = await asyncio.to_thread(true_floor, order["area"])
+            await self._require_able()
+            await self.cancel()
+            self._map = ScanMap(self._vehicle, floor.frame, request_id)
+            await self._take_position(order, floor, request_id)
+            pose = self._reported_pose()
+            self._journey = journey = Journey(order["mission"], order["area"], request_id)
+            journey.pose, journey.path, journey.scans = pose, [(pose.x, pose.y)], self._map.count
+            await journey.store(self._vehicle.name)
+            return floor.frame, self._report(self._map.take_changes(), journey.path, 0.0)
+
+    async def _require_able(self) -> None:
+        """Look at what the robot is and can do.
+
+        Raises:
+            RobotFailed: It cannot take orders, or does not answer.
+            StartError: Missions cannot plan for it.
+        """
+        vehicle, timeout = self._vehicle, get_settings().robot_timeout_s / 2
+        await vehicle.wait_for(lambda: not vehicle.failure(), min(timeout, _LOOK_S))
+        self._require_alive()
+        if vehicle.factsheet is None:
+            await vehicle.act("factsheetRequest", str(uuid.uuid4()), timeout=timeout)
+            await vehicle.wait_for(lambda: vehicle.factsheet is not None, timeout)
+        sheet = vehicle.factsheet
+        if sheet is None:
+            raise RobotFailed(f"robot {vehicle.name}: it sends no factsheet")
+        widest, radius = sheet.physical_parameters.width, DEFAULT_SETTINGS.radius
+        if widest > 2 * radius + _TOLERANCE_M:
+            raise StartError(
+                f"robot {vehicle.name} is {widest:g} m wide, missions plan for {2 * radius:g} m"
+            )
+        longest = sheet.protocol_limits.maximum_string_lengths.maximum_id_length
+        if longest and longest < _LONGEST_ID:
+            raise StartError(
+                f"robot {vehicle.name} takes ids of {longest} characters, orders need {_LONGEST_ID}"
+            )
+
+    async def _take_position(self, order: dict[str, Any], floor: FloorMap, request_id: str) -> None:
+        vehicle = self._vehicle
+        assert vehicle.factsheet is not None
+        assert self._map is not None
+        action = vehicle.factsheet.action("initializePosition")
+        keys = {each.key for each in action.action_parameters} if action else set()
+        if not {"seed", "slot"} <= keys:
+            position = vehicle.state and vehicle.state.position
+            if not position or not position.localized or position.map_id != order["area"]:
+                where = position.map_id if position and position.localized else "no map"
+                raise StartError(
+                    f"robot {vehicle.name} is localized on {where!r}, not on {order['area']!r}"
+                )
+            return
+        poses = await asyncio.to_thread(start_poses, floor, order["team"], order["seed"])
+        start = poses[order["slot"]]
+        parameters = {
+            "x": start.x,
+            "y": start.y,
+            "theta": start.heading,
+            "mapId": order["area"],
+            "lastNodeId": "",
+            "seed": order["seed"],
+            "slot": order["slot"],
+        }
+        timeout = get_settings().robot_timeout_s
+        done = await vehicle.act("initializePosition", request_id, parameters, timeout=timeout)
+        if done.action_status == "FAILED":
+            raise StartError(f"robot {vehicle.name}: {done.action_result}")
+        await self._map.collect(number(done.action_result))
+
+    async def resume(self, mission: str) -> bool:
+        """Continue the deployment of a process before this one, from what it stored.
+
+        All scans are asked for again.
+
+        Raises:
+            RobotFailed: The robot cannot take orders, or its scans do not come.
+        """
+        journey = await Journey.load(self._vehicle.name)
+        if journey is None or journey.mission != mission:
+            return False
+        async with self._working:
+            vehicle = self._vehicle
+            await vehicle.wait_for(lambda: not vehicle.failure(), _LOOK_S)
+            self._require_alive()
+            seen, route = vehicle.state, journey.route
+            same = seen is not None and seen.order_id == route.order_id
+            journey.route = route.replaced(seen.order_update_id if seen and same else -1)
+            if journey.pending:
+                request_id, plan = journey.pending
+                journey.pending = (request_id, replace(plan, route=plan.route.replaced(-1)))
+            floor = self._floor = await asyncio.to_thread(true_floor, journey.area)
+            self._map = ScanMap(vehicle, floor.frame, journey.session)
+            await self._map.collect(journey.scans)
+            self._map.take_changes()
+            self._journey, self._halted = journey, False
+            logger.warning("robot %s: continuing mission %s", vehicle.name, mission)
+        return True
+
+    async def drive(self, order: DriveOrder, on_condition: ReportCondition) -> DriveReport:
+        """Follow a path until its end, an obstacle or the barrier.
+
+        Raises:
+            RobotFailed: The robot refuses the order, lost it, or does not answer in time.
+        """
+        async with self._working:
+            assert self._map is not None
+            self._require_alive()
+            journey, timeout = self._journey, get_settings().robot_timeout_s
+            if not order.path or self._halted:
+                journey.time = order.until
+                here = (journey.pose.x, journey.pose.y)
+                return self._report(self._map.take_changes(), [here], 0.0)
+            plan = await self._plan(order)
+            watch = DriveWatch(self._vehicle, plan, order.request_id)
+            self.abandoned = True
+            try:
+                async with asyncio.timeout(timeout):
+                    end = await self._follow(plan, watch, on_condition)
+                    await self._map.collect(end.scans)
+            except TimeoutError:
+                text = f"robot {self._vehicle.name}: not there after {timeout:g} s"
+                raise RobotFailed(text) from None
+            self.abandoned = False
+            report = self._arrive(order, plan, stopped=end.blocked or self._halted, end=end)
+            if end.blocked or self._halted:
+                await self.cancel()
+            journey.pending, journey.scans = None, self._map.count
+            await journey.store(self._vehicle.name)
+            return report
+
+    async def _plan(self, order: DriveOrder) -> DrivePlan:
+        """Return the plan that was stored for this drive, or plan one; store it."""
+        journey = self._journey
+        if journey.pending and journey.pending[0] == order.request_id:
+            plan = journey.pending[1]
+            if plan.route.update_id and self._vehicle.action(order.request_id) is None:
+                # Not on the robot yet. As an update of this process, so that the robot refuses
+                # the one that the process before sends late.
+                update_id = journey.route.next_update(order.commander, order.epoch)
+                plan = plan.with_update(update_id)
+        else:
+            assert self._floor is not None
+            plan = plan_drive(
+                journey.route,
+                at=(journey.pose.x, journey.pose.y),
+                path=order.path,
+                since=journey.time,
+                until=order.until,
+                map_id=self._floor.name,
+                limits=self._limits(),
+                request_id=order.request_id,
+                commander=order.commander,
+                epoch=order.epoch,
+            )
+        journey.pending = (order.request_id, plan)
+        journey.route = plan.route
+        await journey.store(self._vehicle.name)
+        return plan
+
+    def _limits(self) -> Limits:
+        sheet, speed, nodes = self._vehicle.factsheet, DEFAULT_SETTINGS.speed, _MAX_NODES
+        if sheet is None:
+            return Limits(speed, nodes, scans=False)
+        arrays = sheet.protocol_limits.maximum_array_lengths
+        most = min(arrays.order_nodes or nodes, (arrays.order_edges or nodes) + 1, nodes)
+        speed = min(speed, sheet.physical_parameters.maximum_speed or speed)
+        return Limits(speed, max(most, 3), scans=sheet.action("scan") is not None)
+
+    async def _follow(
+        self, plan: DrivePlan, watch: DriveWatch, on_condition: ReportCondition
+    ) -> DriveEnd:
+        """Send a plan and wait until it is driven.
+
+        Raises:
+            RobotFailed: The robot refuses the order, or lost it.
+        """
+        vehicle, condition, accepted = self._vehicle, "", False
+
+        def answered() -> bool:
+            refused = watch.refusal is not None
+            return watch.accepted or refused or self._halted or vehicle.failure() != ""
+
+        def news() -> bool:
+            changed = vehicle.hold_up() != condition or vehicle.failure() != ""
+            return changed or self._halted or watch.end is not None or watch.lost != ""
+
+        while True:
+            self._require_alive()
+            if self._halted:
+                return DriveEnd(blocked=False, scans=None)
+            accepted = accepted or watch.accepted
+            if not accepted:
+                watch.require_not_refused()
+                await vehicle.send_until(
+                    lambda: vehicle.send_order(plan.message),
+                    answered,
+                    timeout=get_settings().robot_timeout_s,
+                    what="the order",
+                )
+                continue
+            if (end := watch.end) is not None:
+                return end
+            if watch.lost:
+                raise RobotFailed(f"robot {vehicle.name}: {watch.lost}")
+            if vehicle.hold_up() != condition:
+                condition = vehicle.hold_up()
+                logger.warning("robot %s: %s", vehicle.name, condition or "goes on")
+                await on_condition(condition)
+            await vehicle.wait_for(news, _LOOK_S)
+
+    def _require_alive(self) -> None:
+        if failure := self._vehicle.failure():
+            raise RobotFailed(f"robot {self._vehicle.name}: {failure}")
+
+    def _arrive(
+        self, order: DriveOrder, plan: DrivePlan, *, stopped: bool, end: DriveEnd
+    ) -> DriveReport:
+        """Make the report of a plan from what the robot says now."""
+        state, journey = self._vehicle.state, self._journey
+        assert state is not None
+        assert self._map is not None
+        points: list[Point] = [(journey.pose.x, journey.pose.y)]
+        journey.pose, journey.time = self._reported_pose(), order.until
+        reached, distance = len(plan.waypoints), plan.length
+        if stopped:
+            first = plan.message["nodes"][0]["sequence_id"]
+            reached = min(max(0, (state.last_node_sequence_id - first) // 2), reached)
+        points += plan.waypoints[:reached]
+        arrived = plan.whole and reached == len(order.path)
+        if not arrived:
+            points.append((journey.pose.x, journey.pose.y))
+        if stopped:
+            distance = sum(map(math.dist, points, points[1:]))
+        journey.path += points[1:]
+        journey.driven += distance
+        report = self._report(self._map.take_changes(), points, distance)
+        return replace(report, reached=reached, arrived=arrived, blocked=end.blocked)
+
+    async def report(self) -> DriveReport:
+        """Report everything seen and driven since the deployment.
+
+        Raises:
+            RobotFailed: The robot cannot take orders any more.
+        """
+        async with self._working:
+            self._require_alive()
+            assert self._map is not None
+            return self._report(self._map.take_whole(), self._journey.path, self._journey.driven)
+
+    async def halt(self) -> None:
+        """Cancel the order of the robot, and send none for this mission any more.
+
+        Raises:
+            RobotFailed: The robot does not answer.
+        """
+        self._halted = True
+        await self.cancel()
+
+    async def cancel(self) -> None:
+        """Let the robot drop its order, if it has one, and wait until it says so.
+
+        Raises:
+            RobotFailed: It does not answer.
+        """
+        vehicle, journey = self._vehicle, self._journey
+        journey.route, self.abandoned = journey.route.ended(), False
+        if vehicle.state is None or vehicle.state.idle or vehicle.failure():
+            return
+        timeout = get_settings().robot_timeout_s / 2
+        done = await vehicle.act("cancelOrder", str(uuid.uuid4()), timeout=timeout)
+        logger.info("robot %s: cancelOrder is %s", vehicle.name, done.action_status)
+
+    def _reported_pose(self) -> Pose:
+        state = self._vehicle.state
+        position = state.position if state else None
+        if position is None:
+            return self._journey.pose
+        return Pose(position.x, position.y, position.theta)
+
+    def _report(self, patch: Patch, points: list[Point], distance: float) -> DriveReport:
+        return DriveReport(
+            time=self._journey.time,
+            pose=self._journey.pose,
+            distance=distance,
+            path=tuple(points),
+            reached=0,
+            arrived=False,
+            blocked=False,
+            patch=patch,
+        )

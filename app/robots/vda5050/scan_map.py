@@ -1,0 +1,108 @@
+"""The map that the scans of one robot give, and the report of what has changed in it.
+
+It computes what a simulated robot computes in its own process, in the same order, so that equal
+scans give equal cells.
+"""
+
+import asyncio
+import logging
+import uuid
+
+import numpy as np
+
+from app.config import get_settings
+from app.exploration.driver import EMPTY_PATCH, Patch
+from app.exploration.grid import Box, GridFrame, bounding_box
+from app.exploration.lidar import integrate
+from app.robots.vda5050.vehicle import RobotFailed, Vehicle
+
+logger = logging.getLogger(__name__)
+
+_RESENDS = 10
+
+
+class ScanMap:
+    """The evidence of one robot in one session.
+
+    Args:
+        vehicle: The robot.
+        frame: The mission's frame.
+        session: The session of its scans.
+
+    Attributes:
+        count: The number of scans that are in the map.
+    """
+
+    def __init__(self, vehicle: Vehicle, frame: GridFrame, session: str) -> None:
+        self.count = 0
+        self._vehicle, self._frame = vehicle, frame
+        self._evidence = np.zeros((frame.rows, frame.cols), np.int8)
+        self._changed: Box | None = None
+        vehicle.expect_scans(session)
+
+    async def collect(self, count: int | None) -> None:
+        """Add the scans up to a number; ask for those that did not come.
+
+        Args:
+            count: How many there are; None to take those that have come.
+
+        Raises:
+            RobotFailed: A scan does not come.
+        """
+        vehicle = self._vehicle
+        if count is None:
+            count = self.count
+            while count in vehicle.scans:
+                count += 1
+        end = count
+
+        def missing() -> list[int]:
+            return [n for n in range(self.count, end) if n not in vehicle.scans]
+
+        resend_s = get_settings().vda5050_resend_s
+        attempts = 0
+        while not await vehicle.wait_for(lambda: not missing(), resend_s / 4):
+            gaps = missing()
+            if attempts == _RESENDS:
+                raise RobotFailed(f"robot {vehicle.name}: {len(gaps)} scans did not come")
+            attempts += 1
+            done = await vehicle.act(
+                "resendScans",
+                str(uuid.uuid4()),
+                {"sessionId": vehicle.session, "from": gaps[0], "to": gaps[-1] + 1},
+                timeout=get_settings().robot_timeout_s,
+            )
+            if done.action_status == "FAILED":
+                raise RobotFailed(f"robot {vehicle.name}: scans: {done.action_result}")
+        await asyncio.to_thread(self._integrate, end)
+
+    def _integrate(self, end: int) -> None:
+        while self.count < end:
+            scan = self._vehicle.scans.pop(self.count)
+            self.count += 1
+            valid = ~np.isnan(scan.ranges)
+            try:
+                box = integrate(
+                    self._evidence,
+                    self._frame,
+                    (scan.pose.x, scan.pose.y),
+                    scan.angles[valid],
+                    scan.ranges[valid],
+                    reach=scan.range_max,
+                )
+            except ValueError as error:
+                logger.warning("robot %s: %s", self._vehicle.name, error)
+                continue
+            if box is not None and self._changed is not None:
+                box = box.union(self._changed)
+            self._changed = box or self._changed
+
+    def take_changes(self) -> Patch:
+        """Return what has changed since the last call."""
+        box, self._changed = self._changed, None
+        return EMPTY_PATCH if box is None else Patch.cut(self._evidence, box)
+
+    def take_whole(self) -> Patch:
+        """Return everything that was seen."""
+        self._changed = bounding_box(self._evidence) or self._changed
+        return self.take_changes()
