@@ -29,8 +29,14 @@ from sagastream.saga import signal_saga
 from sagastream.saga.administration import compensate_saga, resolve_saga, resume_saga
 from sagastream.saga.state import Journal
 from sagastream.saga.walk import open_waits
-from sagastream.web.confirmation import Confirm, Confirmation, Do
-from sagastream.web.forms import FORM_COOKIE, FormTokens, read_form
+from sagastream.web.forms import (
+    FORM_COOKIE,
+    Confirm,
+    Confirmation,
+    Do,
+    FormTokens,
+    read_form,
+)
 from sagastream.web.rendering import Renderer
 from sagastream.web.schedule_actions import ScheduleActions
 

@@ -12,7 +12,7 @@ from sagastream.schedules import (
     resume_schedule,
     run_schedule,
 )
-from sagastream.web.confirmation import Confirm, Confirmation, Do
+from sagastream.web.forms import Confirm, Confirmation, Do
 
 
 @dataclass(frozen=True, slots=True)
