@@ -135,6 +135,7 @@ async def fire(session: Session, planned: PlannedFiring, spec: str | bytes) -> F
             next_at_ms=None if next_ms is None else fire_at(schedule, next_ms),
             is_missed=firing.is_missed,
             overlap=schedule.overlap,
+            turn="" if schedule.priority is None else schedule.priority.turn,
             context=injected(),
         )
         if answer.outcome == "fired":

@@ -154,6 +154,7 @@ class ScheduleFunctions:
         next_at_ms: int | None,
         is_missed: bool,
         overlap: str,
+        turn: str,
         context: str,
     ) -> FireAnswer:
         """Emit the command of a due time, or skip it, and set the next due time.
@@ -171,11 +172,14 @@ class ScheduleFunctions:
             next_at_ms: When that one is fired.
             is_missed: Whether the due time is skipped, because it is too late.
             overlap: What happens while the request of the firing before has not ended.
+            turn: The turn of the command; '' for none.
             context: What other propagators than W3C Trace Context carry.
         """
         args = [*self._times, name, spec, *_texts(due_ms, next_ms, next_at_ms)]
         args += ["1" if is_missed else "", overlap]
         args += [*entry, "", "", digest_of(stream, entry[3], entry[4])]
+        if turn:
+            args += ["turn", turn]
         if context:
             args += ["context", context]
         keys = (schedule, index, record, stream)

@@ -5,13 +5,14 @@ When it is due follows in `due_times`; nothing here reads a clock.
 
 import json
 import math
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from sagastream._codec.payload import decode_json, decode_payload, encode_payload
 from sagastream._codec.validation import check_name
+from sagastream.admission import Priority
 from sagastream.errors import InvalidMessage
 from sagastream.message import Payload
 
@@ -49,6 +50,7 @@ class Schedule:
             cancels that one and begins when its handler has stopped (`replace`).
         starts: The time before which nothing is due; None for none.
         ends: The time after which nothing is due; None for none.
+        priority: That of its commands; None for none.
 
     Raises:
         InvalidMessage: A value is invalid, or a cron expression needs the extra `schedule`; names the
@@ -68,6 +70,7 @@ class Schedule:
     overlap: Overlap = "skip"
     starts: datetime | None = None
     ends: datetime | None = None
+    priority: Priority | None = None
 
     def __post_init__(self) -> None:
         check_name("name", self.name)
@@ -95,6 +98,8 @@ class Schedule:
             raise InvalidMessage(
                 "catch_up", "must be 1 or more with overlap 'queue': this many firings wait at most"
             )
+        if not isinstance(self.priority, Priority | None):
+            raise InvalidMessage("priority", f"must be a Priority, not {self.priority!r}")
         self._check_times()
 
     def _check_period(self) -> None:
@@ -196,6 +201,8 @@ def encode_schedule(schedule: Schedule) -> str:
         item = getattr(schedule, each.name)
         if isinstance(item, datetime):
             item = item.isoformat()
+        elif isinstance(item, Priority):
+            item = asdict(item)
         if item not in (each.default, {}):
             value[each.name] = item
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
@@ -221,6 +228,8 @@ def decode_schedule(text: str | bytes) -> Schedule:
         for name in ("starts", "ends"):
             if name in value:
                 value[name] = datetime.fromisoformat(value[name])
+        if "priority" in value:
+            value["priority"] = Priority(**value["priority"])
         return Schedule(**value)
     except (TypeError, ValueError) as error:
         raise InvalidMessage("schedule", f"is malformed ({error})"[:200]) from error

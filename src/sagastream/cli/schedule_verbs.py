@@ -3,10 +3,11 @@
 import argparse
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any, get_args
 
+from sagastream.admission import Priority, PriorityClass
 from sagastream.bus import Bus
 from sagastream.cli.arguments import count, identity, json_object, seconds
 from sagastream.cli.output import fields, table
@@ -111,6 +112,12 @@ def _add_settings(verb: Any) -> None:
         choices=get_args(Overlap),
         help="what happens while the request before has not ended; default: skip",
     )
+    verb.option(
+        "--priority", choices=get_args(PriorityClass), help="that of its commands; default: none"
+    )
+    verb.option(
+        "--fairness-key", help="whose turn its commands use; with --priority, or normal without it"
+    )
     for name in ("starts", "ends"):
         verb.option(
             f"--{name}", type=_time, metavar="TIME", help="such as 2030-01-01T00:00:00+01:00"
@@ -133,7 +140,8 @@ async def show(bus: Bus, options: argparse.Namespace) -> dict[str, Any]:
             for name, value in settings.items()
             if isinstance(value, datetime)
         }
-        row |= settings | times
+        priority = found.schedule.priority
+        row |= settings | times | {"priority": asdict(priority) if priority else None}
     return row
 
 
@@ -145,14 +153,21 @@ async def set_one(bus: Bus, options: argparse.Namespace) -> dict[str, Any]:
     """
     given = {name: getattr(options, name) for name in _SETTABLE}
     given = {name: value for name, value in given.items() if value is not None}
+    priority = {"priority": options.priority, "fairness_key": options.fairness_key}
+    priority = {name: value for name, value in priority.items() if value is not None}
     found = await read_schedule(bus, options.name)
     # It may read the files of a time zone.
-    schedule = await asyncio.to_thread(_changed, options.name, found, given)
+    schedule = await asyncio.to_thread(_changed, options.name, found, given, priority)
     is_changed = await set_schedule(bus, schedule)
     return await _answer(bus, options.name, "is set" if is_changed else "was set so already")
 
 
-def _changed(name: str, found: ScheduleStatus | None, given: dict[str, Any]) -> Schedule:
+def _changed(
+    name: str, found: ScheduleStatus | None, given: dict[str, Any], priority: dict[str, Any]
+) -> Schedule:
+    known = found.schedule.priority if found and found.schedule else None
+    if priority:
+        given["priority"] = replace(known or Priority(), **priority)
     if found is not None and found.schedule is not None:
         if "cron" in given:
             given.setdefault("every_s", None)

@@ -15,6 +15,7 @@ from typing import Any, Literal, Union
 from sagastream._codec.converters import Converter
 from sagastream._codec.typed_payloads import UnsupportedType, converter_of
 from sagastream._codec.validation import check_name
+from sagastream.admission import Priority
 from sagastream.effects import Effect
 from sagastream.errors import SagaError
 from sagastream.message import Payload
@@ -25,6 +26,8 @@ Results = Mapping[str, dict[str, Any]]
 MakePayload = Callable[[Any, Results], Payload]
 # As `MakePayload`, with one item of a `ForEach` as a third argument.
 MakeItemPayload = Callable[[Any, Results, Any], Payload]
+MakePriority = Callable[[Any, Results], Priority]
+MakeItemPriority = Callable[[Any, Results, Any], Priority]
 Condition = Callable[[Any, Results], bool]
 MakeItems = Callable[[Any, Results], Sequence[Any]]
 MakeKey = Callable[[Any, Results], str]
@@ -95,10 +98,12 @@ class Step:
         delay_s: Seconds before which an attempt does not begin; `timeout` counts from then.
         when: Whether it is needed, from the saga's input and the results of earlier steps; it is
             skipped otherwise, and has no result. None for always.
+        priority: That of its command and of its compensation; or a function that makes it as
+            `payload` makes the payload, such as a `fairness_key` from the input. None for none.
 
     Raises:
-        SagaError: `payload` declares a type for the input that cannot be JSON, or `delay_s` is
-            negative or not finite.
+        SagaError: `payload` declares a type for the input that cannot be JSON, `delay_s` is negative
+            or not finite, or `priority` is of another type.
     """
 
     name: str
@@ -111,9 +116,16 @@ class Step:
     effect: Effect | None = None
     delay_s: float = 0.0
     when: Condition | None = None
+    priority: Priority | MakePriority | MakeItemPriority | None = None
 
     def __post_init__(self) -> None:
         input_converter(self.payload)
+        if callable(self.priority):
+            input_converter(self.priority)
+        elif not isinstance(self.priority, Priority | None):
+            raise SagaError(
+                f"step {self.name!r}: priority must be a Priority or a function, not {self.priority!r}"
+            )
         if self.when is not None:
             input_converter(self.when)
         if not 0.0 <= self.delay_s < math.inf:

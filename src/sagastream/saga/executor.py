@@ -30,6 +30,7 @@ from sagastream.saga.journal import (
     conclude,
     intend,
     next_actions,
+    priority_of,
     settle,
     start_compensating,
     superseded_by,
@@ -98,6 +99,7 @@ class StepExecutor:
                     supersedes=superseded_by(journal, entry),
                     effect=action.step.effect if action.direction == "forward" else None,
                     delay_s=delay_s or None,
+                    priority=priority_of(action, journal),
                 )
             except _FAILURES as failure:
                 error = _error_of(failure)

@@ -8,6 +8,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
+from sagastream.admission import Priority
 from sagastream.retries import RetryPolicy
 from sagastream.saga.decisions import decide
 from sagastream.saga.definition import Saga, leaves
@@ -78,12 +79,35 @@ def superseded_by(journal: Journal, entry: JournalEntry) -> list[str]:
     ]
 
 
+def priority_of(action: NextAction, journal: Journal) -> Priority | None:
+    """The priority of the command of a step, or of its compensation; None if it has none.
+
+    A compensation whose priority cannot be made has none: it must be sent.
+
+    Raises:
+        TypeError: The function of the step makes something else.
+        Exception: It may raise anything.
+    """
+    priority = action.step.priority
+    if not callable(priority):
+        return priority
+    try:
+        made = action.scope.call(priority, journal)
+        if not isinstance(made, Priority):
+            raise TypeError(f"it made {made!r}, which is not a Priority")
+    except Exception:
+        if action.direction == "undo":
+            return None
+        raise
+    return made
+
+
 def intend(
     saga: Saga, journal: Journal, action: NextAction, *, now: float, max_attempts: int
 ) -> Journal:
     """Write the intent of a request; a journal that has this intent is unchanged.
 
-    A request whose payload cannot be made is written as failed.
+    A request whose payload or priority cannot be made is written as failed.
     """
     step, direction = action.step, action.direction
     last = journal.last(step.name, direction)
@@ -100,12 +124,15 @@ def intend(
     make_payload = step.payload
     if direction == "undo" and step.compensation:
         make_payload = step.compensation.payload
+    what = "payload"
     try:
         entry = replace(entry, payload=as_json(action.scope.call(make_payload, journal)))
+        what = "priority"
+        priority_of(action, journal)
     except Exception as failure:  # noqa: BLE001 - a declaration may raise anything
         error = {
             "error_type": type(failure).__name__,
-            "message": f"cannot make the payload of step {step.name!r} ({direction}): {failure!r}"
+            "message": f"cannot make the {what} of step {step.name!r} ({direction}): {failure!r}"
             + _hint(saga, failure),
             "trace_id": "",
         }

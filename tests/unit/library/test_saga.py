@@ -9,6 +9,7 @@ from sagastream import (
     Bus,
     Command,
     Handler,
+    Priority,
     Progress,
     RequestCancelled,
     Retention,
@@ -456,3 +457,42 @@ async def test_a_saga_that_an_operator_compensates_ends_with_a_runner_that_dispa
         assert (await drive(saga_id)).status == "compensated"
         assert (await runner.journal(saga_id)).error["message"] == "no stock"
     assert len(sent) == 2, "nothing is dispatched after the start"
+
+
+def _tenant(data: dict[str, Any], _results: object) -> Priority:
+    return Priority("high", fairness_key=data["tenant"])
+
+
+async def test_a_step_and_its_compensation_have_its_priority(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that a function makes from the input, so that tenants take turns."""
+    sent: dict[str, Priority | None] = {}
+    send = bus.request_and_reply
+
+    async def noted(stream: str, event_type: str, *args: Any, **options: Any) -> dict[str, Any]:
+        sent[event_type] = options["priority"]
+        return await send(stream, event_type, *args, **options)
+
+    monkeypatch.setattr(bus, "request_and_reply", noted)
+    low = Priority("low")
+    saga = Saga("trip", (_step("a", priority=_tenant), _step("b", priority=low), _step("c")))
+    async with listening(bus, Recorder(c_do=1).handlers()):
+        runner = SagaRunner(bus, saga)
+        outcome = await runner.run(await runner.start({"tenant": "acme"}))
+    assert outcome.status == "compensated"
+    acme = Priority("high", fairness_key="acme")
+    forward = {"a:do": acme, "b:do": low, "c:do": None}
+    assert sent == forward | {"c:undo": None, "b:undo": low, "a:undo": acme}
+
+
+async def test_a_priority_that_cannot_be_made_compensates_the_saga(bus: Bus) -> None:
+    """As a payload that cannot be made: the step is not sent, and its compensation is."""
+    saga = Saga("trip", (_step("a", priority=lambda data, results: "high"),))
+    recorder, runner = Recorder(), SagaRunner(bus, saga)
+    async with listening(bus, recorder.handlers()):
+        outcome = await runner.run(await runner.start({}))
+    assert (outcome.status, recorder.ran) == ("compensated", ["a:undo"])
+    assert "cannot make the priority of step 'a' (forward)" in outcome.error["message"]
+    with pytest.raises(SagaError, match="priority must be a Priority or a function"):
+        _step("a", priority="high")

@@ -67,6 +67,11 @@ async def test_a_schedule_is_set_and_changed(program: Program) -> None:
     await program.run("schedule", "set", "nightly", *times)
     shown = await program.json("schedule", "show", "nightly")
     assert shown["starts"] == "2029-12-31T23:00:00+00:00"
+    assert shown["priority"] is None
+    await program.run("schedule", "set", "nightly", "--priority", "low")
+    await program.run("schedule", "set", "nightly", "--fairness-key", "acme")
+    shown = await program.json("schedule", "show", "nightly")
+    assert shown["priority"] == {"priority": "low", "fairness_key": "acme", "weight": 1.0}
 
 
 async def test_a_schedule_is_listed_paused_run_and_dropped(program: Program) -> None:

@@ -17,6 +17,7 @@ from sagastream import (
     Command,
     CommandListener,
     InvalidMessage,
+    Priority,
     RegistrationError,
     Schedule,
     UnknownLayout,
@@ -146,6 +147,21 @@ async def test_a_due_time_is_fired_once_whoever_fires_it(bus: Bus) -> None:
     found = await _read(bus)
     assert found.due_s == due_ms / 1000 + 3600
     assert found.fired == 1
+
+
+async def test_a_firing_has_the_priority_of_its_schedule(bus: Bus) -> None:
+    """It takes its turn as any other command of the stream."""
+    priority = Priority("low", fairness_key="reports")
+    schedule = _schedule(priority=priority)
+    await set_schedule(bus, schedule)
+    assert (await _read(bus)).schedule == schedule
+    due_ms = await _move_due(bus, 0)
+    planned = plan(encode_schedule(schedule).encode(), due_ms, due_ms)
+    await fire(bus.session(), planned, encode_schedule(schedule))
+    record = await bus.session().requests.inspect(bus.key(f"request:{planned.request_id}"))
+    assert isinstance(record, dict)
+    assert record["turn"] == priority.turn
+    await bus.cancel(planned.request_id)
 
 
 async def test_a_restored_schedule_fires_no_time_twice(bus: Bus) -> None:
