@@ -91,15 +91,17 @@ def priority_of(action: NextAction, journal: Journal) -> Priority | None:
     priority = action.step.priority
     if not callable(priority):
         return priority
+    made: object = None
     try:
         made = action.scope.call(priority, journal)
-        if not isinstance(made, Priority):
-            raise TypeError(f"it made {made!r}, which is not a Priority")
     except Exception:
-        if action.direction == "undo":
-            return None
-        raise
-    return made
+        if action.direction == "forward":
+            raise
+    if isinstance(made, Priority):
+        return made
+    if action.direction == "undo":
+        return None
+    raise TypeError(f"it made {made!r}, which is not a Priority")
 
 
 def intend(
