@@ -5,7 +5,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Body, Depends, FastAPI, Header, Path, Query, Request, Response
 from opentelemetry import context as otel_context
@@ -29,10 +29,11 @@ from app.robots import fleet
 from app.web import pages, problems
 from app.web.event_stream import MissionEvents
 from app.web.limits import StreamLimits, TooManyMissions
-from app.web.mission_history import position_of
+from app.web.mission_history import position_of, read_frames_between, read_one
 from app.web.mission_list import MissionFilter, find_missions
 from app.web.models import (
     CancelMission,
+    EntryIdText,
     Key,
     Login,
     MissionDetail,
@@ -159,6 +160,8 @@ def make_app(settings: Settings) -> FastAPI:
     app.post("/api/missions/{saga_id}/resume", status_code=202)(_resume)
     app.post("/api/missions/{saga_id}/compensate", status_code=202)(_compensate)
     app.get("/api/missions/{saga_id}/events", response_class=EventSourceResponse)(_events)
+    app.get("/api/missions/{saga_id}/frames")(_frames)
+    app.get("/api/missions/{saga_id}/entries/{kind}/{entry_id}")(_entry)
     app.get("/api/fleet")(_fleet)
     app.post("/api/fleet/{robot}/release")(_release)
     app.get("/api/areas")(_areas)
@@ -289,6 +292,32 @@ async def _events(
     return EventSourceResponse(
         request.app.state.events.of(saga_id, position_of(last_event_id or after))
     )
+
+
+async def _frames(
+    saga_id: SagaId,
+    after: Annotated[EntryIdText, Query(description="The id of an entry of the recording.")],
+    until: Annotated[EntryIdText, Query(description="The last one to return.")],
+) -> list[dict[str, Any]]:
+    """Return the entries of a recording after one, up to another; fewer if they are large.
+
+    The last one of an answer is where the next one begins, until it is `until` or nothing comes.
+    """
+    await mission_runner().journal(saga_id)
+    return await read_frames_between(saga_id, after, until)
+
+
+async def _entry(
+    saga_id: SagaId,
+    kind: Annotated[Literal["stage", "move", "frame"], Path(description="Its stream.")],
+    entry_id: Annotated[EntryIdText, Path(description="Its id there.")],
+) -> dict[str, Any]:
+    """Return one entry of a mission's streams, as its event has it."""
+    await mission_runner().journal(saga_id)
+    found = await read_one(saga_id, kind, entry_id)
+    if found is None:
+        raise HTTPException(404, f"mission {saga_id} has no entry {entry_id} of the kind {kind}")
+    return found
 
 
 async def _fleet() -> list[fleet.Robot]:

@@ -10,6 +10,8 @@ Area = Annotated[str, Field(min_length=1, max_length=64, description="A map in M
 # Also valid as the name of a folder, because results are stored in one.
 Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
+EntryIdText = Annotated[str, Field(pattern=r"^\d{1,20}-\d{1,20}$", max_length=41)]
+
 
 class StartMission(BaseModel):
     """A mission to start."""
