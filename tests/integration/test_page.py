@@ -126,7 +126,7 @@ def test_a_mission_is_started_and_watched_to_its_end(
     page.get_by_label("Robots", exact=True).fill("2")
     page.get_by_label("Seed").fill("5")
     page.get_by_role("button", name="Start").click()
-    page.wait_for_url("**/missions/*")
+    page.wait_for_url(re.compile(re.escape(f"{served.url}/missions/") + "."))
     saga_id = page.url.rpartition("/")[2]
     expect(page.locator("#steps h2 .badge")).to_have_text("✓ completed", timeout=_END_MS)
     assert [text.strip() for text in page.locator(".step strong").all_inner_texts()] == [*_STEPS]

@@ -39,7 +39,7 @@ export class Entries {
   add(kind, fields) {
     const row = this.#body.insertRow(0);
     const { entry_id: id, request_id: request = "", status = "", event_type: eventType = "" } = fields;
-    const time = new Date(Number(id.split("-")[0])).toLocaleTimeString();
+    const time = new Date(Number(id.split("-")[0])).toLocaleTimeString([], { hourCycle: "h23" });
     for (const text of [time, eventType || "journal", kind === "move" ? "" : status, words(kind, fields)]) row.insertCell().textContent = text;
     const details = document.createElement("details"), summary = document.createElement("summary"), raw = document.createElement("pre");
     summary.textContent = id;
