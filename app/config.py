@@ -159,6 +159,9 @@ class Settings(BaseSettings):
     explore_timeout_s: float = Field(
         1800.0, gt=0, description="Timeout of perform_exploration, in seconds."
     )
+    approval_timeout_s: float = Field(
+        86_400.0, gt=0, description="Seconds to wait for an approval; the mission is undone then."
+    )
     integrate_timeout_s: float = Field(
         120.0, gt=0, description="Timeout of integrate_maps, in seconds."
     )
@@ -338,12 +341,7 @@ class Settings(BaseSettings):
     @property
     def step_streams(self) -> tuple[str, ...]:
         """Command streams of a mission's steps: listeners must read all of them."""
-        return (
-            self.resources_stream,
-            self.routing_stream,
-            self.exploration_stream,
-            self.map_stream,
-        )
+        return self.resources_stream, self.routing_stream, self.exploration_stream, self.map_stream
 
     def robot_stream(self, robot: str) -> str:
         """Return the command stream of one robot."""

@@ -4,7 +4,7 @@
     PYTHONPATH=. .venv/bin/python benchmarks/page_load.py --map FLOOR.yaml [--robots 64] [--minutes 20]
 
 Runs one mission and keeps what it wrote: the recording, and the stages of its steps. Then writes the
-same entries, at the times at which they came, to a mission that nobody drives, again and again until
+same entries, at the times at which they came, to a mission that nobody drives, repeatedly until
 `--minutes` have passed, while a page shows it in Chromium. So the page gets what a mission of that
 length sends, and the robots' own load on the processors is left out; `benchmarks/page.py` measures
 a page beside its mission. Prints one JSON object with a line per minute: frames per second
@@ -38,7 +38,7 @@ from sagastream.testing import EmbeddedServer, child_options
 _PORT = 8124
 _URL = f"http://127.0.0.1:{_PORT}"
 _MINUTE_S = 60.0
-# Intervals in milliseconds, counted rather than kept, so that the count needs no memory of its own.
+# Intervals in milliseconds, counted rather than kept, so that the count needs no memory.
 _COUNT = """() => {
   window.intervals = new Uint32Array(1000);
   let before = performance.now();

@@ -21,8 +21,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.config import Settings, get_settings
 from app.event_types import RESOURCES_RELEASE
 from app.exploration.map_files import known_maps
+from app.missions.approval import decide
 from app.missions.mission import run_saga
-from app.missions.mission_saga import mission_runner, mission_saga
+from app.missions.mission_saga import declaration_of, mission_runner
 from app.missions.reports import requests_of, summary_of
 from app.redis_utils import get_bus, request_and_reply
 from app.robots import fleet
@@ -39,6 +40,7 @@ from app.web.models import (
     MissionDetail,
     MissionRow,
     Problem,
+    RejectMission,
     ReleasedRobots,
     ReleaseRobot,
     ServerTime,
@@ -159,6 +161,8 @@ def make_app(settings: Settings) -> FastAPI:
     app.post("/api/missions/{saga_id}/cancel", status_code=202)(_cancel)
     app.post("/api/missions/{saga_id}/resume", status_code=202)(_resume)
     app.post("/api/missions/{saga_id}/compensate", status_code=202)(_compensate)
+    app.post("/api/missions/{saga_id}/approve", status_code=202)(_approve)
+    app.post("/api/missions/{saga_id}/reject", status_code=202)(_reject)
     app.get("/api/missions/{saga_id}/events", response_class=EventSourceResponse)(_events)
     app.get("/api/missions/{saga_id}/frames")(_frames)
     app.get("/api/missions/{saga_id}/entries/{kind}/{entry_id}")(_entry)
@@ -236,6 +240,7 @@ async def _start(
         seed=mission.seed,
         saga_id=idempotency_key,
         known_poses=mission.known_poses,
+        approve=mission.approve,
     )
     response.headers["location"] = f"{request.scope['root_path']}/api/missions/{handle.saga_id}"
     return StartedMission(saga_id=handle.saga_id)
@@ -256,6 +261,16 @@ async def _show(saga_id: SagaId) -> MissionDetail:
 async def _cancel(saga_id: SagaId, body: Annotated[CancelMission, Body()]) -> MissionDetail:
     """Undo a running mission's steps in reverse order; do nothing if it has ended."""
     return _detail(await mission_runner().compensate(saga_id, body.reason))
+
+
+async def _approve(saga_id: SagaId) -> MissionDetail:
+    """Approve the exploration of a mission that waits for it; the first decision counts."""
+    return _detail(await decide(saga_id, approved=True))
+
+
+async def _reject(saga_id: SagaId, body: Annotated[RejectMission, Body()]) -> MissionDetail:
+    """Reject the exploration of a mission that waits for approval: it is undone in reverse."""
+    return _detail(await decide(saga_id, approved=False, reason=body.reason))
 
 
 async def _resume(saga_id: SagaId) -> MissionDetail:
@@ -358,7 +373,7 @@ async def _areas() -> list[str]:
 
 def _detail(journal: Journal) -> MissionDetail:
     started = {e.step for e in journal.entries if e.direction == "forward"}
-    steps = [step.name for step in mission_saga(get_settings()).steps]
+    steps = [step.name for step in declaration_of(journal).steps]
     return MissionDetail(
         **summary_of(journal),
         error=journal.error,

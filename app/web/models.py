@@ -24,6 +24,9 @@ class StartMission(BaseModel):
     known_poses: Annotated[
         bool, Field(description="Whether robots know their poses, or localise themselves.")
     ] = True
+    approve: Annotated[
+        bool, Field(description="Whether a person must approve it before the maps are merged.")
+    ] = False
 
 
 class CancelMission(BaseModel):
@@ -32,6 +35,14 @@ class CancelMission(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     reason: Annotated[str, Field(min_length=1, max_length=500)] = "cancelled by hand"
+
+
+class RejectMission(BaseModel):
+    """The reason for rejecting what a mission has explored."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    reason: Annotated[str, Field(min_length=1, max_length=500)] = "rejected by hand"
 
 
 class ReleaseRobot(BaseModel):

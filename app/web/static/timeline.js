@@ -56,11 +56,11 @@ export class Timeline {
     const track = svg("svg", { class: "track", width: "100%", height: 18 });
     for (const bar of bars) {
       const left = this.#share(bar.from), width = Math.max(MIN_SHARE, this.#share(bar.to ?? this.#end) - left);
-      const link = svg("a", { href: `${root}/operator/request?id=${encodeURIComponent(bar.request)}` });
-      const took = `${seconds((bar.to ?? this.#end) - bar.from)}`;
-      link.setAttribute("aria-label", `${isUndo ? "undo " : ""}${name}, request ${bar.number}: ${bar.status}, ${took}`);
+      const link = svg(bar.isWait ? "g" : "a", bar.isWait ? { role: "img" } : { href: `${root}/operator/request?id=${encodeURIComponent(bar.request)}` });
+      const took = `${seconds((bar.to ?? this.#end) - bar.from)}`, what = bar.isWait ? "wait" : `request ${bar.number}`;
+      link.setAttribute("aria-label", `${isUndo ? "undo " : ""}${name}, ${what}: ${bar.status}, ${took}`);
       const title = svg("title", {});
-      title.textContent = `request ${bar.number}: ${bar.status}, ${took}`;
+      title.textContent = `${what}: ${bar.status}, ${took}`;
       link.append(title, svg("rect", { class: `bar-${bar.status}`, x: `${Math.min(left, 100 - MIN_SHARE)}%`, width: `${width}%`, y: 2, height: 14, rx: 2 }));
       track.append(link);
       for (const [ms, status] of (stages.get(bar.request) ?? [])) {
@@ -109,7 +109,7 @@ function rowsOf(steps) {
     name: item.dataset.step,
     isUndo: item.closest(".lane") !== null,
     bars: [...item.querySelectorAll("[data-request]")].map(({ dataset }, i) => ({
-      request: dataset.request, number: i + 1, status: dataset.status,
+      request: dataset.request, number: i + 1, isWait: "wait" in dataset, status: dataset.status,
       from: Number(dataset.started), to: dataset.ended ? Number(dataset.ended) : null,
     })),
   })).filter(({ bars }) => bars.length);
