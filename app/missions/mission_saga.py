@@ -34,7 +34,7 @@ _Payload = dict[str, Any]
 _Results = Mapping[str, _Payload]
 
 
-class Rejected(Exception):  # noqa: N818 - the name of the error in the journal
+class Rejected(Exception):
     """A person has rejected a mission's exploration; the message has the reason."""
 
 
