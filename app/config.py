@@ -175,6 +175,7 @@ class Settings(BaseSettings):
     checkpoint_ttl_s: int = Field(
         600, ge=60, description="Seconds to keep the parts of a checkpoint."
     )
+    missions_per_area: int = Field(0, ge=0, description="Missions in one area at once; 0 for any.")
     quorum: float = Field(
         0.5, gt=0, le=1, description="Minimum share of its robots that a mission needs to continue."
     )

@@ -22,7 +22,7 @@ from app.event_types import (
     ROUTING_PLAN,
 )
 from app.redis_utils import get_bus
-from sagastream import ServerUnavailable
+from sagastream import RetryPolicy, ServerUnavailable
 from sagastream.saga import Compensation, Journal, Saga, SagaRunner, Step, WaitFor
 from sagastream.tracing import send_span
 
@@ -30,6 +30,10 @@ APPROVAL = "approval"
 """The wait for a person's approval, in missions that ask for it."""
 
 _WITH_APPROVAL = 2
+# Robots charge within minutes; what no wait can change fails at once. The attempts are in the journal.
+_WHILE_ROBOTS_CHARGE = RetryPolicy(
+    attempts=30, first_delay_s=2.0, factor=1.5, max_delay_s=20.0, retry_on=("RobotsCharging",)
+)
 _Payload = dict[str, Any]
 _Results = Mapping[str, _Payload]
 
@@ -73,6 +77,7 @@ def _steps(settings: Settings) -> tuple[Step, Step, Step, Step]:
             lambda mission, _: mission,
             Compensation(RESOURCES_RELEASE, _mission_id),
             timeout=settings.allocate_timeout_s,
+            retries=_WHILE_ROBOTS_CHARGE,
         ),
         Step(
             "plan_route",

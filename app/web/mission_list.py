@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.missions.mission_saga import Rejected, mission_runner
 from app.missions.reports import duration_of, result_of, summary_of
+from app.web.deliveries import waits_of
 from app.web.mission_progress import progress_of
 from sagastream.saga import Journal
 
@@ -132,6 +133,7 @@ async def _row(journal: Journal) -> dict[str, Any]:
             "outcome": outcome_of(journal) if is_readable else None,
             "duration_s": round(duration_of(journal), 1) if is_readable else None,
             "coverage": result_of(journal).get("coverage"),
+            "waits_for": await waits_of(journal),
             "error_line": error_line(journal),
         }
     )

@@ -118,6 +118,9 @@ class MissionRow(MissionSummary):
     ] = None
     duration_s: Annotated[float | None, Field(description="Until its end, or until now.")] = None
     coverage: Annotated[float | None, Field(description="Of a completed one, 0 to 1.")] = None
+    waits_for: Annotated[
+        str | None, Field(description="The limit, or the pause, that its current step waits for.")
+    ] = None
     error_line: Annotated[str | None, Field(description="Why it did not complete.")] = None
 
 

@@ -26,7 +26,7 @@ from app.missions.mission_saga import APPROVAL, declaration_of, mission_runner, 
 from app.missions.reports import duration_of, result_of, summary_of
 from app.observability.waterfall import find_waterfall, trace_files
 from app.robots import fleet
-from app.web.deliveries import deliveries_of
+from app.web.deliveries import deliveries_of, waits_of
 from app.web.mission_history import json_lines
 from app.web.mission_list import MissionFilter, Sort, Status, find_missions
 from app.web.mission_progress import driven_of
@@ -204,6 +204,7 @@ async def _mission_values(saga_id: str) -> dict[str, Any]:
         "result": result_of(journal),
         "timeline": timeline_of(declaration_of(journal), journal),
         "decides_within_s": _left_to_decide_s(journal),
+        "waits_for": await waits_of(journal),
         "grafana": _grafana_url(settings.grafana_url, summary["trace_id"]),
         "files": await asyncio.to_thread(_files_of, saga_id),
     }

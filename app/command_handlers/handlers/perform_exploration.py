@@ -26,7 +26,7 @@ from app.redis_utils import BlobMissing, put_blob
 from app.robots import fleet
 from app.robots.codecs import decode_report, encode_patch
 from app.robots.team import RobotLost, Team
-from sagastream import Atomic, Command, Progress, SagastreamError, multi_stage_reply
+from sagastream import Atomic, Command, Limit, Progress, SagastreamError, multi_stage_reply
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +38,15 @@ class TooFewLeft(SagastreamError):
     """Too many robots are lost for the mission to continue."""
 
 
+def _limits(per_area: int) -> list[Limit]:
+    return [Limit(concurrency=per_area, per="area")] if per_area else []
+
+
 @multi_stage_reply(
-    stream=get_settings().exploration_stream, event_type=EXPLORATION_PERFORM, effect="atomic"
+    stream=get_settings().exploration_stream,
+    event_type=EXPLORATION_PERFORM,
+    effect="atomic",
+    limits=_limits(get_settings().missions_per_area),
 )
 async def perform_exploration(command: Command, progress: Progress) -> Atomic:
     """Explore until no reachable frontier is left, then release the robots.

@@ -11,7 +11,7 @@ import { MAX_MARKS, Timeline } from "./timeline.js";
 import { FrameDecoder } from "./frame_decoder.js";
 import { LeftOutFrames } from "./left_out_frames.js";
 
-const RECONNECT_MS = [1000, 10000], CATCH_UP_S = 0.4;
+const RECONNECT_MS = [1000, 10000], WAITS_EVERY_MS = 5000, CATCH_UP_S = 0.4;
 const ENDS = new Set(["completed", "failed", "cancelled"]);
 const get = (id) => document.getElementById(id);
 const saga = get("mission").dataset.saga, entries = new Entries(saga);
@@ -51,6 +51,7 @@ const kinds = {
     if (marked.length > MAX_MARKS) marked.shift();
     chips(fields.request_id);
     entries.add("stage", fields);
+    if (fields.status === "start") moved();
   },
   move(fields) {
     page.outcome = { completed: "✓ done", running: "" }[fields.status] ?? "■ stopped";
@@ -108,6 +109,8 @@ function moved() {
     for (const id of ["trace", "deliveries"]) if (get(id).open) refresh(id);
   }, 100);
 }
+// That a request waits for others, or for its time, is no event.
+setInterval(() => { if (!page.over && !document.hidden && isLive()) moved(); }, WAITS_EVERY_MS);
 function refresh(id) { get(id).querySelector("[hx-get]").dispatchEvent(new Event("refresh")); }
 for (const id of ["trace", "deliveries"]) get(id).addEventListener("toggle", () => { if (get(id).open) refresh(id); });
 
