@@ -160,6 +160,9 @@ class Settings(Vda5050Settings):
     explore_timeout_s: float = Field(
         1800.0, gt=0, description="Timeout of perform_exploration, in seconds."
     )
+    approval_timeout_s: float = Field(
+        86_400.0, gt=0, description="Seconds to wait for an approval; the mission is undone then."
+    )
     integrate_timeout_s: float = Field(
         120.0, gt=0, description="Timeout of integrate_maps, in seconds."
     )
@@ -171,6 +174,7 @@ class Settings(Vda5050Settings):
     checkpoint_ttl_s: int = Field(
         600, ge=60, description="Seconds to keep the parts of a checkpoint."
     )
+    missions_per_area: int = Field(0, ge=0, description="Missions in one area at once; 0 for any.")
     quorum: float = Field(
         0.5, gt=0, le=1, description="Minimum share of its robots that a mission needs to continue."
     )
@@ -337,12 +341,7 @@ class Settings(Vda5050Settings):
     @property
     def step_streams(self) -> tuple[str, ...]:
         """Command streams of a mission's steps: listeners must read all of them."""
-        return (
-            self.resources_stream,
-            self.routing_stream,
-            self.exploration_stream,
-            self.map_stream,
-        )
+        return self.resources_stream, self.routing_stream, self.exploration_stream, self.map_stream
 
     def robot_stream(self, robot: str) -> str:
         """Return the command stream of one robot."""

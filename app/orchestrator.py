@@ -12,6 +12,7 @@ if __name__ == "__main__":
 import typer
 
 from app.cli.base import (
+    Approve,
     Area,
     Format,
     KnownPoses,
@@ -39,12 +40,13 @@ def orchestrate(
     robots: Robots = 2,
     seed: Seed = 0,
     known_poses: KnownPoses = True,
+    approve: Approve = False,
     timeout: Timeout = None,
     output: Format = Output.TEXT,
 ) -> None:
     """Run one mission on running workers."""
     settings_of_command()
-    mission = Mission(area, robots, seed, known_poses)
+    mission = Mission(area, robots, seed, known_poses, approve)
     refuse_invalid(mission)
     running = run_mission(mission, timeout, None, output, shared=True)
     exit_with_report(run_or_exit(running), output)

@@ -28,7 +28,9 @@ if ! cmp -s "$venv/.lock" requirements.lock; then
   fi
   echo "setting up $venv with $("$python" --version) (once)" >&2
   step "$python" -m venv --clear "$venv"
-  step "$venv/bin/pip" install --quiet --require-hashes -r requirements.lock
+  # The lock is complete, so pip has nothing to resolve; compiling afterwards uses every processor.
+  step "$venv/bin/pip" install --quiet --require-hashes --no-deps --no-compile -r requirements.lock
+  step "$venv/bin/python" -m compileall -qq -j 0 "$venv/lib" || true  # some packages hold files of other Pythons
   cp requirements.lock "$venv/.lock"
 fi
 if ! cat pyproject.toml app/pyproject.toml | cmp -s "$venv/.projects" -; then

@@ -26,7 +26,8 @@ from sagastream import SagastreamError
 
 _ORDER = (
     *("run", "dev", "start", "list", "show", "watch", "replay", "trace"),
-    *("cancel", "resume", "compensate", "fleet", "workers", "agv", "serve", "doctor", "acl"),
+    *("approve", "reject", "cancel", "resume", "compensate"),
+    *("fleet", "workers", "agv", "serve", "doctor", "acl"),
 )
 EXIT_CODES = {"completed": 0, "compensated": 3, "stuck": 4}
 _MAX_TRACE_FILES = 50
@@ -49,6 +50,13 @@ KnownPoses = Annotated[
     typer.Option(
         "--known-poses/--unknown-poses",
         help="Whether robots know their poses, or each localises itself in its own map.",
+    ),
+]
+Approve = Annotated[
+    bool,
+    typer.Option(
+        "--approve",
+        help="Wait for a person's approval before the maps are merged: see `mission approve`.",
     ),
 ]
 Format = Annotated[
@@ -249,3 +257,12 @@ def _print_text(report: dict[str, Any]) -> None:
 def _percent(share: float | None) -> str:
     """Format a share, rounded down, so that only a full share is 100 %."""
     return "-" if share is None or not 0 <= share <= 1 else f"{math.floor(share * 1000) / 10} %"
+
+
+def say_waiting(saga_id: str) -> None:
+    """Say that a mission waits for a person's approval, and how to give it."""
+    print(
+        f"mission: {saga_id} has explored, and waits for your approval: "
+        f"mission approve {saga_id}, or: mission reject {saga_id}",
+        file=sys.stderr,
+    )

@@ -17,6 +17,7 @@ import typer
 from app.cli import acl, agv, dev, diagnose, mission_commands  # noqa: F401 - registers their commands
 from app.cli.base import (
     EXIT_USAGE,
+    Approve,
     Format,
     KnownPoses,
     Output,
@@ -29,6 +30,7 @@ from app.cli.base import (
     print_json,
     refuse_invalid,
     run_or_exit,
+    say_waiting,
     settings_of_command,
     stage_printer,
 )
@@ -71,6 +73,7 @@ def run(
     robots: Robots = 2,
     seed: Seed = 0,
     known_poses: KnownPoses = True,
+    approve: Approve = False,
     out: Annotated[Path | None, typer.Option(help="Folder for results; default: OUT_DIR.")] = None,
     timeout: Timeout = None,
     attach: Annotated[bool, typer.Option(help="Use running workers; start none.")] = False,
@@ -107,7 +110,7 @@ def run(
         saga_id = SagaRunner.new_id()
         if map:
             area = _use_map(map, stack)
-        mission = Mission(area or "office", robots, seed, known_poses)
+        mission = Mission(area or "office", robots, seed, known_poses, approve)
         refuse_invalid(mission)
         if not shared:
             choose_settings(redis_url=stack.enter_context(new_server(saga_id)))
@@ -237,6 +240,7 @@ async def _run_to_end(
                     stage_printer(output, display.show),
                     timeout=timeout,
                     on_interrupt=on_interrupt,
+                    on_wait=say_waiting,
                 )
         except MissionInterrupted as interrupted:
             shutdown.report = undone_line(interrupted.journal, how_to_continue)
@@ -258,6 +262,7 @@ async def _start_completely(mission: Mission, saga_id: str | None) -> MissionHan
             seed=mission.seed,
             saga_id=saga_id,
             known_poses=mission.known_poses,
+            approve=mission.approve,
         )
     )
     try:

@@ -14,6 +14,7 @@ from rich.table import Column, Table
 
 from app.cli.base import (
     EXIT_ERROR,
+    Approve,
     Area,
     Format,
     KnownPoses,
@@ -27,6 +28,7 @@ from app.cli.base import (
     printable,
     refuse_invalid,
     run_or_exit,
+    say_waiting,
     settings_of_command,
     stage_printer,
 )
@@ -35,6 +37,7 @@ from app.cli.kept_missions import all_summaries, server_of
 from app.cli.replay import show_live_map
 from app.cli.workers import missing_kinds
 from app.config import get_settings
+from app.missions.approval import decide
 from app.missions.mission import Mission, MissionHandle, follow, run_saga
 from app.missions.mission_saga import mission_runner
 from app.missions.reports import final_report, requests_of, summary_of
@@ -58,6 +61,7 @@ def start(
     robots: Robots = 2,
     seed: Seed = 0,
     known_poses: KnownPoses = True,
+    approve: Approve = False,
     key: Annotated[
         str | None,
         typer.Option(
@@ -72,12 +76,14 @@ def start(
     Example: mission start --area office --robots 3
     """
     settings_of_command()
-    mission = Mission(area, robots, seed, known_poses)
+    mission = Mission(area, robots, seed, known_poses, approve)
     refuse_invalid(mission)
 
     async def begin() -> MissionHandle:
         async with get_bus():
-            return await run_saga(robots, area, seed=seed, saga_id=key, known_poses=known_poses)
+            return await run_saga(
+                robots, area, seed=seed, saga_id=key, known_poses=known_poses, approve=approve
+            )
 
     async def missing() -> set[str]:
         async with get_bus():
@@ -203,6 +209,42 @@ def resume(mission: SagaId, *, output: Format = Output.TEXT) -> None:
 
 
 @app.command()
+def approve(mission: SagaId, *, output: Format = Output.TEXT) -> None:
+    """Approve the exploration of a mission that waits for it, and wait for the mission's end.
+
+    Exit codes: as for `mission run`. Example: mission approve ID
+    """
+    _decide(mission, output, approved=True)
+
+
+@app.command()
+def reject(
+    mission: SagaId,
+    *,
+    reason: Annotated[str, typer.Option(help="Recorded in the journal.")] = "rejected by hand",
+    output: Format = Output.TEXT,
+) -> None:
+    """Reject the exploration of a mission that waits for approval, and wait until it is undone.
+
+    Exit codes: as for `mission run`; 3 when it is undone. Example: mission reject ID
+    """
+    _decide(mission, output, approved=False, reason=reason)
+
+
+def _decide(mission: str, output: Output, *, approved: bool, reason: str = "") -> None:
+    settings_of_command()
+    with server_of(mission, changes=True) as saga_id:
+        _refuse_ended(_journal(saga_id), output)
+
+        async def apply() -> Journal:
+            async with get_bus():
+                return await decide(saga_id, approved=approved, reason=reason)
+
+        run_or_exit(apply())
+        _follow_to_end(saga_id, output)
+
+
+@app.command()
 def compensate(mission: SagaId, *, output: Format = Output.TEXT) -> None:
     """Undo a mission in any state: compensate a running one, retry a stuck one.
 
@@ -296,7 +338,8 @@ def _follow_to_end(saga_id: str, output: Output) -> None:
             with MissionDisplay(journal.started, journal.saga_id) as display:
                 handle = MissionHandle(saga_id, journal.input)
                 async with show_live_map(display, saga_id):
-                    outcome = await follow(handle, stage_printer(output, display.show))
+                    show = stage_printer(output, display.show)
+                    outcome = await follow(handle, show, on_wait=say_waiting)
             return final_report(outcome, journal.input)
 
     interrupted = f"the mission continues; watch it with: mission watch {saga_id}"

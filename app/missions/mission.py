@@ -13,6 +13,7 @@ from typing import Any
 from app.config import get_settings
 from app.exploration.map_files import find_map, load_map
 from app.missions import artifacts
+from app.missions.approval import is_awaited
 from app.missions.mission_saga import mission_runner
 from app.redis_utils import get_bus, read_stream
 from sagastream import SagastreamError
@@ -20,9 +21,13 @@ from sagastream.saga import Journal, SagaOutcome
 
 MAX_ROBOTS = 64
 _LAST_STAGES_S = 0.2
+_LOOK_EVERY_S = 0.5
 
 OnStage = Callable[[dict[str, Any]], None]
 """Called with each stage of each step: the fields of its reply, `payload` decoded."""
+
+OnWait = Callable[[str], None]
+"""Called with the id of a mission that waits for a person."""
 
 
 class MissionTimeout(SagastreamError, TimeoutError):
@@ -70,12 +75,14 @@ class Mission:
         robot_count: From 1 to 64.
         seed: Equal seeds give equal missions.
         known_poses: True if robots know their poses; else each builds a map in its own frame.
+        approve: Whether a person must approve the exploration before the maps are merged.
     """
 
     area: str
     robot_count: int
     seed: int = 0
     known_poses: bool = True
+    approve: bool = False
 
     def check(self) -> None:
         """Refuse invalid parameters before anything is started.
@@ -132,6 +139,7 @@ async def run_saga(
     seed: int = 0,
     saga_id: str | None = None,
     known_poses: bool = True,
+    approve: bool = False,
 ) -> MissionHandle:
     """Start a mission; return as soon as its journal is written.
 
@@ -142,6 +150,8 @@ async def run_saga(
         saga_id: The mission's identity, new if None. Starting the same id with the same
             parameters again returns the same mission.
         known_poses: True if robots know their poses; else each builds a map in its own frame.
+        approve: Whether a person must approve the exploration before the maps are merged: see
+            `approval.decide`.
 
     Raises:
         BadMission: A parameter is out of range.
@@ -150,10 +160,10 @@ async def run_saga(
         SagaError: The id belongs to a mission with other parameters.
         ServerUnavailable: The server did not answer.
     """
-    mission = Mission(area, robot_count, seed, known_poses)
+    mission = Mission(area, robot_count, seed, known_poses, approve)
     await asyncio.to_thread(mission.check)
     await get_bus().ping()
-    runner = mission_runner()
+    runner = mission_runner(approval=approve)
     saga_id = saga_id or runner.new_id()
     await asyncio.to_thread(_require_unused_folder, saga_id)
     payload: dict[str, Any] = {
@@ -164,6 +174,8 @@ async def run_saga(
     }
     if not known_poses:
         payload["known_poses"] = False
+    if approve:
+        payload["approve"] = True
     return MissionHandle(await runner.start(payload, saga_id=saga_id), payload)
 
 
@@ -171,22 +183,27 @@ def _require_unused_folder(saga_id: str) -> None:
     artifacts.require_unused(artifacts.folder_of(get_settings().out_dir, saga_id))
 
 
-async def follow(handle: MissionHandle, on_stage: OnStage) -> SagaOutcome:
+async def follow(
+    handle: MissionHandle, on_stage: OnStage, *, on_wait: OnWait = lambda _: None
+) -> SagaOutcome:
     """Wait for a mission's end and report its stages meanwhile.
 
     Args:
         handle: The mission.
         on_stage: Called with every stage of every step, in order.
+        on_wait: Called with the mission's id when it begins to wait for a person's approval.
     """
     reporting = asyncio.create_task(_report_stages(handle, on_stage))
+    looking = asyncio.create_task(_report_wait(handle, on_wait))
     try:
         return await handle.wait()
     finally:
         # The last stages are in the stream already: one more read returns them.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(reporting), _LAST_STAGES_S)
-        reporting.cancel()
-        await asyncio.wait([reporting])
+        for task in (reporting, looking):
+            task.cancel()
+        await asyncio.wait([reporting, looking])
 
 
 async def follow_or_undo(
@@ -195,6 +212,7 @@ async def follow_or_undo(
     *,
     timeout: float | None,
     on_interrupt: Callable[[], float],
+    on_wait: OnWait = lambda _: None,
 ) -> SagaOutcome:
     """Follow a mission to its end; undo it on timeout and when this call is cancelled.
 
@@ -204,12 +222,13 @@ async def follow_or_undo(
         timeout: Seconds after which the mission is undone; None for no limit.
         on_interrupt: Called when this call is cancelled; returns how many seconds to wait until
             the mission is undone.
+        on_wait: As of `follow`.
 
     Raises:
         MissionTimeout: It took too long and has been undone.
         MissionInterrupted: This call was cancelled; the error has what was undone.
     """
-    following = asyncio.create_task(follow(handle, on_stage))
+    following = asyncio.create_task(follow(handle, on_stage, on_wait=on_wait))
     try:
         await asyncio.wait({following}, timeout=timeout)
         if not following.done():
@@ -228,6 +247,18 @@ async def follow_or_undo(
     finally:
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
+
+
+async def _report_wait(handle: MissionHandle, on_wait: OnWait) -> None:
+    """Look whether a mission waits for an approval, until it does; only one that asks for it."""
+    if not handle.input.get("approve"):
+        return
+    while True:
+        with contextlib.suppress(SagastreamError):
+            if is_awaited(await handle.journal()):
+                on_wait(handle.saga_id)
+                return
+        await asyncio.sleep(_LOOK_EVERY_S)
 
 
 async def _report_stages(handle: MissionHandle, on_stage: OnStage) -> None:

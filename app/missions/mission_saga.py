@@ -22,50 +22,85 @@ from app.event_types import (
     ROUTING_PLAN,
 )
 from app.redis_utils import get_bus
-from sagastream import ServerUnavailable
-from sagastream.saga import Compensation, Saga, SagaRunner, Step
+from sagastream import RetryPolicy, ServerUnavailable
+from sagastream.saga import Compensation, Journal, Saga, SagaRunner, Step, WaitFor
 from sagastream.tracing import send_span
 
+APPROVAL = "approval"
+"""The wait for a person's approval, in missions that ask for it."""
+
+_WITH_APPROVAL = 2
+# Robots charge within minutes; what no wait can change fails at once. The attempts are in the journal.
+_WHILE_ROBOTS_CHARGE = RetryPolicy(
+    attempts=30, first_delay_s=2.0, factor=1.5, max_delay_s=20.0, retry_on=("RobotsCharging",)
+)
 _Payload = dict[str, Any]
 _Results = Mapping[str, _Payload]
 
 
-def mission_saga(settings: Settings) -> Saga:
-    """Declare the mission's saga; streams and timeouts come from the settings."""
-    return Saga(
-        "mission",
-        (
-            Step(
-                "allocate_resources",
-                settings.resources_stream,
-                RESOURCES_ALLOCATE,
-                lambda mission, _: mission,
-                Compensation(RESOURCES_RELEASE, _mission_id),
-                timeout=settings.allocate_timeout_s,
-            ),
-            Step(
-                "plan_route",
-                settings.routing_stream,
-                ROUTING_PLAN,
-                lambda mission, results: mission | results["allocate_resources"],
-                timeout=settings.plan_timeout_s,
-            ),
-            Step(
-                "perform_exploration",
-                settings.exploration_stream,
-                EXPLORATION_PERFORM,
-                lambda mission, results: mission | results["plan_route"],
-                Compensation(EXPLORATION_ABORT, _mission_id_and_robots),
-                timeout=settings.explore_timeout_s,
-            ),
-            Step(
-                "integrate_maps",
-                settings.map_stream,
-                MAP_INTEGRATE,
-                lambda mission, results: mission | results["perform_exploration"],
-                Compensation(MAP_ROLLBACK, _mission_id),
-                timeout=settings.integrate_timeout_s,
-            ),
+class Rejected(Exception):
+    """A person has rejected a mission's exploration; the message has the reason."""
+
+
+def mission_saga(settings: Settings, *, approval: bool = False) -> Saga:
+    """Declare the mission's saga; streams and timeouts come from the settings.
+
+    Args:
+        settings: The settings.
+        approval: Whether it waits for a person's approval before the maps are merged. That is a
+            version of the declaration: each mission goes on with the one that it began with.
+    """
+    allocate, plan, explore, integrate = _steps(settings)
+    if not approval:
+        return Saga("mission", (allocate, plan, explore, integrate))
+    wait = WaitFor(APPROVAL, timeout=settings.approval_timeout_s, accept=_require_approved)
+    return Saga("mission", (allocate, plan, explore, wait, integrate), version=_WITH_APPROVAL)
+
+
+def declaration_of(journal: Journal) -> Saga:
+    """The declaration that a mission began with."""
+    return mission_saga(get_settings(), approval=journal.version == _WITH_APPROVAL)
+
+
+def _require_approved(decision: _Payload) -> bool:
+    if decision.get("approved") is True:
+        return True
+    raise Rejected(str(decision.get("reason") or "no reason was given"))
+
+
+def _steps(settings: Settings) -> tuple[Step, Step, Step, Step]:
+    return (
+        Step(
+            "allocate_resources",
+            settings.resources_stream,
+            RESOURCES_ALLOCATE,
+            lambda mission, _: mission,
+            Compensation(RESOURCES_RELEASE, _mission_id),
+            timeout=settings.allocate_timeout_s,
+            retries=_WHILE_ROBOTS_CHARGE,
+        ),
+        Step(
+            "plan_route",
+            settings.routing_stream,
+            ROUTING_PLAN,
+            lambda mission, results: mission | results["allocate_resources"],
+            timeout=settings.plan_timeout_s,
+        ),
+        Step(
+            "perform_exploration",
+            settings.exploration_stream,
+            EXPLORATION_PERFORM,
+            lambda mission, results: mission | results["plan_route"],
+            Compensation(EXPLORATION_ABORT, _mission_id_and_robots),
+            timeout=settings.explore_timeout_s,
+        ),
+        Step(
+            "integrate_maps",
+            settings.map_stream,
+            MAP_INTEGRATE,
+            lambda mission, results: mission | results["perform_exploration"],
+            Compensation(MAP_ROLLBACK, _mission_id),
+            timeout=settings.integrate_timeout_s,
         ),
     )
 
@@ -78,12 +113,17 @@ def _mission_id_and_robots(mission: _Payload, results: _Results) -> _Payload:
     return _mission_id(mission, results) | results["allocate_resources"]
 
 
-def mission_runner() -> SagaRunner:
-    """Return a runner of missions on this process's bus that dispatches steps through Celery."""
+def mission_runner(*, approval: bool = False) -> SagaRunner:
+    """Return a runner of missions on this process's bus that dispatches steps through Celery.
+
+    Args:
+        approval: Whether the missions that it starts wait for a person's approval. It drives all.
+    """
     settings = get_settings()
     return SagaRunner(
         get_bus(),
-        mission_saga(settings),
+        mission_saga(settings, approval=approval),
+        older=(mission_saga(settings, approval=not approval),),
         dispatch=dispatch,
         max_attempts=settings.undo_attempts,
         retry_s=settings.retry_s,

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.config import get_settings
-from app.missions.mission_saga import mission_saga
+from app.missions.approval import is_awaited
+from app.missions.mission_saga import APPROVAL, declaration_of, mission_saga
 from sagastream.saga import Journal, SagaOutcome, next_action, outcome_of
 
 
@@ -16,8 +17,10 @@ def summary_of(journal: Journal) -> dict[str, Any]:
     release cannot read only the id and the status `unreadable` are known.
     """
     is_readable = journal.status != "unreadable"
-    action = next_action(mission_saga(get_settings()), journal)
+    action = next_action(declaration_of(journal), journal)
     current = f"{'undo ' if action.direction == 'undo' else ''}{action.step.name}" if action else ""
+    if is_awaited(journal):
+        current = APPROVAL
     return {
         "saga_id": journal.saga_id,
         "status": journal.status,
@@ -93,7 +96,7 @@ def undone_line(journal: Journal, how_to_continue: str) -> str:
         return line
     left = [
         step.name
-        for step in reversed(mission_saga(get_settings()).every_step())
+        for step in reversed(declaration_of(journal).every_step())
         if step.compensation and step.name not in undone and journal.last(step.name, "forward")
     ]
     if journal.status == "stuck":
@@ -113,7 +116,12 @@ def final_report(outcome: SagaOutcome, saga_input: dict[str, Any]) -> dict[str, 
         "correlation_id": outcome.correlation_id,
         "trace_id": outcome.trace_id,
         "status": outcome.status,
-        "steps": [_step_report(step.name, outcome) for step in mission_saga(get_settings()).steps],
+        "steps": [
+            _step_report(step.name, outcome)
+            for step in mission_saga(
+                get_settings(), approval=saga_input.get("approve") is True
+            ).steps
+        ],
         "coverage": _given(merged, "coverage", int, float) if completed else None,
         "accuracy": _given(merged, "accuracy", int, float) if completed else None,
         "partial": bool(merged.get("partial")) if completed else None,

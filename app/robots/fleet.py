@@ -44,6 +44,10 @@ class TooFewRobots(SagastreamError):
         return type(self), (self.wanted, self.free, self.why)
 
 
+class RobotsCharging(TooFewRobots):
+    """Too few robots are charged enough now, but enough of them charge: try again later."""
+
+
 @dataclass(frozen=True, slots=True)
 class Robot:
     """A robot as registered.
@@ -87,6 +91,7 @@ def choose(robots: Sequence[Robot], wanted: int, now: float, settings: Settings)
     """Choose the robots with the most charge after the drive to the gate, and sort them by name.
 
     Raises:
+        RobotsCharging: Fewer robots are charged, and enough will be.
         TooFewRobots: Fewer robots are available.
     """
     held = [robot for robot in robots if robot.holder]
@@ -95,7 +100,10 @@ def choose(robots: Sequence[Robot], wanted: int, now: float, settings: Settings)
     parked = [robot for robot in there if not robot.unavailable]
     able = [robot for robot in parked if robot.fitness(now, settings) >= settings.battery_least]
     if len(able) < wanted:
-        raise TooFewRobots(
+        full = [replace(robot, battery=100.0) for robot in parked]
+        reach = [robot for robot in full if robot.fitness(now, settings) >= settings.battery_least]
+        will_do = len(reach) >= wanted and settings.charge_per_s > 0
+        raise (RobotsCharging if will_do else TooFewRobots)(
             wanted,
             len(able),
             f"of {len(robots)}: {len(held)} held, {len(absent)} absent, "

@@ -5,7 +5,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Body, Depends, FastAPI, Header, Path, Query, Request, Response
 from opentelemetry import context as otel_context
@@ -21,23 +21,26 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.config import Settings, get_settings
 from app.event_types import RESOURCES_RELEASE
 from app.exploration.map_files import known_maps
+from app.missions.approval import decide
 from app.missions.mission import run_saga
-from app.missions.mission_saga import mission_runner, mission_saga
+from app.missions.mission_saga import declaration_of, mission_runner
 from app.missions.reports import requests_of, summary_of
 from app.redis_utils import get_bus, request_and_reply
 from app.robots import fleet
 from app.web import pages, problems
 from app.web.event_stream import MissionEvents
 from app.web.limits import StreamLimits, TooManyMissions
-from app.web.mission_history import position_of
+from app.web.mission_history import position_of, read_frames_between, read_one
 from app.web.mission_list import MissionFilter, find_missions
 from app.web.models import (
     CancelMission,
+    EntryIdText,
     Key,
     Login,
     MissionDetail,
     MissionRow,
     Problem,
+    RejectMission,
     ReleasedRobots,
     ReleaseRobot,
     ServerTime,
@@ -158,7 +161,11 @@ def make_app(settings: Settings) -> FastAPI:
     app.post("/api/missions/{saga_id}/cancel", status_code=202)(_cancel)
     app.post("/api/missions/{saga_id}/resume", status_code=202)(_resume)
     app.post("/api/missions/{saga_id}/compensate", status_code=202)(_compensate)
+    app.post("/api/missions/{saga_id}/approve", status_code=202)(_approve)
+    app.post("/api/missions/{saga_id}/reject", status_code=202)(_reject)
     app.get("/api/missions/{saga_id}/events", response_class=EventSourceResponse)(_events)
+    app.get("/api/missions/{saga_id}/frames")(_frames)
+    app.get("/api/missions/{saga_id}/entries/{kind}/{entry_id}")(_entry)
     app.get("/api/fleet")(_fleet)
     app.post("/api/fleet/{robot}/release")(_release)
     app.get("/api/areas")(_areas)
@@ -233,6 +240,7 @@ async def _start(
         seed=mission.seed,
         saga_id=idempotency_key,
         known_poses=mission.known_poses,
+        approve=mission.approve,
     )
     response.headers["location"] = f"{request.scope['root_path']}/api/missions/{handle.saga_id}"
     return StartedMission(saga_id=handle.saga_id)
@@ -253,6 +261,16 @@ async def _show(saga_id: SagaId) -> MissionDetail:
 async def _cancel(saga_id: SagaId, body: Annotated[CancelMission, Body()]) -> MissionDetail:
     """Undo a running mission's steps in reverse order; do nothing if it has ended."""
     return _detail(await mission_runner().compensate(saga_id, body.reason))
+
+
+async def _approve(saga_id: SagaId) -> MissionDetail:
+    """Approve the exploration of a mission that waits for it; the first decision counts."""
+    return _detail(await decide(saga_id, approved=True))
+
+
+async def _reject(saga_id: SagaId, body: Annotated[RejectMission, Body()]) -> MissionDetail:
+    """Reject the exploration of a mission that waits for approval: it is undone in reverse."""
+    return _detail(await decide(saga_id, approved=False, reason=body.reason))
 
 
 async def _resume(saga_id: SagaId) -> MissionDetail:
@@ -289,6 +307,32 @@ async def _events(
     return EventSourceResponse(
         request.app.state.events.of(saga_id, position_of(last_event_id or after))
     )
+
+
+async def _frames(
+    saga_id: SagaId,
+    after: Annotated[EntryIdText, Query(description="The id of an entry of the recording.")],
+    until: Annotated[EntryIdText, Query(description="The last one to return.")],
+) -> list[dict[str, Any]]:
+    """Return the entries of a recording after one, up to another; fewer if they are large.
+
+    The last one of an answer is where the next one begins, until it is `until` or nothing comes.
+    """
+    await mission_runner().journal(saga_id)
+    return await read_frames_between(saga_id, after, until)
+
+
+async def _entry(
+    saga_id: SagaId,
+    kind: Annotated[Literal["stage", "move", "frame"], Path(description="Its stream.")],
+    entry_id: Annotated[EntryIdText, Path(description="Its id there.")],
+) -> dict[str, Any]:
+    """Return one entry of a mission's streams, as its event has it."""
+    await mission_runner().journal(saga_id)
+    found = await read_one(saga_id, kind, entry_id)
+    if found is None:
+        raise HTTPException(404, f"mission {saga_id} has no entry {entry_id} of the kind {kind}")
+    return found
 
 
 async def _fleet() -> list[fleet.Robot]:
@@ -329,7 +373,7 @@ async def _areas() -> list[str]:
 
 def _detail(journal: Journal) -> MissionDetail:
     started = {e.step for e in journal.entries if e.direction == "forward"}
-    steps = [step.name for step in mission_saga(get_settings()).steps]
+    steps = [step.name for step in declaration_of(journal).steps]
     return MissionDetail(
         **summary_of(journal),
         error=journal.error,

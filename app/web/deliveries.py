@@ -47,6 +47,21 @@ async def deliveries_of(journal: Journal) -> dict[str, list[dict[str, Any]]]:
     return {"open": requests, "dead": dead}
 
 
+async def waits_of(journal: Journal) -> str | None:
+    """What the current request of a mission waits for, such as `limit exploration:perform area=office`.
+
+    None if it does not wait, or if that cannot be read.
+    """
+    newest = journal.entries[-1] if journal.entries else None
+    if newest is None or newest.status != "intended":
+        return None
+    try:
+        status = await request_status(get_bus(), newest.request_id)
+    except (InvalidMessage, ServerError, UnknownLayout):
+        return None
+    return (status.waits_for or None) if status else None
+
+
 async def _open_request(request_id: str) -> dict[str, Any]:
     try:
         status = await request_status(get_bus(), request_id)

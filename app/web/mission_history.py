@@ -125,6 +125,45 @@ async def json_lines(saga_id: str) -> AsyncIterator[bytes]:
         position = batch.position
 
 
+async def read_frames_between(saga_id: str, after: str, until: str) -> list[dict[str, Any]]:
+    """Read the entries of a recording that follow one, up to another; as many as one batch holds.
+
+    Args:
+        saga_id: The mission's id.
+        after: The id of an entry.
+        until: The id of the last one to return.
+
+    Raises:
+        ServerUnavailable: The server did not answer.
+    """
+    stream = get_settings().recording_stream(saga_id)
+    found: list[dict[str, Any]] = []
+    size = 0
+    for entry in await _read({stream: _id_text(_checked_id(after))}, 0.0):
+        size += len(entry.fields.get("payload", ""))
+        if _entry_id(entry.entry_id) > _checked_id(until) or (found and size > _BATCH_BYTES):
+            break
+        found.append(_event_fields(_entry_id(entry.entry_id), entry.fields))
+    return found
+
+
+async def read_one(saga_id: str, kind: str, entry_id: str) -> dict[str, Any] | None:
+    """Read one entry of a mission's streams; None if it is not there.
+
+    Raises:
+        ServerUnavailable: The server did not answer.
+    """
+    milliseconds, sequence = wanted = _checked_id(entry_id)
+    if not milliseconds and not sequence:
+        return None
+    before = (milliseconds, sequence - 1) if sequence else (milliseconds - 1, _LARGEST)
+    stream = _streams(saga_id)[EVENT_KINDS.index(kind)]
+    entries = await get_bus().read_entries({stream: _id_text(before)}, count=1)
+    if not entries or _entry_id(entries[0].entry_id) != wanted:
+        return None
+    return _event_fields(wanted, entries[0].fields)
+
+
 async def read_batch(saga_id: str, after: Position, *, block_s: float = 0.0) -> Batch:
     """Read the events that follow a position.
 
@@ -205,11 +244,15 @@ def _keyed(
 
 
 def _body(kind: str, entry_id: EntryId, entry: dict[str, str]) -> bytes:
+    data = json.dumps(_event_fields(entry_id, entry))
+    return ServerSentEvent(event=kind, data=data).encode()
+
+
+def _event_fields(entry_id: EntryId, entry: dict[str, str]) -> dict[str, Any]:
     fields: dict[str, Any] = dict(entry)
     if "payload" in fields:
         fields |= _payload_of(fields["payload"])
-    data = json.dumps(fields | {"entry_id": _id_text(entry_id)})
-    return ServerSentEvent(event=kind, data=data).encode()
+    return fields | {"entry_id": _id_text(entry_id)}
 
 
 def _payload_of(text: str) -> dict[str, Any]:
@@ -223,6 +266,13 @@ def _payload_of(text: str) -> dict[str, Any]:
 def _entry_id(text: str) -> EntryId:
     milliseconds, _, sequence = text.partition("-")
     return int(milliseconds), int(sequence)
+
+
+def _checked_id(text: str) -> EntryId:
+    entry_id = _entry_id(text)
+    if max(entry_id) > _LARGEST:
+        raise InvalidMessage("entry id", f"each half must be at most {_LARGEST}")
+    return entry_id
 
 
 def _milliseconds(entry: StreamEntry) -> int:

@@ -8,12 +8,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.missions.mission_saga import mission_runner
+from app.missions.mission_saga import Rejected, mission_runner
 from app.missions.reports import duration_of, result_of, summary_of
+from app.web.deliveries import waits_of
 from app.web.mission_progress import progress_of
 from sagastream.saga import Journal
 
 PER_PAGE = 50
+_BY_HAND = {"Cancelled", Rejected.__name__}
 _HOUR_S = 3600
 
 # `cancelled` and `failed` are the two ways to be compensated.
@@ -111,7 +113,7 @@ def outcome_of(journal: Journal) -> str:
     """The status of a mission; of a compensated one whether it was `cancelled` or has `failed`."""
     if journal.status != "compensated":
         return journal.status
-    return "cancelled" if journal.error.get("error_type") == "Cancelled" else "failed"
+    return "cancelled" if journal.error.get("error_type") in _BY_HAND else "failed"
 
 
 def error_line(journal: Journal) -> str | None:
@@ -131,6 +133,7 @@ async def _row(journal: Journal) -> dict[str, Any]:
             "outcome": outcome_of(journal) if is_readable else None,
             "duration_s": round(duration_of(journal), 1) if is_readable else None,
             "coverage": result_of(journal).get("coverage"),
+            "waits_for": await waits_of(journal),
             "error_line": error_line(journal),
         }
     )

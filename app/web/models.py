@@ -10,6 +10,8 @@ Area = Annotated[str, Field(min_length=1, max_length=64, description="A map in M
 # Also valid as the name of a folder, because results are stored in one.
 Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
+EntryIdText = Annotated[str, Field(pattern=r"^\d{1,20}-\d{1,20}$", max_length=41)]
+
 
 class StartMission(BaseModel):
     """A mission to start."""
@@ -22,6 +24,9 @@ class StartMission(BaseModel):
     known_poses: Annotated[
         bool, Field(description="Whether robots know their poses, or localise themselves.")
     ] = True
+    approve: Annotated[
+        bool, Field(description="Whether a person must approve it before the maps are merged.")
+    ] = False
 
 
 class CancelMission(BaseModel):
@@ -30,6 +35,14 @@ class CancelMission(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     reason: Annotated[str, Field(min_length=1, max_length=500)] = "cancelled by hand"
+
+
+class RejectMission(BaseModel):
+    """The reason for rejecting what a mission has explored."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    reason: Annotated[str, Field(min_length=1, max_length=500)] = "rejected by hand"
 
 
 class ReleaseRobot(BaseModel):
@@ -105,6 +118,9 @@ class MissionRow(MissionSummary):
     ] = None
     duration_s: Annotated[float | None, Field(description="Until its end, or until now.")] = None
     coverage: Annotated[float | None, Field(description="Of a completed one, 0 to 1.")] = None
+    waits_for: Annotated[
+        str | None, Field(description="The limit, or the pause, that its current step waits for.")
+    ] = None
     error_line: Annotated[str | None, Field(description="Why it did not complete.")] = None
 
 

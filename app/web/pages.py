@@ -20,18 +20,20 @@ from starlette.responses import FileResponse, HTMLResponse, Response, StreamingR
 
 from app.config import get_settings
 from app.missions import artifacts
+from app.missions.approval import is_awaited
 from app.missions.mission import MAX_ROBOTS
-from app.missions.mission_saga import mission_runner, mission_saga
+from app.missions.mission_saga import APPROVAL, declaration_of, mission_runner, mission_saga
 from app.missions.reports import duration_of, result_of, summary_of
 from app.observability.waterfall import find_waterfall, trace_files
 from app.robots import fleet
-from app.web.deliveries import deliveries_of
+from app.web.deliveries import deliveries_of, waits_of
 from app.web.mission_history import json_lines
 from app.web.mission_list import MissionFilter, Sort, Status, find_missions
 from app.web.mission_progress import driven_of
 from app.web.models import Key
 from app.web.start_form import picture_of, start_facts
 from app.web.timeline import timeline_of
+from sagastream.saga import Journal
 from sagastream.web.rendering import Renderer, mark_of
 
 # Below it is the library's page: requests, sagas, dead letters and listeners.
@@ -39,7 +41,7 @@ OPERATOR_PATH = "/operator"
 WEB_FOLDER = Path(__file__).resolve().parent
 _FILES = frozenset({"map.png", "map.pgm", "map.yaml", "report.json"})
 _PERCENT = 100.0
-_MARKS = {"to do": "○", "done": "✓", "undone": "↩", "undo failed": "⚠"}
+_MARKS = {"waiting": "⏸", "to do": "○", "done": "✓", "undone": "↩", "undo failed": "⚠"}
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 SagaId = Annotated[Key, PathOf()]
@@ -200,10 +202,23 @@ async def _mission_values(saga_id: str) -> dict[str, Any]:
         "duration_s": duration_of(journal),
         "is_live": journal.status in {"running", "compensating"},
         "result": result_of(journal),
-        "timeline": timeline_of(mission_saga(settings), journal),
+        "timeline": timeline_of(declaration_of(journal), journal),
+        "decides_within_s": _left_to_decide_s(journal),
+        "waits_for": await waits_of(journal),
         "grafana": _grafana_url(settings.grafana_url, summary["trace_id"]),
         "files": await asyncio.to_thread(_files_of, saga_id),
     }
+
+
+def _left_to_decide_s(journal: Journal) -> float | None:
+    """Seconds that are left to approve or reject a mission; None if it does not wait for that."""
+    entry = journal.last(APPROVAL, "forward")
+    if entry is None or not is_awaited(journal):
+        return None
+    timeout_s = entry.payload.get("timeout_s")
+    if not isinstance(timeout_s, int | float):
+        return 0.0
+    return max(0.0, entry.started + timeout_s - time.time())
 
 
 def _files_of(saga_id: str) -> list[str]:

@@ -7,17 +7,25 @@ from typing import Any, Literal
 from sagastream.saga import Direction, Journal, JournalEntry, Saga
 
 State = Literal[
-    "to do", "running", "done", "failed", "cancelled", "undone", "undo failed", "not begun"
+    "to do",
+    "running",
+    "waiting",
+    "done",
+    "failed",
+    "cancelled",
+    "undone",
+    "undo failed",
+    "not begun",
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class TimelineItem:
-    """A step or its compensation.
+    """A step, a wait, or a compensation.
 
     Attributes:
         step: The name of the step.
-        state: `to do` while it may still run, `not begun` when it will not.
+        state: `waiting` for a person; `to do` while it may still run, `not begun` when it will not.
         attempts: Its requests, oldest first.
         duration_s: Seconds of all attempts together; until now while it runs.
     """
@@ -50,7 +58,7 @@ def timeline_of(saga: Saga, journal: Journal) -> Timeline:
         saga: The saga's declaration.
         journal: The saga's journal.
     """
-    forward = tuple(_item(journal, step.name, "forward") for step in saga.every_step())
+    forward = tuple(_item(journal, node.name, "forward") for node in saga.steps)
     undoable = [
         step.name
         for step in reversed(saga.every_step())
@@ -77,6 +85,8 @@ def _state(journal: Journal, entries: list[JournalEntry], direction: Direction) 
     if not entries:
         is_over = journal.is_over or (journal.status == "compensating" and not is_undo)
         return "not begun" if is_over else "to do"
+    if entries[-1].status == "waiting":
+        return "waiting"
     if entries[-1].status == "intended":
         return "running"
     if entries[-1].status == "completed":
@@ -94,6 +104,7 @@ def _is_cancelled(entry: JournalEntry) -> bool:
 def _attempt(entry: JournalEntry) -> dict[str, Any]:
     return {
         "number": entry.attempt,
+        "is_wait": entry.kind == "wait",
         "status": "cancelled" if _is_cancelled(entry) else entry.status,
         "request_id": entry.request_id,
         "started": entry.started,

@@ -19,6 +19,7 @@ from app.exploration.simulation.floor_plans import draw_rooms
 from app.exploration.simulation.halls_and_caves import draw_cave
 from app.redis_utils import get_bus
 from sagastream.testing import EmbeddedServer
+from tests.integration.proxies import Front, certificate, is_there
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,29 @@ def run(*arguments: str, env: Mapping[str, str], timeout: float = 100) -> Ended:
         stdin=subprocess.DEVNULL,
     )
     return Ended(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In the short form only a few tests of pages run behind nginx, too."""
+    for item in items:
+        spec = getattr(item, "callspec", None)
+        if spec and spec.params.get("front") == "nginx" and not item.get_closest_marker("proxied"):
+            item.add_marker(pytest.mark.long)
+
+
+@pytest.fixture(scope="module", params=["direct", "nginx"])
+def front(request: pytest.FixtureRequest) -> Iterator[Front]:
+    """How the test reaches its page: directly, or through nginx with TLS and a subpath."""
+    found: Front = request.param
+    if found == "direct":
+        yield found
+        return
+    if not is_there(found):
+        pytest.skip("no nginx: apt-get install nginx-light openssl")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("SSL_CERT_FILE", str(certificate() / "cert.pem"))
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from app.missions.frames import Frame, FrameEncoder, RobotView
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
 TEAM = "team-of-64"
+LONG = "long-mission"
 _ROBOTS = 64
 FRAMES = 24
 
@@ -50,6 +51,18 @@ def put_team(client: Any) -> str:
             stream, {**first[1], "payload": json.dumps(piece)}, id=f"{first[0][:13]}-{number}"
         )
     return TEAM
+
+
+def put_long(client: Any, pieces: Iterable[dict[str, object]]) -> str:
+    """Put an ended mission with these pieces as its recording on a server; returns its id."""
+    put_recording(client, LONG)
+    stream = f"missions:{LONG}:frames"
+    (first, *_) = client.xrange(stream)
+    client.delete(stream)
+    for number, piece in enumerate(pieces):
+        fields = {**first[1], "payload": json.dumps(piece)}
+        client.xadd(stream, fields, id=f"{int(first[0][:13]) + number}-0")
+    return LONG
 
 
 def _pieces() -> Iterator[dict[str, object]]:

@@ -14,8 +14,11 @@ from app.config import ROOT
 from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, Grid
 from sagastream.testing import child_options
 from tests.collector import free_port
+from tests.integration.proxies import MISSIONS, Front, Proxy
 from tests.polling import eventually_sync
 
+# The certificate of a proxy is of these tests.
+BROWSER_OPTIONS = ["--no-sandbox", "--ignore-certificate-errors"]
 _COLOURS = {UNKNOWN: (0xD6, 0xDA, 0xDE), FREE: (0xFF, 0xFF, 0xFF), OCCUPIED: (0x2D, 0x32, 0x3C)}
 _CELLS = """() => {
   const floor = document.getElementById("floor"), told = document.getElementById("map").dataset;
@@ -38,18 +41,28 @@ class Served:
 
     Args:
         env: The environment.
+        front: How tests reach it.
         settings: Additional settings.
     """
 
-    def __init__(self, env: Mapping[str, str], **settings: str) -> None:
+    def __init__(self, env: Mapping[str, str], front: Front = "direct", **settings: str) -> None:
         self.port = free_port()
+        self._proxy: Proxy | None = None
+        if front == "nginx":
+            self._proxy = Proxy(front, missions=self.port)
+            proxied = {"WEB_PROXIES": "127.0.0.1", "WEB_HOSTS": "localhost,127.0.0.1"}
+            settings = proxied | {"WEB_ROOT_PATH": MISSIONS} | settings
         self._env = dict(env) | {"WEB_PORT": str(self.port)} | settings
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        """Its base URL."""
-        return f"http://127.0.0.1:{self.port}"
+        """Its base URL, at which tests reach it."""
+        return f"{self._proxy.url}{MISSIONS}" if self._proxy else f"http://127.0.0.1:{self.port}"
+
+    def link(self, href: str | None) -> str:
+        """The URL of a link on one of its pages."""
+        return str(httpx.URL(self.url).join(href or ""))
 
     @property
     def pid(self) -> int:
@@ -58,11 +71,20 @@ class Served:
         return self._process.pid
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            if self._proxy:
+                self._proxy.__enter__()
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.kill()
+        if self._process:
+            self.kill()
+        if self._proxy:
+            self._proxy.stop()
 
     def start(self) -> None:
         """Start it and wait until it responds."""
@@ -89,7 +111,7 @@ class Served:
 
     def _answers(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/healthz", timeout=1).is_success
+            return httpx.get(f"http://127.0.0.1:{self.port}/healthz", timeout=1).is_success
         except httpx.HTTPError:
             return False
 

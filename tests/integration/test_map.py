@@ -1,5 +1,6 @@
 """The map of a mission in a browser, on recorded missions: zoom, pan, layers, robots."""
 
+import itertools
 import re
 import shutil
 from collections.abc import Iterator
@@ -10,12 +11,23 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, CDPSession, Page, expect, sync_playwright
 
-from app.exploration.grid import UNKNOWN
+from app.exploration.driver import Pose
+from app.exploration.grid import UNKNOWN, GridFrame
 from app.exploration.map_files import load_map
+from app.missions.frames import Frame, FrameEncoder, RobotView
 from sagastream.testing import EmbeddedServer
 from tests.integration.conftest import environment
-from tests.integration.recorded_missions import FRAMES, RECORDINGS, TEAM, put_recording, put_team
-from tests.integration.served import Served, Watched
+from tests.integration.proxies import Front
+from tests.integration.recorded_missions import (
+    FRAMES,
+    LONG,
+    RECORDINGS,
+    TEAM,
+    put_long,
+    put_recording,
+    put_team,
+)
+from tests.integration.served import BROWSER_OPTIONS, Served, Watched
 from tests.plain_client import connect
 from tests.polling import eventually_sync
 
@@ -30,13 +42,14 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def served() -> Iterator[tuple[str, str]]:
+def served(front: Front) -> Iterator[tuple[str, str]]:
     """The address of the pages, and the id of a mission that was recorded on `v1-rooms`."""
     with EmbeddedServer() as server:
         with connect(server.url) as client:
             recorded = put_recording(client)
             put_team(client)
-        with Served(environment(REDIS_URL=server.url)) as pages:
+            put_long(client, [piece for _, piece in _long_recording()[0]])
+        with Served(environment(REDIS_URL=server.url), front) as pages:
             yield pages.url, recorded
 
 
@@ -44,7 +57,7 @@ def served() -> Iterator[tuple[str, str]]:
 def browser() -> Iterator[Browser]:
     """A browser."""
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=_CHROMIUM, args=["--no-sandbox"])
+        chromium = playwright.chromium.launch(executable_path=_CHROMIUM, args=BROWSER_OPTIONS)
         yield chromium
         chromium.close()
 
@@ -319,7 +332,7 @@ def test_the_timeline_has_all_requests_and_moves_the_map(shown: Watched) -> None
     bars = page.locator("#timeline a")
     expect(bars).to_have_count(4)
     assert "completed" in (bars.nth(2).get_attribute("aria-label") or "")
-    assert (bars.nth(2).get_attribute("href") or "").startswith("/operator/request?id=")
+    assert "/operator/request?id=" in (bars.nth(2).get_attribute("href") or "")
     assert page.locator("#timeline .stage").count() >= 8
     assert shown.frames()[0] == 2
     track = page.locator("#timeline .axis-row").nth(3).locator("svg")
@@ -350,7 +363,7 @@ def test_layers_are_switched(team: Watched) -> None:
     """Each box changes what is drawn, and back."""
     page = team.page
     page.locator(".layers summary").click()
-    drawn = """() => ["coverage", "trails", "robots", "scans"].map((id) => {
+    drawn = """() => ["coverage", "trails", "recent", "scans"].map((id) => {
       const canvas = document.getElementById(id), data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
       let sum = 0;
       for (let i = 3; i < data.length; i += 4) sum += data[i];
@@ -389,7 +402,7 @@ def test_the_map_does_not_jump_as_it_grows(team: Watched) -> None:
     assert views == {last}
     scales = page.evaluate(
         """async () => {
-          const { Camera } = await import("/static/camera.js"), camera = new Camera(), found = [];
+          const { Camera } = await import(`${document.documentElement.dataset.root}/static/camera.js`), camera = new Camera(), found = [];
           camera.resize(1000, 600);
           for (let size = 1; size <= 100; size += 0.5) {
             camera.show({ x0: -size, y0: -size / 2, x1: size, y1: size }, { x0: -500, y0: -500, x1: 500, y1: 500 });
@@ -413,3 +426,172 @@ def test_a_map_of_64_robots_is_accessible(team: Watched, scheme: Any, width: int
     found = Axe().run(page)
     assert found.violations_count == 0, found.generate_report()
     assert page.evaluate("() => document.documentElement.scrollWidth") <= width
+
+
+_LONG = 700
+_KEEP = """async ([pieces, live, limit]) => {
+  const { FrameDecoder } = await import(`${document.documentElement.dataset.root}/static/frame_decoder.js`), decoder = new FrameDecoder(limit);
+  window.decoder = decoder;
+  let most = 0;
+  for (const [id, piece] of pieces) {
+    decoder.decode(piece, 0, id);
+    await decoder.thin();
+    if (live) await decoder.show(decoder.frames.length - 1);
+    most = Math.max(most, decoder.bytes);
+  }
+  return { most, bytes: decoder.bytes, every: decoder.every, numbers: decoder.frames.map(({ number }) => number) };
+}"""
+_SHOW = """async (indices) => {
+  const { decoder } = window, found = [];
+  for (const index of indices) {
+    await decoder.show(index);
+    const { number, robots } = decoder.frames[index];
+    found.push([number, [...decoder.cells], robots.map(({ path }) => path)]);
+  }
+  return found;
+}"""
+_PUT_BACK = """([number, pieces]) => {
+  const { decoder } = window, frame = decoder.frames.find((one) => one.number === number);
+  const entries = pieces.map(([entryId, piece]) => ({ piece, ms: 0, entryId }));
+  return [decoder.putBack(frame, entries), decoder.frames.map((one) => one.number)];
+}"""
+
+
+def _long_recording() -> tuple[list[tuple[str, dict[str, Any]]], list[list[int]]]:
+    """The pieces of a recording with their entry ids, and the cells of each frame."""
+    encoder, generator = FrameEncoder(GridFrame(30, 40, 0.1)), np.random.default_rng(4)
+    cells = np.full((30, 40), UNKNOWN, np.int8)
+    pieces: list[tuple[str, dict[str, Any]]] = []
+    shown: list[list[int]] = []
+    for number in range(_LONG):
+        row, col = int(generator.integers(28)), int(generator.integers(38))
+        cells = cells.copy()
+        cells[row : row + 2, col : col + 2] = generator.choice([0, 100], (2, 2))
+        robots = tuple(
+            RobotView(
+                f"robot-{slot}",
+                Pose(0.1 * number, slot, 0.0),
+                0.0,
+                path=[(0.1 * n, float(n % 2)) for n in range(number + 1)],
+                # A robot joins the map: another map may be shown from there on.
+                apart=slot == 1 and number < _LONG // 3,
+            )
+            for slot in range(2)
+        )
+        for piece in encoder.encode(Frame(float(number), 0.5, robots, (), cells)):
+            pieces.append((f"{1000 + number}-{len(pieces)}", piece))
+        shown.append(cells.ravel().tolist())
+    return pieces, shown
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_a_page_keeps_a_bounded_part_of_a_recording(shown: Watched, live: bool) -> None:
+    """The newest frames and some of those before, each as it was; what is between is put back."""
+    page = shown.page
+    pieces, cells = _long_recording()
+    limit = 150_000
+    kept = page.evaluate(_KEEP, [pieces, live, limit])
+    numbers = kept["numbers"]
+    assert kept["most"] <= limit * 1.1
+    assert numbers[0] == 0
+    assert numbers[-64:] == list(range(_LONG - 64, _LONG))
+    assert len(numbers) < _LONG / 3
+    assert kept["every"] > 1
+    order = [*range(len(numbers) - 1, -1, -7), *range(len(numbers)), 5, 3, len(numbers) - 64]
+    found = page.evaluate(_SHOW, order)
+    assert [number for number, *_ in found] == [numbers[index] for index in order]
+    for number, drawn, _ in found:
+        assert drawn == cells[number], number
+    # The paths of what was left out are those of the next frame: none has a gap, but where a robot joined.
+    in_order = found[-len(numbers) - 3 : -3]
+    gaps = [
+        after
+        for (before, _, driven), (after, _, following) in itertools.pairwise(in_order)
+        if driven[0][-1] != following[0][0] and not before < _LONG // 3 <= after
+    ]
+    assert gaps == []
+    first = numbers[5]
+    after, until = (
+        max(n for n, (entry_id, _) in enumerate(pieces) if entry_id.startswith(f"{1000 + number}-"))
+        for number in (first, numbers[6])
+    )
+    done, with_them = page.evaluate(_PUT_BACK, [first, pieces[after + 1 : until + 1]])
+    assert done
+    assert with_them == sorted({*numbers, *range(first, numbers[6])})
+    for number, drawn, _ in page.evaluate(_SHOW, [8, 6, *range(5, 12), 40, 7]):
+        assert drawn == cells[number], number
+    # And left out again.
+    less = page.evaluate(
+        "() => { window.decoder.leaveBetween(); return window.decoder.frames.map((one) => one.number); }"
+    )
+    assert less == numbers
+    for number, drawn, _ in page.evaluate(_SHOW, [7, 6, 20]):
+        assert drawn == cells[number], number
+
+
+_LOAD = """async ([saga, last]) => {
+  const { FrameDecoder } = await import(`${document.documentElement.dataset.root}/static/frame_decoder.js`);
+  const { LeftOutFrames } = await import(`${document.documentElement.dataset.root}/static/left_out_frames.js`);
+  const decoder = new FrameDecoder(150_000), loader = new LeftOutFrames(decoder, saga);
+  for (let after = "0-0"; after !== last;) {
+    const entries = await (await fetch(`${document.documentElement.dataset.root}/api/missions/${saga}/frames?after=${after}&until=${last}`)).json();
+    for (const { entry_id: id, payload } of entries) decoder.decode(payload, Number(id.split("-")[0]), id);
+    after = entries.at(-1).entry_id;
+    await decoder.thin();
+  }
+  Object.assign(window, { decoder, loader });
+  loader.show();
+  return [decoder.frames.map(({ number }) => number), document.getElementById("left-out").textContent];
+}"""
+_STOP_AT = """async ([second, speed]) => {
+  const { decoder, loader } = window;
+  loader.at(second, speed);
+  loader.at(second, speed);
+  const asked = performance.getEntriesByType("resource").filter(({ name }) => name.includes("/frames?")).length;
+  await new Promise((done) => { setTimeout(done, 300); });
+  loader.at(second, speed);
+  return [asked, decoder.frames.map(({ number }) => number)];
+}"""
+
+
+def test_what_is_left_out_is_loaded_where_an_operator_stops(shown: Watched) -> None:
+    """Between the two moments that are kept around it, and only there; a fast replay loads nothing."""
+    page = shown.page
+    pieces, cells = _long_recording()
+    first = page.evaluate(
+        "async (saga) => (await (await fetch(`${document.documentElement.dataset.root}/api/missions/${saga}/frames?after=0-0&until=9999999999999-0`)).json())[0].entry_id",
+        LONG,
+    )
+    last = f"{int(first.split('-')[0]) + len(pieces) - 1}-0"
+    numbers, text = page.evaluate(_LOAD, [LONG, last])
+    gap = numbers[3] - numbers[2]
+    assert gap > 2
+    assert f"one moment in {gap}" in text
+    second = numbers[2] + 0.5
+    assert page.evaluate(_STOP_AT, [second, 1000])[1] == numbers
+    _, then = page.evaluate(_STOP_AT, [second, 0])
+    assert then == sorted({*numbers, *range(numbers[2], numbers[3])})
+    (found,) = page.evaluate(_SHOW, [4])
+    assert found[0] == numbers[2] + 2
+    assert found[1] == cells[numbers[2] + 2]
+    _, then = page.evaluate(_STOP_AT, [numbers[4] + 0.5, 0])
+    assert then == sorted({*numbers, *range(numbers[4], numbers[5])})
+
+
+def test_progress_does_not_drive_out_what_comes_once(shown: Watched) -> None:
+    """Of a long step the newest entries are on the page, with all that came before and after it."""
+    page = shown.page
+    rows = page.evaluate(
+        """async () => {
+          const { Entries } = await import(`${document.documentElement.dataset.root}/static/entries.js`);
+          const body = document.getElementById("log").tBodies[0];
+          body.replaceChildren();
+          const entries = new Entries("m");
+          entries.add("stage", { entry_id: "1-0", status: "start" });
+          for (let n = 2; n < 1000; n += 1) entries.add("stage", { entry_id: `${n}-0`, status: "progress" });
+          entries.add("stage", { entry_id: "1000-0", status: "completed" });
+          return [...body.rows].map((row) => row.cells[2].textContent);
+        }"""
+    )
+    assert rows == ["completed", *["progress"] * 100, "start"]
+    expect(page.locator("#more")).to_contain_text("the download has all")

@@ -18,7 +18,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from app.exploration.map_files import load_map
-from tests.integration.served import Served, Watched
+from tests.integration.proxies import Front
+from tests.integration.served import BROWSER_OPTIONS, Served, Watched
 from tests.plain_client import connect
 from tests.polling import eventually_sync
 
@@ -50,15 +51,15 @@ pytestmark = pytest.mark.skipif(
 def browser() -> Iterator[Browser]:
     """A browser."""
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=_CHROMIUM, args=["--no-sandbox"])
+        chromium = playwright.chromium.launch(executable_path=_CHROMIUM, args=BROWSER_OPTIONS)
         yield chromium
         chromium.close()
 
 
 @pytest.fixture(scope="module")
-def served(running: dict[str, str]) -> Iterator[Served]:
+def served(running: dict[str, str], front: Front) -> Iterator[Served]:
     """The web server, with running workers."""
-    with Served(running, WEB_REQUESTS_PER_S="10000") as server:
+    with Served(running, front, WEB_REQUESTS_PER_S="10000") as server:
         yield server
 
 
@@ -111,6 +112,7 @@ def _has_map(watched: Watched, picture: Path) -> bool:
     return bool(np.array_equal(watched.shown((grid.shape[0], grid.shape[1])), grid))
 
 
+@pytest.mark.proxied
 def test_a_mission_is_started_and_watched_to_its_end(
     served: Served, watched: Watched, running: dict[str, str]
 ) -> None:
@@ -124,7 +126,7 @@ def test_a_mission_is_started_and_watched_to_its_end(
     page.get_by_label("Robots", exact=True).fill("2")
     page.get_by_label("Seed").fill("5")
     page.get_by_role("button", name="Start").click()
-    page.wait_for_url("**/missions/*")
+    page.wait_for_url(re.compile(re.escape(f"{served.url}/missions/") + "."))
     saga_id = page.url.rpartition("/")[2]
     expect(page.locator("#steps h2 .badge")).to_have_text("✓ completed", timeout=_END_MS)
     assert [text.strip() for text in page.locator(".step strong").all_inner_texts()] == [*_STEPS]
@@ -137,7 +139,7 @@ def test_a_mission_is_started_and_watched_to_its_end(
     assert _has_map(watched, Path(running["OUT_DIR"]) / saga_id / "map.yaml")
     assert page.locator("#team tbody tr").count() == 2
     picture = page.get_by_role("link", name="map.png").get_attribute("href")
-    assert httpx.get(f"{served.url}{picture}").content.startswith(b"\x89PNG")
+    assert httpx.get(served.link(picture)).content.startswith(b"\x89PNG")
 
 
 def test_a_stuck_mission_is_fixed_and_resumed(
@@ -168,6 +170,7 @@ def test_a_stuck_mission_is_fixed_and_resumed(
     expect(lane.locator(".badge")).to_have_text(["↩ undone"] * 3)
 
 
+@pytest.mark.proxied
 def test_cancel_asks_for_confirmation_and_undoes(served: Served, watched: Watched) -> None:
     """The dialog names the steps to undo in order; then they are undone."""
     page = watched.page
@@ -189,7 +192,7 @@ def test_cancel_asks_for_confirmation_and_undoes(served: Served, watched: Watche
     expect(page.locator("#figure-remaining")).to_have_text("it was stopped")
     undone = page.locator("#timeline .is-undo a")
     expect(undone).to_have_count(2)
-    request = httpx.get(f"{served.url}{undone.first.get_attribute('href')}")
+    request = httpx.get(served.link(undone.first.get_attribute("href")))
     assert (request.status_code, "exploration:abort" in request.text) == (200, True)
     # Robots are named as in the fleet, and those of a cancelled mission have not done their work.
     for row in page.locator("#team tbody tr").all():
@@ -200,13 +203,13 @@ def test_cancel_asks_for_confirmation_and_undoes(served: Served, watched: Watche
 
 
 def test_every_event_arrives_once_when_the_web_server_is_killed(
-    served: Served, running: dict[str, str], browser: Browser
+    running: dict[str, str], browser: Browser, front: Front
 ) -> None:
     """After SIGKILL and a restart of the server: no gap, no repeat, each stream in order."""
     context = browser.new_context()
     context.add_init_script(_SEEN)
     page = context.new_page()
-    with Served(running) as mine:
+    with Served(running, front) as mine:
         saga_id = _start(mine, "suite")
         page.goto(f"{mine.url}/missions/{saga_id}")
         for _ in range(2):
@@ -258,12 +261,12 @@ def test_a_mission_that_failed_at_once_has_nothing_to_play(
     ],
 )
 def test_a_page_without_connection_never_says_live(
-    running: dict[str, str], browser: Browser, path: str, fault: str
+    running: dict[str, str], browser: Browser, front: Front, path: str, fault: str
 ) -> None:
     """Seen within 3 s: the clock stops, the age of the data counts, and it comes back by itself."""
     context = browser.new_context()
     page = context.new_page()
-    with Served(running) as mine:
+    with Served(running, front) as mine:
         saga_id = _start(mine, "suite")
         page.goto(f"{mine.url}{path.format(saga_id)}")
         expect(page.locator("#connection")).to_have_text("Live", timeout=_END_MS)
@@ -406,10 +409,12 @@ def test_every_page_is_accessible(
         assert wide <= width, path
 
 
-def test_the_browser_is_asked_for_the_token_once(running: dict[str, str], watched: Watched) -> None:
+def test_the_browser_is_asked_for_the_token_once(
+    running: dict[str, str], watched: Watched, front: Front
+) -> None:
     """Without a token only the form is shown; a wrong token is refused, the right one accepted."""
     page = watched.page
-    with Served(running, WEB_TOKEN="correct horse battery staple") as mine:
+    with Served(running, front, WEB_TOKEN="correct horse battery staple") as mine:
         page.goto(f"{mine.url}/fleet")
         assert page.url == f"{mine.url}/login"
         page.get_by_label("Token of this server").fill("wrong")

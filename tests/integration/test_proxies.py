@@ -5,45 +5,20 @@ import re
 import shutil
 import signal
 import ssl
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import httpx
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from app.config import ROOT
-from sagastream.testing import child_options
-from tests.collector import free_port
+from tests.integration.proxies import JOBS, MISSIONS, PROXIES, Proxy, is_there, trust
 from tests.integration.served import Served, Watched
 from tests.integration.test_serve import ServedPage
 from tests.polling import eventually_sync
 
-_HOW_TO = ROOT / "docs" / "howto" / "proxies.md"
 _CHROMIUM = shutil.which("chromium")
 _TOKEN = "2Yb1kq8sTn0vRz5wXc3dLm7p"  # noqa: S105 - of these tests
-
-pytestmark = pytest.mark.skipif(
-    shutil.which("openssl") is None, reason="no openssl: its certificate is needed"
-)
-
-
-def _block(heading: str) -> str:
-    """The configuration below a heading of the how-to."""
-    section = _HOW_TO.read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2]
-    found = re.search(r"```plain\n(.*?)\n```", section, re.DOTALL)
-    assert found is not None
-    return found[1]
-
-
-def _replaced(text: str, *pairs: tuple[str, str]) -> str:
-    for old, new in pairs:
-        assert old in text, f"the how-to no longer has {old}"
-        text = text.replace(old, new)
-    return text
 
 
 @dataclass(frozen=True)
@@ -60,95 +35,30 @@ class Proxied:
         return self.client.get(f"{self.url}{path}", headers=headers, **options)  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="module")
-def certificate() -> Iterator[Path]:
-    """A folder with a key, and a certificate for localhost; other users can enter it, as nginx must."""
-    with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder)
-        subprocess.run(
-            [
-                *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
-                *("-keyout", made / "key.pem", "-out", made / "cert.pem"),
-                *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
-            ],
-            check=True,
-            capture_output=True,
-        )
-        yield made
-
-
-def _nginx(folder: Path, certificate: Path, port: int, missions: int, jobs: int) -> list[str]:
-    server = _replaced(
-        _block("nginx"),
-        ("listen 443 ssl", f"listen 127.0.0.1:{port} ssl"),
-        ("robots.example;", "localhost;"),
-        ("/etc/ssl/robots.example.pem", str(certificate / "cert.pem")),
-        ("/etc/ssl/robots.example.key", str(certificate / "key.pem")),
-        ("127.0.0.1:8080", f"127.0.0.1:{missions}"),
-        ("127.0.0.1:8400", f"127.0.0.1:{jobs}"),
-    )
-    paths = "".join(
-        f"    {name}_temp_path {folder}/{name};\n"
-        for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    main = f"daemon off;\nmaster_process off;\npid {folder}/pid;\nerror_log stderr warn;\nevents {{}}\n"
-    text = f"{main}http {{\n    access_log off;\n{paths}{server}\n}}\n"
-    (folder / "nginx.conf").write_text(text)
-    return ["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", "stderr"]
-
-
-def _caddy(folder: Path, certificate: Path, port: int, missions: int, jobs: int) -> list[str]:
-    tls = f"tls {certificate}/cert.pem {certificate}/key.pem"
-    site = _replaced(
-        _block("Caddy"),
-        ("robots.example {", f"localhost:{port} {{\n    {tls}"),
-        ("127.0.0.1:8080", f"127.0.0.1:{missions}"),
-        ("127.0.0.1:8400", f"127.0.0.1:{jobs}"),
-    )
-    text = (
-        f"{{\n    admin off\n    auto_https disable_redirects\n    skip_install_trust\n}}\n{site}\n"
-    )
-    (folder / "Caddyfile").write_text(text)
-    return ["caddy", "run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")]
-
-
-_PROXIES = {"nginx": _nginx, "caddy": _caddy}
-
-
-@pytest.fixture(scope="module", params=sorted(_PROXIES))
+@pytest.fixture(scope="module", params=PROXIES)
 def proxied(
     request: pytest.FixtureRequest,
     running: dict[str, str],
-    certificate: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Proxied]:
     """Both pages, with a token, behind one of the proxies."""
-    if shutil.which(request.param) is None:
-        pytest.skip(f"no {request.param}: apt-get install {request.param}")
-    folder, port = tmp_path_factory.mktemp("proxy"), free_port()
-    token = folder / "token"
+    if not is_there(request.param):
+        pytest.skip(f"no {request.param}: apt-get install {request.param} openssl")
+    token = tmp_path_factory.mktemp("proxy") / "token"
     token.write_text(_TOKEN)
     token.chmod(0o600)
-    settings = {"WEB_ROOT_PATH": "/missions", "WEB_PROXIES": "127.0.0.1", "WEB_TOKEN": _TOKEN}
-    options = ["--root-path", "/jobs", "--proxy", "127.0.0.1", "--token-file", str(token)]
-    with Served(running, **settings, WEB_HOSTS="localhost,127.0.0.1") as missions:
+    settings = {"WEB_ROOT_PATH": MISSIONS, "WEB_PROXIES": "127.0.0.1", "WEB_TOKEN": _TOKEN}
+    options = ["--root-path", JOBS, "--proxy", "127.0.0.1", "--token-file", str(token)]
+    with Served(running, "direct", **settings, WEB_HOSTS="localhost,127.0.0.1") as missions:
         jobs = ServedPage(running["REDIS_URL"], *options, "--allow-host", "localhost")
         jobs_port = int(jobs.url.rpartition(":")[2])
-        command = _PROXIES[request.param](folder, certificate, port, missions.port, jobs_port)
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **child_options()
-            )
-        trust = ssl.create_default_context(cafile=str(certificate / "cert.pem"))
-        with httpx.Client(verify=trust, timeout=20) as client:
-            made = Proxied(f"https://localhost:{port}", client, trust)
-            eventually_sync(
-                lambda: process.poll() is not None or _answers(made), within_s=30, why="it answers"
-            )
-            assert process.poll() is None, (folder / "log").read_text()
+        with (
+            Proxy(request.param, missions=missions.port, jobs=jobs_port) as proxy,
+            httpx.Client(verify=trust(), timeout=20) as client,
+        ):
+            made = Proxied(proxy.url, client, trust())
+            eventually_sync(lambda: _answers(made), within_s=30, why="it answers")
             yield made
-        process.terminate()
-        process.wait()
         assert jobs.stop(signal.SIGTERM) == (0, "")
 
 

@@ -1,6 +1,7 @@
 """`sagastream serve` as a program, and its page in a browser."""
 
 import asyncio
+import contextlib
 import re
 import shutil
 import signal
@@ -23,7 +24,8 @@ from sagastream.flow_control import pause
 from sagastream.inspection import read_request
 from sagastream.saga import Compensation, Saga, SagaRunner, Step
 from sagastream.testing import EmbeddedServer, child_options
-from tests.integration.served import Watched
+from tests.integration.proxies import JOBS, Front, Proxy
+from tests.integration.served import BROWSER_OPTIONS, Watched
 from tests.listeners import listening
 from tests.plain_client import add_entry
 from tests.polling import eventually
@@ -182,10 +184,16 @@ class ServedPage:
 
 
 @pytest.fixture(scope="module")
-def served(shop: str) -> Iterator[str]:
+def served(shop: str, front: Front) -> Iterator[str]:
     """The address of the page."""
-    page = ServedPage(shop)
-    yield page.url
+    behind = ("--root-path", JOBS, "--proxy", "127.0.0.1", "--allow-host", "localhost")
+    page = ServedPage(shop, *(behind if front == "nginx" else ()))
+    with contextlib.ExitStack() as stack:
+        url = page.url
+        if front == "nginx":
+            port = int(url.rpartition(":")[2])
+            url = stack.enter_context(Proxy(front, jobs=port)).url + JOBS
+        yield url
     assert page.stop(signal.SIGTERM) == (0, "")
 
 
@@ -193,7 +201,7 @@ def served(shop: str) -> Iterator[str]:
 def browser(served: str) -> Iterator[Browser]:
     """A browser."""
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=_CHROMIUM, args=["--no-sandbox"])
+        chromium = playwright.chromium.launch(executable_path=_CHROMIUM, args=BROWSER_OPTIONS)
         yield chromium
         chromium.close()
 
@@ -247,6 +255,7 @@ def test_the_pages_are_accessible(
         page.screenshot(path=tmp_path / f"{number:02d}-{width}-{scheme}.png", full_page=True)
 
 
+@pytest.mark.proxied
 def test_a_request_is_cancelled_by_keyboard(served: str, page: Page) -> None:
     """From the link to the confirmation and back, without a mouse."""
     page.goto(f"{served}/request?id=order-9")

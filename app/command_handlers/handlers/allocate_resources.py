@@ -15,6 +15,7 @@ async def allocate_resources(command: Command, _progress: Progress) -> Atomic:
 
     Raises:
         InvalidMessage: The number of robots is not from 1 to 64.
+        RobotsCharging: Fewer robots are charged, and enough will be: the mission tries again.
         TooFewRobots: Fewer robots are available; the error says how many.
     """
     wanted = command.payload.get("robot_count")

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import logging
 import math
 import time
@@ -21,11 +22,11 @@ from app.missions.checkpoints import decode_state, encode_state
 from app.missions.frames import Frame, RobotView
 from app.missions.recording import RecordingWriter
 from app.observability import gauges
-from app.redis_utils import BlobMissing
+from app.redis_utils import BlobMissing, put_blob
 from app.robots import fleet
-from app.robots.codecs import decode_report, encode_patch, store_json
+from app.robots.codecs import decode_report, encode_patch
 from app.robots.team import RobotLost, Team
-from sagastream import Atomic, Command, Progress, SagastreamError, multi_stage_reply
+from sagastream import Atomic, Command, Limit, Progress, SagastreamError, multi_stage_reply
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +38,15 @@ class TooFewLeft(SagastreamError):
     """Too many robots are lost for the mission to continue."""
 
 
+def _limits(per_area: int) -> list[Limit]:
+    return [Limit(concurrency=per_area, per="area")] if per_area else []
+
+
 @multi_stage_reply(
-    stream=get_settings().exploration_stream, event_type=EXPLORATION_PERFORM, effect="atomic"
+    stream=get_settings().exploration_stream,
+    event_type=EXPLORATION_PERFORM,
+    effect="atomic",
+    limits=_limits(get_settings().missions_per_area),
 )
 async def perform_exploration(command: Command, progress: Progress) -> Atomic:
     """Explore until no reachable frontier is left, then release the robots.
@@ -75,13 +83,17 @@ async def perform_exploration(command: Command, progress: Progress) -> Atomic:
     driven = dict(zip(team.robots, planner.distances, strict=True))
     _, writes = await fleet.release(mission["mission"], driven)
     reports = planner.state().reports
+    kept_s = get_settings().blob_ttl_s
+    if mission.get("approve"):
+        # The maps are merged only when a person has decided.
+        kept_s += math.ceil(get_settings().approval_timeout_s)
     result = {
         "frame": mission["frame"],
         "robots": team.robots,
         "lost": reporter.lost,
-        "maps": [await encode_patch(report.patch) for report in reports],
-        "paths": await store_json(planner.paths),
-        "frontiers": await store_json(planner.frontiers_left),
+        "maps": [await encode_patch(report.patch, ttl_s=kept_s) for report in reports],
+        "paths": await put_blob(json.dumps(planner.paths).encode(), ttl_s=kept_s),
+        "frontiers": await put_blob(json.dumps(planner.frontiers_left).encode(), ttl_s=kept_s),
         "starts": [_pose_values(Pose(*sent["pose"])) for sent in mission["deployed"]],
         **(
             {

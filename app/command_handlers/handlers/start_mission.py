@@ -10,7 +10,7 @@ from app.missions.mission import Mission, run_saga
 from sagastream import Command, InvalidMessage, Progress, multi_stage_reply
 
 _TYPE_NAMES = {str: "text", int: "a whole number", bool: "true or false"}
-_FIELDS = {"area", "robot_count", "seed", "known_poses", "idempotency_key"}
+_FIELDS = {"area", "robot_count", "seed", "known_poses", "approve", "idempotency_key"}
 
 
 @multi_stage_reply(stream=get_settings().mission_stream, event_type=MISSION_START)
@@ -33,6 +33,7 @@ async def start_mission(command: Command, _progress: Progress) -> dict[str, Any]
         _checked(payload, "robot_count", int),
         _checked({"seed": 0} | payload, "seed", int),
         _checked({"known_poses": True} | payload, "known_poses", bool),
+        _checked({"approve": False} | payload, "approve", bool),
     )
     key = _checked({"idempotency_key": command.request_id} | payload, "idempotency_key", str)
     await asyncio.to_thread(mission.check)
@@ -41,6 +42,7 @@ async def start_mission(command: Command, _progress: Progress) -> dict[str, Any]
         mission.area,
         seed=mission.seed,
         known_poses=mission.known_poses,
+        approve=mission.approve,
         saga_id=str(uuid.uuid5(uuid.NAMESPACE_URL, f"mission/{key}")),
     )
     return {"saga_id": handle.saga_id}

@@ -2,7 +2,7 @@
 // Times on the page are the server's. They stop with the connection, so that no stale page looks live.
 
 export const root = document.documentElement.dataset.root;
-const EVERY_MS = 1000, PATIENCE_MS = 1800;
+const GONE = "No connection to mission control; trying again", EVERY_MS = 1000, PATIENCE_MS = 1800;
 const shown = document.getElementById("connection"), age = document.getElementById("age");
 const since = Date.now();
 let live = false, checking = false, reason = "", answered = 0, ahead = 0;
@@ -31,7 +31,9 @@ async function answer() {
   const response = await fetch(`${root}/api/time`, { signal: AbortSignal.timeout(PATIENCE_MS), cache: "no-store" });
   const body = await response.json().catch(() => ({}));
   if (response.status === 401) return `Not logged in: open ${root}/login`;
-  return response.ok ? body.now : `No data: ${body.detail ?? response.statusText}`;
+  if (response.ok) return body.now;
+  // An error without this detail is a proxy's: mission control has not answered it.
+  return body.detail ? `No data: ${body.detail}` : GONE;
 }
 
 export async function check() {
@@ -45,7 +47,7 @@ export async function check() {
       change(true, "");
     } else change(false, told);
   } catch {
-    change(false, "No connection to mission control; trying again");
+    change(false, GONE);
   } finally { checking = false; }
 }
 

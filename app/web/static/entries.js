@@ -1,6 +1,10 @@
-// The entries of a mission's streams, the newest first: in words, with the raw entry behind them, and a filter.
+// The entries of a mission's streams, the newest first: in words, with the raw entry behind them, and a filter. The page keeps
+// the words; a raw entry, which may be large, is loaded when it is opened.
 
-const ROWS = 500;
+import { root } from "./connection.js";
+
+// Progress comes several times a second: it must not drive out what comes once.
+const MAX_ROWS = { progress: 100, other: 400 }, ANSWER_MS = 15000;
 const get = (id) => document.getElementById(id);
 const metres = (value) => `${Math.round(value)} m`;
 
@@ -25,29 +29,44 @@ function words(kind, { status = "", payload = {}, step, ...fields }) {
 }
 
 export class Entries {
-  #body = get("log").tBodies[0];
+  #body = get("log").tBodies[0]; #saga; #rows = { progress: [], other: [] };
 
-  constructor() {
+  constructor(saga) {
+    this.#saga = saga;
     get("filter").addEventListener("input", () => { for (const row of this.#body.rows) this.#fit(row); });
   }
 
   add(kind, fields) {
     const row = this.#body.insertRow(0);
     const { entry_id: id, request_id: request = "", status = "", event_type: eventType = "" } = fields;
-    const time = new Date(Number(id.split("-")[0])).toLocaleTimeString();
+    const time = new Date(Number(id.split("-")[0])).toLocaleTimeString([], { hourCycle: "h23" });
     for (const text of [time, eventType || "journal", kind === "move" ? "" : status, words(kind, fields)]) row.insertCell().textContent = text;
     const details = document.createElement("details"), summary = document.createElement("summary"), raw = document.createElement("pre");
     summary.textContent = id;
-    details.addEventListener("toggle", () => { raw.textContent ||= JSON.stringify(fields, null, 1); });
+    const path = `${root}/api/missions/${this.#saga}/entries/${kind}/${id}`;
+    details.addEventListener("toggle", () => { if (details.open && !raw.textContent) load(path, raw); });
     details.append(summary, raw);
     row.insertCell().append(details);
     row.dataset.text = `${id} ${request} ${[...row.cells].slice(1, 4).map((cell) => cell.textContent).join(" ")}`.toLowerCase();
     this.#fit(row);
-    if (this.#body.rows.length > ROWS) {
-      this.#body.deleteRow(-1);
-      get("more").textContent = `The newest ${ROWS} entries; the download has all.`;
+    const importance = status === "progress" ? "progress" : "other", rows = this.#rows[importance];
+    rows.push(row);
+    if (rows.length > MAX_ROWS[importance]) {
+      rows.shift().remove();
+      get("more").textContent = `The newest ${MAX_ROWS.progress} entries of progress, and ${MAX_ROWS.other} others; the download has all.`;
     }
   }
 
   #fit(row) { row.hidden = !row.dataset.text.includes(get("filter").value.trim().toLowerCase()); }
+}
+
+async function load(path, shown) {
+  try {
+    const response = await fetch(path, { signal: AbortSignal.timeout(ANSWER_MS) }), body = await response.json();
+    if (!response.ok) throw new Error(body.detail ?? response.statusText);
+    shown.textContent = JSON.stringify(body, null, 1);
+  } catch (error) {
+    shown.textContent = `It cannot be loaded: ${error.message}. Close and open it to try again.`;
+    shown.closest("details").addEventListener("toggle", () => { shown.textContent = ""; }, { once: true });
+  }
 }

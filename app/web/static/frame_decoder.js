@@ -1,48 +1,44 @@
-// Restores a mission's frames from their pieces, as app/missions/frames.py encodes them.
+// Restores a mission's frames from their pieces, as app/missions/frames.py encodes them, and keeps a bounded part of them:
+// the newest ones, and of those before one in `every`, with all of its cells. What lies between two of these can be put
+// back from its pieces.
 
-const SNAPSHOT_EVERY = 64, MAX_SNAPSHOTS = 16;
+import { CellState } from "./cell_state.js";
 
-async function inflate(base64) {
-  const packed = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return new Int8Array(await new Response(stream).arrayBuffer());
-}
+const MAX_BYTES = 8e6, MIN_NEWEST = 64, MIN_KEPT = 16, SNAPSHOT_EVERY = 64, MAX_BETWEEN = 512, MAX_POINTS = 24;
+// Of what a frame takes beside its cells, measured in Chromium.
+const ROBOT_BYTES = 400, POINT_BYTES = 70;
 
 export class FrameDecoder {
-  frames = [];       // {s, ms, fraction, robots, frontiers, grid, pieces}
+  // {number, entryId, s, ms, fraction, remaining, robots, frontiers, grid, pieces, packed, bytes}; keyFrame: its pieces begin with
+  // an unknown map; newTrails: that map, or one that was left out just before, begins the paths of its robots.
+  frames = [];
   at = -1;           // the frame that `cells` shows
-  grid = null;       // {rows, cols, resolution, origin_x, origin_y}
-  cells = null;      // Int8Array, row by row from the lowest y: -1, 0, 100
-  owners = null;     // Uint8Array, as cells: 1 + the slot of the robot that was nearest when a cell became known
-  #grid = null;      // the grid of the frames being decoded
-  #pieces = [];      // cells of the incomplete frame
-  #paths = {};       // paths of the incomplete frame, by robot
-  #keyFrame = false;
-  #snapshots = new Map();
-  #every = SNAPSHOT_EVERY;
+  every = 1;         // of the frames before the newest ones, each with a number that this divides is kept
+  #state = new CellState();
+  #base = new CellState();   // the cells before frames[#kept]
+  #kept = 0;                 // how many frames at the start are kept with all of their cells, or were put back between these
+  #bytes = 0;
+  #count = 0;
+  #piecewise = new Pieces();
+  #between = null;           // {first, count}: the frames that were put back
+
+  constructor(maxBytes = MAX_BYTES) { this.maxBytes = maxBytes; }
+
+  get grid() { return this.#state.grid; }
+  get cells() { return this.#state.cells; }
+  get owners() { return this.#state.owners; }
+  get bytes() { return this.#bytes; }
+  get end() { return this.frames.at(-1)?.s ?? 0; }
 
   // Applies a piece; ms is the time of its entry. A frame is added with its last piece.
-  decode(piece, ms) {
-    if (piece.grid) { this.#grid = piece.grid; this.#keyFrame = true; this.#pieces = []; this.#paths = {}; }
-    if (!this.#grid) return;
-    if (piece.cells) this.#pieces.push(piece.cells);
-    for (const [name, points] of Object.entries(piece.paths ?? {})) (this.#paths[name] ??= []).push(...points);
-    if (!("simulated_s" in piece)) return;
-    const paths = this.#paths;
-    this.#paths = {};
-    const last = this.frames.at(-1);
-    this.frames.push({
-      s: Math.max(piece.simulated_s, last?.s ?? 0),
-      ms, fraction: piece.fraction, frontiers: piece.frontiers, remaining: piece.remaining ?? null,
-      // Recordings of the first version have no paths.
-      robots: piece.robots.map((robot) => ({ ...robot, path: piece.paths && (paths[robot.name] ?? []) })),
-      grid: this.#grid, pieces: this.#pieces, keyFrame: this.#keyFrame,
-    });
-    this.#pieces = [];
-    this.#keyFrame = false;
+  decode(piece, ms, entryId = "") {
+    const frame = this.#piecewise.add(piece, ms, entryId, this.end);
+    if (!frame) return;
+    frame.number = this.#count;
+    this.#count += 1;
+    this.#bytes += frame.bytes;
+    this.frames.push(frame);
   }
-
-  get end() { return this.frames.at(-1)?.s ?? 0; }
 
   // Returns the index of the last frame at or before a mission second; 0 if there is none.
   indexAt(s) {
@@ -57,62 +53,154 @@ export class FrameDecoder {
   // Makes `cells` show a frame. Returns the changed boxes, or null if everything changed.
   async show(index) {
     if (index === this.at) return [];
-    let from = this.at + 1, everything = false;
-    if (index < this.at || this.at < 0) {
-      everything = true;
-      from = Math.floor(index / SNAPSHOT_EVERY) * SNAPSHOT_EVERY;
-      while (from > 0 && !this.#snapshots.has(from)) from -= SNAPSHOT_EVERY;
-      const snapshot = this.#snapshots.get(from);
-      if (snapshot) {
-        [this.cells, this.owners, this.grid] = [snapshot.cells.slice(), snapshot.owners.slice(), snapshot.grid];
-        from += 1;
-      }
-    }
+    // From frames[#kept] on, everything follows from the base: frames may have been left out just before.
+    const first = index < this.#kept ? 0 : this.#kept;
+    let from = index;
+    while (from >= first && from !== this.at && !this.frames[from].packed) from -= 1;
+    let everything = from < first || from !== this.at;
+    if (everything) this.#state = from < first ? this.#base.copy() : await CellState.unpack(this.frames[from].packed);
     const boxes = [];
-    for (let i = from; i <= index; i += 1) {
-      const frame = this.frames[i];
-      if (frame.keyFrame) {
-        this.grid = frame.grid;
-        this.cells = new Int8Array(frame.grid.rows * frame.grid.cols).fill(-1);
-        this.owners = new Uint8Array(this.cells.length);
-        everything = true;
-      }
-      for (const piece of frame.pieces) boxes.push(await this.#applyCells(piece, frame.robots));
-      if (i % this.#every === 0) this.#keep(i);
+    for (let i = from + 1; i <= index; i += 1) {
+      const frame = this.frames[i], changed = await this.#state.apply(frame);
+      if (changed) boxes.push(...changed); else everything = true;
+      if (i >= this.#kept && frame.number % SNAPSHOT_EVERY === 0) await this.#pack(frame, this.#state);
     }
     this.at = index;
     return everything ? null : boxes;
   }
 
-  // Keeps a snapshot; of a long recording fewer, so that they need no more memory.
-  #keep(index) {
-    this.#snapshots.set(index, { cells: this.cells.slice(), owners: this.owners.slice(), grid: this.grid });
-    if (this.#snapshots.size <= MAX_SNAPSHOTS) return;
-    this.#every *= 2;
-    for (const kept of this.#snapshots.keys()) if (kept % this.#every) this.#snapshots.delete(kept);
+  async #pack(frame, state) {
+    if (frame.packed) return;
+    frame.packed = await state.pack();
+    this.#grow(frame, frame.packed.bytes.length);
   }
 
-  async #applyCells({ row0, col0, shape: [rows, cols], data }, robots) {
-    const values = await inflate(data), { resolution, origin_x, origin_y } = this.grid, { cells, owners } = this;
-    const places = robots.flatMap(({ apart, pose: [x, y] }, slot) => (
-      apart ? [] : [[slot + 1, (x - origin_x) / resolution, (y - origin_y) / resolution]]));
-    for (let row = 0; row < rows; row += 1) {
-      const first = (row0 + row) * this.grid.cols + col0;
-      for (let col = 0; col < cols; col += 1) {
-        const value = values[row * cols + col];
-        if (cells[first + col] < 0 && value >= 0) owners[first + col] = nearest(places, col0 + col, row0 + row);
-        cells[first + col] = value;
-      }
+  #grow(frame, bytes) { frame.bytes += bytes; this.#bytes += bytes; }
+
+  // Leaves out frames until the rest takes no more than `maxBytes`; the newest and a few others always stay.
+  async thin() {
+    while (this.#bytes > this.maxBytes) {
+      if (this.every > 1 && this.frames.length - this.#kept > MIN_NEWEST) { await this.#age(); continue; }
+      if (this.#kept <= MIN_KEPT && this.frames.length - this.#kept <= MIN_NEWEST) return;
+      this.leaveBetween();
+      this.every *= 2;
+      for (let i = this.#kept - 1; i >= 0; i -= 1) if (this.frames[i].number % this.every) { this.#leaveOut(i); this.#kept -= 1; }
     }
-    return { row0, col0, rows, cols };
+  }
+
+  // The oldest of the newest frames gets all of its cells, or is left out.
+  async #age() {
+    if (this.#between && this.#between.first + this.#between.count === this.#kept) this.leaveBetween();
+    const frame = this.frames[this.#kept];
+    await this.#base.apply(frame);
+    if (frame.number % this.every) { this.#leaveOut(this.#kept); return; }
+    await this.#pack(frame, this.#base);
+    this.#grow(frame, -sizeOf(frame.pieces));
+    frame.pieces = [];
+    this.#kept += 1;
+  }
+
+  // Leaves a frame out; the next one then has driven its paths, too.
+  #leaveOut(index) {
+    const [frame] = this.frames.splice(index, 1), next = this.frames[index];
+    this.#bytes -= frame.bytes;
+    if (!next.newTrails) {
+      next.newTrails = frame.newTrails;
+      next.robots.forEach((robot, slot) => {
+        const before = frame.robots[slot]?.path;
+        if (!robot.path || !before?.length) return;
+        const path = simplified(before.concat(robot.path));
+        this.#grow(next, POINT_BYTES * (path.length - robot.path.length));
+        robot.path = path;
+      });
+    }
+    if (index === this.at) this.at = -1;
+    else if (index < this.at) this.at -= 1;
+  }
+
+  // How many frames are left out between a frame and the next one; 0 if they are too many to be put back.
+  leftOut(index) {
+    const frame = this.frames[index], next = this.frames[index + 1];
+    const count = next ? next.number - frame.number - 1 : 0;
+    return count <= MAX_BETWEEN ? count : 0;
+  }
+
+  // Puts the frames between a frame and the next one back; entries: their pieces, and those of the next one.
+  putBack(frame, entries) {
+    this.leaveBetween();
+    const index = this.frames.indexOf(frame), next = this.frames[index + 1];
+    if (index < 0 || !this.leftOut(index)) return false;
+    const piecewise = new Pieces(frame.grid), made = [];
+    for (const { piece, ms, entryId } of entries) {
+      const one = piecewise.add(piece, ms, entryId, made.at(-1)?.s ?? frame.s);
+      if (one) made.push(Object.assign(one, { number: frame.number + 1 + made.length }));
+    }
+    const last = made.pop();
+    if (last?.entryId !== next.entryId || last.number !== next.number) return false;
+    this.#between = { first: index + 1, count: made.length, robots: next.robots, newTrails: next.newTrails };
+    // They are few, and do not count for the limit, so that they stay while new frames come.
+    for (const one of made) one.bytes = 0;
+    Object.assign(next, { robots: last.robots, newTrails: last.newTrails });
+    this.frames.splice(index + 1, 0, ...made);
+    if (index < this.#kept) this.#kept += made.length;
+    if (this.at > index) this.at += made.length;
+    return true;
+  }
+
+  // Leaves the frames that were put back out again.
+  leaveBetween() {
+    if (!this.#between) return;
+    const { first, count, ...merged } = this.#between;
+    this.#between = null;
+    this.frames.splice(first, count);
+    Object.assign(this.frames[first], merged);
+    this.#kept -= count;
+    if (this.at >= first + count) this.at -= count;
+    else if (this.at >= first) this.at = -1;
   }
 }
 
-function nearest(places, col, row) {
-  let owner = 0, least = Infinity;
-  for (const [slot, x, y] of places) {
-    const distance = (x - col) ** 2 + (y - row) ** 2;
-    if (distance < least) [owner, least] = [slot, distance];
+// Collects the pieces of one frame after the other.
+class Pieces {
+  #grid; #cells = []; #paths = {}; #keyFrame = false;
+
+  constructor(grid = null) { this.#grid = grid; }
+
+  // Returns the frame that a piece completes; leastS: the time of the frame before.
+  add(piece, ms, entryId, leastS) {
+    if (piece.grid) { this.#grid = piece.grid; this.#keyFrame = true; this.#cells = []; this.#paths = {}; }
+    if (!this.#grid) return null;
+    if (piece.cells) this.#cells.push(piece.cells);
+    for (const [name, points] of Object.entries(piece.paths ?? {})) (this.#paths[name] ??= []).push(...points);
+    if (!("simulated_s" in piece)) return null;
+    const paths = this.#paths;
+    const frame = {
+      s: Math.max(piece.simulated_s, leastS),
+      ms, entryId, fraction: piece.fraction, frontiers: piece.frontiers, remaining: piece.remaining ?? null,
+      // Recordings of the first version have no paths.
+      robots: piece.robots.map((robot) => ({ ...robot, path: piece.paths && (paths[robot.name] ?? []) })),
+      grid: this.#grid, pieces: this.#cells, keyFrame: this.#keyFrame, newTrails: this.#keyFrame, packed: null,
+    };
+    const points = frame.robots.reduce((sum, { path, plan }) => sum + (path?.length ?? 0) + (plan?.length ?? 0), frame.frontiers.length);
+    frame.bytes = sizeOf(frame.pieces) + ROBOT_BYTES * frame.robots.length + POINT_BYTES * points;
+    [this.#cells, this.#paths, this.#keyFrame] = [[], {}, false];
+    return frame;
   }
-  return owner;
+}
+
+const sizeOf = (pieces) => pieces.reduce((sum, { data }) => sum + data.length, 0);
+
+// Leaves out the points of a path that change its course least, until it is short.
+function simplified(path) {
+  const left = path.filter(([x, y], i) => !i || x !== path[i - 1][0] || y !== path[i - 1][1]);
+  const area = (i) => {
+    const [[x0, y0], [x1, y1], [x2, y2]] = [left[i - 1], left[i], left[i + 1]];
+    return Math.abs((x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0));
+  };
+  while (left.length > MAX_POINTS) {
+    let least = 1;
+    for (let i = 2; i < left.length - 1; i += 1) if (area(i) < area(least)) least = i;
+    left.splice(least, 1);
+  }
+  return left;
 }

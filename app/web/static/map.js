@@ -1,4 +1,5 @@
-// Draws a mission in layers: cells, coverage by robot, fields of view, trails, and robots with what they head for.
+// Draws a mission in layers: cells, coverage by robot, fields of view, old trails, what changes with a frame, and robots.
+// Each layer is drawn only when it changes.
 // World coordinates are in metres, x to the right and y up, as in the messages.
 
 import { Camera } from "./camera.js";
@@ -8,6 +9,7 @@ export { numberOf };
 const RANGE_M = 8, BEAMS = 90, SIZE_M = 0.3, SIZE_PX = [5, 9], COVERAGE_ALPHA = 0.35, FADE_S = 60, NEAR_PX = 16;
 // Seconds of age up to which a part of a trail has a width, in pixels.
 const AGES = [[15, 3.5], [30, 2.8], [FADE_S, 2.1]], OLD_PX = 1.4;
+const SCANS_EVERY_MS = 100;   // fields of view follow their robots this often: they are large, and their edges are faint
 const STATES = { "-1": "unknown", 0: "free", 100: "wall" };
 const rgb = (text) => {
   const value = parseInt(text.trim().slice(1), 16);
@@ -23,14 +25,16 @@ export class MapView {
   #place; #ratio = 1; #grid = null; #known = null; #colours = {};
   #off = document.createElement("canvas"); #image = null;
   #offTint = document.createElement("canvas"); #tintImage = null;
-  #old = []; #oldTo = -1; #robotsNow = []; #cells = null; #owners = null; #stale = true;
+  #old = []; #oldTo = null; #drawnOf = {}; #scannedMs = 0; #labels = new Map(); #labelStyle = ""; #robotsNow = []; #cells = null; #owners = null; #stale = true;
 
   constructor(place) {
     this.#place = place;
-    this.canvases = Object.fromEntries(["floor", "coverage", "scans", "trails", "robots"].map(
+    this.canvases = Object.fromEntries(["floor", "coverage", "scans", "trails", "recent", "robots"].map(
       (id) => [id, place.querySelector(`#${id}`).getContext("2d")]));
     this.canvases.coverage.canvas.style.opacity = COVERAGE_ALPHA;
     this.canvases.scans.canvas.style.opacity = SCAN_ALPHA;
+    // Of the whole layer, so that a path that crosses itself, or is continued, is no darker there.
+    this.canvases.trails.canvas.style.opacity = FADED_ALPHA;
     new ResizeObserver(() => { this.#resize(); }).observe(place);
     onThemeChange(() => { this.#stale = true; this.changed = true; });
     this.#resize();
@@ -109,7 +113,7 @@ export class MapView {
     }
   }
 
-  // Draws everything: robots as they are now, the trails up to a frame and its frontiers.
+  // Draws what has changed: robots as they are now, the trails up to a frame and its frontiers.
   // moving: whether to draw fields of view.
   draw({ frames, index, clock, robots, moving }) {
     this.#robotsNow = robots;
@@ -118,20 +122,31 @@ export class MapView {
       this.camera.centre(followed.pose[0], followed.pose[1]);
       this.changed = true;
     }
-    const isOldDrawn = this.#collectOldTrails(frames, index);
+    const added = this.#collectOldTrails(frames, index), frame = frames[index], second = Math.floor(clock);
     if (this.changed) this.#drawFloor();
-    if (this.changed || !isOldDrawn) this.#drawOldTrails();
-    const { scans, robots: top } = this.canvases;
-    for (const ctx of [scans, top]) { ctx.setTransform(1, 0, 0, 1, 0, 0); ctx.clearRect(0, 0, ctx.canvas.width, ctx.canvas.height); }
+    if (this.changed || !added) this.#drawOldTrails(this.#old, true);
+    else if (added.length) this.#drawOldTrails(added, false);
+    if (this.changed || frame !== this.#drawnOf.frame || second !== this.#drawnOf.second) this.#drawRecent(frames, index, clock, robots);
+    if (this.changed || moving !== this.#drawnOf.moving || performance.now() - this.#scannedMs >= SCANS_EVERY_MS) this.#drawScans(robots, moving);
+    clear(this.canvases.robots);
+    robots.forEach((robot, slot) => { if (!robot.apart) this.#drawRobot(robot, slot); });
+    this.#drawnOf = { frame, second, moving };
+    this.changed = false;
+  }
+
+  // What changes with a frame.
+  #drawRecent(frames, index, clock, robots) {
+    clear(this.canvases.recent);
     if (this.layers.trails) this.#drawRecentTrails(frames, index, clock);
     if (this.layers.frontiers) this.#drawFrontiers(frames[index].frontiers);
-    robots.forEach((robot, slot) => {
-      if (robot.apart || robot.lost) return;
-      if (moving && this.layers.scans) this.#drawView(robot.pose, slot);
-      if (robot.goal) this.#drawGoal(robot, slot);
-    });
-    robots.forEach((robot, slot) => { if (!robot.apart) this.#drawRobot(robot, slot); });
-    this.changed = false;
+    robots.forEach((robot, slot) => { if (robot.goal && !robot.apart && !robot.lost) this.#drawGoal(robot, slot); });
+  }
+
+  #drawScans(robots, moving) {
+    this.#scannedMs = performance.now();
+    clear(this.canvases.scans);
+    if (!moving || !this.layers.scans) return;
+    robots.forEach((robot, slot) => { if (!robot.apart && !robot.lost) this.#drawView(robot.pose, slot); });
   }
 
   #drawFloor() {
@@ -148,20 +163,24 @@ export class MapView {
 
   // ---- trails -----------------------------------------------------------------------------------
 
-  // Adds the trails up to a frame to one outline per robot. Returns whether they were there already.
+  // Adds the trails up to a frame to one outline per robot. Returns the outlines of what is new; null if they began anew.
   #collectOldTrails(frames, index) {
-    if (index < this.#oldTo || this.#oldTo < 0) {
-      let first = index;
-      while (first > 0 && !frames[first].keyFrame) first -= 1;
-      [this.#old, this.#oldTo] = [[], first - 1];
+    let first = index, isAnew = false;
+    while (first > 0 && !(this.#oldTo !== null && frames[first - 1].number <= this.#oldTo)) first -= 1;
+    if (this.#oldTo === null || frames[index].number < this.#oldTo) {
+      [this.#old, isAnew] = [[], true];
+      for (first = index; first > 0 && !frames[first].newTrails;) first -= 1;
+    } else if (frames[index].number === this.#oldTo) first = index + 1;
+    const added = [];
+    for (let i = first; i <= index; i += 1) {
+      if (frames[i].newTrails) { [this.#old, isAnew] = [[], true]; added.length = 0; }
+      frames[i].robots.forEach((_, slot) => {
+        addPart(this.#old[slot] ??= new Path2D(), frames, i, slot);
+        if (!isAnew) addPart(added[slot] ??= new Path2D(), frames, i, slot);
+      });
     }
-    const isThere = this.#oldTo === index;
-    for (let i = this.#oldTo + 1; i <= index; i += 1) {
-      if (frames[i].keyFrame) this.#old = [];
-      frames[i].robots.forEach((_, slot) => addPart(this.#old[slot] ??= new Path2D(), frames, i, slot));
-    }
-    this.#oldTo = index;
-    return isThere;
+    this.#oldTo = frames[index].number;
+    return isAnew ? null : added;
   }
 
   #inWorld(ctx) {
@@ -181,23 +200,20 @@ export class MapView {
     ctx.stroke(path);
   }
 
-  #drawOldTrails() {
+  #drawOldTrails(paths, isAnew) {
     const ctx = this.canvases.trails;
-    ctx.setTransform(1, 0, 0, 1, 0, 0);
-    ctx.clearRect(0, 0, ctx.canvas.width, ctx.canvas.height);
+    if (isAnew) clear(ctx);
     if (!this.layers.trails) return;
     this.#inWorld(ctx);
-    ctx.globalAlpha = FADED_ALPHA;
-    this.#old.forEach((path, slot) => this.#stroke(ctx, path, slot, OLD_PX));
-    ctx.globalAlpha = 1;
+    paths.forEach((path, slot) => this.#stroke(ctx, path, slot, OLD_PX));
   }
 
   #drawRecentTrails(frames, index, clock) {
-    const ctx = this.canvases.robots, parts = AGES.map(() => []);
+    const ctx = this.canvases.recent, parts = AGES.map(() => []);
     for (let i = index; i >= 0 && clock - frames[i].s < FADE_S; i -= 1) {
       const age = AGES.findIndex(([most]) => clock - frames[i].s < most);
       frames[i].robots.forEach((_, slot) => addPart(parts[age][slot] ??= new Path2D(), frames, i, slot));
-      if (frames[i].keyFrame) break;
+      if (frames[i].newTrails) break;
     }
     this.#inWorld(ctx);
     parts.forEach((paths, age) => paths.forEach((path, slot) => this.#stroke(ctx, path, slot, AGES[age][1])));
@@ -208,7 +224,7 @@ export class MapView {
 
   // Outlines only, so that what is below stays visible.
   #drawFrontiers(frontiers) {
-    const ctx = this.canvases.robots, { camera } = this, r = 3.5 * this.#ratio;
+    const ctx = this.canvases.recent, { camera } = this, r = 3.5 * this.#ratio;
     [ctx.lineWidth, ctx.strokeStyle] = [1.3 * this.#ratio, this.#colours.ink];
     ctx.beginPath();
     for (const [fx, fy] of frontiers) {
@@ -219,7 +235,7 @@ export class MapView {
   }
 
   #drawGoal({ pose, goal, plan }, slot) {
-    const ctx = this.canvases.robots, { camera } = this, unit = this.#ratio;
+    const ctx = this.canvases.recent, { camera } = this, unit = this.#ratio;
     [ctx.strokeStyle, ctx.lineWidth] = [colourOf(slot), 1.5 * unit];
     if (this.layers.plans) {
       ctx.setLineDash([4 * unit, 4 * unit]);
@@ -255,11 +271,27 @@ export class MapView {
     if (!lost) {
       ctx.beginPath(); ctx.moveTo(x, y); ctx.lineTo(x + 1.7 * r * cos, y - 1.7 * r * sin); ctx.stroke();
     }
-    ctx.font = `bold ${Math.max(10 * unit, Math.min(12 * unit, 1.6 * r))}px system-ui, sans-serif`;
-    [ctx.fillStyle, ctx.strokeStyle, ctx.lineWidth, ctx.lineJoin] = [ink, free, 3 * unit, "round"];
-    const text = `${numberOf({ name })}${lost ? " lost" : ""}`;
-    ctx.strokeText(text, x + 1.2 * r, y - 0.7 * r);
-    ctx.fillText(text, x + 1.2 * r, y - 0.7 * r);
+    const label = this.#labelOf(`${numberOf({ name })}${lost ? " lost" : ""}`, r);
+    ctx.drawImage(label.image, Math.round(x + 1.2 * r - label.left), Math.round(y - 0.7 * r - label.base));
+  }
+
+  // The picture of a robot's number: text is slow to draw, and 64 robots move in each frame.
+  #labelOf(text, r) {
+    const unit = this.#ratio, px = Math.max(10 * unit, Math.min(12 * unit, 1.6 * r)), style = `${px} ${this.#colours.ink}`;
+    if (style !== this.#labelStyle) { this.#labels.clear(); this.#labelStyle = style; }
+    if (this.#labels.has(text)) return this.#labels.get(text);
+    const image = document.createElement("canvas"), ctx = image.getContext("2d"), edge = Math.ceil(2 * unit);
+    const font = `bold ${px}px system-ui, sans-serif`;
+    ctx.font = font;
+    const base = Math.ceil(px) + edge;
+    [image.width, image.height] = [Math.ceil(ctx.measureText(text).width) + 2 * edge, base + Math.ceil(px / 3) + edge];
+    ctx.font = font;
+    [ctx.fillStyle, ctx.strokeStyle, ctx.lineWidth, ctx.lineJoin] = [this.#colours.ink, this.#colours.free, 3 * unit, "round"];
+    ctx.strokeText(text, edge, base);
+    ctx.fillText(text, edge, base);
+    const label = { image, left: edge, base };
+    this.#labels.set(text, label);
+    return label;
   }
 
   // Draws the field of view of a lidar at a pose, limited by the known walls.
@@ -293,11 +325,16 @@ export class MapView {
   }
 }
 
+function clear(ctx) {
+  ctx.setTransform(1, 0, 0, 1, 0, 0);
+  ctx.clearRect(0, 0, ctx.canvas.width, ctx.canvas.height);
+}
+
 const isSame = (one, other) => other && ["rows", "cols", "resolution", "origin_x", "origin_y"].every((name) => one[name] === other[name]);
 
 // Adds what a robot has driven in a frame to an outline.
 function addPart(outline, frames, index, slot) {
-  const robot = frames[index].robots[slot], before = frames[index].keyFrame ? null : frames[index - 1]?.robots[slot];
+  const robot = frames[index].robots[slot], before = frames[index].newTrails ? null : frames[index - 1]?.robots[slot];
   if (robot.apart) return;
   // Recordings of the first version have no paths.
   const points = robot.path ?? (before ? [before.pose, robot.pose] : []);

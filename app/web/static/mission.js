@@ -7,17 +7,18 @@ import { MapTools } from "./map_tools.js";
 import { seconds } from "./page.js";
 import { markOf } from "./palette.js";
 import { showFigures } from "./strip.js";
-import { Timeline } from "./timeline.js";
+import { MAX_MARKS, Timeline } from "./timeline.js";
 import { FrameDecoder } from "./frame_decoder.js";
+import { LeftOutFrames } from "./left_out_frames.js";
 
-const RECONNECT_MS = [1000, 10000], CATCH_UP_S = 0.4;
+const RECONNECT_MS = [1000, 10000], WAITS_EVERY_MS = 5000, CATCH_UP_S = 0.4;
 const ENDS = new Set(["completed", "failed", "cancelled"]);
 const get = (id) => document.getElementById(id);
-const saga = get("mission").dataset.saga, entries = new Entries();
-const decoder = new FrameDecoder(), view = new MapView(get("map")), tools = new MapTools(view, get("map"));
-const page = { live: true, playing: false, clock: 0, over: false, last: "", outcome: "", frames: 0, catchUp: 0 };
+const saga = get("mission").dataset.saga, entries = new Entries(saga);
+const decoder = new FrameDecoder(), leftOut = new LeftOutFrames(decoder, saga), view = new MapView(get("map")), tools = new MapTools(view, get("map"));
+const page = { live: true, playing: false, clock: 0, over: false, last: "", outcome: "", newest: -1, catchUp: 0 };
 const stages = new Map();   // request id -> {names, reached}
-const marks = new Map();    // request id -> [[ms, status], ...]
+const marks = new Map();    // request id -> [[ms, status], ...], the newest ones
 const updates = new Map();  // robot -> ms of the last frame in which it had moved
 let source = null, reconnectMs = RECONNECT_MS[0];
 
@@ -25,11 +26,11 @@ let source = null, reconnectMs = RECONNECT_MS[0];
 
 const kinds = {
   frame(fields) {
-    decoder.decode(fields.payload, milliseconds(fields));
+    decoder.decode(fields.payload, milliseconds(fields), fields.entry_id);
     const frame = decoder.frames.at(-1);
-    if (!frame || decoder.frames.length === page.frames) return;
-    page.frames = decoder.frames.length;
-    if (page.frames === 1) showMap();
+    if (!frame || frame.number === page.newest) return;
+    page.newest = frame.number;
+    if (page.newest === 0) showMap();
     page.catchUp = (decoder.end - page.clock) / CATCH_UP_S;
     get("time").max = decoder.end;
     for (const robot of frame.robots) {
@@ -45,9 +46,12 @@ const kinds = {
     if (fields.status === "progress") known.reached = reachedText(fields.payload) || known.reached;
     stages.set(fields.request_id, known);
     if (!marks.has(fields.request_id)) marks.set(fields.request_id, []);
-    marks.get(fields.request_id).push([milliseconds(fields), fields.status]);
+    const marked = marks.get(fields.request_id);
+    marked.push([milliseconds(fields), fields.status]);
+    if (marked.length > MAX_MARKS) marked.shift();
     chips(fields.request_id);
     entries.add("stage", fields);
+    if (fields.status === "start") moved();
   },
   move(fields) {
     page.outcome = { completed: "✓ done", running: "" }[fields.status] ?? "■ stopped";
@@ -105,6 +109,8 @@ function moved() {
     for (const id of ["trace", "deliveries"]) if (get(id).open) refresh(id);
   }, 100);
 }
+// That a request waits for others, or for its time, is no event.
+setInterval(() => { if (!page.over && !document.hidden && isLive()) moved(); }, WAITS_EVERY_MS);
 function refresh(id) { get(id).querySelector("[hx-get]").dispatchEvent(new Event("refresh")); }
 for (const id of ["trace", "deliveries"]) get(id).addEventListener("toggle", () => { if (get(id).open) refresh(id); });
 
@@ -184,7 +190,7 @@ function between(path, from, to, share) {
 
 function robotsAt(index) {
   const frame = decoder.frames[index], next = decoder.frames[index + 1];
-  if (!next || next.s <= frame.s || next.keyFrame) return frame.robots;
+  if (!next || next.s <= frame.s || next.newTrails) return frame.robots;
   const share = Math.min(1, Math.max(0, (page.clock - frame.s) / (next.s - frame.s)));
   return frame.robots.map((robot, slot) => {
     const then = next.robots[slot];
@@ -193,9 +199,10 @@ function robotsAt(index) {
   });
 }
 
-let counted = { at: -1, cells: 0 };
+let counted = { frame: null, cells: 0 };
 function knownCells() {
-  if (counted.at !== decoder.at) counted = { at: decoder.at, cells: decoder.cells.reduce((sum, cell) => sum + (cell >= 0), 0) };
+  const frame = decoder.frames[decoder.at];
+  if (counted.frame !== frame) counted = { frame, cells: decoder.cells.reduce((sum, cell) => sum + (cell >= 0), 0) };
   return counted.cells;
 }
 
@@ -249,18 +256,21 @@ async function draw(now) {
       if (page.live) page.clock = Math.min(decoder.end, page.clock + passed * page.catchUp);
       else if (page.playing) page.clock = Math.min(decoder.end, page.clock + passed * Number(get("speed").value));
       if (page.playing && page.clock >= decoder.end) play(false);
+      await decoder.thin();
+      leftOut.at(page.clock, page.playing ? Number(get("speed").value) : 0);
       const index = decoder.indexAt(page.clock);
       if (index !== decoder.at) view.cells(decoder, await decoder.show(index));
       else if (view.isStale) view.cells(decoder, null);
       const frame = decoder.frames[index], robots = robotsAt(index), moving = index < decoder.frames.length - 1 || !page.over;
-      if (view.changed || page.clock !== drawn.clock || index !== drawn.index || moving !== drawn.moving) {
-        drawn = { clock: page.clock, index, moving };
+      if (view.changed || page.clock !== drawn.clock || frame !== drawn.frame || moving !== drawn.moving) {
+        drawn = { clock: page.clock, frame, moving };
         view.draw({ frames: decoder.frames, index, clock: page.clock, robots, moving });
         tools.offer(robots);
         tools.refresh();
         if (page.live || page.playing) get("time").value = page.clock;
         get("map").dataset.frame = index;
         get("map").dataset.frames = decoder.frames.length;
+        leftOut.show();
       }
       table(frame, robots);
     } finally { drawing = false; }

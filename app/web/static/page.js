@@ -3,6 +3,7 @@
 import { serverNow } from "./connection.js";
 
 const ANSWER_MS = 15000;
+const NO_ANSWER = "Mission control does not answer. Whether it has got this is unknown: look at the state when the page is live again.";
 
 export function seconds(s) {
   if (s < 10) return `${s.toFixed(1)} s`;
@@ -70,12 +71,13 @@ async function send(form) {
   const path = expandPath(form.dataset.api, form.given ?? {});
   const signal = AbortSignal.timeout(ANSWER_MS);
   const response = await fetch(path, { method: "POST", headers, body: JSON.stringify(valuesOf(form)), signal }).catch(() => {
-    throw new Error("Mission control does not answer. Whether it has got this is unknown: look at the state when the page is live again.");
+    throw new Error(NO_ANSWER);
   });
   const body = await response.json().catch(() => ({}));
   if (!response.ok) {
     const trace = body.trace_id ? ` (trace ${body.trace_id})` : "";
-    throw new Error(`${body.detail ?? response.statusText}${trace}`);
+    // An error without a detail is a proxy's.
+    throw new Error(body.detail ? `${body.detail}${trace}` : NO_ANSWER);
   }
   return body;
 }

@@ -4,7 +4,9 @@
 import { root } from "./connection.js";
 import { seconds } from "./page.js";
 
-const SVG = "http://www.w3.org/2000/svg", MAX_MARKS = 200, TICKS = 6, CURVE_PX = 46, MIN_SHARE = 0.4;
+// Of one request; also what a page keeps of it.
+export const MAX_MARKS = 200;
+const SVG = "http://www.w3.org/2000/svg", MIN_STEP_S = 0.5, WIDTH_STEPS = 500, TICKS = 6, CURVE_PX = 46, MIN_SHARE = 0.4;
 
 function svg(name, attributes) {
   const made = document.createElementNS(SVG, name);
@@ -34,8 +36,9 @@ export class Timeline {
     const ends = rows.flatMap(({ bars }) => bars.map((bar) => bar.to ?? now));
     this.#end = Math.max(this.#start + 0.1, ...ends, isOver ? 0 : now);
     const marks = rows.reduce((sum, { bars }) => sum + bars.reduce((count, bar) => count + (stages.get(bar.request)?.length ?? 0), 0), 0);
+    const step = Math.max(MIN_STEP_S, (this.#end - this.#start) / WIDTH_STEPS);
     // A mission that has ended is drawn once; of a running one only what has changed.
-    const state = JSON.stringify([rows, marks, frames.length, Math.round(this.#end * 2)]);
+    const state = JSON.stringify([rows, marks, isOver && frames.at(-1)?.number, Math.round(this.#end / step)]);
     if (state !== this.#drawn) {
       this.#drawn = state;
       const focused = document.activeElement?.getAttribute("href");
@@ -53,14 +56,14 @@ export class Timeline {
     const track = svg("svg", { class: "track", width: "100%", height: 18 });
     for (const bar of bars) {
       const left = this.#share(bar.from), width = Math.max(MIN_SHARE, this.#share(bar.to ?? this.#end) - left);
-      const link = svg("a", { href: `${root}/operator/request?id=${encodeURIComponent(bar.request)}` });
-      const took = `${seconds((bar.to ?? this.#end) - bar.from)}`;
-      link.setAttribute("aria-label", `${isUndo ? "undo " : ""}${name}, request ${bar.number}: ${bar.status}, ${took}`);
+      const link = svg(bar.isWait ? "g" : "a", bar.isWait ? { role: "img" } : { href: `${root}/operator/request?id=${encodeURIComponent(bar.request)}` });
+      const took = `${seconds((bar.to ?? this.#end) - bar.from)}`, what = bar.isWait ? "wait" : `request ${bar.number}`;
+      link.setAttribute("aria-label", `${isUndo ? "undo " : ""}${name}, ${what}: ${bar.status}, ${took}`);
       const title = svg("title", {});
-      title.textContent = `request ${bar.number}: ${bar.status}, ${took}`;
+      title.textContent = `${what}: ${bar.status}, ${took}`;
       link.append(title, svg("rect", { class: `bar-${bar.status}`, x: `${Math.min(left, 100 - MIN_SHARE)}%`, width: `${width}%`, y: 2, height: 14, rx: 2 }));
       track.append(link);
-      for (const [ms, status] of (stages.get(bar.request) ?? []).slice(-MAX_MARKS)) {
+      for (const [ms, status] of (stages.get(bar.request) ?? [])) {
         const x = this.#percent(ms / 1000);
         track.append(svg("line", { class: `stage stage-${status}`, x1: x, x2: x, y1: 2, y2: status === "progress" ? 7 : 16 }));
       }
@@ -106,7 +109,7 @@ function rowsOf(steps) {
     name: item.dataset.step,
     isUndo: item.closest(".lane") !== null,
     bars: [...item.querySelectorAll("[data-request]")].map(({ dataset }, i) => ({
-      request: dataset.request, number: i + 1, status: dataset.status,
+      request: dataset.request, number: i + 1, isWait: "wait" in dataset, status: dataset.status,
       from: Number(dataset.started), to: dataset.ended ? Number(dataset.ended) : null,
     })),
   })).filter(({ bars }) => bars.length);

@@ -10,7 +10,7 @@ from app.command_handlers.handlers.release_resources import release_resources
 from app.config import Settings, get_settings
 from app.redis_utils import request_and_reply
 from app.robots import fleet
-from app.robots.fleet import Robot, TooFewRobots, choose
+from app.robots.fleet import Robot, RobotsCharging, TooFewRobots, choose
 from sagastream import Bus, RequestFailed
 from tests.listeners import listening
 
@@ -162,3 +162,28 @@ async def test_a_robot_that_checks_out_is_absent(app_bus: Bus) -> None:
     await fleet.check_out(name)
     with pytest.raises(TooFewRobots, match="1 absent"):
         await fleet.reserve("m1", 1)
+
+
+@pytest.mark.parametrize(
+    ("batteries", "absent", "charge_per_s", "error"),
+    [
+        ((100.0, 5.0), 0, 1.0, RobotsCharging),
+        ((5.0, 5.0), 1, 1.0, RobotsCharging),
+        ((100.0, 5.0), 0, 0.0, TooFewRobots),
+        ((100.0,), 1, 1.0, TooFewRobots),
+        ((5.0, -1.0), 0, 1.0, TooFewRobots),
+    ],
+)
+def test_only_robots_that_charge_are_waited_for(
+    batteries: tuple[float, ...], absent: int, charge_per_s: float, error: type[TooFewRobots]
+) -> None:
+    """Two robots are asked for: a wait helps if two are present and free, charge, and are near."""
+    team = [
+        Robot(f"r{n}", max(level, 0.0), 0.0 if level >= 0 else 5000.0, 0.0, present=True)
+        for n, level in enumerate(batteries)
+    ]
+    team += [Robot(f"a{n}", 100.0, 0.0, 0.0) for n in range(absent)]
+    settings = SETTINGS.model_copy(update={"charge_per_s": charge_per_s})
+    with pytest.raises(TooFewRobots) as caught:
+        choose(team, 2, 0.0, settings)
+    assert type(caught.value) is error

@@ -638,3 +638,47 @@ def test_a_taken_web_port_is_named(fresh: None, monkeypatch: pytest.MonkeyPatch)
         f"mission: WEB_HOST, WEB_PORT: cannot listen on 127.0.0.1 port {port}: Address already"
     )
     assert result.stderr.count("\n") == 1
+
+
+async def test_a_part_of_a_recording_is_read_in_pieces(
+    client: httpx.AsyncClient, app_bus: Bus
+) -> None:
+    """From one entry up to another; an answer ends where it is large."""
+    await client.post("/api/missions", json=_ROOM, headers={"idempotency-key": "m"})
+    stream = get_settings().recording_stream("m")
+    ids = [
+        await add_entry(app_bus, stream, {"payload": json.dumps({"n": n, "x": "x" * 60_000})})
+        for n in range(9)
+    ]
+    found, after = [], ids[1]
+    sizes = []
+    while after != ids[7]:
+        answer = await client.get(f"/api/missions/m/frames?after={after}&until={ids[7]}")
+        part = answer.json()
+        sizes.append(len(answer.content))
+        found += [one["payload"]["n"] for one in part]
+        after = part[-1]["entry_id"]
+    assert found == [2, 3, 4, 5, 6, 7]
+    assert len(sizes) == 2
+    assert max(sizes) < 300_000
+    assert (await client.get(f"/api/missions/m/frames?after={ids[7]}&until={ids[7]}")).json() == []
+    for wrong in ("after=1&until=2-0", "after=1-0", f"after=1-0&until={2**64}-0"):
+        assert (await client.get(f"/api/missions/m/frames?{wrong}")).status_code == 422, wrong
+    assert (await client.get("/api/missions/no/frames?after=0-0&until=1-0")).status_code == 404
+
+
+@pytest.mark.parametrize("entry_id", ["5-0", "5-7", f"5-{2**64 - 1}"])
+async def test_one_entry_is_read_by_its_id(
+    client: httpx.AsyncClient, app_bus: Bus, entry_id: str
+) -> None:
+    """As its event has it, whatever its id; what is not there is a 404."""
+    await client.post("/api/missions", json=_ROOM, headers={"idempotency-key": "m"})
+    await add_entry(
+        app_bus, "saga:m:replies", {"payload": '{"n":1}', "status": "start"}, entry_id=entry_id
+    )
+    entry = (await client.get(f"/api/missions/m/entries/stage/{entry_id}")).json()
+    assert entry == {"payload": {"n": 1}, "status": "start", "entry_id": entry_id}
+    for wrong in (f"frame/{entry_id}", "stage/4-0", "stage/0-0"):
+        answer = await client.get(f"/api/missions/m/entries/{wrong}")
+        assert "has no entry" in _refused(answer, 404, "NotFound")
+    assert (await client.get(f"/api/missions/m/entries/other/{entry_id}")).status_code == 422
