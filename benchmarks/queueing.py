@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure requests that wait: their times, limits, rates, and fair turns.
 
-    PYTHONPATH=src:.:benchmarks .venv/bin/python benchmarks/queueing.py [--write] [--small]
+    PYTHONPATH=src:.:benchmarks .venv/bin/python benchmarks/queueing.py [--write] [--small] [--only PART]
 
 With `--write` this writes docs/performance/queueing.md; `--small` is a tenth of it. Listeners are
 processes, and share the machine with the server and this program.
@@ -223,6 +223,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--write", action="store_true", help="write the page")
     parser.add_argument("--small", action="store_true", help="a tenth of it")
+    parser.add_argument("--only", choices=_PARTS, help="one part")
     parser.add_argument("--listen", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.listen:
@@ -231,6 +232,8 @@ def main() -> None:
         return
     lines = ["# Requests that wait", "", "`benchmarks/queueing.py --write` writes this page."]
     for title, part in _PARTS.items():
+        if options.only not in {None, title}:
+            continue
         lines += ["", f"## {title}", "", *asyncio.run(part(10 if options.small else 1))]
         print("\n".join(lines[-8:]), flush=True)
     if options.write:

@@ -266,11 +266,13 @@ local function refused_by(call, stream, key, record, limits)
     local base = limiter_key(stream, name)
     local has_permit = contains(held, name) and redis.call('ZSCORE', base .. ':permits', key)
     if not has_permit then
-      if redis.call('EXISTS', base) == 1 then
+      local has_queue = redis.call('EXISTS', base) == 1
+      if has_queue then
         redis.call('HSET', base, 'count', count, 'interval', interval) -- what the newest handler says
         open_limiter(call, stream, name)
+        has_queue = redis.call('EXISTS', base) == 1
       end
-      if redis.call('EXISTS', base) == 1 or free_of(call, stream, name, count, interval) < 1 then
+      if has_queue or free_of(call, stream, name, count, interval) < 1 then
         return name, count, interval
       end
     end
