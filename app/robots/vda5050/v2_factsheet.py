@@ -59,10 +59,16 @@ class ProtocolLimits(v3_factsheet.ProtocolLimits):
     timing: Timing
 
 
+class SupportedAction(v3_factsheet.SupportedAction):
+    """An action that the robot can do."""
+
+    action_type: v2.ActionType
+
+
 class ProtocolFeatures(v3_factsheet.ProtocolFeatures):
     """What of the protocol the robot supports."""
 
-    actions: tuple[v3_factsheet.SupportedAction, ...] = Field(alias="agvActions")
+    actions: tuple[SupportedAction, ...] = Field(alias="agvActions")
 
 
 class Factsheet(v3_factsheet.Factsheet):
@@ -98,7 +104,7 @@ class Order20(v2.Order):
 class InstantAction20(v2.Action):
     """The text of 2.0 names `actionType`, its schema demands `actionName`: it has both."""
 
-    action_name: str = ""
+    action_name: v2.ActionType = ""
 
     @model_validator(mode="before")
     @classmethod
