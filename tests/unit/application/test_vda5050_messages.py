@@ -179,8 +179,14 @@ def test_the_versions_have_their_own_words() -> None:
     read = DIALECTS["2.1"].decode("factsheet", sheet)
     assert isinstance(read, v3_factsheet.Factsheet)
     assert read.action("initializePosition")
-    action = json.loads(DIALECTS["2.0"].encode(MESSAGES[1]))["actions"][0]
+    both = json.loads(DIALECTS["2.0"].encode(MESSAGES[1]))
+    action = both["actions"][0]
     assert action["actionName"] == action["actionType"] == "cancelOrder"
+    assert both["instantActions"][0]["actionId"] == action["actionId"]
+    del both["actions"]
+    read = DIALECTS["2.0"].decode("instantActions", json.dumps(both).encode())
+    assert isinstance(read, v3.InstantActions)
+    assert [each.action_type for each in read.actions] == ["cancelOrder"]
 
 
 @pytest.mark.parametrize("version", DIALECTS)
