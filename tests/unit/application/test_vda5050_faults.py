@@ -370,7 +370,7 @@ async def test_what_holds_a_robot_up_and_what_ends_its_drive(
         await eventually(_condition_of("acme.agv-1", ""), within_s=5, why="available again")
         robot = (await fleet.robots())[0]
         assert robot.measured is not None
-        assert 0 < robot.measured < 100
+        assert 0 < robot.measured <= 100
 
         await agv.set_operating_mode("MANUAL")
         with pytest.raises(RobotFailed, match="its operating mode is MANUAL"):
