@@ -3,13 +3,24 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import aiomqtt
+import numpy as np
+import pytest
 
+from app.command_handlers.handlers.allocate_resources import allocate_resources
+from app.command_handlers.handlers.perform_exploration import perform_exploration
+from app.command_handlers.handlers.plan_route import plan_route
 from app.config import get_settings
+from app.exploration.grid import FloorMap
+from app.exploration.simulation.simulate import simulate
+from app.redis_utils import request_and_reply
+from app.robots import fleet
+from app.robots.codecs import decode_patch
 from app.robots.vda5050.adapter import Adapter
 from app.robots.vda5050.agv_process import AgvSpec, running_agv
 from app.robots.vda5050.simulated_agv import SimulatedAgv
@@ -22,18 +33,22 @@ from tests.vda5050 import wrong
 _TOPICS = frozenset({"order", "instantActions", "state", "connection", "factsheet"})
 
 
-async def heard(vehicle: Vehicle) -> None:
+async def heard(vehicle: Vehicle, within_s: float = 10) -> None:
     """Wait until an adapter has heard all of a robot."""
     await eventually(
-        lambda: vehicle.state and vehicle.factsheet and vehicle.connection == "ONLINE",
-        within_s=10,
+        lambda: vehicle.state and vehicle.connection == "ONLINE",
+        within_s=within_s,
         why="the robot is heard",
     )
 
 
 @asynccontextmanager
 async def running_adapter(
-    specs: Sequence[str], *, bus: Bus | None = None, lease_s: float = 10.0
+    specs: Sequence[str],
+    *,
+    bus: Bus | None = None,
+    lease_s: float = 10.0,
+    within_s: float = 10.0,
 ) -> AsyncIterator[Adapter]:
     """Run an adapter that hears robots; with a bus it serves their command streams, too."""
     robots = [AgvSpec.parse(each).robot for each in specs]
@@ -42,7 +57,7 @@ async def running_adapter(
         running = [asyncio.create_task(adapter.client.run())]
         try:
             for robot in robots:
-                await heard(adapter.vehicle(robot.name))
+                await heard(adapter.vehicle(robot.name), within_s)
             if bus:
                 running.append(asyncio.create_task(adapter.keep_checking_in()))
                 serving = listening(bus, adapter.handlers(), drain_s=0.1, lease_s=lease_s)
@@ -110,3 +125,60 @@ async def witnessing(port: int) -> AsyncIterator[Witness]:
     finally:
         watching.cancel()
         await asyncio.wait([watching])
+
+
+async def all_present(names: Sequence[str]) -> None:
+    """Wait until robots are present in the fleet."""
+
+    async def there() -> bool:
+        return {robot.name for robot in await fleet.robots() if robot.present} >= set(names)
+
+    await eventually(there, within_s=10, why="all robots are present")
+
+
+async def explore(
+    bus: Bus,
+    count: int,
+    seed: int = 1,
+    on_progress: Callable[[dict[str, Any]], object] | None = None,
+) -> dict[str, Any]:
+    """Run the first three steps of a mission; return the payload of the last one's reply."""
+    settings = get_settings()
+    async with listening(bus, [allocate_resources, plan_route, perform_exploration]):
+        mission: dict[str, Any] = {"mission": "m1", "area": "room", "seed": seed}
+        reply = await request_and_reply(
+            settings.resources_stream, "resources:allocate", mission | {"robot_count": count}
+        )
+        mission |= reply["payload"]
+        reply = await request_and_reply(settings.routing_stream, "routing:plan", mission)
+        mission |= reply["payload"]
+        reply = await request_and_reply(
+            settings.exploration_stream,
+            "exploration:perform",
+            mission,
+            timeout=150,
+            on_progress=on_progress,
+        )
+    return dict(reply["payload"])
+
+
+async def assert_as_in_process(result: dict[str, Any], floor: FloorMap, seed: int = 1) -> None:
+    """Assert that each robot's map is that of the same mission in one process, cell by cell."""
+    expected = simulate(floor, len(result["robots"]), seed)
+    assert result["lost"] == {}
+    assert result["simulated_s"] == expected.seconds
+    assert result["rounds"] == expected.rounds
+    assert result["distances_m"] == pytest.approx(expected.distances, abs=0.01)
+    for encoded, layer in zip(result["maps"], expected.layers, strict=True):
+        patch = await decode_patch(encoded)
+        found = np.zeros_like(layer)
+        found[patch.box.slices] = patch.cells
+        assert np.array_equal(found, layer)
+
+
+async def keep_in(names: Sequence[str]) -> None:
+    """Check robots in until cancelled."""
+    while True:
+        for name in names:
+            await fleet.check_in(name)
+        await asyncio.sleep(1)

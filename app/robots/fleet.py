@@ -12,7 +12,6 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from types import NoneType
 from typing import Any
 
 from app.config import Settings, get_settings
@@ -100,7 +99,7 @@ def choose(robots: Sequence[Robot], wanted: int, now: float, settings: Settings)
     parked = [robot for robot in there if not robot.unavailable]
     able = [robot for robot in parked if robot.fitness(now, settings) >= settings.battery_least]
     if len(able) < wanted:
-        full = [replace(robot, battery=100.0) for robot in parked]
+        full = [replace(robot, battery=100.0, measured=None) for robot in parked]
         reach = [robot for robot in full if robot.fitness(now, settings) >= settings.battery_least]
         will_do = len(reach) >= wanted and settings.charge_per_s > 0
         raise (RobotsCharging if will_do else TooFewRobots)(
@@ -138,7 +137,7 @@ def _load(name: str, text: bytes, last_seen: bytes | None = None) -> Robot | Non
         _check(robot, name)
         if last_seen not in {None, b"1"}:
             robot = _with_condition(robot, json.loads(last_seen or b"{}"))
-    except (ArithmeticError, RecursionError, TypeError, ValueError) as error:
+    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
         logger.warning("the record of robot %s is malformed and left out: %.200s", name, error)
         return None
     return robot
@@ -147,7 +146,8 @@ def _load(name: str, text: bytes, last_seen: bytes | None = None) -> Robot | Non
 def _with_condition(robot: Robot, reported: Mapping[str, Any]) -> Robot:
     """Add what a robot reported when it checked in."""
     measured, unavailable = reported["measured"], reported["unavailable"]
-    if not isinstance(unavailable, str) or type(measured) not in {int, float, NoneType}:
+    known = measured is None or (type(measured) in {int, float} and math.isfinite(measured))
+    if not isinstance(unavailable, str) or not known:
         raise TypeError(f"{reported!r:.80} is no condition of a robot")
     return replace(robot, measured=measured, unavailable=unavailable)
 

@@ -123,7 +123,7 @@ class Adapter:
             measured=min(100.0, max(0.0, state.power_supply.state_of_charge)),
             unavailable=vehicle.unavailable(),
         )
-        if served.executor.busy or state.idle:
+        if served.executor.busy or state.idle or served.executor.superseded:
             return
         if served.executor.abandoned or not await fleet.holder(vehicle.name):
             logger.warning("robot %s: cancelling order %s", vehicle.name, state.order_id)

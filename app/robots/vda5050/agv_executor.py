@@ -48,7 +48,7 @@ class AgvExecutor:
         self._floor: FloorMap | None = None
         self._map: ScanMap | None = None
         self._halted = False
-        self._working = asyncio.Lock()
+        self._working, self._cancelling = asyncio.Lock(), asyncio.Lock()
         self.abandoned = False
 
     @property
@@ -185,6 +185,7 @@ class AgvExecutor:
                 journey.time = order.until
                 here = (journey.pose.x, journey.pose.y)
                 return self._report(self._map.take_changes(), [here], 0.0)
+            self._require_not_superseded()
             plan = await self._plan(order)
             watch = DriveWatch(self._vehicle, plan, order.request_id)
             self.abandoned = True
@@ -252,40 +253,48 @@ class AgvExecutor:
         vehicle, condition, accepted = self._vehicle, "", False
 
         def answered() -> bool:
-            refused = watch.refusal is not None
-            return watch.accepted or refused or self._halted or vehicle.failure() != ""
+            return watch.accepted or watch.refusal is not None or watch.superseded
 
         def news() -> bool:
             changed = vehicle.hold_up() != condition or vehicle.failure() != ""
-            return changed or self._halted or watch.end is not None or watch.lost != ""
+            ended = watch.end is not None or (accepted and watch.lost != "")
+            return changed or ended or self._halted or (not accepted and answered())
 
         while True:
             self._require_alive()
             if self._halted:
                 return DriveEnd(blocked=False, scans=None)
             accepted = accepted or watch.accepted
-            if not accepted:
-                watch.require_not_refused()
-                await vehicle.send_until(
-                    lambda: vehicle.send_order(plan.message),
-                    answered,
-                    timeout=get_settings().robot_timeout_s,
-                    what="the order",
-                )
-                continue
-            if (end := watch.end) is not None:
-                return end
-            if watch.lost:
-                raise RobotFailed(f"robot {vehicle.name}: {watch.lost}")
-            if vehicle.hold_up() != condition:
-                condition = vehicle.hold_up()
+            end = watch.end
+            now = "" if end else vehicle.hold_up()
+            if now != condition:
+                condition = now
                 logger.warning("robot %s: %s", vehicle.name, condition or "goes on")
                 await on_condition(condition)
-            await vehicle.wait_for(news, _LOOK_S)
+            if end is not None:
+                return end
+            if not accepted:
+                watch.require_not_refused()
+                await vehicle.send_order(plan.message)
+            elif watch.lost:
+                raise RobotFailed(f"robot {vehicle.name}: {watch.lost}")
+            await vehicle.wait_for(news, _LOOK_S if accepted else vehicle.resend_s)
 
     def _require_alive(self) -> None:
         if failure := self._vehicle.failure():
             raise RobotFailed(f"robot {self._vehicle.name}: {failure}")
+
+    @property
+    def superseded(self) -> bool:
+        """Whether the robot has a later update of the order than this process has sent."""
+        state, route = self._vehicle.state, self._journey.route
+        if state is None or not route.order_id or state.order_id != route.order_id:
+            return False
+        return state.order_update_id > route.update_id
+
+    def _require_not_superseded(self) -> None:
+        if self.superseded:
+            raise RobotFailed(f"robot {self._vehicle.name}: another process drives it")
 
     def _arrive(
         self, order: DriveOrder, plan: DrivePlan, *, stopped: bool, end: DriveEnd
@@ -325,11 +334,14 @@ class AgvExecutor:
     async def halt(self) -> None:
         """Cancel the order of the robot, and send none for this mission any more.
 
-        Raises:
-            RobotFailed: The robot does not answer.
+        The order of a robot that does not answer is cancelled when it is heard again.
         """
         self._halted = True
-        await self.cancel()
+        try:
+            await self.cancel()
+        except RobotFailed as error:
+            self.abandoned = True
+            logger.warning("%s; its order is cancelled when it is heard again", error)
 
     async def cancel(self) -> None:
         """Let the robot drop its order, if it has one, and wait until it says so.
@@ -338,12 +350,18 @@ class AgvExecutor:
             RobotFailed: It does not answer.
         """
         vehicle, journey = self._vehicle, self._journey
-        journey.route, self.abandoned = journey.route.ended(), False
-        if vehicle.state is None or vehicle.state.idle or vehicle.failure():
-            return
-        timeout = get_settings().robot_timeout_s / 2
-        done = await vehicle.act("cancelOrder", str(uuid.uuid4()), timeout=timeout)
-        logger.info("robot %s: cancelOrder is %s", vehicle.name, done.action_status)
+        journey.route = journey.route.ended()
+        async with self._cancelling:
+            if vehicle.state is None or vehicle.failure():
+                return
+            if not vehicle.state.idle:
+                timeout = get_settings().robot_timeout_s / 2
+                action = vehicle.factsheet and vehicle.factsheet.action("cancelOrder")
+                keys = {each.key for each in action.action_parameters} if action else set()
+                which = {"orderId": vehicle.state.order_id} if "orderId" in keys else {}
+                done = await vehicle.act("cancelOrder", str(uuid.uuid4()), which, timeout=timeout)
+                logger.info("robot %s: cancelOrder is %s", vehicle.name, done.action_status)
+            self.abandoned = False
 
     def _reported_pose(self) -> Pose:
         state = self._vehicle.state

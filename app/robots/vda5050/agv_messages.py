@@ -14,6 +14,7 @@ DEFAULT_STATE_INTERVAL_S = 10.0
 NODE_ACTIONS = frozenset({"scan"})
 
 _MAX_ID_LENGTH = 128
+_FULL = 100.0
 _PARAMETERS: Mapping[str, Mapping[str, str]] = {
     "scan": {"from": "NUMBER", "until": "NUMBER", "waypoint": "BOOL"},
     "initializePosition": {
@@ -128,7 +129,7 @@ def state_message(
             "new_base_request": bool(book.nodes) and not book.base,
             "action_states": list(book.actions.values()),
             "instant_action_states": list(instant_actions),
-            "power_supply": {"state_of_charge": charge, "charging": False},
+            "power_supply": {"state_of_charge": charge, "charging": book.idle and charge < _FULL},
             "operating_mode": operating_mode,
             "errors": list(errors),
             "safety_state": {"active_emergency_stop": "NONE", "field_violation": False},

@@ -134,15 +134,19 @@ DIALECTS = {
 """By major and minor version."""
 
 
-def dialect_of(payload: bytes) -> Dialect:
+def dialect_of(topic: str, payload: bytes) -> Dialect:
     """Return the dialect of a message by the version in its header.
+
+    Args:
+        topic: The last level of its topic, for the error.
+        payload: The bytes.
 
     Raises:
         BadMessage: It has no version, or one that is not known.
     """
-    version = load_object(payload, "header").get("version")
+    version = load_object(payload, topic).get("version")
     found = DIALECTS.get(".".join(str(version).split(".")[:2]))
     if found is None:
         known = ", ".join(DIALECTS)
-        raise BadMessage(f"version: {version!r:.40} is not one of {known}")
+        raise BadMessage(f"{topic}: version: {version!r:.40} is not one of {known}")
     return found

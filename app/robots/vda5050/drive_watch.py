@@ -41,7 +41,7 @@ class DriveWatch:
         if state is None or state.order_id != route.order_id:
             return False
         known = state.action(self._request_id) is not None
-        return known or state.order_update_id >= route.update_id
+        return known or state.order_update_id == route.update_id
 
     @property
     def refusal(self) -> v3.Error | None:
@@ -86,11 +86,21 @@ class DriveWatch:
         if state.order_id != self._plan.route.order_id:
             return f"it dropped the order, and has {state.order_id!r:.80}"
         action = state.action(self._request_id)
-        failed = action is not None and action.action_status == "FAILED"
-        return "its order was cleared at the robot" if failed else ""
+        if action is not None:
+            failed = action.action_status == "FAILED"
+            return "its order was cleared at the robot" if failed else ""
+        return "another process drives it" if self.superseded else ""
+
+    @property
+    def superseded(self) -> bool:
+        """Whether the robot has a later update of the order, which does not hold this drive."""
+        state, route = self._vehicle.state, self._plan.route
+        if state is None or state.order_id != route.order_id:
+            return False
+        return state.order_update_id > route.update_id and not self.accepted
 
     def require_not_refused(self) -> None:
-        """Raise if the robot refuses the order.
+        """Raise if the robot refuses the order, or will.
 
         Raises:
             RobotFailed: It does; the error has its reason.
@@ -100,6 +110,8 @@ class DriveWatch:
                 f"robot {self._vehicle.name} refuses the order: {error.error_type}: "
                 f"{error.error_description or '-'}"
             )
+        if self.superseded:
+            raise RobotFailed(f"robot {self._vehicle.name}: another process drives it")
 
 
 def number(text: str | None) -> int | None:

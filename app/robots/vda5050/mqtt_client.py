@@ -22,6 +22,10 @@ logger = logging.getLogger(__name__)
 OnMessage = Callable[[str, bytes], None]
 """Called with the topic and the payload of each message."""
 
+# Says each attempt to connect as an error; this module says it once.
+_client_logger = logging.getLogger(f"{__name__}.client")
+_client_logger.setLevel(logging.CRITICAL)
+
 _FIRST_DELAY_S, _LAST_DELAY_S = 0.1, 5.0
 _MAX_QUEUED = 10_000
 _CALL_TIMEOUT_S = 5.0
@@ -85,8 +89,9 @@ class BrokerClient:
         """Stay connected until cancelled."""
         delay_s = _FIRST_DELAY_S
         while True:
+            client = self._new_client()
             try:
-                async with self._new_client() as client:
+                async with client:
                     for topic in self._topics:
                         await client.subscribe(topic, qos=1)
                     self._client, delay_s = client, _FIRST_DELAY_S
@@ -101,6 +106,7 @@ class BrokerClient:
                 self._report(lost=True, why=str(error))
             finally:
                 self._client = None
+                _read_error(client)
             await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
             delay_s = min(2 * delay_s, _LAST_DELAY_S)
 
@@ -132,7 +138,7 @@ class BrokerClient:
             will=will,
             timeout=_CALL_TIMEOUT_S,
             max_queued_incoming_messages=_MAX_QUEUED,
-            logger=logging.getLogger(f"{__name__}.client"),
+            logger=_client_logger,
         )
 
     def _report(self, *, lost: bool, why: str = "") -> None:
@@ -142,6 +148,13 @@ class BrokerClient:
         elif self._lost and not lost:
             logger.warning("connected to the broker %r again", self.address)
         self._lost = lost
+
+
+def _read_error(client: aiomqtt.Client) -> None:
+    """Read why a connection was lost, so that asyncio does not log that it was never read."""
+    lost = client._disconnected  # noqa: SLF001 - there is no other way to it
+    if lost.done() and not lost.cancelled():
+        lost.exception()
 
 
 def _tls_context(settings: Settings) -> ssl.SSLContext:

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal
@@ -78,7 +79,7 @@ class SimulatedAgv:
         self._standing.set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._sent_scans = 0
-        self._driven_m = 0.0
+        self._charge, self._charge_at = 100.0, time.monotonic()
 
     # Messages.
 
@@ -123,7 +124,6 @@ class SimulatedAgv:
 
     def state(self) -> v3.State:
         """Return the state as the next message."""
-        used = self._driven_m * get_settings().battery_per_metre
         return state_message(
             self._headers.next("state"),
             self.book,
@@ -132,10 +132,19 @@ class SimulatedAgv:
             driving=self._driving,
             paused=self.motion.paused,
             instant_actions=list(self._instant.values()),
-            charge=max(0.0, 100.0 - used),
+            charge=self._charge_now(),
             operating_mode=self.operating_mode,
             errors=[*self.book.errors, *self.errors],
         )
+
+    def _charge_now(self) -> float:
+        """Return the charge of the battery in percent; it charges while there is no order."""
+        now = time.monotonic()
+        if self.book.idle and self._standing.is_set():
+            gained = (now - self._charge_at) * get_settings().charge_per_s
+            self._charge = min(100.0, self._charge + gained)
+        self._charge_at = now
+        return self._charge
 
     def _connection(self, state: str) -> v3.Connection:
         fields = self._headers.next("connection") | {"connection_state": state}
@@ -227,7 +236,8 @@ class SimulatedAgv:
         finally:
             self._driving = False
             await self._send_scans()
-        self._driven_m += report.distance
+        used = report.distance * get_settings().battery_per_metre
+        self._charge = max(0.0, self._charge - used)
         if report.blocked:
             node = self.book.nodes[0]
             text = "something is in the way"

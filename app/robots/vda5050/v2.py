@@ -28,6 +28,11 @@ _ERROR_TYPES = {
 }
 
 
+def _written(**wire: str) -> PlainSerializer:
+    """Write some values of an enumeration by other names."""
+    return PlainSerializer(lambda value: wire.get(value, value), when_used="json")
+
+
 def _renamed(**wire: str) -> tuple[BeforeValidator, PlainSerializer]:
     """Read and write some values of an enumeration by other names."""
     ours = {theirs: name for name, theirs in wire.items()}
@@ -35,10 +40,7 @@ def _renamed(**wire: str) -> tuple[BeforeValidator, PlainSerializer]:
     def read(value: Any) -> Any:
         return ours.get(value, value) if isinstance(value, str) else value
 
-    def write(value: str) -> str:
-        return wire.get(value, value)
-
-    return BeforeValidator(read), PlainSerializer(write, when_used="json")
+    return BeforeValidator(read), _written(**wire)
 
 
 class NodePosition(v3.NodePosition):
@@ -47,12 +49,17 @@ class NodePosition(v3.NodePosition):
     allowed_deviation_xy: float | None = Field(None, ge=0, alias="allowedDeviationXY")
 
 
+ActionType = Annotated[str, *_renamed(initializePosition="initPosition")]
+"""The type of an action, by its name in 3.0."""
+
+
 class Action(v3.Action):
     """It knows no blocking type SINGLE: HARD is the stricter one."""
 
+    action_type: ActionType
     blocking_type: Annotated[
         Literal["NONE", "SOFT", "SINGLE", "HARD"],
-        PlainSerializer(lambda value: "HARD" if value == "SINGLE" else value, when_used="json"),
+        _written(SINGLE="HARD"),
     ]
 
 
@@ -106,6 +113,7 @@ class InstantActions(v3.InstantActions):
 class ActionState(v3.ActionState):
     """How far an action is."""
 
+    action_type: ActionType | None = None
     action_result: str | None = Field(None, alias="resultDescription")
 
 
@@ -125,10 +133,10 @@ class PowerSupply(v3.PowerSupply):
 class Error(v3.Error):
     """An error of one of two levels: what lets a robot take new orders is a WARNING."""
 
-    error_type: Annotated[str, _renamed(**_ERROR_TYPES)[1]]
+    error_type: Annotated[str, _written(**_ERROR_TYPES)]
     error_level: Annotated[
         Literal["WARNING", "URGENT", "CRITICAL", "FATAL"],
-        _renamed(URGENT="WARNING", CRITICAL="WARNING")[1],
+        _written(URGENT="WARNING", CRITICAL="WARNING"),
     ]
 
 
@@ -152,7 +160,8 @@ class State(v3.State):
         Literal[
             "STARTUP", "AUTOMATIC", "SEMIAUTOMATIC", "INTERVENED", "MANUAL", "SERVICE", "TEACH_IN"
         ],
-        *_renamed(TEACH_IN="TEACHIN", STARTUP="SERVICE", INTERVENED="SEMIAUTOMATIC"),
+        _renamed(TEACH_IN="TEACHIN")[0],
+        _written(TEACH_IN="TEACHIN", STARTUP="SERVICE", INTERVENED="SEMIAUTOMATIC"),
     ]
     errors: tuple[Error, ...]
     safety_state: SafetyState
@@ -171,5 +180,6 @@ class Connection(v3.Connection):
 
     connection_state: Annotated[
         Literal["ONLINE", "OFFLINE", "HIBERNATING", "CONNECTION_BROKEN"],
-        *_renamed(CONNECTION_BROKEN="CONNECTIONBROKEN", HIBERNATING="OFFLINE"),
+        _renamed(CONNECTION_BROKEN="CONNECTIONBROKEN")[0],
+        _written(CONNECTION_BROKEN="CONNECTIONBROKEN", HIBERNATING="OFFLINE"),
     ]

@@ -59,10 +59,16 @@ class ProtocolLimits(v3_factsheet.ProtocolLimits):
     timing: Timing
 
 
+class SupportedAction(v3_factsheet.SupportedAction):
+    """An action that the robot can do."""
+
+    action_type: v2.ActionType
+
+
 class ProtocolFeatures(v3_factsheet.ProtocolFeatures):
     """What of the protocol the robot supports."""
 
-    actions: tuple[v3_factsheet.SupportedAction, ...] = Field(alias="agvActions")
+    actions: tuple[SupportedAction, ...] = Field(alias="agvActions")
 
 
 class Factsheet(v3_factsheet.Factsheet):
@@ -98,7 +104,7 @@ class Order20(v2.Order):
 class InstantAction20(v2.Action):
     """The text of 2.0 names `actionType`, its schema demands `actionName`: it has both."""
 
-    action_name: str = ""
+    action_name: v2.ActionType = ""
 
     @model_validator(mode="before")
     @classmethod
@@ -108,7 +114,11 @@ class InstantAction20(v2.Action):
 
 
 class InstantActions20(v2.InstantActions):
-    """Actions to execute at once; the schema demands no header."""
+    """Actions to execute at once; the schema demands no header.
+
+    The repository of 2.0 names the list `actions`, widespread implementations `instantActions`: both
+    are sent, with the same ids, and either is read.
+    """
 
     header_id: int = 0
     timestamp: str = ""
@@ -116,6 +126,14 @@ class InstantActions20(v2.InstantActions):
     manufacturer: str = ""
     serial_number: str = ""
     actions: tuple[InstantAction20, ...] = ()
+    instant_actions: tuple[v2.Action, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _join(cls, data: dict[str, Any]) -> dict[str, Any]:
+        if "header_id" in data:
+            return data | {"instant_actions": data["actions"]}
+        return data | {"actions": data.get("actions") or data.get("instantActions") or []}
 
 
 MESSAGES_2_1: tuple[type[v3.Header], ...] = (

@@ -77,7 +77,7 @@ class Vehicle:
             if topic == SCAN_TOPIC:
                 self._receive_scans(payload)
             else:
-                dialect = dialect_of(payload)
+                dialect = dialect_of(topic, payload)
                 self._receive(dialect, dialect.decode(topic, payload))
         except BadMessage as error:
             logger.warning("robot %s: %.300s", self.name, error)
@@ -138,6 +138,15 @@ class Vehicle:
             return holds()
         return True
 
+    @property
+    def resend_s(self) -> float:
+        """Seconds without an answer after which something is sent again."""
+        interval_s = get_settings().vda5050_resend_s
+        if self.factsheet:
+            timing = self.factsheet.protocol_limits.timing
+            interval_s = max(interval_s, timing.minimum_order_interval)
+        return interval_s
+
     async def send_until(
         self,
         send: Callable[[], Awaitable[object]],
@@ -157,10 +166,6 @@ class Vehicle:
         Raises:
             RobotFailed: Nothing has shown it in time.
         """
-        resend_s = get_settings().vda5050_resend_s
-        if self.factsheet:
-            timing = self.factsheet.protocol_limits.timing
-            resend_s = max(resend_s, timing.minimum_order_interval)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         while not holds():
@@ -168,7 +173,7 @@ class Vehicle:
             if left_s <= 0:
                 raise RobotFailed(f"robot {self.name}: no answer to {what} in {timeout:g} s")
             await send()
-            await self.wait_for(holds, min(resend_s, left_s))
+            await self.wait_for(holds, min(self.resend_s, left_s))
 
     async def send_order(self, fields: Mapping[str, Any]) -> None:
         """Publish an order or an update, by the names of `v3`, without its header."""

@@ -55,6 +55,38 @@ def test_held_absent_and_empty_robots_are_not_chosen() -> None:
         choose(robots, 2, 0.0, SETTINGS)
 
 
+def test_what_a_robot_reports_of_itself_counts() -> None:
+    """Its own measure of its charge, and that it takes no orders for now."""
+    robots = [
+        _robot("paused", unavailable="it is paused"),
+        _robot("empty", battery=90.0, measured=5.0),
+        _robot("full", battery=5.0, measured=80.0),
+    ]
+    assert [robot.name for robot in choose(robots, 1, 0.0, SETTINGS)] == ["full"]
+    with pytest.raises(RobotsCharging, match="0 absent, 1 unavailable, 1 low on battery"):
+        choose(robots, 2, 0.0, SETTINGS)
+    with pytest.raises(TooFewRobots) as caught:
+        choose(robots, 3, 0.0, SETTINGS)
+    assert not isinstance(caught.value, RobotsCharging)
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        *('{"measured": 5}', '{"measured": "x", "unavailable": ""}', "[1]", "{", "\xff"),
+        *('{"measured": NaN, "unavailable": ""}', '{"measured": 5, "unavailable": 3}'),
+    ],
+)
+async def test_a_malformed_condition_hides_no_other_robot(app_bus: Bus, seen: str) -> None:
+    """What comes from a robot's check-in is checked like its record."""
+    await fleet.check_in("good", measured=55.5, unavailable="it is paused")
+    await fleet.check_in("odd")
+    key = app_bus.key("fleet:seen:odd")
+    await app_bus.command("SET", key, seen.encode("latin-1"), "PX", 60_000)
+    [robot] = await fleet.robots()
+    assert (robot.name, robot.measured, robot.unavailable) == ("good", 55.5, "it is paused")
+
+
 def test_a_free_robot_charges() -> None:
     """A free robot becomes available after charging; a held robot does not charge."""
     tired = _robot("tired", battery=5.0, since=0.0)

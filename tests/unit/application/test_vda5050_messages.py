@@ -107,6 +107,9 @@ MESSAGES: tuple[v3.Header, ...] = (
         protocol_features=v3_factsheet.ProtocolFeatures(
             actions=(
                 v3_factsheet.SupportedAction(
+                    action_type="initializePosition", action_scopes=("INSTANT",)
+                ),
+                v3_factsheet.SupportedAction(
                     action_type="scan",
                     action_scopes=("NODE",),
                     action_parameters=(
@@ -128,7 +131,7 @@ def test_a_message_that_we_write_satisfies_the_official_schema(
     dialect = DIALECTS[version]
     payload = dialect.encode(message)
     assert wrong(version, message.topic, payload) == []
-    assert dialect_of(payload) is dialect
+    assert dialect_of(message.topic, payload) is dialect
     again = dialect.decode(message.topic, payload)
     assert dialect.encode(again) == payload
     if version == "3.0":
@@ -171,8 +174,48 @@ def test_the_versions_have_their_own_words() -> None:
     assert (order["edges"][1]["startNodeId"], order["edges"][1]["endNodeId"]) == ("n1", "n2")
     assert order["nodes"][1]["actions"][0]["blockingType"] == "HARD"
     assert order["nodes"][1]["nodePosition"]["allowedDeviationXY"] == 0.25
-    action = json.loads(DIALECTS["2.0"].encode(MESSAGES[1]))["actions"][0]
+    sheet = DIALECTS["2.1"].encode(MESSAGES[4])
+    assert json.loads(sheet)["protocolFeatures"]["agvActions"][0]["actionType"] == "initPosition"
+    read = DIALECTS["2.1"].decode("factsheet", sheet)
+    assert isinstance(read, v3_factsheet.Factsheet)
+    assert read.action("initializePosition")
+    both = json.loads(DIALECTS["2.0"].encode(MESSAGES[1]))
+    action = both["actions"][0]
     assert action["actionName"] == action["actionType"] == "cancelOrder"
+    assert both["instantActions"][0]["actionId"] == action["actionId"]
+    del both["actions"]
+    read = DIALECTS["2.0"].decode("instantActions", json.dumps(both).encode())
+    assert isinstance(read, v3.InstantActions)
+    assert [each.action_type for each in read.actions] == ["cancelOrder"]
+
+
+@pytest.mark.parametrize("version", DIALECTS)
+def test_values_that_versions_share_are_read_as_they_are(version: str) -> None:
+    """Also those that stand for another value when this version is written."""
+    dialect = DIALECTS[version]
+    renamed = {"CONNECTIONBROKEN": "CONNECTION_BROKEN", "TEACHIN": "TEACH_IN", "AUTOACK": "MANUAL"}
+    for message, path in (
+        (MESSAGES[3], ("connectionState",)),
+        (MESSAGES[2], ("operatingMode",)),
+        (MESSAGES[2], ("safetyState", "activeEmergencyStop" if version == "3.0" else "eStop")),
+    ):
+        fields = json.loads(dialect.encode(message))
+        part, known = fields, schema(version, message.topic)["properties"]
+        for name in path[:-1]:
+            part, known = part[name], _resolved(version, message.topic, known[name])["properties"]
+        for value in known[path[-1]]["enum"]:
+            part[path[-1]] = value
+            read = dialect.decode(message.topic, json.dumps(fields).encode())
+            found = str(read.model_dump(by_alias=False))
+            assert f"'{renamed.get(value, value)}'" in found, (path, value)
+            assert dialect.decode(message.topic, dialect.encode(read)) == read
+
+
+def _resolved(version: str, topic: str, part: dict[str, Any]) -> dict[str, Any]:
+    if "$ref" in part:
+        found: dict[str, Any] = schema(version, topic)["definitions"][part["$ref"].split("/")[-1]]
+        return found
+    return part
 
 
 @pytest.mark.parametrize(
@@ -200,6 +243,6 @@ def test_a_malformed_message_is_refused_by_the_field_that_is_wrong(
 def test_an_unknown_version_is_refused_by_name() -> None:
     """A robot of a later version is not driven by guesses."""
     with pytest.raises(BadMessage, match=r"'4\.0\.0' is not one of 3\.0, 2\.1, 2\.0"):
-        dialect_of(b'{"version": "4.0.0"}')
-    assert dialect_of(b'{"version": "2.1.3"}') is DIALECTS["2.1"]
+        dialect_of("state", b'{"version": "4.0.0"}')
+    assert dialect_of("state", b'{"version": "2.1.3"}') is DIALECTS["2.1"]
     assert schema("3.0", "order")["title"]

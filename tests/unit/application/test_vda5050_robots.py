@@ -1,6 +1,6 @@
 """Robots that speak VDA 5050, over a real broker: orders of missions, and what may go wrong."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +15,19 @@ from app.robots.order_executor import DriveOrder
 from app.robots.process import deploy_simulated
 from app.robots.vda5050.agv_executor import AgvExecutor
 from sagastream import Bus
-from tests.mosquitto import Mosquitto, running_mosquitto
+from tests.mosquitto import Mosquitto
 from tests.vda5050_fleet import running_fleet
 
 pytestmark = [pytest.mark.blocking, pytest.mark.timeout(120)]
 
 
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Mosquitto]:
-    """A broker that the test may kill."""
-    with running_mosquitto(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-def area(app_bus: Bus, broker: Mosquitto, tmp_path: Path) -> str:
+def area(app_bus: Bus, mosquitto: Mosquitto, tmp_path: Path) -> str:
     """A floor of four rooms; robots answer soon."""
     floor = draw_rooms(4)
     save_map(tmp_path / "room.yaml", floor.grid, floor.frame)
     choose_settings(
-        map_dir=tmp_path, vda5050_broker_url=broker.url, vda5050_resend_s=0.3, robot_timeout_s=20
+        map_dir=tmp_path, vda5050_broker_url=mosquitto.url, vda5050_resend_s=0.3, robot_timeout_s=20
     )
     return "room"
 
@@ -76,7 +69,7 @@ def assert_same(report: DriveReport, expected: DriveReport) -> None:
 
 @pytest.mark.parametrize("version", ["2.0", "2.1", "3.0"])
 async def test_drives_are_those_of_a_robot_in_this_process(
-    area: str, broker: Mosquitto, version: str
+    area: str, mosquitto: Mosquitto, version: str
 ) -> None:
     """A cut at the barrier, an arrival, a wait, and a wall in the way."""
     driver, frame, first = deploy_simulated(_order(area))

@@ -1,0 +1,267 @@
+"""The connection to an MQTT broker: settings, TLS, passwords, and what is malformed."""
+
+import asyncio
+import json
+import logging
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from pydantic import ValidationError
+
+from app.config import Settings, choose_settings, explain, get_settings
+from app.robots.vda5050.adapter import Adapter
+from app.robots.vda5050.agv_process import AgvSpec, running_agv
+from app.robots.vda5050.dialects import BadMessage
+from app.robots.vda5050.mqtt_client import BadBroker, BrokerClient
+from app.robots.vda5050.scans import MAX_PER_MESSAGE, decode_scans, encode_scans
+from app.robots.vda5050.vehicle import Vehicle
+from app.vda5050_settings import BrokerAddress, RobotIdentity
+from sagastream import Bus
+from tests.mosquitto import Mosquitto, running_mosquitto
+from tests.polling import eventually
+from tests.vda5050_fleet import heard, running_adapter, running_fleet
+
+pytestmark = [pytest.mark.blocking, pytest.mark.timeout(60)]
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"vda5050_broker_url": "http://host"}, "VDA5050_BROKER_URL: must be mqtt://"),
+        ({"vda5050_broker_url": "mqtt://user:secret@"}, "VDA5050_BROKER_URL: must be mqtt://"),
+        ({"vda5050_broker_url": "mqtt://h:99999"}, "VDA5050_BROKER_URL: its port"),
+        ({"vda5050_robots": "acme"}, "VDA5050_ROBOTS: 'acme' is not manufacturer/serialNumber"),
+        ({"vda5050_robots": "acme/a#"}, "VDA5050_ROBOTS: 'acme/a#' is not"),
+        ({"vda5050_robots": "a/b.c,a.b/c"}, "VDA5050_ROBOTS: two robots would have the name"),
+        ({"vda5050_robots": "acme/a"}, "VDA5050_ROBOTS: needs VDA5050_BROKER_URL"),
+        ({"vda5050_cert_file": "c.pem"}, "VDA5050_CERT_FILE and VDA5050_KEY_FILE: give both"),
+        ({"vda5050_interface": "a/b"}, "VDA5050_INTERFACE"),
+        ({"vda5050_keepalive_s": 0}, "VDA5050_KEEPALIVE_S"),
+    ],
+)
+def test_an_invalid_setting_is_refused_by_its_name(given: dict[str, Any], complaint: str) -> None:
+    """In one line, without the value if that may be a password."""
+    with pytest.raises(ValidationError) as caught:
+        Settings(**given)
+    assert explain(caught.value).startswith(complaint)
+    assert "secret" not in explain(caught.value)
+
+
+def test_an_address_is_read_and_shown_without_its_password(tmp_path: Path) -> None:
+    """User and password are decoded; the URL may be in a file."""
+    address = BrokerAddress.parse("mqtts://me:p%40ss@broker.example")
+    assert (address.host, address.port, address.tls) == ("broker.example", 8883, True)
+    assert (address.username, address.password) == ("me", "p@ss")
+    assert "p@ss" not in repr(address)
+    (tmp_path / "url").write_text("mqtt://me:word@host\n")
+    settings = Settings(vda5050_broker_url_file=tmp_path / "url", vda5050_robots="a/b, c/d")
+    assert settings.vda5050_broker == BrokerAddress("host", 1883, False, "me", "word")
+    assert settings.vda5050_identities == (RobotIdentity("a", "b"), RobotIdentity("c", "d"))
+    assert "word" not in repr(settings)
+
+
+# paho leaves the socket of a failed handshake to the garbage collector.
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_a_broker_with_tls_and_passwords(
+    app_bus: Bus, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Both sides come in with them; a wrong password and an unknown authority are reported."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    program = shutil.which("mosquitto_passwd")
+    if program is None:
+        pytest.skip("mosquitto_passwd is not installed: apt-get install mosquitto")
+    passwords = tmp_path / "passwords"
+    await asyncio.to_thread(
+        subprocess.run, [program, "-b", "-c", str(passwords), "me", "p@ss"], check=True
+    )
+    lines = [
+        "user root",
+        f"password_file {passwords}",
+        f"certfile {tmp_path / 'cert.pem'}",
+        f"keyfile {tmp_path / 'key.pem'}",
+    ]
+    with running_mosquitto(tmp_path, lines) as broker:
+        url = f"mqtts://me:p%40ss@127.0.0.1:{broker.port}"
+        choose_settings(vda5050_broker_url=url, vda5050_ca_file=tmp_path / "ca.pem")
+        async with running_fleet(["acme/agv-1"]) as (adapter, _):
+            assert adapter.vehicle("acme.agv-1").connection == "ONLINE"
+        for wrong in (
+            {"vda5050_broker_url": url.replace("p%40ss", "guess")},
+            {"vda5050_broker_url": url, "vda5050_ca_file": None},
+        ):
+            caplog.clear()
+            choose_settings(**wrong)
+            client = BrokerClient(
+                get_settings(), identifier="x", topics=[], on_message=lambda _topic, _payload: None
+            )
+            running = asyncio.create_task(client.run())
+            await eventually(lambda: caplog.records, within_s=10, why="it is reported")
+            running.cancel()
+            await asyncio.wait([running])
+            assert not client.connected
+            assert "no connection to the broker" in caplog.text
+            assert "guess" not in caplog.text
+
+
+def test_what_cannot_be_used_is_refused_by_the_variable(tmp_path: Path) -> None:
+    """Before anything is connected."""
+
+    def client(**given: Any) -> None:
+        BrokerClient(
+            Settings(**given), identifier="x", topics=[], on_message=lambda _topic, _payload: None
+        )
+
+    with pytest.raises(BadBroker, match="VDA5050_BROKER_URL: not set"):
+        client()
+    missing = tmp_path / "none.pem"
+    with pytest.raises(BadBroker, match=r"VDA5050_CA_FILE: .*none\.pem"):
+        client(vda5050_broker_url="mqtts://h", vda5050_ca_file=missing)
+    with pytest.raises(BadBroker, match=r"VDA5050_CERT_FILE, VDA5050_KEY_FILE: .*none\.pem"):
+        client(vda5050_broker_url="mqtts://h", vda5050_cert_file=missing, vda5050_key_file=missing)
+
+
+async def logged(caplog: pytest.LogCaptureFixture, text: str) -> None:
+    """Wait until something is logged."""
+    await eventually(lambda: text in caplog.text, within_s=5, why=text)
+
+
+async def test_malformed_messages_hide_nothing_else(
+    app_bus: Bus, mosquitto: Mosquitto, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On both sides: they are logged by their topic, and what comes next is taken."""
+    choose_settings(vda5050_broker_url=mosquitto.url)
+    caplog.set_level(logging.WARNING)
+    async with running_fleet(["acme/agv-1@2.1"]) as (adapter, [agv]):
+        vehicle = adapter.vehicle("acme.agv-1")
+        base = "uagv/v2/acme/agv-1"
+        other = json.dumps(
+            {
+                "headerId": 1,
+                "timestamp": "x",
+                "version": "2.1.0",
+                "manufacturer": "acme",
+                "serialNumber": "b",
+                "connectionState": "OFFLINE",
+            }
+        ).encode()
+        for topic, payload, complaint in (
+            ("state", b"{", "state: no JSON"),
+            ("state", b'{"version": "9.0.0"}', "version: '9.0.0' is not one of"),
+            ("connection", other, "names another robot than its topic"),
+            ("scan", b'{"sessionId": 1}', "scan: sessionId and scans"),
+            ("order", b"[]", "order: no JSON object"),
+            ("instantActions", b'{"headerId": -1}', "instantActions: headerId"),
+        ):
+            await adapter.client.publish(f"{base}/{topic}", payload)
+            await logged(caplog, complaint)
+        assert vehicle.connection == "ONLINE"
+        assert [error.error_type for error in agv.errors] == ["VALIDATION_FAILURE"] * 2
+        await vehicle.act("stateRequest", "s1", timeout=5)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"number": -1}, "number"),
+        ({"number": True}, "number"),
+        ({"ranges": []}, "ranges: 0 beams"),
+        ({"ranges": [0.0] * 5000}, "5000 beams"),
+        ({"ranges": ["x"]}, "ValueError"),
+        ({"ranges": 3}, "TypeError"),
+        ({"x": 1e999}, "not a sensible number"),
+        ({"rangeMax": 0}, "not a sensible number"),
+        ({"theta": None}, "TypeError"),
+    ],
+)
+def test_a_malformed_scan_is_refused(change: dict[str, Any], complaint: str) -> None:
+    """Whatever is wrong is named."""
+    scan: dict[str, Any] = {
+        "number": 0,
+        "x": 0.0,
+        "y": 0.0,
+        "theta": 0.0,
+        "angleMin": 0.0,
+        "angleIncrement": 0.1,
+        "rangeMax": 8.0,
+        "ranges": [1.0, None, -1],
+    }
+    good = json.dumps(scan)
+    session, [read] = decode_scans(encode_scans({"headerId": 0}, "s", [good]))
+    assert (session, json.loads(read.to_json())) == ("s", scan)
+    with pytest.raises(BadMessage, match=f"^scan: .*{complaint}"):
+        decode_scans(encode_scans({}, "s", [json.dumps(scan | change)]))
+    with pytest.raises(BadMessage, match="at most"):
+        decode_scans(encode_scans({}, "s", [good] * (MAX_PER_MESSAGE + 1)))
+
+
+def _state(number: int, second: int, node: str) -> bytes:
+    return json.dumps(
+        {
+            "headerId": number,
+            "timestamp": f"2026-11-26T10:00:{second:02}.000Z",
+            "version": "2.1.0",
+            "manufacturer": "acme",
+            "serialNumber": "agv-1",
+            "orderId": "",
+            "orderUpdateId": 0,
+            "lastNodeId": node,
+            "lastNodeSequenceId": 0,
+            "nodeStates": [],
+            "edgeStates": [],
+            "driving": False,
+            "actionStates": [],
+            "batteryState": {"batteryCharge": 50, "charging": False},
+            "operatingMode": "AUTOMATIC",
+            "errors": [],
+            "safetyState": {"eStop": "NONE", "fieldViolation": False},
+        }
+    ).encode()
+
+
+async def test_an_older_state_does_not_replace_a_newer_one(app_bus: Bus) -> None:
+    """A repeated and a late one are dropped; a robot that counts from 0 again is believed."""
+
+    async def publish(_topic: str, _payload: bytes) -> bool:
+        return True
+
+    vehicle = Vehicle(RobotIdentity("acme", "agv-1"), publish)
+    for number, second, node, last in (
+        (7, 10, "a", "a"),
+        (8, 11, "b", "b"),
+        (7, 10, "a", "b"),
+        (8, 11, "c", "b"),
+        (0, 12, "d", "d"),
+        (1, 9, "e", "e"),
+    ):
+        vehicle.receive("state", _state(number, second, node))
+        assert vehicle.state is not None
+        assert vehicle.state.last_node_id == last
+
+
+async def test_a_robot_that_signs_off_and_comes_back_is_heard_again(
+    app_bus: Bus, mosquitto: Mosquitto
+) -> None:
+    """Its connection messages are retained, and its state is asked for."""
+    choose_settings(vda5050_broker_url=mosquitto.url, vda5050_interface="site-a")
+    spec = AgvSpec.parse("acme/agv-1@2.0")
+    async with running_agv(spec), running_adapter(["acme/agv-1"]) as adapter:
+        vehicle = adapter.vehicle("acme.agv-1")
+        assert vehicle.dialect is not None
+        assert vehicle.dialect.version == "2.0.0"
+    adapter = Adapter(get_settings(), [spec.robot])
+    vehicle = adapter.vehicle("acme.agv-1")
+    running = asyncio.create_task(adapter.client.run())
+    await eventually(lambda: vehicle.connection == "OFFLINE", within_s=5, why="it signed off")
+    async with running_agv(spec):
+        await heard(vehicle)
+    running.cancel()
+    await asyncio.wait([running])
