@@ -540,7 +540,7 @@ _LOAD = """async ([saga, last]) => {
     await decoder.thin();
   }
   Object.assign(window, { decoder, loader });
-  loader.show();
+  loader.show(true);
   return [decoder.frames.map(({ number }) => number), document.getElementById("left-out").textContent];
 }"""
 _STOP_AT = """async ([second, speed]) => {
@@ -595,3 +595,31 @@ def test_progress_does_not_drive_out_what_comes_once(shown: Watched) -> None:
     )
     assert rows == ["completed", *["progress"] * 100, "start"]
     expect(page.locator("#more")).to_contain_text("the download has all")
+
+
+def test_a_long_recording_is_shown_while_it_is_loaded(shown: Watched) -> None:
+    """The page draws what it has, in slices of time, and says how much that is."""
+    pieces, cells = _long_recording()
+    steps, number, drawn, text = shown.page.evaluate(
+        """async (pieces) => {
+          const root = document.documentElement.dataset.root;
+          const { FrameDecoder } = await import(`${root}/static/frame_decoder.js`);
+          const { LeftOutFrames } = await import(`${root}/static/left_out_frames.js`);
+          const decoder = new FrameDecoder(150_000), loader = new LeftOutFrames(decoder, "m"), steps = [];
+          for (const [id, piece] of pieces) decoder.decode(piece, 0, id);
+          let found = null;
+          while (!(await decoder.thin(0.5))) {
+            const index = decoder.lastThinned;
+            await decoder.show(index);
+            loader.show(false);
+            steps.push(decoder.frames[index].number);
+            found = [decoder.frames[index].number, [...decoder.cells], document.getElementById("left-out").textContent];
+          }
+          return [steps, ...found];
+        }""",
+        pieces,
+    )
+    assert len(set(steps)) > 3
+    assert steps[-1] > steps[0]
+    assert drawn == cells[number]
+    assert re.fullmatch(r"Loading the recording: [1-9]\d? %\.", text)

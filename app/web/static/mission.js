@@ -11,7 +11,7 @@ import { MAX_MARKS, Timeline } from "./timeline.js";
 import { FrameDecoder } from "./frame_decoder.js";
 import { LeftOutFrames } from "./left_out_frames.js";
 
-const RECONNECT_MS = [1000, 10000], WAITS_EVERY_MS = 5000, CATCH_UP_S = 0.4;
+const RECONNECT_MS = [1000, 10000], WAITS_EVERY_MS = 5000, LOADING_MS = 100, CATCH_UP_S = 0.4;
 const ENDS = new Set(["completed", "failed", "cancelled"]);
 const get = (id) => document.getElementById(id);
 const saga = get("mission").dataset.saga, entries = new Entries(saga);
@@ -256,9 +256,9 @@ async function draw(now) {
       if (page.live) page.clock = Math.min(decoder.end, page.clock + passed * page.catchUp);
       else if (page.playing) page.clock = Math.min(decoder.end, page.clock + passed * Number(get("speed").value));
       if (page.playing && page.clock >= decoder.end) play(false);
-      await decoder.thin();
+      const isLoaded = await decoder.thin(LOADING_MS);
       leftOut.at(page.clock, page.playing ? Number(get("speed").value) : 0);
-      const index = decoder.indexAt(page.clock);
+      const index = isLoaded ? decoder.indexAt(page.clock) : decoder.lastThinned;
       if (index !== decoder.at) view.cells(decoder, await decoder.show(index));
       else if (view.isStale) view.cells(decoder, null);
       const frame = decoder.frames[index], robots = robotsAt(index), moving = index < decoder.frames.length - 1 || !page.over;
@@ -270,7 +270,7 @@ async function draw(now) {
         if (page.live || page.playing) get("time").value = page.clock;
         get("map").dataset.frame = index;
         get("map").dataset.frames = decoder.frames.length;
-        leftOut.show();
+        leftOut.show(isLoaded);
       }
       table(frame, robots);
     } finally { drawing = false; }
