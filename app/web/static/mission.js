@@ -110,7 +110,9 @@ function moved() {
   }, 100);
 }
 // That a request waits for others, or for its time, is no event.
-setInterval(() => { if (!page.over && !document.hidden && isLive()) moved(); }, WAITS_EVERY_MS);
+setInterval(() => {
+  if (!page.over && !document.hidden && isLive()) get("status").dispatchEvent(new Event("moved"));
+}, WAITS_EVERY_MS);
 function refresh(id) { get(id).querySelector("[hx-get]").dispatchEvent(new Event("refresh")); }
 for (const id of ["trace", "deliveries"]) get(id).addEventListener("toggle", () => { if (get(id).open) refresh(id); });
 
