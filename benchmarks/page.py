@@ -83,7 +83,7 @@ def _show_pages(pages: int) -> None:
         for page in opened:
             page.goto(url, timeout=0)
         for page in opened:
-            page.locator("#news", has_text="the mission has ended").wait_for(timeout=0)
+            page.locator("#steps h2 .badge", has_text="completed").wait_for(timeout=0)
         browser.close()
 
 

@@ -25,7 +25,7 @@ class TimelineItem:
 
     Attributes:
         step: The name of the step.
-        state: `waiting` for a person; `to do` while it may still run, `not begun` when it will not.
+        state: `waiting` for a person, or for its next attempt; `to do` while it may still run, `not begun` when it will not.
         attempts: Its requests, oldest first.
         duration_s: Seconds of all attempts together; until now while it runs.
     """
@@ -93,6 +93,8 @@ def _state(journal: Journal, entries: list[JournalEntry], direction: Direction) 
         return "undone" if is_undo else "done"
     if is_undo:
         return "undo failed"
+    if journal.status == "running":
+        return "waiting"  # it is tried again, as when robots charge
     return "cancelled" if _is_cancelled(entries[-1]) else "failed"
 
 

@@ -540,7 +540,7 @@ _LOAD = """async ([saga, last]) => {
     await decoder.thin();
   }
   Object.assign(window, { decoder, loader });
-  loader.show();
+  loader.show(true);
   return [decoder.frames.map(({ number }) => number), document.getElementById("left-out").textContent];
 }"""
 _STOP_AT = """async ([second, speed]) => {
@@ -595,3 +595,71 @@ def test_progress_does_not_drive_out_what_comes_once(shown: Watched) -> None:
     )
     assert rows == ["completed", *["progress"] * 100, "start"]
     expect(page.locator("#more")).to_contain_text("the download has all")
+
+
+def test_a_long_recording_is_shown_while_it_is_loaded(shown: Watched) -> None:
+    """The page draws what it has, in slices of time, and says how much that is."""
+    pieces, cells = _long_recording()
+    steps, number, drawn, text = shown.page.evaluate(
+        """async (pieces) => {
+          const root = document.documentElement.dataset.root;
+          const { FrameDecoder } = await import(`${root}/static/frame_decoder.js`);
+          const { LeftOutFrames } = await import(`${root}/static/left_out_frames.js`);
+          const decoder = new FrameDecoder(150_000), loader = new LeftOutFrames(decoder, "m"), steps = [];
+          for (const [id, piece] of pieces) decoder.decode(piece, 0, id);
+          let found = null;
+          while (!(await decoder.thin(0.5))) {
+            const index = decoder.lastThinned;
+            await decoder.show(index);
+            loader.show(false);
+            steps.push(decoder.frames[index].number);
+            found = [decoder.frames[index].number, [...decoder.cells], document.getElementById("left-out").textContent];
+          }
+          return [steps, ...found];
+        }""",
+        pieces,
+    )
+    assert len(set(steps)) > 3
+    assert steps[-1] > steps[0]
+    assert drawn == cells[number]
+    assert re.fullmatch(r"Loading the recording: [1-9]\d? %\.", text)
+
+
+def test_the_trails_of_a_long_mission_stay_bounded(shown: Watched) -> None:
+    """Beyond a number of points they are collected anew from the frames that are kept."""
+    drawn, driven, ends = shown.page.evaluate(
+        """async () => {
+          const root = document.documentElement.dataset.root;
+          const { FrameDecoder } = await import(`${root}/static/frame_decoder.js`);
+          const { MapView } = await import(`${root}/static/map.js`);
+          const points = new WeakMap(), stroked = [];
+          for (const name of ["moveTo", "lineTo"]) {
+            const add = Path2D.prototype[name];
+            Path2D.prototype[name] = function (...at) { points.set(this, (points.get(this) ?? 0) + 1); add.apply(this, at); };
+          }
+          const view = new MapView(document.getElementById("map")), decoder = new FrameDecoder(500_000);
+          const trails = view.canvases.trails, stroke = trails.stroke;
+          trails.stroke = (path) => { stroked.push(points.get(path)); stroke.call(trails, path); };
+          const names = [...Array(8).keys()].map((slot) => `robot-${slot}`);
+          const at = (step, slot) => [1 + (step % 100) / 50, slot / 4 + Math.sin(step)];
+          const grid = { rows: 40, cols: 40, resolution: 0.1, origin_x: 0, origin_y: 0 };
+          let driven = 0;
+          for (let n = 0; n < 1500; n += 1) {
+            const paths = Object.fromEntries(names.map((name, slot) => [name, [...Array(11).keys()].map((i) => at(10 * n + i, slot))]));
+            const robots = names.map((name, slot) => ({ name, pose: [...at(10 * n + 10, slot), 0], driven_m: n, goal: null, lost: "", apart: false }));
+            driven += 11 * names.length;
+            decoder.decode({ ...(n ? {} : { grid }), simulated_s: n, fraction: 0.5, frontiers: [], robots, paths }, n, `${n}-0`);
+            await decoder.thin();
+            const index = decoder.frames.length - 1;
+            if (index !== decoder.at) view.cells(decoder, await decoder.show(index));
+            view.draw({ frames: decoder.frames, index, clock: n, robots, moving: false });
+          }
+          stroked.length = 0;
+          view.changed = true;
+          view.draw({ frames: decoder.frames, index: decoder.frames.length - 1, clock: 1500, robots: decoder.frames.at(-1).robots, moving: false });
+          return [stroked.reduce((sum, count) => sum + count, 0), driven, stroked.length];
+        }"""
+    )
+    assert ends == 8
+    assert driven > 130_000
+    assert drawn < 60_000

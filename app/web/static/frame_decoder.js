@@ -77,16 +77,26 @@ export class FrameDecoder {
 
   #grow(frame, bytes) { frame.bytes += bytes; this.#bytes += bytes; }
 
-  // Leaves out frames until the rest takes no more than `maxBytes`; the newest and a few others always stay.
-  async thin() {
+  // Leaves out frames until the rest takes no more than `maxBytes`; the newest and a few others always stay. Returns whether
+  // that is done: after `mostMs` it stops, so that a long recording is not loaded without a picture.
+  async thin(mostMs = Infinity) {
+    const until = performance.now() + mostMs;
     while (this.#bytes > this.maxBytes) {
-      if (this.every > 1 && this.frames.length - this.#kept > MIN_NEWEST) { await this.#age(); continue; }
-      if (this.#kept <= MIN_KEPT && this.frames.length - this.#kept <= MIN_NEWEST) return;
+      if (performance.now() > until) return false;
+      const newest = this.frames.length - this.#kept;
+      // Of a recording that comes at once, no more are packed than may be kept.
+      const isEnough = this.every > 1 && newest / this.every <= MIN_NEWEST;
+      if (isEnough && newest > MIN_NEWEST) { await this.#age(); continue; }
+      if (this.#kept <= MIN_KEPT && newest <= MIN_NEWEST) return true;
       this.leaveBetween();
       this.every *= 2;
       for (let i = this.#kept - 1; i >= 0; i -= 1) if (this.frames[i].number % this.every) { this.#leaveOut(i); this.#kept -= 1; }
     }
+    return true;
   }
+
+  // The index of the last frame that has been thinned; until all have been, later ones cannot be shown soon.
+  get lastThinned() { return Math.max(0, this.#kept - 1); }
 
   // The oldest of the newest frames gets all of its cells, or is left out.
   async #age() {

@@ -54,10 +54,11 @@ export class LeftOutFrames {
     return entries;
   }
 
-  // Says what is left out.
-  show() {
-    const { every, frames } = this.#decoder, first = frames[0], then = frames.find(({ number }) => number >= every);
-    const text = every > 1 && then ? `Of the older part, the page keeps one moment in ${every}, every ${seconds(then.s - first.s)} or so. It loads those between when you stop there.${this.#problem}` : "";
+  // Says what is left out, and while a long recording is loaded, how much of it has been.
+  show(isLoaded) {
+    const { every, frames, lastThinned } = this.#decoder, first = frames[0], then = frames.find(({ number }) => number >= every);
+    const share = frames[lastThinned].number / (frames.at(-1).number || 1);
+    const text = !isLoaded ? `Loading the recording: ${Math.floor(100 * share)} %.` : every > 1 && then ? `Of the older part, the page keeps one moment in ${every}, every ${seconds(then.s - first.s)} or so. It loads those between when you stop there.${this.#problem}` : "";
     if (get("left-out").textContent !== text) get("left-out").textContent = text;
   }
 }

@@ -9,6 +9,7 @@ export { numberOf };
 const RANGE_M = 8, BEAMS = 90, SIZE_M = 0.3, SIZE_PX = [5, 9], COVERAGE_ALPHA = 0.35, FADE_S = 60, NEAR_PX = 16;
 // Seconds of age up to which a part of a trail has a width, in pixels.
 const AGES = [[15, 3.5], [30, 2.8], [FADE_S, 2.1]], OLD_PX = 1.4;
+const MAX_NEW_POINTS = 20000; // of the trails, before they are collected anew from the frames that are kept
 const SCANS_EVERY_MS = 100;   // fields of view follow their robots this often: they are large, and their edges are faint
 const STATES = { "-1": "unknown", 0: "free", 100: "wall" };
 const rgb = (text) => {
@@ -25,7 +26,7 @@ export class MapView {
   #place; #ratio = 1; #grid = null; #known = null; #colours = {};
   #off = document.createElement("canvas"); #image = null;
   #offTint = document.createElement("canvas"); #tintImage = null;
-  #old = []; #oldTo = null; #drawnOf = {}; #scannedMs = 0; #labels = new Map(); #labelStyle = ""; #robotsNow = []; #cells = null; #owners = null; #stale = true;
+  #old = []; #oldTo = null; #points = 0; #pointsAnew = 0; #drawnOf = {}; #scannedMs = 0; #labels = new Map(); #labelStyle = ""; #robotsNow = []; #cells = null; #owners = null; #stale = true;
 
   constructor(place) {
     this.#place = place;
@@ -165,21 +166,24 @@ export class MapView {
 
   // Adds the trails up to a frame to one outline per robot. Returns the outlines of what is new; null if they began anew.
   #collectOldTrails(frames, index) {
+    // Frames that were left out since have shorter paths.
+    if (this.#points > 2 * this.#pointsAnew + MAX_NEW_POINTS) this.#oldTo = null;
     let first = index, isAnew = false;
     while (first > 0 && !(this.#oldTo !== null && frames[first - 1].number <= this.#oldTo)) first -= 1;
     if (this.#oldTo === null || frames[index].number < this.#oldTo) {
-      [this.#old, isAnew] = [[], true];
+      [this.#old, isAnew, this.#points] = [[], true, 0];
       for (first = index; first > 0 && !frames[first].newTrails;) first -= 1;
     } else if (frames[index].number === this.#oldTo) first = index + 1;
     const added = [];
     for (let i = first; i <= index; i += 1) {
-      if (frames[i].newTrails) { [this.#old, isAnew] = [[], true]; added.length = 0; }
+      if (frames[i].newTrails) { [this.#old, isAnew, this.#points] = [[], true, 0]; added.length = 0; }
       frames[i].robots.forEach((_, slot) => {
-        addPart(this.#old[slot] ??= new Path2D(), frames, i, slot);
+        this.#points += addPart(this.#old[slot] ??= new Path2D(), frames, i, slot);
         if (!isAnew) addPart(added[slot] ??= new Path2D(), frames, i, slot);
       });
     }
     this.#oldTo = frames[index].number;
+    if (isAnew) this.#pointsAnew = this.#points;
     return isAnew ? null : added;
   }
 
@@ -332,11 +336,12 @@ function clear(ctx) {
 
 const isSame = (one, other) => other && ["rows", "cols", "resolution", "origin_x", "origin_y"].every((name) => one[name] === other[name]);
 
-// Adds what a robot has driven in a frame to an outline.
+// Adds what a robot has driven in a frame to an outline. Returns how many points.
 function addPart(outline, frames, index, slot) {
   const robot = frames[index].robots[slot], before = frames[index].newTrails ? null : frames[index - 1]?.robots[slot];
-  if (robot.apart) return;
+  if (robot.apart) return 0;
   // Recordings of the first version have no paths.
   const points = robot.path ?? (before ? [before.pose, robot.pose] : []);
   points.forEach(([x, y], i) => (i ? outline.lineTo(x, y) : outline.moveTo(x, y)));
+  return points.length;
 }

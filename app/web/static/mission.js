@@ -11,7 +11,7 @@ import { MAX_MARKS, Timeline } from "./timeline.js";
 import { FrameDecoder } from "./frame_decoder.js";
 import { LeftOutFrames } from "./left_out_frames.js";
 
-const RECONNECT_MS = [1000, 10000], WAITS_EVERY_MS = 5000, CATCH_UP_S = 0.4;
+const RECONNECT_MS = [1000, 10000], WAITS_EVERY_MS = 5000, LOADING_MS = 100, CATCH_UP_S = 0.4;
 const ENDS = new Set(["completed", "failed", "cancelled"]);
 const get = (id) => document.getElementById(id);
 const saga = get("mission").dataset.saga, entries = new Entries(saga);
@@ -110,7 +110,9 @@ function moved() {
   }, 100);
 }
 // That a request waits for others, or for its time, is no event.
-setInterval(() => { if (!page.over && !document.hidden && isLive()) moved(); }, WAITS_EVERY_MS);
+setInterval(() => {
+  if (!page.over && !document.hidden && isLive()) get("status").dispatchEvent(new Event("moved"));
+}, WAITS_EVERY_MS);
 function refresh(id) { get(id).querySelector("[hx-get]").dispatchEvent(new Event("refresh")); }
 for (const id of ["trace", "deliveries"]) get(id).addEventListener("toggle", () => { if (get(id).open) refresh(id); });
 
@@ -256,9 +258,9 @@ async function draw(now) {
       if (page.live) page.clock = Math.min(decoder.end, page.clock + passed * page.catchUp);
       else if (page.playing) page.clock = Math.min(decoder.end, page.clock + passed * Number(get("speed").value));
       if (page.playing && page.clock >= decoder.end) play(false);
-      await decoder.thin();
+      const isLoaded = await decoder.thin(LOADING_MS);
       leftOut.at(page.clock, page.playing ? Number(get("speed").value) : 0);
-      const index = decoder.indexAt(page.clock);
+      const index = isLoaded ? decoder.indexAt(page.clock) : decoder.lastThinned;
       if (index !== decoder.at) view.cells(decoder, await decoder.show(index));
       else if (view.isStale) view.cells(decoder, null);
       const frame = decoder.frames[index], robots = robotsAt(index), moving = index < decoder.frames.length - 1 || !page.over;
@@ -270,7 +272,7 @@ async function draw(now) {
         if (page.live || page.playing) get("time").value = page.clock;
         get("map").dataset.frame = index;
         get("map").dataset.frames = decoder.frames.length;
-        leftOut.show();
+        leftOut.show(isLoaded);
       }
       table(frame, robots);
     } finally { drawing = false; }

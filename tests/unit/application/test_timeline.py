@@ -1,5 +1,6 @@
 """Timelines of recorded journals; each recording lacks its last transition."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,30 @@ def test_a_cancel_would_undo_the_started_steps(name: str) -> None:
         begun = [item.step for item in timeline.steps if item.attempts]
         undoes = [step for step in reversed(begun) if step != "plan_route"]
         assert list(timeline.undoes) == undoes
+
+
+def test_a_step_that_is_tried_again_waits() -> None:
+    """As long as the mission runs; in a mission that is undone it has failed."""
+    journals = [
+        load(line) for line in (_JOURNALS / "v1-compensated.jsonl").read_text().splitlines()
+    ]
+    failed = next(j for j in journals if j.status == "compensating")
+    retried = replace(failed, status="running")
+    saga = mission_saga(Settings())
+    assert _states(timeline_of(saga, failed))[3] == "failed"
+    assert _states(timeline_of(saga, retried))[3] == "waiting"
+
+
+def test_a_wait_for_approval_is_a_step() -> None:
+    """Only of a mission that has it; it waits, and nothing undoes it."""
+    journals = [load(line) for line in (_JOURNALS / "v1-completed.jsonl").read_text().splitlines()]
+    explored = next(j for j in journals if j.last("integrate_maps", "forward"))
+    *done, last = explored.entries
+    wait = replace(last, step="approval", status="waiting", kind="wait")
+    waiting = replace(explored, entries=(*done, wait), version=2)
+    timeline = timeline_of(mission_saga(Settings(), approval=True), waiting)
+    names = [item.step for item in timeline.steps]
+    assert names[2:] == ["perform_exploration", "approval", "integrate_maps"]
+    assert _states(timeline)[2:] == ["done", "waiting", "to do"]
+    assert timeline.steps[3].attempts[0]["is_wait"]
+    assert timeline.undoes == ("perform_exploration", "allocate_resources")
