@@ -12,7 +12,7 @@ import pytest
 
 from app import config
 from app.cli.workers import Workers
-from app.config import ROOT, choose_settings, get_settings
+from app.config import choose_settings, get_settings
 from app.observability.span_files import read_spans
 from app.redis_utils import get_bus
 from sagastream.testing import EmbeddedServer
@@ -90,6 +90,7 @@ def _kill_while_exploring(workers: Workers, collector: Collector, url: str, saga
 def told(
     request: pytest.FixtureRequest,
     server_binary: str | None,
+    maps: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Told]:
     """One mission completes, one loses its workers, the last step of one cannot write."""
@@ -102,7 +103,7 @@ def told(
     ):
         settings = choose_settings(
             redis_url=server.url,
-            map_dir=ROOT / "maps",
+            map_dir=maps,
             out_dir=out,
             fleet_size=2,
             lease_s=2.0,
@@ -120,13 +121,13 @@ def told(
         env = settings.environment()
         with Workers(settings) as workers:
             asyncio.run(ready(workers))
-            resumed_id = _start(env, "--area", "office", "--robots", "1")
+            resumed_id = _start(env, "--area", "suite", "--robots", "1")
             killed_at = _kill_while_exploring(workers, collector, server.url, resumed_id)
             resumed = _end(env, resumed_id)
-            completed = _end(env, _start(env, "--area", "office", "--robots", "2"))
+            completed = _end(env, _start(env, "--area", "rooms", "--robots", "2"))
             shutil.rmtree(out)
             out.write_text("not a folder")
-            compensated = _end(env, _start(env, "--area", "office", "--robots", "2"))
+            compensated = _end(env, _start(env, "--area", "rooms", "--robots", "2"))
         yield Told(collector, env, trace_file, completed, compensated, resumed, killed_at)
     config._chosen.clear()
     config._chosen.update(kept)
