@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from scipy.sparse.csgraph import minimum_spanning_tree
 
 from app.exploration.driver import Point
 
@@ -116,6 +115,9 @@ class RemainingEstimator:
 def _way_m(robots: Sequence[Point], frontiers: Sequence[Point]) -> float:
     """The length of the shortest tree that joins all frontiers with some robot, metres."""
     points = np.array([*robots, *frontiers])
+    # Here, because each command imports this module, and a fifth of its start would be for this.
+    from scipy.sparse.csgraph import minimum_spanning_tree  # noqa: PLC0415
+
     distances = np.hypot(*(points[:, None] - points[None]).transpose(2, 0, 1))
     for one, other in itertools.product(range(len(robots)), repeat=2):
         distances[one, other] = _TINY_M
