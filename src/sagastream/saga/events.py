@@ -17,6 +17,7 @@ from sagastream.message import Payload
 from sagastream.saga.definition import Saga
 from sagastream.saga.journal import conclude, next_actions
 from sagastream.saga.state import NOW, Journal, JournalEntry
+from sagastream.saga.step_telemetry import report
 from sagastream.saga.store import SagaStore, VersionedJournal
 from sagastream.saga.walk import open_waits
 
@@ -112,7 +113,10 @@ class Waits:
         for entry in list(open_waits(current.journal)):
             move = await self._end_of(saga, current.journal, entry)
             if move is not None:
-                current, _ = await self._store.change(current, move)
+                current, moved = await self._store.change(current, move)
+                if moved:
+                    entries = {each.request_id: each for each in current.journal.entries}
+                    report(current.journal, entries[entry.request_id])
         return current
 
     def left_s(self, journal: Journal) -> float:

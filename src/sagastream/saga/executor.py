@@ -4,16 +4,12 @@ The journal determines which request is next. The runner decides which process e
 when.
 """
 
-import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-from opentelemetry import context as otel_context
-
-from sagastream._telemetry import metrics, spans
 from sagastream._telemetry.log_context import in_log_context
-from sagastream._telemetry.trace_context import extract, trace_id, trace_id_of
+from sagastream._telemetry.trace_context import trace_id, trace_id_of
 from sagastream.bus import Bus
 from sagastream.errors import (
     InvalidMessage,
@@ -36,6 +32,7 @@ from sagastream.saga.journal import (
     superseded_by,
 )
 from sagastream.saga.state import NOW, Journal, JournalEntry
+from sagastream.saga.step_telemetry import ids_of, report, under_root_span
 from sagastream.saga.store import SagaStore, VersionedJournal
 from sagastream.saga.walk import NextAction
 from sagastream.saga.writer import JournalWriter
@@ -84,8 +81,8 @@ class StepExecutor:
         delay_s = action.step.delay_s if action.direction == "forward" else 0.0
         left_s = entry.started + delay_s + action.step.timeout - self._store.now()
         if moved:
-            logger.info("%s sent", entry.step, extra=_ids_of(journal, entry))
-        with under_root_span(journal), in_log_context(**_ids_of(journal, entry)):
+            logger.info("%s sent", entry.step, extra=ids_of(journal, entry))
+        with under_root_span(journal), in_log_context(**ids_of(journal, entry)):
             try:
                 reply = await self._bus.request_and_reply(
                     action.step.stream,
@@ -136,7 +133,7 @@ class StepExecutor:
         if moved:
             entries = current.journal.entries
             ended = next(e for e in entries if e.request_id == entry.request_id)
-            self.report(current.journal, ended)
+            report(current.journal, ended)
         return current, moved
 
     async def compensate(
@@ -183,46 +180,11 @@ class StepExecutor:
         if moved and left:
             for entry in current.journal.entries:
                 if entry.request_id in left:
-                    self.report(current.journal, entry)
+                    report(current.journal, entry)
             # Nothing else stops a step that has no compensation.
             for request_id in left:
                 await self._bus.cancel(request_id)
         return current, moved
-
-    def report(self, journal: Journal, entry: JournalEntry) -> None:
-        """Trace, count and log how a request ended."""
-        ids = _ids_of(journal, entry)
-        name = entry.step if entry.direction == "forward" else f"undo {entry.step}"
-        error_type = str(entry.error.get("error_type", ""))
-        ended = entry.started if entry.ended is None else entry.ended
-        with under_root_span(journal):
-            attributes = {f"sagastream.{field}": value for field, value in ids.items()}
-            spans.step(name, attributes, entry.started, ended, entry.error)
-            logger.info("%s %s; saga %s", name, entry.status, journal.status, extra=ids)
-        duration_s = ended - entry.started
-        metrics.step_ended(self._saga.name, entry.step, entry.direction, duration_s, error_type)
-
-
-@contextlib.contextmanager
-def under_root_span(journal: Journal) -> Iterator[None]:
-    """Make the saga's root span the current one, in any process and at any time."""
-    token = otel_context.attach(extract(journal.trace))
-    try:
-        yield
-    finally:
-        otel_context.detach(token)
-
-
-def _ids_of(journal: Journal, entry: JournalEntry) -> dict[str, str | int]:
-    """The ids of a request and its saga, for log lines and spans."""
-    return {
-        "saga_id": journal.saga_id,
-        "correlation_id": journal.correlation_id,
-        "request_id": entry.request_id,
-        "step": entry.step,
-        "direction": entry.direction,
-        "attempt": entry.attempt,
-    }
 
 
 def _event_type(action: NextAction) -> str:

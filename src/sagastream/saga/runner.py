@@ -26,11 +26,11 @@ from sagastream.message import OnProgress, Payload
 from sagastream.saga.claims import SagaClaims
 from sagastream.saga.definition import Saga
 from sagastream.saga.driving import SagaDriver, UnknownVersion, driver_of
-from sagastream.saga.executor import under_root_span
 from sagastream.saga.journal import next_actions, resume, settle
 from sagastream.saga.journal_json import as_json
 from sagastream.saga.outcome import SagaOutcome, outcome_of
 from sagastream.saga.state import JOURNAL_VERSION, NOW, PLAIN_JOURNAL_VERSION, Journal
+from sagastream.saga.step_telemetry import under_root_span
 from sagastream.saga.store import SagaState, SagaStore, VersionedJournal
 
 logger = logging.getLogger(__name__)

@@ -32,7 +32,7 @@ from sagastream._functions.answers import Claimed
 from sagastream._telemetry import metrics
 from sagastream._telemetry import spans as telemetry
 from sagastream._telemetry.trace_context import Trace, next_span_id, trace_id
-from sagastream.saga import Saga, SagaRunner, Step
+from sagastream.saga import Saga, SagaRunner, Step, WaitFor, signal_saga
 from sagastream.status import dead_letters, request_status
 from tests.listeners import listening
 from tests.plain_client import GROUP, add_entry, call, deliver
@@ -325,6 +325,33 @@ async def test_a_handler_that_lost_its_claim_does_not_export_its_span(
     assert release.parent is not None
     assert f"{release.parent.span_id:016x}" == lost.split("-")[2]
     assert f"process {STREAM}" not in {span.name for span in spans.get_finished_spans()}
+
+
+@pytest.mark.parametrize(("approved", "error_type"), [(True, None), (False, "EventRejected")])
+async def test_a_wait_has_a_span(
+    bus: Bus, spans: InMemorySpanExporter, approved: bool, error_type: str | None
+) -> None:
+    """A child of the saga's root span, as long as the saga waited; an error if it was refused."""
+    saga = Saga("order", (WaitFor("approval", accept=lambda event: event["ok"]),))
+    runner = SagaRunner(bus, saga)
+    saga_id = await runner.start({})
+    running = asyncio.create_task(runner.run(saga_id))
+
+    async def is_waiting() -> bool:
+        return bool((await runner.journal(saga_id)).entries)
+
+    await eventually(is_waiting, within_s=10, why="it waits")
+    await signal_saga(bus, saga_id, "approval", {"ok": approved})
+    await running
+    wait, root = _find(spans, "approval"), _find(spans, "saga order")
+    assert wait.parent is not None
+    assert wait.parent.span_id == root.context.span_id
+    entry = (await runner.journal(saga_id)).entries[0]
+    assert (wait.start_time, wait.end_time) == (
+        round(entry.started * 1e9),
+        round((entry.ended or 0) * 1e9),
+    )
+    assert (wait.attributes or {}).get("error.type") == error_type
 
 
 async def test_a_redelivered_step_is_a_child_of_the_sagas_root_span(
