@@ -168,7 +168,8 @@ def make_checkout(folder: Path) -> None:
     (folder / ".venv" / ".lock").write_bytes((ROOT / "requirements.lock").read_bytes())
     projects = [(ROOT / name).read_bytes() for name in ("pyproject.toml", "app/pyproject.toml")]
     (folder / ".venv" / ".projects").write_bytes(b"".join(projects))
-    for name, module in (("sagastream", "sagastream.cli"), ("pytest", "pytest")):
+    programs = {"mission": "app.cli", "sagastream": "sagastream.cli", "pytest": "pytest"}
+    for name, module in programs.items():
         script = folder / ".venv" / "bin" / name
         script.write_text(f'#!/bin/sh\nexec "$(dirname "$0")/python" -m {module} "$@"\n')
         script.chmod(0o755)

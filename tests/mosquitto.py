@@ -30,7 +30,13 @@ class Mosquitto:
             self.port: int = free.getsockname()[1]
         self._process: subprocess.Popen[bytes] | None = None
         self._config = folder / f"mosquitto-{self.port}.conf"
-        text = [f"listener {self.port} 127.0.0.1", "persistence false", "log_dest stdout", *lines]
+        text = [
+            f"listener {self.port} 127.0.0.1",
+            "persistence false",
+            "set_tcp_nodelay true",
+            "log_dest stdout",
+            *lines,
+        ]
         self._config.write_text("\n".join(text) + "\n")
         self.log = folder / f"mosquitto-{self.port}.log"
 

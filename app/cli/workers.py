@@ -217,7 +217,8 @@ class Workers:
 
     async def _not_ready(self) -> list[str]:
         missing = [f"a listener of {stream}" for stream in await _unread_streams(self._settings)]
-        present = sum(robot.present for robot in await fleet.robots())
+        ours = {each.name for each in self._settings.vda5050_identities}
+        present = sum(robot.present and robot.name not in ours for robot in await fleet.robots())
         if "robots" in self._kinds and present < self._settings.fleet_size:
             missing.append(f"{self._settings.fleet_size - present} robots")
         return missing

@@ -61,6 +61,7 @@ class Robot:
         present: Whether its process has checked in recently.
         measured: The charge in percent that the robot itself reports; None if it reports none.
         unavailable: Why it takes no orders for now, as it reports; '' if it does.
+        explores_unknown: Whether it can take part in missions with unknown poses.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Robot:
     present: bool = False
     measured: float | None = None
     unavailable: str = ""
+    explores_unknown: bool = True
 
     def charge(self, now: float, settings: Settings) -> float:
         """Return the charge at the time `now`, in percent: a free robot charges."""
@@ -149,7 +151,12 @@ def _with_condition(robot: Robot, reported: Mapping[str, Any]) -> Robot:
     known = measured is None or (type(measured) in {int, float} and math.isfinite(measured))
     if not isinstance(unavailable, str) or not known:
         raise TypeError(f"{reported!r:.80} is no condition of a robot")
-    return replace(robot, measured=measured, unavailable=unavailable)
+    return replace(
+        robot,
+        measured=measured,
+        unavailable=unavailable,
+        explores_unknown=reported.get("explores_unknown") is not False,
+    )
 
 
 def _check(robot: Robot, name: str) -> None:
@@ -178,13 +185,20 @@ async def holder(name: str) -> str:
     return robot.holder if robot else ""
 
 
-async def check_in(name: str, *, measured: float | None = None, unavailable: str = "") -> None:
+async def check_in(
+    name: str,
+    *,
+    measured: float | None = None,
+    unavailable: str = "",
+    explores_unknown: bool = True,
+) -> None:
     """Report a robot as present for `robot_seen_s` seconds; register it if it is new.
 
     Args:
         name: The robot's id.
         measured: The charge that the robot reports, in percent; None if it reports none.
         unavailable: Why it takes no orders for now; '' if it does.
+        explores_unknown: Whether it can take part in missions with unknown poses.
     """
     bus = get_bus()
     parking = random.Random(name)  # noqa: S311 - where a simulated robot is parked
@@ -198,8 +212,14 @@ async def check_in(name: str, *, measured: float | None = None, unavailable: str
     await bus.command("HSETNX", bus.key(FLEET), name, _dump(robot))
     seen_ms = round(get_settings().robot_seen_s * 1000)
     condition = "1"
-    if measured is not None or unavailable:
-        condition = json.dumps({"measured": measured, "unavailable": unavailable})
+    if measured is not None or unavailable or not explores_unknown:
+        condition = json.dumps(
+            {
+                "measured": measured,
+                "unavailable": unavailable,
+                "explores_unknown": explores_unknown,
+            }
+        )
     await bus.command("SET", _seen_key(bus, name), condition, "PX", seen_ms)
 
 
@@ -209,10 +229,17 @@ async def check_out(name: str) -> None:
     await bus.command("DEL", _seen_key(bus, name))
 
 
-async def reserve(mission: str, wanted: int) -> tuple[list[str], tuple[Write, ...]]:
+async def reserve(
+    mission: str, wanted: int, *, known_poses: bool = True
+) -> tuple[list[str], tuple[Write, ...]]:
     """Reserve all robots that a mission asks for, or none.
 
     Reserving again for the same mission returns the same robots.
+
+    Args:
+        mission: The mission.
+        wanted: The number of robots.
+        known_poses: Whether it tells the robots their poses; else some cannot take part.
 
     Returns:
         The sorted names, where a robot's index is its slot in the mission; and the writes that
@@ -225,6 +252,13 @@ async def reserve(mission: str, wanted: int) -> tuple[list[str], tuple[Write, ..
     mine = [robot.name for robot in fleet if robot.holder == mission]
     if mine:
         return mine, ()
+    if not known_poses:
+        fleet = [
+            each
+            if each.explores_unknown
+            else replace(each, unavailable=each.unavailable or "it needs known poses")
+            for each in fleet
+        ]
     now = time.time()
     settings = get_settings()
     chosen = choose(fleet, wanted, now, settings)
@@ -278,6 +312,6 @@ def _seen_key(bus: Bus, name: str) -> str:
 
 def _dump(robot: Robot) -> str:
     fields = asdict(robot)
-    for name in ("present", "measured", "unavailable"):
+    for name in ("present", "measured", "unavailable", "explores_unknown"):
         del fields[name]
     return json.dumps(fields, sort_keys=True)

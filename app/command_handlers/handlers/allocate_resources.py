@@ -21,5 +21,6 @@ async def allocate_resources(command: Command, _progress: Progress) -> Atomic:
     wanted = command.payload.get("robot_count")
     if isinstance(wanted, bool) or not isinstance(wanted, int) or not 1 <= wanted <= MAX_ROBOTS:
         raise InvalidMessage("robot_count", f"must be a whole number from 1 to {MAX_ROBOTS}")
-    names, writes = await fleet.reserve(command.payload["mission"], wanted)
+    known_poses = command.payload.get("known_poses", True)
+    names, writes = await fleet.reserve(command.payload["mission"], wanted, known_poses=known_poses)
     return Atomic({"robots": names}, writes)

@@ -122,6 +122,7 @@ class Adapter:
             vehicle.name,
             measured=min(100.0, max(0.0, state.power_supply.state_of_charge)),
             unavailable=vehicle.unavailable(),
+            explores_unknown=False,
         )
         if served.executor.busy or state.idle or served.executor.superseded:
             return

@@ -105,7 +105,10 @@ class AgvExecutor:
             raise StartError(
                 f"robot {vehicle.name} is {widest:g} m wide, missions plan for {2 * radius:g} m"
             )
-        longest = sheet.protocol_limits.maximum_string_lengths.maximum_id_length
+        lengths = sheet.protocol_limits.maximum_string_lengths
+        if lengths.id_numerical_only:
+            raise StartError(f"robot {vehicle.name} takes numbers as ids only, orders have others")
+        longest = lengths.maximum_id_length
         if longest and longest < _LONGEST_ID:
             raise StartError(
                 f"robot {vehicle.name} takes ids of {longest} characters, orders need {_LONGEST_ID}"

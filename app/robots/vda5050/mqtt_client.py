@@ -7,6 +7,7 @@ expects: who needs an answer sends again.
 import asyncio
 import logging
 import random
+import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ _client_logger = logging.getLogger(f"{__name__}.client")
 _client_logger.setLevel(logging.CRITICAL)
 
 _FIRST_DELAY_S, _LAST_DELAY_S = 0.1, 5.0
-_MAX_QUEUED = 10_000
+_MAX_QUEUED = 1000
 _CALL_TIMEOUT_S = 5.0
 
 
@@ -100,7 +101,7 @@ class BrokerClient:
                         await self._on_connect()
                     async for message in client.messages:
                         if isinstance(message.payload, bytes | bytearray):
-                            self._on_message(str(message.topic), bytes(message.payload))
+                            self._pass_on(str(message.topic), bytes(message.payload))
             except (aiomqtt.MqttError, OSError) as error:
                 self._client = None
                 self._report(lost=True, why=str(error))
@@ -109,6 +110,13 @@ class BrokerClient:
                 _read_error(client)
             await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
             delay_s = min(2 * delay_s, _LAST_DELAY_S)
+
+    def _pass_on(self, topic: str, payload: bytes) -> None:
+        """Pass a message on; what it raises ends neither the connection nor what comes next."""
+        try:
+            self._on_message(topic, payload)
+        except Exception:
+            logger.exception("cannot take a message of %s", topic)
 
     async def publish(
         self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False
@@ -139,6 +147,8 @@ class BrokerClient:
             timeout=_CALL_TIMEOUT_S,
             max_queued_incoming_messages=_MAX_QUEUED,
             logger=_client_logger,
+            # Else small messages wait for the acknowledgement of those before, 40 ms.
+            socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
         )
 
     def _report(self, *, lost: bool, why: str = "") -> None:

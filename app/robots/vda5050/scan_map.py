@@ -7,6 +7,7 @@ scans give equal cells.
 import asyncio
 import logging
 import uuid
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from app.config import get_settings
 from app.exploration.driver import EMPTY_PATCH, Patch
 from app.exploration.grid import Box, GridFrame, bounding_box
 from app.exploration.lidar import integrate
+from app.robots.vda5050.scans import NumberedScan
 from app.robots.vda5050.vehicle import RobotFailed, Vehicle
 
 logger = logging.getLogger(__name__)
@@ -74,12 +76,12 @@ class ScanMap:
             )
             if done.action_status == "FAILED":
                 raise RobotFailed(f"robot {vehicle.name}: scans: {done.action_result}")
-        await asyncio.to_thread(self._integrate, end)
+        scans = [vehicle.take_scan(number) for number in range(self.count, end)]
+        self.count = max(self.count, end)
+        await asyncio.to_thread(self._integrate, scans)
 
-    def _integrate(self, end: int) -> None:
-        while self.count < end:
-            scan = self._vehicle.scans.pop(self.count)
-            self.count += 1
+    def _integrate(self, scans: Sequence[NumberedScan]) -> None:
+        for scan in scans:
             valid = ~np.isnan(scan.ranges)
             try:
                 box = integrate(

@@ -29,7 +29,8 @@ logger = logging.getLogger(__name__)
 Publish = Callable[[str, bytes], Awaitable[bool]]
 """Publishes on a whole topic; False if there is no connection."""
 
-MAX_SCANS = 20_000
+# Of scans that wait for their turn: 64 MB.
+_MAX_BEAMS = 8_000_000
 _MODES_WITH_ORDERS = frozenset({"AUTOMATIC", "SEMIAUTOMATIC"})
 
 
@@ -50,7 +51,7 @@ class Vehicle:
         state: Its last state.
         factsheet: What it is and can do.
         session: The session of its scans.
-        scans: The scans of that session that have come, by number.
+        scans: The scans of that session that have come and were not taken, by number.
     """
 
     def __init__(self, robot: RobotIdentity, publish: Publish) -> None:
@@ -61,6 +62,7 @@ class Vehicle:
         self.factsheet: v3_factsheet.Factsheet | None = None
         self.session = ""
         self.scans: dict[int, NumberedScan] = {}
+        self._beams = self._taken = 0
         self._publish = publish
         self._headers = HeaderCounter(robot)
         self._changed = asyncio.Condition()
@@ -118,12 +120,25 @@ class Vehicle:
         if session != self.session:
             return
         for scan in scans:
-            if scan.number < MAX_SCANS:
-                self.scans.setdefault(scan.number, scan)
+            if scan.number in self.scans or scan.number < self._taken:
+                continue
+            if self._beams + len(scan.ranges) > _MAX_BEAMS:
+                logger.warning("robot %s: scan %d is too much for now", self.name, scan.number)
+                continue
+            self.scans[scan.number] = scan
+            self._beams += len(scan.ranges)
+
+    def take_scan(self, number: int) -> NumberedScan:
+        """Return a scan that has come, and forget it; those before it are taken already."""
+        scan = self.scans.pop(number)
+        self._beams -= len(scan.ranges)
+        self._taken = number + 1
+        return scan
 
     def expect_scans(self, session: str) -> None:
         """Take the scans of this session from now on, from number 0."""
         self.session, self.scans = session, {}
+        self._beams = self._taken = 0
 
     async def _notify(self) -> None:
         async with self._changed:

@@ -6,17 +6,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from app.config import choose_settings
-from app.exploration.driver import DriveReport
-from app.exploration.map_files import save_map
+from app import config
+from app.cli.main import app
+from app.config import choose_settings, get_settings
+from app.exploration.driver import DriveReport, StartError
+from app.exploration.map_files import MapError, save_map
 from app.exploration.simulation.floor_plans import draw_rooms
+from app.robots import fleet
+from app.robots.fleet import TooFewRobots
 from app.robots.order_executor import DriveOrder
 from app.robots.process import deploy_simulated
 from app.robots.vda5050.agv_executor import AgvExecutor
 from sagastream import Bus
 from tests.mosquitto import Mosquitto
-from tests.vda5050_fleet import running_fleet
+from tests.vda5050_fleet import all_present, running_fleet
 
 pytestmark = [pytest.mark.blocking, pytest.mark.timeout(120)]
 
@@ -94,3 +99,85 @@ async def test_drives_are_those_of_a_robot_in_this_process(
             blocked.append(report.blocked)
         assert blocked == [False, False, False, False, True, False]
         assert np.array_equal((await executor.report()).patch.cells, driver.recall().patch.cells)
+
+
+async def test_what_a_mission_cannot_use_is_refused_before_it_drives(
+    area: str, mosquitto: Mosquitto
+) -> None:
+    """Another map, too wide a robot, short or numerical ids, unknown poses; each says why."""
+    async with running_fleet(["acme/agv-1@2.1"]) as (adapter, [agv]):
+        vehicle = adapter.vehicle("acme.agv-1")
+        executor = AgvExecutor(vehicle)
+        with pytest.raises(StartError, match="known poses only"):
+            await executor.deploy(_order(area) | {"known_poses": False}, "d1")
+        with pytest.raises(MapError, match="nowhere"):
+            await executor.deploy(_order("nowhere"), "d2")
+        failed = await vehicle.act(
+            "initializePosition",
+            "d3",
+            {"x": -5.0, "y": -5.0, "theta": 0.0, "mapId": area, "lastNodeId": "", "seed": 1},
+            timeout=10,
+        )
+        assert failed.action_status == "FAILED"
+        assert "does not fit at" in (failed.action_result or "")
+        sheet = vehicle.factsheet
+        assert sheet is not None
+        for part, change, complaint in (
+            ("physical_parameters", {"width": 0.9}, "0.9 m wide, missions plan for 0.4 m"),
+            ("protocol_limits.maximum_string_lengths", {"maximum_id_length": 16}, "16 characters"),
+            ("protocol_limits.maximum_string_lengths", {"id_numerical_only": True}, "numbers"),
+            ("protocol_features", {"actions": ()}, "localized on 'no map', not on 'room'"),
+        ):
+            vehicle.factsheet = _changed(sheet, part.split("."), change)
+            with pytest.raises(StartError, match=complaint):
+                await executor.deploy(_order(area), "d4")
+        assert agv.state().position is None
+
+
+def _changed(model: Any, path: list[str], change: dict[str, Any]) -> Any:
+    if not path:
+        return model.model_copy(update=change)
+    part = _changed(getattr(model, path[0]), path[1:], change)
+    return model.model_copy(update={path[0]: part})
+
+
+async def test_a_mission_with_unknown_poses_reserves_none_of_them(
+    app_bus: Bus, area: str, mosquitto: Mosquitto
+) -> None:
+    """It says so, and another mission may have them."""
+    async with running_fleet(["acme/agv-1"], bus=app_bus) as (adapter, _):
+        await all_present(adapter.names)
+        with pytest.raises(TooFewRobots, match="1 unavailable"):
+            await fleet.reserve("m1", 1, known_poses=False)
+        names, _writes = await fleet.reserve("m1", 1)
+        assert names == ["acme.agv-1"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "arguments", "complaint"),
+    [
+        ({}, ["acme/a"], "VDA5050_BROKER_URL: not set"),
+        ({"VDA5050_BROKER_URL": "mqtt://h"}, ["acme"], "'acme' is not manufacturer/serialNumber"),
+        ({"VDA5050_BROKER_URL": "mqtt://h"}, ["acme/a@4.0"], "version '4.0' is not one of 3.0"),
+        ({"VDA5050_BROKER_URL": "amqp://h"}, ["acme/a"], "VDA5050_BROKER_URL: must be mqtt://"),
+        (
+            {"VDA5050_BROKER_URL": "mqtts://h", "VDA5050_CA_FILE": "/none.pem"},
+            ["acme/a"],
+            "VDA5050_CA_FILE: /none.pem",
+        ),
+    ],
+)
+def test_the_command_says_what_is_wrong_in_one_line(
+    environment: dict[str, str],
+    arguments: list[str],
+    complaint: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With the variable or the argument."""
+    monkeypatch.setattr(config, "_chosen", {})
+    get_settings.cache_clear()
+    result = CliRunner().invoke(app, ["agv", *arguments], env=environment)
+    get_settings.cache_clear()
+    assert result.exit_code in {1, 2}
+    assert complaint in result.stderr
+    assert result.stderr.count("\n") == 1
