@@ -9,6 +9,10 @@ at idle priority, because in operation they are on other machines. Then one page
 of a mission, and replays the last one at 20 times its speed. Frames per second are those that the
 page drew (`requestAnimationFrame`). Prints one JSON object. Needs chromium and root: the kernel
 shares the processors by priority instead of by session during the run.
+
+On a machine that others use, too, the times say little. Then `--clients 10` reads what ten pages read with
+curl instead of browsers, and the figure to look at is the processor time of server, workers and
+`mission serve` together.
 """
 
 import argparse
@@ -121,14 +125,60 @@ def _viewers(pages: int) -> Iterator[Callable[[str], None]]:
     assert viewers.wait() == 0, "a page did not show the end of the mission"
 
 
-def _run(area: str, robots: int, pages: int) -> tuple[float, str]:
-    """Run a mission with open pages; return its duration in seconds, and its id."""
+@contextlib.contextmanager
+def _clients(count: int, saga_id: str) -> Iterator[None]:
+    """Read the events of a mission as pages do, without a browser."""
+    url = f"{_URL}/api/missions/{saga_id}/events"
+    command = ["curl", "--silent", "--no-buffer", "--output", os.devnull, url]
+    started = [subprocess.Popen(command, **child_options()) for _ in range(count)]
+    yield
+    for client in started:
+        client.wait()
+
+
+def _is_viewer(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return b"--viewer" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    return False
+
+
+def _processor_s(served: subprocess.Popen[bytes]) -> float:
+    """The processor time, in seconds, of the server, the workers and `mission serve` so far."""
+    parents, times, names = {}, {}, {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            head, _, rest = path.read_text().rpartition(")")
+            fields = rest.split()
+            pid = int(path.parent.name)
+            parents[pid], names[pid] = int(fields[1]), head.partition("(")[2]
+            times[pid] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def is_ours(pid: int) -> bool:
+        while pid in parents and pid != os.getpid():
+            if _is_viewer(pid):
+                return False
+            pid = parents[pid]
+        return pid == os.getpid()
+
+    assert is_ours(served.pid)
+    return sum(
+        times[pid] for pid in times if pid != os.getpid() and names[pid] != "curl" and is_ours(pid)
+    )
+
+
+def _run(
+    area: str, robots: int, served: subprocess.Popen[bytes], *, pages: int = 0, clients: int = 0
+) -> tuple[float, float, str]:
+    """Run a mission with open pages; return its duration and its processor time, and its id."""
+    before = _processor_s(served)
     with _viewers(pages) as show:
         saga_id = _start(area, robots)
         show(f"{_URL}/missions/{saga_id}")
-        while (mission := _ask(f"/api/missions/{saga_id}"))["status"] == "running":
-            time.sleep(0.2)
-    return sum(entry["duration_s"] for entry in mission["entries"]), saga_id
+        with _clients(clients, saga_id):
+            while (mission := _ask(f"/api/missions/{saga_id}"))["status"] == "running":
+                time.sleep(0.2)
+        used_s = _processor_s(served) - before
+    return sum(entry["duration_s"] for entry in mission["entries"]), used_s, saga_id
 
 
 def _live_rate(area: str, robots: int, browser: Browser) -> float:
@@ -158,6 +208,19 @@ def _replay_rate(saga_id: str, browser: Browser) -> float:
     return rate
 
 
+def _rates(area: str, robots: int, saga_id: str) -> dict[str, float]:
+    """Frames per second of one page, beside a mission and in a replay."""
+    with sync_playwright() as playwright:
+        browser = _browser(playwright)
+        live = _live_rate(area, robots, browser)
+        replayed = _replay_rate(saga_id, browser)
+        browser.close()
+    return {
+        "frames_a_second_live": round(live, 1),
+        "frames_a_second_replay": round(replayed, 1),
+    }
+
+
 async def _ready(workers: Workers) -> None:
     async with get_bus():
         await workers.ready()
@@ -175,6 +238,7 @@ def main() -> None:
     parser.add_argument("--robots", type=int, default=20)
     parser.add_argument("--pages", type=int, default=10)
     parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--clients", type=int, default=0, help="curl instead of browsers")
     parser.add_argument(
         "--viewer", type=int, help="internal: open this number of pages for another process"
     )
@@ -191,7 +255,8 @@ def main() -> None:
             web_port=_PORT,
             charge_per_s=100.0,
         )
-        alone, with_pages = [], []
+        alone, with_pages, used, used_with_pages = [], [], [], []
+        pages = 0 if asked.clients else asked.pages
         with Workers(settings) as workers:
             served = subprocess.Popen(
                 [sys.executable, "-m", "app.cli", "serve"],
@@ -205,15 +270,16 @@ def main() -> None:
             area = asked.map.stem
             with _by_priority():
                 for _ in range(asked.pairs):
-                    alone.append(_run(area, asked.robots, 0)[0])
-                    took, saga_id = _run(area, asked.robots, asked.pages)
+                    took, used_s, _ = _run(area, asked.robots, served)
+                    alone.append(took)
+                    used.append(used_s)
+                    took, used_s, saga_id = _run(
+                        area, asked.robots, served, pages=pages, clients=asked.clients
+                    )
                     with_pages.append(took)
-                    print(alone[-1], took, file=sys.stderr)
-            with sync_playwright() as playwright:
-                browser = _browser(playwright)
-                live = _live_rate(area, asked.robots, browser)
-                replayed = _replay_rate(saga_id, browser)
-                browser.close()
+                    used_with_pages.append(used_s)
+                    print(alone[-1], took, used[-1], used_s, file=sys.stderr)
+            rates = {} if asked.clients else _rates(area, asked.robots, saga_id)
             served.terminate()
             served.wait()
     middle = statistics.median
@@ -222,8 +288,10 @@ def main() -> None:
         "alone_s": [round(took, 2) for took in alone],
         "with_pages_s": [round(took, 2) for took in with_pages],
         "ratio": round(middle(with_pages) / middle(alone), 3),
-        "frames_a_second_live": round(live, 1),
-        "frames_a_second_replay": round(replayed, 1),
+        "processor_alone_s": [round(each, 1) for each in used],
+        "processor_with_pages_s": [round(each, 1) for each in used_with_pages],
+        "processor_ratio": round(middle(used_with_pages) / middle(used), 3),
+        **rates,
     }
     sys.stdout.write(json.dumps(result, indent=2) + "\n")
 
