@@ -41,7 +41,7 @@ OPERATOR_PATH = "/operator"
 WEB_FOLDER = Path(__file__).resolve().parent
 _FILES = frozenset({"map.png", "map.pgm", "map.yaml", "report.json"})
 _PERCENT = 100.0
-_MARKS = {"waiting": "⏸", "to do": "○", "done": "✓", "undone": "↩", "undo failed": "⚠"}
+_MARKS = {"waiting": "◔", "to do": "○", "done": "✓", "undone": "↩", "undo failed": "⚠"}
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 SagaId = Annotated[Key, PathOf()]
