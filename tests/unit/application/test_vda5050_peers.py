@@ -235,7 +235,7 @@ async def test_vda_5050_lib_drives_our_robot(
     x, y = _start(mission_floor)
     async with (
         witnessing(mosquitto.port) as witness,
-        running_agv(AgvSpec.parse("acme/agv-1@2.0")) as agv,
+        running_agv(AgvSpec.parse("acme/agv-1@2.0"), pace=5) as agv,
     ):
         process = await asyncio.create_subprocess_exec(
             *(_tool("node"), str(node_modules / "fleet_control.js"), mosquitto.url, str(x), str(y)),
@@ -247,7 +247,8 @@ async def test_vda_5050_lib_drives_our_robot(
         found = json.loads(out)
         assert found["initPosition"] == "FINISHED"
         assert [found[name]["withError"] for name in ("base", "update", "next")] == [None] * 3
-        assert found["traversed"][-1] == "a"
+        # The last node of an order may come after the order itself.
+        assert {"a", "b", "c"} == {*found["traversed"], agv.book.last_node_id}
         assert agv.book.order_id == "order-2"
         assert agv.book.idle
     assert [each for each in witness.complaints if "actionName" not in each] == []
