@@ -20,6 +20,10 @@ ReportCondition = Callable[[str], Awaitable[None]]
 """Awaited with what holds the robot up, such as a pause; '' when it goes on."""
 
 
+Settled = tuple[str, dict[str, Any]]
+"""The id of a request, and its result, which is final."""
+
+
 @dataclass(frozen=True, slots=True)
 class DriveOrder:
     """A drive, with its identity.
@@ -46,8 +50,16 @@ class OrderExecutor(Protocol):
         """Place the robot for a mission; return its frame and its first report."""
         ...
 
-    async def resume(self, mission: str) -> bool:
-        """Continue a deployment of an earlier process; return False if there is none."""
+    async def resume(self, mission: str) -> Settled | None:
+        """Continue a deployment of an earlier process.
+
+        Returns:
+            The last request that was settled; None if there is no deployment to continue.
+        """
+        ...
+
+    async def settle(self, settled: Settled) -> None:
+        """Keep the result of a request that is executed, for a process that replaces this one."""
         ...
 
     async def drive(self, order: DriveOrder, on_condition: ReportCondition) -> DriveReport:
@@ -89,9 +101,12 @@ class DriverExecutor:
         self._path, self._driven = list(report.path), 0.0
         return frame, report
 
-    async def resume(self, _mission: str) -> bool:
-        """Return False: the map of a driver is gone with its process."""
-        return False
+    async def resume(self, _mission: str) -> Settled | None:
+        """Return None: the map of a driver is gone with its process."""
+        return None
+
+    async def settle(self, _settled: Settled) -> None:
+        """Keep nothing."""
 
     async def drive(self, order: DriveOrder, _on_condition: ReportCondition) -> DriveReport:
         """Follow a path until its end, an obstacle or the barrier."""

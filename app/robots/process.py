@@ -159,16 +159,16 @@ class RobotService:
                 self._admit(command)
                 await self._executor.halt()
             async with self._busy:
+                mission = command.payload["mission"]
+                if command.event_type != ROBOT_DEPLOY and mission != self.mission:
+                    await self._resume(mission)
                 if self._last_result[0] != command.request_id:
-                    mission = command.payload["mission"]
                     if command.event_type == ROBOT_DEPLOY:
                         await self._take_mission(mission)
-                    elif mission != self.mission and not await self._resume(mission):
-                        raise NotDeployed(
-                            f"robot {self.name} is not deployed for mission {mission}"
-                        )
                     self._admit(command)
-                    self._last_result = (command.request_id, await execute(command, progress))
+                    settled = (command.request_id, await execute(command, progress))
+                    await self._executor.settle(settled)
+                    self._last_result = settled
                 return self._last_result[1]
 
         return handle
@@ -182,12 +182,19 @@ class RobotService:
         if mission != self._mission:
             self._mission, self._deployed, self._fence = mission, False, OrderFence()
 
-    async def _resume(self, mission: str) -> bool:
-        """Continue what an earlier process of this robot did for the mission that holds it."""
-        if await fleet.holder(self.name) != mission or not await self._executor.resume(mission):
-            return False
+    async def _resume(self, mission: str) -> None:
+        """Continue what an earlier process of this robot did for the mission that holds it.
+
+        Raises:
+            NotDeployed: There is nothing to continue.
+        """
+        settled = None
+        if await fleet.holder(self.name) == mission:
+            settled = await self._executor.resume(mission)
+        if settled is None:
+            raise NotDeployed(f"robot {self.name} is not deployed for mission {mission}")
         self._mission, self._deployed, self._fence = mission, True, OrderFence()
-        return True
+        self._last_result = settled
 
     async def deploy(self, command: Command, _progress: Progress) -> dict[str, Any]:
         """Place the robot at the start pose of its slot and take the first scan.

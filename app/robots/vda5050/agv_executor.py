@@ -1,6 +1,6 @@
 """Executes the orders of missions with a robot that speaks VDA 5050: an `OrderExecutor`.
 
-Before an order is sent it is stored on the server. So a process that replaces this one sends the
+What each drive begins with is stored on the server. So a process that replaces this one sends the
 same order again, and the robot does it once.
 """
 
@@ -16,11 +16,11 @@ from app.exploration.driver import DriveReport, Patch, Point, Pose, StartError
 from app.exploration.grid import FloorMap, GridFrame
 from app.exploration.planning.settings import DEFAULT_SETTINGS
 from app.exploration.simulation.start_poses import start_poses
-from app.robots.order_executor import DriveOrder, ReportCondition
+from app.robots.order_executor import DriveOrder, ReportCondition, Settled
 from app.robots.process import true_floor
 from app.robots.vda5050.drive_watch import DriveEnd, DriveWatch, number
 from app.robots.vda5050.journey import Journey
-from app.robots.vda5050.route import DrivePlan, Limits, plan_drive
+from app.robots.vda5050.route import DrivePlan, Limits, Route, plan_drive
 from app.robots.vda5050.scan_map import ScanMap
 from app.robots.vda5050.vehicle import RobotFailed, Vehicle
 
@@ -45,6 +45,8 @@ class AgvExecutor:
     def __init__(self, vehicle: Vehicle) -> None:
         self._vehicle = vehicle
         self._journey = Journey("", "", "")
+        self._sent = Route()  # where the orders have come to with what was sent last
+        self._replaces = False
         self._floor: FloorMap | None = None
         self._map: ScanMap | None = None
         self._halted = False
@@ -80,8 +82,8 @@ class AgvExecutor:
             await self._take_position(order, floor, request_id)
             pose = self._reported_pose()
             self._journey = journey = Journey(order["mission"], order["area"], request_id)
-            journey.pose, journey.path, journey.scans = pose, [(pose.x, pose.y)], self._map.count
-            await journey.store(self._vehicle.name)
+            journey.pose, journey.path = pose, [(pose.x, pose.y)]
+            self._sent, self._replaces = journey.route, False
             return floor.frame, self._report(self._map.take_changes(), journey.path, 0.0)
 
     async def _require_able(self) -> None:
@@ -145,7 +147,7 @@ class AgvExecutor:
             raise StartError(f"robot {vehicle.name}: {done.action_result}")
         await self._map.collect(number(done.action_result))
 
-    async def resume(self, mission: str) -> bool:
+    async def resume(self, mission: str) -> Settled | None:
         """Continue the deployment of a process before this one, from what it stored.
 
         All scans are asked for again.
@@ -155,7 +157,7 @@ class AgvExecutor:
         """
         journey = await Journey.load(self._vehicle.name)
         if journey is None or journey.mission != mission:
-            return False
+            return None
         async with self._working:
             vehicle = self._vehicle
             await vehicle.wait_for(lambda: not vehicle.failure(), _LOOK_S)
@@ -163,16 +165,22 @@ class AgvExecutor:
             seen, route = vehicle.state, journey.route
             same = seen is not None and seen.order_id == route.order_id
             journey.route = route.replaced(seen.order_update_id if seen and same else -1)
-            if journey.pending:
-                request_id, plan = journey.pending
-                journey.pending = (request_id, replace(plan, route=plan.route.replaced(-1)))
             floor = self._floor = await asyncio.to_thread(true_floor, journey.area)
             self._map = ScanMap(vehicle, floor.frame, journey.session)
             await self._map.collect(journey.scans)
             self._map.take_changes()
             self._journey, self._halted = journey, False
+            self._sent, self._replaces = journey.route, True
             logger.warning("robot %s: continuing mission %s", vehicle.name, mission)
-        return True
+        return journey.request_id, journey.result
+
+    async def settle(self, settled: Settled) -> None:
+        """Store what the next drive begins with, and the result of the last request."""
+        journey = self._journey
+        if journey.mission and self._map is not None:
+            journey.scans = self._map.count
+            journey.request_id, journey.result = settled
+            await journey.store(self._vehicle.name)
 
     async def drive(self, order: DriveOrder, on_condition: ReportCondition) -> DriveReport:
         """Follow a path until its end, an obstacle or the barrier.
@@ -189,7 +197,8 @@ class AgvExecutor:
                 here = (journey.pose.x, journey.pose.y)
                 return self._report(self._map.take_changes(), [here], 0.0)
             self._require_not_superseded()
-            plan = await self._plan(order)
+            plan = self._plan(order)
+            self._sent = plan.route
             watch = DriveWatch(self._vehicle, plan, order.request_id)
             self.abandoned = True
             try:
@@ -203,38 +212,24 @@ class AgvExecutor:
             report = self._arrive(order, plan, stopped=end.blocked or self._halted, end=end)
             if end.blocked or self._halted:
                 await self.cancel()
-            journey.pending, journey.scans = None, self._map.count
-            await journey.store(self._vehicle.name)
             return report
 
-    async def _plan(self, order: DriveOrder) -> DrivePlan:
-        """Return the plan that was stored for this drive, or plan one; store it."""
+    def _plan(self, order: DriveOrder) -> DrivePlan:
+        """Plan a drive from where the last one ended; again, it gives the same plan."""
+        assert self._floor is not None
         journey = self._journey
-        if journey.pending and journey.pending[0] == order.request_id:
-            plan = journey.pending[1]
-            if plan.route.update_id and self._vehicle.action(order.request_id) is None:
-                # Not on the robot yet. As an update of this process, so that the robot refuses
-                # the one that the process before sends late.
-                update_id = journey.route.next_update(order.commander, order.epoch)
-                plan = plan.with_update(update_id)
-        else:
-            assert self._floor is not None
-            plan = plan_drive(
-                journey.route,
-                at=(journey.pose.x, journey.pose.y),
-                path=order.path,
-                since=journey.time,
-                until=order.until,
-                map_id=self._floor.name,
-                limits=self._limits(),
-                request_id=order.request_id,
-                commander=order.commander,
-                epoch=order.epoch,
-            )
-        journey.pending = (order.request_id, plan)
-        journey.route = plan.route
-        await journey.store(self._vehicle.name)
-        return plan
+        return plan_drive(
+            journey.route,
+            at=(journey.pose.x, journey.pose.y),
+            path=order.path,
+            since=journey.time,
+            until=order.until,
+            map_id=self._floor.name,
+            limits=self._limits(),
+            request_id=order.request_id,
+            commander=order.commander,
+            epoch=order.epoch,
+        )
 
     def _limits(self) -> Limits:
         sheet, speed, nodes = self._vehicle.factsheet, DEFAULT_SETTINGS.speed, _MAX_NODES
@@ -290,10 +285,10 @@ class AgvExecutor:
     @property
     def superseded(self) -> bool:
         """Whether the robot has a later update of the order than this process has sent."""
-        state, route = self._vehicle.state, self._journey.route
+        state, route = self._vehicle.state, self._sent
         if state is None or not route.order_id or state.order_id != route.order_id:
             return False
-        return state.order_update_id > route.update_id
+        return bool(state.order_update_id > route.update_id)
 
     def _require_not_superseded(self) -> None:
         if self.superseded:
@@ -320,6 +315,9 @@ class AgvExecutor:
             distance = sum(map(math.dist, points, points[1:]))
         journey.path += points[1:]
         journey.driven += distance
+        # The process before may still send: its next update is to be older than ours.
+        journey.route = plan.route.replaced(-1) if self._replaces else plan.route
+        self._replaces = False
         report = self._report(self._map.take_changes(), points, distance)
         return replace(report, reached=reached, arrived=arrived, blocked=end.blocked)
 
@@ -353,7 +351,7 @@ class AgvExecutor:
             RobotFailed: It does not answer.
         """
         vehicle, journey = self._vehicle, self._journey
-        journey.route = journey.route.ended()
+        journey.route = self._sent = self._sent.ended()
         async with self._cancelling:
             if vehicle.state is None or vehicle.failure():
                 return

@@ -1,6 +1,7 @@
-"""What one robot has done in a mission, as it is stored before each order is sent.
+"""What one robot has done in a mission, as it is stored after each drive.
 
-A process that replaces this one goes on from it.
+A process that replaces this one goes on from it: the next order follows from what is stored, with
+the same ids, so that the robot does it once.
 """
 
 import json
@@ -11,7 +12,7 @@ from typing import Any
 from app.config import get_settings
 from app.exploration.driver import Point, Pose
 from app.redis_utils import get_bus
-from app.robots.vda5050.route import DrivePlan, Route, route_from_dict
+from app.robots.vda5050.route import Route, route_from_dict
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,8 @@ class Journey:
         pose: Where it was then.
         path: The points that it drove through.
         driven: Metres.
-        pending: The drive that was or will be sent: the id of its request, and the plan.
+        request_id: Of the last request that was settled.
+        result: Its result.
     """
 
     mission: str
@@ -42,7 +44,8 @@ class Journey:
     pose: Pose = field(default_factory=lambda: Pose(0.0, 0.0))
     path: list[Point] = field(default_factory=list)
     driven: float = 0.0
-    pending: tuple[str, DrivePlan] | None = None
+    request_id: str = ""
+    result: dict[str, Any] = field(default_factory=dict)
 
     async def store(self, robot: str) -> None:
         """Store it under a robot's name.
@@ -73,12 +76,10 @@ class Journey:
 
 
 def _decoded(values: dict[str, Any]) -> dict[str, Any]:
-    pending = values["pending"]
     return values | {
         "route": route_from_dict(values["route"]),
         "pose": Pose(**values["pose"]),
         "path": [(x, y) for x, y in values["path"]],
-        "pending": pending and (pending[0], DrivePlan.from_dict(pending[1])),
     }
 
 

@@ -101,17 +101,6 @@ class DrivePlan:
     whole: bool
     length: float
 
-    def with_update(self, update_id: int) -> "DrivePlan":
-        """Return the same drive as another update of its order."""
-        route = replace(self.route, update_id=update_id)
-        return replace(self, route=route, message=self.message | {"order_update_id": update_id})
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "DrivePlan":
-        """Make it from its fields as JSON values."""
-        waypoints = [(x, y) for x, y in values["waypoints"]]
-        return cls(**values | {"route": route_from_dict(values["route"]), "waypoints": waypoints})
-
 
 def route_from_dict(values: dict[str, Any]) -> Route:
     """Make a route from its fields as JSON values."""

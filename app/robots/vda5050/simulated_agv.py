@@ -188,6 +188,7 @@ class SimulatedAgv:
         """Change the operating mode, as a person at the robot would; most clear the order."""
         if mode not in _MODES_WITH_ORDERS:
             await self._stop_driving()
+        self.errors = [e for e in self.errors if e.error_type != "MOBILE_ROBOT_NOT_AVAILABLE"]
         self.operating_mode = mode
         self.touch()
 

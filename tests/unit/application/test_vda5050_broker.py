@@ -13,12 +13,16 @@ import trustme
 from pydantic import ValidationError
 
 from app.config import Settings, choose_settings, explain, get_settings
+from app.exploration.grid import FloorMap
+from app.exploration.simulation.start_poses import start_poses
+from app.robots.vda5050 import v3
 from app.robots.vda5050.adapter import Adapter
 from app.robots.vda5050.agv_process import AgvSpec, running_agv
-from app.robots.vda5050.dialects import BadMessage
+from app.robots.vda5050.dialects import DIALECTS, BadMessage, HeaderCounter
 from app.robots.vda5050.mqtt_client import BadBroker, BrokerClient
 from app.robots.vda5050.scans import MAX_PER_MESSAGE, decode_scans, encode_scans
-from app.robots.vda5050.vehicle import Vehicle
+from app.robots.vda5050.simulated_agv import SimulatedAgv
+from app.robots.vda5050.vehicle import RobotFailed, Vehicle
 from app.vda5050_settings import BrokerAddress, RobotIdentity
 from sagastream import Bus
 from tests.mosquitto import Mosquitto, running_mosquitto
@@ -225,6 +229,59 @@ def _state(number: int, second: int, node: str) -> bytes:
             "safetyState": {"eStop": "NONE", "fieldViolation": False},
         }
     ).encode()
+
+
+async def test_what_is_not_answered_is_sent_again_with_the_same_id(app_bus: Bus) -> None:
+    """Until its action state says that it has ended; a robot that never answers is an error."""
+    choose_settings(vda5050_resend_s=0.02)
+    sent: list[dict[str, Any]] = []
+
+    async def publish(_topic: str, payload: bytes) -> bool:
+        sent.append(json.loads(payload))
+        if len(sent) == 3:
+            state = json.loads(_state(1, 1, "a"))
+            action_id = sent[-1]["actions"][0]["actionId"]
+            state["actionStates"] = [{"actionId": action_id, "actionStatus": "FINISHED"}]
+            vehicle.receive("state", json.dumps(state).encode())
+        return True
+
+    vehicle = Vehicle(RobotIdentity("acme", "agv-1"), publish)
+    done = await vehicle.act("startPause", "p1", timeout=5)
+    assert done.action_status == "FINISHED"
+    assert [each["actions"][0]["actionId"] for each in sent] == ["p1"] * 3
+    assert [each["headerId"] for each in sent] == [0, 1, 2]
+    with pytest.raises(RobotFailed, match=r"no answer to stopPause in 0\.1 s"):
+        await vehicle.act("stopPause", "p2", timeout=0.1)
+
+
+async def test_the_same_instant_action_is_done_once(app_bus: Bus, mission_floor: FloorMap) -> None:
+    """A position that is set again would begin the session of scans again."""
+    sent: list[str] = []
+
+    async def publish(name: str, _payload: bytes, _qos: int, _retain: bool) -> bool:
+        sent.append(name)
+        return True
+
+    robot = RobotIdentity("acme", "agv-1")
+    agv = SimulatedAgv(robot, DIALECTS["3.0"], publish)
+    pose = start_poses(mission_floor, 1, 0)[0]
+    given = {"x": pose.x, "y": pose.y, "theta": 0.0, "mapId": "room", "lastNodeId": "a"}
+    action = {
+        "action_type": "initializePosition",
+        "action_id": "i1",
+        "blocking_type": "NONE",
+        "action_parameters": [{"key": key, "value": value} for key, value in given.items()],
+    }
+    header = HeaderCounter(robot).next("instantActions")
+    message = v3.InstantActions.model_validate(header | {"actions": [action]})
+    for _ in range(3):
+        agv.receive("instantActions", DIALECTS["3.0"].encode(message))
+    await eventually(lambda: agv.state().action("i1").ended, within_s=10, why="it has ended")  # type: ignore[union-attr]
+    agv.receive("instantActions", DIALECTS["3.0"].encode(message))
+    await asyncio.gather(*agv._tasks)
+    assert sent.count("scan") == 1
+    assert agv.motion.count == 1
+    assert [each.action_id for each in agv.state().instant_action_states] == ["i1"]
 
 
 async def test_an_older_state_does_not_replace_a_newer_one(app_bus: Bus) -> None:

@@ -13,14 +13,16 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from app.config import choose_settings, get_settings
 from app.exploration.driver import DriveReport, Point
 from app.exploration.grid import FloorMap
 from app.robots import fleet
+from app.robots.codecs import decode_report
 from app.robots.order_executor import DriveOrder
-from app.robots.process import deploy_simulated
+from app.robots.process import RobotService, deploy_simulated
 from app.robots.team import Team
 from app.robots.vda5050 import v3
 from app.robots.vda5050.adapter import Adapter
@@ -231,6 +233,7 @@ async def test_a_robot_that_is_killed_is_lost_and_the_others_finish(
                 on_progress=after_progress(2, lambda: killed.send_signal(signal.SIGKILL)),
             )
             assert list(result["lost"]) == ["acme.agv-1"]
+            assert "stopped checking in" in result["lost"]["acme.agv-1"]
             assert result["distances_m"][1] > result["distances_m"][0]
             assert stayed.book.idle
             assert adapter.vehicle("acme.agv-1").connection == "CONNECTION_BROKEN"
@@ -273,13 +276,16 @@ async def test_a_stale_adapter_is_refused_by_the_robot(
         _, _, first = deploy_simulated(_order())
         path = _free_path(first)
         await stale.drive(_drive("d1", path, 1.0), _ignore)
+        await stale.settle(("d1", {}))
         async with running_adapter(_TWO[:1]) as other:
             newer = AgvExecutor(other.vehicle("acme.agv-1"))
-            assert not await newer.resume("another mission")
-            assert await newer.resume("m1")
+            assert await newer.resume("another mission") is None
+            assert await newer.resume("m1") == ("d1", {})
             report = await newer.drive(_drive("d2", path, 2.0), _ignore)
-            with pytest.raises(RobotFailed, match="another process drives it"):
-                await stale.drive(_drive("d3", path, 3.0), _ignore)
+            for epoch in (1, 2):
+                late = replace(_drive("d3", path, 3.0), epoch=epoch)
+                with pytest.raises(RobotFailed, match="another process drives it"):
+                    await asyncio.wait_for(stale.drive(late, _ignore), 5)
             # Once more, as if it had sent the order before it could know.
             plan = plan_drive(
                 replace(stale._journey.route),
@@ -300,6 +306,64 @@ async def test_a_stale_adapter_is_refused_by_the_robot(
             await newer.drive(_drive("d5", path, 3.0), _ignore)
         assert list(drives.counts) == ["d1", "d2", "d5"]
         assert agv.errors == []
+    drives.require_once()
+
+
+async def test_a_drive_whose_reply_was_lost_with_its_adapter_has_the_same_result(
+    app_bus: Bus, mission_floor: FloorMap, drives: DriveCounter
+) -> None:
+    """Whether the adapter died before it kept the result, or after; the next drive goes on."""
+    async with running_fleet(_TWO[:1]) as (adapter, _):
+        await fleet.check_in("acme.agv-1")
+        _, writes = await fleet.reserve("m1", 1)
+        await _write(app_bus, writes)
+        vehicle = adapter.vehicle("acme.agv-1")
+
+        def handlers(executor: AgvExecutor) -> dict[str, Any]:
+            service = RobotService("acme.agv-1", executor=executor)
+            return {each.event_type: each for each in service.handlers()}
+
+        async def send(to: dict[str, Any], event_type: str, request_id: str, **order: Any) -> Any:
+            command = Command(
+                payload=_order() | order,
+                request_id=request_id,
+                correlation_id="c",
+                saga_id="",
+                event_type=event_type,
+                epoch=1,
+            )
+            return await to[event_type](command, None)
+
+        robot, _, first = deploy_simulated(_order())
+        path = _free_path(first)
+        forgetful = AgvExecutor(vehicle)
+        killed = handlers(forgetful)
+        await send(killed, "robot:deploy", "deploy")
+        expected = await send(killed, "robot:drive", "d1", path=path, until=3.0)
+
+        async def forget(_settled: Any) -> None:
+            raise ConnectionError
+
+        forgetful.settle = forget  # type: ignore[method-assign, assignment]
+        with pytest.raises(ConnectionError):
+            await send(killed, "robot:drive", "d2", path=path, until=5.0)
+        second = handlers(AgvExecutor(vehicle))
+        again = await send(second, "robot:drive", "d1", path=path, until=3.0)
+        assert again == expected
+        found = await send(second, "robot:drive", "d2", path=path, until=5.0)
+        third = handlers(AgvExecutor(vehicle))
+        assert await send(third, "robot:drive", "d2", path=path, until=5.0) == found
+        last = await send(third, "robot:drive", "d3", path=path, until=7.0)
+        robot.drive(path, 3.0)
+        for reply, until in ((found, 5.0), (last, 7.0)):
+            report = await decode_report(reply["leg"])
+            wanted = robot.drive(path, until)
+            assert (report.pose, report.path, report.time) == (
+                wanted.pose,
+                wanted.path,
+                wanted.time,
+            )
+            assert np.array_equal(report.patch.cells, wanted.patch.cells)
     drives.require_once()
 
 

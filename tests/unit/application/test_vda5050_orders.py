@@ -247,10 +247,8 @@ def test_any_sequence_of_drives_is_accepted_and_each_done_once(
             until=since + seconds,
             epoch=epoch,
         )
-        stored = json.loads(json.dumps(asdict(plan)))
-        assert DrivePlan.from_dict(stored) == plan
         route, since = plan.route, since + seconds
-        assert route_from_dict(stored["route"]) == route
+        assert route_from_dict(json.loads(json.dumps(asdict(route)))) == route
         assert route.decision is not None
         assert _accept(book, plan, _position(*at))
         for _ in range(2 if event == "repeat" else 0):
