@@ -216,6 +216,7 @@ async def test_a_robot_that_is_killed_is_lost_and_the_others_finish(
     app_bus: Bus, mission_floor: FloorMap
 ) -> None:
     """Its last will tells it; the whole floor is explored, and all robots are free again."""
+    choose_settings(robot_seen_s=2.0)
     environment = get_settings().environment()
     command = [sys.executable, "-m", "app.robots.vda5050.agv_process", "--pace", "40", _TWO[0]]
     killed = subprocess.Popen(command, env=environment)  # noqa: ASYNC220 - starts at once
@@ -226,7 +227,6 @@ async def test_a_robot_that_is_killed_is_lost_and_the_others_finish(
                 running_adapter(_TWO, bus=app_bus, within_s=60)
             )
             await all_present(adapter.names)
-            choose_settings(robot_seen_s=1.0)
             result = await explore(
                 app_bus,
                 2,
@@ -307,6 +307,24 @@ async def test_a_stale_adapter_is_refused_by_the_robot(
         assert list(drives.counts) == ["d1", "d2", "d5"]
         assert agv.errors == []
     drives.require_once()
+
+
+async def test_an_adapter_that_begins_an_order_is_ahead_from_its_second_message_on(
+    app_bus: Bus, mission_floor: FloorMap
+) -> None:
+    """The first one is 0 in the standard; the adapter before may have sent it, too."""
+    async with running_fleet(_TWO[:1]) as (adapter, [agv]):
+        replaced = AgvExecutor(adapter.vehicle("acme.agv-1"))
+        _, first = await replaced.deploy(_order(), "deploy")
+        await replaced.settle(("deploy", {}))
+        newer = AgvExecutor(adapter.vehicle("acme.agv-1"))
+        assert await newer.resume("m1") == ("deploy", {})
+        updates = []
+        for number in range(3):
+            order = _drive(f"d{number}", _free_path(first), 1.0 + number)
+            await newer.drive(order, _ignore)
+            updates.append(agv.book.order_update_id)
+        assert updates == [0, 2**16, 2**16 + 1]
 
 
 async def test_a_drive_whose_reply_was_lost_with_its_adapter_has_the_same_result(
