@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import socket
 import ssl
 import subprocess
 import tempfile
@@ -96,8 +97,14 @@ class Proxy:
         self._made.cleanup()
 
     def _accepts(self) -> bool:
-        command = ["openssl", "s_client", "-connect", f"localhost:{self._port}"]
-        return subprocess.run(command, capture_output=True, check=False, input=b"").returncode == 0
+        try:
+            with (
+                socket.create_connection(("127.0.0.1", self._port), timeout=5) as plain,
+                trust().wrap_socket(plain, server_hostname="localhost"),
+            ):
+                return True
+        except OSError:
+            return False
 
 
 def _block(heading: str) -> str:
