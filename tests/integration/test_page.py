@@ -170,7 +170,6 @@ def test_a_stuck_mission_is_fixed_and_resumed(
     expect(lane.locator(".badge")).to_have_text(["↩ undone"] * 3)
 
 
-@pytest.mark.proxied
 def test_cancel_asks_for_confirmation_and_undoes(served: Served, watched: Watched) -> None:
     """The dialog names the steps to undo in order; then they are undone."""
     page = watched.page

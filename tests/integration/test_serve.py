@@ -91,6 +91,8 @@ PACK = Saga(
     "pack",
     (Step("pack", STREAM, "shop:pack", lambda given, _results: given, timeout=3600.0),),
 )
+# A request that no handler begins, for each way to the page: a test cancels it.
+WAITING: dict[Front, str] = {"direct": "order-9", "nginx": "order-10"}
 HANDLERS = [reserve, charge, refund, flaky, pack]
 
 
@@ -105,7 +107,8 @@ async def _serve_shop(url: str, ready: threading.Event, stop: threading.Event) -
                 within_s=10,
                 why="it has ended",
             )
-        await ask("slow:commands", event_type="slow:wait", payload={}, request_id="order-9")
+        for request_id in WAITING.values():
+            await ask("slow:commands", event_type="slow:wait", payload={}, request_id=request_id)
         await ask(STREAM, event_type="shop:flaky", payload={}, request_id="flaky-1")
         letter = {"event_type": "shop:order", "payload": '{"count":1}', "request_id": "order-5"}
         reason = {"dead_reason": f"HandlerLost: gone {HOSTILE}", "dead_entry_id": "1-1"}
@@ -256,13 +259,14 @@ def test_the_pages_are_accessible(
 
 
 @pytest.mark.proxied
-def test_a_request_is_cancelled_by_keyboard(served: str, page: Page) -> None:
+def test_a_request_is_cancelled_by_keyboard(served: str, page: Page, front: Front) -> None:
     """From the link to the confirmation and back, without a mouse."""
-    page.goto(f"{served}/request?id=order-9")
+    waiting = WAITING[front]
+    page.goto(f"{served}/request?id={waiting}")
     page.get_by_role("link", name="Cancel…").focus()
     page.keyboard.press("Enter")
-    expect(page.get_by_role("heading", level=1)).to_have_text("Cancel the request order-9?")
-    page.get_by_role("button", name="Cancel the request order-9").focus()
+    expect(page.get_by_role("heading", level=1)).to_have_text(f"Cancel the request {waiting}?")
+    page.get_by_role("button", name=f"Cancel the request {waiting}").focus()
     page.keyboard.press("Enter")
     expect(page.get_by_role("status")).to_contain_text("it had not begun")
     expect(page.locator("h1 .badge")).to_contain_text("cancelled")

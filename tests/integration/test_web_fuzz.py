@@ -38,4 +38,4 @@ def test_no_request_makes_the_server_fail(
             timeout=1000,
         )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert "13 selected" in done.stdout
+    assert "17 selected" in done.stdout
