@@ -25,7 +25,7 @@ from app.shutdown import GRACE_S, shutdown
 from sagastream import SagastreamError
 
 _ORDER = (
-    *("run", "dev", "start", "list", "show", "watch", "replay", "trace"),
+    *("run", "dev", "start", "list", "show", "watch", "replay", "export", "trace"),
     *("approve", "reject", "cancel", "resume", "compensate"),
     *("fleet", "workers", "agv", "serve", "doctor", "acl"),
 )

@@ -1,0 +1,1 @@
+"""Missions as files and live streams of other tools: MCAP, GeoJSON, g2o, Foxglove."""
