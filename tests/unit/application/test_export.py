@@ -210,7 +210,7 @@ async def test_a_huge_map_is_written_less_often_and_its_last_state_always(
 async def test_the_maps_of_the_robots_are_exported(
     app_bus: Bus, tmp_path: Path, now_ms: int
 ) -> None:
-    """Given robots with maps of their own, then each has its frame, and the merged map places it."""
+    """Given robots with own maps, then each has its frame, and the merged map places it."""
     await _start(known_poses=False)
     evidence = np.array([[0, 40], [-40, 0], [40, 0]], np.int8)
     encoded = await encode_patch(Patch(2, 3, evidence))
@@ -236,7 +236,7 @@ async def test_the_maps_of_the_robots_are_exported(
     assert own.info.origin.position.x == pytest.approx(_GRID.origin_x + 3 * _GRID.resolution)
     ((placed,),) = [each.transforms for each in _of(path, "/tf_static")]
     assert (placed.header.frame_id, placed.child_frame_id) == ("map", "robot_01/map")
-    # One metre ahead of its own origin, the robot is at (3, 4) and looks up.
+    # One metre ahead of its origin, the robot is at (3, 4) and looks up.
     assert placed.transform.translation.x == pytest.approx(3.0)
     assert placed.transform.translation.y == pytest.approx(3.0)
 
