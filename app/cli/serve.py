@@ -7,20 +7,22 @@ import secrets
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from app.cli.base import EXIT_ERROR, EXIT_USAGE, app, leave, run_or_exit, settings_of_command
 from app.cli.kept_missions import kept_data
 from app.config import ROOT, Settings, choose_settings
+from app.missions.mission_ids import full_id
 from app.redis_utils import get_bus
 from app.shutdown import kill_groups, shutdown
 from sagastream.testing import child_options
 
+LAYOUT = ROOT / "deploy" / "foxglove-layout.json"
 # Files and sockets that are open beside the event streams.
 _OTHER_FILES = 1000
 
@@ -33,6 +35,15 @@ def serve(
     mission: Annotated[
         str, typer.Option(help="The id of a mission that `mission run` has kept, or its beginning.")
     ] = "",
+    foxglove: Annotated[
+        int | None,
+        typer.Option(
+            help="Also show a mission live in Foxglove, on this port and machine only: the one "
+            "that --mission names, else the newest that runs.",
+            min=0,
+            max=65535,
+        ),
+    ] = None,
 ) -> None:
     """Serve pages and HTTP API until Ctrl-C; other machines can connect only if WEB_TOKEN is set.
 
@@ -65,10 +76,10 @@ def serve(
             "python -c 'import secrets; print(secrets.token_urlsafe())'",
         )
     with kept_data(mission):
-        _serve(choose_settings())
+        _serve(choose_settings(), foxglove, mission)
 
 
-def _serve(settings: Settings) -> None:
+def _serve(settings: Settings, foxglove_port: int | None, mission: str) -> None:
     """Serve with these settings until Ctrl-C."""
     # Imported here: slow imports that no other command needs.
     import uvicorn  # noqa: PLC0415
@@ -99,6 +110,9 @@ def _serve(settings: Settings) -> None:
     async def serve_until_stopped() -> None:
         await get_bus().ping()
         _allow_sockets(settings)
+        live = None
+        if foxglove_port is not None:
+            live = asyncio.create_task(await _begin_live(foxglove_port, mission))
         server = uvicorn.Server(config)
         # Signals belong to this command.
         server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]
@@ -109,12 +123,40 @@ def _serve(settings: Settings) -> None:
         try:
             await asyncio.shield(serving)
         except asyncio.CancelledError:
+            if live:
+                live.cancel()
+                await asyncio.wait([live])
             server.should_exit = True  # finishes running requests, accepts no new ones
             await web.state.events.close()
             await serving
             raise
 
     run_or_exit(serve_until_stopped(), "stopped")
+
+
+async def _begin_live(port: int, mission: str) -> Coroutine[Any, Any, None]:
+    """Listen for Foxglove; return what follows the missions. An error ends the command."""
+    try:
+        # Imported here: an extra that nothing else needs.
+        from app.export.foxglove_server import FoxgloveServer  # noqa: PLC0415
+    except ModuleNotFoundError:
+        leave(EXIT_USAGE, "--foxglove: foxglove-sdk is not installed: pip install foxglove-sdk")
+    from app.export.live_missions import LiveMissions  # noqa: PLC0415
+
+    saga_id = await full_id(mission) if mission else ""
+    try:
+        server = FoxgloveServer(port)
+    except OSError as error:
+        leave(EXIT_ERROR, f"--foxglove: {error}")
+    print(f"ws://127.0.0.1:{server.port} for Foxglove; its layout: {LAYOUT}", flush=True)
+
+    async def follow() -> None:
+        try:
+            await LiveMissions(server, saga_id).run()
+        finally:
+            await asyncio.to_thread(server.stop)
+
+    return follow()
 
 
 @contextmanager

@@ -65,27 +65,33 @@ class MissionChannels:
         entries = read_mission_entries(self._saga_id, follow=follow, is_over=is_over)
         async for entry in entries:
             self._time_ns = entry.time_ns
-            yield await self._convert(entry)
+            async for found in self._convert(entry):
+                yield found
         if not self._explored and self._progress.get("checkpoint"):
             # It was undone, or is not at its end: a checkpoint has the maps until then.
-            yield await self._noted(self._maps_of_checkpoint)
+            async for found in self._noted(self._maps_of_checkpoint()):
+                yield found
         yield await asyncio.to_thread(self._messages.finish)
 
-    async def _convert(self, entry: MissionEntry) -> list[RosMessage]:
+    async def _convert(self, entry: MissionEntry) -> AsyncIterator[list[RosMessage]]:
         fields: dict[str, Any] = dict(entry.entry.fields)
         if entry.kind is EntryKind.TRANSITION:
-            return self._messages.transition(entry.time_ns, fields)
+            yield self._messages.transition(entry.time_ns, fields)
+            return
         try:
             fields["payload"] = payload_of(fields.get("payload", ""))
         except InvalidMessage as error:
-            return self._note(f"{entry.kind.value} {entry.entry.entry_id} is malformed: {error}")
+            yield self._note(f"{entry.kind.value} {entry.entry.entry_id} is malformed: {error}")
+            return
         if entry.kind is EntryKind.STAGE:
-            found = self._messages.stage(entry.time_ns, fields)
-            return found + await self._noted(self._results_of, fields)
+            yield self._messages.stage(entry.time_ns, fields)
+            async for found in self._noted(self._results_of(fields)):
+                yield found
+            return
         try:
-            return await asyncio.to_thread(self._frame, entry.time_ns, fields["payload"])
+            yield await asyncio.to_thread(self._frame, entry.time_ns, fields["payload"])
         except (BadFrame, *_UNREADABLE) as error:
-            return self._note(f"frame {entry.entry.entry_id} is malformed: {error}")
+            yield self._note(f"frame {entry.entry.entry_id} is malformed: {error}")
 
     def _frame(self, time_ns: int, piece: Mapping[str, Any]) -> list[RosMessage]:
         frame = self._decoder.decode(piece)
@@ -95,40 +101,37 @@ class MissionChannels:
         _require_finite(frame)
         return self._messages.recorded(time_ns, frame, self._decoder.grid)
 
-    async def _results_of(self, fields: Mapping[str, Any]) -> list[RosMessage]:
+    async def _results_of(self, fields: Mapping[str, Any]) -> AsyncIterator[list[RosMessage]]:
         """What a stage adds to the maps: those of the robots, and where they lie."""
         kind, status, payload = fields.get("event_type"), fields.get("status"), fields["payload"]
         if kind == EXPLORATION_PERFORM and status == "progress":
             self._progress = payload
         if status != "completed":
-            return []
+            return
         if kind == ROUTING_PLAN:
             self._planned = payload
         if kind == EXPLORATION_PERFORM:
             self._explored = payload
-            patches = [await decode_patch(patch) for patch in payload["maps"]]
-            return await self._own_maps(dict(zip(payload["robots"], patches, strict=True)))
+            # One at a time: together, the maps of a large team on a large floor are a gigabyte.
+            for name, patch in zip(payload["robots"], payload["maps"], strict=True):
+                yield await self._own_map(name, await decode_patch(patch))
         if kind == MAP_INTEGRATE and payload.get("poses"):
-            return self._messages.placed(self._time_ns, self._places(payload))
-        return []
+            yield self._messages.placed(self._time_ns, self._places(payload))
 
-    async def _maps_of_checkpoint(self) -> list[RosMessage]:
+    async def _maps_of_checkpoint(self) -> AsyncIterator[list[RosMessage]]:
         state = await decode_state(self._progress["checkpoint"])
-        patches = [report.patch for report in state.reports]
-        return await self._own_maps(dict(zip(self._progress["robots"], patches, strict=True)))
+        for name, report in zip(self._progress["robots"], state.reports, strict=True):
+            yield await self._own_map(name, report.patch)
 
-    async def _own_maps(self, patches: Mapping[str, Patch]) -> list[RosMessage]:
+    async def _own_map(self, name: str, patch: Patch) -> list[RosMessage]:
         grid = GridFrame.from_dict((self._explored or self._planned)["frame"])
-        found: list[RosMessage] = []
-        for name, patch in patches.items():
-            if not patch.lies_in(grid):
-                raise ValueError(f"the map of {name} exceeds the grid")
-            found += await asyncio.to_thread(
-                self._messages.own_map,
-                *(self._time_ns, name, patch, grid),
-                is_apart=not self._known_poses,
-            )
-        return found
+        if not patch.lies_in(grid):
+            raise ValueError(f"the map of {name} exceeds the grid")
+        return await asyncio.to_thread(
+            self._messages.own_map,
+            *(self._time_ns, name, patch, grid),
+            is_apart=not self._known_poses,
+        )
 
     def _places(self, merged: Mapping[str, Any]) -> dict[str, Pose]:
         """Where the frame of each robot's own map lies in the merged map, if it was merged."""
@@ -140,15 +143,17 @@ class MissionChannels:
             for name in merged["parties"][0]
         }
 
-    async def _noted(self, convert: Callable[..., Any], *given: Any) -> list[RosMessage]:
+    async def _noted(
+        self, converted: AsyncIterator[list[RosMessage]]
+    ) -> AsyncIterator[list[RosMessage]]:
         """Convert something that may be missing or malformed; say so in the log if it is."""
         try:
-            found: list[RosMessage] = await convert(*given)
+            async for found in converted:
+                yield found
         except (BlobMissing, BlobInvalid) as error:
-            return self._note(str(error))
+            yield self._note(str(error))
         except _UNREADABLE as error:
-            return self._note(f"a result cannot be read: {type(error).__name__}: {error}")
-        return found
+            yield self._note(f"a result cannot be read: {type(error).__name__}: {error}")
 
     def _note(self, text: str) -> list[RosMessage]:
         logger.warning("mission %s: %s", self._saga_id, text)

@@ -6,7 +6,6 @@ import json
 import math
 import subprocess
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_typestore
 
 from app.exploration.driver import DriveReport, Patch, Pose
-from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, Grid, GridFrame
+from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, GridFrame
 from app.exploration.planning.team_planner import PlannerState
 from app.export.anchor import Anchor, BadAnchor
 from app.export.geojson import features_of
@@ -27,83 +26,29 @@ from app.export.mcap_file import McapFile
 from app.export.mission_files import NothingRecorded, write_files
 from app.export.pose_graph_file import graph_of
 from app.missions.checkpoints import encode_state
-from app.missions.frames import Frame, FrameEncoder, RobotView
+from app.missions.frames import FrameEncoder
 from app.missions.mission_saga import mission_runner
 from app.robots.codecs import encode_patch
 from sagastream import Bus
+from tests.made_missions import (
+    GRID,
+    MISSION,
+    add_stage,
+    make_frame,
+    random_cells,
+    record_frames,
+    start_mission,
+)
 from tests.node_peer import install_peer, node_tool
 from tests.plain_client import add_entry
 
 pytestmark = pytest.mark.blocking
 
-_MISSION = "mission-one"
-_GRID = GridFrame(40, 60, 0.1, -1.0, -2.0)
 _TYPES = get_typestore(Stores.ROS2_HUMBLE)
 
 
-def _cells(seed: int, grid: GridFrame = _GRID) -> Grid:
-    values = np.array([UNKNOWN, FREE, OCCUPIED], np.int8)
-    return np.random.default_rng(seed).choice(values, (grid.rows, grid.cols))
-
-
-def _frame(number: int, names: Sequence[str] = ("robot-01", "robot-02"), **other: Any) -> Frame:
-    """A frame whose robots have driven `number` metres along the x axis."""
-    robots = tuple(
-        RobotView(
-            name,
-            Pose(float(number), float(slot), 0.5),
-            float(number),
-            goal=(5.0, 1.0),
-            path=[(float(x), float(slot) + x % 2) for x in range(number + 1)],
-            plan=[(float(number), 0.0), (5.0, 1.0)],
-        )
-        for slot, name in enumerate(names)
-    )
-    given: dict[str, Any] = {
-        "simulated_s": 10.0 * number,
-        "fraction": 0.5,
-        "cells": _cells(number),
-    } | other
-    return Frame(**({"robots": robots, "frontiers": ((1.0, 1.0),)} | given))
-
-
-async def _record(
-    bus: Bus, frames: Sequence[Frame], *, at_ms: int, grid: GridFrame = _GRID, every_ms: int = 500
-) -> None:
-    """Record frames as one handler does."""
-    encoder = FrameEncoder(grid)
-    for number, frame in enumerate(frames):
-        for sequence, piece in enumerate(encoder.encode(frame)):
-            fields = {
-                "request_id": "explore",
-                "event_type": "exploration:perform",
-                "status": "progress",
-                "payload": json.dumps(piece),
-            }
-            entry_id = f"{at_ms + number * every_ms}-{sequence}"
-            await add_entry(bus, f"missions:{_MISSION}:frames", fields, entry_id=entry_id)
-
-
-async def _stage(
-    bus: Bus, event_type: str, status: str, payload: dict[str, Any], *, at_ms: int, epoch: int = 1
-) -> None:
-    fields = {
-        "request_id": event_type,
-        "event_type": event_type,
-        "status": status,
-        "payload": json.dumps(payload),
-        "epoch": str(epoch),
-    }
-    await add_entry(bus, f"saga:{_MISSION}:replies", fields, entry_id=f"{at_ms}-0")
-
-
-async def _start(**given: Any) -> None:
-    mission = {"mission": _MISSION, "area": "room", "robot_count": 2, "seed": 0} | given
-    await mission_runner().start(mission, saga_id=_MISSION)
-
-
 async def _write(**files: Any) -> None:
-    await write_files(await mission_runner().journal(_MISSION), **files)
+    await write_files(await mission_runner().journal(MISSION), **files)
 
 
 def _read(path: Path) -> list[tuple[int, str, Any]]:
@@ -137,10 +82,10 @@ async def test_every_channel_is_decoded_by_two_other_readers(
     app_bus: Bus, tmp_path: Path, now_ms: int
 ) -> None:
     """Given a mission, when it is exported, then all decodes, in order, and the last map is exact."""
-    await _start()
-    frames = [_frame(number) for number in range(1, 5)]
-    await _record(app_bus, frames, at_ms=now_ms)
-    await _stage(app_bus, "exploration:perform", "progress", {"fraction": 0.5}, at_ms=now_ms + 1)
+    await start_mission()
+    frames = [make_frame(number) for number in range(1, 5)]
+    await record_frames(app_bus, frames, at_ms=now_ms)
+    await add_stage(app_bus, "exploration:perform", "progress", {"fraction": 0.5}, at_ms=now_ms + 1)
     path = tmp_path / "mission.mcap"
 
     await _write(mcap=path, anchor=Anchor(52.0, 13.0))
@@ -159,8 +104,8 @@ async def test_every_channel_is_decoded_by_two_other_readers(
     } <= set(decoded)
     last = _of(path, "/map")[-1]
     assert bytes(last.data) == frames[-1].cells.tobytes()
-    assert (last.info.width, last.info.height) == (_GRID.cols, _GRID.rows)
-    assert last.info.origin.position.x == _GRID.origin_x
+    assert (last.info.width, last.info.height) == (GRID.cols, GRID.rows)
+    assert last.info.origin.position.x == GRID.origin_x
     (*_, pose) = _of(path, "/robot_02/pose")
     assert (pose.pose.position.x, pose.pose.position.y) == (4.0, 1.0)
     assert 2 * math.atan2(pose.pose.orientation.z, pose.pose.orientation.w) == pytest.approx(0.5)
@@ -173,10 +118,10 @@ async def test_the_libraries_of_foxglove_decode_it(
     node_modules = install_peer(
         Path(__file__).parents[2] / "mcap_peer", tmp_path_factory.mktemp("mcap_peer")
     )
-    await _start()
-    frames = [_frame(number) for number in range(1, 5)]
-    await _record(app_bus, frames, at_ms=now_ms)
-    await _stage(app_bus, "exploration:perform", "progress", {"fraction": 0.5}, at_ms=now_ms + 1)
+    await start_mission()
+    frames = [make_frame(number) for number in range(1, 5)]
+    await record_frames(app_bus, frames, at_ms=now_ms)
+    await add_stage(app_bus, "exploration:perform", "progress", {"fraction": 0.5}, at_ms=now_ms + 1)
     path = tmp_path / "mission.mcap"
     await _write(mcap=path)
 
@@ -193,11 +138,11 @@ async def test_a_resumed_handler_moves_no_time_back_and_doubles_no_path(
     app_bus: Bus, tmp_path: Path, now_ms: int
 ) -> None:
     """Given a handler that continues from an older checkpoint, then its path replaces the first's."""
-    await _start()
-    await _record(app_bus, [_frame(1), _frame(4)], at_ms=now_ms)
-    await _record(app_bus, [_frame(2), _frame(3)], at_ms=now_ms + 5000)
-    await _stage(app_bus, "exploration:perform", "start", {}, at_ms=now_ms)
-    await _stage(app_bus, "exploration:perform", "start", {}, at_ms=now_ms + 5000, epoch=2)
+    await start_mission()
+    await record_frames(app_bus, [make_frame(1), make_frame(4)], at_ms=now_ms)
+    await record_frames(app_bus, [make_frame(2), make_frame(3)], at_ms=now_ms + 5000)
+    await add_stage(app_bus, "exploration:perform", "start", {}, at_ms=now_ms)
+    await add_stage(app_bus, "exploration:perform", "start", {}, at_ms=now_ms + 5000, epoch=2)
     path = tmp_path / "mission.mcap"
 
     await _write(mcap=path)
@@ -215,15 +160,15 @@ async def test_a_huge_map_is_written_less_often_and_its_last_state_always(
     app_bus: Bus, tmp_path: Path, now_ms: int
 ) -> None:
     """Given a map of 4 million cells that changes every 10 ms, then the first and the last are in."""
-    await _start()
+    await start_mission()
     grid = GridFrame(2000, 2000, 0.05)
     shapes = []
     for number in range(1, 6):
         cells = np.full((grid.rows, grid.cols), UNKNOWN, np.int8)
         cells[: number * 100, :50] = FREE
         shapes.append(cells)
-    frames = [_frame(number, cells=cells) for number, cells in enumerate(shapes, 1)]
-    await _record(app_bus, frames, at_ms=now_ms, grid=grid, every_ms=10)
+    frames = [make_frame(number, cells=cells) for number, cells in enumerate(shapes, 1)]
+    await record_frames(app_bus, frames, at_ms=now_ms, grid=grid, every_ms=10)
     path = tmp_path / "mission.mcap"
 
     await _write(mcap=path)
@@ -238,11 +183,11 @@ async def test_the_maps_of_the_robots_are_exported(
     app_bus: Bus, tmp_path: Path, now_ms: int
 ) -> None:
     """Given robots that each have a map, then each map has its frame, and the merged map places it."""
-    await _start(known_poses=False)
+    await start_mission(known_poses=False)
     evidence = np.array([[0, 40], [-40, 0], [40, 0]], np.int8)
     encoded = await encode_patch(Patch(2, 3, evidence))
     result = {
-        "frame": _GRID.to_dict(),
+        "frame": GRID.to_dict(),
         "robots": ["robot-01", "robot-02"],
         "maps": [encoded, encoded],
         "last_poses": [[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]],
@@ -251,8 +196,8 @@ async def test_the_maps_of_the_robots_are_exported(
         "parties": [["robot-01"], ["robot-02"]],
         "poses": {"robot-01": [3.0, 4.0, math.pi / 2], "robot-02": [0.0, 0.0, 0.0]},
     }
-    await _stage(app_bus, "exploration:perform", "completed", result, at_ms=now_ms)
-    await _stage(app_bus, "map:integrate", "completed", merged, at_ms=now_ms + 1)
+    await add_stage(app_bus, "exploration:perform", "completed", result, at_ms=now_ms)
+    await add_stage(app_bus, "map:integrate", "completed", merged, at_ms=now_ms + 1)
     path = tmp_path / "mission.mcap"
 
     await _write(mcap=path)
@@ -260,7 +205,7 @@ async def test_the_maps_of_the_robots_are_exported(
     (own,) = _of(path, "/robot_01/map")
     assert own.header.frame_id == "robot_01/map"
     assert own.data.tolist() == [UNKNOWN, OCCUPIED, FREE, UNKNOWN, OCCUPIED, UNKNOWN]
-    assert own.info.origin.position.x == pytest.approx(_GRID.origin_x + 3 * _GRID.resolution)
+    assert own.info.origin.position.x == pytest.approx(GRID.origin_x + 3 * GRID.resolution)
     ((placed,),) = [each.transforms for each in _of(path, "/tf_static")]
     assert (placed.header.frame_id, placed.child_frame_id) == ("map", "robot_01/map")
     # One metre ahead of its start, the robot is at (3, 4) and looks up.
@@ -272,18 +217,18 @@ async def test_an_undone_mission_has_the_maps_of_its_checkpoint(
     app_bus: Bus, tmp_path: Path, now_ms: int
 ) -> None:
     """Given a mission that was compensated, then the maps of the robots until then are exported."""
-    await _start()
+    await start_mission()
     patch = Patch(1, 1, np.full((2, 2), 40, np.int8))
     report = DriveReport(1.0, Pose(0.0, 0.0), 0.0, ((0.0, 0.0),), 0, False, False, patch)
-    empty = np.zeros((_GRID.rows, _GRID.cols), np.uint8)
+    empty = np.zeros((GRID.rows, GRID.cols), np.uint8)
     state = PlannerState((report,), (), 1, None, empty, empty.astype(np.bool_))
     progress = {"checkpoint": await encode_state(state), "robots": {"robot-01": {}}}
-    planned = {"frame": _GRID.to_dict()}
-    await _stage(app_bus, "routing:plan", "completed", planned, at_ms=now_ms)
-    await _stage(app_bus, "exploration:perform", "progress", progress, at_ms=now_ms + 1)
+    planned = {"frame": GRID.to_dict()}
+    await add_stage(app_bus, "routing:plan", "completed", planned, at_ms=now_ms)
+    await add_stage(app_bus, "exploration:perform", "progress", progress, at_ms=now_ms + 1)
     failure = {"error_type": "TooFewLeft", "message": "1 of 2 robots are left"}
-    await _stage(app_bus, "exploration:perform", "failed", failure, at_ms=now_ms + 2)
-    await _stage(app_bus, "resources:release", "completed", {}, at_ms=now_ms + 3)
+    await add_stage(app_bus, "exploration:perform", "failed", failure, at_ms=now_ms + 2)
+    await add_stage(app_bus, "resources:release", "completed", {}, at_ms=now_ms + 3)
     path = tmp_path / "mission.mcap"
 
     await _write(mcap=path)
@@ -295,24 +240,24 @@ async def test_an_undone_mission_has_the_maps_of_its_checkpoint(
     assert failed.level == 40
 
 
-_NO_NUMBER = json.dumps(FrameEncoder(_GRID).encode(_frame(1))[-1] | {"frontiers": [["x", 0]]})
+_NO_NUMBER = json.dumps(FrameEncoder(GRID).encode(make_frame(1))[-1] | {"frontiers": [["x", 0]]})
 
 
 async def test_what_is_malformed_or_gone_is_in_the_log_and_hides_nothing(
     app_bus: Bus, tmp_path: Path, now_ms: int
 ) -> None:
     """Given broken entries and a map that expired, then the rest is exported, and the log says so."""
-    await _start()
-    frame = _frame(1)
-    await _record(app_bus, [frame], at_ms=now_ms)
+    await start_mission()
+    frame = make_frame(1)
+    await record_frames(app_bus, [frame], at_ms=now_ms)
     for name, text in (("a", "no JSON"), ("b", '{"cells": 3}'), ("c", _NO_NUMBER)):
         fields = {"request_id": name, "event_type": "e", "status": "progress", "payload": text}
         entry_id = f"{2**63}-{ord(name)}"  # long after the times of ROS
-        await add_entry(app_bus, f"missions:{_MISSION}:frames", fields, entry_id=entry_id)
+        await add_entry(app_bus, f"missions:{MISSION}:frames", fields, entry_id=entry_id)
     patch = {"row0": 0, "col0": 0, "shape": [1, 1], "cells": "0" * 64}
-    result = {"frame": _GRID.to_dict(), "robots": ["robot-01"], "maps": [patch]}
-    await _stage(app_bus, "exploration:perform", "completed", result, at_ms=now_ms + 1)
-    await _stage(app_bus, "map:integrate", "completed", {"poses": 7}, at_ms=now_ms + 2)
+    result = {"frame": GRID.to_dict(), "robots": ["robot-01"], "maps": [patch]}
+    await add_stage(app_bus, "exploration:perform", "completed", result, at_ms=now_ms + 1)
+    await add_stage(app_bus, "map:integrate", "completed", {"poses": 7}, at_ms=now_ms + 2)
     path = tmp_path / "mission.mcap"
 
     await _write(mcap=path)
@@ -328,9 +273,9 @@ async def test_sixty_four_robots_have_their_channels(
     app_bus: Bus, tmp_path: Path, now_ms: int
 ) -> None:
     """Given 64 robots, some with names that ROS does not allow, then each has channels of its name."""
-    await _start()
+    await start_mission()
     names = [f"robot-{number:02d}" for number in range(61)] + ["7 of 9", "robot_01", "map"]
-    await _record(app_bus, [_frame(2, names)], at_ms=now_ms)
+    await record_frames(app_bus, [make_frame(2, names)], at_ms=now_ms)
     path = tmp_path / "mission.mcap"
 
     await _write(mcap=path)
@@ -344,7 +289,7 @@ async def test_sixty_four_robots_have_their_channels(
 
 async def test_a_mission_without_a_recording_leaves_no_file(app_bus: Bus, tmp_path: Path) -> None:
     """Given a mission that has no map yet, then no file is written, and an older one stays."""
-    await _start()
+    await start_mission()
     path = tmp_path / "mission.mcap"
     path.write_text("older")
 
@@ -370,8 +315,8 @@ def _ring_area(ring: list[list[float]]) -> float:
 @pytest.mark.parametrize("seed", range(5))
 def test_polygons_cover_exactly_the_cells(seed: int) -> None:
     """Given any cells, then the areas of the polygons less their holes are those of the cells."""
-    frame = _frame(1, cells=_cells(seed))
-    found = json.loads(features_of(frame, _GRID, {"robot-01": [(0.0, 0.0), (1.0, 0.0)]}))
+    frame = make_frame(1, cells=random_cells(seed))
+    found = json.loads(features_of(frame, GRID, {"robot-01": [(0.0, 0.0), (1.0, 0.0)]}))
     for kind, value in (("free", FREE), ("wall", OCCUPIED)):
         (area,) = (
             each["geometry"]["coordinates"]
@@ -379,7 +324,7 @@ def test_polygons_cover_exactly_the_cells(seed: int) -> None:
             if each["properties"]["kind"] == kind
         )
         total = sum(_ring_area(ring) for polygon in area for ring in polygon)
-        assert total == pytest.approx(float((frame.cells == value).sum()) * _GRID.resolution**2)
+        assert total == pytest.approx(float((frame.cells == value).sum()) * GRID.resolution**2)
         assert all(_ring_area(polygon[0]) > 0 for polygon in area)
         assert all(ring[0] == ring[-1] for polygon in area for ring in polygon)
     assert "metres" in found["coordinates_are"]
@@ -387,8 +332,8 @@ def test_polygons_cover_exactly_the_cells(seed: int) -> None:
 
 def test_an_anchor_places_the_map_on_the_earth() -> None:
     """Given an anchor, then coordinates are longitude and latitude, turned by its heading."""
-    frame = _frame(1)
-    found = json.loads(features_of(frame, _GRID, {}, Anchor(0.0, 179.9999, 90.0)))
+    frame = make_frame(1)
+    found = json.loads(features_of(frame, GRID, {}, Anchor(0.0, 179.9999, 90.0)))
     assert "coordinates_are" not in found
     # The lengths of a degree at the equator are those of NIMA TR8350.2.
     latitude, longitude = Anchor(0.0, 10.0).place_of((111.3195, 110.5743))
