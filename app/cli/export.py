@@ -67,7 +67,7 @@ def export(
     async def write(saga_id: str) -> None:
         async with get_bus():
             journal = await mission_runner().journal(saga_id)
-            await write_files(journal, anchor=place, **files)
+            await write_files(journal.input, anchor=place, **files)
 
     with server_of(mission) as saga_id:
         run_or_exit(write(saga_id), "stopped")

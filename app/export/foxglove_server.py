@@ -1,7 +1,7 @@
 """Missions live in Foxglove: the channels of a recording, over its WebSocket protocol.
 
 A client that connects late gets the last message of each channel that it subscribes to. A client
-that is slow loses the oldest messages of its own bounded queue; it slows neither another client
+that is slow loses the oldest messages of its bounded queue; it slows neither another client
 nor the reading, and a mission does not know that anybody watches it.
 """
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from app.exploration.map_files import write_atomically
 from app.export.anchor import Anchor
@@ -12,7 +14,8 @@ from app.export.mission_channels import MissionChannels
 from app.export.mission_messages import MissionMessages
 from app.export.pose_graph_file import graph_of
 from sagastream import SagastreamError
-from sagastream.saga import Journal
+
+_ABOUT = ("mission", "area", "robot_count", "robots", "seed")
 
 
 class NothingRecorded(SagastreamError):
@@ -20,7 +23,7 @@ class NothingRecorded(SagastreamError):
 
 
 async def write_files(
-    journal: Journal,
+    mission: Mapping[str, Any],
     *,
     anchor: Anchor | None = None,
     mcap: Path | None = None,
@@ -30,7 +33,7 @@ async def write_files(
     """Write the named files; each appears complete or not at all.
 
     Args:
-        journal: The mission.
+        mission: The input of its saga, with its id, `mission`.
         anchor: Where its map lies on the Earth.
         mcap: All that was recorded.
         geojson: The last map, the paths and the frontiers.
@@ -41,12 +44,10 @@ async def write_files(
         ServerUnavailable: The server did not answer.
         OSError: A file cannot be written.
     """
+    saga_id = mission["mission"]
     messages = MissionMessages(anchor)
-    channels = MissionChannels(
-        journal.saga_id, messages, known_poses=journal.input.get("known_poses", True)
-    )
-    about = {"saga_id": journal.saga_id, "correlation_id": journal.correlation_id}
-    about |= {name: str(journal.input.get(name, "")) for name in ("area", "robot_count", "seed")}
+    channels = MissionChannels(saga_id, messages, known_poses=mission.get("known_poses", True))
+    about = {name: str(mission[name]) for name in _ABOUT if name in mission}
     count = 0
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(McapFile(mcap, about)) if mcap else None
@@ -56,7 +57,7 @@ async def write_files(
                 await asyncio.to_thread(file.add, found)
         frame, grid = messages.frame, messages.grid
         if not count or ((geojson or pose_graph) and frame is None):
-            raise NothingRecorded(f"mission {journal.saga_id} has no recording; see: mission list")
+            raise NothingRecorded(f"mission {saga_id} has no recording; see: mission list")
     if frame is None or grid is None:
         return
     if geojson:

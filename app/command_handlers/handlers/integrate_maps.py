@@ -1,9 +1,11 @@
 """`map:integrate`: merge the robots' maps, measure the result, and write its files."""
 
 import asyncio
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,8 @@ from app.missions.frames import Frame, RobotView
 from app.missions.recording import RecordingWriter
 from app.robots.codecs import decode_patch, load_json
 from sagastream import Command, Progress, multi_stage_reply
+
+logger = logging.getLogger(__name__)
 
 _MIN_FRONTIER_M = 0.4  # shorter ones may be artefacts of small map errors
 _NO_SPLIT = 10**9  # cells: counts each frontier as a whole
@@ -117,7 +121,23 @@ async def integrate_maps(command: Command, progress: Progress) -> dict[str, Any]
         cells=merged.grid,
     )
     await RecordingWriter(command, merged.frame).add(final_frame)
+    if settings.record_mcap and (path := await _record_mcap(mission, folder)):
+        result["artifacts"]["mcap"] = str(path)
     return result
+
+
+async def _record_mcap(mission: dict[str, Any], folder: Path) -> Path | None:
+    """Write what the mission has recorded so far beside its results; log why if it fails."""
+    # Imported here: slow imports that no other command needs.
+    from app.export.mission_files import write_files  # noqa: PLC0415
+
+    path = folder / "mission.mcap"
+    try:
+        await write_files(mission, mcap=path)
+    except Exception:  # the mission has its results, which a file for other tools must not cost
+        logger.exception("mission %s: cannot write %s", mission["mission"], path)
+        return None
+    return path
 
 
 def _end_of(path: Sequence[Point]) -> Pose:

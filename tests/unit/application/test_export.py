@@ -48,7 +48,7 @@ _TYPES = get_typestore(Stores.ROS2_HUMBLE)
 
 
 async def _write(**files: Any) -> None:
-    await write_files(await mission_runner().journal(MISSION), **files)
+    await write_files((await mission_runner().journal(MISSION)).input, **files)
 
 
 def _read(path: Path) -> list[tuple[int, str, Any]]:

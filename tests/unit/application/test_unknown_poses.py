@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rosbags.rosbag2 import Reader
+from rosbags.typesys import Stores, get_typestore
 
 from app.command_handlers.handlers.integrate_maps import integrate_maps
 from app.command_handlers.handlers.perform_exploration import perform_exploration
@@ -68,6 +70,26 @@ async def test_maps_in_different_frames_are_merged(app_bus: Bus, tmp_path: Path)
     merged = load_map(Path(ended["artifacts"]["map_yaml"]))
     for x, y, _ in ended["poses"].values():
         assert merged.grid[merged.frame.cell(x, y)] == FREE
+    with Reader(ended["artifacts"]["mcap"]) as reader:
+        types = get_typestore(Stores.ROS2_HUMBLE)
+        maps = [data for connection, _, data in reader.messages() if connection.topic == "/map"]
+        last: Any = types.deserialize_cdr(maps[-1], "nav_msgs/msg/OccupancyGrid")
+    assert bytes(last.data) == merged.grid.tobytes()
+
+
+async def test_a_result_survives_a_recording_that_cannot_be_converted(
+    app_bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A map is integrated even if the file for other tools cannot be written."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("of the test")
+
+    monkeypatch.setattr("app.export.mission_files.McapFile", fail)
+    ended = await _explored(app_bus, draw_rooms(2), tmp_path, ["r1"])
+
+    assert "mcap" not in ended["artifacts"]
+    assert load_map(tmp_path / "out" / "m1" / "map.yaml").grid.size
 
 
 async def test_ambiguous_maps_are_not_merged(app_bus: Bus, tmp_path: Path) -> None:
