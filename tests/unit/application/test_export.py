@@ -24,6 +24,7 @@ from app.export.anchor import Anchor, BadAnchor
 from app.export.geojson import features_of
 from app.export.mcap_file import McapFile
 from app.export.mission_files import NothingRecorded, write_files
+from app.export.mission_messages import MissionMessages
 from app.export.pose_graph_file import graph_of
 from app.missions.checkpoints import encode_state
 from app.missions.frames import FrameEncoder
@@ -156,6 +157,14 @@ async def test_a_resumed_handler_moves_no_time_back_and_doubles_no_path(
     assert _log(path).count("took over") == 1
 
 
+def test_times_never_go_back() -> None:
+    """Given a time before the last one, then its messages have the last one."""
+    messages = MissionMessages()
+    (first, _) = messages.stage(7, {"event_type": "e", "status": "start"})
+    (second,) = messages.note(3, "late")
+    assert (first.time_ns, second.time_ns) == (7, 7)
+
+
 async def test_a_huge_map_is_written_less_often_and_its_last_state_always(
     app_bus: Bus, tmp_path: Path, now_ms: int
 ) -> None:
@@ -260,7 +269,9 @@ async def test_what_is_malformed_or_gone_is_in_the_log_and_hides_nothing(
     await add_stage(app_bus, "map:integrate", "completed", {"poses": 7}, at_ms=now_ms + 2)
     path = tmp_path / "mission.mcap"
 
-    await _write(mcap=path)
+    await _write(mcap=path, geojson=tmp_path / "map.json")
+
+    assert '"frontier"' in (tmp_path / "map.json").read_text()
 
     assert bytes(_of(path, "/map")[-1].data) == frame.cells.tobytes()
     log = _log(path)
