@@ -1,6 +1,5 @@
 import json
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -27,16 +26,6 @@ async def plan(_command: Command, _progress: Progress) -> None:
 async def fail(_command: Command, _progress: Progress) -> None:
     """Fail."""
     raise LookupError("no such thing")
-
-
-@pytest.fixture(autouse=True)
-def root_logger() -> Iterator[None]:
-    """Restore the root logger."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 def _lines(text: str) -> list[dict[str, Any]]:
