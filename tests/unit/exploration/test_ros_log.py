@@ -31,6 +31,12 @@ _BEAMS = 180
 _STEP_S = 0.2
 
 
+@pytest.fixture(autouse=True)
+def no_logging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the logging of the process as it is: the output of a command is closed at its end."""
+    monkeypatch.setattr("app.cli.base.configure", lambda settings, service: None)
+
+
 def _room() -> Grid:
     """A room of 8 x 6 m with a pillar that is not in its middle."""
     grid = np.full((_FRAME.rows, _FRAME.cols), FREE, np.int8)
