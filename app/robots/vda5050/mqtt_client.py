@@ -89,6 +89,7 @@ class BrokerClient:
     async def run(self) -> None:
         """Stay connected until cancelled."""
         delay_s = _FIRST_DELAY_S
+        task = asyncio.current_task()
         while True:
             client = self._new_client()
             try:
@@ -108,6 +109,9 @@ class BrokerClient:
             finally:
                 self._client = None
                 _read_error(client)
+            if task is not None and task.cancelling():
+                # A disconnection that failed has replaced the cancellation, or swallowed it.
+                raise asyncio.CancelledError
             await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
             delay_s = min(2 * delay_s, _LAST_DELAY_S)
 

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import aiomqtt
 import pytest
 import trustme
 from pydantic import ValidationError
@@ -322,3 +323,35 @@ async def test_a_robot_that_signs_off_and_comes_back_is_heard_again(
         await heard(vehicle)
     running.cancel()
     await asyncio.wait([running])
+
+
+@pytest.mark.parametrize("error", [aiomqtt.MqttError("Operation timed out"), None])
+async def test_a_disconnection_that_fails_hides_no_cancellation(
+    mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    """The broker is away, or the end of the connection has swallowed it: the client ends all the same."""
+    choose_settings(vda5050_broker_url=mosquitto.url)
+    connected = asyncio.Event()
+
+    async def note() -> None:
+        connected.set()
+
+    client = BrokerClient(
+        get_settings(), identifier="it", topics=["a"], on_message=lambda *_: None, on_connect=note
+    )
+    leave = aiomqtt.Client.__aexit__
+
+    async def fail(self: aiomqtt.Client, *args: Any) -> bool:
+        await leave(self, *args)
+        if error:
+            raise error
+        return True
+
+    monkeypatch.setattr(aiomqtt.Client, "__aexit__", fail)
+    running = asyncio.create_task(client.run())
+    await connected.wait()
+    running.cancel()
+    done, _ = await asyncio.wait([running], timeout=5)
+    running.cancel()
+    assert done == {running}
+    assert running.cancelled()
