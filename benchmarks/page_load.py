@@ -34,6 +34,7 @@ from app.config import ROOT, Settings, choose_settings
 from app.missions.mission import MissionHandle, run_saga
 from app.redis_utils import get_bus
 from sagastream.testing import EmbeddedServer, child_options
+from tests.polling import eventually_sync
 
 _PORT = 8124
 _URL = f"http://127.0.0.1:{_PORT}"
@@ -196,8 +197,7 @@ def main() -> None:
             **child_options(),
         )
         try:
-            while not _answers():
-                time.sleep(0.1)
+            eventually_sync(_answers, within_s=30, why="the page answers")
             minutes = asyncio.run(_watch(settings, entries, asked))
         finally:
             served.terminate()

@@ -40,10 +40,9 @@ def _records() -> bool:
     """Whether a tracer provider is installed; without one a span only passes its context on."""
     if not isinstance(_TRACER, trace.ProxyTracer):
         return True
+    # `get_tracer_provider` reads the environment, which costs more than the rest of such a span.
     if vars(trace).get("_TRACER_PROVIDER", trace) is None:
-        return (
-            False  # `get_tracer_provider` would read the environment, which costs more than a span
-        )
+        return False
     return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
 

@@ -1,5 +1,6 @@
 """The number of commands that a request costs, as the server counts them."""
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -84,3 +85,18 @@ async def test_a_plain_saga_costs_two_moves_for_each_step(server: EmbeddedServer
     own = {name: count for name, count in sent.items() if name not in SHARED - {"HMGET"}}
     requests = dict.fromkeys(("emit", "begin", "finish"), 3)
     assert own == requests | {"journal": 1 + 2 * 3, "HMGET": 1, "TIME": 1}
+
+
+async def test_the_counter_grows_by_what_is_new(bus: Bus) -> None:
+    """Of several commands in one call; what is repeated counts once."""
+
+    async def emit(request_id: str) -> None:
+        await bus.emit_command(
+            "work:commands", event_type="work:do", payload={}, request_id=request_id
+        )
+
+    await emit("a")
+    await asyncio.gather(*(emit(request_id) for request_id in ("a", "b", "b", "c")))
+    assert int(await bus.command("HGET", bus.key("sagastream:instance"), "emitted")) == 3
+    for request_id in "abc":
+        await bus.cancel(request_id)

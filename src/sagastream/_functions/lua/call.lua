@@ -17,6 +17,12 @@ local function flush(call)
   for stream, group_and_ids in pairs(call.acked) do
     redis.pcall('XACK', stream, unpack(group_and_ids))
   end
+  if #call.emitted > 0 then
+    local counter = redis.call('HINCRBY', call.prefix .. 'sagastream:instance', 'emitted', #call.emitted)
+    for _, answer in ipairs(call.emitted) do
+      answer[3] = counter
+    end
+  end
 end
 
 -- Refuse a call while the slot of its keys is being migrated: what has moved already cannot be

@@ -26,7 +26,7 @@ local STACK_LIMIT = 4000
 -- The state of one call: its keys, its time, the types of the keys that it has checked, and the
 -- writes that its requests share. `flush` does these writes once, at the end of the call.
 local function new_call(keys)
-  return { keys = keys, types = {}, ttls = {}, opened = {}, ended = {}, acked = {}, windows = {},
+  return { keys = keys, types = {}, ttls = {}, opened = {}, ended = {}, acked = {}, emitted = {}, windows = {},
     kept = {}, paused = {} }
 end
 

@@ -174,9 +174,9 @@ local function emit(call, key, stream, args, before, last)
     enter(call, stream, key, waiting)
     entry_id = read_record(call, key).entry_id
   end
-  -- The counter grows once in a call, by all its requests, also by those that are not new.
-  call.counted = call.counted or redis.call('HINCRBY', call.prefix .. 'sagastream:instance', 'emitted', #call.keys / 2)
-  return { 'new', entry_id, call.counted }
+  local answer = { 'new', entry_id }
+  call.emitted[#call.emitted + 1] = answer -- `flush` adds the counter
+  return answer
 end
 
 -- adopt: write the record of an entry that was added by plain XADD.
