@@ -257,7 +257,7 @@ async def serve(names: Sequence[str], deploy: Deploy = deploy_simulated) -> None
         deploy: Deploys one of them for a mission.
     """
     settings = get_settings()
-    await asyncio.to_thread(_warm_up)
+    await asyncio.to_thread(warm_up)
     services = [RobotService(name, deploy) for name in names]
     handlers = [handler for service in services for handler in service.handlers()]
     async with get_bus() as bus:
@@ -280,7 +280,7 @@ async def serve(names: Sequence[str], deploy: Deploy = deploy_simulated) -> None
                     await fleet.check_out(name)
 
 
-def _warm_up() -> None:
+def warm_up() -> None:
     """Drive once, so that jitted code is compiled before the first order."""
     floor = draw_rooms(1)
     robot = SimulatedRobot(floor, slot=0, seed=0)

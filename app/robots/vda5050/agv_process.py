@@ -20,10 +20,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from app.config import get_settings, settings_or_exit
-from app.exploration.simulation.floor_plans import draw_rooms
-from app.exploration.simulation.simulated_robot import SimulatedRobot
-from app.exploration.simulation.start_poses import start_poses
 from app.observability.providers import configure
+from app.robots.process import warm_up
 from app.robots.vda5050.dialects import DIALECTS
 from app.robots.vda5050.mqtt_client import BadBroker, BrokerClient, LastWill
 from app.robots.vda5050.simulated_agv import SimulatedAgv
@@ -113,20 +111,11 @@ async def serve(specs: Sequence[AgvSpec], *, pace: float = 0.0) -> None:
     Raises:
         BadBroker: The settings of the broker cannot be used.
     """
-    await asyncio.to_thread(_warm_up)
+    await asyncio.to_thread(warm_up)
     async with contextlib.AsyncExitStack() as stack:
         for spec in specs:
             await stack.enter_async_context(running_agv(spec, pace=pace))
         await asyncio.Event().wait()
-
-
-def _warm_up() -> None:
-    """Drive once, so that jitted code is compiled before the first order."""
-    floor = draw_rooms(1)
-    robot = SimulatedRobot(floor, slot=0, seed=0)
-    start = start_poses(floor, 1, 0)[0]
-    robot.deploy(start)
-    robot.drive([(start.x + 1.0, start.y)], 1.0)
 
 
 async def _serve_until_signal(specs: Sequence[AgvSpec], pace: float) -> None:
