@@ -21,6 +21,7 @@ from sagastream import (
     InvalidMessage,
     Retention,
     SagastreamError,
+    ServerError,
     StreamEntry,
 )
 from sagastream.message import OnProgress
@@ -165,6 +166,34 @@ def payload_of(text: str) -> dict[str, Any]:
     reply = StreamEntry("", "0-0", fields).reply(max_bytes=get_bus().max_payload)
     payload: dict[str, Any] = reply["payload"]
     return payload
+
+
+async def read_streams(
+    after: Mapping[str, str], *, count: int, block_s: float
+) -> list[StreamEntry]:
+    """Read the next entries of several streams; a key that is no stream hides only its own.
+
+    Args:
+        after: The id of the last entry that was read, by the stream's name without the namespace.
+        count: How many entries of each stream, at most.
+        block_s: How long to wait for the first entry, in seconds.
+
+    Raises:
+        SagastreamError: The server did not answer.
+    """
+    try:
+        return await get_bus().read_entries(after, count=count, block_s=block_s)
+    except ServerError:
+        pass
+    entries: list[StreamEntry] = []
+    for stream, last in after.items():
+        try:
+            entries += await get_bus().read_entries({stream: last}, count=count)
+        except ServerError:
+            continue
+    if not entries:
+        await asyncio.sleep(block_s)
+    return entries
 
 
 async def read_stream(stream: str, *, follow: bool) -> AsyncIterator[dict[str, Any]]:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from app.config import get_settings
-from app.redis_utils import get_bus
-from sagastream import SagastreamError, ServerError, StreamEntry
+from app.redis_utils import read_streams
+from sagastream import SagastreamError, StreamEntry
 
 _BATCH = 100  # entries per stream and read
 _BLOCK_S = 0.5
@@ -85,17 +85,7 @@ async def read_mission_entries(
 
 async def _read(last: dict[str, str], block_s: float) -> list[StreamEntry]:
     """Read the next entries of all streams, in order; those that later ones may precede wait."""
-    try:
-        found = await get_bus().read_entries(last, count=_BATCH, block_s=block_s)
-    except ServerError:  # a key is no stream: it hides only its own entries
-        found = []
-        for stream, entry_id in last.items():
-            try:
-                found += await get_bus().read_entries({stream: entry_id}, count=_BATCH)
-            except ServerError:
-                continue
-        if not found:
-            await asyncio.sleep(block_s)
+    found = await read_streams(last, count=_BATCH, block_s=block_s)
     by_stream: dict[str, list[StreamEntry]] = {}
     for entry in found:
         by_stream.setdefault(entry.stream, []).append(entry)

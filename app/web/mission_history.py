@@ -17,7 +17,7 @@ from typing import Any
 from sse_starlette import ServerSentEvent
 
 from app.config import get_settings
-from app.redis_utils import get_bus, payload_of
+from app.redis_utils import get_bus, payload_of, read_streams
 from sagastream import InvalidMessage, ServerError, StreamEntry
 
 EVENT_KINDS = ("stage", "move", "frame")
@@ -139,7 +139,9 @@ async def read_frames_between(saga_id: str, after: str, until: str) -> list[dict
     stream = get_settings().recording_stream(saga_id)
     found: list[dict[str, Any]] = []
     size = 0
-    for entry in await _read({stream: _id_text(_checked_id(after))}, 0.0):
+    for entry in await read_streams(
+        {stream: _id_text(_checked_id(after))}, count=_BATCH, block_s=0.0
+    ):
         size += len(entry.fields.get("payload", ""))
         if _entry_id(entry.entry_id) > _checked_id(until) or (found and size > _BATCH_BYTES):
             break
@@ -177,7 +179,7 @@ async def read_batch(saga_id: str, after: Position, *, block_s: float = 0.0) -> 
     """
     streams = _streams(saga_id)
     position_by_stream = dict(zip(streams, map(_id_text, after), strict=True))
-    entries = await _read(position_by_stream, block_s)
+    entries = await read_streams(position_by_stream, count=_BATCH, block_s=block_s)
     if entries:
         # Another stream may get an entry in the same millisecond, and clients that read it later
         # would see another order. No entry of that time comes after this.
@@ -185,7 +187,7 @@ async def read_batch(saga_id: str, after: Position, *, block_s: float = 0.0) -> 
         await asyncio.sleep(_TICK_S)
         entries = [
             entry
-            for entry in await _read(position_by_stream, 0.0)
+            for entry in await read_streams(position_by_stream, count=_BATCH, block_s=0.0)
             if _milliseconds(entry) <= newest
         ]
     events: list[Event] = []
@@ -197,23 +199,6 @@ async def read_batch(saga_id: str, after: Position, *, block_s: float = 0.0) -> 
         events.append(event)
         position = event.after(position)
     return Batch(events, position)
-
-
-async def _read(after: dict[str, str], block_s: float) -> list[StreamEntry]:
-    try:
-        return await get_bus().read_entries(after, count=_BATCH, block_s=block_s)
-    except ServerError:
-        pass
-    # One of the keys is no stream. It hides only its own events.
-    entries = []
-    for stream, last in after.items():
-        try:
-            entries += await get_bus().read_entries({stream: last}, count=_BATCH)
-        except ServerError:
-            continue
-    if not entries:
-        await asyncio.sleep(block_s)
-    return entries
 
 
 def _streams(saga_id: str) -> list[str]:
