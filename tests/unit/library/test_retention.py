@@ -347,16 +347,16 @@ async def test_records_of_the_layout_before_are_read_and_go_on(bus: Bus) -> None
 
 @pytest.mark.blocking
 def test_results_are_purged_by_the_command_line(
-    server: EmbeddedServer, namespace: str, capsys: pytest.CaptureFixture[str]
+    own_server: EmbeddedServer, namespace: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Only those of lone requests that ended long enough ago; ids stay remembered."""
 
     def run(*arguments: str) -> str:
-        assert main(["--url", server.url, "--namespace", namespace, *arguments]) == 0
+        assert main(["--url", own_server.url, "--namespace", namespace, *arguments]) == 0
         return capsys.readouterr().out.strip()
 
     async def fill() -> str:
-        async with Bus(server.url, namespace=namespace) as bus, listening(bus, [work]):
+        async with Bus(own_server.url, namespace=namespace) as bus, listening(bus, [work]):
             for number in range(3):
                 await _ask(bus, f"r{number}")
             saga = Saga("trip", (Step("only", STREAM, "work:do", lambda _given, _results: {}),))
@@ -364,7 +364,7 @@ def test_results_are_purged_by_the_command_line(
             return (await runner.run(await runner.start({}))).entries[0].request_id
 
     async def kept(request_id: str) -> bool:
-        async with Bus(server.url, namespace=namespace) as bus:
+        async with Bus(own_server.url, namespace=namespace) as bus:
             try:
                 return bool(await bus.outcome(request_id))
             except ResultExpired:
