@@ -122,6 +122,38 @@ async def _later(scale: int) -> list[str]:
     ]
 
 
+async def _waiting(scale: int) -> list[str]:
+    """What a delayed request costs the server's memory and the requests that do not wait."""
+    count = 1_000_000 // scale
+    with EmbeddedServer() as server, _listeners(server.url, 1, "none"):
+        async with Bus(server.url) as bus:
+            alone = await _p50(bus)
+            before = int((await bus.command("INFO", "memory"))["used_memory"])
+            for first in range(0, count, _BATCH):
+                numbers = range(first, min(count, first + _BATCH))
+                await asyncio.gather(*(_emit_later(bus, 3600 + n * 7919 % count) for n in numbers))
+            each = (int((await bus.command("INFO", "memory"))["used_memory"]) - before) / count
+            beside = await _p50(bus)
+    return [
+        f"{count:,} requests that wait hold {each - len('{}'):.0f} bytes each beyond their payload.",
+        f"The p50 of plain requests is {1000 * alone:.2f} ms without them, {1000 * beside:.2f} beside.",
+    ]
+
+
+async def _emit_later(bus: Bus, delay_s: float) -> None:
+    await bus.emit_command(_STREAM, event_type="work:do", payload={}, delay_s=delay_s)
+
+
+async def _p50(bus: Bus, count: int = 2000) -> float:
+    payload = {"key": "-", "work_s": 0, "note": False, "due": 0}
+    times = []
+    for _ in range(count):
+        began = time.monotonic()
+        await bus.request_and_reply(_STREAM, "work:do", payload, 60)
+        times.append(time.monotonic() - began)
+    return statistics.median(times)
+
+
 async def _limited(scale: int) -> list[str]:
     """The throughput of 100 keys with two at once each, beside the same without limits."""
     count, rows = 10_000 // scale, []
@@ -212,6 +244,7 @@ async def _jain(scale: int) -> str:
 
 _PARTS = {
     "Later": _later,
+    "Waiting": _waiting,
     "Limits by key": _limited,
     "Rates": _rate,
     "Fair turns": _fair,

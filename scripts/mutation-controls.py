@@ -20,6 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = ROOT / "src" / "sagastream"
 RECORD, REQUEST = "_functions/lua/record.lua", "_functions/lua/request.lua"
+PACKING, PAGES = "_functions/lua/packing.lua", "_functions/lua/pages.lua"
+DUE = "_functions/lua/due.lua"
 CLAIM, STREAM = "_functions/lua/claim.lua", "_functions/lua/stream.lua"
 SAGA_LUA, READERS = "_functions/lua/saga.lua", "_functions/lua/readers.lua"
 CALL, MEMORY = "_functions/lua/call.lua", "_functions/lua/memory.lua"
@@ -44,6 +46,7 @@ FAILOVER = "tests/unit/library/test_failover.py"
 CLUSTERS = "tests/unit/library/test_clusters.py"
 REPLICATION = "tests/unit/library/test_replication.py"
 RETRIES = "tests/unit/library/test_retries.py"
+WAITING = "tests/unit/library/test_waiting_records.py"
 FOLLOW = "tests/unit/library/test_follow.py"
 RETENTION = "tests/unit/library/test_retention.py"
 EFFECTS = "tests/unit/library/test_effects.py"
@@ -698,9 +701,9 @@ CONTROLS = [
     ),
     Control(
         "12 what waits for its next attempt is moved when it is due",
-        "_functions/lua/stream.lua",
-        "if record.status == 'pending' and record.due > 0 then",
-        "if false then",
+        DUE,
+        "record.status == 'pending' and record.due > 0 then",
+        "false then",
         RETRIES,
     ),
     Control(
@@ -740,7 +743,7 @@ CONTROLS = [
     ),
     Control(
         "12 a newer record is refused",
-        RECORD,
+        PACKING,
         "  if layout and layout ~= LAYOUT_TEXT and tonumber(layout) > LAYOUT then",
         "  if false then",
         POISON,
@@ -758,6 +761,41 @@ CONTROLS = [
         "return is_newer_entry(delivery.raw) and delivery.deliveries < self._newer_release_limit",
         "return False",
         POISON,
+    ),
+    Control(
+        "2 a waiting record keeps what most do not have",
+        PACKING,
+        "is_plain = is_plain and (value == '' or value == false)",
+        "is_plain = true",
+        WAITING,
+    ),
+    Control(
+        "2 only an exact text is shortened",
+        PAGES,
+        "if string.format(form[4], unpack(parts)) == text then",
+        "if true then",
+        WAITING,
+    ),
+    Control(
+        "7 a request that waits is no result to drop",
+        MEMORY,
+        "type(letter) == 'string' and STATUS_OF[letter] ~= nil",
+        "type(letter) == 'string'",
+        WAITING,
+    ),
+    Control(
+        "12 an index of long pages is split",
+        PAGES,
+        "elseif length > PAGE_LENGTH then",
+        "elseif false then",
+        WAITING,
+    ),
+    Control(
+        "12 the index of another release is taken over",
+        DUE,
+        "  take_over_delayed(call, stream, later)\n",
+        "",
+        WAITING,
     ),
     Control(
         "13 a method is refused in its class",

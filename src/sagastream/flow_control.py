@@ -127,7 +127,7 @@ async def queues(bus: Bus, stream: str, *, limit: int = 1000) -> list[Queue]:
 
     names = await bus.command("ZRANGE", f"{base}:limits", 0, limit - 1)
     found = list(await asyncio.gather(*(queue(_text(name)) for name in names)))
-    due = int(await bus.command("ZCARD", f"{base}:delayed"))
+    due = int(await bus.command("GET", f"{base}:later:length") or 0)
     if due:
         found.append(Queue(stream, "not before", "", due, 0))
     return sorted(found, key=lambda queue: (-queue.waiting, queue.reason, queue.key))

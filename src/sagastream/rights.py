@@ -21,7 +21,8 @@ ROLES: tuple[Role, ...] = get_args(Role)
 # What the functions of each role call. A requester's end a request that it supersedes.
 _ENDING = frozenset(
     {
-        *("decrby", "exists", "get", "hget", "hincrby", "hset", "incrby", "lindex", "llen", "lpop"),
+        *("decrby", "exists", "get", "getrange", "hget", "hincrby", "hset", "incrby"),
+        *("lindex", "llen", "lpop"),
         *("pexpire", "pexpireat", "pexpiretime", "rpush", "time", "type", "unlink", "xack", "zadd"),
         *("zrem",),
     }
@@ -31,7 +32,7 @@ _MOVING = (
     _ENDING
     | _READING
     | {"del", "pttl", "set", "xadd", "xgroup|create", "xlen", "xtrim"}
-    | {"hdel", "hexists", "hlen", "zcard", "zrangebyscore"}
+    | {"decr", "hdel", "hexists", "hlen", "incr", "zcard", "zrangebyscore", "zrevrangebylex"}
 )
 IN_FUNCTIONS: Mapping[Role, frozenset[str]] = {
     "requester": _MOVING

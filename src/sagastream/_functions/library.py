@@ -14,8 +14,10 @@ from sagastream._codec.entries import SCHEMA_VERSION
 from sagastream._redis.deadline import Deadline
 
 # In this order: each file uses functions of the files before it.
-_FILES = (
+_SHARED = (
     "prelude",
+    "pages",
+    "packing",
     "record",
     "memory",
     "queue",
@@ -24,23 +26,24 @@ _FILES = (
     "call",
     "window",
     "request",
-    "claim",
-    "stream",
-    "saga",
-    "signal",
-    "schedule",
-    "readers",
+    "due",
 )
+# No other file uses these. Each is one block, as Lua allows 200 local names in a block.
+_ALONE = ("claim", "stream", "saga", "signal", "schedule", "readers")
 
 
 def _joined() -> str:
     folder = files("sagastream._functions").joinpath("lua")
-    return "\n".join(folder.joinpath(f"{name}.lua").read_text(encoding="utf-8") for name in _FILES)
+
+    def text(name: str) -> str:
+        return folder.joinpath(f"{name}.lua").read_text(encoding="utf-8")
+
+    return "\n".join([*map(text, _SHARED), *(f"do\n{text(name)}end" for name in _ALONE)])
 
 
 _TEMPLATE = _joined()
 # The layout of a request's record that this release writes. It reads this one and older ones.
-RECORD_LAYOUT = 4
+RECORD_LAYOUT = 5
 # The library's name.
 LIBRARY = "sagastream_" + hashlib.sha256(_TEMPLATE.encode()).hexdigest()[:12]
 # What FUNCTION LOAD takes.

@@ -184,6 +184,12 @@ async def _act_as_requester(bus: Bus) -> None:
     await bus.emit_command("idle:commands", event_type="till:add", payload={}, request_id="idle")
     assert await bus.cancel("idle") == "cancelled"
     await asyncio.gather(*(bus.request_and_reply(STREAM, "till:book", {}, 10) for _ in range(300)))
+    for number in range(130):
+        await bus.emit_command(
+            STREAM, event_type="till:add", payload={}, request_id=f"w{number}", delay_s=60
+        )
+    for number in range(130):
+        assert await bus.cancel(f"w{number}") == "cancelled"
 
 
 async def _is_running(bus: Bus, request_id: str) -> bool:

@@ -123,7 +123,7 @@ async def test_a_request_that_waits_holds_no_slot(bus: Bus) -> None:
         await eventually(lambda: len(flaky.attempts) == 20, within_s=10, why="all have failed")
 
         async def waiting() -> bool:
-            return bool(await bus.command("ZCARD", bus.key(f"{STREAM}:delayed")) == 20)
+            return bool(await bus.command("GET", bus.key(f"{STREAM}:later:length")) == b"20")
 
         await eventually(waiting, within_s=10, why="all wait")
         await bus.request_and_reply(STREAM, "work:plain", {}, 2)
@@ -135,7 +135,7 @@ async def test_a_request_that_waits_holds_no_slot(bus: Bus) -> None:
     assert 3000 < status.due_s <= 3960
     for number in range(20):
         assert await bus.cancel(f"w{number}") == "cancelled"
-    assert not await call(bus, "EXISTS", f"{STREAM}:delayed")
+    assert not await call(bus, "EXISTS", f"{STREAM}:later")
 
 
 async def test_the_wait_survives_the_listener(bus: Bus) -> None:
@@ -179,7 +179,7 @@ async def test_a_request_that_waits_can_be_cancelled(bus: Bus) -> None:
         assert await bus.cancel("r") == "cancelled"
         with pytest.raises(RequestCancelled):
             await asked
-        assert not await call(bus, "EXISTS", f"{STREAM}:delayed")
+        assert not await call(bus, "EXISTS", f"{STREAM}:later")
     assert flaky.attempts == [1]
 
 

@@ -555,7 +555,6 @@ async def test_a_request_that_waits_for_its_next_attempt_says_when_it_begins(
     assert 30 < row["due"] - row["time"] < 90
     assert "due             2" in (await verbs.run("request", "show", "r"))[1]
     assert (await verbs.run("request", "cancel", "r"))[:2] == (0, "cancelled\n")
-    await bus.command("DEL", bus.key(f"{STREAM}:delayed"))  # it is dropped when it is due
 
 
 async def _waiting(verbs: Verbs) -> dict[str, Any] | None:

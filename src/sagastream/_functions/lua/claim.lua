@@ -326,13 +326,13 @@ local function postpone(call, keys, args)
   if record.cancel ~= '' then
     return { 'cancelled' }
   end
-  local delayed = stream .. ':delayed'
-  require_type(call, delayed, 'zset')
+  local later = stream .. ':later'
+  require_type(call, later, 'zset')
   record.status, record.token, record.consumer, record.span, record.lease_until = 'pending', '', '', '', 0
-  record.failures, record.entry_id, record.due = record.failures + 1, '0-0', now_ms(call) + delay_ms
+  record.failures, record.entry_id, record.due = record.failures + 1, NO_ENTRY, now_ms(call) + delay_ms
   leave_limiters(call, stream, key, record)
   redis.call('HSET', key, 'state', pack_state(record), 'failure', failure, 'postponed', token)
-  redis.call('ZADD', delayed, int(record.due), key)
+  add_paged(call, later, record.due, key)
   append(call.ended, stream, key)
   redis.call('XACK', stream, group, entry_id)
   redis.call('XDEL', stream, entry_id)

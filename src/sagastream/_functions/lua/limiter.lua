@@ -128,6 +128,13 @@ local function has_permits(call, stream, key, record)
   return true
 end
 
+local function forget_wait(stream, key, record)
+  record.waits = ''
+  if command_of(record).deadline ~= '' then
+    redis.call('ZREM', stream .. ':deadlines', key)
+  end
+end
+
 -- Let the first of a limiter's queue go on, as many as it lets through.
 local function open_limiter(call, stream, name)
   local base = limiter_key(stream, name)
@@ -151,7 +158,7 @@ local function open_limiter(call, stream, name)
     end
     take_first(base, key, class, tag, turn)
     if record.status == 'pending' and record.waits == name then
-      record.waits = ''
+      forget_wait(stream, key, record)
       if kind_of(name) ~= 'paused' then
         add_permit(call, stream, key, record, name, now_ms(call) + RESERVED_MS)
       end
@@ -173,7 +180,7 @@ local function wait_at(call, stream, key, record, name, count, interval)
   local base = limiter_key(stream, name)
   redis.call('HSET', base, 'count', count, 'interval', interval)
   enqueue(base, key, record.turn)
-  record.waits, record.entry_id = name, '0-0'
+  record.waits, record.entry_id = name, NO_ENTRY
   write_state(key, record)
   local deadline = tonumber(command_of(record).deadline)
   if deadline then
@@ -217,7 +224,7 @@ end
 -- Remove a request that ends from the queue in which it waits.
 local function leave_queue(stream, key, record)
   dequeue(limiter_key(stream, record.waits), key, record.turn)
-  record.waits = ''
+  forget_wait(stream, key, record)
 end
 
 -- Whether anything of a stream is paused.
@@ -313,6 +320,9 @@ local function limited(call, stream, key, record, limits, group, entry_id, name,
   redis.call('XDEL', stream, entry_id)
   redis.call('ZREM', stream .. ':open', key) -- at once: it may go on in this call
   record.status, record.token, record.consumer, record.lease_until = 'pending', '', '', 0
+  if record.attempts == 0 then
+    record.payload_sent = redis.call('HGET', key, 'payload')
+  end
   if kind_of(name) == 'paused' then
     leave_limiters(call, stream, key, record)
   else

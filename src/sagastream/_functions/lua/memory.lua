@@ -122,7 +122,8 @@ local function drop_kept(list, is_surplus)
       return
     end
     local size, key = string.match(oldest, '^(%d+) (.*)$')
-    local is_there = redis.call('TYPE', key).ok == 'string'
+    local letter = redis.pcall('GETRANGE', key, LETTER_AT - 1, LETTER_AT - 1)
+    local is_there = type(letter) == 'string' and STATUS_OF[letter] ~= nil
     if is_there and not is_surplus() then
       return
     end

@@ -119,7 +119,6 @@ local function conclude(call, key, record, status, payload, trace, retention, gr
   local is_lone = command.saga_id == ''
   if record.waits ~= '' then
     leave_queue(command.stream, key, record)
-    redis.call('ZREM', command.stream .. ':deadlines', key)
   end
   if record.held_until > 0 then
     redis.call('HSET', key, 'state', pack_state(record), 'ended', ended)
@@ -141,7 +140,7 @@ local function conclude(call, key, record, status, payload, trace, retention, gr
     ack(call, command.stream, group, entry_id)
   end
   if record.due and record.due > 0 then
-    redis.call('ZREM', command.stream .. ':delayed', key)
+    remove_paged(call, command.stream .. ':later', record.due, key)
   end
   append(call.ended, command.stream, key)
   if record.held_until == 0 and record.permits ~= '' then

@@ -147,11 +147,11 @@ local function emit(call, key, stream, args, before, last)
     open_window(call, stream, options, key, due, window_began)
   end
   if due > 0 then
-    require_type(call, stream .. ':delayed', 'zset')
-    entry_id = '0-0'
+    require_type(call, stream .. ':later', 'zset')
+    entry_id = NO_ENTRY
   elseif turn ~= '' then
     require_type(call, stream, 'stream')
-    entry_id = '0-0'
+    entry_id = NO_ENTRY
   elseif deadline == '' and not options.maxlen and not options.ttl_ms then
     entry_id = redis.call('XADD', stream, '*', 'correlation_id', correlation_id, 'request_id', request_id,
       'saga_id', saga_id, 'event_type', event_type, 'payload', payload, 'reply_stream', reply_stream, 'v', v,
@@ -167,12 +167,21 @@ local function emit(call, key, stream, args, before, last)
   if is_there then
     redis.call('DEL', key) -- the note, and its TTL: a live record has none
   end
-  add_record(call, key, stream, packed, payload, entry_id, due, turn, reply_streams, end_streams, options.effect or '',
-    options.context or '', after, record.followed and true or false)
-  if turn ~= '' and due == 0 then
-    local waiting = read_record(call, key)
-    enter(call, stream, key, waiting)
-    entry_id = read_record(call, key).entry_id
+  local effect, context, is_followed = options.effect or '', options.context or '', record.followed and true or false
+  if entry_id ~= NO_ENTRY then
+    add_record(call, key, stream, packed, payload, entry_id, reply_streams, end_streams, effect, context, after,
+      is_followed)
+  else
+    local waiting = new_record(unpack_command(packed), reply_streams, end_streams)
+    waiting.effect, waiting.context, waiting.after, waiting.followed = effect, context, after, is_followed
+    waiting.due, waiting.turn, waiting.payload_sent = due, turn, payload
+    if due > 0 then
+      write_state(key, waiting)
+      add_paged(call, stream .. ':later', due, key)
+    else
+      enter(call, stream, key, waiting)
+      entry_id = read_record(call, key).entry_id
+    end
   end
   local answer = { 'new', entry_id }
   call.emitted[#call.emitted + 1] = answer -- `flush` adds the counter
@@ -226,7 +235,7 @@ local function adopt(call, keys, args)
     return { 'done', 'cancelled' }
   end
   redis.call('DEL', key)
-  add_record(call, key, stream, pack_command(command), command.payload, entry_id, 0, '', reply_streams, '', '',
+  add_record(call, key, stream, pack_command(command), command.payload, entry_id, reply_streams, '', '',
     value_of(fields, 'context'), '', record.followed and true or false)
   return { 'adopted' }
 end

@@ -4,8 +4,6 @@
 local PENDING_LIMIT = 10000
 -- The largest number of commands that one sweep requeues.
 local REQUEUE_LIMIT = 100
--- How long a due request of a newer release is left to it.
-local NEWER_PAUSE_MS = 1000
 
 -- How many of the oldest entries of a stream are beyond a number of entries or bytes.
 local function surplus_of(stream, keep, keep_bytes)
@@ -61,45 +59,6 @@ local function requeue(call, stream, limit)
   end
 end
 
--- Let in the requests whose deadline passes while they wait for a limiter: they fail.
-local function move_late(call, stream)
-  local deadlines = stream .. ':deadlines'
-  for _, key in ipairs(redis.call('ZRANGEBYSCORE', deadlines, '-inf', int(now_ms(call)), 'LIMIT', 0, REQUEUE_LIMIT)) do
-    local is_readable, record = pcall(read_record, call, key)
-    if is_readable and record.status == 'pending' and record.waits ~= '' then
-      leave_queue(stream, key, record)
-      add_command(call, stream, key, record)
-    end
-    redis.call('ZREM', deadlines, key)
-  end
-  return tonumber(redis.call('ZRANGE', deadlines, 0, 0, 'WITHSCORES')[2] or math.huge)
-end
-
--- Let in the requests that are due, and those whose limiter must be looked at. Returns how many ms
--- later the next one is, or '' if none waits.
-local function move_due(call, stream)
-  local delayed, now = stream .. ':delayed', now_ms(call)
-  for _, key in ipairs(redis.call('ZRANGEBYSCORE', delayed, '-inf', int(now), 'LIMIT', 0, REQUEUE_LIMIT)) do
-    local is_readable, record = pcall(read_record, call, key)
-    if not is_readable then
-      redis.call('ZADD', delayed, int(now + NEWER_PAUSE_MS), key) -- a newer release moves its own
-    else
-      if record.status == 'pending' and record.due > 0 then
-        record.due = 0
-        enter(call, stream, key, record)
-      end
-      redis.call('ZREM', delayed, key)
-    end
-  end
-  local limits = stream .. ':limits'
-  for _, name in ipairs(redis.call('ZRANGEBYSCORE', limits, '-inf', int(now), 'LIMIT', 0, REQUEUE_LIMIT)) do
-    open_limiter(call, stream, name)
-  end
-  local first = tonumber(redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2] or math.huge)
-  first = math.min(first, move_late(call, stream), tonumber(redis.call('ZRANGE', limits, 0, 0, 'WITHSCORES')[2] or math.huge))
-  return first < math.huge and int(math.max(0, first - now)) or ''
-end
-
 -- sweep: take over entries that were not renewed for one lease, or were given back, at most `count`.
 -- Race: two sweepers would take the same entries from each other; so one holds the group and stream
 -- for a while, and continues where the one before stopped.
@@ -113,9 +72,10 @@ local function sweep(call, keys, args)
   local sweeper, stream = keys[1], keys[2]
   local consumer, group, lease_ms, idle_ms, count, keep, keep_bytes = unpack(args, 1, 7)
   require_type(call, sweeper, 'hash')
-  require_type(call, stream .. ':delayed', 'zset')
+  require_type(call, stream .. ':later', 'zset')
   require_type(call, stream .. ':limits', 'zset')
   require_type(call, stream .. ':deadlines', 'zset')
+  call.prefix = string.sub(keys[3], 1, -#'remembered' - 1)
   local now, due = now_ms(call), move_due(call, stream)
   local held = redis.call('HMGET', sweeper, 'consumer', 'until', 'cursor')
   if held[1] and held[1] ~= consumer and tonumber(held[2]) > now then
