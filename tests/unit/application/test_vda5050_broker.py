@@ -200,7 +200,8 @@ def test_a_malformed_scan_is_refused(change: dict[str, Any], complaint: str) -> 
         "ranges": [1.0, None, -1],
     }
     good = json.dumps(scan)
-    session, [read] = decode_scans(encode_scans({"headerId": 0}, "s", [good]))
+    message = decode_scans(encode_scans({"headerId": 0}, "s", [good]))
+    session, [read] = message.session, message.scans
     assert (session, json.loads(read.to_json())) == ("s", scan)
     with pytest.raises(BadMessage, match=f"^scan: .*{complaint}"):
         decode_scans(encode_scans({}, "s", [json.dumps(scan | change)]))
