@@ -27,7 +27,7 @@ from sagastream import SagastreamError
 _ORDER = (
     *("run", "dev", "start", "list", "show", "watch", "replay", "export", "trace"),
     *("approve", "reject", "cancel", "resume", "compensate"),
-    *("fleet", "workers", "agv", "serve", "map-log", "doctor", "acl"),
+    *("fleet", "workers", "agv", "ros2", "serve", "map-log", "doctor", "acl"),
 )
 EXIT_CODES = {"completed": 0, "compensated": 3, "stuck": 4}
 _MAX_TRACE_FILES = 50

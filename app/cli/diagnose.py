@@ -72,8 +72,12 @@ def doctor(*, output: Format = Output.TEXT) -> None:
     Exit codes: 0 all checks passed, 1 a check failed. Example: mission doctor
     """
     settings = settings_of_command()
-    checking = check_all(settings, mission_saga(settings), fleet.presence)
-    checks = run_or_exit(checking)
+
+    async def check_everything() -> list[Check]:
+        checks = await check_all(settings, mission_saga(settings), fleet.presence)
+        return [*checks, *await _broker_checks(settings)]
+
+    checks = run_or_exit(check_everything())
     if not print_json([asdict(check) for check in checks], output):
         for check in checks:
             print(printable(f"{_word(check)}  {check.name}: {check.detail}"))
@@ -84,6 +88,18 @@ def doctor(*, output: Format = Output.TEXT) -> None:
         # Checks are in the order of causes: what comes first may mend the others, too.
         line = f"{len(failed)} of {len(checks)} checks failed"
         leave(EXIT_ERROR, f"{line}; first {failed[0].name}: {failed[0].mend or failed[0].detail}")
+
+
+async def _broker_checks(settings: Settings) -> list[Check]:
+    if settings.vda5050_broker is None:
+        return []
+    try:
+        # Imported here: no other check needs MQTT, which is an extra.
+        from app.robots.vda5050.broker_check import check_broker  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        mend = "pip install 'mission-control[vda5050]'"
+        return [Check("broker", False, f"{error.name} is missing", mend)]
+    return await check_broker(settings)
 
 
 def _word(check: Check) -> str:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli import acl, agv, dev, diagnose, export, map_log, mission_commands  # noqa: F401 - registers their commands
+from app.cli import acl, agv, dev, diagnose, export, map_log, mission_commands, ros2_bridge  # noqa: F401 - registers their commands
 from app.cli.base import (
     EXIT_USAGE,
     Approve,

@@ -16,6 +16,7 @@ from rosbags.typesys.store import Typestore
 
 from app.exploration.driver import Point, Pose
 from app.exploration.grid import Grid, GridFrame
+from app.exploration.lidar import Floats
 
 _NS_PER_S = 1_000_000_000
 _ORIGIN = Pose(0.0, 0.0)
@@ -102,6 +103,44 @@ def occupancy_grid(time_ns: int, frame_id: str, grid: Grid, frame: GridFrame) ->
 def pose_stamped(time_ns: int, frame_id: str, pose: Pose) -> Any:
     """A `geometry_msgs/PoseStamped`."""
     return _new("geometry_msgs/msg/PoseStamped", _header(time_ns, frame_id), _pose(pose))
+
+
+def odometry(time_ns: int, frame_id: str, child_frame_id: str, pose: Pose) -> Any:
+    """A `nav_msgs/Odometry` of a robot that says nothing of its speed."""
+    nowhere = _new("geometry_msgs/msg/Twist", _vector(0.0, 0.0, 0.0), _vector(0.0, 0.0, 0.0))
+    return _new(
+        "nav_msgs/msg/Odometry",
+        *(_header(time_ns, frame_id), child_frame_id),
+        _new("geometry_msgs/msg/PoseWithCovariance", _pose(pose), np.zeros(36)),
+        _new("geometry_msgs/msg/TwistWithCovariance", nowhere, np.zeros(36)),
+    )
+
+
+def laser_scan(
+    time_ns: int,
+    frame_id: str,
+    ranges: Floats,
+    *,
+    angle_min: float,
+    angle_increment: float,
+    range_max: float,
+) -> Any:
+    """A `sensor_msgs/LaserScan`.
+
+    Args:
+        time_ns: When it was measured.
+        frame_id: The frame of the angles.
+        ranges: (beams,) float64 metres, infinite without return, NaN for a beam that failed.
+        angle_min: Of the first beam, radians.
+        angle_increment: From beam to beam, radians.
+        range_max: Metres.
+    """
+    last = angle_min + angle_increment * (len(ranges) - 1)
+    return _new(
+        "sensor_msgs/msg/LaserScan",
+        *(_header(time_ns, frame_id), angle_min, last, angle_increment, 0.0, 0.0, 0.0, range_max),
+        *(ranges.astype(np.float32), np.zeros(0, np.float32)),
+    )
 
 
 def path(time_ns: int, frame_id: str, points: Sequence[Point]) -> Any:

@@ -80,6 +80,8 @@ class AgvExecutor:
             await self.cancel()
             self._map = ScanMap(self._vehicle, floor.frame, request_id)
             await self._take_position(order, floor, request_id)
+            if not self._limits().scans:
+                await self._map.find_source()
             pose = self._reported_pose()
             self._journey = journey = Journey(order["mission"], order["area"], request_id)
             journey.pose, journey.path = pose, [(pose.x, pose.y)]
@@ -167,6 +169,8 @@ class AgvExecutor:
             journey.route = route.replaced(seen.order_update_id if seen and same else -1)
             floor = self._floor = await asyncio.to_thread(true_floor, journey.area)
             self._map = ScanMap(vehicle, floor.frame, journey.session)
+            await vehicle.wait_for(lambda: vehicle.factsheet is not None, _LOOK_S)
+            self._map.has_source = journey.scans > 0 and not self._limits().scans
             await self._map.collect(journey.scans)
             self._map.take_changes()
             self._journey, self._halted = journey, False
@@ -330,6 +334,8 @@ class AgvExecutor:
         async with self._working:
             self._require_alive()
             assert self._map is not None
+            if self._map.has_source:
+                await self._map.collect(None)
             return self._report(self._map.take_whole(), self._journey.path, self._journey.driven)
 
     async def halt(self) -> None:

@@ -13,6 +13,8 @@ from app.robots.vda5050.order_book import MAX_NODES, OrderBook
 DEFAULT_STATE_INTERVAL_S = 10.0
 NODE_ACTIONS = frozenset({"scan"})
 
+_SCAN_ACTIONS = frozenset({"scan", "resendScans"})
+
 _MAX_ID_LENGTH = 128
 _FULL = 100.0
 _PARAMETERS: Mapping[str, Mapping[str, str]] = {
@@ -35,8 +37,10 @@ _PARAMETERS: Mapping[str, Mapping[str, str]] = {
 }
 
 
-def factsheet(header: Mapping[str, Any], spec: RobotSpec) -> v3_factsheet.Factsheet:
-    """Make the factsheet of a simulated robot."""
+def factsheet(
+    header: Mapping[str, Any], spec: RobotSpec, *, scans: bool = True
+) -> v3_factsheet.Factsheet:
+    """Make the factsheet of a simulated robot; with `scans` it has actions for them."""
     actions = [
         {
             "action_type": name,
@@ -47,6 +51,7 @@ def factsheet(header: Mapping[str, Any], spec: RobotSpec) -> v3_factsheet.Factsh
             ],
         }
         for name, parameters in _PARAMETERS.items()
+        if scans or name not in _SCAN_ACTIONS
     ]
     return v3_factsheet.Factsheet.model_validate(
         dict(header)

@@ -13,6 +13,9 @@ from app.robots.vda5050.scans import NumberedScan
 MAX_SCANS = 20_000
 """The most scans that are kept for `resendScans`; a robot scans five times a metre."""
 
+Sensor = Callable[[NumberedScan], None]
+"""Takes the scans of a robot that publishes them in another way than beside VDA 5050."""
+
 _CHECK_S = 0.05
 
 
@@ -29,6 +32,7 @@ class Motion:
     Args:
         on_scans: Called in the loop when there are new scans.
         on_waypoint: Called in the loop with the index of each waypoint that is reached.
+        sensor: Takes each scan in the thread of the drive; then none is kept here.
         pace: Simulated seconds in a second; 0 for as fast as possible.
 
     Attributes:
@@ -40,10 +44,12 @@ class Motion:
         on_scans: Callable[[], None],
         on_waypoint: Callable[[int], None],
         *,
+        sensor: Sensor | None = None,
         pace: float = 0.0,
     ) -> None:
         self.scans: list[str] = []
         self._on_scans, self._on_waypoint = on_scans, on_waypoint
+        self._sensor = sensor
         self._lidar = LidarSpec()
         self._step_s = RobotSpec().scan_every / RobotSpec().speed / pace if pace else 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -128,9 +134,11 @@ class Motion:
         """
         increment = 2.0 * math.pi / len(ranges)
         scan = NumberedScan(len(self.scans), pose, phase, increment, self._lidar.max_range, ranges)
-        if len(self.scans) < MAX_SCANS:
+        if self._sensor:
+            self._sensor(scan)
+        elif len(self.scans) < MAX_SCANS:
             self.scans.append(scan.to_json())
-        self._call(self._on_scans)
+            self._call(self._on_scans)
         if self._step_s and self._halt.wait(self._step_s):
             raise Halted
         self._wait_while_paused()

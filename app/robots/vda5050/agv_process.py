@@ -16,12 +16,13 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 from app.config import get_settings, settings_or_exit
 from app.observability.providers import configure
 from app.robots.process import warm_up
+from app.robots.vda5050.agv_motion import Sensor
 from app.robots.vda5050.dialects import DIALECTS
 from app.robots.vda5050.mqtt_client import BadBroker, BrokerClient, LastWill
 from app.robots.vda5050.simulated_agv import SimulatedAgv
@@ -60,11 +61,14 @@ class AgvSpec:
 
 
 @contextlib.asynccontextmanager
-async def running_agv(spec: AgvSpec, *, pace: float = 0.0) -> AsyncIterator[SimulatedAgv]:
+async def running_agv(
+    spec: AgvSpec, *, sensor: Sensor | None = None, pace: float = 0.0
+) -> AsyncIterator[SimulatedAgv]:
     """Run a simulated robot while the context is open; at its end it signs off.
 
     Args:
         spec: The robot.
+        sensor: Takes its scans, if they are not published beside VDA 5050.
         pace: Simulated seconds in a second; 0 for as fast as possible.
 
     Raises:
@@ -78,7 +82,7 @@ async def running_agv(spec: AgvSpec, *, pace: float = 0.0) -> AsyncIterator[Simu
     async def publish(name: str, payload: bytes, qos: int, retain: bool) -> bool:
         return await client.publish(topic(name), payload, qos=qos, retain=retain)
 
-    agv = SimulatedAgv(spec.robot, dialect, publish, pace=pace)
+    agv = SimulatedAgv(spec.robot, dialect, publish, sensor=sensor, pace=pace)
     client = BrokerClient(
         settings,
         identifier=f"agv-{spec.robot.name}",
@@ -105,8 +109,18 @@ def _report_crash(task: "asyncio.Task[None]") -> None:
         logger.error("a simulated robot has stopped", exc_info=error)
 
 
-async def serve(specs: Sequence[AgvSpec], *, pace: float = 0.0) -> None:
+async def serve(
+    specs: Sequence[AgvSpec],
+    *,
+    sensor_of: Callable[[AgvSpec], Sensor] | None = None,
+    pace: float = 0.0,
+) -> None:
     """Run simulated robots until cancelled.
+
+    Args:
+        specs: The robots.
+        sensor_of: Makes what takes the scans of one, if they are not published beside VDA 5050.
+        pace: Simulated seconds in a second; 0 for as fast as possible.
 
     Raises:
         BadBroker: The settings of the broker cannot be used.
@@ -114,7 +128,8 @@ async def serve(specs: Sequence[AgvSpec], *, pace: float = 0.0) -> None:
     await asyncio.to_thread(warm_up)
     async with contextlib.AsyncExitStack() as stack:
         for spec in specs:
-            await stack.enter_async_context(running_agv(spec, pace=pace))
+            sensor = sensor_of(spec) if sensor_of else None
+            await stack.enter_async_context(running_agv(spec, sensor=sensor, pace=pace))
         await asyncio.Event().wait()
 
 

@@ -5,6 +5,7 @@ expects: who needs an answer sends again.
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import socket
@@ -114,6 +115,28 @@ class BrokerClient:
                 raise asyncio.CancelledError
             await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
             delay_s = min(2 * delay_s, _LAST_DELAY_S)
+
+    async def listen_once(self, seconds: float, enough: Callable[[], bool]) -> None:
+        """Connect once, pass on what comes within some seconds or until it is enough, and leave.
+
+        Raises:
+            MqttError: The broker refuses or ends the connection.
+            OSError: It cannot be reached.
+        """
+        client = self._new_client()
+        try:
+            async with client:
+                for topic in self._topics:
+                    await client.subscribe(topic, qos=1)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(seconds):
+                        async for message in client.messages:
+                            if isinstance(message.payload, bytes | bytearray):
+                                self._pass_on(str(message.topic), bytes(message.payload))
+                            if enough():
+                                break
+        finally:
+            _read_error(client)
 
     def _pass_on(self, topic: str, payload: bytes) -> None:
         """Pass a message on; what it raises ends neither the connection nor what comes next."""

@@ -21,6 +21,7 @@ from app.robots.vda5050.vehicle import RobotFailed, Vehicle
 logger = logging.getLogger(__name__)
 
 _RESENDS = 10
+_AT_ONCE = 256  # scans, so that those of a long session need not be in memory together
 
 
 class ScanMap:
@@ -33,30 +34,51 @@ class ScanMap:
 
     Attributes:
         count: The number of scans that are in the map.
+        has_source: Whether something publishes scans for a robot that has no actions for them.
     """
 
     def __init__(self, vehicle: Vehicle, frame: GridFrame, session: str) -> None:
-        self.count = 0
+        self.count, self.has_source = 0, False
         self._vehicle, self._frame = vehicle, frame
         self._evidence = np.zeros((frame.rows, frame.cols), np.int8)
         self._changed: Box | None = None
         vehicle.expect_scans(session)
 
+    async def find_source(self) -> None:
+        """Look whether something publishes scans for this robot, and take the first ones."""
+        try:
+            await self._vehicle.request_scans(0, _AT_ONCE, timeout=self._vehicle.resend_s)
+        except RobotFailed:
+            logger.info("robot %s: nothing publishes scans for it", self._vehicle.name)
+            return
+        self.has_source = True
+        await self.collect(None)
+
     async def collect(self, count: int | None) -> None:
         """Add the scans up to a number; ask for those that did not come.
 
         Args:
-            count: How many there are; None to take those that have come.
+            count: How many there are; None to take those that there are.
 
         Raises:
             RobotFailed: A scan does not come.
         """
-        vehicle = self._vehicle
         if count is None:
-            count = self.count
-            while count in vehicle.scans:
-                count += 1
-        end = count
+            count = await self._count_so_far()
+        while self.count < count:
+            await self._collect_until(min(self.count + _AT_ONCE, count))
+
+    async def _count_so_far(self) -> int:
+        vehicle, count = self._vehicle, self.count
+        if self.has_source:
+            timeout = get_settings().robot_timeout_s
+            return await vehicle.request_scans(count, count + _AT_ONCE, timeout=timeout)
+        while count in vehicle.scans:
+            count += 1
+        return count
+
+    async def _collect_until(self, end: int) -> None:
+        vehicle = self._vehicle
 
         def missing() -> list[int]:
             return [n for n in range(self.count, end) if n not in vehicle.scans]
@@ -68,17 +90,24 @@ class ScanMap:
             if attempts == _RESENDS:
                 raise RobotFailed(f"robot {vehicle.name}: {len(gaps)} scans did not come")
             attempts += 1
-            done = await vehicle.act(
-                "resendScans",
-                str(uuid.uuid4()),
-                {"sessionId": vehicle.session, "from": gaps[0], "to": gaps[-1] + 1},
-                timeout=get_settings().robot_timeout_s,
-            )
-            if done.action_status == "FAILED":
-                raise RobotFailed(f"robot {vehicle.name}: scans: {done.action_result}")
+            await self._ask_again(gaps[0], gaps[-1] + 1)
         scans = [vehicle.take_scan(number) for number in range(self.count, end)]
-        self.count = max(self.count, end)
+        self.count = end
         await asyncio.to_thread(self._integrate, scans)
+
+    async def _ask_again(self, first: int, end: int) -> None:
+        vehicle, timeout = self._vehicle, get_settings().robot_timeout_s
+        if self.has_source:
+            await vehicle.request_scans(first, end, timeout=timeout)
+            return
+        done = await vehicle.act(
+            "resendScans",
+            str(uuid.uuid4()),
+            {"sessionId": vehicle.session, "from": first, "to": end},
+            timeout=timeout,
+        )
+        if done.action_status == "FAILED":
+            raise RobotFailed(f"robot {vehicle.name}: scans: {done.action_result}")
 
     def _integrate(self, scans: Sequence[NumberedScan]) -> None:
         for scan in scans:

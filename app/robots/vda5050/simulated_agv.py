@@ -29,7 +29,7 @@ from app.robots.vda5050.agv_messages import (
     factsheet,
     state_message,
 )
-from app.robots.vda5050.agv_motion import Halted, Motion
+from app.robots.vda5050.agv_motion import Halted, Motion, Sensor
 from app.robots.vda5050.dialects import BadMessage, Dialect, HeaderCounter
 from app.robots.vda5050.order_book import Abilities, OrderBook, Refused, make_error
 from app.robots.vda5050.scans import MAX_PER_MESSAGE, encode_scans
@@ -53,21 +53,30 @@ class SimulatedAgv:
         robot: Its identity.
         dialect: The version that it speaks.
         publish: Sends its messages.
+        sensor: Takes its scans; then it has no actions for them, and none is published here.
         pace: Simulated seconds in a second; 0 for as fast as possible.
     """
 
     def __init__(
-        self, robot: RobotIdentity, dialect: Dialect, publish: Publish, *, pace: float = 0.0
+        self,
+        robot: RobotIdentity,
+        dialect: Dialect,
+        publish: Publish,
+        *,
+        sensor: Sensor | None = None,
+        pace: float = 0.0,
     ) -> None:
         self.book = OrderBook()
         self.operating_mode = "AUTOMATIC"
         self.errors: list[v3.Error] = []
         self.session = ""
-        self.motion = Motion(self._on_scans, self._on_waypoint, pace=pace)
+        self.motion = Motion(self._on_scans, self._on_waypoint, sensor=sensor, pace=pace)
         self._identity, self._dialect, self._send = robot, dialect, publish
         self._headers = HeaderCounter(robot)
         self._spec = RobotSpec()
-        self._abilities = Abilities(NODE_ACTIONS, self._spec.speed)
+        self._abilities = Abilities(
+            NODE_ACTIONS if sensor is None else frozenset(), self._spec.speed
+        )
         self._robot: SimulatedRobot | None = None
         self._map_id = ""
         self._driving = False
@@ -80,8 +89,6 @@ class SimulatedAgv:
         self._tasks: set[asyncio.Task[None]] = set()
         self._sent_scans = 0
         self._charge, self._charge_at = 100.0, time.monotonic()
-
-    # Messages.
 
     def receive(self, topic: str, payload: bytes) -> None:
         """Take a message of fleet control; the last level of its topic names it."""
@@ -101,7 +108,7 @@ class SimulatedAgv:
     async def announce(self) -> None:
         """Publish what a robot publishes when it comes online."""
         await self._publish(self._connection("ONLINE"), qos=1, retain=True)
-        await self._publish(factsheet(self._headers.next("factsheet"), self._spec), retain=True)
+        await self._send_factsheet()
         self.touch()
 
     async def sign_off(self) -> None:
@@ -161,8 +168,6 @@ class SimulatedAgv:
             self._changed.clear()
             await self._publish(self.state())
             await asyncio.sleep(_MIN_STATE_INTERVAL_S)
-
-    # Orders.
 
     def _receive_order(self, order: v3.Order) -> None:
         new = order.order_id != self.book.order_id
@@ -279,8 +284,6 @@ class SimulatedAgv:
             self.book.traverse()
             self.touch()
 
-    # Scans.
-
     def _on_scans(self) -> None:
         self.motion.start_once(self._send_scans, self._tasks)
 
@@ -295,8 +298,6 @@ class SimulatedAgv:
             header = self._headers.next("scan", self._dialect.version)
             fields = v3.Header.model_validate(header).model_dump()
             await self._send("scan", encode_scans(fields, self.session, scans), 0, False)
-
-    # Instant actions.
 
     def _receive_action(self, action: v3.Action) -> None:
         if action.action_id in self._instant:
@@ -359,8 +360,10 @@ class SimulatedAgv:
     async def _nothing_more(self, _action: v3.Action) -> str:
         return ""
 
-    async def _send_factsheet(self, _action: v3.Action) -> str:
-        await self._publish(factsheet(self._headers.next("factsheet"), self._spec), retain=True)
+    async def _send_factsheet(self, _action: v3.Action | None = None) -> str:
+        header = self._headers.next("factsheet")
+        message = factsheet(header, self._spec, scans=bool(self._abilities.actions))
+        await self._publish(message, retain=True)
         return ""
 
     async def _initialize(self, action: v3.Action) -> str:

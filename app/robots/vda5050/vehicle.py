@@ -20,7 +20,7 @@ from app.robots.vda5050.dialects import (
     HeaderCounter,
     dialect_of,
 )
-from app.robots.vda5050.scans import NumberedScan, decode_scans
+from app.robots.vda5050.scans import REQUEST_TOPIC, NumberedScan, ScanRequest, decode_scans
 from app.vda5050_settings import RobotIdentity
 from sagastream import SagastreamError
 
@@ -63,6 +63,7 @@ class Vehicle:
         self.session = ""
         self.scans: dict[int, NumberedScan] = {}
         self._beams = self._taken = 0
+        self._answered: tuple[str, int] = ("", 0)
         self._publish = publish
         self._headers = HeaderCounter(robot)
         self._changed = asyncio.Condition()
@@ -116,10 +117,12 @@ class Vehicle:
             self.factsheet = message
 
     def _receive_scans(self, payload: bytes) -> None:
-        session, scans = decode_scans(payload)
-        if session != self.session:
+        message = decode_scans(payload)
+        if message.session != self.session:
             return
-        for scan in scans:
+        if message.request_id:
+            self._answered = (message.request_id, message.count)
+        for scan in message.scans:
             if scan.number in self.scans or scan.number < self._taken:
                 continue
             if self._beams + len(scan.ranges) > _MAX_BEAMS:
@@ -139,6 +142,36 @@ class Vehicle:
         """Take the scans of this session from now on, from number 0."""
         self.session, self.scans = session, {}
         self._beams = self._taken = 0
+
+    async def request_scans(self, first: int, end: int, *, timeout: float) -> int:
+        """Ask what publishes scans for a robot that has no actions for them.
+
+        Args:
+            first: The number of the first scan that is wanted.
+            end: The number behind the last one.
+            timeout: Seconds.
+
+        Returns:
+            The number of scans of the session so far.
+
+        Raises:
+            RobotFailed: Nothing has answered in time.
+        """
+        request = ScanRequest(str(uuid.uuid4()), self.session, first, end)
+
+        async def send() -> None:
+            dialect = self._spoken
+            header = v3.Header.model_validate(self._headers.next(REQUEST_TOPIC, dialect.version))
+            topic = dialect.topic(self.robot, REQUEST_TOPIC, get_settings().vda5050_interface)
+            await self._publish(topic, request.encode(header.model_dump()))
+
+        await self.send_until(
+            send,
+            lambda: self._answered[0] == request.request_id,
+            timeout=timeout,
+            what="scanRequest",
+        )
+        return self._answered[1]
 
     async def _notify(self) -> None:
         async with self._changed:
@@ -245,9 +278,13 @@ class Vehicle:
         return self.state.action(action_id) if self.state else None
 
     async def _send(self, message: v3.Header) -> None:
-        dialect = self.dialect or DIALECTS["3.0"]
+        dialect = self._spoken
         topic = dialect.topic(self.robot, message.topic, get_settings().vda5050_interface)
         await self._publish(topic, dialect.encode(message))
+
+    @property
+    def _spoken(self) -> Dialect:
+        return self.dialect or DIALECTS["3.0"]
 
     def failure(self) -> str:
         """Return why the robot cannot carry out an order at all; '' if it can."""

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from app.exploration.simulation.start_poses import start_poses
 from app.robots.vda5050 import v3
 from app.robots.vda5050.adapter import Adapter
 from app.robots.vda5050.agv_process import AgvSpec, running_agv
+from app.robots.vda5050.broker_check import check_broker
 from app.robots.vda5050.dialects import DIALECTS, BadMessage, HeaderCounter
 from app.robots.vda5050.mqtt_client import BadBroker, BrokerClient
 from app.robots.vda5050.scans import MAX_PER_MESSAGE, decode_scans, encode_scans
@@ -99,9 +101,9 @@ async def test_a_broker_with_tls_and_passwords(
         choose_settings(vda5050_broker_url=url, vda5050_ca_file=tmp_path / "ca.pem")
         async with running_fleet(["acme/agv-1"]) as (adapter, _):
             assert adapter.vehicle("acme.agv-1").connection == "ONLINE"
-        for wrong in (
-            {"vda5050_broker_url": url.replace("p%40ss", "guess")},
-            {"vda5050_broker_url": url, "vda5050_ca_file": None},
+        for wrong, fix in (
+            ({"vda5050_broker_url": url.replace("p%40ss", "guess")}, "a user and a password"),
+            ({"vda5050_broker_url": url, "vda5050_ca_file": None}, "set VDA5050_CA_FILE"),
         ):
             caplog.clear()
             choose_settings(**wrong)
@@ -115,6 +117,45 @@ async def test_a_broker_with_tls_and_passwords(
             assert not client.connected
             assert "no connection to the broker" in caplog.text
             assert "guess" not in caplog.text
+            [check] = await check_broker(get_settings())
+            assert (check.name, check.ok) == ("broker", False)
+            assert fix in check.mend
+            assert "guess" not in str(check)
+
+
+async def test_doctor_looks_at_the_broker_and_the_robots(
+    mission_floor: FloorMap, mosquitto: Mosquitto
+) -> None:
+    """What is wrong has its fix: no robot named, one of two away, no broker, a silent one."""
+    [broker, robots] = await check_broker(get_settings())
+    assert (broker.ok, robots.ok) == (True, True)
+    assert "set VDA5050_ROBOTS" in robots.mend
+    choose_settings(vda5050_robots="acme/agv-1,acme/agv-2")
+    async with running_agv(AgvSpec.parse("acme/agv-1@2.1")):
+
+        async def seen() -> bool:
+            [_, robots] = await check_broker(get_settings())
+            return robots.detail == "1 of 2 are online; not acme.agv-2"
+
+        await eventually(seen, within_s=15, why="one robot is online")
+        async with running_agv(AgvSpec.parse("acme/agv-2")):
+
+            async def well() -> bool:
+                return all(check.ok for check in await check_broker(get_settings()))
+
+            await eventually(well, within_s=15, why="both are online")
+    [_, robots] = await check_broker(get_settings())
+    assert robots.detail == "0 of 2 are online; not acme.agv-1, acme.agv-2"
+    mosquitto.kill()
+    [broker] = await check_broker(get_settings())
+    assert not broker.ok
+    assert broker.mend == "start the broker, or set VDA5050_BROKER_URL"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        choose_settings(vda5050_broker_url=f"mqtt://127.0.0.1:{silent.getsockname()[1]}")
+        [broker] = await check_broker(get_settings())
+    assert broker.detail.endswith("no answer in 3 s")
+    choose_settings(vda5050_broker_url="", vda5050_robots="")
+    assert await check_broker(get_settings()) == []
 
 
 def test_what_cannot_be_used_is_refused_by_the_variable(tmp_path: Path) -> None:
@@ -200,7 +241,8 @@ def test_a_malformed_scan_is_refused(change: dict[str, Any], complaint: str) -> 
         "ranges": [1.0, None, -1],
     }
     good = json.dumps(scan)
-    session, [read] = decode_scans(encode_scans({"headerId": 0}, "s", [good]))
+    message = decode_scans(encode_scans({"headerId": 0}, "s", [good]))
+    session, [read] = message.session, message.scans
     assert (session, json.loads(read.to_json())) == ("s", scan)
     with pytest.raises(BadMessage, match=f"^scan: .*{complaint}"):
         decode_scans(encode_scans({}, "s", [json.dumps(scan | change)]))

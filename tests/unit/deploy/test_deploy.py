@@ -161,7 +161,7 @@ def test_a_wrong_compose_file_is_found(tmp_path: Path, old: str, new: str, fault
     """Each seeded fault is reported."""
     text = (DEPLOY / "compose.yaml").read_text()
     assert old in text
-    for name in ("tempo.yaml", "prometheus.yml"):
+    for name in ("tempo.yaml", "prometheus.yml", "mosquitto.conf"):
         (tmp_path / name).write_text("")
     for name in ("grafana/provisioning", "grafana/dashboards"):
         (tmp_path / name).mkdir(parents=True)
