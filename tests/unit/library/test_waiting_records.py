@@ -37,12 +37,12 @@ OPTIONS: dict[str, Mapping[str, Any]] = {
     "plain": {},
     "UUIDs": {"correlation_id": UUID, "saga_id": "saga-1"},
     "payload": {"payload": {"text": "é\n\0", "list": [1, None, {"a": 0.5}]}},
-    "reply stream": {"reply_stream": "answers:to-somebody"},
+    "reply stream": {"reply_stream": "answers:to-others"},
     "deadline": {"deadline_s": 7000.0},
     "turn": {"priority": Priority("high", fairness_key="tenant 1", weight=2.0)},
     "all": {
         "correlation_id": UUID,
-        "reply_stream": "answers:to-somebody",
+        "reply_stream": "answers:to-others",
         "deadline_s": 7000.0,
         "priority": Priority("low"),
         "payload": {"n": 1},
@@ -55,7 +55,7 @@ _OWN = {"request_id", "correlation_id", "deadline", "entry_id", "epoch"}
 
 @pytest.fixture(params=["traced", "untraced"])
 def tracing(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Emit within a span of somebody else, or within none."""
+    """Emit within a span of the caller, or within none."""
     if request.param == "untraced":
         yield
         return
