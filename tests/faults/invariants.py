@@ -1,7 +1,7 @@
 """What must hold for a request at its end, whatever was killed; counts what does not."""
 
 import itertools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,12 +68,17 @@ def check_requests(
     """
     violations = Violations()
     with connect(store.url) as client:
-        found = Counter(fields.get("request_id") for _, fields in client.xrange(STREAM))
+        entries_of = defaultdict[str, list[dict[str, str]]](list)
+        for _, fields in client.xrange(STREAM):
+            entries_of[fields.get("request_id", "")].append(fields)
+        stages = _Stages(client)
         for request_id in request_ids:
+            own = entries_of[request_id]
             if entries is not None:
-                violations.add_doubled(found[request_id] - entries, f"{request_id}: entries")
-                violations.require(found[request_id] >= entries, f"{request_id}: its entry is gone")
-            _check_request(violations, client, request_id, status)
+                violations.add_doubled(len(own) - entries, f"{request_id}: entries")
+                violations.require(len(own) >= entries, f"{request_id}: its entry is gone")
+            streams = {fields["reply_stream"] for fields in own if fields.get("reply_stream")}
+            _check_request(violations, stages, request_id, status, streams)
         try:
             _wait_for_acks(client)
         except NotInTime as error:
@@ -81,7 +86,26 @@ def check_requests(
     return violations
 
 
-def _check_request(violations: Violations, client: Any, request_id: str, status: str) -> None:
+class _Stages:
+    """The stages of each request in a stream; each stream is read once."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self._read: dict[str, dict[str, list[tuple[int, str]]]] = {}
+
+    def of(self, request_id: str, stream: str) -> list[tuple[int, str]]:
+        """Epoch and status of each, in order."""
+        if stream not in self._read:
+            found = self._read[stream] = defaultdict(list)
+            for _, fields in self.client.xrange(stream):
+                found[fields["request_id"]].append((int(fields["epoch"]), fields["status"]))
+        return self._read[stream].get(request_id, [])
+
+
+def _check_request(
+    violations: Violations, found: _Stages, request_id: str, status: str, streams: set[str]
+) -> None:
+    client = found.client
     record = read_record(client, request_id)
     if record.get("status") not in TERMINAL_STAGES:
         violations.add_lost(f"{request_id} has not ended: {record.get('status')}")
@@ -92,18 +116,10 @@ def _check_request(violations: Violations, client: Any, request_id: str, status:
     if status == "completed" and not effects:
         violations.add_lost(f"{request_id} has no effect")
     own = f"request:{request_id}:stages"
-    entries = (
-        fields for _, fields in client.xrange(STREAM) if fields.get("request_id") == request_id
-    )
-    streams = {fields["reply_stream"] for fields in entries if fields.get("reply_stream")}
     if client.exists(own):
-        streams.add(own)
+        streams = streams | {own}
     for stream in streams:
-        stages = [
-            (int(fields["epoch"]), fields["status"])
-            for _, fields in client.xrange(stream)
-            if fields["request_id"] == request_id
-        ]
+        stages = found.of(request_id, stream)
         # A requester deletes its inbox when it ends; the log of the request's stages stays.
         if stages or stream == own:
             _check_stages(violations, stages, status, stream)
