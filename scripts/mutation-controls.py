@@ -52,6 +52,7 @@ RETENTION = "tests/unit/library/test_retention.py"
 EFFECTS = "tests/unit/library/test_effects.py"
 REPLIES = "tests/unit/application/test_redis_utils.py"
 MODEL = "tests/faults/test_model.py"
+SCHEDULES_OF_SAGAS = "tests/faults/test_branch_schedules.py"
 LIMITS = "tests/unit/library/test_flow_control.py"
 LIMITER, QUEUE = "_functions/lua/limiter.lua", "_functions/lua/queue.lua"
 LOAD = "tests/faults/test_load.py"
@@ -796,6 +797,34 @@ CONTROLS = [
         "  take_over_delayed(call, stream, later)\n",
         "",
         WAITING,
+    ),
+    Control(
+        "9 a later step waits for all branches before it",
+        "saga/walk.py",
+        '            if outlook.state != "done":\n                return outlook\n        return Outlook()\n\n    def _node(self, node: Node, scope: Scope) -> Outlook:\n        if isinstance(node, Parallel):\n            found = [',
+        '            if outlook.state == "failed":\n                return outlook\n        return Outlook()\n\n    def _node(self, node: Node, scope: Scope) -> Outlook:\n        if isinstance(node, Parallel):\n            found = [',
+        SCHEDULES_OF_SAGAS,
+    ),
+    Control(
+        "9 what is done in a list is undone",
+        "saga/walk.py",
+        '            return _together(self._requests.each(node, scope, "undo", self._step))\n',
+        "            return Outlook()\n",
+        SCHEDULES_OF_SAGAS,
+    ),
+    Control(
+        "9 what is done in a child saga is undone in reverse",
+        "saga/walk.py",
+        '            return self.sequence(node.saga.steps, Scope(f"{scope.prefix}{node.name}/"))\n',
+        '            return self.sequence(node.saga.steps[::-1], Scope(f"{scope.prefix}{node.name}/"))\n',
+        SCHEDULES_OF_SAGAS,
+    ),
+    Control(
+        "9 a wait that is not over holds up what comes after it",
+        "saga/walk.py",
+        '            return Outlook(states.get(entry.status, "open"))\n',
+        '            return Outlook(states.get(entry.status, "done"))\n',
+        SCHEDULES_OF_SAGAS,
     ),
     Control(
         "13 a method is refused in its class",
