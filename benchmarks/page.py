@@ -142,8 +142,8 @@ def _is_viewer(pid: int) -> bool:
     return False
 
 
-def _processor_s(served: subprocess.Popen[bytes]) -> float:
-    """The processor time, in seconds, of the server, the workers and `mission serve` so far."""
+def _processor_s(*, of_browsers: bool = False) -> float:
+    """The processor time in seconds so far of the browsers, or of all else that this program started."""
     parents, times, names = {}, {}, {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -153,32 +153,32 @@ def _processor_s(served: subprocess.Popen[bytes]) -> float:
             parents[pid], names[pid] = int(fields[1]), head.partition("(")[2]
             times[pid] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def is_ours(pid: int) -> bool:
+    def is_wanted(pid: int) -> bool:
+        is_browser = False
         while pid in parents and pid != os.getpid():
-            if _is_viewer(pid):
-                return False
+            is_browser = is_browser or _is_viewer(pid)
             pid = parents[pid]
-        return pid == os.getpid()
+        return pid == os.getpid() and is_browser == of_browsers
 
-    assert is_ours(served.pid)
-    return sum(
-        times[pid] for pid in times if pid != os.getpid() and names[pid] != "curl" and is_ours(pid)
-    )
+    found = [pid for pid in times if pid != os.getpid() and names[pid] != "curl" and is_wanted(pid)]
+    return sum(times[pid] for pid in found)
 
 
-def _run(
-    area: str, robots: int, served: subprocess.Popen[bytes], *, pages: int = 0, clients: int = 0
-) -> tuple[float, float, str]:
+def _run(area: str, robots: int, *, pages: int = 0, clients: int = 0) -> tuple[float, float, str]:
     """Run a mission with open pages; return its duration and its processor time, and its id."""
-    before = _processor_s(served)
+    before, browsers_s = _processor_s(), 0.0
     with _viewers(pages) as show:
         saga_id = _start(area, robots)
         show(f"{_URL}/missions/{saga_id}")
         with _clients(clients, saga_id):
             while (mission := _ask(f"/api/missions/{saga_id}"))["status"] == "running":
                 time.sleep(0.2)
-        used_s = _processor_s(served) - before
-    return sum(entry["duration_s"] for entry in mission["entries"]), used_s, saga_id
+                browsers_s = max(browsers_s, _processor_s(of_browsers=True))
+        used_s = _processor_s() - before
+    took_s = sum(entry["duration_s"] for entry in mission["entries"])
+    if pages:
+        print(f"the browsers used {browsers_s / took_s:.2f} of a processor", file=sys.stderr)
+    return took_s, used_s, saga_id
 
 
 def _live_rate(area: str, robots: int, browser: Browser) -> float:
@@ -270,11 +270,11 @@ def main() -> None:
             area = asked.map.stem
             with _by_priority():
                 for _ in range(asked.pairs):
-                    took, used_s, _ = _run(area, asked.robots, served)
+                    took, used_s, _ = _run(area, asked.robots)
                     alone.append(took)
                     used.append(used_s)
                     took, used_s, saga_id = _run(
-                        area, asked.robots, served, pages=pages, clients=asked.clients
+                        area, asked.robots, pages=pages, clients=asked.clients
                     )
                     with_pages.append(took)
                     used_with_pages.append(used_s)
