@@ -364,4 +364,5 @@ class AgvExecutor:
             arrived=False,
             blocked=False,
             patch=patch,
+            scan=self._map.take_last_scan() if self._map else None,
         )

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from app.config import get_settings
-from app.exploration.driver import EMPTY_PATCH, Patch, StartError
+from app.exploration.driver import EMPTY_PATCH, LidarScan, Patch, StartError
 from app.exploration.grid import Box, GridFrame, bounding_box
 from app.exploration.lidar import integrate
 from app.robots.vda5050.scans import NumberedScan
@@ -43,6 +43,7 @@ class ScanMap:
         self._vehicle, self._frame = vehicle, frame
         self._evidence = np.zeros((frame.rows, frame.cols), np.int8)
         self._changed: Box | None = None
+        self._last_scan: LidarScan | None = None
         vehicle.expect_scans(session)
 
     async def find_source(self) -> None:
@@ -146,6 +147,9 @@ class ScanMap:
             except ValueError as error:
                 logger.warning("robot %s: %s", self._vehicle.name, error)
                 continue
+            self._last_scan = LidarScan(
+                scan.pose, scan.angle_min, scan.angle_increment, scan.range_max, scan.ranges
+            )
             if box is not None and self._changed is not None:
                 box = box.union(self._changed)
             self._changed = box or self._changed
@@ -154,6 +158,11 @@ class ScanMap:
         """Return what has changed since the last call."""
         box, self._changed = self._changed, None
         return EMPTY_PATCH if box is None else Patch.cut(self._evidence, box)
+
+    def take_last_scan(self) -> LidarScan | None:
+        """Return the last scan since the last call."""
+        scan, self._last_scan = self._last_scan, None
+        return scan
 
     def take_whole(self) -> Patch:
         """Return everything that was seen."""
