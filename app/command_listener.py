@@ -8,9 +8,10 @@ if __name__ == "__main__":
 
 import asyncio
 import sys
+from collections.abc import Collection
 
 from app.config import get_settings, settings_or_exit
-from app.event_types import ROUTING_PLAN
+from app.event_types import MAP_INTEGRATE, ROUTING_PLAN
 from app.missions.mission_saga import mission_runner
 from app.observability.gauges import ServerGauges
 from app.observability.health import serve_probes
@@ -40,8 +41,8 @@ async def listen() -> None:
         if settings.exports_metrics or settings.http_port:
             gauges = ServerGauges(bus, settings.step_streams, mission_runner())
             background.append(gauges.watch())
-        if any(handler.event_type == ROUTING_PLAN for handler in handlers):
-            background.append(asyncio.to_thread(_warm_up))
+        served = {handler.event_type for handler in handlers}
+        background.append(asyncio.to_thread(_warm_up, served))
         tasks = [asyncio.create_task(each) for each in background]
         try:
             async with serve_probes(settings, settings.step_streams):
@@ -52,13 +53,22 @@ async def listen() -> None:
             await asyncio.wait(tasks)
 
 
-def _warm_up() -> None:
-    """Explore a small floor once, so that jitted code is compiled before the first mission."""
-    # Only a process that plans routes has these imported anyway.
-    from app.exploration.simulation.floor_plans import draw_rooms  # noqa: PLC0415
-    from app.exploration.simulation.simulate import simulate  # noqa: PLC0415
+def _warm_up(served: Collection[str]) -> None:
+    """Do now what the first mission would wait for: compile, import, and read definitions.
 
-    simulate(draw_rooms(1), 1, 0)
+    Args:
+        served: The event types that this process handles.
+    """
+    # Only a process that handles these commands imports what they need.
+    if ROUTING_PLAN in served:
+        from app.exploration.simulation.floor_plans import draw_rooms  # noqa: PLC0415
+        from app.exploration.simulation.simulate import simulate  # noqa: PLC0415
+
+        simulate(draw_rooms(1), 1, 0)
+    if MAP_INTEGRATE in served and get_settings().record_mcap:
+        from app.export import mission_files, ros_messages  # noqa: F401, PLC0415
+
+        ros_messages.typestore()
 
 
 def main() -> None:

@@ -64,7 +64,7 @@ class Settings(Vda5050Settings):
         ROOT / "missions" / "results",
         description="Folder for mission results, one for each mission.",
     )
-    record_mcap: bool = Field(False, description="Write `mission.mcap` to the results, too.")
+    record_mcap: bool = Field(True, description="Write `mission.mcap` to the results, too.")
     data_dir: Path = Field(
         ROOT / "missions" / "data",
         description="Folder where `mission run` and `mission dev` keep the missions of servers that they start.",

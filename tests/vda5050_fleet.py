@@ -16,11 +16,14 @@ from app.command_handlers.handlers.allocate_resources import allocate_resources
 from app.command_handlers.handlers.perform_exploration import perform_exploration
 from app.command_handlers.handlers.plan_route import plan_route
 from app.config import get_settings
+from app.exploration.driver import DriveReport, Point
 from app.exploration.grid import FloorMap
 from app.exploration.simulation.simulate import simulate
 from app.redis_utils import request_and_reply
 from app.robots import fleet
 from app.robots.codecs import decode_patch
+from app.robots.order_executor import DriveOrder
+from app.robots.process import deploy_simulated
 from app.robots.vda5050.adapter import Adapter
 from app.robots.vda5050.agv_process import AgvSpec, running_agv
 from app.robots.vda5050.simulated_agv import SimulatedAgv
@@ -182,3 +185,35 @@ async def keep_in(names: Sequence[str]) -> None:
         for name in names:
             await fleet.check_in(name)
         await asyncio.sleep(1)
+
+
+def single_order() -> dict[str, Any]:
+    """The fields of an order for the only robot of mission m1."""
+    return {
+        "mission": "m1",
+        "area": "room",
+        "slot": 0,
+        "team": 1,
+        "seed": 1,
+        "commander": "plan",
+        "epoch": 1,
+    }
+
+
+def free_path(first: DriveReport) -> list[Point]:
+    """A path of some metres that is not blocked, from where a robot was deployed."""
+    x, y = first.pose.x, first.pose.y
+    for path in ([(x + 2.0, y)], [(x - 2.0, y)], [(x, y + 2.0)], [(x, y - 2.0)]):
+        robot, _, _ = deploy_simulated(single_order())
+        if robot.drive(path, 60.0).arrived:
+            return [*path, (x, y)] * 4
+    raise AssertionError("no free path")
+
+
+def drive_order(request_id: str, path: list[Point], until: float) -> DriveOrder:
+    """A drive of that mission."""
+    return DriveOrder(path=path, until=until, request_id=request_id, commander="explore", epoch=1)
+
+
+async def ignore(_condition: str) -> None:
+    """Take what holds a robot up, and do nothing."""

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -81,12 +81,13 @@ def _sensors(endpoint: str) -> Iterator["Callable[[AgvSpec], Sensor] | None"]:
         session = ZenohSession([], listen=[endpoint])
     except BadZenoh as error:
         leave(EXIT_USAGE, f"--ros2: {error}")
-    with session:
+    with session, ExitStack() as stack:
 
         def sensor_of(spec: "AgvSpec") -> "Sensor":
             namespace = re.sub(r"\W", "_", spec.robot.serial_number, flags=re.ASCII)
             sensors = SimulatedSensors(session, f"/{namespace}")
-            sensors.announce()
+            sensors.start()
+            stack.callback(sensors.stop)
             return sensors.scanned
 
         yield sensor_of

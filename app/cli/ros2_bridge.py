@@ -95,6 +95,8 @@ def ros2(
                 group.create_task(bridge.run())
             if publish_map:
                 group.create_task(publish_missions(session, saga_id))
+            if bridge:
+                await bridge.wait_connected()
             print(f"scans of {len(bridged)} robots; Ctrl-C stops the bridge", flush=True)
 
     with session:

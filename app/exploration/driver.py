@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from app.exploration.grid import Box, GridFrame, LogOdds
 
@@ -77,6 +78,25 @@ EMPTY_PATCH = Patch(0, 0, np.zeros((0, 0), np.int8))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class LidarScan:
+    """One turn of a lidar, as it is shown to people; maps are made of all turns on the robot.
+
+    Attributes:
+        pose: of the lidar, map frame.
+        angle_min: of the first beam, radians from the map's x axis.
+        angle_increment: from beam to beam, radians.
+        range_max: metres.
+        ranges: (beams,) float64 metres, infinite without return, NaN for a beam that failed.
+    """
+
+    pose: Pose
+    angle_min: float
+    angle_increment: float
+    range_max: float
+    ranges: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class DriveReport:
     """What a robot reports after each call.
 
@@ -90,6 +110,7 @@ class DriveReport:
         blocked: it stopped because its body would not fit; it stands in front of that place and
             faces it.
         patch: what changed in its map.
+        scan: the last turn of its lidar since the last report, if its pose is known.
     """
 
     time: float
@@ -100,6 +121,7 @@ class DriveReport:
     arrived: bool
     blocked: bool
     patch: Patch
+    scan: LidarScan | None = None
 
 
 class RobotDriver(Protocol):

@@ -23,7 +23,7 @@ from app.export.ros_messages import RosMessage
 from app.missions.checkpoints import decode_state
 from app.missions.frames import BadFrame, Frame, FrameDecoder
 from app.redis_utils import BlobInvalid, BlobMissing, payload_of
-from app.robots.codecs import decode_patch
+from app.robots.codecs import decode_patch, decode_scan
 from sagastream import InvalidMessage
 
 logger = logging.getLogger(__name__)
@@ -88,10 +88,15 @@ class MissionChannels:
             async for found in self._noted(self._results_of(fields)):
                 yield found
             return
+        convert = self._scans if entry.kind is EntryKind.SCANS else self._frame
         try:
-            yield await asyncio.to_thread(self._frame, entry.time_ns, fields["payload"])
+            yield await asyncio.to_thread(convert, entry.time_ns, fields["payload"])
         except (BadFrame, *_UNREADABLE) as error:
-            yield self._note(f"frame {entry.entry.entry_id} is malformed: {error}")
+            yield self._note(f"{entry.kind.value} {entry.entry.entry_id} is malformed: {error}")
+
+    def _scans(self, time_ns: int, payload: Mapping[str, Any]) -> list[RosMessage]:
+        scans = {str(name): decode_scan(each) for name, each in payload["scans"].items()}
+        return self._messages.scans(time_ns, scans)
 
     def _frame(self, time_ns: int, piece: Mapping[str, Any]) -> list[RosMessage]:
         frame = self._decoder.decode(piece)

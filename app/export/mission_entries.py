@@ -1,6 +1,6 @@
-"""The entries of a mission's three streams, merged in the order of the server's time.
+"""The entries of a mission's four streams, merged in the order of the server's time.
 
-The streams are the stages of its steps, the transitions of its journal and its recorded frames.
+The streams are the stages of its steps, the transitions of its journal, its recorded frames and some scans.
 Whatever process wrote an entry, and whatever handler resumed, the server stamped it.
 """
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from app.config import get_settings
+from app.missions.recording import scan_stream
 from app.redis_utils import read_streams
 from sagastream import SagastreamError, StreamEntry
 
@@ -26,6 +27,7 @@ class EntryKind(Enum):
     STAGE = "stage"
     TRANSITION = "transition"
     FRAME = "frame"
+    SCANS = "scans"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ async def read_mission_entries(
         f"saga:{saga_id}:replies": EntryKind.STAGE,
         f"saga:{saga_id}:journal": EntryKind.TRANSITION,
         get_settings().recording_stream(saga_id): EntryKind.FRAME,
+        scan_stream(saga_id): EntryKind.SCANS,
     }
     last = dict.fromkeys(kinds, "0-0")
     newest = 0

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from app.exploration.driver import Patch, Point, Pose
+from app.exploration.driver import LidarScan, Patch, Point, Pose
 from app.exploration.grid import Grid, GridFrame
 from app.exploration.merging.evidence import occupancy
 from app.export import ros_messages as ros
@@ -140,6 +140,27 @@ class MissionMessages:
             self._is_anchor_written = True
             place = ros.fix(time_ns, MAP_FRAME, *self._anchor.place_of((0.0, 0.0)))
             found.append(serialized("/anchor", time_ns, place))
+        return found
+
+    def scans(self, time_ns: int, scans: Mapping[str, LidarScan]) -> list[RosMessage]:
+        """Scans of robots, each in the frame of its lidar, `NAME/lidar`.
+
+        Args:
+            time_ns: When.
+            scans: By the name of the robot.
+        """
+        time_ns = self._moved_on(time_ns)
+        lidars = {f"{self._name(name)}/lidar": scan for name, scan in scans.items()}
+        poses = [(MAP_FRAME, frame_id, scan.pose) for frame_id, scan in lidars.items()]
+        found = [serialized("/tf", time_ns, ros.transforms(time_ns, poses))] if poses else []
+        for frame_id, scan in lidars.items():
+            message = ros.laser_scan(
+                *(time_ns, frame_id, scan.ranges),
+                angle_min=scan.angle_min - scan.pose.heading,
+                angle_increment=scan.angle_increment,
+                range_max=scan.range_max,
+            )
+            found.append(serialized(f"/{frame_id.removesuffix('/lidar')}/scan", time_ns, message))
         return found
 
     def own_map(

@@ -101,6 +101,7 @@ class ScanBridge:
             for each in robots
         }
         self._session = session
+        self._connected = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._client = BrokerClient(
             settings,
@@ -113,7 +114,15 @@ class ScanBridge:
                 }
             ),
             on_message=self._receive,
+            on_connect=self._note_connected,
         )
+
+    async def _note_connected(self) -> None:
+        self._connected.set()
+
+    async def wait_connected(self) -> None:
+        """Wait until the broker was reached for the first time."""
+        await self._connected.wait()
 
     async def run(self) -> None:
         """Serve until cancelled."""

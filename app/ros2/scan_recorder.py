@@ -64,16 +64,15 @@ class ScanRecorder:
         return self.first + len(self._texts)
 
     def begin(self, session: str, first: int) -> None:
-        """Begin a session; what the robot saw where it stands is its first scan.
+        """Begin a session with the next scan: the robot may have been moved since the last one.
 
         Args:
             session: Its id.
             first: The number of its first scan: more than 0 if this process was restarted in it.
         """
         self.session, self.first, self._texts, self._bytes = session, first, [], 0
-        last, self._last = self._last, None
-        if last is not None:
-            self._keep(last)
+        self._last = None
+        self._held.clear()
 
     def texts(self, first: int, end: int) -> list[str]:
         """Return scans, encoded: those of these numbers that there are."""
@@ -124,9 +123,9 @@ class ScanRecorder:
         return moved_m >= _STEP_M or abs(wrap(pose.heading - before.heading)) >= _STEP_RAD
 
     def _keep(self, scan: NumberedScan) -> None:
-        self._last = scan
         if not self.session:
             return
+        self._last = scan
         text = scan.renumbered(self.count).to_json()
         if len(self._texts) == MAX_SCANS or self._bytes + len(text) > _MAX_TEXT_BYTES:
             self._complain("the session is full")

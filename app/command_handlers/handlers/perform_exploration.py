@@ -77,6 +77,7 @@ async def perform_exploration(command: Command, progress: Progress) -> Atomic:
                 reporter.remove(planner, slot, report)
             else:
                 planner.observe(slot, report)
+                reporter.keep_scan(slot, report)
         await reporter.report_if_due(planner)
     await team.recall()
     await reporter.report(planner)
@@ -189,6 +190,11 @@ class _ProgressReporter:
                 f"{loss} (see QUORUM)"
             )
 
+    def keep_scan(self, slot: int, report: DriveReport) -> None:
+        """Keep the scan of a report, to be recorded."""
+        if report.scan:
+            self._recording.keep_scan(self._robots[slot], report.scan)
+
     async def report_if_due(self, planner: Planner) -> None:
         """Report progress unless the last report is too recent; save a checkpoint if it is due."""
         settings = get_settings()
@@ -222,6 +228,7 @@ class _ProgressReporter:
         gauges.record_explored(self._area, planner.fraction_known)
         await self._progress(planner.fraction_known, detail)
         await self._recording.add(frame)
+        await self._recording.add_scans()
 
     def _frame(self, planner: Planner) -> Frame:
         routes: Mapping[int, Sequence[Point]] = {}

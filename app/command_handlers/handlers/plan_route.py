@@ -5,6 +5,7 @@ from typing import Any
 
 from app.config import get_settings
 from app.event_types import ROUTING_PLAN
+from app.exploration.driver import StartError
 from app.exploration.grid import GridFrame
 from app.exploration.planning.assignment import initial_bearings
 from app.exploration.planning.rendezvous import RendezvousPlanner
@@ -21,6 +22,7 @@ async def plan_route(command: Command, progress: Progress) -> dict[str, Any]:
     Raises:
         RequestFailed: A robot cannot reach its start.
         RobotLost: A robot does not respond.
+        StartError: No robot has seen anything, so there is no way to plan.
     """
     mission = command.payload
     team = Team(command)
@@ -28,6 +30,11 @@ async def plan_route(command: Command, progress: Progress) -> dict[str, Any]:
     replies = await team.deploy(mission["area"], mission["seed"], known_poses=known_poses)
     await progress(0.5, {"deployed": len(replies)})
     reports = [await decode_report(reply["leg"]) for reply in replies]
+    if not any(report.patch.cells.size for report in reports):
+        raise StartError(
+            f"no scan has come from {', '.join(team.robots)}: robots without the action `scan` need "
+            "something that publishes their scans, such as: mission ros2"
+        )
     frame = replies[0]["frame"]
     bearings: list[float] = []
     planner: TeamPlanner | RendezvousPlanner

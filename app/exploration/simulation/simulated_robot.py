@@ -13,7 +13,15 @@ from typing import Protocol
 import numpy as np
 
 from app.exploration.clearance import clear_length, traversable_cells
-from app.exploration.driver import EMPTY_PATCH, DriveReport, Patch, Point, Pose, StartError
+from app.exploration.driver import (
+    EMPTY_PATCH,
+    DriveReport,
+    LidarScan,
+    Patch,
+    Point,
+    Pose,
+    StartError,
+)
 from app.exploration.grid import FREE, Box, FloorMap, bounding_box
 from app.exploration.lidar import Floats, LidarSpec, beam_angles, integrate
 from app.exploration.simulation.lidar_simulation import simulate_scan
@@ -90,6 +98,7 @@ class SimulatedRobot:
         self._time = 0.0
         self._since_scan = 0.0
         self._changed: Box | None = None
+        self._last_scan: LidarScan | None = None
 
     @property
     def pose(self) -> Pose:
@@ -209,6 +218,8 @@ class SimulatedRobot:
         if box is not None and self._changed is not None:
             box = box.union(self._changed)
         self._changed = box or self._changed
+        increment = 2.0 * math.pi / lidar.beams
+        self._last_scan = LidarScan(self._pose, phase, increment, lidar.max_range, scanned)
         if self._observer:
             self._observer.scanned(self._pose, phase, scanned)
 
@@ -223,6 +234,7 @@ class SimulatedRobot:
     ) -> DriveReport:
         """Report what was driven and what changed in the map since the last report."""
         box, self._changed = self._changed, None
+        scan, self._last_scan = self._last_scan, None
         return DriveReport(
             time=self._time,
             pose=self._pose,
@@ -232,4 +244,5 @@ class SimulatedRobot:
             arrived=arrived,
             blocked=blocked,
             patch=EMPTY_PATCH if box is None else Patch.cut(self._evidence, box),
+            scan=scan,
         )

@@ -14,22 +14,19 @@ from typing import Any
 from app.config import get_settings
 from app.exploration.driver import DriveReport, Patch, Point, Pose, StartError
 from app.exploration.grid import FloorMap, GridFrame
-from app.exploration.planning.settings import DEFAULT_SETTINGS
 from app.exploration.simulation.start_poses import start_poses
 from app.robots.order_executor import DriveOrder, ReportCondition, Settled
 from app.robots.process import true_floor
-from app.robots.vda5050.drive_watch import DriveEnd, DriveWatch, number
+from app.robots.vda5050.abilities import limits_of, require_able, require_alive
+from app.robots.vda5050.drive_watch import DriveEnd, DrivenByAnother, DriveWatch, number
 from app.robots.vda5050.journey import Journey
-from app.robots.vda5050.route import DrivePlan, Limits, Route, plan_drive
+from app.robots.vda5050.route import DrivePlan, Route, plan_drive
 from app.robots.vda5050.scan_map import ScanMap
 from app.robots.vda5050.vehicle import RobotFailed, Vehicle
 
 logger = logging.getLogger(__name__)
 
-_MAX_NODES = 1000
 _LOOK_S = 1.0
-_LONGEST_ID = 72
-_TOLERANCE_M = 1e-6
 
 
 class AgvExecutor:
@@ -37,9 +34,6 @@ class AgvExecutor:
 
     Args:
         vehicle: The robot.
-
-    Attributes:
-        abandoned: Whether a drive ended without a report, so that the robot may still be driving.
     """
 
     def __init__(self, vehicle: Vehicle) -> None:
@@ -51,7 +45,13 @@ class AgvExecutor:
         self._map: ScanMap | None = None
         self._halted = False
         self._working, self._cancelling = asyncio.Lock(), asyncio.Lock()
-        self.abandoned = False
+        self._abandoned_order = ""
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether a drive of ours ended without a report, and the robot still has its order."""
+        state = self._vehicle.state
+        return bool(state and self._abandoned_order and state.order_id == self._abandoned_order)
 
     @property
     def busy(self) -> bool:
@@ -76,47 +76,17 @@ class AgvExecutor:
                     "known poses only"
                 )
             floor = self._floor = await asyncio.to_thread(true_floor, order["area"])
-            await self._require_able()
+            await require_able(self._vehicle)
             await self.cancel()
             self._map = ScanMap(self._vehicle, floor.frame, request_id)
             await self._take_position(order, floor, request_id)
-            if not self._limits().scans:
+            if not limits_of(self._vehicle).scans:
                 await self._map.find_source()
             pose = self._reported_pose()
             self._journey = journey = Journey(order["mission"], order["area"], request_id)
             journey.pose, journey.path = pose, [(pose.x, pose.y)]
             self._sent, self._replaces = journey.route, False
             return floor.frame, self._report(self._map.take_changes(), journey.path, 0.0)
-
-    async def _require_able(self) -> None:
-        """Look at what the robot is and can do.
-
-        Raises:
-            RobotFailed: It cannot take orders, or does not answer.
-            StartError: Missions cannot plan for it.
-        """
-        vehicle, timeout = self._vehicle, get_settings().robot_timeout_s / 2
-        await vehicle.wait_for(lambda: not vehicle.failure(), min(timeout, _LOOK_S))
-        self._require_alive()
-        if vehicle.factsheet is None:
-            await vehicle.act("factsheetRequest", str(uuid.uuid4()), timeout=timeout)
-            await vehicle.wait_for(lambda: vehicle.factsheet is not None, timeout)
-        sheet = vehicle.factsheet
-        if sheet is None:
-            raise RobotFailed(f"robot {vehicle.name}: it sends no factsheet")
-        widest, radius = sheet.physical_parameters.width, DEFAULT_SETTINGS.radius
-        if widest > 2 * radius + _TOLERANCE_M:
-            raise StartError(
-                f"robot {vehicle.name} is {widest:g} m wide, missions plan for {2 * radius:g} m"
-            )
-        lengths = sheet.protocol_limits.maximum_string_lengths
-        if lengths.id_numerical_only:
-            raise StartError(f"robot {vehicle.name} takes numbers as ids only, orders have others")
-        longest = lengths.maximum_id_length
-        if longest and longest < _LONGEST_ID:
-            raise StartError(
-                f"robot {vehicle.name} takes ids of {longest} characters, orders need {_LONGEST_ID}"
-            )
 
     async def _take_position(self, order: dict[str, Any], floor: FloorMap, request_id: str) -> None:
         vehicle = self._vehicle
@@ -163,14 +133,14 @@ class AgvExecutor:
         async with self._working:
             vehicle = self._vehicle
             await vehicle.wait_for(lambda: not vehicle.failure(), _LOOK_S)
-            self._require_alive()
+            require_alive(self._vehicle)
             seen, route = vehicle.state, journey.route
             same = seen is not None and seen.order_id == route.order_id
             journey.route = route.replaced(seen.order_update_id if seen and same else -1)
             floor = self._floor = await asyncio.to_thread(true_floor, journey.area)
             self._map = ScanMap(vehicle, floor.frame, journey.session)
             await vehicle.wait_for(lambda: vehicle.factsheet is not None, _LOOK_S)
-            self._map.has_source = journey.scans > 0 and not self._limits().scans
+            self._map.has_source = journey.scans > 0 and not limits_of(self._vehicle).scans
             await self._map.collect(journey.scans)
             self._map.take_changes()
             self._journey, self._halted = journey, False
@@ -194,29 +164,50 @@ class AgvExecutor:
         """
         async with self._working:
             assert self._map is not None
-            self._require_alive()
+            require_alive(self._vehicle)
             journey, timeout = self._journey, get_settings().robot_timeout_s
             if not order.path or self._halted:
                 journey.time = order.until
                 here = (journey.pose.x, journey.pose.y)
                 return self._report(self._map.take_changes(), [here], 0.0)
             self._require_not_superseded()
-            plan = self._plan(order)
-            self._sent = plan.route
-            watch = DriveWatch(self._vehicle, plan, order.request_id)
-            self.abandoned = True
             try:
                 async with asyncio.timeout(timeout):
-                    end = await self._follow(plan, watch, on_condition)
+                    plan, end = await self._carry_out(order, on_condition)
                     await self._map.collect(end.scans)
             except TimeoutError:
                 text = f"robot {self._vehicle.name}: not there after {timeout:g} s"
                 raise RobotFailed(text) from None
-            self.abandoned = False
+            except DrivenByAnother:
+                self._abandoned_order = ""  # what it drives is not ours to cancel
+                raise
+            self._abandoned_order = ""
             report = self._arrive(order, plan, stopped=end.blocked or self._halted, end=end)
             if end.blocked or self._halted:
                 await self.cancel()
             return report
+
+    async def _carry_out(
+        self, order: DriveOrder, on_condition: ReportCondition
+    ) -> tuple[DrivePlan, DriveEnd]:
+        """Send a drive and wait until it is driven.
+
+        Raises:
+            DrivenByAnother: Another process has sent the robot an order instead.
+            RobotFailed: The robot refuses the order, or lost it.
+        """
+        plan = self._plan(order)
+        try:
+            return plan, await self._follow(plan, order.request_id, on_condition)
+        except DrivenByAnother:
+            if not self._replaces:
+                raise
+        # The process before this one has sent the first message of the same order, which has no
+        # epoch. It is the older one: end its order, and begin another.
+        await self.cancel()
+        self._journey.pose = self._reported_pose()
+        plan = self._plan(order)
+        return plan, await self._follow(plan, order.request_id, on_condition)
 
     def _plan(self, order: DriveOrder) -> DrivePlan:
         """Plan a drive from where the last one ended; again, it gives the same plan."""
@@ -229,30 +220,18 @@ class AgvExecutor:
             since=journey.time,
             until=order.until,
             map_id=self._floor.name,
-            limits=self._limits(),
+            limits=limits_of(self._vehicle),
             request_id=order.request_id,
             commander=order.commander,
             epoch=order.epoch,
         )
 
-    def _limits(self) -> Limits:
-        sheet, speed, nodes = self._vehicle.factsheet, DEFAULT_SETTINGS.speed, _MAX_NODES
-        if sheet is None:
-            return Limits(speed, nodes, scans=False)
-        arrays = sheet.protocol_limits.maximum_array_lengths
-        most = min(arrays.order_nodes or nodes, (arrays.order_edges or nodes) + 1, nodes)
-        speed = min(speed, sheet.physical_parameters.maximum_speed or speed)
-        return Limits(speed, max(most, 3), scans=sheet.action("scan") is not None)
-
     async def _follow(
-        self, plan: DrivePlan, watch: DriveWatch, on_condition: ReportCondition
+        self, plan: DrivePlan, request_id: str, on_condition: ReportCondition
     ) -> DriveEnd:
-        """Send a plan and wait until it is driven.
-
-        Raises:
-            RobotFailed: The robot refuses the order, or lost it.
-        """
         vehicle, condition, accepted = self._vehicle, "", False
+        self._sent, self._abandoned_order = plan.route, plan.route.order_id
+        watch = DriveWatch(vehicle, plan, request_id)
 
         def answered() -> bool:
             return watch.accepted or watch.refusal is not None or watch.superseded
@@ -263,7 +242,7 @@ class AgvExecutor:
             return changed or ended or self._halted or (not accepted and answered())
 
         while True:
-            self._require_alive()
+            require_alive(self._vehicle)
             if self._halted:
                 return DriveEnd(blocked=False, scans=None)
             accepted = accepted or watch.accepted
@@ -279,12 +258,9 @@ class AgvExecutor:
                 watch.require_not_refused()
                 await vehicle.send_order(plan.message)
             elif watch.lost:
+                watch.require_not_superseded()
                 raise RobotFailed(f"robot {vehicle.name}: {watch.lost}")
             await vehicle.wait_for(news, _LOOK_S if accepted else vehicle.resend_s)
-
-    def _require_alive(self) -> None:
-        if failure := self._vehicle.failure():
-            raise RobotFailed(f"robot {self._vehicle.name}: {failure}")
 
     @property
     def superseded(self) -> bool:
@@ -296,7 +272,7 @@ class AgvExecutor:
 
     def _require_not_superseded(self) -> None:
         if self.superseded:
-            raise RobotFailed(f"robot {self._vehicle.name}: another process drives it")
+            raise DrivenByAnother(self._vehicle.name)
 
     def _arrive(
         self, order: DriveOrder, plan: DrivePlan, *, stopped: bool, end: DriveEnd
@@ -332,7 +308,7 @@ class AgvExecutor:
             RobotFailed: The robot cannot take orders any more.
         """
         async with self._working:
-            self._require_alive()
+            require_alive(self._vehicle)
             assert self._map is not None
             if self._map.has_source:
                 await self._map.collect(None)
@@ -347,7 +323,8 @@ class AgvExecutor:
         try:
             await self.cancel()
         except RobotFailed as error:
-            self.abandoned = True
+            state = self._vehicle.state
+            self._abandoned_order = state.order_id if state else ""
             logger.warning("%s; its order is cancelled when it is heard again", error)
 
     async def cancel(self) -> None:
@@ -368,7 +345,7 @@ class AgvExecutor:
                 which = {"orderId": vehicle.state.order_id} if "orderId" in keys else {}
                 done = await vehicle.act("cancelOrder", str(uuid.uuid4()), which, timeout=timeout)
                 logger.info("robot %s: cancelOrder is %s", vehicle.name, done.action_status)
-            self.abandoned = False
+            self._abandoned_order = ""
 
     def _reported_pose(self) -> Pose:
         state = self._vehicle.state
@@ -387,4 +364,5 @@ class AgvExecutor:
             arrived=False,
             blocked=False,
             patch=patch,
+            scan=self._map.take_last_scan() if self._map else None,
         )

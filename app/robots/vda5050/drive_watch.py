@@ -9,6 +9,13 @@ from app.robots.vda5050.vehicle import RobotFailed, Vehicle
 _UNREACHABLE = frozenset({"NODE_UNREACHABLE", "nodeUnreachable"})
 
 
+class DrivenByAnother(RobotFailed):
+    """Another process has sent the robot an order that replaces ours."""
+
+    def __init__(self, robot: str) -> None:
+        super().__init__(f"robot {robot}: another process drives it")
+
+
 @dataclass(frozen=True, slots=True)
 class DriveEnd:
     """How a drive has ended.
@@ -40,8 +47,14 @@ class DriveWatch:
         state, route = self._vehicle.state, self._plan.route
         if state is None or state.order_id != route.order_id:
             return False
-        known = state.action(self._request_id) is not None
-        return known or state.order_update_id == route.update_id
+        if state.action(self._request_id) is not None:
+            return True
+        return state.order_update_id == route.update_id and self._has_our_nodes(state)
+
+    def _has_our_nodes(self, state: v3.State) -> bool:
+        """Whether the robot is on this drive: the first message of two processes has one id."""
+        ours = {node["node_id"] for node in self._plan.message["nodes"][1:]}
+        return not ours.isdisjoint(_node_ids(state))
 
     @property
     def refusal(self) -> v3.Error | None:
@@ -72,7 +85,7 @@ class DriveWatch:
         action = state.action(self._request_id)
         if action is not None and action.action_status == "FINISHED":
             return DriveEnd(blocked=False, scans=number(action.action_result))
-        passed = state.last_node_sequence_id >= route.decision.sequence_id and not state.driving
+        passed = state.last_node_id == route.decision.node_id and not state.driving
         if passed and not route.decision.actions:
             return DriveEnd(blocked=False, scans=None)
         return None
@@ -93,25 +106,42 @@ class DriveWatch:
 
     @property
     def superseded(self) -> bool:
-        """Whether the robot has a later update of the order, which does not hold this drive."""
+        """Whether the robot has another message of the order, which does not hold this drive."""
         state, route = self._vehicle.state, self._plan.route
         if state is None or state.order_id != route.order_id:
             return False
+        if state.order_update_id == route.update_id:
+            ours = {node["node_id"] for node in self._plan.message["nodes"]}
+            return not self.accepted and not _node_ids(state) <= ours
         return state.order_update_id > route.update_id and not self.accepted
 
     def require_not_refused(self) -> None:
         """Raise if the robot refuses the order, or will.
 
         Raises:
+            DrivenByAnother: It has another message instead.
             RobotFailed: It does; the error has its reason.
         """
+        self.require_not_superseded()
         if (error := self.refusal) is not None:
             raise RobotFailed(
                 f"robot {self._vehicle.name} refuses the order: {error.error_type}: "
                 f"{error.error_description or '-'}"
             )
+
+    def require_not_superseded(self) -> None:
+        """Raise if the robot has another message of the order.
+
+        Raises:
+            DrivenByAnother: It has.
+        """
         if self.superseded:
-            raise RobotFailed(f"robot {self._vehicle.name}: another process drives it")
+            raise DrivenByAnother(self._vehicle.name)
+
+
+def _node_ids(state: v3.State) -> set[str]:
+    """The nodes that a robot has passed last or is still to pass."""
+    return {state.last_node_id, *(each.node_id for each in state.node_states)} - {""}
 
 
 def number(text: str | None) -> int | None:

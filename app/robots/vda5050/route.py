@@ -16,6 +16,7 @@ START_DEVIATION_M = 0.1
 
 _NODE_DEVIATION_M = 0.05
 _GENERATION = 2**16
+_ID_PART = 8  # characters of a request id
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +158,9 @@ def plan_drive(
     number = route.number + 1 if new else route.number
     order_id = route.order_id if not new else commander if number == 1 else f"{commander}:{number}"
     update_id = route.next_update(commander, epoch)
-    first = route.decision or Stop(f"{number}-0", 0, *at)
+    # Ids of nodes tell this drive from another one that a replaced process may have sent.
+    name = f"{number}-{request_id[:_ID_PART]}"
+    first = route.decision or Stop(f"{name}-0", 0, *at)
     points = [(point, True) for point in path[:reached]]
     points += [(cut, True)] if cut else []
     points += [(point, False) for point in path[reached:]]
@@ -174,7 +177,7 @@ def plan_drive(
     base_end = reached + (cut is not None)
     stops = [
         Stop(
-            f"{number}-{first.sequence_id + 2 * index}",
+            f"{name}-{first.sequence_id + 2 * index}",
             first.sequence_id + 2 * index,
             *point,
             [scan] if limits.scans and index == base_end else [],
@@ -189,7 +192,7 @@ def plan_drive(
     ]
     edges = [
         {
-            "edge_id": f"{number}-{stop.sequence_id - 1}",
+            "edge_id": f"{name}-{stop.sequence_id - 1}",
             "sequence_id": stop.sequence_id - 1,
             "released": released,
             "maximum_speed": limits.speed,

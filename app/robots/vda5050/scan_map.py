@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from app.config import get_settings
-from app.exploration.driver import EMPTY_PATCH, Patch
+from app.exploration.driver import EMPTY_PATCH, LidarScan, Patch, StartError
 from app.exploration.grid import Box, GridFrame, bounding_box
 from app.exploration.lidar import integrate
 from app.robots.vda5050.scans import NumberedScan
@@ -21,6 +21,7 @@ from app.robots.vda5050.vehicle import RobotFailed, Vehicle
 logger = logging.getLogger(__name__)
 
 _RESENDS = 10
+_FIRST_SCAN_EVERY_S = 0.2
 _AT_ONCE = 256  # scans, so that those of a long session need not be in memory together
 
 
@@ -42,17 +43,38 @@ class ScanMap:
         self._vehicle, self._frame = vehicle, frame
         self._evidence = np.zeros((frame.rows, frame.cols), np.int8)
         self._changed: Box | None = None
+        self._last_scan: LidarScan | None = None
         vehicle.expect_scans(session)
 
     async def find_source(self) -> None:
-        """Look whether something publishes scans for this robot, and take the first ones."""
+        """Look whether something publishes scans for this robot, and take the first ones.
+
+        What answers later is found after the next drive.
+
+        Raises:
+            RobotFailed: It answers no more.
+            StartError: It answers, and has no scan.
+        """
+        vehicle, timeout = self._vehicle, get_settings().robot_timeout_s / 2
         try:
-            await self._vehicle.request_scans(0, _AT_ONCE, timeout=self._vehicle.resend_s)
+            count = await vehicle.request_scans(0, _AT_ONCE, timeout=vehicle.resend_s)
         except RobotFailed:
-            logger.info("robot %s: nothing publishes scans for it", self._vehicle.name)
+            logger.warning(
+                "robot %s: it has no action `scan`, and nothing else publishes its scans",
+                vehicle.name,
+            )
             return
         self.has_source = True
-        await self.collect(None)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        while not count:
+            if loop.time() >= deadline:
+                raise StartError(
+                    f"robot {vehicle.name}: what publishes its scans has none; its log says why"
+                )
+            await asyncio.sleep(_FIRST_SCAN_EVERY_S)
+            count = await vehicle.request_scans(0, _AT_ONCE, timeout=timeout)
+        await self.collect(count)
 
     async def collect(self, count: int | None) -> None:
         """Add the scans up to a number; ask for those that did not come.
@@ -70,7 +92,8 @@ class ScanMap:
 
     async def _count_so_far(self) -> int:
         vehicle, count = self._vehicle, self.count
-        if self.has_source:
+        if self.has_source or await vehicle.look_for_scans(count, count + _AT_ONCE):
+            self.has_source = True
             timeout = get_settings().robot_timeout_s
             return await vehicle.request_scans(count, count + _AT_ONCE, timeout=timeout)
         while count in vehicle.scans:
@@ -124,6 +147,9 @@ class ScanMap:
             except ValueError as error:
                 logger.warning("robot %s: %s", self._vehicle.name, error)
                 continue
+            self._last_scan = LidarScan(
+                scan.pose, scan.angle_min, scan.angle_increment, scan.range_max, scan.ranges
+            )
             if box is not None and self._changed is not None:
                 box = box.union(self._changed)
             self._changed = box or self._changed
@@ -132,6 +158,11 @@ class ScanMap:
         """Return what has changed since the last call."""
         box, self._changed = self._changed, None
         return EMPTY_PATCH if box is None else Patch.cut(self._evidence, box)
+
+    def take_last_scan(self) -> LidarScan | None:
+        """Return the last scan since the last call."""
+        scan, self._last_scan = self._last_scan, None
+        return scan
 
     def take_whole(self) -> Patch:
         """Return everything that was seen."""

@@ -16,7 +16,8 @@ for them on the topic `scanRequest`:
     {"headerId": 1, …, "requestId": "…", "sessionId": "…", "from": 0, "to": 256}
 
 It answers with the scans of these numbers, in one message or more. Each has the `requestId`, and in
-`count` the number of scans so far. A session that it does not know begins with that request.
+`count` the number of scans so far. A session that it does not know begins with the next
+scan, as number `from`.
 """
 
 import json

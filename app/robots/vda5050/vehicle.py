@@ -62,6 +62,8 @@ class Vehicle:
         self.factsheet: v3_factsheet.Factsheet | None = None
         self.session = ""
         self.scans: dict[int, NumberedScan] = {}
+        self._newest_state: v3.State | None = None  # since the robot has connected
+        self._newest_connection: v3.Connection | None = None
         self._beams = self._taken = 0
         self._answered: tuple[str, int] = ("", 0)
         self._publish = publish
@@ -103,18 +105,38 @@ class Vehicle:
         ):
             raise BadMessage(f"{message.topic}: its header names another robot than its topic")
         if isinstance(message, v3.Connection):
-            if message.connection_state != self.connection:
-                logger.info("robot %s is %s", self.name, message.connection_state)
-            self.connection = message.connection_state
-            self.dialect = dialect
-            if self.connection == "ONLINE":
-                self._start(self.ask_for_state())
+            self._receive_connection(dialect, message)
         elif isinstance(message, v3.State):
-            if self.state is not None and _is_older(message, self.state):
+            if self._newest_state is not None and _is_older(message, self._newest_state):
                 return
-            self.state, self.dialect = message, dialect
-        elif isinstance(message, v3_factsheet.Factsheet):
+            self.state = self._newest_state = message
+            self.dialect = dialect
+        elif isinstance(message, v3_factsheet.Factsheet) and not self._is_of_earlier_version(
+            message
+        ):
             self.factsheet = message
+
+    def _is_of_earlier_version(self, message: v3_factsheet.Factsheet) -> bool:
+        known = self.factsheet
+        return (
+            known is not None
+            and message.version != known.version
+            and message.timestamp <= known.timestamp
+        )
+
+    def _receive_connection(self, dialect: Dialect, message: v3.Connection) -> None:
+        known = self._newest_connection
+        if known and self.dialect is not dialect and message.timestamp <= known.timestamp:
+            return  # the broker has kept it from a version that the robot has spoken before
+        if message.connection_state != self.connection:
+            logger.info("robot %s is %s", self.name, message.connection_state)
+        self.connection, self.dialect = message.connection_state, dialect
+        self._newest_connection = message
+        if self.connection == "ONLINE":
+            if known is None or _identity(message) != _identity(known):
+                # It may have been restarted, with a clock that is behind.
+                self._newest_state = None
+            self._start(self.ask_for_state())
 
     def _receive_scans(self, payload: bytes) -> None:
         message = decode_scans(payload)
@@ -142,6 +164,7 @@ class Vehicle:
         """Take the scans of this session from now on, from number 0."""
         self.session, self.scans = session, {}
         self._beams = self._taken = 0
+        self._answered = ("", 0)
 
     async def request_scans(self, first: int, end: int, *, timeout: float) -> int:
         """Ask what publishes scans for a robot that has no actions for them.
@@ -158,20 +181,26 @@ class Vehicle:
             RobotFailed: Nothing has answered in time.
         """
         request = ScanRequest(str(uuid.uuid4()), self.session, first, end)
-
-        async def send() -> None:
-            dialect = self._spoken
-            header = v3.Header.model_validate(self._headers.next(REQUEST_TOPIC, dialect.version))
-            topic = dialect.topic(self.robot, REQUEST_TOPIC, get_settings().vda5050_interface)
-            await self._publish(topic, request.encode(header.model_dump()))
-
         await self.send_until(
-            send,
+            lambda: self._send_scan_request(request),
             lambda: self._answered[0] == request.request_id,
             timeout=timeout,
             what="scanRequest",
         )
         return self._answered[1]
+
+    async def look_for_scans(self, first: int, end: int) -> bool:
+        """Ask as `request_scans` does, and do not wait; return whether anything has ever answered."""
+        if not self._answered[0]:
+            request = ScanRequest(str(uuid.uuid4()), self.session, first, end)
+            await self._send_scan_request(request)
+        return self._answered[0] != ""
+
+    async def _send_scan_request(self, request: ScanRequest) -> None:
+        dialect = self._spoken
+        header = v3.Header.model_validate(self._headers.next(REQUEST_TOPIC, dialect.version))
+        topic = dialect.topic(self.robot, REQUEST_TOPIC, get_settings().vda5050_interface)
+        await self._publish(topic, request.encode(header.model_dump()))
 
     async def _notify(self) -> None:
         async with self._changed:
@@ -318,9 +347,10 @@ class Vehicle:
         return self.failure() or self.hold_up()
 
 
-def _is_older(message: v3.State, known: v3.State) -> bool:
-    """Whether a state is a repetition, or came late.
+def _identity(message: v3.Header) -> tuple[int, str]:
+    return message.header_id, message.timestamp
 
-    A robot that was restarted counts from 0 again, with a later time.
-    """
+
+def _is_older(message: v3.State, known: v3.State) -> bool:
+    """Whether a state is a repetition, or came late."""
     return message.header_id <= known.header_id and message.timestamp <= known.timestamp

@@ -4,6 +4,7 @@ No robot with ROS 2 is at hand: simulated robots in another process publish thei
 robot does, by Zenoh.
 """
 
+import itertools
 import os
 import signal
 import socket
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,22 @@ from app.exploration.simulation.simulate import simulate
 from app.export import ros_messages as ros
 from app.export.ros_messages import RosMessage, serialized, typestore
 from app.robots.codecs import decode_patch
+from app.robots.vda5050.agv_executor import AgvExecutor
+from app.robots.vda5050.agv_process import AgvSpec, running_agv
 from app.ros2.map_publisher import MapPublisher
 from app.ros2.zenoh_session import ZenohSession
-from sagastream import Bus
+from sagastream import Bus, RequestFailed
 from tests.mosquitto import Mosquitto
 from tests.polling import eventually
-from tests.vda5050_fleet import all_present, explore, running_adapter
+from tests.vda5050_fleet import (
+    all_present,
+    drive_order,
+    explore,
+    free_path,
+    ignore,
+    running_adapter,
+    single_order,
+)
 
 pytestmark = [pytest.mark.blocking, pytest.mark.timeout(180)]
 
@@ -121,6 +132,46 @@ def test_a_bridge_that_cannot_run_says_so_in_one_line(
     assert result.exit_code == 2
     assert text in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+async def test_a_mission_in_which_nobody_sees_is_refused_before_it_drives(
+    app_bus: Bus, mission_floor: FloorMap, mosquitto: Mosquitto
+) -> None:
+    """The line names the robots and the fix."""
+    del mosquitto
+    async with AsyncExitStack() as stack:
+        spec = AgvSpec.parse("acme/agv-1")
+        await stack.enter_async_context(running_agv(spec, sensor=lambda _scan: None))
+        adapter = await stack.enter_async_context(running_adapter(["acme/agv-1"], bus=app_bus))
+        await all_present(adapter.names)
+        with pytest.raises(RequestFailed, match=r"no scan has come from acme\.agv-1.*mission ros2"):
+            await explore(app_bus, 1)
+
+
+async def test_a_bridge_that_comes_in_the_middle_of_a_mission_is_found(
+    app_bus: Bus, mission_floor: FloorMap, mosquitto: Mosquitto, tmp_path: Path
+) -> None:
+    """The robot adds to the map from its next drive on; without a bridge it drives all the same."""
+    endpoint = free_endpoint()
+    with _running(["agv", "acme/agv-1", "--ros2", endpoint], mosquitto, tmp_path / "agv.log"):
+        async with running_adapter(["acme/agv-1"], within_s=30) as adapter:
+            executor = AgvExecutor(adapter.vehicle("acme.agv-1"))
+            _, first = await executor.deploy(single_order(), "deploy")
+            path = free_path(first)
+            alone = await executor.drive(drive_order("d0", path, 1.0), ignore)
+            assert alone.distance == pytest.approx(0.5)
+            assert alone.patch.cells.size == 0
+            bridge = ["ros2", "acme/agv-1=agv_1", "--zenoh", endpoint]
+            with _running(bridge, mosquitto, tmp_path / "bridge.log"):
+                numbers = itertools.count(1)
+
+                async def sees() -> bool:
+                    number = next(numbers)
+                    order = drive_order(f"d{number}", path, 1.0 + number)
+                    return (await executor.drive(order, ignore)).patch.cells.size > 0
+
+                await eventually(sees, within_s=30, why="its scans are in the map")
+            await executor.halt()
 
 
 def _map(number: int) -> RosMessage:

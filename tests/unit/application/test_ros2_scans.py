@@ -162,15 +162,15 @@ def _numbers(recorder: ScanRecorder, first: int = 0, end: int = 1000) -> list[in
     return [json.loads(text)["number"] for text in recorder.texts(first, end)]
 
 
-def test_a_session_begins_with_what_the_robot_sees_where_it_stands() -> None:
+def test_a_session_begins_with_the_next_scan() -> None:
     """A robot that stands adds nothing more; one that moves does."""
     transforms = _known([0.0, 1.0, 2.0, 3.0])
     recorder = ScanRecorder("agv", transforms, _Clock())
     recorder.add(_scan(1.0, [1.0]))
     assert recorder.count == 0
     recorder.begin("s", 0)
-    assert _numbers(recorder) == [0]
-    for time_s in (1.05, 1.09, 2.0, 3.0):
+    assert _numbers(recorder) == []
+    for time_s in (1.0, 1.05, 1.09, 2.0, 3.0):
         recorder.add(_scan(time_s, [1.0]))
     assert _numbers(recorder) == [0, 1, 2]
     assert [json.loads(text)["y"] for text in recorder.texts(0, 9)] == pytest.approx(
@@ -182,8 +182,9 @@ def test_a_session_begins_with_what_the_robot_sees_where_it_stands() -> None:
 def test_a_bridge_that_was_restarted_goes_on_with_the_next_number() -> None:
     """So fleet control misses what was lost with it, and nothing more."""
     recorder = ScanRecorder("agv", _known([0.0, 1.0]), _Clock())
-    recorder.add(_scan(1.0, [1.0]))
+    recorder.add(_scan(0.5, [1.0]))
     recorder.begin("s", 57)
+    recorder.add(_scan(1.0, [1.0]))
     assert (_numbers(recorder), recorder.count) == ([57], 58)
     assert _numbers(recorder, 0, 58) == [57]
     assert _numbers(recorder, 58, 60) == []

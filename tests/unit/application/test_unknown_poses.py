@@ -44,7 +44,6 @@ async def _explored(bus: Bus, floor: FloorMap, place: Path, names: Sequence[str]
     """Explore a floor with unknown poses and integrate the maps."""
     save_map(place / "floor.yaml", floor.grid, floor.frame)
     choose_settings(map_dir=place, out_dir=place / "out", robot_seen_s=600, robot_timeout_s=250)
-    choose_settings(record_mcap=True)
     async with robots(bus, names):
         chosen = await _allocate(bus, "m1", len(names))
         mission: dict[str, Any] = {

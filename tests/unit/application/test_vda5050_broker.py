@@ -274,6 +274,57 @@ def _state(number: int, second: int, node: str) -> bytes:
     ).encode()
 
 
+def _connection(number: int, second: int, state: str, version: str = "2.1.0") -> bytes:
+    return json.dumps(
+        {
+            "headerId": number,
+            "timestamp": f"2026-11-26T10:00:{second:02}.000Z",
+            "version": version,
+            "manufacturer": "acme",
+            "serialNumber": "agv-1",
+            "connectionState": state,
+        }
+    ).encode()
+
+
+async def _swallow(_topic: str, _payload: bytes) -> bool:
+    return True
+
+
+async def test_a_robot_that_was_restarted_is_heard_though_its_clock_went_back(app_bus: Bus) -> None:
+    """It counts from 0 again; a late state of one connection is still left out."""
+    vehicle = Vehicle(RobotIdentity("acme", "agv-1"), _swallow)
+    vehicle.receive("connection", _connection(0, 30, "ONLINE"))
+    vehicle.receive("state", _state(7, 37, "a"))
+    vehicle.receive("connection", _connection(0, 30, "ONLINE"))
+    vehicle.receive("state", _state(6, 36, "late"))
+    assert vehicle.state is not None
+    assert vehicle.state.last_node_id == "a"
+    vehicle.receive("connection", _connection(0, 30, "CONNECTIONBROKEN"))
+    vehicle.receive("connection", _connection(0, 2, "ONLINE"))
+    vehicle.receive("state", _state(0, 3, "b"))
+    assert vehicle.state.last_node_id == "b"
+    vehicle.receive("state", _state(0, 3, "late"))
+    assert vehicle.state.last_node_id == "b"
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+async def test_what_the_broker_has_kept_from_an_earlier_version_of_a_robot_does_not_count(
+    app_bus: Bus, order: tuple[int, int]
+) -> None:
+    """Its retained message is on another topic, where the robot does not replace it any more."""
+    kept = [
+        _connection(0, 1, "CONNECTIONBROKEN"),
+        _connection(0, 40, "ONLINE", "3.0.0"),
+    ]
+    vehicle = Vehicle(RobotIdentity("acme", "agv-1"), _swallow)
+    for number in order:
+        vehicle.receive("connection", kept[number])
+    assert (vehicle.connection, vehicle.dialect) == ("ONLINE", DIALECTS["3.0"])
+    vehicle.receive("connection", _connection(1, 39, "CONNECTION_BROKEN", "3.0.0"))
+    assert vehicle.connection == "CONNECTION_BROKEN"
+
+
 async def test_what_is_not_answered_is_sent_again_with_the_same_id(app_bus: Bus) -> None:
     """Until its action state says that it has ended; a robot that never answers is an error."""
     choose_settings(vda5050_resend_s=0.02)

@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 
 from app.config import choose_settings, get_settings
-from app.exploration.driver import DriveReport, Point
+from app.exploration.driver import Point
 from app.exploration.grid import FloorMap
 from app.robots import fleet
 from app.robots.codecs import decode_report
-from app.robots.order_executor import DriveOrder
 from app.robots.process import RobotService, deploy_simulated
 from app.robots.team import Team
 from app.robots.vda5050 import v3
+from app.robots.vda5050.abilities import limits_of
 from app.robots.vda5050.adapter import Adapter
 from app.robots.vda5050.agv_executor import AgvExecutor
 from app.robots.vda5050.agv_process import AgvSpec, running_agv
@@ -38,9 +38,13 @@ from tests.polling import eventually
 from tests.vda5050_fleet import (
     all_present,
     assert_as_in_process,
+    drive_order,
     explore,
+    free_path,
+    ignore,
     running_adapter,
     running_fleet,
+    single_order,
 )
 
 pytestmark = [pytest.mark.blocking, pytest.mark.timeout(180)]
@@ -192,8 +196,8 @@ async def test_a_connection_that_is_cut_in_an_edge_costs_nothing_if_it_comes_bac
         choose_settings(vda5050_broker_url=mosquitto.url)
         adapter = await stack.enter_async_context(running_adapter(_TWO[:1]))
         executor = AgvExecutor(adapter.vehicle("acme.agv-1"))
-        _, first = await executor.deploy(_order(), "deploy")
-        path = _free_path(first)
+        _, first = await executor.deploy(single_order(), "deploy")
+        path = free_path(first)
 
         async def note(condition: str) -> None:
             conditions.append(condition)
@@ -201,11 +205,11 @@ async def test_a_connection_that_is_cut_in_an_edge_costs_nothing_if_it_comes_bac
                 await eventually(lambda: not agv._driving, within_s=10, why="the base is driven")
                 link.is_cut = False
 
-        task = asyncio.create_task(executor.drive(_drive("d1", path, 20.0), note))
+        task = asyncio.create_task(executor.drive(drive_order("d1", path, 20.0), note))
         await eventually(lambda: agv._driving, within_s=10, why="the robot drives")
         link.cut()
         report = await task
-        driver, _, _ = deploy_simulated(_order())
+        driver, _, _ = deploy_simulated(single_order())
         expected = driver.drive(path, 20.0)
         assert (report.pose, report.path) == (expected.pose, expected.path)
         assert conditions == ["its connection is broken", ""]
@@ -272,20 +276,20 @@ async def test_a_stale_adapter_is_refused_by_the_robot(
     """Its next update is older than those of the adapter that replaced it."""
     async with running_fleet(_TWO[:1]) as (adapter, [agv]):
         stale = AgvExecutor(adapter.vehicle("acme.agv-1"))
-        await stale.deploy(_order(), "deploy")
-        _, _, first = deploy_simulated(_order())
-        path = _free_path(first)
-        await stale.drive(_drive("d1", path, 1.0), _ignore)
+        await stale.deploy(single_order(), "deploy")
+        _, _, first = deploy_simulated(single_order())
+        path = free_path(first)
+        await stale.drive(drive_order("d1", path, 1.0), ignore)
         await stale.settle(("d1", {}))
         async with running_adapter(_TWO[:1]) as other:
             newer = AgvExecutor(other.vehicle("acme.agv-1"))
             assert await newer.resume("another mission") is None
             assert await newer.resume("m1") == ("d1", {})
-            report = await newer.drive(_drive("d2", path, 2.0), _ignore)
+            report = await newer.drive(drive_order("d2", path, 2.0), ignore)
             for epoch in (1, 2):
-                late = replace(_drive("d3", path, 3.0), epoch=epoch)
+                late = replace(drive_order("d3", path, 3.0), epoch=epoch)
                 with pytest.raises(RobotFailed, match="another process drives it"):
-                    await asyncio.wait_for(stale.drive(late, _ignore), 5)
+                    await asyncio.wait_for(stale.drive(late, ignore), 5)
             # Once more, as if it had sent the order before it could know.
             plan = plan_drive(
                 replace(stale._journey.route),
@@ -294,7 +298,7 @@ async def test_a_stale_adapter_is_refused_by_the_robot(
                 since=1.0,
                 until=3.0,
                 map_id="room",
-                limits=stale._limits(),
+                limits=limits_of(stale._vehicle),
                 request_id="d4",
                 commander="explore",
                 epoch=1,
@@ -303,7 +307,7 @@ async def test_a_stale_adapter_is_refused_by_the_robot(
             refused = await eventually(lambda: agv.errors, within_s=5, why="the robot refuses it")
             assert [error.error_type for error in refused] == ["OUTDATED_ORDER_UPDATE"]
             assert (await newer.report()).pose == report.pose
-            await newer.drive(_drive("d5", path, 3.0), _ignore)
+            await newer.drive(drive_order("d5", path, 3.0), ignore)
         assert list(drives.counts) == ["d1", "d2", "d5"]
         assert agv.errors == []
     drives.require_once()
@@ -315,16 +319,46 @@ async def test_an_adapter_that_begins_an_order_is_ahead_from_its_second_message_
     """The first one is 0 in the standard; the adapter before may have sent it, too."""
     async with running_fleet(_TWO[:1]) as (adapter, [agv]):
         replaced = AgvExecutor(adapter.vehicle("acme.agv-1"))
-        _, first = await replaced.deploy(_order(), "deploy")
+        _, first = await replaced.deploy(single_order(), "deploy")
         await replaced.settle(("deploy", {}))
         newer = AgvExecutor(adapter.vehicle("acme.agv-1"))
         assert await newer.resume("m1") == ("deploy", {})
         updates = []
         for number in range(3):
-            order = _drive(f"d{number}", _free_path(first), 1.0 + number)
-            await newer.drive(order, _ignore)
+            order = drive_order(f"d{number}", free_path(first), 1.0 + number)
+            await newer.drive(order, ignore)
             updates.append(agv.book.order_update_id)
         assert updates == [0, 2**16, 2**16 + 1]
+
+
+@pytest.mark.parametrize("first", ["replaced", "newer"])
+async def test_of_two_adapters_that_begin_the_same_order_the_newer_one_drives_in_the_end(
+    app_bus: Bus, mission_floor: FloorMap, drives: DriveCounter, first: str
+) -> None:
+    """Both first messages have one id and no epoch: neither takes the other's drive for its own."""
+    async with running_fleet(_TWO[:1]) as (adapter, [agv]), running_adapter(_TWO[:1]) as other:
+        replaced = AgvExecutor(adapter.vehicle("acme.agv-1"))
+        _, deployed = await replaced.deploy(single_order(), "deploy")
+        await replaced.settle(("deploy", {}))
+        newer = AgvExecutor(other.vehicle("acme.agv-1"))
+        assert await newer.resume("m1") == ("deploy", {})
+        path = free_path(deployed)
+        if first == "replaced":
+            await replaced.drive(drive_order("old1", path, 1.0), ignore)
+        report = await newer.drive(drive_order("new1", path, 1.0), ignore)
+        assert report.time == 1.0
+        order_id = "explore" if first == "newer" else "explore:2"
+        assert agv.book.order_id == order_id
+        refused = drive_order("old2", path, 2.0)
+        with pytest.raises(RobotFailed, match=r"another process drives it|OUTDATED|OTHER_ORDER"):
+            await asyncio.wait_for(replaced.drive(refused, ignore), 5)
+        # Nothing that the replaced one does later ends the order of the newer one.
+        assert not replaced.abandoned
+        await newer.drive(drive_order("new2", path, 2.0), ignore)
+        assert agv.book.order_id == order_id
+        expected = ["old1"] if first == "replaced" else []
+        assert list(drives.counts) == [*expected, "new1", "new2"]
+    drives.require_once()
 
 
 async def test_a_drive_whose_reply_was_lost_with_its_adapter_has_the_same_result(
@@ -343,7 +377,7 @@ async def test_a_drive_whose_reply_was_lost_with_its_adapter_has_the_same_result
 
         async def send(to: dict[str, Any], event_type: str, request_id: str, **order: Any) -> Any:
             command = Command(
-                payload=_order() | order,
+                payload=single_order() | order,
                 request_id=request_id,
                 correlation_id="c",
                 saga_id="",
@@ -352,8 +386,8 @@ async def test_a_drive_whose_reply_was_lost_with_its_adapter_has_the_same_result
             )
             return await to[event_type](command, None)
 
-        robot, _, first = deploy_simulated(_order())
-        path = _free_path(first)
+        robot, _, first = deploy_simulated(single_order())
+        path = free_path(first)
         forgetful = AgvExecutor(vehicle)
         killed = handlers(forgetful)
         await send(killed, "robot:deploy", "deploy")
@@ -391,8 +425,8 @@ async def test_a_recall_stops_a_robot_in_the_middle_of_a_drive(
     """At once, not at the barrier: cancelOrder is answered by its action state."""
     async with running_fleet(_TWO[:1], bus=app_bus, pace=1) as (adapter, [agv]):
         await all_present(adapter.names)
-        _, _, first = deploy_simulated(_order())
-        path = _free_path(first)
+        _, _, first = deploy_simulated(single_order())
+        path = free_path(first)
         _, writes = await fleet.reserve("m1", 1)
         await _write(app_bus, writes)
         command = Command(
@@ -438,16 +472,16 @@ async def test_what_holds_a_robot_up_and_what_ends_its_drive(
 
     async with running_fleet(_TWO[:1], bus=app_bus) as (adapter, [agv]):
         executor = AgvExecutor(adapter.vehicle("acme.agv-1"))
-        await executor.deploy(_order(), "deploy")
-        _, _, first = deploy_simulated(_order())
-        path = _free_path(first)
+        await executor.deploy(single_order(), "deploy")
+        _, _, first = deploy_simulated(single_order())
+        path = free_path(first)
         agv.motion.pause()
         agv.touch()
         await eventually(
             lambda: adapter.vehicle("acme.agv-1").hold_up(), within_s=5, why="the pause is known"
         )
         await eventually(_condition_of("acme.agv-1", "it is paused"), within_s=5, why="unavailable")
-        await executor.drive(_drive("d1", path, 1.0), note)
+        await executor.drive(drive_order("d1", path, 1.0), note)
         assert conditions == ["it is paused", ""]
         await eventually(_condition_of("acme.agv-1", ""), within_s=5, why="available again")
         robot = (await fleet.robots())[0]
@@ -488,8 +522,8 @@ async def test_a_robot_that_does_not_answer_a_recall_is_told_when_it_is_heard(
         choose_settings(vda5050_broker_url=mosquitto.url)
         adapter = await stack.enter_async_context(running_adapter(_TWO[:1]))
         executor = AgvExecutor(adapter.vehicle("acme.agv-1"))
-        _, first = await executor.deploy(_order(), "deploy")
-        await executor.drive(_drive("d1", _free_path(first), 0.2), _ignore)
+        _, first = await executor.deploy(single_order(), "deploy")
+        await executor.drive(drive_order("d1", free_path(first), 0.2), ignore)
         link.cut()
         await executor.halt()
         assert executor.abandoned
@@ -510,46 +544,16 @@ async def test_an_order_that_no_mission_has_any_more_is_cancelled(
     """A robot that comes back after its mission has ended is told to drop its order."""
     async with running_fleet(_TWO[:1], bus=app_bus) as (adapter, [agv]):
         executor = AgvExecutor(adapter.vehicle("acme.agv-1"))
-        await executor.deploy(_order(), "deploy")
-        _, _, first = deploy_simulated(_order())
-        await executor.drive(_drive("d1", _free_path(first), 0.2), _ignore)
+        await executor.deploy(single_order(), "deploy")
+        _, _, first = deploy_simulated(single_order())
+        await executor.drive(drive_order("d1", free_path(first), 0.2), ignore)
         await eventually(lambda: agv.book.cancelled, within_s=5, why="the order is cancelled")
         assert agv.book.idle
 
 
-def _order() -> dict[str, Any]:
-    return {
-        "mission": "m1",
-        "area": "room",
-        "slot": 0,
-        "team": 1,
-        "seed": 1,
-        "commander": "plan",
-        "epoch": 1,
-    }
-
-
-def _free_path(first: DriveReport) -> list[Point]:
-    """A path of some metres that is not blocked, from where a robot was deployed."""
-    x, y = first.pose.x, first.pose.y
-    for path in ([(x + 2.0, y)], [(x - 2.0, y)], [(x, y + 2.0)], [(x, y - 2.0)]):
-        robot, _, _ = deploy_simulated(_order())
-        if robot.drive(path, 60.0).arrived:
-            return [*path, (x, y)] * 4
-    raise AssertionError("no free path")
-
-
-def _drive(request_id: str, path: list[Point], until: float) -> DriveOrder:
-    return DriveOrder(path=path, until=until, request_id=request_id, commander="explore", epoch=1)
-
-
-async def _ignore(_condition: str) -> None:
-    pass
-
-
 async def _keep_driving(executor: AgvExecutor, path: list[Point]) -> None:
     for number in range(10, 100):
-        await executor.drive(_drive(f"d{number}", path, float(number)), _ignore)
+        await executor.drive(drive_order(f"d{number}", path, float(number)), ignore)
 
 
 async def _able(adapter: Adapter) -> None:
