@@ -663,3 +663,39 @@ def test_the_trails_of_a_long_mission_stay_bounded(shown: Watched) -> None:
     assert ends == 8
     assert driven > 130_000
     assert drawn < 60_000
+
+
+_SLOW_FRAMES = """
+window.asked = [];
+window.requestAnimationFrame = (draw) => {
+  window.asked.push(performance.now());
+  return setTimeout(() => draw(performance.now()), 100);
+};
+window.gaps = (count) => {
+  const times = window.asked.slice(-count - 1);
+  return times.slice(1).map((time, i) => time - times[i]);
+};
+"""
+
+
+def test_a_page_whose_frames_come_slowly_draws_less_often(
+    browser: Browser, served: tuple[str, str]
+) -> None:
+    """It leaves the processors to the mission, until somebody looks closely or plays a recording."""
+    context = browser.new_context()
+    context.add_init_script(_SLOW_FRAMES)
+    page = context.new_page()
+    page.goto(f"{served[0]}/missions/{served[1]}")
+
+    def wait_for(seen: str) -> None:
+        page.wait_for_function(seen, timeout=30_000, polling=100)
+
+    rests = "() => asked.length > 5 && gaps(4).every((gap) => gap >= 450)"
+    wait_for(rests)
+    page.keyboard.press("Shift")
+    wait_for("() => gaps(4).every((gap) => gap < 450)")
+    wait_for(rests)
+    page.locator("#speed").select_option(index=0)
+    page.get_by_role("button", name="Play").click()
+    wait_for("() => gaps(40).every((gap) => gap < 450)")
+    context.close()

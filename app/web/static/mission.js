@@ -4,6 +4,7 @@ import { check, isLive, root, serverNow } from "./connection.js";
 import { Entries } from "./entries.js";
 import { MapView, numberOf } from "./map.js";
 import { MapTools } from "./map_tools.js";
+import { Pace } from "./pace.js";
 import { seconds } from "./page.js";
 import { markOf } from "./palette.js";
 import { showFigures } from "./strip.js";
@@ -277,7 +278,7 @@ async function draw(now) {
       table(frame, robots);
     } finally { drawing = false; }
   }
-  requestAnimationFrame(draw);
+  return !page.playing;
 }
 
 function play(on) {
@@ -300,4 +301,4 @@ get("live").addEventListener("click", () => { play(false); live(true); });
 get("time").addEventListener("input", () => { live(false); play(false); page.clock = Number(get("time").value); });
 
 resume();
-requestAnimationFrame(draw);
+new Pace(draw);
