@@ -121,7 +121,7 @@ def search_routes(
         clearances: metres to keep from obstacles, preferred first.
         view_distances: metres from viewpoint to frontier, preferred first.
     """
-    for backtrack in _backtracks(pose, track):
+    for backtrack in backtracks(pose, track):
         cell = view.cell_at(frame, *(backtrack[-1] if backtrack else (pose.x, pose.y)))
         routes = routes_from(
             cell,
@@ -136,7 +136,7 @@ def search_routes(
     return FrontierRoutes.none(len(frontiers))
 
 
-def _backtracks(pose: Pose, track: Sequence[Point]) -> Iterator[tuple[Point, ...]]:
+def backtracks(pose: Pose, track: Sequence[Point]) -> Iterator[tuple[Point, ...]]:
     """Yield paths back along a robot's track, each half a metre longer than the last.
 
     The first is empty. Where the track passes a point twice, the loop between is cut out.

@@ -29,6 +29,11 @@ class Frontier:
         return len(self.cells)
 
     @property
+    def extent(self) -> int:
+        """Cells along the longer side of its bounding box."""
+        return int((self.cells.max(axis=0) - self.cells.min(axis=0)).max()) + 1
+
+    @property
     def centroid(self) -> tuple[float, float]:
         """Mean row and column."""
         row, col = self.cells.mean(axis=0)

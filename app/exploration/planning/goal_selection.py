@@ -1,9 +1,6 @@
 """The next goals of a team: routes, prices, one joint assignment, and standby for the rest."""
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 
 import numpy as np
 
@@ -14,6 +11,7 @@ from app.exploration.planning.frontier_routes import FrontierRoutes, routes_from
 from app.exploration.planning.frontiers import Frontier
 from app.exploration.planning.goals import Goal, RobotState, goal_at, standby_goal
 from app.exploration.planning.planning_map import PlanningMap
+from app.exploration.planning.planning_threads import planning_threads
 from app.exploration.planning.settings import PlannerSettings
 from app.exploration.shortest_paths import STRAIGHT
 
@@ -69,8 +67,10 @@ def choose_goals(
                 continue
             which = int(np.argmin(costs))
             crowd[which] += 1.0
+            # Those that wait for one frontier queue up before it: no two have one goal.
+            queued = int(crowd[which]) - 1
             goals[index] = standby_goal(
-                make(index, which), robots[index].pose, settings.standby_distance_m
+                make(index, which), robots[index].pose, settings.standby_distance_m * queued
             )
     return goals
 
@@ -114,34 +114,49 @@ def _assign(
             view_distances=view_distances,
         )
 
-    routes = list(_threads().map(search_near, robots))
+    routes = list(planning_threads().map(search_near, robots))
     gains = frontier_gains(robots, frontiers, view, frame, settings)
     distances = frontier_distances(frontiers, view, settings.sensor_range_m)
 
-    def assign(prices: Costs) -> dict[int, int]:
-        if settings.discount_m > 0.0:
-            return assign_discounted(
-                prices, distances, discount=settings.discount_m, reach=settings.sensor_range_m
+    def assign() -> dict[int, int]:
+        prices = path_costs(routes, frame) - gains
+        while True:
+            chosen = (
+                assign_discounted(
+                    prices, distances, discount=settings.discount_m, reach=settings.sensor_range_m
+                )
+                if settings.discount_m > 0.0
+                else assign_hungarian(prices)
             )
-        return assign_hungarian(prices)
+            again = _second_visitors(chosen, routes, prices)
+            if not again:
+                return chosen
+            for robot in again:
+                prices[robot, chosen[robot]] = np.inf
 
-    chosen = assign(path_costs(routes, frame) - gains)
+    chosen = assign()
     searched: set[int] = set()
     while idle := set(range(len(robots))) - set(chosen) - searched:
         order = sorted(idle)
-        found = _threads().map(search_map, [robots[index] for index in order])
+        found = planning_threads().map(search_map, [robots[index] for index in order])
         for index, robot_routes in zip(order, found, strict=True):
             routes[index] = robot_routes
         searched |= idle
-        chosen = assign(path_costs(routes, frame) - gains)
+        chosen = assign()
     return routes, chosen
 
 
-@cache
-def _threads() -> ThreadPoolExecutor:
-    """Return a pool of one thread per core; the search for routes releases the GIL."""
-    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="routes")
+def _second_visitors(
+    chosen: dict[int, int], routes: Sequence[FrontierRoutes], prices: Costs
+) -> list[int]:
+    """Return the robots whose viewpoint another robot visits at a lower price.
 
-
-# A forked child does not inherit the threads: it makes its own pool.
-os.register_at_fork(after_in_child=_threads.cache_clear)
+    One viewpoint may see two frontiers: the robot that comes there first views both.
+    """
+    visitor: dict[tuple[int, ...], int] = {}
+    again = []
+    for robot in sorted(chosen, key=lambda robot: float(prices[robot, chosen[robot]])):
+        cell = tuple(int(index) for index in routes[robot].targets[chosen[robot]])
+        if visitor.setdefault(cell, robot) != robot:
+            again.append(robot)
+    return again

@@ -30,6 +30,7 @@ class Goal:
         view_distance: metres from which the frontier is viewed.
         standby: another robot views the frontier; this one waits nearby for new frontiers there.
         backtrack: number of waypoints that are on the robot's own track, where it fits.
+        route: the stops that follow, rows and columns of the mission's frame.
     """
 
     cells: Cells
@@ -39,6 +40,7 @@ class Goal:
     view_distance: float
     standby: bool = False
     backtrack: int = 0
+    route: tuple[Cell, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,14 @@ class ReachableRegion:
     col0: int
     near: Mask
 
+    @property
+    def mask(self) -> Mask:
+        """The cells that the robot can get to, (rows, cols) bool."""
+        mask: Mask = self.reached[self.components]
+        rows, cols = self.near.shape
+        mask[self.row0 : self.row0 + rows, self.col0 : self.col0 + cols] |= self.near
+        return mask
+
     def contains_any(self, cells: npt.NDArray[np.int32]) -> bool:
         """Return whether the robot can get to any of some cells, (n,) int32 flat indices."""
         return bool(

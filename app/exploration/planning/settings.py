@@ -1,5 +1,6 @@
 """All numbers that decide how a team explores."""
 
+import math
 from dataclasses import dataclass
 
 
@@ -36,6 +37,13 @@ class PlannerSettings:
             0 selects the Hungarian method.
         sensor_range_m: beyond this distance from an assigned frontier nothing is discounted, and
             unknown area is not counted.
+        open_frontier_m: extent from which a frontier is explored before routes are planned over
+            all that is left.
+        diminished_share: recent growth of the map per metre driven, as a share of the average,
+            below which routes are planned over all that is left.
+        growth_window_m: shortest recent way of each robot over which that is measured, metres.
+        beam_spacing_rad: angle between two beams of the lidar, radians; it limits the distance from
+            which a robot sees a single cell for certain.
         standby_cost_m: cost of a standby goal for each robot that already drives to its
             frontier; 0 lets a robot without a frontier wait where it is.
         standby_distance_m: distance before the viewpoint at which a robot on standby stops.
@@ -63,6 +71,10 @@ class PlannerSettings:
     local_search_m: float = 12.0
     discount_m: float = 8.0
     sensor_range_m: float = 8.0
+    beam_spacing_rad: float = math.radians(1.0)
+    open_frontier_m: float = 3.0
+    diminished_share: float = 0.08
+    growth_window_m: float = 6.0
     standby_cost_m: float = 3.0
     standby_distance_m: float = 1.0
 

@@ -12,23 +12,27 @@ abandoned. Abandoned cells are retried at the end, until a retry reveals too lit
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from app.exploration.clearance import clear_length
 from app.exploration.driver import EMPTY_PATCH, DriveReport, Order, Point, Pose
 from app.exploration.grid import Box, Grid, GridFrame, LogOdds, Mask
 from app.exploration.merging.evidence import occupancy
 from app.exploration.planning.assignment import initial_bearings
 from app.exploration.planning.frontier_routes import path_length
 from app.exploration.planning.frontiers import Frontier, cluster_frontiers
-from app.exploration.planning.goal_selection import choose_goals
 from app.exploration.planning.goals import Goal, RobotState, is_valid
+from app.exploration.planning.growth import Growth
 from app.exploration.planning.planning_map import PlanningMap, build_planning_map
 from app.exploration.planning.robot_history import RobotHistory
 from app.exploration.planning.settings import DEFAULT_SETTINGS, PlannerSettings
+from app.exploration.planning.view_routing import choose_or_route
+from app.exploration.planning.visits import unchanged_cells
+
+Activity = Literal["exploring", "standby", "idle"]
+"""A robot drives to a viewpoint; waits for what opens up there; or has nothing to do."""
 
 _COLLISION_AHEAD = 0.5  # cells from a blocked robot to the cell that it could not enter
 
@@ -106,6 +110,7 @@ class TeamPlanner:
         self._pending: dict[int, DriveReport] = {}
         self._assigned_at = -math.inf
         self._retried_at: int | None = None
+        self._growth = Growth(window_m=self.settings.growth_window_m * len(poses))
         self._last_map: PlanningMap | None = None
 
     @classmethod
@@ -168,9 +173,25 @@ class TeamPlanner:
 
     @property
     def goals(self) -> list[Point | None]:
-        """Each robot's viewpoint, metres, map frame, by slot; None for a robot without a goal."""
+        """Where each robot drives to, metres, map frame, by slot; None for one that stays.
+
+        No two are equal: a goal is a viewpoint, or the place where a robot on standby waits.
+        """
         return [
-            self.frame.centre(*robot.goal.target) if robot.goal else None for robot in self._robots
+            None
+            if robot.goal is None
+            else (robot.goal.path[-1] if robot.goal.path else None)
+            if robot.goal.standby
+            else self.frame.centre(*robot.goal.target)
+            for robot in self._robots
+        ]
+
+    @property
+    def activities(self) -> list[Activity]:
+        """What each robot does, by slot: it views, it is on standby, or it is not needed."""
+        return [
+            "idle" if robot.goal is None else "standby" if robot.goal.standby else "exploring"
+            for robot in self._robots
         ]
 
     @property
@@ -251,6 +272,7 @@ class TeamPlanner:
             self._evidence, self._collisions, self._known, self.frame, before=self._last_map
         )
         self._last_map = view
+        self._growth.add(sum(self.distances), self._known_cells())
         self._count_visits(view)
         self._assign_goals(view)
         team = self._team()
@@ -293,31 +315,10 @@ class TeamPlanner:
 
     def _count_visits(self, view: PlanningMap) -> None:
         """Count a visit for each frontier cell that a robot was sent to and that is unchanged."""
+        spread = round(self.settings.visit_spread_m / self.frame.resolution)
         for robot in self._team():
-            if robot.goal is None or robot.goal.standby or not robot.ended:
-                continue
-            goal = robot.goal
-            cells = goal.cells - np.array((view.row0, view.col0), np.int32)
-            cells = cells[view.frontier_mask[cells[:, 0], cells[:, 1]]]
-            row, col = goal.target[0] - view.row0, goal.target[1] - view.col0
-            viewpoint = (row + 0.5, col + 0.5)
-            reach = goal.view_distance / self.frame.resolution + 1.0
-            viewed = [
-                math.dist(cell, (row, col)) <= reach
-                and math.isinf(
-                    clear_length(view.see_through_mask, viewpoint, (cell[0] + 0.5, cell[1] + 0.5))
-                )
-                for cell in cells.tolist()
-            ]
-            if any(viewed):
-                cells = cells[viewed]
-            unchanged = np.zeros(view.grid.shape, np.uint8)
-            unchanged[cells[:, 0], cells[:, 1]] = 1
-            spread = round(self.settings.visit_spread_m / self.frame.resolution)
-            if spread:
-                around = np.ones((2 * spread + 1, 2 * spread + 1), np.uint8)
-                cv2.dilate(unchanged, around, dst=unchanged)
-            self._visits[view.box.slices] += unchanged
+            if robot.goal is not None and not robot.goal.standby and robot.ended:
+                self._visits[view.box.slices] += unchanged_cells(robot.goal, view, spread=spread)
 
     def _clusters(self, mask: Mask) -> list[Frontier]:
         """Group frontier cells by this mission's settings."""
@@ -362,8 +363,9 @@ class TeamPlanner:
             )
             for robot in team
         ]
-        goals = choose_goals(
-            robots, frontiers, view, self.frame, self.settings, far=self._retried_at is not None
+        diminished = self._growth.diminished(self.settings.diminished_share)
+        goals = choose_or_route(
+            robots, frontiers, view, self.frame, self.settings, diminished=diminished
         )
         for robot, goal in zip(team, goals, strict=True):
             robot.goal = goal

@@ -1,0 +1,289 @@
+"""Routes for a whole team over everything that is left to see, when nothing large is left.
+
+While large areas are unknown, every view changes the plan, and robots choose goals one by one
+(`goal_selection`). What remains after that is small, spread over the whole floor, and can be
+listed. Then the shortest mission is a routing problem: few stops that together see all of it
+(`view_cover`), and routes over them whose longest is short (`min_max_routes`).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from app.exploration.driver import Point, Pose
+from app.exploration.grid import Cell, Cells, GridFrame, Mask
+from app.exploration.planning.frontier_routes import FrontierRoutes, backtracks, path_length
+from app.exploration.planning.frontiers import Frontier
+from app.exploration.planning.goal_selection import choose_goals
+from app.exploration.planning.goals import Goal, RobotState, goal_at
+from app.exploration.planning.min_max_routes import Metres, plan_routes
+from app.exploration.planning.planning_map import PlanningMap
+from app.exploration.planning.planning_threads import planning_threads
+from app.exploration.planning.settings import PlannerSettings
+from app.exploration.planning.stop_distances import CoarseMap
+from app.exploration.planning.view_cover import Sightings, cover, find_sightings
+from app.exploration.shortest_paths import UNREACHED, distance_field
+
+_SURE_BEAMS = 1.5  # largest angle between beams, in widths of a cell, at which a cell is seen
+_STRIDE_M = 0.2  # spacing of the poses that are tried first
+_SHARE = 0.5  # a pose sees a frontier if it sees this share of what any pose sees of it
+_MAX_STOPS = 500  # bound of the work of one plan; the rest is planned when these are done
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Start:
+    """Where a robot's route starts.
+
+    Attributes:
+        backtrack: points of its own track that it drives back first.
+        cell: local cell behind them.
+        standing: (rows, cols) bool, where it can get to from there.
+    """
+
+    backtrack: tuple[Point, ...]
+    cell: Cell
+    standing: Mask
+
+
+def route_views(
+    robots: Sequence[RobotState],
+    frontiers: Sequence[Frontier],
+    view: PlanningMap,
+    frame: GridFrame,
+    settings: PlannerSettings,
+) -> list[Goal | None]:
+    """Plan routes over all frontiers that can be seen for certain.
+
+    Args:
+        robots: the robots.
+        frontiers: the frontiers to see, cells of the planning map.
+        view: the planning map.
+        frame: the mission's frame.
+        settings: how to explore.
+
+    Returns:
+        The first stop of each robot's route as its goal, None for a robot that is not needed.
+    """
+    goals: list[Goal | None] = [None] * len(robots)
+    if not frontiers or not robots:
+        return goals
+    starts, sightings = _starts_and_sightings(robots, frontiers, view, frame, settings)
+    current = [
+        (robot.goal.target[0] - view.row0, robot.goal.target[1] - view.col0)
+        for robot in robots
+        if robot.goal is not None
+    ]
+    chosen = cover(sightings, keep=current)[:_MAX_STOPS]
+    if not chosen:
+        return goals
+    stops = sightings.poses[[pose for pose, _ in chosen]]
+    start_m, between_m = _distances(starts, stops, view)
+    routes = plan_routes(
+        start_m, between_m, offset=np.array([path_length(start.backtrack) for start in starts])
+    )
+    for index, route in enumerate(routes):
+        if route:
+            cells = np.concatenate([frontiers[which].cells for which in chosen[route[0]][1]])
+            goal = _goal(
+                robots[index].pose,
+                starts[index],
+                stops[route[0]],
+                Frontier(cells),
+                view=view,
+                frame=frame,
+                settings=settings,
+            )
+            later = stops[route[1:]] + np.array((view.row0, view.col0), np.int32)
+            if goal is not None:
+                goal = replace(goal, route=tuple((int(row), int(col)) for row, col in later))
+            goals[index] = goal
+    return goals
+
+
+def choose_or_route(
+    robots: Sequence[RobotState],
+    frontiers: Sequence[Frontier],
+    view: PlanningMap,
+    frame: GridFrame,
+    settings: PlannerSettings,
+    *,
+    diminished: bool,
+) -> list[Goal | None]:
+    """Choose goals while the map grows, and route what is left after that.
+
+    A wide frontier that is left then may hide a room: it is explored first.
+
+    Args:
+        robots: the robots.
+        frontiers: the frontiers to see, cells of the planning map.
+        view: the planning map.
+        frame: the mission's frame.
+        settings: how to explore.
+        diminished: the map has almost ceased to grow, although wide frontiers are left.
+    """
+    goals: list[Goal | None] = [None] * len(robots)
+    if not diminished:
+        goals = choose_goals(robots, frontiers, view, frame, settings, far=False)
+        if any(goals):
+            return goals
+    least = settings.open_frontier_m / view.resolution
+    wide = _seen_for_certain(
+        [each for each in frontiers if each.extent >= least], robots, view, frame, settings
+    )
+    if wide:
+        goals = choose_goals(robots, wide, view, frame, settings, far=False)
+        goals = [None if goal is not None and goal.standby else goal for goal in goals]
+    free = [index for index, goal in enumerate(goals) if goal is None]
+    taken = {id(each) for each in wide} if any(goals) else set()
+    rest = [each for each in frontiers if id(each) not in taken]
+    routed = route_views([robots[index] for index in free], rest, view, frame, settings)
+    visited = {goal.target for goal in goals if goal is not None}
+    for index, goal in zip(free, routed, strict=True):
+        if goal is not None and goal.target not in visited:
+            goals[index] = goal
+    return goals
+
+
+def _seen_for_certain(
+    frontiers: Sequence[Frontier],
+    robots: Sequence[RobotState],
+    view: PlanningMap,
+    frame: GridFrame,
+    settings: PlannerSettings,
+) -> list[Frontier]:
+    """Return the frontiers that a robot can see for certain, at least up to one for each robot."""
+    if not frontiers:
+        return []
+    starts = [_start(robot, view, frame, settings) for robot in robots]
+    standing = _standing(starts)
+    found: list[Frontier] = []
+    for frontier in sorted(frontiers, key=lambda frontier: -frontier.extent):
+        if _frontier_sightings([frontier], view, standing, settings).target.size:
+            found.append(frontier)
+        if len(found) == len(robots):
+            break
+    return found
+
+
+def view_reach(view: PlanningMap, settings: PlannerSettings) -> int:
+    """Return the distance up to which a robot sees a single cell for certain, cells."""
+    sure = _SURE_BEAMS / settings.beam_spacing_rad
+    return max(1, math.floor(min(sure, settings.sensor_range_m / view.resolution)))
+
+
+def _starts_and_sightings(
+    robots: Sequence[RobotState],
+    frontiers: Sequence[Frontier],
+    view: PlanningMap,
+    frame: GridFrame,
+    settings: PlannerSettings,
+) -> tuple[list[_Start], Sightings]:
+    """Return where routes start, and what is seen from the regions around.
+
+    Walls are drawn up to a cell too thick, so that a robot's map may show no way out of where it
+    is. A robot that sees no frontier from its region backtracks to where its track left another.
+    """
+    starts = [_start(robot, view, frame, settings) for robot in robots]
+    sightings = _frontier_sightings(frontiers, view, _standing(starts), settings)
+    boxed_in = False
+    for index, robot in enumerate(robots):
+        own = starts[index].standing
+        if own[sightings.poses[:, 0], sightings.poses[:, 1]].any():
+            continue
+        for backtrack in backtracks(robot.pose, robot.track):
+            if backtrack and not own[view.cell_at(frame, *backtrack[-1])]:
+                starts[index] = _start(robot, view, frame, settings, backtrack=backtrack)
+                boxed_in = True
+                break
+    if boxed_in:
+        sightings = _frontier_sightings(frontiers, view, _standing(starts), settings)
+    return starts, sightings
+
+
+def _start(
+    robot: RobotState,
+    view: PlanningMap,
+    frame: GridFrame,
+    settings: PlannerSettings,
+    *,
+    backtrack: tuple[Point, ...] = (),
+) -> _Start:
+    """Return where a robot starts, with its region."""
+    cell = view.cell_at(frame, *(backtrack[-1] if backtrack else (robot.pose.x, robot.pose.y)))
+    return _Start(backtrack, cell, view.reachable(settings.radius, cell).mask)
+
+
+def _standing(starts: Sequence[_Start]) -> Mask:
+    """Return where any robot can get to."""
+    standing: Mask = np.logical_or.reduce([start.standing for start in starts])
+    return standing
+
+
+def _frontier_sightings(
+    frontiers: Sequence[Frontier], view: PlanningMap, standing: Mask, settings: PlannerSettings
+) -> Sightings:
+    """Return which pose sees which frontier: most of what can be seen of its cells at all."""
+    cells = np.concatenate([frontier.cells for frontier in frontiers])
+    owner = np.repeat(np.arange(len(frontiers)), [frontier.size for frontier in frontiers])
+    single = find_sightings(
+        view.grid,
+        cells,
+        standing,
+        reach=view_reach(view, settings),
+        stride=max(1, round(_STRIDE_M / view.resolution)),
+    )
+    poses = max(len(single.poses), 1)
+    pairs, counts = np.unique(owner[single.target] * poses + single.pose, return_counts=True)
+    frontier, pose = np.divmod(pairs, poses)
+    most = np.zeros(len(frontiers), np.int64)
+    np.maximum.at(most, frontier, counts)
+    enough = counts >= _SHARE * most[frontier]
+    firsts = np.array([each.cells[0] for each in frontiers], np.int32)
+    return Sightings(firsts, single.poses, frontier[enough], pose[enough])
+
+
+def _distances(starts: Sequence[_Start], stops: Cells, view: PlanningMap) -> tuple[Metres, Metres]:
+    """Return the path lengths from the robots to the stops, and between the stops."""
+    cells = np.array([start.cell for start in starts], np.int32)
+    passable = _standing(starts)
+    passable[cells[:, 0], cells[:, 1]] = True
+    coarse = CoarseMap(passable, view.resolution)
+    metres = coarse.distances(stops, np.concatenate([cells, stops]), planning_threads())
+    start_m = np.ascontiguousarray(metres[:, : len(starts)].T)
+    for robot, start in enumerate(starts):
+        start_m[robot, ~start.standing[stops[:, 0], stops[:, 1]]] = np.inf
+    between_m = metres[:, len(starts) :]
+    return start_m, np.minimum(between_m, between_m.T)
+
+
+def _goal(
+    pose: Pose,
+    start: _Start,
+    stop: Cells,
+    frontier: Frontier,
+    *,
+    view: PlanningMap,
+    frame: GridFrame,
+    settings: PlannerSettings,
+) -> Goal | None:
+    """Return the way to a stop, wide of walls if there is such a way."""
+    target = (int(stop[0]), int(stop[1]))
+    for clearance in (settings.radius + view.resolution, settings.radius):
+        passable = view.passable(clearance, start.cell)
+        if clearance > settings.radius and not passable[target]:
+            continue
+        field = distance_field(passable, start.cell)
+        if field[target] < UNREACHED:
+            routes = FrontierRoutes(
+                clearance,
+                view_reach(view, settings) * view.resolution,
+                passable,
+                field,
+                field[target][None],
+                np.array([target], np.int32),
+                start.backtrack,
+            )
+            return goal_at(pose, routes, frontier, which=0, view=view, frame=frame)
+    return None

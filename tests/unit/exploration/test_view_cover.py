@@ -1,0 +1,73 @@
+"""A view counts if it cannot fail, and few poses together see everything."""
+
+import numpy as np
+
+from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, Cells, Grid
+from app.exploration.planning.frontiers import frontier_cells
+from app.exploration.planning.view_cover import Sightings, cover, find_sightings
+
+
+def room() -> Grid:
+    """Draw a room with two niches in its upper wall whose ends are unknown."""
+    grid = np.full((40, 60), OCCUPIED, np.int8)
+    grid[5:25, 5:55] = FREE
+    for col in (10, 50):
+        grid[25:30, col] = FREE
+        grid[30, col] = UNKNOWN
+    return grid
+
+
+def sightings_of(grid: Grid, *, reach: int = 60, stride: int = 4) -> tuple[Cells, Sightings]:
+    """Return the frontier cells of a room, and what is seen from its lower half."""
+    targets = np.argwhere(frontier_cells(grid)).astype(np.int32)
+    standing = np.zeros(grid.shape, np.bool_)
+    standing[6:15, 6:54] = True
+    return targets, find_sightings(grid, targets, standing, reach=reach, stride=stride)
+
+
+def test_a_niche_is_seen_from_below_only() -> None:
+    """Each end of a niche is seen by poses of its own, almost below it."""
+    targets, found = sightings_of(room())
+
+    assert found.seen.all()
+    for index, (_, col) in enumerate(targets):
+        below = found.poses[found.pose[found.target == index]]
+        assert np.abs(below[:, 1] - col).max() <= 3
+
+
+def test_a_place_between_the_poses_of_the_lattice_is_found() -> None:
+    """A niche that no pose of a wide lattice sees into is looked at from all cells."""
+    _, found = sightings_of(room(), stride=16)
+
+    assert found.seen.all()
+
+
+def test_an_unknown_cell_hides_what_is_behind() -> None:
+    """A line through an unknown cell is a guess: it does not count."""
+    grid = room()
+    grid[26, 10] = UNKNOWN
+
+    targets, found = sightings_of(grid)
+
+    seen = {tuple(cell) for cell in targets[found.seen].tolist()}
+    assert (25, 10) in seen
+    assert (29, 10) not in seen
+
+
+def test_a_pose_out_of_reach_sees_nothing() -> None:
+    """What is farther away than the reach is not seen."""
+    _, found = sightings_of(room(), reach=10)
+
+    assert not found.seen.any()
+
+
+def test_one_pose_covers_what_two_would() -> None:
+    """The cover takes the pose that sees all three targets, and what was chosen before if told."""
+    cells = np.zeros((3, 2), np.int32)
+    poses = np.array([(1, 1), (2, 2), (3, 3)], np.int32)
+    target, pose = np.array([0, 0, 1, 1, 2]), np.array([0, 2, 1, 2, 2])
+    found = Sightings(cells, poses, target, pose)
+
+    assert [(chosen, seen.tolist()) for chosen, seen in cover(found)] == [(2, [0, 1, 2])]
+    kept = cover(found, keep=[(1, 1), (9, 9)])
+    assert [(chosen, seen.tolist()) for chosen, seen in kept] == [(0, [0]), (2, [1, 2])]

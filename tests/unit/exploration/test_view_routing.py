@@ -1,0 +1,117 @@
+"""What is left is seen from few stops, by the robots that are needed for it."""
+
+import math
+
+import numpy as np
+import pytest
+
+from app.exploration.driver import Pose
+from app.exploration.grid import Box, GridFrame
+from app.exploration.planning.frontiers import Frontier, cluster_frontiers
+from app.exploration.planning.goals import Goal, RobotState
+from app.exploration.planning.planning_map import PlanningMap, build_planning_map
+from app.exploration.planning.settings import PlannerSettings
+from app.exploration.planning.view_routing import choose_or_route, route_views
+
+FRAME = GridFrame(60, 130, 0.1)
+SETTINGS = PlannerSettings()
+FREE, WALL = -17, 24
+
+
+def hall(
+    *niches: int, wall: int | None = None, gate: bool = False
+) -> tuple[PlanningMap, list[Frontier]]:
+    """Draw a hall of 12 by 4 m with unknown niches of 0.3 m in its upper wall, by column."""
+    evidence = np.zeros((60, 130), np.int16)
+    evidence[9:51, 4:126] = WALL
+    evidence[10:50, 5:125] = FREE
+    for col in niches:
+        evidence[50, col : col + 3] = 0
+    if wall is not None:
+        evidence[10:50, wall] = WALL
+    if gate:
+        evidence[12:47, 125] = 0
+    collisions = np.zeros((60, 130), np.bool_)
+    view = build_planning_map(evidence, collisions, Box(9, 4, 51, 126), FRAME)
+    return view, cluster_frontiers(view.frontier_mask, min_cells=2, max_extent=40)
+
+
+def route(view: PlanningMap, frontiers: list[Frontier], *robots: RobotState) -> list[Goal | None]:
+    """Plan the routes of robots."""
+    return route_views(robots, frontiers, view, FRAME, SETTINGS)
+
+
+def test_one_stop_views_all_niches_in_sight() -> None:
+    """Five niches within two metres are one goal, and the second robot is not needed."""
+    view, frontiers = hall(40, 44, 48, 52, 56)
+    assert len(frontiers) == 5
+
+    goals = route(view, frontiers, RobotState(Pose(2.0, 3.0)), RobotState(Pose(11.0, 3.0)))
+
+    (goal,) = [goal for goal in goals if goal is not None]
+    assert goal.route == ()
+    assert len(goal.cells) == sum(frontier.size for frontier in frontiers)
+
+
+def test_niches_far_apart_are_shared() -> None:
+    """Each of two robots views the end of the hall that is near it; their goals differ."""
+    view, frontiers = hall(8, 118)
+
+    goals = route(view, frontiers, RobotState(Pose(11.0, 3.0)), RobotState(Pose(2.0, 3.0)))
+
+    assert [goal is not None and goal.target[1] > 65 for goal in goals] == [True, False]
+
+
+@pytest.mark.parametrize("robots", [1, 2, 3, 5])
+def test_no_two_robots_share_a_stop(robots: int) -> None:
+    """However many robots there are, each stop is in one route only."""
+    view, frontiers = hall(*range(8, 122, 6))
+    team = [RobotState(Pose(6.0 + 0.1 * index, 3.0)) for index in range(robots)]
+
+    goals = [goal for goal in route(view, frontiers, *team) if goal is not None]
+
+    stops = [stop for goal in goals for stop in (goal.target, *goal.route)]
+    assert goals
+    assert len(set(stops)) == len(stops)
+
+
+def test_a_robot_views_what_it_can_get_to() -> None:
+    """Of two robots with a wall between them, each gets the niche on its own side."""
+    view, frontiers = hall(20, 100, wall=65)
+
+    goals = route(view, frontiers, RobotState(Pose(11.0, 3.0)), RobotState(Pose(2.0, 3.0)))
+    alone = route(view, frontiers, RobotState(Pose(2.0, 3.0)))
+
+    assert [goal is not None and goal.target[1] > 65 for goal in goals] == [True, False]
+    assert alone[0] is not None
+    assert alone[0].route == ()
+
+
+def test_a_boxed_in_robot_backtracks_to_its_stop() -> None:
+    """A robot that its map shut in drives back along its track, and then to the stop."""
+    view, frontiers = hall(100, wall=12)
+    track = ((6.0, 3.0), (3.0, 3.0), (0.8, 3.0))
+
+    goals = route(view, frontiers, RobotState(Pose(0.8, 3.0), track=track))
+
+    assert goals[0] is not None
+    assert goals[0].path[: goals[0].backtrack] == ((3.0, 3.0),)
+    assert math.dist(goals[0].path[-1], FRAME.centre(50, 101)) < 8.0
+
+
+def test_what_nobody_can_see_is_left() -> None:
+    """A frontier behind a closed wall is no goal, and with nothing else to do robots are idle."""
+    view, frontiers = hall(100, wall=65)
+
+    assert route(view, frontiers, RobotState(Pose(2.0, 3.0))) == [None]
+    assert route(view, [], RobotState(Pose(2.0, 3.0))) == [None]
+
+
+def test_a_wide_frontier_is_explored_before_the_rest() -> None:
+    """One robot explores the gate of 3.5 m, though the niches are nearer; the other views them."""
+    view, frontiers = hall(8, 14, 20, gate=True)
+    team = [RobotState(Pose(2.0, 3.0)), RobotState(Pose(6.0, 3.0))]
+
+    goals = choose_or_route(team, frontiers, view, FRAME, SETTINGS, diminished=True)
+
+    assert [goal is not None and goal.target[1] > 65 for goal in goals] == [False, True]
