@@ -681,7 +681,7 @@ window.gaps = (count) => {
 def test_a_page_whose_frames_come_slowly_draws_less_often(
     browser: Browser, served: tuple[str, str]
 ) -> None:
-    """It leaves the processors to the mission, until somebody looks closely or plays a recording."""
+    """It leaves the processors to the mission, until an operator looks closely or plays a recording."""
     context = browser.new_context()
     context.add_init_script(_SLOW_FRAMES)
     page = context.new_page()

@@ -11,9 +11,8 @@ from app.exploration.planning.frontier_routes import FrontierRoutes, routes_from
 from app.exploration.planning.frontiers import Frontier
 from app.exploration.planning.goals import Goal, RobotState, goal_at, standby_goal
 from app.exploration.planning.planning_map import PlanningMap
-from app.exploration.planning.planning_threads import planning_threads
 from app.exploration.planning.settings import PlannerSettings
-from app.exploration.shortest_paths import STRAIGHT
+from app.exploration.shortest_paths import STRAIGHT, search_threads
 
 
 def choose_goals(
@@ -114,7 +113,7 @@ def _assign(
             view_distances=view_distances,
         )
 
-    routes = list(planning_threads().map(search_near, robots))
+    routes = list(search_threads().map(search_near, robots))
     gains = frontier_gains(robots, frontiers, view, frame, settings)
     distances = frontier_distances(frontiers, view, settings.sensor_range_m)
 
@@ -138,7 +137,7 @@ def _assign(
     searched: set[int] = set()
     while idle := set(range(len(robots))) - set(chosen) - searched:
         order = sorted(idle)
-        found = planning_threads().map(search_map, [robots[index] for index in order])
+        found = search_threads().map(search_map, [robots[index] for index in order])
         for index, robot_routes in zip(order, found, strict=True):
             routes[index] = robot_routes
         searched |= idle
