@@ -348,10 +348,24 @@ class AgvExecutor:
             self._abandoned_order = ""
 
     def _reported_pose(self) -> Pose:
+        """Return where the robot says that it is.
+
+        Raises:
+            RobotFailed: That is not on the map.
+        """
         state = self._vehicle.state
         position = state.position if state else None
         if position is None:
             return self._journey.pose
+        assert self._floor is not None
+        frame = self._floor.frame
+        right, top = position.x - frame.origin_x, position.y - frame.origin_y
+        width, height = frame.cols * frame.resolution, frame.rows * frame.resolution
+        if not (0 <= right < width and 0 <= top < height):
+            raise RobotFailed(
+                f"robot {self._vehicle.name}: it reports ({position.x:.2f}, {position.y:.2f}), which is "
+                f"outside the map {self._floor.name!r}"
+            )
         return Pose(position.x, position.y, position.theta)
 
     def _report(self, patch: Patch, points: list[Point], distance: float) -> DriveReport:

@@ -1,11 +1,13 @@
 """Watches one drive of a robot: whether it has the order, refuses it, or has carried it out."""
 
+import re
 from dataclasses import dataclass
 
 from app.robots.vda5050 import v3
 from app.robots.vda5050.route import DrivePlan
 from app.robots.vda5050.vehicle import RobotFailed, Vehicle
 
+_COUNT = re.compile(r"[0-9]{1,9}")
 _UNREACHABLE = frozenset({"NODE_UNREACHABLE", "nodeUnreachable"})
 
 
@@ -146,4 +148,4 @@ def _node_ids(state: v3.State) -> set[str]:
 
 def number(text: str | None) -> int | None:
     """Read a count that a robot reports as a text; None if it is none."""
-    return int(text) if text and text.isascii() and text.isdigit() else None
+    return int(text) if text and _COUNT.fullmatch(text) else None

@@ -41,7 +41,7 @@ Publish = Callable[[str, bytes, int, bool], Awaitable[bool]]
 """Publishes on a topic's last level: name, payload, QoS, retained; False if it was not sent."""
 
 _MIN_STATE_INTERVAL_S = 0.005
-_MAX_INSTANT_ACTIONS = 64
+_MAX_INSTANT_ACTIONS, _MAX_ERRORS = 64, 10
 _MODES_WITH_ORDERS = frozenset({"AUTOMATIC", "SEMIAUTOMATIC", "INTERVENED"})
 _SLACK = 1e-9
 
@@ -96,7 +96,7 @@ class SimulatedAgv:
             message = self._dialect.decode(topic, payload)
         except BadMessage as error:
             logger.warning("%s: %s", self._identity.name, error)
-            self.errors.append(make_error("VALIDATION_FAILURE", "WARNING", str(error), {}))
+            self._add_error(make_error("VALIDATION_FAILURE", "WARNING", str(error), {}))
             self.touch()
             return
         if isinstance(message, v3.Order):
@@ -118,6 +118,10 @@ class SimulatedAgv:
     def last_will(self) -> bytes:
         """Return what the broker publishes when it does not hear of the robot any more."""
         return self._dialect.encode(self._connection("CONNECTION_BROKEN"))
+
+    def _add_error(self, error: v3.Error) -> None:
+        """Report one more error; the newest ones fit into a state."""
+        self.errors = [*self.errors, error][-_MAX_ERRORS:]
 
     def touch(self) -> None:
         """Publish the state soon."""
@@ -333,7 +337,7 @@ class SimulatedAgv:
             status, result = "FAILED", str(error)
             kind = "NO_ORDER_TO_CANCEL" if act == self._cancel_order else "INVALID_INSTANT_ACTION"
             about = {"actionId": action.action_id}
-            self.errors = [*self.errors[-9:], make_error(kind, "WARNING", result, about)]
+            self._add_error(make_error(kind, "WARNING", result, about))
         self._instant[action.action_id] = self._instant[action.action_id].model_copy(
             update={"action_status": status, "action_result": result}
         )

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from app import config
 from app.cli.main import app
 from app.config import choose_settings, get_settings
-from app.exploration.driver import DriveReport, StartError
+from app.exploration.driver import DriveReport, Pose, StartError
 from app.exploration.map_files import MapError, save_map
 from app.exploration.simulation.floor_plans import draw_rooms
 from app.robots import fleet
@@ -19,8 +19,11 @@ from app.robots.fleet import TooFewRobots
 from app.robots.order_executor import DriveOrder
 from app.robots.process import deploy_simulated
 from app.robots.vda5050.agv_executor import AgvExecutor
+from app.robots.vda5050.drive_watch import number
+from app.robots.vda5050.vehicle import RobotFailed
 from sagastream import Bus
 from tests.mosquitto import Mosquitto
+from tests.polling import eventually
 from tests.vda5050_fleet import all_present, running_fleet
 
 pytestmark = [pytest.mark.blocking, pytest.mark.timeout(120)]
@@ -132,6 +135,44 @@ async def test_what_a_mission_cannot_use_is_refused_before_it_drives(
             with pytest.raises(StartError, match=complaint):
                 await executor.deploy(_order(area), "d4")
         assert agv.state().position is None
+
+
+@pytest.mark.parametrize("place", [(-50.0, 1.0), (1.0, 1e6), (1e308, 1.0)])
+async def test_a_robot_that_says_it_is_beside_the_map_is_refused_before_it_drives(
+    area: str, mosquitto: Mosquitto, place: tuple[float, float]
+) -> None:
+    """A mission could not plan for it; the line names the place and the map."""
+    async with running_fleet(["acme/agv-1"]) as (adapter, [agv]):
+        vehicle = adapter.vehicle("acme.agv-1")
+        executor = AgvExecutor(vehicle)
+        await executor.deploy(_order(area), "d1")
+        assert agv._robot is not None
+        agv._robot._pose = Pose(*place)
+        agv.touch()
+        await eventually(
+            lambda: (
+                vehicle.state and vehicle.state.position and vehicle.state.position.x == place[0]
+            ),
+            within_s=5,
+            why="the place is reported",
+        )
+        sheet = vehicle.factsheet
+        assert sheet is not None
+        vehicle.factsheet = _changed(sheet, ["protocol_features"], {"actions": ()})
+        with pytest.raises(RobotFailed, match="which is outside the map 'room'"):
+            await executor.deploy(_order(area), "d2")
+
+
+async def test_errors_of_a_robot_and_counts_from_it_have_a_bound(
+    area: str, mosquitto: Mosquitto
+) -> None:
+    """Malformed messages do not make its state grow, and a count with many digits is none."""
+    async with running_fleet(["acme/agv-1"]) as (_, [agv]):
+        for _ in range(50):
+            agv.receive("order", b"{")
+        assert len(agv.errors) == 10
+    assert number("12") == 12
+    assert [number(text) for text in (None, "", "-1", "9" * 5000, "1.5")] == [None] * 5
 
 
 def _changed(model: Any, path: list[str], change: dict[str, Any]) -> Any:

@@ -200,7 +200,7 @@ def test_digests_come_from_the_registry(tmp_path: Path, answer: str, code: int) 
     if code:
         assert text == before
         return
-    assert text.count(f"@{answer}") == 4
+    assert text.count(f"@{answer}") == 5
     assert dockerfile.count(f"@{answer}") == 1
     assert "mission-control:0.1.0\n" in text
     assert list(faults_of_compose(tmp_path / "deploy" / "compose.yaml")) == []
