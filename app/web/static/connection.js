@@ -2,7 +2,7 @@
 // Times on the page are the server's. They stop with the connection, so that no stale page looks live.
 
 export const root = document.documentElement.dataset.root;
-const GONE = "No connection to mission control; trying again", EVERY_MS = 1000, PATIENCE_MS = 1800;
+const GONE = "No connection to mission control; trying again", EVERY_MS = 800, PATIENCE_MS = 1500;
 const shown = document.getElementById("connection"), age = document.getElementById("age");
 const since = Date.now();
 let live = false, checking = false, reason = "", answered = 0, ahead = 0;
