@@ -189,7 +189,7 @@ async def _rate(scale: int) -> list[str]:
 
 async def _fair(scale: int) -> list[str]:
     """One key with a large backlog, and 99 that send one request a second each."""
-    backlog, seconds, work_s = 100_000 // scale, 20.0 / math.sqrt(scale), 0.05
+    backlog, seconds, work_s = 1_000_000 // scale, 20.0 / math.sqrt(scale), 0.05
     waits: dict[str, list[float]] = {}
     big = Priority(fairness_key="big")
     for name, size in (("empty", 0), ("backlog", backlog)):
