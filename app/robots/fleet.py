@@ -21,6 +21,7 @@ from sagastream import Bus, SagastreamError, Write
 logger = logging.getLogger(__name__)
 
 FLEET = "fleet"
+_NAMED = 3  # robots that are unavailable, in an error
 _YARD_M = 40.0
 
 
@@ -103,13 +104,15 @@ def choose(robots: Sequence[Robot], wanted: int, now: float, settings: Settings)
     if len(able) < wanted:
         full = [replace(robot, battery=100.0, measured=None) for robot in parked]
         reach = [robot for robot in full if robot.fitness(now, settings) >= settings.battery_least]
+        reasons = [f"{each.name}: {each.unavailable}" for each in there if each.unavailable]
         will_do = len(reach) >= wanted and settings.charge_per_s > 0
         raise (RobotsCharging if will_do else TooFewRobots)(
             wanted,
             len(able),
             f"of {len(robots)}: {len(held)} held, {len(absent)} absent, "
             + (f"{len(there) - len(parked)} unavailable, " if len(there) > len(parked) else "")
-            + f"{len(parked) - len(able)} low on battery",
+            + f"{len(parked) - len(able)} low on battery"
+            + "".join(f"; {reason}" for reason in reasons[:_NAMED]),
         )
     best = sorted(able, key=lambda robot: (-robot.fitness(now, settings), robot.name))[:wanted]
     return sorted(best, key=lambda robot: robot.name)
