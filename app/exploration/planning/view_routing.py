@@ -14,13 +14,17 @@ import numpy as np
 
 from app.exploration.driver import Point, Pose
 from app.exploration.grid import Cell, Cells, GridFrame, Mask
-from app.exploration.planning.frontier_routes import FrontierRoutes, backtracks, path_length
+from app.exploration.planning.frontier_routes import (
+    FrontierRoutes,
+    backtracks,
+    path_length,
+    route_threads,
+)
 from app.exploration.planning.frontiers import Frontier
 from app.exploration.planning.goal_selection import choose_goals
 from app.exploration.planning.goals import Goal, RobotState, goal_at
 from app.exploration.planning.min_max_routes import Metres, plan_routes
 from app.exploration.planning.planning_map import PlanningMap
-from app.exploration.planning.planning_threads import planning_threads
 from app.exploration.planning.settings import PlannerSettings
 from app.exploration.planning.stop_distances import CoarseMap
 from app.exploration.planning.view_cover import Sightings, cover, find_sightings
@@ -37,7 +41,7 @@ class _Start:
     """Where a robot's route starts.
 
     Attributes:
-        backtrack: points of its own track that it drives back first.
+        backtrack: points of the robot's track that it drives back first.
         cell: local cell behind them.
         standing: (rows, cols) bool, where it can get to from there.
     """
@@ -250,7 +254,7 @@ def _distances(starts: Sequence[_Start], stops: Cells, view: PlanningMap) -> tup
     passable = _standing(starts)
     passable[cells[:, 0], cells[:, 1]] = True
     coarse = CoarseMap(passable, view.resolution)
-    metres = coarse.distances(stops, np.concatenate([cells, stops]), planning_threads())
+    metres = coarse.distances(stops, np.concatenate([cells, stops]), route_threads())
     start_m = np.ascontiguousarray(metres[:, : len(starts)].T)
     for robot, start in enumerate(starts):
         start_m[robot, ~start.standing[stops[:, 0], stops[:, 1]]] = np.inf
