@@ -20,6 +20,7 @@ from app.cli.base import (
     Robots,
     Seed,
     Timeout,
+    Until,
     exit_with_report,
     refuse_invalid,
     run_or_exit,
@@ -41,12 +42,13 @@ def orchestrate(
     seed: Seed = 0,
     known_poses: KnownPoses = True,
     approve: Approve = False,
+    until: Until = "everything",
     timeout: Timeout = None,
     output: Format = Output.TEXT,
 ) -> None:
     """Run one mission on running workers."""
     settings_of_command()
-    mission = Mission(area, robots, seed, known_poses, approve)
+    mission = Mission(area, robots, seed, known_poses, approve, until)
     refuse_invalid(mission)
     running = run_mission(mission, timeout, None, output, shared=True)
     exit_with_report(run_or_exit(running), output)

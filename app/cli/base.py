@@ -59,6 +59,13 @@ Approve = Annotated[
         help="Wait for a person's approval before the maps are merged: see `mission approve`.",
     ),
 ]
+Until = Annotated[
+    str,
+    typer.Option(
+        help="When enough is explored: everything, coverage:SHARE of what is in sight, "
+        "frontier:METRES (no longer frontier is left), time:SECONDS, or battery:PERCENT."
+    ),
+]
 Format = Annotated[
     Output, typer.Option("--output", "-o", help="text, json, or jsonl: one line per item.")
 ]

@@ -24,6 +24,7 @@ from app.cli.base import (
     Robots,
     Seed,
     Timeout,
+    Until,
     app,
     exit_with_report,
     leave,
@@ -74,6 +75,7 @@ def run(
     seed: Seed = 0,
     known_poses: KnownPoses = True,
     approve: Approve = False,
+    until: Until = "everything",
     out: Annotated[Path | None, typer.Option(help="Folder for results; default: OUT_DIR.")] = None,
     timeout: Timeout = None,
     attach: Annotated[bool, typer.Option(help="Use running workers; start none.")] = False,
@@ -110,7 +112,7 @@ def run(
         saga_id = SagaRunner.new_id()
         if map:
             area = _use_map(map, stack)
-        mission = Mission(area or "office", robots, seed, known_poses, approve)
+        mission = Mission(area or "office", robots, seed, known_poses, approve, until)
         refuse_invalid(mission)
         if not shared:
             choose_settings(redis_url=stack.enter_context(new_server(saga_id)))
@@ -263,6 +265,7 @@ async def _start_completely(mission: Mission, saga_id: str | None) -> MissionHan
             saga_id=saga_id,
             known_poses=mission.known_poses,
             approve=mission.approve,
+            until=mission.until,
         )
     )
     try:

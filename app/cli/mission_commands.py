@@ -21,6 +21,7 @@ from app.cli.base import (
     Output,
     Robots,
     Seed,
+    Until,
     app,
     exit_with_report,
     leave,
@@ -62,6 +63,7 @@ def start(
     seed: Seed = 0,
     known_poses: KnownPoses = True,
     approve: Approve = False,
+    until: Until = "everything",
     key: Annotated[
         str | None,
         typer.Option(
@@ -76,13 +78,19 @@ def start(
     Example: mission start --area office --robots 3
     """
     settings_of_command()
-    mission = Mission(area, robots, seed, known_poses, approve)
+    mission = Mission(area, robots, seed, known_poses, approve, until)
     refuse_invalid(mission)
 
     async def begin() -> MissionHandle:
         async with get_bus():
             return await run_saga(
-                robots, area, seed=seed, saga_id=key, known_poses=known_poses, approve=approve
+                robots,
+                area,
+                seed=seed,
+                saga_id=key,
+                known_poses=known_poses,
+                approve=approve,
+                until=until,
             )
 
     async def missing() -> set[str]:

@@ -4,10 +4,6 @@ A distance field is Dial's bucketed Dijkstra (Dial 1969, CACM algorithm 360) on 
 with costs 5 and 7 (chamfer distances, Borgefors 1986). A diagonal step never cuts a corner.
 """
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-
 import numpy as np
 import numpy.typing as npt
 from numba import njit
@@ -188,13 +184,3 @@ def _shorten(cells: Cells, passable: Mask, row: float, col: float) -> Cells:
         row, col = cells[reach, 0] + 0.5, cells[reach, 1] + 0.5
         at = reach
     return waypoints[:used].copy()
-
-
-@cache
-def search_threads() -> ThreadPoolExecutor:
-    """A pool of one thread for each core; the searches release the GIL."""
-    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="routes")
-
-
-# A forked child does not inherit the threads: it makes its own pool.
-os.register_at_fork(after_in_child=search_threads.cache_clear)

@@ -46,6 +46,7 @@ class RobotView:
         plan: The way that it is to drive to its goal, metres, map frame; () if it is not known.
         apart: True while its map is not merged into the shown one. Its pose and goal are then in
             the frame of its map.
+        activity: `exploring`, `standby` or `idle`: nothing is left for it; '' if it is not known.
     """
 
     name: str
@@ -56,6 +57,7 @@ class RobotView:
     path: Sequence[Point] = ()
     apart: bool = False
     plan: Sequence[Point] = ()
+    activity: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -191,6 +193,7 @@ def _metadata(frame: Frame) -> dict[str, Any]:
                 "lost": robot.lost,
                 "apart": robot.apart,
                 "plan": _plan(robot),
+                "activity": robot.activity,
             }
             for robot in frame.robots
         ],
@@ -288,4 +291,5 @@ def _robot_view(robot: Mapping[str, Any], path: Sequence[Point]) -> RobotView:
         # Older recordings have no such fields.
         apart=robot.get("apart", False),
         plan=tuple((x, y) for x, y in robot.get("plan", ())),
+        activity=robot.get("activity", ""),
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 from app.config import get_settings
 from app.exploration.map_files import find_map, load_map
+from app.exploration.planning.stop_rule import BadStopRule, StopRule
 from app.missions import artifacts
 from app.missions.approval import is_awaited
 from app.missions.mission_saga import mission_runner
@@ -76,6 +77,7 @@ class Mission:
         seed: Equal seeds give equal missions.
         known_poses: True if robots know their poses; else each builds a map in its own frame.
         approve: Whether a person must approve the exploration before the maps are merged.
+        until: When enough is explored: see `StopRule`.
     """
 
     area: str
@@ -83,18 +85,23 @@ class Mission:
     seed: int = 0
     known_poses: bool = True
     approve: bool = False
+    until: str = "everything"
 
     def check(self) -> None:
         """Refuse invalid parameters before anything is started.
 
         Raises:
-            BadMission: The number of robots or the seed is out of range.
+            BadMission: The number of robots, the seed or the stop rule is out of range.
             MapError: The map is missing or invalid; the error names file and fault.
         """
         if not 1 <= self.robot_count <= MAX_ROBOTS:
             raise BadMission(f"robots: must be from 1 to {MAX_ROBOTS}, not {self.robot_count}")
         if not 0 <= self.seed < 2**32:
             raise BadMission(f"seed: must be from 0 to {2**32 - 1}, not {self.seed}")
+        try:
+            StopRule.parse(self.until)
+        except BadStopRule as error:
+            raise BadMission(str(error)) from None
         load_map(find_map(get_settings().map_dir, self.area))
 
 
@@ -140,6 +147,7 @@ async def run_saga(
     saga_id: str | None = None,
     known_poses: bool = True,
     approve: bool = False,
+    until: str = "everything",
 ) -> MissionHandle:
     """Start a mission; return as soon as its journal is written.
 
@@ -152,6 +160,7 @@ async def run_saga(
         known_poses: True if robots know their poses; else each builds a map in its own frame.
         approve: Whether a person must approve the exploration before the maps are merged: see
             `approval.decide`.
+        until: When enough is explored: see `StopRule`.
 
     Raises:
         BadMission: A parameter is out of range.
@@ -160,7 +169,7 @@ async def run_saga(
         SagaError: The id belongs to a mission with other parameters.
         ServerUnavailable: The server did not answer.
     """
-    mission = Mission(area, robot_count, seed, known_poses, approve)
+    mission = Mission(area, robot_count, seed, known_poses, approve, until)
     await asyncio.to_thread(mission.check)
     await get_bus().ping()
     runner = mission_runner(approval=approve)
@@ -176,6 +185,8 @@ async def run_saga(
         payload["known_poses"] = False
     if approve:
         payload["approve"] = True
+    if until != "everything":
+        payload["until"] = until
     return MissionHandle(await runner.start(payload, saga_id=saga_id), payload)
 
 

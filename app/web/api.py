@@ -241,6 +241,7 @@ async def _start(
         saga_id=idempotency_key,
         known_poses=mission.known_poses,
         approve=mission.approve,
+        until=mission.until,
     )
     response.headers["location"] = f"{request.scope['root_path']}/api/missions/{handle.saga_id}"
     return StartedMission(saga_id=handle.saga_id)

@@ -27,6 +27,14 @@ class StartMission(BaseModel):
     approve: Annotated[
         bool, Field(description="Whether a person must approve it before the maps are merged.")
     ] = False
+    until: Annotated[
+        str,
+        Field(
+            max_length=40,
+            description="When enough is explored: everything, coverage:SHARE, frontier:METRES, "
+            "time:SECONDS or battery:PERCENT.",
+        ),
+    ] = "everything"
 
 
 class CancelMission(BaseModel):

@@ -1,4 +1,4 @@
-"""`exploration:perform`: drive the team over the area until no reachable frontier is left."""
+"""`exploration:perform`: drive the team over the area until enough is explored."""
 
 import asyncio
 import itertools
@@ -7,7 +7,8 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from app.exploration.driver import DriveReport, Point, Pose
 from app.exploration.grid import UNKNOWN, Grid, GridFrame
 from app.exploration.planning.remaining import RemainingEstimator
 from app.exploration.planning.rendezvous import RendezvousPlanner
+from app.exploration.planning.settings import DEFAULT_SETTINGS, UNKNOWN_POSE_SETTINGS
+from app.exploration.planning.stop_rule import StopRule
 from app.exploration.planning.team_planner import TeamPlanner
 from app.missions.checkpoints import decode_state, encode_state
 from app.missions.frames import Frame, RobotView
@@ -49,7 +52,7 @@ def _limits(per_area: int) -> list[Limit]:
     limits=_limits(get_settings().missions_per_area),
 )
 async def perform_exploration(command: Command, progress: Progress) -> Atomic:
-    """Explore until no reachable frontier is left, then release the robots.
+    """Explore until no reachable frontier is left or the stop rule is met; release the robots.
 
     All robots drive at the same time up to a common simulated second (the barrier). The next
     orders are planned only when every robot has reported, so that timing does not affect the
@@ -67,7 +70,12 @@ async def perform_exploration(command: Command, progress: Progress) -> Atomic:
         planner = await _new_planner(mission)
     else:
         planner = await _recovered_planner(command, team, reporter)
-    while orders := await asyncio.to_thread(planner.decide):
+    rule = _stop_rule(mission)
+    charges = await _Charges.at_start(mission) if rule.kind == "battery" else None
+    while not rule.is_met(planner, charges.after(planner) if charges else ()):
+        orders = rule.limit(await asyncio.to_thread(planner.decide))
+        if not orders:
+            break
         poses = planner.poses
         reporter.routes = {
             slot: ((poses[slot].x, poses[slot].y), *order.path) for slot, order in orders.items()
@@ -109,6 +117,7 @@ async def perform_exploration(command: Command, progress: Progress) -> Atomic:
         "distances_m": [round(distance, 3) for distance in planner.distances],
         "simulated_s": planner.time,
         "rounds": planner.rounds,
+        **({"until": mission["until"]} if "until" in mission else {}),
     }
     return Atomic(result, writes)
 
@@ -119,9 +128,11 @@ async def _new_planner(mission: dict[str, Any]) -> Planner:
     planner: Planner
     if mission.get("known_poses", True):
         poses = [report.pose for report in reports]
-        planner = TeamPlanner(frame, poses, bearings=mission["bearings"])
+        settings = _stop_rule(mission).apply_to(DEFAULT_SETTINGS)
+        planner = TeamPlanner(frame, poses, settings, bearings=mission["bearings"])
     else:
-        planner = RendezvousPlanner(frame, len(reports))
+        settings = _stop_rule(mission).apply_to(UNKNOWN_POSE_SETTINGS)
+        planner = RendezvousPlanner(frame, len(reports), settings)
     for slot, report in enumerate(reports):
         planner.observe(slot, report)
     return planner
@@ -144,13 +155,39 @@ async def _recovered_planner(
     present = {slot: each for slot, each in reports.items() if isinstance(each, DriveReport)}
     frame = GridFrame.from_dict(mission["frame"])
     if mission.get("known_poses", True):
-        planner = TeamPlanner.recover(frame, state, present)
+        planner = TeamPlanner.recover(frame, state, present, planner.settings)
     else:
-        planner = RendezvousPlanner.recover(frame, state, present)
+        planner = RendezvousPlanner.recover(frame, state, present, planner.settings)
     for slot, report in reports.items():
         if isinstance(report, RobotLost):
             reporter.remove(planner, slot, report)
     return planner
+
+
+def _stop_rule(mission: dict[str, Any]) -> StopRule:
+    return StopRule.parse(mission.get("until", "everything"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Charges:
+    """The robots' batteries at the start of a mission.
+
+    Attributes:
+        percent: The charge of each robot, by slot.
+    """
+
+    percent: list[float]
+
+    @classmethod
+    async def at_start(cls, mission: dict[str, Any]) -> Self:
+        """Read the charges of a mission's robots; a robot that holds no charge counts as full."""
+        known = {robot.name: robot.battery for robot in await fleet.robots()}
+        return cls([known.get(name, 100.0) for name in mission["robots"]])
+
+    def after(self, planner: Planner) -> list[float]:
+        """Return the charges of the robots that take part, after what they have driven."""
+        per_metre, driven = get_settings().battery_per_metre, planner.distances
+        return [self.percent[slot] - driven[slot] * per_metre for slot in planner.active]
 
 
 class _ProgressReporter:
@@ -209,9 +246,13 @@ class _ProgressReporter:
         """Report progress and record a frame."""
         self._reported = time.monotonic()
         robots = {
-            name: {"pose": _pose_values(pose), "driven_m": round(driven, 2)}
-            for name, pose, driven in zip(
-                self._robots, planner.poses, planner.distances, strict=True
+            name: {
+                "pose": _pose_values(pose),
+                "driven_m": round(driven, 2),
+                "activity": activity,
+            }
+            for name, pose, driven, activity in zip(
+                self._robots, planner.poses, planner.distances, planner.activities, strict=True
             )
         }
         frame = await asyncio.to_thread(self._frame, planner)
@@ -238,6 +279,7 @@ class _ProgressReporter:
         else:
             apart, paths, routes = [], planner.paths, self.routes
         poses, goals, driven = planner.poses, planner.goals, planner.distances
+        activities = planner.activities
         frontiers, cells = tuple(planner.frontiers_left), planner.team_grid()
         remaining = None
         if isinstance(planner, TeamPlanner):
@@ -260,6 +302,7 @@ class _ProgressReporter:
                     paths[slot],
                     slot in apart,
                     _rest_of(routes.get(slot, ()), poses[slot]) if goals[slot] else (),
+                    activities[slot],
                 )
                 for slot, name in enumerate(self._robots)
             ),

@@ -10,7 +10,7 @@ from app.missions.mission import Mission, run_saga
 from sagastream import Command, InvalidMessage, Progress, multi_stage_reply
 
 _TYPE_NAMES = {str: "text", int: "a whole number", bool: "true or false"}
-_FIELDS = {"area", "robot_count", "seed", "known_poses", "approve", "idempotency_key"}
+_FIELDS = {"area", "robot_count", "seed", "known_poses", "approve", "until", "idempotency_key"}
 
 
 @multi_stage_reply(stream=get_settings().mission_stream, event_type=MISSION_START)
@@ -21,7 +21,7 @@ async def start_mission(command: Command, _progress: Progress) -> dict[str, Any]
 
     Raises:
         InvalidMessage: A field is missing, unknown, or of the wrong type.
-        BadMission: The number of robots or the seed is out of range.
+        BadMission: The number of robots, the seed or the stop rule is out of range.
         MapError: The area is unknown, or its map is invalid.
         SagaError: The key belongs to a mission with other parameters.
     """
@@ -34,6 +34,7 @@ async def start_mission(command: Command, _progress: Progress) -> dict[str, Any]
         _checked({"seed": 0} | payload, "seed", int),
         _checked({"known_poses": True} | payload, "known_poses", bool),
         _checked({"approve": False} | payload, "approve", bool),
+        _checked({"until": "everything"} | payload, "until", str),
     )
     key = _checked({"idempotency_key": command.request_id} | payload, "idempotency_key", str)
     await asyncio.to_thread(mission.check)
@@ -43,6 +44,7 @@ async def start_mission(command: Command, _progress: Progress) -> dict[str, Any]
         seed=mission.seed,
         known_poses=mission.known_poses,
         approve=mission.approve,
+        until=mission.until,
         saga_id=str(uuid.uuid5(uuid.NAMESPACE_URL, f"mission/{key}")),
     )
     return {"saga_id": handle.saga_id}

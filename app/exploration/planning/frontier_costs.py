@@ -13,15 +13,18 @@ from numba import njit
 
 from app.exploration.clearance import mutual_visibility
 from app.exploration.grid import OCCUPIED, UNKNOWN, Cells, Grid, GridFrame
+from app.exploration.lidar import beam_angles, mark_visible
 from app.exploration.planning.assignment import Costs
 from app.exploration.planning.frontier_routes import FrontierRoutes, path_length
 from app.exploration.planning.frontiers import Frontier
 from app.exploration.planning.goals import RobotState
 from app.exploration.planning.planning_map import PlanningMap
 from app.exploration.planning.settings import PlannerSettings
+from app.exploration.planning.stop_rule import Explorer
 from app.exploration.shortest_paths import STRAIGHT, UNREACHED
 
 _RAYS = 72
+_SIGHT_BEAMS = 360
 
 
 def path_costs(routes: Sequence[FrontierRoutes], frame: GridFrame) -> Costs:
@@ -84,6 +87,26 @@ def frontier_distances(frontiers: Sequence[Frontier], view: PlanningMap, reach: 
     metres = np.hypot(off[..., 0], off[..., 1])
     visible = mutual_visibility(view.see_through_mask, centres, reach / view.resolution)
     return np.where(visible, metres, np.inf)
+
+
+def coverage_in_sight(planner: Explorer) -> float:
+    """Return the known area as a share of itself and the unknown area in sight of its frontiers.
+
+    What no frontier has in sight cannot be counted, so that the share is an upper limit of the
+    true coverage.
+    """
+    grid, frame = planner.team_grid(), planner.frame
+    known = int(np.count_nonzero(grid != UNKNOWN))
+    frontiers = [frame.cell(*point) for point in planner.frontiers_left]
+    if not known or not frontiers:
+        return float(known > 0)
+    seen = mark_visible(
+        grid == OCCUPIED,
+        np.array(frontiers, np.int64),
+        beam_angles(_SIGHT_BEAMS),
+        planner.settings.sensor_range_m / frame.resolution,
+    )
+    return known / (known + int(np.count_nonzero(seen & (grid == UNKNOWN))))
 
 
 def central_cell(frontier: Frontier) -> Cells:

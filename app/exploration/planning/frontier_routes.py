@@ -1,7 +1,10 @@
 """A robot's routes to all frontiers: near it, on the whole map, or back along its own track."""
 
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise, product
 from math import dist
 
@@ -160,3 +163,13 @@ def backtracks(pose: Pose, track: Sequence[Point]) -> Iterator[tuple[Point, ...]
 def path_length(points: Sequence[Point]) -> float:
     """Return the length of a path, metres."""
     return sum(dist(start, end) for start, end in pairwise(points))
+
+
+@cache
+def route_threads() -> ThreadPoolExecutor:
+    """Return a pool of one thread per core; the search for routes releases the GIL."""
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="routes")
+
+
+# A forked child does not inherit the threads: it makes its own pool.
+os.register_at_fork(after_in_child=route_threads.cache_clear)

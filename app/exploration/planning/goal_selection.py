@@ -7,12 +7,17 @@ import numpy as np
 from app.exploration.grid import GridFrame
 from app.exploration.planning.assignment import Costs, assign_discounted, assign_hungarian
 from app.exploration.planning.frontier_costs import frontier_distances, frontier_gains, path_costs
-from app.exploration.planning.frontier_routes import FrontierRoutes, routes_from, search_routes
+from app.exploration.planning.frontier_routes import (
+    FrontierRoutes,
+    route_threads,
+    routes_from,
+    search_routes,
+)
 from app.exploration.planning.frontiers import Frontier
 from app.exploration.planning.goals import Goal, RobotState, goal_at, standby_goal
 from app.exploration.planning.planning_map import PlanningMap
 from app.exploration.planning.settings import PlannerSettings
-from app.exploration.shortest_paths import STRAIGHT, search_threads
+from app.exploration.shortest_paths import STRAIGHT
 
 
 def choose_goals(
@@ -113,7 +118,7 @@ def _assign(
             view_distances=view_distances,
         )
 
-    routes = list(search_threads().map(search_near, robots))
+    routes = list(route_threads().map(search_near, robots))
     gains = frontier_gains(robots, frontiers, view, frame, settings)
     distances = frontier_distances(frontiers, view, settings.sensor_range_m)
 
@@ -137,7 +142,7 @@ def _assign(
     searched: set[int] = set()
     while idle := set(range(len(robots))) - set(chosen) - searched:
         order = sorted(idle)
-        found = search_threads().map(search_map, [robots[index] for index in order])
+        found = route_threads().map(search_map, [robots[index] for index in order])
         for index, robot_routes in zip(order, found, strict=True):
             routes[index] = robot_routes
         searched |= idle

@@ -27,7 +27,7 @@ from app.exploration.planning.map_clusters import (
 )
 from app.exploration.planning.robot_history import RobotHistory
 from app.exploration.planning.settings import UNKNOWN_POSE_SETTINGS, PlannerSettings
-from app.exploration.planning.team_planner import PlannerState, TeamPlanner
+from app.exploration.planning.team_planner import Activity, PlannerState, TeamPlanner
 from app.exploration.se2 import IDENTITY, Transform, compose, inverse, of_pose, to_pose
 
 _NO_CELLS = np.zeros((1, 1), np.uint8)  # a state without visits; a stored array needs a cell
@@ -172,6 +172,14 @@ class RendezvousPlanner:
         found: dict[int, Point | None] = {}
         for cluster in self._clusters:
             found |= zip(cluster.slots, cluster.planner.goals, strict=True)
+        return [found[slot] for slot in range(len(self._robots))]
+
+    @property
+    def activities(self) -> list[Activity]:
+        """What each robot does, by slot."""
+        found: dict[int, Activity] = {}
+        for cluster in self._clusters:
+            found |= zip(cluster.slots, cluster.planner.activities, strict=True)
         return [found[slot] for slot in range(len(self._robots))]
 
     @property

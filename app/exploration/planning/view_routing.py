@@ -14,7 +14,12 @@ import numpy as np
 
 from app.exploration.driver import Point, Pose
 from app.exploration.grid import Cell, Cells, GridFrame, Mask
-from app.exploration.planning.frontier_routes import FrontierRoutes, backtracks, path_length
+from app.exploration.planning.frontier_routes import (
+    FrontierRoutes,
+    backtracks,
+    path_length,
+    route_threads,
+)
 from app.exploration.planning.frontiers import Frontier
 from app.exploration.planning.goal_selection import choose_goals
 from app.exploration.planning.goals import Goal, RobotState, goal_at
@@ -23,7 +28,7 @@ from app.exploration.planning.planning_map import PlanningMap
 from app.exploration.planning.settings import PlannerSettings
 from app.exploration.planning.stop_distances import CoarseMap
 from app.exploration.planning.view_cover import Sightings, cover, find_sightings
-from app.exploration.shortest_paths import UNREACHED, distance_field, search_threads
+from app.exploration.shortest_paths import UNREACHED, distance_field
 
 _SURE_BEAMS = 1.5  # largest angle between beams, in widths of a cell, at which a cell is seen
 _STRIDE_M = 0.2  # spacing of the poses that are tried first
@@ -36,7 +41,7 @@ class _Start:
     """Where a robot's route starts.
 
     Attributes:
-        backtrack: points of its track that it drives back first.
+        backtrack: points of the robot's track that it drives back first.
         cell: local cell behind them.
         standing: (rows, cols) bool, where it can get to from there.
     """
@@ -249,7 +254,7 @@ def _distances(starts: Sequence[_Start], stops: Cells, view: PlanningMap) -> tup
     passable = _standing(starts)
     passable[cells[:, 0], cells[:, 1]] = True
     coarse = CoarseMap(passable, view.resolution)
-    metres = coarse.distances(stops, np.concatenate([cells, stops]), search_threads())
+    metres = coarse.distances(stops, np.concatenate([cells, stops]), route_threads())
     start_m = np.ascontiguousarray(metres[:, : len(starts)].T)
     for robot, start in enumerate(starts):
         start_m[robot, ~start.standing[stops[:, 0], stops[:, 1]]] = np.inf

@@ -8,6 +8,7 @@ from app.exploration.evaluation.first_seen import FirstSeenTimes
 from app.exploration.grid import FloorMap, Grid, LogOdds
 from app.exploration.merging.evidence import merge_layers
 from app.exploration.planning.settings import DEFAULT_SETTINGS, PlannerSettings
+from app.exploration.planning.stop_rule import EVERYTHING, StopRule
 from app.exploration.planning.team_planner import TeamPlanner
 from app.exploration.simulation.simulated_robot import RobotSpec, SimulatedRobot
 from app.exploration.simulation.start_poses import start_poses
@@ -48,6 +49,7 @@ def simulate(
     settings: PlannerSettings = DEFAULT_SETTINGS,
     scattered: bool = False,
     lost: Mapping[int, float] = {},
+    until: StopRule = EVERYTHING,
 ) -> Exploration:
     """Explore a floor to the end.
 
@@ -58,6 +60,7 @@ def simulate(
         settings: how to explore.
         scattered: robots start at random places, not together.
         lost: the mission second from which a robot no longer takes part, by slot.
+        until: when enough is found; `battery` does not apply, since no fleet takes part.
 
     Raises:
         StartError: the floor has not enough space for the robots.
@@ -65,14 +68,14 @@ def simulate(
     spec = RobotSpec(radius=settings.radius, speed=settings.speed)
     starts = start_poses(floor, robots, seed, radius=settings.radius, scattered=scattered)
     team = [SimulatedRobot(floor, slot=slot, seed=seed, spec=spec) for slot in range(robots)]
-    planner = TeamPlanner(floor.frame, starts, settings)
+    planner = TeamPlanner(floor.frame, starts, until.apply_to(settings))
     first_seen = FirstSeenTimes(floor.frame, robots)
     for slot, pose in enumerate(starts):
         report = team[slot].deploy(pose)
         first_seen.record(slot, report)
         planner.observe(slot, report)
-    while orders := planner.decide():
-        for slot, order in orders.items():
+    while not until.is_met(planner) and (orders := planner.decide()):
+        for slot, order in until.limit(orders).items():
             if order.until >= lost.get(slot, float("inf")):
                 planner.remove(slot)
             else:

@@ -14,6 +14,7 @@ import { LeftOutFrames } from "./left_out_frames.js";
 
 const RECONNECT_MS = [1000, 10000], WAITS_EVERY_MS = 5000, LOADING_MS = 100, CATCH_UP_S = 0.4;
 const ENDS = new Set(["completed", "failed", "cancelled"]);
+const doing = { exploring: "▶ driving", standby: "on standby", idle: "idle: nothing is left for it" };
 const get = (id) => document.getElementById(id);
 const saga = get("mission").dataset.saga, entries = new Entries(saga);
 const decoder = new FrameDecoder(), leftOut = new LeftOutFrames(decoder, saga), view = new MapView(get("map")), tools = new MapTools(view, get("map"));
@@ -230,7 +231,7 @@ function table(frame, robots) {
       for (let i = 0; i < 4; i += 1) row.insertCell();
       row.cells[2].className = row.cells[4].className = "number";
     }
-    const state = robot.lost ? `✗ lost: ${robot.lost}` : robot.apart ? "map not merged yet" : page.outcome ? page.outcome : robot.goal ? "▶ driving" : "waiting";
+    const state = robot.lost ? `✗ lost: ${robot.lost}` : robot.apart ? "map not merged yet" : page.outcome ? page.outcome : doing[robot.activity] ?? (robot.goal ? "▶ driving" : "waiting");
     const age = Math.max(0, (page.over || !page.live ? decoder.frames.at(-1).ms : serverNow() * 1000) - (updates.get(robot.name)?.ms ?? 0)) / 1000;
     const texts = [state, `${robot.driven_m.toFixed(1)} m`,
       robot.goal && !robot.lost ? `${robot.goal[0].toFixed(1)}, ${robot.goal[1].toFixed(1)}` : "–", `${seconds(age)} ago`];

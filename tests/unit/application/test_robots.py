@@ -213,6 +213,40 @@ async def test_the_planned_paths_are_recorded(app_bus: Bus, area: str) -> None:
         assert len(plan) == 12 or math.dist(plan[-1], goal) < 0.2
 
 
+@pytest.mark.parametrize(
+    ("until", "least_s", "most_s"),
+    [("time:5.5", 5.5, 5.5), ("battery:99.99", 0.1, 5.0), ("coverage:0.01", 0.0, 0.0)],
+)
+async def test_an_exploration_ends_when_enough_is_found(
+    app_bus: Bus, area: str, until: str, least_s: float, most_s: float
+) -> None:
+    """It completes with what is known, says which rule it had, and frees its robots."""
+    # Half a metre of way uses 0.5 % of a charge, and no battery is full at first.
+    choose_settings(battery_per_metre=1.0, charge_per_s=1e6)
+    async with robots(app_bus, ["r1", "r2"]):
+        mission = await _plan(app_bus, area, await _allocate(app_bus, "m1", 2))
+        async with listening(app_bus, [perform_exploration]):
+            reply = await request_and_reply(
+                get_settings().exploration_stream, "exploration:perform", mission | {"until": until}
+            )
+    assert least_s <= reply["payload"]["simulated_s"] <= most_s
+    assert reply["payload"]["until"] == until
+    assert not any(robot.holder for robot in await fleet.robots())
+
+
+async def test_robots_say_what_they_do(app_bus: Bus, area: str) -> None:
+    """The frames of a mission name each robot's activity."""
+    choose_settings(progress_interval_s=0.0)
+    async with robots(app_bus, ["r1", "r2"]):
+        mission = await _plan(app_bus, area, await _allocate(app_bus, "m1", 2))
+        async with listening(app_bus, [perform_exploration]):
+            stream = get_settings().exploration_stream
+            await request_and_reply(stream, "exploration:perform", mission)
+    frames = [frame async for _, frame, _ in read_frames("m1")]
+    assert [robot.activity for robot in frames[-1].robots] == ["idle", "idle"]
+    assert "exploring" in {robot.activity for frame in frames for robot in frame.robots}
+
+
 async def test_under_the_quorum_the_exploration_fails(app_bus: Bus, area: str) -> None:
     """The error says how many robots are left and needed, and which was lost."""
     choose_settings(quorum=1.0)

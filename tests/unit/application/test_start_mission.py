@@ -49,6 +49,15 @@ async def test_a_mission_may_have_unknown_poses(app_bus: Bus, sent: list[tuple[s
     assert sent == [(saga_id, "allocate_resources")]
 
 
+async def test_a_mission_may_end_early(app_bus: Bus, sent: list[tuple[str, str]]) -> None:
+    """`until` of the command is in the mission's input."""
+    async with listening(app_bus, [start_mission]):
+        saga_id = await _start(area="room", robot_count=2, until="time:60")
+    journal = await mission_runner().journal(saga_id)
+    assert journal.input["until"] == "time:60"
+    assert sent == [(saga_id, "allocate_resources")]
+
+
 async def test_one_key_is_one_mission(app_bus: Bus, sent: list[tuple[str, str]]) -> None:
     """The same command twice starts one mission; other parameters under the same key are an error."""
     async with listening(app_bus, [start_mission]):
@@ -74,6 +83,11 @@ async def test_one_key_is_one_mission(app_bus: Bus, sent: list[tuple[str, str]])
         ),
         ({"area": "room", "robot_count": 1, "robots": 1}, "robots: is not a field"),
         ({"area": "nowhere", "robot_count": 1}, "nowhere"),
+        ({"area": "room", "robot_count": 1, "until": 5}, "until: must be text"),
+        (
+            {"area": "room", "robot_count": 1, "until": "coverage:95"},
+            "until: '95' is no number for coverage; give everything, coverage:SHARE",
+        ),
     ],
 )
 async def test_invalid_parameters_name_the_field(

@@ -26,7 +26,7 @@ def sightings_of(grid: Grid, *, reach: int = 60, stride: int = 4) -> tuple[Cells
 
 
 def test_a_niche_is_seen_from_below_only() -> None:
-    """Each end of a niche is seen by different poses, almost below it."""
+    """Each end of a niche is seen by other poses, almost below it."""
     targets, found = sightings_of(room())
 
     assert found.seen.all()
