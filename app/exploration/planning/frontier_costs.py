@@ -12,6 +12,7 @@ import numpy.typing as npt
 from numba import njit
 
 from app.exploration.clearance import mutual_visibility
+from app.exploration.driver import Point
 from app.exploration.grid import OCCUPIED, UNKNOWN, Cells, Grid, GridFrame
 from app.exploration.lidar import beam_angles, mark_visible
 from app.exploration.planning.assignment import Costs
@@ -20,7 +21,6 @@ from app.exploration.planning.frontiers import Frontier
 from app.exploration.planning.goals import RobotState
 from app.exploration.planning.planning_map import PlanningMap
 from app.exploration.planning.settings import PlannerSettings
-from app.exploration.planning.stop_rule import Explorer
 from app.exploration.shortest_paths import STRAIGHT, UNREACHED
 
 _RAYS = 72
@@ -89,22 +89,23 @@ def frontier_distances(frontiers: Sequence[Frontier], view: PlanningMap, reach: 
     return np.where(visible, metres, np.inf)
 
 
-def coverage_in_sight(planner: Explorer) -> float:
+def coverage_in_sight(
+    grid: Grid, frame: GridFrame, frontiers_left: Sequence[Point], range_m: float
+) -> float:
     """Return the known area as a share of itself and the unknown area in sight of its frontiers.
 
     What no frontier has in sight cannot be counted, so that the share is an upper limit of the
     true coverage.
     """
-    grid, frame = planner.team_grid(), planner.frame
     known = int(np.count_nonzero(grid != UNKNOWN))
-    frontiers = [frame.cell(*point) for point in planner.frontiers_left]
+    frontiers = [frame.cell(*point) for point in frontiers_left]
     if not known or not frontiers:
         return float(known > 0)
     seen = mark_visible(
         grid == OCCUPIED,
         np.array(frontiers, np.int64),
         beam_angles(_SIGHT_BEAMS),
-        planner.settings.sensor_range_m / frame.resolution,
+        range_m / frame.resolution,
     )
     return known / (known + int(np.count_nonzero(seen & (grid == UNKNOWN))))
 

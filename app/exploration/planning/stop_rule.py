@@ -111,7 +111,13 @@ class StopRule:
                 coverage_in_sight,
             )
 
-            return coverage_in_sight(planner) >= self.value
+            seen = coverage_in_sight(
+                planner.team_grid(),
+                planner.frame,
+                planner.frontiers_left,
+                planner.settings.sensor_range_m,
+            )
+            return seen >= self.value
         return False
 
 

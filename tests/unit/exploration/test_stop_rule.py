@@ -68,19 +68,24 @@ def test_a_longest_frontier_leaves_the_short_ones() -> None:
     assert rough.seconds > 0.0
 
 
+def _in_sight(planner: TeamPlanner) -> float:
+    reach = planner.settings.sensor_range_m
+    return coverage_in_sight(planner.team_grid(), planner.frame, planner.frontiers_left, reach)
+
+
 def test_a_coverage_is_an_upper_limit_of_the_true_one() -> None:
     """It rises to 1, never below the true coverage by much, and ends the exploration early."""
     starts = start_poses(FLOOR, 1, 1)
     robot, planner = SimulatedRobot(FLOOR, slot=0, seed=1), TeamPlanner(FLOOR.frame, starts)
     seen = observable(FLOOR, starts[0])
-    assert coverage_in_sight(planner) == 0.0
+    assert _in_sight(planner) == 0.0
     planner.observe(0, robot.deploy(starts[0]))
-    first = coverage_in_sight(planner)
+    first = _in_sight(planner)
     while orders := planner.decide():
         planner.observe(0, robot.drive(orders[0].path, orders[0].until))
 
     assert first < coverage(planner.team_grid(), FLOOR, seen)
-    assert first < coverage_in_sight(planner)
+    assert first < _in_sight(planner)
     early = simulate(FLOOR, 1, 1, until=StopRule("coverage", 0.6))
     assert 0.3 < coverage(early.grid, FLOOR, seen) < 1.0
     assert early.seconds < planner.time
