@@ -31,6 +31,7 @@ class Goal:
         standby: another robot views the frontier; this one waits nearby for new frontiers there.
         backtrack: number of waypoints that are on the robot's own track, where it fits.
         route: the stops that follow, rows and columns of the mission's frame.
+        routed: it is a stop of a planned route, from which its frontier is seen for certain.
     """
 
     cells: Cells
@@ -41,6 +42,7 @@ class Goal:
     standby: bool = False
     backtrack: int = 0
     route: tuple[Cell, ...] = ()
+    routed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from app.exploration.planning.planning_map import PlanningMap, build_planning_ma
 from app.exploration.planning.robot_history import RobotHistory
 from app.exploration.planning.settings import DEFAULT_SETTINGS, PlannerSettings
 from app.exploration.planning.view_routing import choose_or_route
-from app.exploration.planning.visits import unchanged_cells
+from app.exploration.planning.visits import count_visit
 
 Activity = Literal["exploring", "standby", "idle"]
 """A robot drives to a viewpoint; waits for what opens up there; or has nothing to do."""
@@ -173,10 +173,7 @@ class TeamPlanner:
 
     @property
     def goals(self) -> list[Point | None]:
-        """Where each robot drives to, metres, map frame, by slot; None for one that stays.
-
-        No two are equal: a goal is a viewpoint, or the place where a robot on standby waits.
-        """
+        """Where each robot drives to, metres, map frame, by slot; no two are equal."""
         return [
             None
             if robot.goal is None
@@ -190,8 +187,8 @@ class TeamPlanner:
     def activities(self) -> list[Activity]:
         """What each robot does, by slot: it views, it is on standby, or it is not needed."""
         return [
-            "idle" if robot.goal is None else "standby" if robot.goal.standby else "exploring"
-            for robot in self._robots
+            "idle" if goal is None else "standby" if goal.standby else "exploring"
+            for goal in (robot.goal for robot in self._robots)
         ]
 
     @property
@@ -277,7 +274,7 @@ class TeamPlanner:
         self._assign_goals(view)
         team = self._team()
         if all(robot.goal is None for robot in team) and self._worth_retrying():
-            np.minimum(self._visits, self.settings.max_visits - 1, out=self._visits)
+            self._visits[self._visits == self.settings.max_visits] -= 1
             self._assign_goals(view)
         if all(robot.goal is None for robot in team):
             self.done = True
@@ -316,9 +313,10 @@ class TeamPlanner:
     def _count_visits(self, view: PlanningMap) -> None:
         """Count a visit for each frontier cell that a robot was sent to and that is unchanged."""
         spread = round(self.settings.visit_spread_m / self.frame.resolution)
+        visits = self._visits[view.box.slices]
         for robot in self._team():
             if robot.goal is not None and not robot.goal.standby and robot.ended:
-                self._visits[view.box.slices] += unchanged_cells(robot.goal, view, spread=spread)
+                count_visit(visits, robot.goal, view, spread=spread, most=self.settings.max_visits)
 
     def _clusters(self, mask: Mask) -> list[Frontier]:
         """Group frontier cells by this mission's settings."""

@@ -17,7 +17,8 @@ from app.exploration.clearance import clear_length_cells
 from app.exploration.grid import FREE, UNKNOWN, Cell, Cells, Grid, Mask
 
 _Indices = npt.NDArray[np.int64]
-_RAYS = 720
+_RAYS = 360  # 1 degree apart
+_OFFSETS = ((0.5, 0.5), (0.1, 0.5), (0.9, 0.5), (0.5, 0.1), (0.5, 0.9))  # points of a cell
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,7 +115,7 @@ def _sightings(  # noqa: PLR0917, compiled: no keyword crosses cheaply
                     continue
                 if (at_row - row) ** 2 + (at_col - col) ** 2 > reach * reach:
                     continue
-                if not _sees(grid, free, at_row, at_col, row, col):
+                if not _sees(grid, free, at_row, at_col, row, col, 1):
                     continue
                 if used == found.shape[0]:
                     larger = np.empty((2 * used, 2), np.int64)
@@ -145,11 +146,12 @@ def _narrow_sightings(
             to_row, to_col = row + row_step, col + col_step
             if not (0 <= to_row < rows and 0 <= to_col < cols and grid[to_row, to_col] == UNKNOWN):
                 continue
-            for ray in range(_RAYS):
+            for ray in range(5 * _RAYS):
                 up, right = np.sin(ray * turn), np.cos(ray * turn)
+                row_off, col_off = _OFFSETS[ray // _RAYS]
                 for step in range(1, 2 * reach):
-                    at_row = int(np.floor(to_row + 0.5 + 0.5 * step * up))
-                    at_col = int(np.floor(to_col + 0.5 + 0.5 * step * right))
+                    at_row = int(np.floor(to_row + row_off + 0.5 * step * up))
+                    at_col = int(np.floor(to_col + col_off + 0.5 * step * right))
                     if not (0 <= at_row < rows and 0 <= at_col < cols):
                         break
                     if not free[at_row, at_col] and (at_row != to_row or at_col != to_col):
@@ -157,7 +159,7 @@ def _narrow_sightings(
                     if looked_at[at_row, at_col] == index or not standing[at_row, at_col]:
                         continue
                     looked_at[at_row, at_col] = index
-                    if not _sees(grid, free, at_row, at_col, row, col):
+                    if not _sees(grid, free, at_row, at_col, row, col, 5):
                         continue
                     if used == found.shape[0]:
                         larger = np.empty((2 * used, 2), np.int64)
@@ -171,18 +173,25 @@ def _narrow_sightings(
 
 @njit(cache=True, nogil=True)
 def _sees(  # noqa: PLR0917, compiled: no keyword crosses cheaply
-    grid: Grid, free: Mask, at_row: int, at_col: int, row: int, col: int
+    grid: Grid, free: Mask, at_row: int, at_col: int, row: int, col: int, points: int
 ) -> bool:
-    """Return whether an unknown neighbour of the second cell is in sight across free cells."""
+    """Return whether an unknown neighbour of the second cell is in sight across free cells.
+
+    The first of its points that are looked for is its centre.
+    """
     rows, cols = grid.shape
     for row_step, col_step in ((0, 1), (1, 0), (0, -1), (-1, 0)):
         to_row, to_col = row + row_step, col + col_step
         if not (0 <= to_row < rows and 0 <= to_col < cols and grid[to_row, to_col] == UNKNOWN):
             continue
         # From the unknown cell, which is not checked: most lines are blocked close to it.
-        clear = clear_length_cells(free, to_row + 0.5, to_col + 0.5, at_row + 0.5, at_col + 0.5)
-        if clear == np.inf:
-            return True
+        for point in range(points):
+            row_off, col_off = _OFFSETS[point]
+            clear = clear_length_cells(
+                free, to_row + row_off, to_col + col_off, at_row + 0.5, at_col + 0.5
+            )
+            if clear == np.inf:
+                return True
     return False
 
 

@@ -7,7 +7,7 @@ listed. Then the shortest mission is a routing problem: few stops that together 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,7 +23,7 @@ from app.exploration.planning.frontier_routes import (
 from app.exploration.planning.frontiers import Frontier
 from app.exploration.planning.goal_selection import choose_goals
 from app.exploration.planning.goals import Goal, RobotState, goal_at
-from app.exploration.planning.min_max_routes import Metres, plan_routes
+from app.exploration.planning.min_max_routes import Metres, plan_routes, route_lengths
 from app.exploration.planning.planning_map import PlanningMap
 from app.exploration.planning.settings import PlannerSettings
 from app.exploration.planning.stop_distances import CoarseMap
@@ -33,6 +33,7 @@ from app.exploration.shortest_paths import UNREACHED, distance_field
 _SURE_BEAMS = 1.5  # largest angle between beams, in widths of a cell, at which a cell is seen
 _STRIDE_M = 0.2  # spacing of the poses that are tried first
 _SHARE = 0.5  # a pose sees a frontier if it sees this share of what any pose sees of it
+_MUCH_SHORTER = 0.9  # of the longest route: a plan that sends robots back has to be worth it
 _MAX_STOPS = 500  # bound of the work of one plan; the rest is planned when these are done
 
 
@@ -74,19 +75,24 @@ def route_views(
     if not frontiers or not robots:
         return goals
     starts, sightings = _starts_and_sightings(robots, frontiers, view, frame, settings)
-    current = [
-        (robot.goal.target[0] - view.row0, robot.goal.target[1] - view.col0)
-        for robot in robots
+    current = {
+        index: (robot.goal.target[0] - view.row0, robot.goal.target[1] - view.col0)
+        for index, robot in enumerate(robots)
         if robot.goal is not None
-    ]
-    chosen = cover(sightings, keep=current)[:_MAX_STOPS]
+    }
+    chosen = cover(sightings, keep=list(current.values()))[:_MAX_STOPS]
     if not chosen:
         return goals
     stops = sightings.poses[[pose for pose, _ in chosen]]
     start_m, between_m = _distances(starts, stops, view)
-    routes = plan_routes(
-        start_m, between_m, offset=np.array([path_length(start.backtrack) for start in starts])
-    )
+    offset = np.array([path_length(start.backtrack) for start in starts])
+    index_of = {(int(row), int(col)): stop for stop, (row, col) in enumerate(stops)}
+    heading = {
+        robot: index_of[cell]
+        for robot, cell in current.items()
+        if cell in index_of and np.isfinite(start_m[robot, index_of[cell]])
+    }
+    routes = _plan_steadily(start_m, between_m, offset, heading)
     for index, route in enumerate(routes):
         if route:
             cells = np.concatenate([frontiers[which].cells for which in chosen[route[0]][1]])
@@ -101,9 +107,41 @@ def route_views(
             )
             later = stops[route[1:]] + np.array((view.row0, view.col0), np.int32)
             if goal is not None:
-                goal = replace(goal, route=tuple((int(row), int(col)) for row, col in later))
+                later_cells = tuple((int(row), int(col)) for row, col in later)
+                goal = replace(goal, route=later_cells, routed=True)
             goals[index] = goal
     return goals
+
+
+def _plan_steadily(
+    start_m: Metres, between_m: Metres, offset: Metres, heading: Mapping[int, int]
+) -> list[list[int]]:
+    """Plan routes that begin where robots are heading, unless others are much shorter.
+
+    A plan is a heuristic: planned again halfway, it may prefer the other end of a route as often
+    as it is asked. A robot would drive back and forth without end.
+
+    Args:
+        start_m: (robots, stops) metres from each robot to each stop.
+        between_m: (stops, stops) metres between stops.
+        offset: (robots,) metres before a robot can start its route.
+        heading: the stop that a robot is driving to, by robot; distinct.
+    """
+    free = plan_routes(start_m, between_m, offset=offset)
+    if not heading:
+        return free
+    kept_start, kept_offset = start_m.copy(), offset.copy()
+    for robot, stop in heading.items():
+        kept_start[robot] = np.where(np.isfinite(start_m[robot]), between_m[stop], np.inf)
+        kept_offset[robot] += start_m[robot, stop]
+    kept_start[:, list(heading.values())] = np.inf
+    kept = plan_routes(kept_start, between_m, offset=kept_offset)
+    routes = [
+        [heading[robot], *route] if robot in heading else route for robot, route in enumerate(kept)
+    ]
+    longest_free = route_lengths(free, start_m, between_m, offset=offset).max()
+    longest = route_lengths(routes, start_m, between_m, offset=offset).max()
+    return free if longest_free < _MUCH_SHORTER * longest else routes
 
 
 def choose_or_route(

@@ -10,17 +10,21 @@ from app.exploration.clearance import clear_length
 from app.exploration.planning.goals import Goal
 from app.exploration.planning.planning_map import PlanningMap
 
+_MANY = np.uint8(100)  # more visits are not told apart, and do not overflow
 
-def unchanged_cells(goal: Goal, view: PlanningMap, *, spread: int) -> NDArray[np.uint8]:
-    """Return the cells of a goal's frontier that are frontier still, of those in its view.
+
+def count_visit(
+    visits: NDArray[np.uint8], goal: Goal, view: PlanningMap, *, spread: int, most: int
+) -> None:
+    """Count a visit for the cells of a goal's frontier that are frontier still, of those in view.
 
     Args:
+        visits: (rows, cols) uint8 of the planning map, changed in place.
         goal: a goal that its robot has reached, or whose way it found blocked.
         view: the planning map after that.
         spread: cells around an unchanged cell that count too.
-
-    Returns:
-        (rows, cols) uint8, 1 for an unchanged cell.
+        most: visits after which a cell is abandoned. What was looked at from a place that sees it
+            for certain gets one more at once: it is not tried again.
     """
     cells = goal.cells - np.array((view.row0, view.col0), np.int32)
     cells = cells[view.frontier_mask[cells[:, 0], cells[:, 1]]]
@@ -41,4 +45,4 @@ def unchanged_cells(goal: Goal, view: PlanningMap, *, spread: int) -> NDArray[np
     if spread:
         around = np.ones((2 * spread + 1, 2 * spread + 1), np.uint8)
         cv2.dilate(unchanged, around, dst=unchanged)
-    return unchanged
+    np.minimum(visits + unchanged * (most + 1 if goal.routed else 1), _MANY, out=visits)

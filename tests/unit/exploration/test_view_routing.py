@@ -115,3 +115,36 @@ def test_a_wide_frontier_is_explored_before_the_rest() -> None:
     goals = choose_or_route(team, frontiers, view, FRAME, SETTINGS, diminished=True)
 
     assert [goal is not None and goal.target[1] > 65 for goal in goals] == [False, True]
+
+
+def test_a_robot_keeps_to_its_way() -> None:
+    """Planned again at each step, a robot between two ends goes on to the end that it chose."""
+    view, frontiers = hall(8, 118)
+    robot = RobotState(Pose(6.5, 3.0))
+    chosen = []
+
+    for _ in range(20):
+        (goal,) = route(view, frontiers, robot)
+        assert goal is not None
+        chosen.append(goal.target)
+        if math.dist(goal.path[-1], (robot.pose.x, robot.pose.y)) < 0.5:
+            break
+        ahead = goal.path[0]
+        x, y = robot.pose.x, robot.pose.y
+        share = min(0.4 / math.dist((x, y), ahead), 1.0)
+        robot = RobotState(Pose(x + share * (ahead[0] - x), y + share * (ahead[1] - y)), goal)
+
+    assert len(set(chosen)) == 1
+
+
+def test_a_robot_turns_round_for_a_much_shorter_plan() -> None:
+    """A robot that was sent to the far end takes the near one first, if that saves the way back."""
+    view, frontiers = hall(8, 118)
+    far = route(view, frontiers, RobotState(Pose(9.5, 3.0)))[0]
+    assert far is not None
+    assert far.target[1] > 65
+
+    (goal,) = route(view, frontiers, RobotState(Pose(2.0, 3.0), far))
+
+    assert goal is not None
+    assert goal.target[1] < 65
