@@ -12,6 +12,7 @@ from app.exploration.driver import Point, Pose
 from app.exploration.grid import Cell, Cells, GridFrame, Mask
 from app.exploration.planning.frontier_routes import FrontierRoutes, path_length
 from app.exploration.planning.frontiers import Frontier
+from app.exploration.planning.planner_state import Activity
 from app.exploration.planning.planning_map import PlanningMap
 from app.exploration.shortest_paths import path_to
 
@@ -60,6 +61,13 @@ class RobotState:
     goal: Goal | None = None
     bearing: float | None = None
     track: Sequence[Point] = ()
+
+
+def activity_of(goal: Goal | None) -> Activity:
+    """Return what a robot with a goal does."""
+    if goal is None:
+        return "idle"
+    return "standby" if goal.standby else "exploring"
 
 
 def is_valid(goal: Goal, pose: Pose, view: PlanningMap, live: Mask, frame: GridFrame) -> bool:

@@ -25,9 +25,10 @@ from app.exploration.planning.map_clusters import (
     move_report,
     realign_cluster,
 )
+from app.exploration.planning.planner_state import Activity, PlannerState
 from app.exploration.planning.robot_history import RobotHistory
 from app.exploration.planning.settings import UNKNOWN_POSE_SETTINGS, PlannerSettings
-from app.exploration.planning.team_planner import Activity, PlannerState, TeamPlanner
+from app.exploration.planning.team_planner import TeamPlanner
 from app.exploration.se2 import IDENTITY, Transform, compose, inverse, of_pose, to_pose
 
 _NO_CELLS = np.zeros((1, 1), np.uint8)  # a state without visits; a stored array needs a cell
