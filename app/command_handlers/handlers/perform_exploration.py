@@ -16,12 +16,14 @@ from app.config import get_settings
 from app.event_types import EXPLORATION_PERFORM
 from app.exploration.driver import DriveReport, Point, Pose
 from app.exploration.grid import UNKNOWN, Grid, GridFrame
+from app.exploration.map_files import find_map, load_map
 from app.exploration.planning.radio_planner import RadioPlanner
 from app.exploration.planning.remaining import RemainingEstimator
 from app.exploration.planning.rendezvous import RendezvousPlanner
 from app.exploration.planning.settings import DEFAULT_SETTINGS, UNKNOWN_POSE_SETTINGS
 from app.exploration.planning.stop_rule import StopRule
 from app.exploration.planning.team_planner import TeamPlanner
+from app.exploration.simulation.radio import radio_groups
 from app.missions.checkpoints import decode_state, encode_state
 from app.missions.frames import Frame, RobotView
 from app.missions.recording import RecordingWriter
@@ -29,7 +31,6 @@ from app.observability import gauges
 from app.redis_utils import BlobMissing, put_blob
 from app.robots import fleet
 from app.robots.codecs import decode_report, encode_patch
-from app.robots.radio_groups import radio_groups
 from app.robots.team import RobotLost, Team
 from sagastream import Atomic, Command, Limit, Progress, SagastreamError, multi_stage_reply
 
@@ -133,7 +134,10 @@ async def _new_planner(mission: dict[str, Any]) -> Planner:
         poses = [report.pose for report in reports]
         settings, bearings = _stop_rule(mission).apply_to(DEFAULT_SETTINGS), mission["bearings"]
         if "radio" in mission:
-            groups = await asyncio.to_thread(radio_groups, mission["radio"], mission["area"])
+            floor = await asyncio.to_thread(
+                load_map, find_map(get_settings().map_dir, mission["area"])
+            )
+            groups = radio_groups(mission["radio"], floor)
             planner = RadioPlanner(frame, poses, groups, settings, bearings=bearings)
         else:
             planner = TeamPlanner(frame, poses, settings, bearings=bearings)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 
@@ -12,9 +13,11 @@ from app.exploration.driver import Point, Pose
 from app.exploration.grid import Cell, Cells, GridFrame, Mask
 from app.exploration.planning.frontier_routes import FrontierRoutes, path_length
 from app.exploration.planning.frontiers import Frontier
-from app.exploration.planning.planner_state import Activity
 from app.exploration.planning.planning_map import PlanningMap
 from app.exploration.shortest_paths import path_to
+
+Activity = Literal["exploring", "standby", "idle"]
+"""A robot drives to a viewpoint; waits for what opens up there; or has nothing to do."""
 
 _MIN_REMAINING = 0.3  # a goal stays valid while this share of its frontier is still frontier
 

@@ -17,8 +17,9 @@ import numpy.typing as npt
 
 from app.exploration.driver import EMPTY_PATCH, DriveReport, Order, Point, Pose
 from app.exploration.grid import Grid, GridFrame, LogOdds, Mask
-from app.exploration.planning.planner_state import Activity, PlannerState
+from app.exploration.planning.goals import Activity
 from app.exploration.planning.radio_spec import DEFAULT_RADIO, OutOfReach, RadioSpec
+from app.exploration.planning.robot_history import PlannerState
 from app.exploration.planning.settings import DEFAULT_SETTINGS, PlannerSettings
 from app.exploration.planning.team_planner import TeamPlanner
 from app.exploration.shortest_paths import distance_field

@@ -22,11 +22,10 @@ from app.exploration.merging.evidence import occupancy
 from app.exploration.planning.assignment import initial_bearings
 from app.exploration.planning.frontier_routes import path_length
 from app.exploration.planning.frontiers import Frontier, cluster_frontiers
-from app.exploration.planning.goals import Goal, RobotState, activity_of, is_valid
+from app.exploration.planning.goals import Activity, Goal, RobotState, activity_of, is_valid
 from app.exploration.planning.growth import Growth
-from app.exploration.planning.planner_state import Activity, PlannerState
 from app.exploration.planning.planning_map import PlanningMap, build_planning_map
-from app.exploration.planning.robot_history import RobotHistory
+from app.exploration.planning.robot_history import PlannerState, RobotHistory
 from app.exploration.planning.settings import DEFAULT_SETTINGS, PlannerSettings
 from app.exploration.planning.view_routing import choose_or_route
 from app.exploration.planning.visits import count_visit

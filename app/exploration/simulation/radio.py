@@ -14,6 +14,7 @@ from numba import njit
 
 from app.exploration.driver import Pose
 from app.exploration.grid import FREE, FloorMap, Mask
+from app.exploration.planning.radio_planner import Groups
 from app.exploration.planning.radio_spec import check_radio
 
 # IR2: received power in dB, for lengths in pixels of its floors.
@@ -104,6 +105,24 @@ def parse_radio(text: str, floor: FloorMap) -> RadioModel:
     if text == "perfect":
         return PerfectRadio()
     return Ir2Radio(floor) if text == "ir2" else DistanceRadio(float(text.partition(":")[2]))
+
+
+def radio_groups(text: str, floor: FloorMap) -> Groups:
+    """Return what tells the groups of robots that hear one another.
+
+    Args:
+        text: names the radio model.
+        floor: the true floor, which radio waves pass.
+
+    Raises:
+        BadRadio: the text names none.
+    """
+    model = parse_radio(text, floor)
+
+    def groups(poses: Sequence[Pose]) -> list[list[int]]:
+        return components(poses, model)
+
+    return groups
 
 
 def components(poses: Sequence[Pose], radio: RadioModel) -> list[list[int]]:

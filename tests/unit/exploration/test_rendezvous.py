@@ -13,9 +13,8 @@ from app.exploration.lidar import CLAMP_UNITS
 from app.exploration.mapping.slam_robot import SlamRobot
 from app.exploration.merging.joint_map import joint_maps, project_onto_floor
 from app.exploration.planning.map_clusters import build_cluster, realign_cluster
-from app.exploration.planning.planner_state import PlannerState
 from app.exploration.planning.rendezvous import RendezvousPlanner
-from app.exploration.planning.robot_history import RobotHistory
+from app.exploration.planning.robot_history import PlannerState, RobotHistory
 from app.exploration.planning.settings import UNKNOWN_POSE_SETTINGS
 from app.exploration.planning.team_planner import TeamPlanner
 from app.exploration.se2 import between, compose, inverse, of_pose, to_pose
