@@ -17,6 +17,7 @@ from app.cli.base import (
     Format,
     KnownPoses,
     Output,
+    Radio,
     Robots,
     Seed,
     Timeout,
@@ -43,12 +44,13 @@ def orchestrate(
     known_poses: KnownPoses = True,
     approve: Approve = False,
     until: Until = "everything",
+    radio: Radio = "perfect",
     timeout: Timeout = None,
     output: Format = Output.TEXT,
 ) -> None:
     """Run one mission on running workers."""
     settings_of_command()
-    mission = Mission(area, robots, seed, known_poses, approve, until)
+    mission = Mission(area, robots, seed, known_poses, approve, until, radio)
     refuse_invalid(mission)
     running = run_mission(mission, timeout, None, output, shared=True)
     exit_with_report(run_or_exit(running), output)

@@ -43,6 +43,7 @@ class Run:
     reachable_left: int
     worth_left: int
     hidden_left: int
+    shared_goals: int
     wall_s: float
     cpu_s: float
 
@@ -110,6 +111,7 @@ def measure(job: tuple[Path, str, int, int, bool]) -> Run:
         ),
         worth_left=worth_left(outcome.grid, seen),
         hidden_left=hidden_left(outcome.grid, seen),
+        shared_goals=outcome.shared_goals,
         wall_s=wall,
         cpu_s=cpu,
     )

@@ -66,6 +66,13 @@ Until = Annotated[
         "frontier:METRES (no longer frontier is left), time:SECONDS, or battery:PERCENT."
     ),
 ]
+Radio = Annotated[
+    str,
+    typer.Option(
+        help="Which robots hear one another: perfect (all), ir2 (walls and distance count), "
+        "or distance:METRES. The others explore for themselves until they meet."
+    ),
+]
 Format = Annotated[
     Output, typer.Option("--output", "-o", help="text, json, or jsonl: one line per item.")
 ]

@@ -21,6 +21,7 @@ from app.cli.base import (
     Format,
     KnownPoses,
     Output,
+    Radio,
     Robots,
     Seed,
     Timeout,
@@ -76,6 +77,7 @@ def run(
     known_poses: KnownPoses = True,
     approve: Approve = False,
     until: Until = "everything",
+    radio: Radio = "perfect",
     out: Annotated[Path | None, typer.Option(help="Folder for results; default: OUT_DIR.")] = None,
     timeout: Timeout = None,
     attach: Annotated[bool, typer.Option(help="Use running workers; start none.")] = False,
@@ -112,7 +114,7 @@ def run(
         saga_id = SagaRunner.new_id()
         if map:
             area = _use_map(map, stack)
-        mission = Mission(area or "office", robots, seed, known_poses, approve, until)
+        mission = Mission(area or "office", robots, seed, known_poses, approve, until, radio)
         refuse_invalid(mission)
         if not shared:
             choose_settings(redis_url=stack.enter_context(new_server(saga_id)))
@@ -266,6 +268,7 @@ async def _start_completely(mission: Mission, saga_id: str | None) -> MissionHan
             known_poses=mission.known_poses,
             approve=mission.approve,
             until=mission.until,
+            radio=mission.radio,
         )
     )
     try:

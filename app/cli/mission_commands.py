@@ -19,6 +19,7 @@ from app.cli.base import (
     Format,
     KnownPoses,
     Output,
+    Radio,
     Robots,
     Seed,
     Until,
@@ -64,6 +65,7 @@ def start(
     known_poses: KnownPoses = True,
     approve: Approve = False,
     until: Until = "everything",
+    radio: Radio = "perfect",
     key: Annotated[
         str | None,
         typer.Option(
@@ -78,7 +80,7 @@ def start(
     Example: mission start --area office --robots 3
     """
     settings_of_command()
-    mission = Mission(area, robots, seed, known_poses, approve, until)
+    mission = Mission(area, robots, seed, known_poses, approve, until, radio)
     refuse_invalid(mission)
 
     async def begin() -> MissionHandle:
@@ -91,6 +93,7 @@ def start(
                 known_poses=known_poses,
                 approve=approve,
                 until=until,
+                radio=radio,
             )
 
     async def missing() -> set[str]:

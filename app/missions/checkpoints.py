@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from app.config import get_settings
-from app.exploration.planning.team_planner import PlannerState
+from app.exploration.planning.robot_history import PlannerState
 from app.redis_utils import get_blob, put_blob
 from app.robots.codecs import decode_report, encode_report, load_json
 

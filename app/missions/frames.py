@@ -47,6 +47,7 @@ class RobotView:
         apart: True while its map is not merged into the shown one. Its pose and goal are then in
             the frame of its map.
         activity: `exploring`, `standby` or `idle`: nothing is left for it; '' if it is not known.
+        unheard_s: How old its part of the map is, simulated seconds; 0 while its radio reaches.
     """
 
     name: str
@@ -58,6 +59,7 @@ class RobotView:
     apart: bool = False
     plan: Sequence[Point] = ()
     activity: str = ""
+    unheard_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -194,6 +196,7 @@ def _metadata(frame: Frame) -> dict[str, Any]:
                 "apart": robot.apart,
                 "plan": _plan(robot),
                 "activity": robot.activity,
+                "unheard_s": round(robot.unheard_s, 1),
             }
             for robot in frame.robots
         ],
@@ -292,4 +295,5 @@ def _robot_view(robot: Mapping[str, Any], path: Sequence[Point]) -> RobotView:
         apart=robot.get("apart", False),
         plan=tuple((x, y) for x, y in robot.get("plan", ())),
         activity=robot.get("activity", ""),
+        unheard_s=robot.get("unheard_s", 0.0),
     )

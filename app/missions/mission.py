@@ -12,6 +12,7 @@ from typing import Any
 
 from app.config import get_settings
 from app.exploration.map_files import find_map, load_map
+from app.exploration.planning.radio_spec import BadRadio, check_radio
 from app.exploration.planning.stop_rule import BadStopRule, StopRule
 from app.missions import artifacts
 from app.missions.approval import is_awaited
@@ -78,6 +79,7 @@ class Mission:
         known_poses: True if robots know their poses; else each builds a map in its own frame.
         approve: Whether a person must approve the exploration before the maps are merged.
         until: When enough is explored: see `StopRule`.
+        radio: Which robots hear one another: see `check_radio`. Others plan without them.
     """
 
     area: str
@@ -86,6 +88,7 @@ class Mission:
     known_poses: bool = True
     approve: bool = False
     until: str = "everything"
+    radio: str = "perfect"
 
     def check(self) -> None:
         """Refuse invalid parameters before anything is started.
@@ -100,8 +103,11 @@ class Mission:
             raise BadMission(f"seed: must be from 0 to {2**32 - 1}, not {self.seed}")
         try:
             StopRule.parse(self.until)
-        except BadStopRule as error:
+            check_radio(self.radio)
+        except (BadStopRule, BadRadio) as error:
             raise BadMission(str(error)) from None
+        if self.radio != "perfect" and not self.known_poses:
+            raise BadMission("radio: robots with unknown poses need a perfect radio")
         load_map(find_map(get_settings().map_dir, self.area))
 
 
@@ -148,6 +154,7 @@ async def run_saga(
     known_poses: bool = True,
     approve: bool = False,
     until: str = "everything",
+    radio: str = "perfect",
 ) -> MissionHandle:
     """Start a mission; return as soon as its journal is written.
 
@@ -161,6 +168,7 @@ async def run_saga(
         approve: Whether a person must approve the exploration before the maps are merged: see
             `approval.decide`.
         until: When enough is explored: see `StopRule`.
+        radio: Which robots hear one another: see `check_radio`.
 
     Raises:
         BadMission: A parameter is out of range.
@@ -169,7 +177,7 @@ async def run_saga(
         SagaError: The id belongs to a mission with other parameters.
         ServerUnavailable: The server did not answer.
     """
-    mission = Mission(area, robot_count, seed, known_poses, approve, until)
+    mission = Mission(area, robot_count, seed, known_poses, approve, until, radio)
     await asyncio.to_thread(mission.check)
     await get_bus().ping()
     runner = mission_runner(approval=approve)
@@ -187,6 +195,8 @@ async def run_saga(
         payload["approve"] = True
     if until != "everything":
         payload["until"] = until
+    if radio != "perfect":
+        payload["radio"] = radio
     return MissionHandle(await runner.start(payload, saga_id=saga_id), payload)
 
 

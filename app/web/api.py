@@ -242,6 +242,7 @@ async def _start(
         known_poses=mission.known_poses,
         approve=mission.approve,
         until=mission.until,
+        radio=mission.radio,
     )
     response.headers["location"] = f"{request.scope['root_path']}/api/missions/{handle.saga_id}"
     return StartedMission(saga_id=handle.saga_id)

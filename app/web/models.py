@@ -35,6 +35,13 @@ class StartMission(BaseModel):
             "time:SECONDS or battery:PERCENT.",
         ),
     ] = "everything"
+    radio: Annotated[
+        str,
+        Field(
+            max_length=40,
+            description="Which robots hear one another: perfect, ir2 or distance:METRES.",
+        ),
+    ] = "perfect"
 
 
 class CancelMission(BaseModel):

@@ -16,11 +16,14 @@ from app.config import get_settings
 from app.event_types import EXPLORATION_PERFORM
 from app.exploration.driver import DriveReport, Point, Pose
 from app.exploration.grid import UNKNOWN, Grid, GridFrame
+from app.exploration.map_files import find_map, load_map
+from app.exploration.planning.radio_planner import RadioPlanner
 from app.exploration.planning.remaining import RemainingEstimator
 from app.exploration.planning.rendezvous import RendezvousPlanner
 from app.exploration.planning.settings import DEFAULT_SETTINGS, UNKNOWN_POSE_SETTINGS
 from app.exploration.planning.stop_rule import StopRule
 from app.exploration.planning.team_planner import TeamPlanner
+from app.exploration.simulation.radio import radio_groups
 from app.missions.checkpoints import decode_state, encode_state
 from app.missions.frames import Frame, RobotView
 from app.missions.recording import RecordingWriter
@@ -33,8 +36,9 @@ from sagastream import Atomic, Command, Limit, Progress, SagastreamError, multi_
 
 logger = logging.getLogger(__name__)
 
-Planner = TeamPlanner | RendezvousPlanner
-"""Plans for robots with known poses, or for robots that each have their own map frame."""
+Planner = TeamPlanner | RadioPlanner | RendezvousPlanner
+"""Plans for robots with known poses, also if their radio does not reach everywhere, or for robots
+that each have their own map frame."""
 
 
 class TooFewLeft(SagastreamError):
@@ -128,8 +132,15 @@ async def _new_planner(mission: dict[str, Any]) -> Planner:
     planner: Planner
     if mission.get("known_poses", True):
         poses = [report.pose for report in reports]
-        settings = _stop_rule(mission).apply_to(DEFAULT_SETTINGS)
-        planner = TeamPlanner(frame, poses, settings, bearings=mission["bearings"])
+        settings, bearings = _stop_rule(mission).apply_to(DEFAULT_SETTINGS), mission["bearings"]
+        if "radio" in mission:
+            floor = await asyncio.to_thread(
+                load_map, find_map(get_settings().map_dir, mission["area"])
+            )
+            groups = radio_groups(mission["radio"], floor)
+            planner = RadioPlanner(frame, poses, groups, settings, bearings=bearings)
+        else:
+            planner = TeamPlanner(frame, poses, settings, bearings=bearings)
     else:
         settings = _stop_rule(mission).apply_to(UNKNOWN_POSE_SETTINGS)
         planner = RendezvousPlanner(frame, len(reports), settings)
@@ -154,7 +165,9 @@ async def _recovered_planner(
     reports = await team.report()
     present = {slot: each for slot, each in reports.items() if isinstance(each, DriveReport)}
     frame = GridFrame.from_dict(mission["frame"])
-    if mission.get("known_poses", True):
+    if isinstance(planner, RadioPlanner):
+        planner = RadioPlanner.recover(frame, state, present, planner.hear, planner.settings)
+    elif isinstance(planner, TeamPlanner):
         planner = TeamPlanner.recover(frame, state, present, planner.settings)
     else:
         planner = RendezvousPlanner.recover(frame, state, present, planner.settings)
@@ -188,6 +201,24 @@ class _Charges:
         """Return the charges of the robots that take part, after what they have driven."""
         per_metre, driven = get_settings().battery_per_metre, planner.distances
         return [self.percent[slot] - driven[slot] * per_metre for slot in planner.active]
+
+
+def _ages(planner: Planner) -> dict[int, float]:
+    """For how long each robot out of reach has not been heard, simulated seconds, by slot."""
+    if not isinstance(planner, RadioPlanner):
+        return {}
+    return {slot: planner.time - each.heard_s for slot, each in planner.out_of_reach.items()}
+
+
+def _out_of_reach(planner: Planner, names: Sequence[str]) -> dict[str, Any]:
+    """What a progress says of robots whose orders cannot be delivered."""
+    if not isinstance(planner, RadioPlanner):
+        return {}
+    found = {
+        names[slot]: {"heard_s": each.heard_s, "missing_at_s": each.missing_at_s}
+        for slot, each in planner.out_of_reach.items()
+    }
+    return {"out_of_reach": found, "meetings": planner.meetings}
 
 
 class _ProgressReporter:
@@ -260,6 +291,7 @@ class _ProgressReporter:
             "simulated_s": planner.time,
             "robots": robots,
             "lost": self.lost,
+            **_out_of_reach(planner, self._robots),
             "known_m2": round(_known_m2(frame.cells, planner.frame), 1),
         }
         if frame.remaining:
@@ -279,7 +311,7 @@ class _ProgressReporter:
         else:
             apart, paths, routes = [], planner.paths, self.routes
         poses, goals, driven = planner.poses, planner.goals, planner.distances
-        activities = planner.activities
+        activities, ages = planner.activities, _ages(planner)
         frontiers, cells = tuple(planner.frontiers_left), planner.team_grid()
         remaining = None
         if isinstance(planner, TeamPlanner):
@@ -303,6 +335,7 @@ class _ProgressReporter:
                     slot in apart,
                     _rest_of(routes.get(slot, ()), poses[slot]) if goals[slot] else (),
                     activities[slot],
+                    ages.get(slot, 0.0),
                 )
                 for slot, name in enumerate(self._robots)
             ),

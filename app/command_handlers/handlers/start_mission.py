@@ -10,7 +10,16 @@ from app.missions.mission import Mission, run_saga
 from sagastream import Command, InvalidMessage, Progress, multi_stage_reply
 
 _TYPE_NAMES = {str: "text", int: "a whole number", bool: "true or false"}
-_FIELDS = {"area", "robot_count", "seed", "known_poses", "approve", "until", "idempotency_key"}
+_FIELDS = {
+    "area",
+    "robot_count",
+    "seed",
+    "known_poses",
+    "approve",
+    "until",
+    "radio",
+    "idempotency_key",
+}
 
 
 @multi_stage_reply(stream=get_settings().mission_stream, event_type=MISSION_START)
@@ -35,6 +44,7 @@ async def start_mission(command: Command, _progress: Progress) -> dict[str, Any]
         _checked({"known_poses": True} | payload, "known_poses", bool),
         _checked({"approve": False} | payload, "approve", bool),
         _checked({"until": "everything"} | payload, "until", str),
+        _checked({"radio": "perfect"} | payload, "radio", str),
     )
     key = _checked({"idempotency_key": command.request_id} | payload, "idempotency_key", str)
     await asyncio.to_thread(mission.check)
@@ -45,6 +55,7 @@ async def start_mission(command: Command, _progress: Progress) -> dict[str, Any]
         known_poses=mission.known_poses,
         approve=mission.approve,
         until=mission.until,
+        radio=mission.radio,
         saga_id=str(uuid.uuid5(uuid.NAMESPACE_URL, f"mission/{key}")),
     )
     return {"saga_id": handle.saga_id}

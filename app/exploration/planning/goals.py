@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from app.exploration.planning.frontier_routes import FrontierRoutes, path_length
 from app.exploration.planning.frontiers import Frontier
 from app.exploration.planning.planning_map import PlanningMap
 from app.exploration.shortest_paths import path_to
+
+Activity = Literal["exploring", "standby", "idle"]
+"""A robot drives to a viewpoint; waits for what opens up there; or has nothing to do."""
 
 _MIN_REMAINING = 0.3  # a goal stays valid while this share of its frontier is still frontier
 
@@ -60,6 +64,13 @@ class RobotState:
     goal: Goal | None = None
     bearing: float | None = None
     track: Sequence[Point] = ()
+
+
+def activity_of(goal: Goal | None) -> Activity:
+    """Return what a robot with a goal does."""
+    if goal is None:
+        return "idle"
+    return "standby" if goal.standby else "exploring"
 
 
 def is_valid(goal: Goal, pose: Pose, view: PlanningMap, live: Mask, frame: GridFrame) -> bool:

@@ -15,9 +15,9 @@ from app.exploration.grid import GridFrame, LogOdds
 from app.exploration.lidar import CLAMP_UNITS
 from app.exploration.merging.evidence import occupancy, transform_layer
 from app.exploration.merging.registration import realign
-from app.exploration.planning.robot_history import RobotHistory
+from app.exploration.planning.robot_history import PlannerState, RobotHistory
 from app.exploration.planning.settings import PlannerSettings
-from app.exploration.planning.team_planner import PlannerState, TeamPlanner
+from app.exploration.planning.team_planner import TeamPlanner
 from app.exploration.se2 import Transform, apply, compose, of_pose, to_pose, wrap
 
 _REALIGN_M = 0.01  # a smaller change of a transform moves hardly any cell

@@ -18,6 +18,7 @@ import numpy as np
 from app.exploration.driver import DriveReport, Order, Point, Pose
 from app.exploration.grid import Grid, GridFrame
 from app.exploration.merging.registration import RegistrationGate, register
+from app.exploration.planning.goals import Activity
 from app.exploration.planning.map_clusters import (
     MapCluster,
     build_cluster,
@@ -25,9 +26,9 @@ from app.exploration.planning.map_clusters import (
     move_report,
     realign_cluster,
 )
-from app.exploration.planning.robot_history import RobotHistory
+from app.exploration.planning.robot_history import PlannerState, RobotHistory
 from app.exploration.planning.settings import UNKNOWN_POSE_SETTINGS, PlannerSettings
-from app.exploration.planning.team_planner import Activity, PlannerState, TeamPlanner
+from app.exploration.planning.team_planner import TeamPlanner
 from app.exploration.se2 import IDENTITY, Transform, compose, inverse, of_pose, to_pose
 
 _NO_CELLS = np.zeros((1, 1), np.uint8)  # a state without visits; a stored array needs a cell

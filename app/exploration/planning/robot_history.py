@@ -1,12 +1,17 @@
-"""Everything that one robot has reported: its evidence, its path, its last pose."""
+"""Everything that one robot has reported: its evidence, its path, its last pose.
+
+The state from which another planner continues is such a history of each robot, and what the team
+makes of it.
+"""
 
 from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from app.exploration.driver import DriveReport, Patch, Point, Pose
-from app.exploration.grid import Box, GridFrame, LogOdds
+from app.exploration.grid import Box, GridFrame, LogOdds, Mask
 
 
 @dataclass(slots=True)
@@ -64,3 +69,24 @@ class RobotHistory:
             blocked=False,
             patch=Patch.cut(self.evidence, box or self.known),
         )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlannerState:
+    """What another planner needs to continue.
+
+    Attributes:
+        reports: all reports of each robot combined into one, by slot.
+        lost: slots of the robots that no longer take part.
+        rounds: barriers so far.
+        retried: number of known cells at the last retry of abandoned frontiers, None before it.
+        visits: (rows, cols) uint8, number of visits that left a frontier cell unchanged.
+        collision_cells: (rows, cols) bool, cells that a robot could not enter.
+    """
+
+    reports: tuple[DriveReport, ...]
+    lost: tuple[int, ...]
+    rounds: int
+    retried: int | None
+    visits: NDArray[np.uint8]
+    collision_cells: Mask

@@ -11,11 +11,10 @@ abandoned. Abandoned cells are retried at the end, until a retry reveals too lit
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from app.exploration.driver import EMPTY_PATCH, DriveReport, Order, Point, Pose
 from app.exploration.grid import Box, Grid, GridFrame, LogOdds, Mask
@@ -23,16 +22,13 @@ from app.exploration.merging.evidence import occupancy
 from app.exploration.planning.assignment import initial_bearings
 from app.exploration.planning.frontier_routes import path_length
 from app.exploration.planning.frontiers import Frontier, cluster_frontiers
-from app.exploration.planning.goals import Goal, RobotState, is_valid
+from app.exploration.planning.goals import Activity, Goal, RobotState, activity_of, is_valid
 from app.exploration.planning.growth import Growth
 from app.exploration.planning.planning_map import PlanningMap, build_planning_map
-from app.exploration.planning.robot_history import RobotHistory
+from app.exploration.planning.robot_history import PlannerState, RobotHistory
 from app.exploration.planning.settings import DEFAULT_SETTINGS, PlannerSettings
 from app.exploration.planning.view_routing import choose_or_route
 from app.exploration.planning.visits import count_visit
-
-Activity = Literal["exploring", "standby", "idle"]
-"""A robot drives to a viewpoint; waits for what opens up there; or has nothing to do."""
 
 _COLLISION_AHEAD = 0.5  # cells from a blocked robot to the cell that it could not enter
 
@@ -46,26 +42,8 @@ class _Member:
     goal: Goal | None = None
     ended: bool = False
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PlannerState:
-    """What another planner needs to continue.
-
-    Attributes:
-        reports: all reports of each robot combined into one, by slot.
-        lost: slots of the robots that no longer take part.
-        rounds: barriers so far.
-        retried: number of known cells at the last retry of abandoned frontiers, None before it.
-        visits: (rows, cols) uint8, number of visits that left a frontier cell unchanged.
-        collision_cells: (rows, cols) bool, cells that a robot could not enter.
-    """
-
-    reports: tuple[DriveReport, ...]
-    lost: tuple[int, ...]
-    rounds: int
-    retried: int | None
-    visits: NDArray[np.uint8]
-    collision_cells: Mask
+    def take_over(self, other: "_Member") -> None:
+        self.goal, self.ended, self.bearing = other.goal, other.ended, other.bearing
 
 
 class TeamPlanner:
@@ -112,6 +90,7 @@ class TeamPlanner:
         self._retried_at: int | None = None
         self._growth = Growth(window_m=self.settings.growth_window_m * len(poses))
         self._last_map: PlanningMap | None = None
+        self._left: Mask | None = None
 
     @classmethod
     def recover(
@@ -186,10 +165,7 @@ class TeamPlanner:
     @property
     def activities(self) -> list[Activity]:
         """What each robot does, by slot: it views, it is on standby, or it is not needed."""
-        return [
-            "idle" if goal is None else "standby" if goal.standby else "exploring"
-            for goal in (robot.goal for robot in self._robots)
-        ]
+        return [activity_of(robot.goal) for robot in self._robots]
 
     @property
     def paths(self) -> list[list[Point]]:
@@ -261,14 +237,37 @@ class TeamPlanner:
             raise ValueError(f"robots {missing} have not reported")
         if self.done or not self.active:
             return {}
+        self.apply()
+        return self.plan()
+
+    def apply(self) -> None:
+        """Apply all reports that were accepted."""
         for slot in sorted(self._pending, key=lambda slot: (self._pending[slot].time, slot)):
             self._apply(self._robots[slot], self._pending[slot])
         self._pending.clear()
-        self.rounds += 1
-        view = build_planning_map(
+
+    def planning_map(self) -> PlanningMap:
+        """Return the map that all applied reports make."""
+        self._last_map = build_planning_map(
             self._evidence, self._collisions, self._known, self.frame, before=self._last_map
         )
-        self._last_map = view
+        return self._last_map
+
+    def leave(self, cells: Mask | None) -> None:
+        """Leave the frontiers in some cells to others, (rows, cols) bool; None leaves nothing."""
+        self._left = cells
+
+    def continue_from(self, other: "TeamPlanner", slots: Sequence[int]) -> None:
+        """Take over the goals of robots from another planner, and how the map grew for it."""
+        self._growth = deepcopy(other._growth)  # noqa: SLF001, of this class
+        for slot in slots:
+            self._robots[slot].take_over(other._robots[slot])  # noqa: SLF001
+
+    def plan(self) -> dict[int, Order]:
+        """Return the next orders from the applied reports; empty if nothing is left to explore."""
+        self.done = False
+        self.rounds += 1
+        view = self.planning_map()
         self._growth.add(sum(self.distances), self._known_cells())
         self._count_visits(view)
         self._assign_goals(view)
@@ -330,6 +329,8 @@ class TeamPlanner:
     def _assign_goals(self, view: PlanningMap) -> None:
         """Drop goals that are no longer valid; if a robot needs one, assign all goals again."""
         live = view.frontier_mask & (self._visits[view.box.slices] < self.settings.max_visits)
+        if self._left is not None:
+            live &= ~self._left[view.box.slices]
         team = self._team()
         lost = False
         for robot in team:

@@ -28,6 +28,7 @@ class Exploration:
         seconds: simulated seconds.
         rounds: number of barriers.
         frontiers_left: a point of each remaining frontier, metres.
+        shared_goals: number of barriers at which two robots had one goal.
     """
 
     grid: Grid
@@ -39,6 +40,7 @@ class Exploration:
     seconds: float
     rounds: int
     frontiers_left: list[Point]
+    shared_goals: int
 
 
 def simulate(
@@ -74,7 +76,10 @@ def simulate(
         report = team[slot].deploy(pose)
         first_seen.record(slot, report)
         planner.observe(slot, report)
+    shared_goals = 0
     while not until.is_met(planner) and (orders := planner.decide()):
+        goals = [goal for goal in planner.goals if goal is not None]
+        shared_goals += len(set(goals)) < len(goals)
         for slot, order in until.limit(orders).items():
             if order.until >= lost.get(slot, float("inf")):
                 planner.remove(slot)
@@ -93,4 +98,5 @@ def simulate(
         seconds=planner.time,
         rounds=planner.rounds,
         frontiers_left=planner.frontiers_left,
+        shared_goals=shared_goals,
     )

@@ -231,7 +231,7 @@ function table(frame, robots) {
       for (let i = 0; i < 4; i += 1) row.insertCell();
       row.cells[2].className = row.cells[4].className = "number";
     }
-    const state = robot.lost ? `✗ lost: ${robot.lost}` : robot.apart ? "map not merged yet" : page.outcome ? page.outcome : doing[robot.activity] ?? (robot.goal ? "▶ driving" : "waiting");
+    const state = robot.lost ? `✗ lost: ${robot.lost}` : robot.apart ? "map not merged yet" : page.outcome ? page.outcome : robot.unheard_s ? `out of reach for ${seconds(robot.unheard_s)}` : doing[robot.activity] ?? (robot.goal ? "▶ driving" : "waiting");
     const age = Math.max(0, (page.over || !page.live ? decoder.frames.at(-1).ms : serverNow() * 1000) - (updates.get(robot.name)?.ms ?? 0)) / 1000;
     const texts = [state, `${robot.driven_m.toFixed(1)} m`,
       robot.goal && !robot.lost ? `${robot.goal[0].toFixed(1)}, ${robot.goal[1].toFixed(1)}` : "–", `${seconds(age)} ago`];

@@ -19,7 +19,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from app.exploration.driver import DriveReport, Patch, Pose
 from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, GridFrame
-from app.exploration.planning.team_planner import PlannerState
+from app.exploration.planning.robot_history import PlannerState
 from app.export.anchor import Anchor, BadAnchor
 from app.export.geojson import features_of
 from app.export.mcap_file import McapFile

@@ -234,6 +234,35 @@ async def test_an_exploration_ends_when_enough_is_found(
     assert not any(robot.holder for robot in await fleet.robots())
 
 
+async def test_robots_out_of_reach_are_named(app_bus: Bus, area: str) -> None:
+    """Progress and frames say which robots are not heard, until when they count as present."""
+    choose_settings(progress_interval_s=0.0)
+    stages: list[dict[str, Any]] = []
+    async with robots(app_bus, ["r1", "r2"]):
+        mission = await _plan(app_bus, area, await _allocate(app_bus, "m1", 2))
+        async with listening(app_bus, [perform_exploration]):
+            stream = get_settings().exploration_stream
+            reply = await request_and_reply(
+                stream,
+                "exploration:perform",
+                mission | {"radio": "distance:0"},
+                on_progress=stages.append,
+            )
+    assert reply["payload"]["lost"] == {}
+    absent = [
+        named
+        for stage in stages
+        if stage["status"] == "progress"
+        for named in stage["payload"].get("out_of_reach", {}).items()
+    ]
+    assert absent
+    for name, times in absent:
+        assert name in {"r1", "r2"}
+        assert times["missing_at_s"] == times["heard_s"] + 600.0
+    frames = [frame async for _, frame, _ in read_frames("m1")]
+    assert any(robot.unheard_s > 0.0 for frame in frames for robot in frame.robots)
+
+
 async def test_robots_say_what_they_do(app_bus: Bus, area: str) -> None:
     """The frames of a mission name each robot's activity."""
     choose_settings(progress_interval_s=0.0)

@@ -84,6 +84,11 @@ async def test_one_key_is_one_mission(app_bus: Bus, sent: list[tuple[str, str]])
         ({"area": "room", "robot_count": 1, "robots": 1}, "robots: is not a field"),
         ({"area": "nowhere", "robot_count": 1}, "nowhere"),
         ({"area": "room", "robot_count": 1, "until": 5}, "until: must be text"),
+        ({"area": "room", "robot_count": 2, "radio": "wifi"}, "radio: 'wifi' is no radio model"),
+        (
+            {"area": "room", "robot_count": 2, "radio": "ir2", "known_poses": False},
+            "radio: robots with unknown poses need a perfect radio",
+        ),
         (
             {"area": "room", "robot_count": 1, "until": "coverage:95"},
             "until: '95' is no number for coverage; give everything, coverage:SHARE",

@@ -14,9 +14,9 @@ from app.exploration.mapping.slam_robot import SlamRobot
 from app.exploration.merging.joint_map import joint_maps, project_onto_floor
 from app.exploration.planning.map_clusters import build_cluster, realign_cluster
 from app.exploration.planning.rendezvous import RendezvousPlanner
-from app.exploration.planning.robot_history import RobotHistory
+from app.exploration.planning.robot_history import PlannerState, RobotHistory
 from app.exploration.planning.settings import UNKNOWN_POSE_SETTINGS
-from app.exploration.planning.team_planner import PlannerState, TeamPlanner
+from app.exploration.planning.team_planner import TeamPlanner
 from app.exploration.se2 import between, compose, inverse, of_pose, to_pose
 from app.exploration.simulation.deployment import deploy_slam_robot, own_frame, place_bases
 from app.exploration.simulation.halls_and_caves import draw_cave

@@ -121,3 +121,9 @@ def test_a_floor_without_walls_is_explored() -> None:
     share, _ = measured(open_ground, 2, 1)
 
     assert share >= 0.99
+
+
+@pytest.mark.parametrize("robots", [2, 5])
+def test_no_two_robots_have_one_goal(robots: int) -> None:
+    """At no barrier of a mission do two robots drive to one place."""
+    assert simulate(draw_office(3, width=16.0, height=12.0), robots, 1).shared_goals == 0

@@ -13,7 +13,8 @@ from app.exploration.clearance import clear_length
 from app.exploration.driver import DriveReport, Order, Patch, Point, Pose
 from app.exploration.grid import OCCUPIED, UNKNOWN
 from app.exploration.merging.evidence import merge_layers
-from app.exploration.planning.team_planner import PlannerState, TeamPlanner
+from app.exploration.planning.robot_history import PlannerState
+from app.exploration.planning.team_planner import TeamPlanner
 from app.exploration.simulation.floor_plans import draw_rooms
 from app.exploration.simulation.simulated_robot import SimulatedRobot
 from app.exploration.simulation.start_poses import start_poses
