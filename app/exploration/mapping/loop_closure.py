@@ -11,7 +11,7 @@ from app.exploration.mapping.pose_graph import Edge
 from app.exploration.mapping.scan_matching import FIELD_MARGIN_M, search
 from app.exploration.se2 import Transform, apply, between, wrap
 
-_INFORMATION_SHARE = 0.3  # of a match's information: errors of scans of one place correlate
+_INFORMATION_SHARE = 0.1  # of a match's information: errors of scans of one place correlate
 
 
 @dataclass(frozen=True, slots=True)

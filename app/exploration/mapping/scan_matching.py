@@ -10,7 +10,7 @@ corridor.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,8 @@ _CELL = 0.05  # metres
 _REACH = 2.5  # sigmas within which a point raises the field
 _POOL = 4  # fine cells along one side of a coarse cell
 _PEAKS = 4  # best poses of the coarse search that are refined
+_RIVAL_CELLS = 2  # coarse cells from the best fit at which another place begins
+_RIVAL_RAD = 0.3  # and radians
 _TURNS = np.linspace(-0.03, 0.03, 5)
 _FINE = 16.0  # entries of the splat's table for each squared cell
 _MAX_STEPS = 12
@@ -64,11 +66,14 @@ class Match:
         pose: (3,) of the scan in the field's frame.
         score: 0 to 1, mean likelihood of its points.
         information: (3, 3) float64 of x, y, angle in the scan's own frame, from the field alone.
+        rival: score of the best fit in another place of the window; 0 if there is none, or if
+            nothing was searched.
     """
 
     pose: Transform
     score: float
     information: npt.NDArray[np.float64]
+    rival: float = 0.0
 
 
 def likelihood_field(
@@ -157,23 +162,41 @@ def search(
     scores = _window(
         np.ascontiguousarray(pooled), thin / step, local / step, guess[2] + turns, reach
     )
-    order = np.argsort(-scores.ravel(), kind="stable")[: 3 * _PEAKS]
-    best: Match | None = None
-    tried: list[tuple[int, ...]] = []
-    for flat in order:
-        angle, dy, dx = (int(i) for i in np.unravel_index(flat, scores.shape))
-        if any(max(abs(angle - a), abs(dy - b), abs(dx - c)) <= 1 for a, b, c in tried):
-            continue
-        tried.append((angle, dy, dx))
+
+    def refined(angle: int, dy: int, dx: int) -> Match:
         start = guess + np.array([(dx - reach) * step, (dy - reach) * step, turns[angle]])
-        close = _nearby(field, thin, start, reach=_POOL // 2, turns=_TURNS)
-        found = refine(field, points, close)
-        if best is None or found.score > best.score:
-            best = found
+        return refine(field, points, _nearby(field, thin, start, reach=_POOL // 2, turns=_TURNS))
+
+    order = np.argsort(-scores.ravel(), kind="stable")[: 3 * _PEAKS]
+    found: list[Match] = []
+    tried: list[tuple[int, int, int]] = []
+    for flat in order:
+        at = _index(int(flat), scores.shape)
+        if any(max(abs(a - b) for a, b in zip(at, other, strict=True)) <= 1 for other in tried):
+            continue
+        tried.append(at)
+        found.append(refined(*at))
         if len(tried) == _PEAKS:
             break
-    assert best is not None
-    return best
+    best = max(found, key=lambda match: match.score)
+    off = np.rint((best.pose - guess)[:2] / step).astype(int) + reach
+    turned = np.abs(np.remainder(guess[2] + turns - best.pose[2] + math.pi, 2 * math.pi) - math.pi)
+    side = np.arange(2 * reach + 1)
+    elsewhere = (
+        (turned[:, None, None] > _RIVAL_RAD)
+        | (np.abs(side - off[1])[:, None] > _RIVAL_CELLS)
+        | (np.abs(side - off[0]) > _RIVAL_CELLS)
+    )
+    if not elsewhere.any():
+        return best
+    rival = refined(*_index(int(np.argmax(np.where(elsewhere, scores, -1.0))), scores.shape))
+    return replace(best, rival=rival.score)
+
+
+def _index(flat: int, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Return turn, y and x of a flat index of the scores."""
+    angle, dy, dx = np.unravel_index(flat, shape)
+    return int(angle), int(dy), int(dx)
 
 
 def _nearby(

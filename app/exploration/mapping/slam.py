@@ -13,12 +13,22 @@ import numpy.typing as npt
 from app.exploration.mapping.keyframes import Keyframe, Scan, keyframe_field
 from app.exploration.mapping.loop_closure import LoopSpec, close_loop, loop_candidates
 from app.exploration.mapping.pose_graph import Edge, PoseGraph
-from app.exploration.mapping.scan_matching import FIELD_MARGIN_M, Match, refine, search
+from app.exploration.mapping.scan_matching import (
+    FIELD_MARGIN_M,
+    LikelihoodField,
+    Match,
+    refine,
+    search,
+)
 from app.exploration.se2 import Points, Transform, apply, between, compose
 
 _MIN_POINTS = 20  # a scan with fewer returns is not matched
 _GOOD_SCORE = 0.6  # at this score or a higher one the front end does not search
 _BETTER = 0.05  # a searched match must score higher by this to be taken
+_FAR_BETTER = 0.2  # one that contradicts the odometry by this, also higher than any other place
+_SURE_SCORE = 0.75  # minimum score of a match that contradicts the odometry
+_INFORMATION_SHARE = 0.05  # of a match's information: beams that meet one surface err alike
+_CORNERS = np.array([[-1.0, -1.0], [1.0, 1.0]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +39,7 @@ class SlamSpec:
         recent: number of last keyframes that form the field that a new scan is matched against.
         window_m: metres that the front end searches around the odometry.
         window_rad: radians that the front end searches around the odometry.
+        lost_m: metres searched, with all headings, where nothing fits close to the odometry.
         distance_noise: standard deviation of the odometry, metres per root of a metre driven.
         turn_noise: standard deviation of the heading, radians per root of a metre driven.
         turn_share: standard deviation of the heading, radians per root of a radian turned.
@@ -40,6 +51,7 @@ class SlamSpec:
     recent: int = 15
     window_m: float = 0.3
     window_rad: float = 0.2
+    lost_m: float = 1.0
     distance_noise: float = 0.05
     turn_noise: float = 0.04
     turn_share: float = 0.05
@@ -93,8 +105,10 @@ class SlamMap:
         pose = compose(self.poses[last], motion)
         information = prior = self._prior(motion)
         if matched:
-            match = self._match_recent(keyframe.points, pose, prior)
-            pose, information = match.pose, match.information + prior
+            match, near = self._match_recent(keyframe.points, pose, prior)
+            pose, information = match.pose, _INFORMATION_SHARE * match.information
+            if near:
+                information += prior
         motion = between(self.poses[last], pose)
         self._append(keyframe, pose)
         self.graph.add(Edge(last, last + 1, motion, information, trusted=True))
@@ -123,21 +137,38 @@ class SlamMap:
 
     def _match_recent(
         self, points: Points, guess: Transform, prior: npt.NDArray[np.float64]
-    ) -> Match:
-        """Match a scan against the last keyframes, near the pose by odometry."""
+    ) -> tuple[Match, bool]:
+        """Match a scan against the last keyframes, near the pose by odometry.
+
+        If nothing fits there, the odometry may be wrong, for instance after a collision or a gap in
+        a log. Then all headings are searched, and only a far better fit that has no rival counts.
+
+        Returns:
+            The match, and whether it agrees with the odometry.
+        """
         spec = self.spec
-        around = keyframe_field(
-            self.keyframes[-spec.recent :],
-            self.poses[-spec.recent :],
-            apply(guess, points),
-            margin=spec.window_m + FIELD_MARGIN_M,
-        )
+        around = self._recent_field(apply(guess, points), spec.window_m)
         match = refine(around, points, guess, prior)
-        if match.score < _GOOD_SCORE:
-            found = search(around, points, guess, window=spec.window_m, turn=spec.window_rad)
-            if found.score > match.score + _BETTER:
-                return found
-        return match
+        if match.score >= _GOOD_SCORE:
+            return match, True
+        found = search(around, points, guess, window=spec.window_m, turn=spec.window_rad)
+        if found.score > match.score + _BETTER:
+            match = found
+        if match.score >= _GOOD_SCORE:
+            return match, True
+        reach = float(np.hypot(*points.T).max())
+        around = self._recent_field(guess[:2] + reach * _CORNERS, spec.lost_m)
+        found = search(around, points, guess, window=spec.lost_m, turn=math.pi)
+        if found.score >= max(_SURE_SCORE, match.score + _FAR_BETTER, found.rival + _FAR_BETTER):
+            return found, False
+        return match, True
+
+    def _recent_field(self, around: Points, window: float) -> LikelihoodField:
+        """Build the field of the last keyframes around points, (n, 2) metres, for a search window."""
+        recent = self.spec.recent
+        return keyframe_field(
+            self.keyframes[-recent:], self.poses[-recent:], around, margin=window + FIELD_MARGIN_M
+        )
 
     def _close_loops(self) -> None:
         """Match the last keyframe against older ones, and solve the graph when that is due."""

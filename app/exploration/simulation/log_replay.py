@@ -151,7 +151,7 @@ def _parse(path: Path, number: int, fields: Sequence[str], reach: float) -> LogR
         raise LogError(f"log {path.name}, line {number}: not a FLASER line") from error
     if len(ranges) != beams or len(odometry) != len("xyt") or not np.isfinite(odometry).all():
         raise LogError(f"log {path.name}, line {number}: fewer or more than {beams} beams")
-    angles = np.linspace(-_FIELD_OF_VIEW / 2, _FIELD_OF_VIEW / 2, beams)
+    angles = -_FIELD_OF_VIEW / 2 + _FIELD_OF_VIEW / (beams - beams % 2) * np.arange(beams)
     valid = np.isfinite(ranges) & (ranges > 0.0)
     ranges = np.where(ranges > reach, np.inf, ranges)
     return LogRecord(Scan(angles[valid], ranges[valid], reach), odometry)

@@ -26,6 +26,22 @@ def test_a_line_holds_a_scan_and_the_odometry(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("beams", "first", "last"), [(180, -90.0, 89.0), (181, -90.0, 90.0), (361, -90.0, 90.0)]
+)
+def test_beams_are_spaced_as_the_lidar_spaces_them(
+    tmp_path: Path, beams: int, first: float, last: float
+) -> None:
+    """An even number of beams leaves out the last direction; the spacing is that of one more."""
+    path = tmp_path / "run.log"
+    path.write_text(f"FLASER {beams} {'1.0 ' * beams}0 0 0 0 0 0 1 host 1\n")
+
+    (record,) = read_carmen(path)
+
+    assert np.degrees(record.scan.angles[[0, -1]]) == pytest.approx([first, last])
+    assert np.ptp(np.diff(record.scan.angles)) < 1e-9
+
+
+@pytest.mark.parametrize(
     ("text", "fault"),
     [
         ("ODOM 1 2 3\n", "no FLASER line"),
