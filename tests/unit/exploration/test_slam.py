@@ -76,7 +76,7 @@ def test_a_place_that_fits_both_ways_keeps_the_odometry() -> None:
 
 
 def test_a_symmetric_room_has_a_rival() -> None:
-    """In an empty room a scan of all sides fits in the other direction as well; a furnished one has one place."""
+    """In an empty room a scan of all sides fits in the other direction; in a furnished one it has one place."""
     scores = {}
     for name, blocked in (("empty", room()), ("furnished", FURNISHED)):
         middle = np.array([11.0, 5.0, 0.0])
