@@ -73,7 +73,7 @@ class PlannerSettings:
     sensor_range_m: float = 8.0
     beam_spacing_rad: float = math.radians(1.0)
     open_frontier_m: float = 3.0
-    diminished_share: float = 0.08
+    diminished_share: float = 0.04
     growth_window_m: float = 6.0
     standby_cost_m: float = 3.0
     standby_distance_m: float = 1.0
