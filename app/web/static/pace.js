@@ -1,8 +1,8 @@
-// How often the map is drawn: with each frame of the display or, where the browser has not kept up, twice a second.
+// How often the map is drawn: with each frame of the display or, where the browser has not kept up, once a second.
 // A page that shares its processors with robots, or with other pages, leaves them to these.
 
 const SLOW_MS = 50, USUAL_MS = 1000 / 60, LONGEST_MS = 200; // frames that come more slowly than this, for a second or so
-const REST_MS = 500, RESTS_MS = 20000;
+const REST_MS = 1000, RESTS_MS = 20000;
 const SHARE = 0.08; // of a new interval in the average
 
 export class Pace {
