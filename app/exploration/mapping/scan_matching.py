@@ -28,6 +28,7 @@ _CELL = 0.05  # metres
 _REACH = 2.5  # sigmas within which a point raises the field
 _POOL = 4  # fine cells along one side of a coarse cell
 _PEAKS = 4  # best poses of the coarse search that are refined
+_INFORMATION_SHARE = 0.05  # of the curvature: returns from one surface do not err independently
 _RIVAL_CELLS = 2  # coarse cells from the best fit at which another place begins
 _RIVAL_RAD = 0.3  # and radians
 _TURNS = np.linspace(-0.03, 0.03, 5)
@@ -130,7 +131,7 @@ def refine(
         [math.sin(pose[2]), math.cos(pose[2])],
     ]
     placed = np.array([pose[0] * _CELL + field.x, pose[1] * _CELL + field.y, pose[2]])
-    return Match(placed, float(score), turn.T @ hessian @ turn)
+    return Match(placed, float(score), _INFORMATION_SHARE * turn.T @ hessian @ turn)
 
 
 def search(
