@@ -97,7 +97,7 @@ def close_loop(
         apply(guess, points),
         margin=window + FIELD_MARGIN_M,
     )
-    match = search(field, points, guess, window=window, turn=turn)
+    match = search(field, points, guess, window=window, turn=turn, rival=True)
     if match.score < max(spec.min_score, match.rival + spec.min_lead):
         return None
     motion = between(poses[older], match.pose)

@@ -6,6 +6,7 @@ each match becomes an edge of the pose graph. When the graph is solved, all pose
 
 import math
 from dataclasses import dataclass, field
+from statistics import median
 
 import numpy as np
 import numpy.typing as npt
@@ -164,7 +165,7 @@ class SlamMap:
         if match.score < _LOST * usual:
             reach = float(np.hypot(*points.T).max())
             around = self._recent_field(guess[:2] + reach * _CORNERS, spec.lost_m)
-            found = search(around, points, guess, window=spec.lost_m, turn=math.pi)
+            found = search(around, points, guess, window=spec.lost_m, turn=math.pi, rival=True)
             needed = (_DOUBTFUL * usual, match.score + _FAR_BETTER, found.rival + _UNRIVALLED)
             if found.score >= max(needed):
                 return found, False
@@ -172,7 +173,7 @@ class SlamMap:
 
     def _usual_score(self) -> float:
         """Return the median score of the last matches: it depends on the lidar and the place."""
-        return float(np.median(self._scores[-_USUAL:])) if self._scores else _FIRST_SCORE
+        return median(self._scores[-_USUAL:]) if self._scores else _FIRST_SCORE
 
     def _recent_field(self, around: Points, window: float) -> LikelihoodField:
         """Build the field of the last keyframes around points, (n, 2) metres, for a search window."""

@@ -85,7 +85,7 @@ def test_a_symmetric_room_has_a_rival() -> None:
         points = scan_at(blocked, middle, beams=ROUND).points()
         corners = np.array([[-1.0, -2.0], [22.0, 12.0]])
         field = likelihood_field([points], middle[None], corners, margin=1.5)
-        scores[name] = search(field, points, middle, window=1.0, turn=math.pi)
+        scores[name] = search(field, points, middle, window=1.0, turn=math.pi, rival=True)
 
     assert scores["empty"].rival > 0.9
     assert scores["furnished"].score > 0.9
