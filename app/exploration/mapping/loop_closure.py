@@ -11,8 +11,6 @@ from app.exploration.mapping.pose_graph import Edge
 from app.exploration.mapping.scan_matching import FIELD_MARGIN_M, search
 from app.exploration.se2 import Transform, apply, between, wrap
 
-_INFORMATION_SHARE = 0.1  # of a match's information: errors of scans of one place correlate
-
 
 @dataclass(frozen=True, slots=True)
 class LoopSpec:
@@ -29,6 +27,8 @@ class LoopSpec:
         drift_m: growth of that window, metres per metre driven since the older end.
         drift_rad: growth of that window, radians per metre driven since the older end.
         min_score: minimum score of a match.
+        min_lead: by how much a match must score higher than one in another place of the window; in
+            a corridor that looks alike everywhere none does.
         max_pending: number of loops after which the graph is solved.
         solve_shift: the graph is solved at once if a match is further than this from the current
             pose, metres plus radians.
@@ -44,6 +44,7 @@ class LoopSpec:
     drift_m: float = 0.01
     drift_rad: float = 0.002
     min_score: float = 0.6
+    min_lead: float = 0.05
     max_pending: int = 8
     solve_shift: float = 0.04
 
@@ -82,7 +83,7 @@ def close_loop(
 
     Returns:
         The edge and by how much the match differs from the current pose, metres plus radians;
-        None if the match is too weak.
+        None if the match is too weak or fits in another place almost as well.
     """
     last = len(keyframes) - 1
     first, end = max(older - spec.half, 0), min(older + spec.half + 1, len(keyframes))
@@ -96,10 +97,10 @@ def close_loop(
         apply(guess, points),
         margin=window + FIELD_MARGIN_M,
     )
-    match = search(field, points, guess, window=window, turn=turn)
-    if match.score < spec.min_score:
+    match = search(field, points, guess, window=window, turn=turn, rival=True)
+    if match.score < max(spec.min_score, match.rival + spec.min_lead):
         return None
     motion = between(poses[older], match.pose)
-    edge = Edge(older, last, motion, _INFORMATION_SHARE * match.information, trusted=False)
+    edge = Edge(older, last, motion, match.information, trusted=False)
     off = match.pose - guess
     return edge, math.hypot(off[0], off[1]) + abs(wrap(off[2]))

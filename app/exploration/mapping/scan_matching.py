@@ -28,6 +28,7 @@ _CELL = 0.05  # metres
 _REACH = 2.5  # sigmas within which a point raises the field
 _POOL = 4  # fine cells along one side of a coarse cell
 _PEAKS = 4  # best poses of the coarse search that are refined
+_INFORMATION_SHARE = 0.05  # of the curvature: returns from one surface do not err independently
 _RIVAL_CELLS = 2  # coarse cells from the best fit at which another place begins
 _RIVAL_RAD = 0.3  # and radians
 _TURNS = np.linspace(-0.03, 0.03, 5)
@@ -67,7 +68,7 @@ class Match:
         score: 0 to 1, mean likelihood of its points.
         information: (3, 3) float64 of x, y, angle in the scan's own frame, from the field alone.
         rival: score of the best fit in another place of the window; 0 if there is none, or if
-            nothing was searched.
+            none was searched for.
     """
 
     pose: Transform
@@ -130,7 +131,7 @@ def refine(
         [math.sin(pose[2]), math.cos(pose[2])],
     ]
     placed = np.array([pose[0] * _CELL + field.x, pose[1] * _CELL + field.y, pose[2]])
-    return Match(placed, float(score), turn.T @ hessian @ turn)
+    return Match(placed, float(score), _INFORMATION_SHARE * turn.T @ hessian @ turn)
 
 
 def search(
@@ -140,6 +141,7 @@ def search(
     *,
     window: float,
     turn: float,
+    rival: bool = False,
 ) -> Match:
     """Find the best fit in a window around a guess.
 
@@ -149,6 +151,7 @@ def search(
         guess: (3,) of the scan in the field's frame.
         window: metres to each side in x and y.
         turn: radians to each side.
+        rival: also find the best fit in another place.
     """
     rows, cols = field.cells.shape
     pooled = field.cells.reshape(rows // _POOL, _POOL, cols // _POOL, _POOL).max(axis=(1, 3))
@@ -179,6 +182,8 @@ def search(
         if len(tried) == _PEAKS:
             break
     best = max(found, key=lambda match: match.score)
+    if not rival:
+        return best
     off = np.rint((best.pose - guess)[:2] / step).astype(int) + reach
     turned = np.abs(np.remainder(guess[2] + turns - best.pose[2] + math.pi, 2 * math.pi) - math.pi)
     side = np.arange(2 * reach + 1)
@@ -189,8 +194,8 @@ def search(
     )
     if not elsewhere.any():
         return best
-    rival = refined(*_index(int(np.argmax(np.where(elsewhere, scores, -1.0))), scores.shape))
-    return replace(best, rival=rival.score)
+    other = refined(*_index(int(np.argmax(np.where(elsewhere, scores, -1.0))), scores.shape))
+    return replace(best, rival=other.score)
 
 
 def _index(flat: int, shape: tuple[int, ...]) -> tuple[int, int, int]:

@@ -6,6 +6,7 @@ each match becomes an edge of the pose graph. When the graph is solved, all pose
 
 import math
 from dataclasses import dataclass, field
+from statistics import median
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +24,14 @@ from app.exploration.mapping.scan_matching import (
 from app.exploration.se2 import Points, Transform, apply, between, compose
 
 _MIN_POINTS = 20  # a scan with fewer returns is not matched
-_GOOD_SCORE = 0.6  # at this score or a higher one the front end does not search
+_USUAL = 50  # number of last scans whose median score is the usual one
+_FIRST_SCORE = 0.75  # usual score before the first match
+_DOUBTFUL = 0.9  # of the usual score: the front end searches below it
+_LOST = 0.7  # of the usual score: the front end searches all headings below it
 _BETTER = 0.05  # a searched match must score higher by this to be taken
-_FAR_BETTER = 0.2  # one that contradicts the odometry by this, also higher than any other place
-_SURE_SCORE = 0.75  # minimum score of a match that contradicts the odometry
-_INFORMATION_SHARE = 0.05  # of a match's information: beams that meet one surface err alike
+_FAR_BETTER = 0.2  # and one that contradicts the odometry by this
+_UNRIVALLED = 0.1  # higher than that in any other place
+_DOUBTFUL_SHARE = 0.1  # of a doubtful match's information
 _CORNERS = np.array([[-1.0, -1.0], [1.0, 1.0]])
 
 
@@ -78,6 +82,7 @@ class SlamMap:
         self.graph = PoseGraph()
         self.poses: Transform = np.zeros((0, 3))
         self._pending = 0
+        self._scores: list[float] = []
 
     @property
     def last(self) -> Transform:
@@ -106,9 +111,12 @@ class SlamMap:
         information = prior = self._prior(motion)
         if matched:
             match, near = self._match_recent(keyframe.points, pose, prior)
-            pose, information = match.pose, _INFORMATION_SHARE * match.information
+            pose, information = match.pose, match.information
+            if match.score < _DOUBTFUL * self._usual_score():
+                information = _DOUBTFUL_SHARE * information
             if near:
-                information += prior
+                information = information + prior
+            self._scores.append(match.score)
         motion = between(self.poses[last], pose)
         self._append(keyframe, pose)
         self.graph.add(Edge(last, last + 1, motion, information, trusted=True))
@@ -147,21 +155,25 @@ class SlamMap:
             The match, and whether it agrees with the odometry.
         """
         spec = self.spec
+        usual = self._usual_score()
         around = self._recent_field(apply(guess, points), spec.window_m)
         match = refine(around, points, guess, prior)
-        if match.score >= _GOOD_SCORE:
-            return match, True
-        found = search(around, points, guess, window=spec.window_m, turn=spec.window_rad)
-        if found.score > match.score + _BETTER:
-            match = found
-        if match.score >= _GOOD_SCORE:
-            return match, True
-        reach = float(np.hypot(*points.T).max())
-        around = self._recent_field(guess[:2] + reach * _CORNERS, spec.lost_m)
-        found = search(around, points, guess, window=spec.lost_m, turn=math.pi)
-        if found.score >= max(_SURE_SCORE, match.score + _FAR_BETTER, found.rival + _FAR_BETTER):
-            return found, False
+        if match.score < _DOUBTFUL * usual:
+            found = search(around, points, guess, window=spec.window_m, turn=spec.window_rad)
+            if found.score > match.score + _BETTER:
+                match = found
+        if match.score < _LOST * usual:
+            reach = float(np.hypot(*points.T).max())
+            around = self._recent_field(guess[:2] + reach * _CORNERS, spec.lost_m)
+            found = search(around, points, guess, window=spec.lost_m, turn=math.pi, rival=True)
+            needed = (_DOUBTFUL * usual, match.score + _FAR_BETTER, found.rival + _UNRIVALLED)
+            if found.score >= max(needed):
+                return found, False
         return match, True
+
+    def _usual_score(self) -> float:
+        """Return the median score of the last matches: it depends on the lidar and the place."""
+        return median(self._scores[-_USUAL:]) if self._scores else _FIRST_SCORE
 
     def _recent_field(self, around: Points, window: float) -> LikelihoodField:
         """Build the field of the last keyframes around points, (n, 2) metres, for a search window."""
