@@ -1,12 +1,13 @@
 // How often the map is drawn: with each frame of the display or, where the browser has not kept up, once a second.
+// Each time that it has not kept up again, it is twice as long.
 // A page that shares its processors with robots, or with other pages, leaves them to these.
 
-const SLOW_MS = 50, USUAL_MS = 1000 / 60, LONGEST_MS = 200; // frames that come more slowly than this, for a second or so
-const REST_MS = 1000, RESTS_MS = 20000;
+const SLOW_MS = 34, USUAL_MS = 1000 / 60, LONGEST_MS = 200; // frames that come more slowly than this, for a second or so
+const REST_MS = 1000, RESTS_MS = [20000, 320000];
 const SHARE = 0.08; // of a new interval in the average
 
 export class Pace {
-  #draw; #average = USUAL_MS; #before = 0; #restsUntil = 0; #timer = 0;
+  #draw; #average = USUAL_MS; #before = 0; #restsUntil = 0; #restsMs = RESTS_MS[0]; #timer = 0;
 
   // draw: an async function of the time in milliseconds, which returns whether it may be drawn less often.
   constructor(draw) {
@@ -22,7 +23,10 @@ export class Pace {
     this.#before = now;
     if (now >= this.#restsUntil) {
       this.#average += SHARE * (interval - this.#average);
-      if (this.#average > SLOW_MS) this.#restsUntil = now + RESTS_MS;
+      if (this.#average > SLOW_MS) {
+        this.#restsUntil = now + this.#restsMs;
+        this.#restsMs = Math.min(2 * this.#restsMs, RESTS_MS[1]);
+      }
     }
     if (now >= this.#restsUntil || !mayRest) { this.#ask(); return; }
     this.#average = USUAL_MS;
@@ -31,7 +35,7 @@ export class Pace {
 
   // Who looks closely sees each frame.
   #wake() {
-    [this.#restsUntil, this.#average] = [0, USUAL_MS];
+    [this.#restsUntil, this.#restsMs, this.#average] = [0, RESTS_MS[0], USUAL_MS];
     if (!this.#timer) return;
     clearTimeout(this.#timer);
     this.#timer = 0;
