@@ -118,9 +118,7 @@ def _sightings(  # noqa: PLR0917, compiled: no keyword crosses cheaply
                 if not _sees(grid, free, at_row, at_col, row, col, 1):
                     continue
                 if used == found.shape[0]:
-                    larger = np.empty((2 * used, 2), np.int64)
-                    larger[:used] = found
-                    found = larger
+                    found = _with_more_room(found)
                 found[used, 0] = index
                 found[used, 1] = at_row * cols + at_col
                 used += 1
@@ -162,13 +160,19 @@ def _narrow_sightings(
                     if not _sees(grid, free, at_row, at_col, row, col, 5):
                         continue
                     if used == found.shape[0]:
-                        larger = np.empty((2 * used, 2), np.int64)
-                        larger[:used] = found
-                        found = larger
+                        found = _with_more_room(found)
                     found[used, 0] = index
                     found[used, 1] = at_row * cols + at_col
                     used += 1
     return found[:used, 0].copy(), found[:used, 1].copy()
+
+
+@njit(cache=True, nogil=True)
+def _with_more_room(found: _Indices) -> _Indices:
+    """Return a copy that is twice as long."""
+    larger = np.empty((2 * found.shape[0], 2), np.int64)
+    larger[: found.shape[0]] = found
+    return larger
 
 
 @njit(cache=True, nogil=True)
