@@ -38,14 +38,14 @@ local function move_due(call, stream)
     if score > now then
       break
     end
-    remove_paged(call, later, score, key)
     local is_readable, record = pcall(read_record, call, key)
     if not is_readable then
       add_paged(call, later, now + NEWER_PAUSE_MS, key) -- a newer release moves its own
     elseif record.status == 'pending' and record.due > 0 then
       record.due = 0
-      enter(call, stream, key, record)
+      enter(call, stream, key, record) -- if it fails, the index still has the request
     end
+    remove_paged(call, later, score, key)
   end
   local limits = stream .. ':limits'
   for _, name in ipairs(redis.call('ZRANGEBYSCORE', limits, '-inf', int(now), 'LIMIT', 0, DUE_LIMIT)) do
