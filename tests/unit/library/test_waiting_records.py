@@ -14,8 +14,9 @@ from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
 
 from sagastream import Bus, Command, Priority, Retention, UnknownLayout, multi_stage_reply
-from sagastream._functions.library import RECORD_LAYOUT
+from sagastream._functions.library import RECORD_LAYOUT, function_name
 from sagastream._telemetry import spans
+from sagastream.errors import ServerError
 from sagastream.flow_control import pause, queues, resume
 from tests.listeners import listening
 from tests.plain_client import add_entry, call
@@ -267,3 +268,36 @@ async def test_one_that_waits_for_a_limit_is_small_too(bus: Bus) -> None:
         "c",
         "answers:to-us",
     )
+
+
+async def test_a_due_request_that_cannot_go_on_stays_in_the_index(bus: Bus) -> None:
+    """Its stream is a key of another type for a while; then it begins."""
+    begun = []
+
+    @multi_stage_reply(stream=STREAM, event_type="work:do")
+    async def work(command: Command) -> None:
+        begun.append(command.request_id)
+
+    await _emit(bus, "r", delay_s=0.05)
+    await call(bus, "SET", STREAM, "of another type")
+    keys = [bus.key(name) for name in ("sweeper", STREAM, "remembered")]
+
+    async def cannot_go_on() -> bool:
+        try:
+            await bus.command(
+                *("FCALL", function_name("sweep"), 3, *keys, "c", "g", 1000, 0, 1, 1, 1)
+            )
+        except ServerError as error:
+            return "XADD" in str(error) or "WRONGTYPE" in str(error)
+        return False
+
+    async def is_due() -> bool:
+        seconds, microseconds = map(int, await bus.command("TIME"))
+        return seconds * 1000 + microseconds / 1000 > int((await record_of(bus, "r"))["due"])
+
+    await eventually(is_due, within_s=5, why="it is due")
+    assert await cannot_go_on()
+    assert await call(bus, "GET", f"{INDEX}:length") == b"1"
+    await call(bus, "DEL", STREAM)
+    async with listening(bus, [work]):
+        await eventually(lambda: begun == ["r"], within_s=20, why="it has begun")
