@@ -281,7 +281,7 @@ async def test_a_due_request_that_cannot_go_on_stays_in_the_index(bus: Bus) -> N
     await _emit(bus, "r", delay_s=0.05)
     await call(bus, "SET", STREAM, "of another type")
     keys = [bus.key(name) for name in ("sweeper", STREAM, "remembered")]
-    sweep = [function_name("sweep"), 3, *keys, "c", "g", 1000, 0, 1, 1, 1]
+    sweep: list[Any] = [function_name("sweep"), 3, *keys, "c", "g", 1000, 0, 1, 1, 1]
 
     async def cannot_go_on() -> bool:
         try:
