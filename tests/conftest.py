@@ -7,9 +7,13 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import opentelemetry._logs._internal as otel_logs
+import opentelemetry.metrics._internal as otel_metrics
+import opentelemetry.trace as otel_trace
 import pytest
 from blockbuster import blockbuster_ctx
 from hypothesis import HealthCheck, settings
+from opentelemetry.util._once import Once
 from pydantic_settings import BaseSettings
 
 from sagastream import Bus
@@ -63,6 +67,14 @@ def root_logger() -> Iterator[None]:
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def telemetry_providers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Restore the global providers: a program that a test runs here installs its own."""
+    for module, kind in ((otel_trace, "TRACER"), (otel_metrics, "METER"), (otel_logs, "LOGGER")):
+        monkeypatch.setattr(module, f"_{kind}_PROVIDER", vars(module)[f"_{kind}_PROVIDER"])
+        monkeypatch.setattr(module, f"_{kind}_PROVIDER_SET_ONCE", Once())
 
 
 @pytest.fixture(scope="session")

@@ -123,8 +123,9 @@ async def test_requesters_with_one_id_share_one_run(bus: Bus) -> None:
             return asyncio.create_task(reply)
 
         async def have_joined() -> bool:
-            # Only the record shows who waits for the end of a request: two inboxes here.
-            inboxes = (await record_of(bus, "r")).get("end_streams", "")
+            # Only the record shows who waits for a request: two inboxes here.
+            record = await record_of(bus, "r")
+            inboxes = record.get("reply_streams", "") + " " + record.get("end_streams", "")
             return len(inboxes.split()) == 2
 
         first, second = send(bus), send(other)
