@@ -202,7 +202,7 @@ async def _alive() -> dict[str, str]:
     return {"status": "ok"}
 
 
-async def _time() -> ServerTime:
+async def _time(request: Request) -> ServerTime:
     """Return this machine's time, if the Redis or Valkey server answers within a second."""
     try:
         async with asyncio.timeout(_CONTACT_S):
@@ -210,7 +210,8 @@ async def _time() -> ServerTime:
     except TimeoutError:
         detail = f"{get_bus().address} does not answer within {_CONTACT_S:g} s"
         raise HTTPException(503, detail) from None
-    return ServerTime(now=time.time())
+    pages_here = request.app.state.stream_limits.open_here(request.scope)
+    return ServerTime(now=time.time(), pages_here=max(1, pages_here))
 
 
 async def _list(given: Annotated[MissionFilter, Query()]) -> list[MissionRow]:

@@ -3,9 +3,13 @@
 import contextlib
 from collections import Counter
 from collections.abc import Iterator
+from ipaddress import ip_address
+
+from starlette.types import Scope
 
 from app.config import Settings
 from sagastream import SagastreamError
+from sagastream.web.rate_limits import client_of
 
 
 class LimitReached(SagastreamError):
@@ -46,6 +50,14 @@ class StreamLimits:
         self._per_mission = settings.web_streams_per_mission
         self._clients = Counter[str]()
         self._missions = Counter[str]()
+
+    def open_here(self, scope: Scope) -> int:
+        """How many streams this machine shows itself; 0 for a client on another machine."""
+        client, server = (str((scope.get(name) or ("",))[0]) for name in ("client", "server"))
+        with contextlib.suppress(ValueError):
+            if client == server or ip_address(client).is_loopback:
+                return self._clients[client_of(scope)]
+        return 0
 
     @contextlib.contextmanager
     def take(self, client: str, saga_id: str) -> Iterator[None]:

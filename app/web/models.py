@@ -79,6 +79,13 @@ class ServerTime(BaseModel):
     """The time of the machine that serves the pages."""
 
     now: Annotated[float, Field(description="Seconds since the Unix epoch.")]
+    pages_here: Annotated[
+        int,
+        Field(
+            description="How many pages of missions that machine shows itself, and so shares its"
+            " processors with; 1 for a client on another machine."
+        ),
+    ]
 
 
 class Login(BaseModel):

@@ -665,6 +665,44 @@ def test_the_trails_of_a_long_mission_stay_bounded(shown: Watched) -> None:
     assert drawn < 60_000
 
 
+_MOVING = """async () => {
+  const root = document.documentElement.dataset.root;
+  const { FrameDecoder } = await import(`${root}/static/frame_decoder.js`);
+  const { MapView } = await import(`${root}/static/map.js`);
+  const view = new MapView(document.getElementById("map")), decoder = new FrameDecoder(500_000);
+  const grid = { rows: 40, cols: 40, resolution: 0.1, origin_x: 0, origin_y: 0 };
+  const robotsAt = (x) => [0, 1, 2].map((slot) => ({
+    name: `robot-${slot}`, pose: [x + slot / 2, 1 + slot, x], driven_m: x, goal: null, lost: "", apart: false }));
+  decoder.decode({ grid, simulated_s: 0, fraction: 0.5, frontiers: [[1, 2]], robots: robotsAt(0), paths: {} }, 0, "0-0");
+  view.cells(decoder, await decoder.show(0));
+  view.camera.centre(2, 2);
+  view.camera.scale = 80;
+  const draw = (x) => view.draw({ frames: decoder.frames, index: 0, clock: 0, robots: robotsAt(x), moving: false });
+  const shown = () => {
+    const { canvas } = document.getElementById("drawing").getContext("2d");
+    return [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data];
+  };
+  const differ = (one, other) => one.reduce((count, value, i) => count + (value !== other[i]), 0);
+  const now = performance.now;
+  performance.now = () => 0;  // fields of view are drawn as time passes: here nothing but robots is drawn anew
+  draw(0);
+  const before = shown();
+  for (let step = 1; step <= 15; step += 1) draw(step / 10);
+  const moved = shown();
+  view.changed = true;
+  draw(1.5);
+  performance.now = now;
+  return [differ(before, moved), differ(moved, shown())];
+}"""
+
+
+def test_robots_that_move_leave_nothing_behind(shown: Watched) -> None:
+    """Only their places are drawn anew, and then all is as if the whole map were."""
+    moved, left = shown.page.evaluate(_MOVING)
+    assert moved > 2000
+    assert left == 0
+
+
 _SLOW_FRAMES = """
 window.asked = [];
 window.requestAnimationFrame = (draw) => {
@@ -698,4 +736,36 @@ def test_a_page_whose_frames_come_slowly_draws_less_often(
     page.locator("#speed").select_option(index=0)
     page.get_by_role("button", name="Play").click()
     wait_for("() => gaps(40).every((gap) => gap < 450)")
+    context.close()
+
+
+_COUNTED_FRAMES = """
+window.asked = [];
+const ask = window.requestAnimationFrame.bind(window);
+window.requestAnimationFrame = (draw) => { window.asked.push(performance.now()); return ask(draw); };
+window.gaps = (count) => {
+  const times = window.asked.slice(-count - 1);
+  return times.slice(1).map((time, i) => time - times[i]);
+};
+"""
+
+
+def test_pages_on_the_machine_that_serves_them_share_its_processors(
+    browser: Browser, served: tuple[str, str]
+) -> None:
+    """Ten draw about once a second each; one that an operator uses draws each frame."""
+    context = browser.new_context()
+    context.add_init_script(_COUNTED_FRAMES)
+    context.route("**/api/time", lambda route: route.fulfill(json={"now": 1e9, "pages_here": 10}))
+    page = context.new_page()
+    page.goto(f"{served[0]}/missions/{served[1]}")
+
+    def wait_for(seen: str) -> None:
+        page.wait_for_function(seen, timeout=30_000, polling=100)
+
+    shares = "() => asked.length > 3 && gaps(2).every((gap) => gap >= 900)"
+    wait_for(shares)
+    page.keyboard.press("Shift")
+    wait_for("() => gaps(4).every((gap) => gap < 900)")
+    wait_for(shares)
     context.close()

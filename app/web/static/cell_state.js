@@ -11,9 +11,11 @@ export class CellState {
   cells = null;      // Int8Array, row by row from the lowest y: -1, 0, 100
   owners = null;     // Uint8Array, as cells: 1 + the slot of the robot that was nearest when a cell became known
 
+  known = 0;         // how many cells are known
+
   copy() {
     const made = new CellState();
-    return Object.assign(made, { grid: this.grid, cells: this.cells?.slice() ?? null, owners: this.owners?.slice() ?? null });
+    return Object.assign(made, { grid: this.grid, known: this.known, cells: this.cells?.slice() ?? null, owners: this.owners?.slice() ?? null });
   }
 
   // Applies what a frame changes. Returns the changed boxes, or null if everything changed.
@@ -22,6 +24,7 @@ export class CellState {
       this.grid = grid;
       this.cells = new Int8Array(grid.rows * grid.cols).fill(-1);
       this.owners = new Uint8Array(this.cells.length);
+      this.known = 0;
     }
     const boxes = [];
     for (const piece of pieces) boxes.push(await this.#applyPiece(piece, robots));
@@ -38,7 +41,9 @@ export class CellState {
       for (let col = 0; col < cols; col += 1) {
         const value = values[row * cols + col];
         if (value === cells[first + col]) continue;
-        if (cells[first + col] < 0 && value >= 0) owners[first + col] = nearest(places, col0 + col, row0 + row);
+        const before = cells[first + col];
+        if (before < 0 && value >= 0) owners[first + col] = nearest(places, col0 + col, row0 + row);
+        this.known += (value >= 0) - (before >= 0);
         cells[first + col] = value;
       }
     }
@@ -50,12 +55,12 @@ export class CellState {
     const both = new Uint8Array(2 * this.cells.length);
     both.set(new Uint8Array(this.cells.buffer));
     both.set(this.owners, this.cells.length);
-    return { grid: this.grid, bytes: await through(both, new CompressionStream("deflate")) };
+    return { grid: this.grid, known: this.known, bytes: await through(both, new CompressionStream("deflate")) };
   }
 
-  static async unpack({ grid, bytes }) {
+  static async unpack({ grid, known, bytes }) {
     const both = await through(bytes, new DecompressionStream("deflate")), size = grid.rows * grid.cols;
-    return Object.assign(new CellState(), { grid, cells: new Int8Array(both.buffer, 0, size), owners: both.subarray(size) });
+    return Object.assign(new CellState(), { grid, known, cells: new Int8Array(both.buffer, 0, size), owners: both.subarray(size) });
   }
 }
 

@@ -5,9 +5,12 @@ export const root = document.documentElement.dataset.root;
 const GONE = "No connection to mission control; trying again", EVERY_MS = 800, PATIENCE_MS = 1500;
 const shown = document.getElementById("connection"), age = document.getElementById("age");
 const since = Date.now();
-let live = false, checking = false, reason = "", answered = 0, ahead = 0;
+let live = false, checking = false, reason = "", answered = 0, ahead = 0, pages = 1;
 
 export const isLive = () => live;
+
+// How many pages share the processors of the machine that serves them; 1 on any other machine.
+export const pagesHere = () => pages;
 
 // Seconds since the Unix epoch by the server's clock; while there is no connection, of its last answer.
 export const serverNow = () => ((live || !answered ? Date.now() : answered) + ahead) / 1000;
@@ -31,7 +34,7 @@ async function answer() {
   const response = await fetch(`${root}/api/time`, { signal: AbortSignal.timeout(PATIENCE_MS), cache: "no-store" });
   const body = await response.json().catch(() => ({}));
   if (response.status === 401) return `Not logged in: open ${root}/login`;
-  if (response.ok) return body.now;
+  if (response.ok) return body;
   // An error without this detail is a proxy's: mission control has not answered it.
   return body.detail ? `No data: ${body.detail}` : GONE;
 }
@@ -41,9 +44,10 @@ export async function check() {
   checking = true;
   try {
     const asked = Date.now(), told = await answer();
-    if (typeof told === "number") {
+    if (told.now) {
       answered = Date.now();
-      ahead = told * 1000 - (asked + answered) / 2;
+      pages = told.pages_here;
+      ahead = told.now * 1000 - (asked + answered) / 2;
       change(true, "");
     } else change(false, told);
   } catch {

@@ -27,6 +27,7 @@ export class FrameDecoder {
   get grid() { return this.#state.grid; }
   get cells() { return this.#state.cells; }
   get owners() { return this.#state.owners; }
+  get known() { return this.#state.known; }
   get bytes() { return this.#bytes; }
   get end() { return this.frames.at(-1)?.s ?? 0; }
 

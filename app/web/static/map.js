@@ -1,20 +1,24 @@
-// Draws a mission in layers: cells, coverage by robot, fields of view, old trails, what changes with a frame, and robots.
-// Each layer is drawn only when it changes.
+// Draws a mission in layers: cells, coverage by robot, fields of view, old trails, and what changes with a frame.
+// Each layer is a hidden canvas, and is drawn only when it changes. The drawing that is shown is all of them with the robots
+// above: a browser without a graphics card takes as long for each canvas that it shows as for all robots.
 // World coordinates are in metres, x to the right and y up, as in the messages.
 
 import { Camera } from "./camera.js";
 import { FADED_ALPHA, SCAN_ALPHA, colourOf, numberOf, onThemeChange, shapeOf } from "./palette.js";
 
 export { numberOf };
-const RANGE_M = 8, BEAMS = 90, SIZE_M = 0.3, SIZE_PX = [5, 9], COVERAGE_ALPHA = 0.35, FADE_S = 60, NEAR_PX = 16;
+const LAYERS = { floor: 1, coverage: 0.35, scans: SCAN_ALPHA, trails: FADED_ALPHA, recent: 1 }; // opacity of the whole layer
+const RANGE_M = 8, BEAMS = 90, SIZE_M = 0.3, SIZE_PX = [5, 9], FADE_S = 60, NEAR_PX = 16;
 // Seconds of age up to which a part of a trail has a width, in pixels.
 const AGES = [[15, 3.5], [30, 2.8], [FADE_S, 2.1]], OLD_PX = 1.4;
 const MAX_NEW_POINTS = 20000; // of the trails, before they are collected anew from the frames that are kept
-const SCANS_EVERY_MS = 100;   // fields of view follow their robots this often: they are large, and their edges are faint
+const SCANS_EVERY_MS = 200;   // fields of view follow their robots this often: they are large, and their edges are faint
+const OPAQUE = { alpha: false };
 const STATES = { "-1": "unknown", 0: "free", 100: "wall" };
-const rgb = (text) => {
+// A colour as a pixel: red in the lowest byte, then green, blue, and opacity.
+const pixelOf = (text) => {
   const value = parseInt(text.trim().slice(1), 16);
-  return [value >> 16, (value >> 8) & 255, value & 255];
+  return ((255 << 24) | ((value & 255) << 16) | (value & 0xff00) | (value >> 16)) >>> 0;
 };
 
 export class MapView {
@@ -26,16 +30,13 @@ export class MapView {
   #place; #ratio = 1; #grid = null; #known = null; #colours = {};
   #off = document.createElement("canvas"); #image = null;
   #offTint = document.createElement("canvas"); #tintImage = null;
+  #drawing; #below = document.createElement("canvas").getContext("2d", OPAQUE); #moved = []; #hasNewCells = false; #isTinted = false;
   #old = []; #oldTo = null; #points = 0; #pointsAnew = 0; #drawnOf = {}; #scannedMs = 0; #labels = new Map(); #labelStyle = ""; #robotsNow = []; #cells = null; #owners = null; #stale = true;
 
   constructor(place) {
     this.#place = place;
-    this.canvases = Object.fromEntries(["floor", "coverage", "scans", "trails", "recent", "robots"].map(
-      (id) => [id, place.querySelector(`#${id}`).getContext("2d")]));
-    this.canvases.coverage.canvas.style.opacity = COVERAGE_ALPHA;
-    this.canvases.scans.canvas.style.opacity = SCAN_ALPHA;
-    // Of the whole layer, so that a path that crosses itself, or is continued, is no darker there.
-    this.canvases.trails.canvas.style.opacity = FADED_ALPHA;
+    this.canvases = Object.fromEntries(Object.keys(LAYERS).map((id) => [id, place.querySelector(`#${id}`).getContext("2d")]));
+    this.#drawing = place.querySelector("#drawing").getContext("2d", OPAQUE);
     new ResizeObserver(() => { this.#resize(); }).observe(place);
     onThemeChange(() => { this.#stale = true; this.changed = true; });
     this.#resize();
@@ -46,7 +47,7 @@ export class MapView {
     const width = Math.round(box.width * ratio), height = Math.round(box.height * ratio);
     if (width === this.camera.width && height === this.camera.height && ratio === this.#ratio) return;
     this.#ratio = ratio;
-    for (const { canvas } of Object.values(this.canvases)) { canvas.width = width; canvas.height = height; }
+    for (const { canvas } of [...Object.values(this.canvases), this.#below, this.#drawing]) { canvas.width = width; canvas.height = height; }
     this.camera.resize(width, height);
     if (this.camera.fitted) this.camera.fit();
     this.changed = true;
@@ -54,7 +55,7 @@ export class MapView {
   }
 
   // Where the drawing is on the page, in CSS pixels.
-  get box() { return this.canvases.floor.canvas.getBoundingClientRect(); }
+  get box() { return this.#drawing.canvas.getBoundingClientRect(); }
   get ratio() { return this.#ratio; }
   get isStale() { return this.#stale && Boolean(this.#grid); }
 
@@ -78,10 +79,14 @@ export class MapView {
       this.#tintImage = new ImageData(grid.cols, grid.rows);
       boxes = [{ row0: 0, col0: 0, rows: grid.rows, cols: grid.cols }];
     }
-    const paint = ["unknown", "free", "wall"].map((name) => rgb(this.#colours[name]));
-    for (const box of boxes) this.#paint(box, paint);
+    for (const box of boxes) this.#paint(box);
+    if (!this.layers.coverage) this.#isTinted = false;
+    else if (this.#isTinted) for (const box of boxes) this.#tint(box);
+    else this.#tintAll();
+    const { x, y, scale } = this.camera;
     if (this.#known) this.camera.show(this.#world(this.#known), this.#world({ row0: 0, col0: 0, row1: grid.rows, col1: grid.cols }));
-    this.changed = true;
+    if (x !== this.camera.x || y !== this.camera.y || scale !== this.camera.scale) this.changed = true;
+    this.#hasNewCells = true;
   }
 
   #world({ row0, col0, row1, col1 }) {
@@ -89,29 +94,44 @@ export class MapView {
     return { x0: x + col0 * size, y0: y + row0 * size, x1: x + col1 * size, y1: y + row1 * size };
   }
 
-  #paint(box, [unknown, free, wall]) {
-    const { cols, rows } = this.#grid, data = this.#image.data, tint = this.#tintImage.data, tints = new Map();
+  #paint(box) {
+    const cells = this.#cells, pixels = new Uint32Array(this.#image.data.buffer);
+    const [unknown, free, wall] = ["unknown", "free", "wall"].map((name) => pixelOf(this.#colours[name]));
+    const known = this.#known ?? { row0: Infinity, col0: Infinity, row1: 0, col1: 0 };
+    this.#put(this.#off, this.#image, box, (cell, pixel, row, col) => {
+      const value = cells[cell];
+      pixels[pixel] = value < 0 ? unknown : value ? wall : free;
+      if (value < 0) return;
+      if (row < known.row0) known.row0 = row;
+      if (row >= known.row1) known.row1 = row + 1;
+      if (col < known.col0) known.col0 = col;
+      if (col >= known.col1) known.col1 = col + 1;
+    });
+    if (known.row1) this.#known = known;
+  }
+
+  // Colours cells by who saw them first.
+  #tint(box) {
+    const cells = this.#cells, owners = this.#owners, pixels = new Uint32Array(this.#tintImage.data.buffer), tints = [0];
+    this.#put(this.#offTint, this.#tintImage, box, (cell, pixel) => {
+      const owner = cells[cell] === 0 ? owners[cell] : 0;
+      pixels[pixel] = tints[owner] ??= pixelOf(colourOf(owner - 1));
+    });
+  }
+
+  #tintAll() {
+    this.#tint({ row0: 0, col0: 0, rows: this.#grid.rows, cols: this.#grid.cols });
+    this.#isTinted = true;
+  }
+
+  // Sets the pixels of a box of cells; set: called with each cell, its pixel, row and column.
+  #put(canvas, image, box, set) {
+    const { cols, rows } = this.#grid;
     for (let row = box.row0; row < box.row0 + box.rows; row += 1) {
-      let i = ((rows - 1 - row) * cols + box.col0) * 4;
-      for (let col = box.col0; col < box.col0 + box.cols; col += 1, i += 4) {
-        const value = this.#cells[row * cols + col], colour = value < 0 ? unknown : value ? wall : free;
-        data[i] = colour[0]; data[i + 1] = colour[1]; data[i + 2] = colour[2]; data[i + 3] = 255;
-        const owner = value === 0 ? this.#owners[row * cols + col] : 0;
-        if (owner && !tints.has(owner)) tints.set(owner, rgb(colourOf(owner - 1)));
-        const shade = owner ? tints.get(owner) : unknown;
-        tint[i] = shade[0]; tint[i + 1] = shade[1]; tint[i + 2] = shade[2]; tint[i + 3] = owner ? 255 : 0;
-        if (value >= 0) {
-          const known = this.#known ??= { row0: row, col0: col, row1: row + 1, col1: col + 1 };
-          if (row < known.row0) known.row0 = row;
-          if (row >= known.row1) known.row1 = row + 1;
-          if (col < known.col0) known.col0 = col;
-          if (col >= known.col1) known.col1 = col + 1;
-        }
-      }
+      const cell0 = row * cols, pixel0 = (rows - 1 - row) * cols;
+      for (let col = box.col0; col < box.col0 + box.cols; col += 1) set(cell0 + col, pixel0 + col, row, col);
     }
-    for (const [canvas, image] of [[this.#off, this.#image], [this.#offTint, this.#tintImage]]) {
-      canvas.getContext("2d").putImageData(image, 0, 0, box.col0, rows - box.row0 - box.rows, box.cols, box.rows);
-    }
+    canvas.getContext("2d").putImageData(image, 0, 0, box.col0, rows - box.row0 - box.rows, box.cols, box.rows);
   }
 
   // Draws what has changed: robots as they are now, the trails up to a frame and its frontiers.
@@ -124,15 +144,34 @@ export class MapView {
       this.changed = true;
     }
     const added = this.#collectOldTrails(frames, index), frame = frames[index], second = Math.floor(clock);
-    if (this.changed) this.#drawFloor();
+    const isFloorNew = this.changed || this.#hasNewCells, isFrameNew = frame !== this.#drawnOf.frame || second !== this.#drawnOf.second;
+    const areScansNew = moving !== this.#drawnOf.moving || performance.now() - this.#scannedMs >= SCANS_EVERY_MS;
+    if (isFloorNew && this.layers.coverage && !this.#isTinted) this.#tintAll();
+    if (isFloorNew) this.#drawFloor();
     if (this.changed || !added) this.#drawOldTrails(this.#old, true);
     else if (added.length) this.#drawOldTrails(added, false);
-    if (this.changed || frame !== this.#drawnOf.frame || second !== this.#drawnOf.second) this.#drawRecent(frames, index, clock, robots);
-    if (this.changed || moving !== this.#drawnOf.moving || performance.now() - this.#scannedMs >= SCANS_EVERY_MS) this.#drawScans(robots, moving);
-    clear(this.canvases.robots);
+    if (this.changed || isFrameNew) this.#drawRecent(frames, index, clock, robots);
+    if (this.changed || areScansNew) this.#drawScans(robots, moving);
+    if (isFloorNew || isFrameNew || areScansNew || !added || added.length) this.#compose();
+    for (const [x, y, width, height] of this.#moved) this.#drawing.drawImage(this.#below.canvas, x, y, width, height, x, y, width, height);
+    this.#moved = [];
     robots.forEach((robot, slot) => { if (!robot.apart) this.#drawRobot(robot, slot); });
     this.#drawnOf = { frame, second, moving };
-    this.changed = false;
+    this.changed = this.#hasNewCells = false;
+  }
+
+  // All layers into one, which is what is below the robots.
+  #compose() {
+    const { canvas } = this.#below;
+    this.#below.fillStyle = this.#colours.unknown;
+    this.#below.fillRect(0, 0, canvas.width, canvas.height);
+    for (const [id, alpha] of Object.entries(LAYERS)) {
+      if (this.layers[id] === false) continue;
+      this.#below.globalAlpha = alpha;
+      this.#below.drawImage(this.canvases[id].canvas, 0, 0);
+    }
+    this.#below.globalAlpha = 1;
+    this.#moved = [[0, 0, canvas.width, canvas.height]];
   }
 
   // What changes with a frame.
@@ -265,7 +304,7 @@ export class MapView {
   }
 
   #drawRobot({ name, pose: [rx, ry, heading], lost }, slot) {
-    const ctx = this.canvases.robots, x = this.camera.toX(rx), y = this.camera.toY(ry), unit = this.#ratio, r = this.#size;
+    const ctx = this.#drawing, x = this.camera.toX(rx), y = this.camera.toY(ry), unit = this.#ratio, r = this.#size;
     const { ink, free } = this.#colours, colour = colourOf(slot), cos = Math.cos(heading), sin = Math.sin(heading);
     ctx.beginPath();
     for (const [ahead, left] of shapeOf(slot)) ctx.lineTo(x + r * (ahead * cos - left * sin), y - r * (ahead * sin + left * cos));
@@ -276,7 +315,12 @@ export class MapView {
       ctx.beginPath(); ctx.moveTo(x, y); ctx.lineTo(x + 1.7 * r * cos, y - 1.7 * r * sin); ctx.stroke();
     }
     const label = this.#labelOf(`${numberOf({ name })}${lost ? " lost" : ""}`, r);
-    ctx.drawImage(label.image, Math.round(x + 1.2 * r - label.left), Math.round(y - 0.7 * r - label.base));
+    const left = Math.round(x + 1.2 * r - label.left), top = Math.round(y - 0.7 * r - label.base), { width, height } = label.image;
+    ctx.drawImage(label.image, left, top);
+    // The smallest box around the outline, the line of its heading, and the number.
+    const reach = Math.ceil(1.7 * r + 2 * unit), [x0, y0] = [Math.min(Math.floor(x) - reach, left), Math.min(Math.floor(y) - reach, top)];
+    const [x1, y1] = [Math.max(Math.ceil(x) + reach, left + width), Math.max(Math.ceil(y) + reach, top + height)];
+    this.#moved.push([x0, y0, x1 - x0, y1 - y0]);
   }
 
   // The picture of a robot's number: text is slow to draw, and 64 robots move in each frame.

@@ -47,7 +47,8 @@ export class MapTools {
   refresh() {
     const { ratio } = this.#view, length = barLength(this.#camera.scale, BAR_PX * ratio);
     const bar = get("scale-bar"), text = length < 1 ? `${Math.round(length * 100)} cm` : `${length} m`;
-    bar.style.width = `${(length * this.#camera.scale) / ratio}px`;
+    const width = `${((length * this.#camera.scale) / ratio).toFixed(2)}px`;
+    if (bar.style.width !== width) bar.style.width = width;
     if (bar.textContent !== text) bar.textContent = text;
     const there = this.#pointed && this.#view.at(...this.#pointed);
     let about = "";

@@ -1,10 +1,10 @@
 // The page of one mission, live or replayed, driven by its event stream: frames, stages, moves of its journal.
 
-import { check, isLive, root, serverNow } from "./connection.js";
+import { check, isLive, pagesHere, root, serverNow } from "./connection.js";
 import { Entries } from "./entries.js";
 import { MapView, numberOf } from "./map.js";
 import { MapTools } from "./map_tools.js";
-import { Pace } from "./pace.js";
+import { Pace, paced as pacedFor } from "./pace.js";
 import { seconds } from "./page.js";
 import { markOf } from "./palette.js";
 import { showFigures } from "./strip.js";
@@ -12,14 +12,16 @@ import { MAX_MARKS, Timeline } from "./timeline.js";
 import { FrameDecoder } from "./frame_decoder.js";
 import { LeftOutFrames } from "./left_out_frames.js";
 
-const RECONNECT_MS = [1000, 10000], WAITS_EVERY_MS = 5000, LOADING_MS = 100, CATCH_UP_S = 0.4;
+const RECONNECT_MS = [1000, 10000], WAITS_EVERY_MS = 5000, LOADING_MS = 100, CATCH_UP_S = 0.4, TABLE_MS = 250, TIMELINE_MS = 500;
 const ENDS = new Set(["completed", "failed", "cancelled"]);
 const doing = { exploring: "▶ driving", standby: "on standby", idle: "idle: nothing is left for it" };
 const get = (id) => document.getElementById(id);
+const paced = (ms) => pacedFor(ms, pagesHere());
 const saga = get("mission").dataset.saga, entries = new Entries(saga);
 const decoder = new FrameDecoder(), leftOut = new LeftOutFrames(decoder, saga), view = new MapView(get("map")), tools = new MapTools(view, get("map"));
 const page = { live: true, playing: false, clock: 0, over: false, last: "", outcome: "", newest: -1, catchUp: 0 };
 const stages = new Map();   // request id -> {names, reached}
+const added = [], reached = new Set(); // entries, and the ids of requests with stages, that are shown with the next drawing
 const marks = new Map();    // request id -> [[ms, status], ...], the newest ones
 const updates = new Map();  // robot -> ms of the last frame in which it had moved
 let source = null, reconnectMs = RECONNECT_MS[0];
@@ -34,7 +36,6 @@ const kinds = {
     page.newest = frame.number;
     if (page.newest === 0) showMap();
     page.catchUp = (decoder.end - page.clock) / CATCH_UP_S;
-    get("time").max = decoder.end;
     for (const robot of frame.robots) {
       const before = updates.get(robot.name);
       if (!before || before.driven !== robot.driven_m || before.lost !== robot.lost) {
@@ -51,13 +52,13 @@ const kinds = {
     const marked = marks.get(fields.request_id);
     marked.push([milliseconds(fields), fields.status]);
     if (marked.length > MAX_MARKS) marked.shift();
-    chips(fields.request_id);
-    entries.add("stage", fields);
+    reached.add(fields.request_id);
+    added.push(["stage", fields]);
     if (fields.status === "start") moved();
   },
   move(fields) {
     page.outcome = { completed: "✓ done", running: "" }[fields.status] ?? "■ stopped";
-    entries.add("move", fields);
+    added.push(["move", fields]);
     moved();
   },
 };
@@ -168,12 +169,13 @@ const timeline = new Timeline(get("timeline"), (time) => {
   get("time").value = page.clock;
 });
 
+let timelined = 0;
 function showTimeline() {
+  timelined = performance.now();
   const { frames } = decoder, now = serverNow(), frame = frames[decoder.at];
   const isNewest = page.live || !frame || decoder.at === frames.length - 1;
   timeline.update({ steps: get("steps"), stages: marks, frames, now, isOver: page.over, at: isNewest && !page.over ? now : (frame?.ms ?? 0) / 1000 });
 }
-setInterval(() => { if (!document.hidden) showTimeline(); }, 500);
 
 // ---- the map ------------------------------------------------------------------------------------
 
@@ -203,17 +205,10 @@ function robotsAt(index) {
   });
 }
 
-let counted = { frame: null, cells: 0 };
-function knownCells() {
-  const frame = decoder.frames[decoder.at];
-  if (counted.frame !== frame) counted = { frame, cells: decoder.cells.reduce((sum, cell) => sum + (cell >= 0), 0) };
-  return counted.cells;
-}
-
 let tabled = 0;
 function table(frame, robots) {
   const now = performance.now();
-  if (now - tabled < 250) return;
+  if (now - tabled < paced(TABLE_MS)) return;
   tabled = now;
   const body = get("team").tBodies[0];
   robots.forEach((robot, slot) => {
@@ -239,19 +234,25 @@ function table(frame, robots) {
   });
   const { frames } = decoder, isNewest = page.live || decoder.at === frames.length - 1;
   showFigures({
-    frames, index: decoder.at, clock: page.clock, robots, knownM2: knownCells() * decoder.grid.resolution ** 2,
+    frames, index: decoder.at, clock: page.clock, robots, knownM2: decoder.known * decoder.grid.resolution ** 2,
     ageS: page.over ? null : Math.max(0, serverNow() - frames.at(-1).ms / 1000), end: !page.over || !isNewest ? "" : page.outcome.startsWith("✓") ? "complete" : "stopped",
   });
+  get("time").max = decoder.end;
+  if (page.live || page.playing) get("time").value = page.clock;
   get("at").textContent = `${seconds(page.clock)} of ${seconds(decoder.end)}`;
   get("time").setAttribute("aria-valuetext", get("at").textContent);
   get("map").setAttribute("aria-label",
-    `Map after ${seconds(frame.s)}: ${robots.length} robots, ${frame.frontiers.length} frontiers left, ${Math.round(knownCells() * decoder.grid.resolution ** 2)} m² known`);
+    `Map after ${seconds(frame.s)}: ${robots.length} robots, ${frame.frontiers.length} frontiers left, ${Math.round(decoder.known * decoder.grid.resolution ** 2)} m² known`);
   markLaterSteps();
 }
 
 // Draws only what has changed, so that an open page needs little processor time.
 let before = performance.now(), drawing = false, drawn = {};
 async function draw(now) {
+  for (const [kind, fields] of added.splice(0)) entries.add(kind, fields);
+  for (const request of reached) chips(request);
+  reached.clear();
+  if (performance.now() - timelined >= paced(TIMELINE_MS)) showTimeline();
   const passed = (now - before) / 1000;
   before = now;
   if (decoder.frames.length && !drawing) {
@@ -266,14 +267,14 @@ async function draw(now) {
       if (index !== decoder.at) view.cells(decoder, await decoder.show(index));
       else if (view.isStale) view.cells(decoder, null);
       const frame = decoder.frames[index], robots = robotsAt(index), moving = index < decoder.frames.length - 1 || !page.over;
+      const { dataset } = get("map");
+      if (dataset.frame !== `${index}`) dataset.frame = index;
+      if (dataset.frames !== `${decoder.frames.length}`) dataset.frames = decoder.frames.length;
       if (view.changed || page.clock !== drawn.clock || frame !== drawn.frame || moving !== drawn.moving) {
         drawn = { clock: page.clock, frame, moving };
         view.draw({ frames: decoder.frames, index, clock: page.clock, robots, moving });
         tools.offer(robots);
         tools.refresh();
-        if (page.live || page.playing) get("time").value = page.clock;
-        get("map").dataset.frame = index;
-        get("map").dataset.frames = decoder.frames.length;
         leftOut.show(isLoaded);
       }
       table(frame, robots);
@@ -302,4 +303,4 @@ get("live").addEventListener("click", () => { play(false); live(true); });
 get("time").addEventListener("input", () => { live(false); play(false); page.clock = Number(get("time").value); });
 
 resume();
-new Pace(draw);
+new Pace(draw, pagesHere);

@@ -1,36 +1,48 @@
-// How often the map is drawn: with each frame of the display or, where the browser has not kept up, once a second.
-// Each time that it has not kept up again, it is twice as long.
-// A page that shares its processors with robots, or with other pages, leaves them to these.
+// How often the map is drawn: with each frame of the display, but less often where that would cost the robots time.
+// The pages of the machine that serves them share its processors with the robots: two draw every second frame, ten one a second.
+// Where the browser does not keep up, a page draws once a second, and twice as long each time that it has not kept up again.
 
-const SLOW_MS = 34, USUAL_MS = 1000 / 60, LONGEST_MS = 200; // frames that come more slowly than this, for a second or so
-const REST_MS = 1000, RESTS_MS = [20000, 320000], AWAKE_MS = 5000;
-const SHARE = 0.08; // of a new interval in the average
+const SLOW_MS = 34, USUAL_MS = 1000 / 60, LONGEST_MS = 200; // frames that come later than this, for a second or so
+const SHARED_MS = 12, REST_MS = 1000, RESTS_MS = [20000, 320000], AWAKE_MS = 5000;
+const MOST_PAGES = 4; // that make it slower
+const SHARE = 0.08; // of a new delay in the average
+
+// Milliseconds between changes of the page beside the map, which are some where one page would have `ms`.
+export const paced = (ms, pages) => ms * Math.min(pages, MOST_PAGES);
 
 export class Pace {
-  #draw; #average = USUAL_MS; #before = 0; #restsUntil = 0; #restsMs = RESTS_MS[0]; #awakeUntil = 0; #timer = 0;
+  #draw; #pages; #average = USUAL_MS; #asked = 0; #restsUntil = 0; #restsMs = RESTS_MS[0]; #awakeUntil = 0; #timer = 0;
 
   // draw: an async function of the time in milliseconds, which returns whether it may be drawn less often.
-  constructor(draw) {
-    this.#draw = draw;
+  // pages: how many pages share the processors of the machine that serves them; 1 on any other machine.
+  constructor(draw, pages) {
+    [this.#draw, this.#pages] = [draw, pages];
     for (const kind of ["pointerdown", "wheel", "keydown"]) addEventListener(kind, () => { this.#wake(); }, { passive: true, capture: true });
     this.#ask();
   }
 
-  #ask() { requestAnimationFrame((now) => { this.#run(now); }); }
+  #ask() {
+    this.#asked = performance.now();
+    requestAnimationFrame((now) => { this.#run(now); });
+  }
 
   async #run(now) {
-    const interval = Math.min(now - this.#before, LONGEST_MS), mayRest = await this.#draw(now);
-    this.#before = now;
-    if (now >= this.#restsUntil && now >= this.#awakeUntil) {
-      this.#average += SHARE * (interval - this.#average);
-      if (this.#average > SLOW_MS) {
-        this.#restsUntil = now + this.#restsMs;
-        this.#restsMs = Math.min(2 * this.#restsMs, RESTS_MS[1]);
-      }
+    const delay = Math.min(performance.now() - this.#asked, LONGEST_MS), mayRest = await this.#draw(now);
+    const pause = mayRest && now >= this.#awakeUntil ? this.#pause(now, delay) : 0;
+    if (!pause) { this.#ask(); return; }
+    this.#timer = setTimeout(() => { this.#timer = 0; this.#ask(); }, pause);
+  }
+
+  // Until the next frame is asked for, in milliseconds.
+  #pause(now, delay) {
+    if (now >= this.#restsUntil) {
+      this.#average += SHARE * (delay - this.#average);
+      if (this.#average <= SLOW_MS) return (this.#pages() - 1) ** 2 * SHARED_MS;
+      this.#restsUntil = now + this.#restsMs;
+      this.#restsMs = Math.min(2 * this.#restsMs, RESTS_MS[1]);
     }
-    if (now >= this.#restsUntil || !mayRest) { this.#ask(); return; }
     this.#average = USUAL_MS;
-    this.#timer = setTimeout(() => { this.#timer = 0; this.#ask(); }, REST_MS);
+    return REST_MS;
   }
 
   // Who looks closely sees each frame.

@@ -19,22 +19,24 @@ from fastapi import FastAPI
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from starlette.types import Scope
 from typer.testing import CliRunner
 
 from app.cli.main import app as cli
-from app.config import choose_settings, get_settings
+from app.config import Settings, choose_settings, get_settings
 from app.exploration.map_files import save_map
 from app.exploration.simulation.floor_plans import draw_rooms
 from app.missions.mission_saga import mission_runner, mission_saga
 from app.robots import fleet
 from app.web import pages
 from app.web.api import make_app
+from app.web.limits import StreamLimits
 from sagastream import Bus
 from sagastream.saga.journal import intend, next_action
 from sagastream.saga.store import SagaStore
 from sagastream.testing import EmbeddedServer
 from sagastream.web.access import MAX_BODY_BYTES
-from sagastream.web.rate_limits import RateLimiter
+from sagastream.web.rate_limits import RateLimiter, client_of
 from sagastream.web.tokens import is_guessable
 from tests.mission_intents import intend_next_step
 from tests.plain_client import add_entry, call
@@ -569,6 +571,20 @@ async def test_a_server_that_stalls_is_reported_within_a_second(client: httpx.As
         finally:
             os.kill(stalled.pid, signal.SIGCONT)
     assert answer.status_code == 503
+
+
+async def test_pages_of_one_machine_know_how_many_they_are() -> None:
+    """One that shows its own pages, also by a socket file, shares its processors with them."""
+    limits = StreamLimits(Settings())
+    here: Scope = {"client": ("127.0.0.1", 5000), "server": ("127.0.0.1", 8080)}
+    by_its_name: Scope = {"client": ("10.0.0.9", 5000), "server": ("10.0.0.9", 8080)}
+    elsewhere: Scope = {"client": ("10.0.0.7", 5000), "server": ("10.0.0.9", 8080)}
+    for scope, counted in ((here, 2), (by_its_name, 2), (elsewhere, 0), ({}, 2)):
+        assert limits.open_here(scope) == 0
+        with limits.take(client_of(scope), "m"), limits.take(client_of(scope), "m"):
+            assert limits.open_here(scope) == counted
+    async with _client() as client:
+        assert (await client.get("/api/time")).json()["pages_here"] == 1
 
 
 async def test_the_description_names_every_path(client: httpx.AsyncClient) -> None:
