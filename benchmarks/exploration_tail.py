@@ -22,9 +22,10 @@ from app.exploration.grid import FREE, UNKNOWN, FloorMap, Grid, Mask
 from app.exploration.lidar import LidarSpec, beam_angles, mark_visible
 from app.exploration.planning.min_max_routes import plan_routes, route_lengths
 from app.exploration.planning.settings import DEFAULT_SETTINGS
+from app.exploration.planning.sightings import Sightings
 from app.exploration.planning.stop_distances import CoarseMap
 from app.exploration.planning.team_planner import TeamPlanner
-from app.exploration.planning.view_cover import Sightings, cover
+from app.exploration.planning.view_cover import cover
 from app.exploration.simulation.simulated_robot import RobotSpec, SimulatedRobot
 from app.exploration.simulation.start_poses import start_poses
 

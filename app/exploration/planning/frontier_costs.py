@@ -53,7 +53,7 @@ def frontier_gains(
     if len(robots) > 1:
         # This sends robots to large areas far away first. It pays only where teammates explore
         # what is near: a single robot is slower with it.
-        centres = np.array([central_cell(frontier) for frontier in frontiers])
+        centres = central_cells(frontiers)
         reach = settings.sensor_range_m / view.resolution
         area = unknown_area_in_sight(view.grid, centres, reach)
         view_gain = settings.view_gain * area * view.resolution**2
@@ -82,7 +82,7 @@ def frontier_distances(frontiers: Sequence[Frontier], view: PlanningMap, reach: 
     Distances are between central cells; they are infinite beyond a reach, metres, and where a
     known wall blocks the line of sight.
     """
-    centres = np.array([central_cell(frontier) for frontier in frontiers]) + 0.5
+    centres = central_cells(frontiers) + 0.5
     off = (centres[:, None] - centres[None]) * view.resolution
     metres = np.hypot(off[..., 0], off[..., 1])
     visible = mutual_visibility(view.see_through_mask, centres, reach / view.resolution)
@@ -110,11 +110,19 @@ def coverage_in_sight(
     return known / (known + int(np.count_nonzero(seen & (grid == UNKNOWN))))
 
 
-def central_cell(frontier: Frontier) -> Cells:
-    """Return the frontier's cell closest to its centroid, (2,) int32."""
-    off = frontier.cells - np.array(frontier.centroid)
-    centre: Cells = frontier.cells[int(np.argmin((off * off).sum(axis=1)))]
-    return centre
+def central_cells(frontiers: Sequence[Frontier]) -> Cells:
+    """Return the cell of each frontier closest to its centroid, (frontiers, 2) int32."""
+    cells = np.concatenate([frontier.cells for frontier in frontiers])
+    sizes = np.array([frontier.size for frontier in frontiers])
+    starts = np.cumsum(sizes) - sizes
+    centroids = np.add.reduceat(cells.astype(np.float64), starts) / sizes[:, None]
+    off = cells - np.repeat(centroids, sizes, axis=0)
+    squared = (off * off).sum(axis=1)
+    closest = squared == np.repeat(np.minimum.reduceat(squared, starts), sizes)
+    candidates = np.flatnonzero(closest)
+    # The first of equally close cells.
+    centres: Cells = cells[candidates[np.searchsorted(candidates, starts)]]
+    return centres
 
 
 @njit(cache=True, nogil=True)

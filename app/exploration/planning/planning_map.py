@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from app.exploration.clearance import Clearance, clearance_map, traversable
 from app.exploration.driver import Pose
-from app.exploration.grid import FREE, OCCUPIED, Box, Cell, Grid, GridFrame, Mask
+from app.exploration.grid import FREE, OCCUPIED, Box, Cell, Cells, Grid, GridFrame, Mask
 from app.exploration.merging.evidence import occupancy
 from app.exploration.planning.frontiers import Frontier, frontier_cells
 from app.exploration.planning.regions import (
@@ -19,6 +19,7 @@ from app.exploration.planning.regions import (
     connected_components,
     reachable_region,
 )
+from app.exploration.planning.sightings import SightingCache, Sightings
 from app.exploration.planning.viewpoints import ViewpointCache, Viewpoints
 
 _MARGIN_M = 0.5  # unknown area kept around the known rectangle, more than any clearance in use
@@ -33,6 +34,7 @@ class MapCache:
         self._lock = threading.Lock()
         self._components: dict[float, tuple[Mask, Components]] = {}
         self._viewpoints: dict[tuple[int, int], ViewpointCache] = {}
+        self._sightings: dict[tuple[int, int], SightingCache] = {}
 
     def components(self, radius: float, passable: Mask) -> Components:
         """Return the connected components of the cells that are passable with a clearance."""
@@ -47,6 +49,12 @@ class MapCache:
         with self._lock:
             new = ViewpointCache(reach=reach, stride=stride)
             return self._viewpoints.setdefault((reach, stride), new)
+
+    def sightings(self, reach: int, stride: int) -> SightingCache:
+        """Return the cache of the sightings with a reach and stride, cells."""
+        with self._lock:
+            new = SightingCache(reach=reach, stride=stride)
+            return self._sightings.setdefault((reach, stride), new)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,6 +147,18 @@ class PlanningMap:
         """
         cache = self.cache.viewpoints(reach, stride)
         return cache.find(self.grid, (self.row0, self.col0), frontiers)
+
+    def sightings(self, cells: Cells, standing: Mask, *, reach: int, stride: int) -> Sightings:
+        """Find the cells from which frontier cells can be seen for certain.
+
+        Args:
+            cells: (n, 2) int32, frontier cells of this map, each once.
+            standing: (rows, cols) bool, cells that a robot can get to.
+            reach: cells, maximum length of a line of sight.
+            stride: spacing of the poses in both directions.
+        """
+        cache = self.cache.sightings(reach, stride)
+        return cache.find(self.grid, (self.row0, self.col0), cells, standing)
 
     def _passable_to_all(self, clearance: float) -> Mask:
         """Return the cells with some clearance, wherever the robot is."""

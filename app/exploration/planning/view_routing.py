@@ -26,8 +26,9 @@ from app.exploration.planning.goals import Goal, RobotState, goal_at
 from app.exploration.planning.min_max_routes import Metres, plan_routes, route_lengths
 from app.exploration.planning.planning_map import PlanningMap
 from app.exploration.planning.settings import PlannerSettings
+from app.exploration.planning.sightings import Sightings
 from app.exploration.planning.stop_distances import CoarseMap
-from app.exploration.planning.view_cover import Sightings, cover, find_sightings
+from app.exploration.planning.view_cover import cover
 from app.exploration.shortest_paths import UNREACHED, distance_field
 
 _SURE_BEAMS = 1.5  # largest angle between beams, in widths of a cell, at which a cell is seen
@@ -269,8 +270,7 @@ def _frontier_sightings(
     """Return which pose sees which frontier: most of what can be seen of its cells at all."""
     cells = np.concatenate([frontier.cells for frontier in frontiers])
     owner = np.repeat(np.arange(len(frontiers)), [frontier.size for frontier in frontiers])
-    single = find_sightings(
-        view.grid,
+    single = view.sightings(
         cells,
         standing,
         reach=view_reach(view, settings),

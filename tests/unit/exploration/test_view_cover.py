@@ -1,10 +1,12 @@
 """A view counts if it cannot fail, and few poses together see everything."""
 
 import numpy as np
+import pytest
 
 from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, Cells, Grid
 from app.exploration.planning.frontiers import frontier_cells
-from app.exploration.planning.view_cover import Sightings, cover, find_sightings
+from app.exploration.planning.sightings import SightingCache, Sightings, find_sightings
+from app.exploration.planning.view_cover import cover
 
 
 def room() -> Grid:
@@ -59,6 +61,47 @@ def test_a_pose_out_of_reach_sees_nothing() -> None:
     _, found = sightings_of(room(), reach=10)
 
     assert not found.seen.any()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_cached_sightings_equal_new_ones(seed: int) -> None:
+    """While a map and what robots get to change here and there, the cache hides no change."""
+    random = np.random.default_rng(seed)
+    grid = np.where(random.random((70, 90)) < 0.06, OCCUPIED, FREE).astype(np.int8)
+    grid[random.random(grid.shape) < 0.03] = UNKNOWN
+    standing = grid == FREE
+    cache = SightingCache(reach=6, stride=3)
+    for _ in range(8):
+        targets = np.argwhere(frontier_cells(grid)).astype(np.int32)
+        targets = targets[random.random(len(targets)) < 0.7]
+
+        cached = cache.find(grid, (0, 0), targets, standing)
+
+        anew = find_sightings(grid, targets, standing, reach=6, stride=3)
+        for name in ("targets", "poses", "target", "pose"):
+            assert np.array_equal(getattr(cached, name), getattr(anew, name))
+        row, col = random.integers(0, (60, 80))
+        grid, standing = grid.copy(), standing.copy()
+        grid[row : row + 4, col : col + 4] = random.choice([FREE, OCCUPIED, UNKNOWN])
+        row, col = random.integers(0, (60, 80))
+        standing[row : row + 3, col : col + 3] ^= True
+
+
+def test_cached_sightings_follow_a_map_that_grows() -> None:
+    """When the map gets a row more at its lower side, every cell moves, and so do the poses."""
+    cache = SightingCache(reach=60, stride=4)
+    grid = room()
+    standing = grid == FREE
+    targets = np.argwhere(frontier_cells(grid)).astype(np.int32)
+    cache.find(grid, (5, 0), targets, standing)
+
+    larger, more = np.vstack([grid[:1], grid]), np.vstack([standing[:1], standing])
+    moved = targets + np.array((1, 0), np.int32)
+    cached = cache.find(larger, (4, 0), moved, more)
+
+    anew = find_sightings(larger, moved, more, reach=60, stride=4)
+    assert np.array_equal(cached.poses, anew.poses)
+    assert np.array_equal(cached.pose, anew.pose)
 
 
 def test_one_pose_covers_what_two_would() -> None:
