@@ -82,7 +82,7 @@ def frontier_distances(frontiers: Sequence[Frontier], view: PlanningMap, reach: 
     Distances are between central cells; they are infinite beyond a reach, metres, and where a
     known wall blocks the line of sight.
     """
-    centres = central_cells(frontiers) + 0.5
+    centres = (central_cells(frontiers) + 0.5).astype(np.float64)
     off = (centres[:, None] - centres[None]) * view.resolution
     metres = np.hypot(off[..., 0], off[..., 1])
     visible = mutual_visibility(view.see_through_mask, centres, reach / view.resolution)

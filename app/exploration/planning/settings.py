@@ -39,8 +39,11 @@ class PlannerSettings:
             unknown area is not counted.
         open_frontier_m: extent from which a frontier is explored before routes are planned over
             all that is left.
-        diminished_share: recent growth of the map per metre driven, as a share of the average,
-            below which routes are planned over all that is left.
+        slowing_share: growth of the map per metre of the last 15 % of the way, as a share of the
+            average, below which robots view small frontiers on the way.
+        diminished_share: the same, below which routes are planned over all that is left.
+        lasting_share: the same of the last 30 %; above it, both wait.
+        detour_price: metres of way back that each metre of such a detour has to save.
         growth_window_m: shortest recent way of each robot over which that is measured, metres.
         beam_spacing_rad: angle between two beams of the lidar, radians; it limits the distance from
             which a robot sees a single cell for certain.
@@ -73,7 +76,10 @@ class PlannerSettings:
     sensor_range_m: float = 8.0
     beam_spacing_rad: float = math.radians(1.0)
     open_frontier_m: float = 3.0
+    slowing_share: float = 0.15
     diminished_share: float = 0.04
+    lasting_share: float = 0.4
+    detour_price: float = 2.0
     growth_window_m: float = 6.0
     standby_cost_m: float = 3.0
     standby_distance_m: float = 1.0

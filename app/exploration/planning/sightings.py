@@ -19,7 +19,7 @@ from numba import njit
 from app.exploration.clearance import clear_length_cells
 from app.exploration.grid import FREE, UNKNOWN, Cell, Cells, Grid, Mask
 
-_Indices = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 _RAYS = 360  # 1 degree apart
 _OFFSETS = ((0.5, 0.5), (0.1, 0.5), (0.9, 0.5), (0.5, 0.1), (0.5, 0.9))  # points of a cell
 
@@ -37,13 +37,19 @@ class Sightings:
 
     targets: Cells
     poses: Cells
-    target: _Indices
-    pose: _Indices
+    target: Indices
+    pose: Indices
 
     @property
     def seen(self) -> Mask:
         """Which frontier cells are seen from any pose, (n,) bool."""
         return np.bincount(self.target, minlength=len(self.targets)) > 0
+
+    def in_order(self, order: Indices) -> "Sightings":
+        """Return the same with the poses in another order: `cover` prefers those that are first."""
+        rank = np.empty(len(order), np.int64)
+        rank[order] = np.arange(len(order))
+        return Sightings(self.targets, self.poses[order], self.target, rank[self.pose])
 
 
 class SightingCache:
@@ -60,7 +66,7 @@ class SightingCache:
         self._corner = (0, 0)
         self._grid: Grid = np.zeros((0, 0), np.int8)
         self._standing: Mask = np.zeros((0, 0), np.bool_)
-        self._poses: dict[int, _Indices] = {}
+        self._poses: dict[int, Indices] = {}
 
     def find(self, grid: Grid, corner: Cell, targets: Cells, standing: Mask) -> Sightings:
         """Find the cells from which frontier cells can be seen for certain.
@@ -142,7 +148,7 @@ def find_sightings(
     return _sightings_of(targets, target, flat, grid.shape[1])
 
 
-def _sightings_of(targets: Cells, target: _Indices, flat: _Indices, cols: int) -> Sightings:
+def _sightings_of(targets: Cells, target: Indices, flat: Indices, cols: int) -> Sightings:
     """Return sightings from the index of a target and the flat cell of a pose for each."""
     distinct, pose = np.unique(flat, return_inverse=True)
     poses = np.column_stack(np.divmod(distinct, cols)).astype(np.int32)
@@ -152,7 +158,7 @@ def _sightings_of(targets: Cells, target: _Indices, flat: _Indices, cols: int) -
 @njit(cache=True, nogil=True)
 def _sightings(  # noqa: PLR0917, compiled: no keyword crosses cheaply
     grid: Grid, free: Mask, targets: Cells, standing: Mask, reach: int, stride: int
-) -> tuple[_Indices, _Indices]:
+) -> tuple[Indices, Indices]:
     """Return the index of a target and the flat cell of a pose for each sighting."""
     rows, cols = grid.shape
     found = np.empty((4096, 2), np.int64)
@@ -183,7 +189,7 @@ def _sightings(  # noqa: PLR0917, compiled: no keyword crosses cheaply
 @njit(cache=True, nogil=True)
 def _narrow_sightings(
     grid: Grid, free: Mask, targets: Cells, standing: Mask, reach: int
-) -> tuple[_Indices, _Indices]:
+) -> tuple[Indices, Indices]:
     """Return the same from all cells, those that a fan of rays from the unknown cells finds.
 
     What is seen only from a narrow place is mostly enclosed, so that its rays are short.
@@ -223,7 +229,7 @@ def _narrow_sightings(
 
 
 @njit(cache=True, nogil=True)
-def _with_more_room(found: _Indices) -> _Indices:
+def _with_more_room(found: Indices) -> Indices:
     """Return a copy that is twice as long."""
     larger = np.empty((2 * found.shape[0], 2), np.int64)
     larger[: found.shape[0]] = found

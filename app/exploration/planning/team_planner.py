@@ -24,10 +24,10 @@ from app.exploration.planning.frontier_routes import path_length
 from app.exploration.planning.frontiers import Frontier, cluster_frontiers
 from app.exploration.planning.goals import Activity, Goal, RobotState, activity_of, is_valid
 from app.exploration.planning.growth import Growth
+from app.exploration.planning.phases import choose_or_route, phase_of
 from app.exploration.planning.planning_map import PlanningMap, build_planning_map
 from app.exploration.planning.robot_history import PlannerState, RobotHistory
 from app.exploration.planning.settings import DEFAULT_SETTINGS, PlannerSettings
-from app.exploration.planning.view_routing import choose_or_route
 from app.exploration.planning.visits import count_visit
 
 _COLLISION_AHEAD = 0.5  # cells from a blocked robot to the cell that it could not enter
@@ -362,10 +362,8 @@ class TeamPlanner:
             )
             for robot in team
         ]
-        diminished = self._growth.diminished(self.settings.diminished_share)
-        goals = choose_or_route(
-            robots, frontiers, view, self.frame, self.settings, diminished=diminished
-        )
+        phase = phase_of(self._growth, self.settings)
+        goals = choose_or_route(robots, frontiers, view, self.frame, self.settings, phase=phase)
         for robot, goal in zip(team, goals, strict=True):
             robot.goal = goal
             robot.ended = False

@@ -7,7 +7,7 @@ listed. Then the shortest mission is a routing problem: few stops that together 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,12 +21,11 @@ from app.exploration.planning.frontier_routes import (
     route_threads,
 )
 from app.exploration.planning.frontiers import Frontier
-from app.exploration.planning.goal_selection import choose_goals
 from app.exploration.planning.goals import Goal, RobotState, goal_at
 from app.exploration.planning.min_max_routes import Metres, plan_routes, route_lengths
 from app.exploration.planning.planning_map import PlanningMap
 from app.exploration.planning.settings import PlannerSettings
-from app.exploration.planning.sightings import Sightings
+from app.exploration.planning.sightings import Indices, Sightings
 from app.exploration.planning.stop_distances import CoarseMap
 from app.exploration.planning.view_cover import cover
 from app.exploration.shortest_paths import UNREACHED, distance_field
@@ -85,7 +84,7 @@ def route_views(
     if not chosen:
         return goals
     stops = sightings.poses[[pose for pose, _ in chosen]]
-    start_m, between_m = _distances(starts, stops, view)
+    start_m, between_m = distances(starts, stops, view)
     offset = np.array([path_length(start.backtrack) for start in starts])
     index_of = {(int(row), int(col)): stop for stop, (row, col) in enumerate(stops)}
     heading = {
@@ -94,20 +93,24 @@ def route_views(
         if cell in index_of and np.isfinite(start_m[robot, index_of[cell]])
     }
     routes = _plan_steadily(start_m, between_m, offset, heading)
+    taken: set[Cell] = set()
     for index, route in enumerate(routes):
         if route:
-            cells = np.concatenate([frontiers[which].cells for which in chosen[route[0]][1]])
-            goal = _goal(
+            wanted = chosen[route[0]][1]
+            goal = goal_at_best_pose(
                 robots[index].pose,
                 starts[index],
-                stops[route[0]],
-                Frontier(cells),
+                poses_that_see(sightings, wanted),
+                Frontier(np.concatenate([frontiers[which].cells for which in wanted])),
+                after=stops[route[1]] if len(route) > 1 else None,
+                taken=taken,
                 view=view,
                 frame=frame,
                 settings=settings,
             )
             later = stops[route[1:]] + np.array((view.row0, view.col0), np.int32)
             if goal is not None:
+                taken.add((goal.target[0] - view.row0, goal.target[1] - view.col0))
                 later_cells = tuple((int(row), int(col)) for row, col in later)
                 goal = replace(goal, route=later_cells, routed=True)
             goals[index] = goal
@@ -145,71 +148,6 @@ def _plan_steadily(
     return free if longest_free < _MUCH_SHORTER * longest else routes
 
 
-def choose_or_route(
-    robots: Sequence[RobotState],
-    frontiers: Sequence[Frontier],
-    view: PlanningMap,
-    frame: GridFrame,
-    settings: PlannerSettings,
-    *,
-    diminished: bool,
-) -> list[Goal | None]:
-    """Choose goals while the map grows, and route what is left after that.
-
-    A wide frontier that is left then may hide a room: it is explored first.
-
-    Args:
-        robots: the robots.
-        frontiers: the frontiers to see, cells of the planning map.
-        view: the planning map.
-        frame: the mission's frame.
-        settings: how to explore.
-        diminished: the map has almost ceased to grow, although wide frontiers are left.
-    """
-    goals: list[Goal | None] = [None] * len(robots)
-    if not diminished:
-        goals = choose_goals(robots, frontiers, view, frame, settings, far=False)
-        if any(goals):
-            return goals
-    least = settings.open_frontier_m / view.resolution
-    wide = _seen_for_certain(
-        [each for each in frontiers if each.extent >= least], robots, view, frame, settings
-    )
-    if wide:
-        goals = choose_goals(robots, wide, view, frame, settings, far=False)
-        goals = [None if goal is not None and goal.standby else goal for goal in goals]
-    free = [index for index, goal in enumerate(goals) if goal is None]
-    taken = {id(each) for each in wide} if any(goals) else set()
-    rest = [each for each in frontiers if id(each) not in taken]
-    routed = route_views([robots[index] for index in free], rest, view, frame, settings)
-    visited = {goal.target for goal in goals if goal is not None}
-    for index, goal in zip(free, routed, strict=True):
-        if goal is not None and goal.target not in visited:
-            goals[index] = goal
-    return goals
-
-
-def _seen_for_certain(
-    frontiers: Sequence[Frontier],
-    robots: Sequence[RobotState],
-    view: PlanningMap,
-    frame: GridFrame,
-    settings: PlannerSettings,
-) -> list[Frontier]:
-    """Return the frontiers that a robot can see for certain, at least up to one for each robot."""
-    if not frontiers:
-        return []
-    starts = [_start(robot, view, frame, settings) for robot in robots]
-    standing = _standing(starts)
-    found: list[Frontier] = []
-    for frontier in sorted(frontiers, key=lambda frontier: -frontier.extent):
-        if _frontier_sightings([frontier], view, standing, settings).target.size:
-            found.append(frontier)
-        if len(found) == len(robots):
-            break
-    return found
-
-
 def view_reach(view: PlanningMap, settings: PlannerSettings) -> int:
     """Return the distance up to which a robot sees a single cell for certain, cells."""
     sure = _SURE_BEAMS / settings.beam_spacing_rad
@@ -228,8 +166,8 @@ def _starts_and_sightings(
     Walls are drawn up to a cell too thick, so that a robot's map may show no way out of where it
     is. A robot that sees no frontier from its region backtracks to where its track left another.
     """
-    starts = [_start(robot, view, frame, settings) for robot in robots]
-    sightings = _frontier_sightings(frontiers, view, _standing(starts), settings)
+    starts = [start_of(robot, view, frame, settings) for robot in robots]
+    sightings = frontier_sightings(frontiers, view, standing_of(starts), settings)
     boxed_in = False
     for index, robot in enumerate(robots):
         own = starts[index].standing
@@ -237,15 +175,15 @@ def _starts_and_sightings(
             continue
         for backtrack in backtracks(robot.pose, robot.track):
             if backtrack and not own[view.cell_at(frame, *backtrack[-1])]:
-                starts[index] = _start(robot, view, frame, settings, backtrack=backtrack)
+                starts[index] = start_of(robot, view, frame, settings, backtrack=backtrack)
                 boxed_in = True
                 break
     if boxed_in:
-        sightings = _frontier_sightings(frontiers, view, _standing(starts), settings)
+        sightings = frontier_sightings(frontiers, view, standing_of(starts), settings)
     return starts, sightings
 
 
-def _start(
+def start_of(
     robot: RobotState,
     view: PlanningMap,
     frame: GridFrame,
@@ -258,13 +196,13 @@ def _start(
     return _Start(backtrack, cell, view.reachable(settings.radius, cell).mask)
 
 
-def _standing(starts: Sequence[_Start]) -> Mask:
+def standing_of(starts: Sequence[_Start]) -> Mask:
     """Return where any robot can get to."""
     standing: Mask = np.logical_or.reduce([start.standing for start in starts])
     return standing
 
 
-def _frontier_sightings(
+def frontier_sightings(
     frontiers: Sequence[Frontier], view: PlanningMap, standing: Mask, settings: PlannerSettings
 ) -> Sightings:
     """Return which pose sees which frontier: most of what can be seen of its cells at all."""
@@ -286,12 +224,9 @@ def _frontier_sightings(
     return Sightings(firsts, single.poses, frontier[enough], pose[enough])
 
 
-def _distances(starts: Sequence[_Start], stops: Cells, view: PlanningMap) -> tuple[Metres, Metres]:
+def distances(starts: Sequence[_Start], stops: Cells, view: PlanningMap) -> tuple[Metres, Metres]:
     """Return the path lengths from the robots to the stops, and between the stops."""
-    cells = np.array([start.cell for start in starts], np.int32)
-    passable = _standing(starts)
-    passable[cells[:, 0], cells[:, 1]] = True
-    coarse = CoarseMap(passable, view.resolution)
+    cells, coarse = _start_cells(starts, view)
     metres = coarse.distances(stops, np.concatenate([cells, stops]), route_threads())
     start_m = np.ascontiguousarray(metres[:, : len(starts)].T)
     for robot, start in enumerate(starts):
@@ -300,32 +235,81 @@ def _distances(starts: Sequence[_Start], stops: Cells, view: PlanningMap) -> tup
     return start_m, np.minimum(between_m, between_m.T)
 
 
-def _goal(
+def _start_cells(starts: Sequence[_Start], view: PlanningMap) -> tuple[Cells, CoarseMap]:
+    """Return the cells where routes start, (robots, 2) int32, and the map that they are on."""
+    cells = np.array([start.cell for start in starts], np.int32)
+    passable = standing_of(starts)
+    passable[cells[:, 0], cells[:, 1]] = True
+    coarse = CoarseMap(passable, view.resolution)
+    return cells, coarse
+
+
+def nearest_first(starts: Sequence[_Start], poses: Cells, view: PlanningMap) -> Indices:
+    """Return the indices of poses in the order of the path length from the nearest robot."""
+    cells, coarse = _start_cells(starts, view)
+    metres = coarse.distances(cells, poses, route_threads())
+    return np.argsort(metres.min(axis=0), kind="stable")
+
+
+def poses_that_see(sightings: Sightings, wanted: Indices) -> Cells:
+    """Return the poses that see all of some frontiers, (n, 2) int32."""
+    counts = np.bincount(
+        sightings.pose[np.isin(sightings.target, wanted)], minlength=len(sightings.poses)
+    )
+    poses: Cells = sightings.poses[counts == len(wanted)]
+    return poses
+
+
+def goal_at_best_pose(
     pose: Pose,
     start: _Start,
-    stop: Cells,
+    poses: Cells,
     frontier: Frontier,
     *,
+    after: Cells | None,
+    taken: Collection[Cell],
     view: PlanningMap,
     frame: GridFrame,
     settings: PlannerSettings,
 ) -> Goal | None:
-    """Return the way to a stop, wide of walls if there is such a way."""
-    target = (int(stop[0]), int(stop[1]))
+    """Return the way to the pose that lies best on the way to the next stop.
+
+    The way is wide of walls if there is such a way.
+
+    Args:
+        pose: the robot's pose.
+        start: where its route starts.
+        poses: (n, 2) int32, cells from which the frontier is seen.
+        frontier: the frontier, cells of the planning map.
+        after: (2,) int32, the stop after that; None at the end of the route.
+        taken: local cells that other robots drive to.
+        view: the planning map.
+        frame: the mission's frame.
+        settings: how to explore.
+    """
+    for cell in taken:
+        poses = poses[(poses != cell).any(axis=1)]
+    rows, cols = poses.T
     for clearance in (settings.radius + view.resolution, settings.radius):
         passable = view.passable(clearance, start.cell)
-        if clearance > settings.radius and not passable[target]:
-            continue
         field = distance_field(passable, start.cell)
-        if field[target] < UNREACHED:
-            routes = FrontierRoutes(
-                clearance,
-                view_reach(view, settings) * view.resolution,
-                passable,
-                field,
-                field[target][None],
-                np.array([target], np.int32),
-                start.backtrack,
-            )
-            return goal_at(pose, routes, frontier, which=0, view=view, frame=frame)
+        reached = poses[passable[rows, cols] & (field[rows, cols] < UNREACHED)]
+        if not len(reached):
+            continue
+        costs = field[reached[:, 0], reached[:, 1]].astype(np.int64)
+        if after is not None:
+            onward = distance_field(passable, (int(after[0]), int(after[1])))
+            costs += onward[reached[:, 0], reached[:, 1]]
+        best = int(np.argmin(costs))
+        target = (int(reached[best, 0]), int(reached[best, 1]))
+        routes = FrontierRoutes(
+            clearance,
+            view_reach(view, settings) * view.resolution,
+            passable,
+            field,
+            field[target][None],
+            np.array([target], np.int32),
+            start.backtrack,
+        )
+        return goal_at(pose, routes, frontier, which=0, view=view, frame=frame)
     return None

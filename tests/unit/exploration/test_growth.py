@@ -26,4 +26,4 @@ def test_growth(steps: list[tuple[float, int]], diminished: bool) -> None:
         driven, known = driven + metres, known + cells
         growth.add(driven, known)
 
-    assert growth.diminished(0.08) is diminished
+    assert (growth.recent_share(0.15) < 0.08) is diminished

@@ -9,9 +9,10 @@ from app.exploration.driver import Pose
 from app.exploration.grid import Box, GridFrame
 from app.exploration.planning.frontiers import Frontier, cluster_frontiers
 from app.exploration.planning.goals import Goal, RobotState
+from app.exploration.planning.phases import Phase, choose_or_route
 from app.exploration.planning.planning_map import PlanningMap, build_planning_map
 from app.exploration.planning.settings import PlannerSettings
-from app.exploration.planning.view_routing import choose_or_route, route_views
+from app.exploration.planning.view_routing import goal_at_best_pose, route_views, start_of
 
 FRAME = GridFrame(60, 130, 0.1)
 SETTINGS = PlannerSettings()
@@ -75,6 +76,32 @@ def test_no_two_robots_share_a_stop(robots: int) -> None:
     assert len(set(stops)) == len(stops)
 
 
+def test_stops_beside_each_other_are_viewed_from_two_places() -> None:
+    """A robot does not drive to the pose that another one drives to, though it sees as much."""
+    view, frontiers = hall(58)
+    robot = RobotState(Pose(6.2, 3.0))
+    start = start_of(robot, view, FRAME, SETTINGS)
+    poses = np.array([(20, 58), (20, 59)], np.int32)
+
+    def target(*taken: tuple[int, int]) -> tuple[int, int]:
+        goal = goal_at_best_pose(
+            robot.pose,
+            start,
+            poses,
+            frontiers[0],
+            after=None,
+            taken=taken,
+            view=view,
+            frame=FRAME,
+            settings=SETTINGS,
+        )
+        assert goal is not None
+        return goal.target[0] - view.row0, goal.target[1] - view.col0
+
+    assert target() == (20, 59)
+    assert target((20, 59)) == (20, 58)
+
+
 def test_a_robot_views_what_it_can_get_to() -> None:
     """Of two robots with a wall between them, each gets the niche on its own side."""
     view, frontiers = hall(20, 100, wall=65)
@@ -112,9 +139,28 @@ def test_a_wide_frontier_is_explored_before_the_rest() -> None:
     view, frontiers = hall(8, 14, 20, gate=True)
     team = [RobotState(Pose(2.0, 3.0)), RobotState(Pose(6.0, 3.0))]
 
-    goals = choose_or_route(team, frontiers, view, FRAME, SETTINGS, diminished=True)
+    goals = choose_or_route(team, frontiers, view, FRAME, SETTINGS, phase=Phase.DIMINISHED)
 
     assert [goal is not None and goal.target[1] > 65 for goal in goals] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("x", "phase", "on_the_way"),
+    [(5.5, Phase.SLOWING, True), (8.5, Phase.SLOWING, False), (5.5, Phase.GROWING, False)],
+)
+def test_a_niche_is_viewed_before_it_is_left_behind(
+    x: float, phase: Phase, on_the_way: bool
+) -> None:
+    """A robot on its way to the gate turns to the niche behind it only while that is near."""
+    view, frontiers = hall(8, gate=True)
+
+    (goal,) = choose_or_route(
+        [RobotState(Pose(x, 3.0))], frontiers, view, FRAME, SETTINGS, phase=phase
+    )
+
+    assert goal is not None
+    assert (goal.target[1] < 10.0 * x) is on_the_way
+    assert goal.routed is on_the_way
 
 
 def test_a_robot_keeps_to_its_way() -> None:
