@@ -1,7 +1,7 @@
 """Write the figures of exploration as tables and a plot.
 
-It reads the JSON lines of `exploration_known.py`, `exploration_bounds.py`, `exploration_slam.py`
-and `exploration_merging.py` from a folder and writes `figures.md` and `speed-up.png`.
+It reads the JSON lines of `exploration_known.py`, `exploration_bounds.py`, `exploration_tail.py`,
+`exploration_slam.py` and `exploration_merging.py` from a folder and writes `figures.md` and `speed-up.png`.
 `scripts/exploration-benchmark.sh` runs all of them in order.
 """
 
@@ -91,6 +91,9 @@ def known_part(rows: list[Row]) -> list[str]:
         "The same by floor:",
         "",
         *_by_floor(together, speed_ups(together)),
+        "Makespan over T99, medians of the missions' own quotients:",
+        "",
+        *_makespans(together),
         *(
             [
                 "Teams that start scattered, each robot at a random place:",
@@ -141,6 +144,42 @@ def _by_floor(rows: list[Row], ups: dict[str, dict[int, list[float]]]) -> list[s
     return table(
         [*head, "speed-up to T99", "overlap at T99", "overlap at the end", "distance m"], lines
     )
+
+
+def _makespans(rows: list[Row]) -> list[str]:
+    """Return the median of makespan over T99, by floor and team size."""
+    sizes = sorted({row["robots"] for row in rows})
+    lines = []
+    for group in sorted({kind(row["floor"]) for row in rows}):
+        cells = []
+        for robots in sizes:
+            own = [r for r in rows if kind(r["floor"]) == group and r["robots"] == robots]
+            own = [r["makespan"] / r["t99"] for r in own if 0.0 < r["t99"] < math.inf]
+            cells.append(f"{median(own):.2f}" if own else "-")
+        lines.append([group, *cells])
+    return table(["floor", *(f"{robots} robots" for robots in sizes)], lines)
+
+
+def tail_part(rows: list[Row]) -> list[str]:
+    """Report the driving after T99 next to a tour that knows what is left; nothing without rows."""
+    rows = [row for row in rows if row["ratio"] is not None]
+    if not rows:
+        return []
+    lines = []
+    for group in sorted({kind(row["floor"]) for row in rows}):
+        for robots in sorted({row["robots"] for row in rows if kind(row["floor"]) == group}):
+            own = [r for r in rows if kind(r["floor"]) == group and r["robots"] == robots]
+            cells = [f"{median(r[key] for r in own):.0f}" for key in ("driven_after_m", "tour_m")]
+            lines.append(
+                [group, robots, len(own), *cells, f"{median(r['ratio'] for r in own):.2f}"]
+            )
+    middle = median(row["ratio"] for row in rows)
+    return [
+        "Driving after T99, against a tour of the same team that knows what is left",
+        f"(`exploration_tail.py`); the median of all is {middle:.2f} times the tour:",
+        "",
+        *table(["floor", "robots", "missions", "driven m", "tour m", "quotient"], lines),
+    ]
 
 
 def bounds_part(bounds: list[Row], rows: list[Row]) -> list[str]:
@@ -280,6 +319,7 @@ def main() -> None:
         "",
         *known_part(known),
         *bounds_part(rows_of(options.results, "bounds*.jsonl"), known),
+        *tail_part(rows_of(options.results, "tail*.jsonl")),
         "![Speed-up over team size](speed-up.png)",
         "",
         *slam_part(rows_of(options.results, "slam*.jsonl")),

@@ -76,9 +76,9 @@ class PlannerSettings:
     sensor_range_m: float = 8.0
     beam_spacing_rad: float = math.radians(1.0)
     open_frontier_m: float = 3.0
-    slowing_share: float = 0.15
+    slowing_share: float = 0.3
     diminished_share: float = 0.04
-    lasting_share: float = 0.4
+    lasting_share: float = 0.5
     detour_price: float = 2.0
     growth_window_m: float = 6.0
     standby_cost_m: float = 3.0
