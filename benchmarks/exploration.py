@@ -154,8 +154,8 @@ def _makespans(rows: list[Row]) -> list[str]:
         cells = []
         for robots in sizes:
             own = [r for r in rows if kind(r["floor"]) == group and r["robots"] == robots]
-            own = [r["makespan"] / r["t99"] for r in own if 0.0 < r["t99"] < math.inf]
-            cells.append(f"{median(own):.2f}" if own else "-")
+            quotients = [r["makespan"] / r["t99"] for r in own if 0.0 < r["t99"] < math.inf]
+            cells.append(f"{median(quotients):.2f}" if quotients else "-")
         lines.append([group, *cells])
     return table(["floor", *(f"{robots} robots" for robots in sizes)], lines)
 
