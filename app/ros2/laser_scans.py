@@ -10,6 +10,7 @@ from app.robots.vda5050.scans import MAX_BEAMS, NumberedScan
 from app.ros2.transforms import Matrix
 
 _MAX_RANGE_M = 1000.0
+_MAX_TURN_RAD = 2.1 * math.pi  # some drivers send the first beams of the next turn, too
 _MIN_UPRIGHT = math.cos(math.radians(15.0))
 
 
@@ -30,7 +31,7 @@ def numbered(number: int, message: Any, lidar: Matrix) -> NumberedScan:
         lidar: Where the lidar was on the map.
 
     Raises:
-        BadScan: A field is not a sensible number, it has no beams, or the lidar is not level.
+        BadScan: A field is not a sensible number, it has no beams or more than a turn of them, or the lidar is not level.
     """
     upright = float(lidar[2, 2])
     if abs(upright) < _MIN_UPRIGHT:
@@ -42,9 +43,14 @@ def numbered(number: int, message: Any, lidar: Matrix) -> NumberedScan:
             raise BadScan(f"{name}: {value} is not a finite number")
     if not farthest > 0:
         raise BadScan(f"range_max: {farthest} is not a positive number")
+    if nearest >= farthest:
+        raise BadScan(f"range_min: {nearest} is not below range_max, {farthest}")
     ranges = np.asarray(message.ranges, np.float64)
     if not ranges.size:
         raise BadScan("ranges: there are none")
+    if ranges.size > 1 and not 0 < abs(step) * (ranges.size - 1) <= _MAX_TURN_RAD:
+        count = f"{ranges.size} beams, {step} rad apart"
+        raise BadScan(f"angle_increment: {count}, have no angle or more than a turn")
     keep = -(-ranges.size // MAX_BEAMS)
     ranges = ranges[::keep]
     none = np.isposinf(ranges) | (ranges > farthest)

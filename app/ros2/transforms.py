@@ -17,6 +17,7 @@ import numpy.typing as npt
 from app.exploration.se2 import Transform, between, compose
 
 _KEPT_NS = 10_000_000_000
+_BACK_NS = 2_000_000_000  # a message that is older than the newest by this is of a clock that went back
 _MAX_KEPT = 4000  # of one frame
 _MAX_FRAMES = 500
 _MAX_CHAIN = 20
@@ -47,7 +48,7 @@ class _Moving:
     poses: deque[Transform] = field(default_factory=deque)
 
     def add(self, time_ns: int, pose: Transform) -> None:
-        if self.times and time_ns < self.times[-1] - _KEPT_NS:
+        if self.times and time_ns < self.times[-1] - _BACK_NS:
             # The clock went back: what was measured by the old one is of no use.
             self.times.clear()
             self.poses.clear()

@@ -86,10 +86,12 @@ def test_a_clock_that_goes_back_begins_anew() -> None:
     """What was measured by the old clock is dropped; a message that comes late is left out."""
     transforms = _known([100.0, 99.0])
     assert transforms.lookup("laser", _T0 + 100 * _S, newest=True)[1, 3] == pytest.approx(105.2)
-    transforms.add_moving(ros.transforms(_T0 - 20 * _S, [("map", "odom", Pose(0.0, 0.0))]))
-    transforms.add_odometry(_odometry(-20.0, 3.0))
-    found = transforms.lookup("laser", _T0 - 20 * _S, newest=True)
-    assert found[:2, 3] == pytest.approx([3.2, 0.0])
+    for back_s, x in ((-20.0, 3.0), (-23.0, 4.0)):
+        at = _T0 + int(back_s * _S)
+        transforms.add_moving(ros.transforms(at, [("map", "odom", Pose(0.0, 0.0))]))
+        transforms.add_odometry(_odometry(back_s, x))
+        found = transforms.lookup("laser", at, newest=True)
+        assert found[:2, 3] == pytest.approx([x + 0.2, 0.0])
 
 
 def test_frames_in_a_ring_and_too_many_frames_end() -> None:
@@ -129,8 +131,11 @@ def test_a_lidar_that_hangs_upside_down_turns_the_other_way() -> None:
 
 def test_a_scan_with_too_many_beams_is_thinned() -> None:
     """Every second beam, with twice the angle."""
-    found = numbered(0, _scan(0.0, [1.0] * (MAX_BEAMS + 1)), _LEVEL)
-    assert (len(found.ranges), found.angle_increment) == (MAX_BEAMS // 2 + 1, 0.5)
+    message = _scan(0.0, [1.0] * (MAX_BEAMS + 1))
+    message.angle_increment = 2 * math.pi / MAX_BEAMS
+    found = numbered(0, message, _LEVEL)
+    assert len(found.ranges) == MAX_BEAMS // 2 + 1
+    assert found.angle_increment == pytest.approx(4 * math.pi / MAX_BEAMS)
 
 
 @pytest.mark.parametrize(
@@ -139,12 +144,16 @@ def test_a_scan_with_too_many_beams_is_thinned() -> None:
         ("angle_min", math.nan, "angle_min: nan is not a finite number"),
         ("range_max", 0.0, "range_max: 0.0 is not a positive number"),
         ("range_max", math.nan, "range_max: nan is not a positive number"),
+        ("range_min", 8.0, r"range_min: 8.0 is not below range_max, 8.0"),
         ("ranges", np.zeros(0, np.float32), "ranges: there are none"),
+        ("angle_increment", 0.0, r"angle_increment: 3 beams, 0.0 rad apart, have no angle"),
+        ("angle_increment", -5.0, r"angle_increment: 3 beams, -5.0 rad apart, have .* more than"),
     ],
 )
 def test_a_scan_without_sense_is_refused_by_its_field(name: str, value: Any, text: str) -> None:
     """The field is named."""
-    message = _scan(0.0, [1.0])
+    message = _scan(0.0, [1.0, 2.0, 3.0])
+    numbered(0, message, _LEVEL)
     setattr(message, name, value)
     with pytest.raises(BadScan, match=text):
         numbered(0, message, _LEVEL)
