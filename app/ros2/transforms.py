@@ -17,7 +17,9 @@ import numpy.typing as npt
 from app.exploration.se2 import Transform, between, compose
 
 _KEPT_NS = 10_000_000_000
-_BACK_NS = 2_000_000_000  # a message that is older than the newest by this is of a clock that went back
+_BACK_NS = (
+    2_000_000_000  # a message that is older than the newest by this is of a clock that went back
+)
 _MAX_KEPT = 4000  # of one frame
 _MAX_FRAMES = 500
 _MAX_CHAIN = 20
