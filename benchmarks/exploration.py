@@ -1,27 +1,28 @@
 """Write the figures of exploration as tables and a plot.
 
 It reads the JSON lines of `exploration_known.py`, `exploration_bounds.py`, `exploration_tail.py`,
-`exploration_slam.py` and `exploration_merging.py` from a folder and writes `figures.md` and `speed-up.png`.
+`exploration_slam.py` and `exploration_merging.py` from a folder and writes `figures.md` and
+`speed-up.png`. A section of the page without new figures stays as it is.
 `scripts/exploration-benchmark.sh` runs all of them in order.
 """
 
 import argparse
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import cv2
 import numpy as np
 from exploration_floors import LARGE_M2, kind
+from exploration_runs import Row
 
 from app.missions.picture import save_picture
 
-Row = dict[str, Any]
-
 _ONE_ROOM = "turtlebot3_world"
+_ORDER = ("Known poses", "Bounds", "Driving after T99", "Unknown poses, 4 robots", "Merging")
 _RIGHT_M, _RIGHT_DEG = 0.5, 2.5
 _COLOURS = (
     (178, 114, 0),
@@ -53,6 +54,16 @@ def speed_ups(rows: Iterable[Row]) -> dict[str, dict[int, list[float]]]:
                 base / row["t99"]
             )
     return found
+
+
+def sections(page: str) -> dict[str, str]:
+    """Return the sections of a page by heading, each with its heading."""
+    parts = re.split(r"^(?=## )", page, flags=re.MULTILINE)
+    return {
+        part.partition("\n")[0].removeprefix("## "): part.strip()
+        for part in parts
+        if part.startswith("## ")
+    }
 
 
 def table(head: Sequence[str], lines: Iterable[Sequence[object]]) -> list[str]:
@@ -94,6 +105,8 @@ def known_part(rows: list[Row]) -> list[str]:
         "Makespan over T99, medians of the missions' own quotients:",
         "",
         *_makespans(together),
+        "![Speed-up over team size](speed-up.png)",
+        "",
         *(
             [
                 "Teams that start scattered, each robot at a random place:",
@@ -161,10 +174,8 @@ def _makespans(rows: list[Row]) -> list[str]:
 
 
 def tail_part(rows: list[Row]) -> list[str]:
-    """Report the driving after T99 next to a tour that knows what is left; nothing without rows."""
+    """Report the driving after T99 next to a tour that knows what is left."""
     rows = [row for row in rows if row["ratio"] is not None]
-    if not rows:
-        return []
     lines = []
     for group in sorted({kind(row["floor"]) for row in rows}):
         for robots in sorted({row["robots"] for row in rows if kind(row["floor"]) == group}):
@@ -175,8 +186,10 @@ def tail_part(rows: list[Row]) -> list[str]:
             )
     middle = median(row["ratio"] for row in rows)
     return [
-        "Driving after T99, against a tour of the same team that knows what is left",
-        f"(`exploration_tail.py`); the median of all is {middle:.2f} times the tour:",
+        "## Driving after T99",
+        "",
+        "Against a tour of the same team that knows what is left (`exploration_tail.py`).",
+        f"In the median of {len(rows)} missions the team drives {middle:.2f} times that tour.",
         "",
         *table(["floor", "robots", "missions", "driven m", "tour m", "quotient"], lines),
     ]
@@ -200,7 +213,9 @@ def bounds_part(bounds: list[Row], rows: list[Row]) -> list[str]:
                 lines.append([group, robots, len(own), *cells])
     head = ["floor", "robots", "missions", "least T99 s", "T99 s", "maximum speed-up"]
     return [
-        "Bounds for any team that starts together, even if it knew the floor (medians):",
+        "## Bounds",
+        "",
+        "For any team that starts together, even if it knew the floor; medians (`exploration_bounds.py`):",
         "",
         *table([*head, "least overlap"], lines),
     ]
@@ -311,24 +326,33 @@ def main() -> None:
     parser.add_argument("results", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    known = rows_of(options.results, "known*.jsonl")
-    parts = [
-        "# Figures of exploration",
-        "",
-        "Written by `scripts/exploration-benchmark.sh`; [README.md](README.md) explains them.",
-        "",
-        *known_part(known),
-        *bounds_part(rows_of(options.results, "bounds*.jsonl"), known),
-        *tail_part(rows_of(options.results, "tail*.jsonl")),
-        "![Speed-up over team size](speed-up.png)",
-        "",
-        *slam_part(rows_of(options.results, "slam*.jsonl")),
-        *merging_part(rows_of(options.results, "merging*.jsonl")),
-    ]
-    together = [row for row in known if not row["scattered"] and row["floor"] != _ONE_ROOM]
-    large = [row for row in together if row["free_m2"] >= LARGE_M2]
-    plot(options.out / "speed-up.png", speed_ups(large))
-    (options.out / "figures.md").write_text("\n".join(parts).rstrip() + "\n")
+    known, bounds, tail, slam, merging = (
+        rows_of(options.results, f"{name}*.jsonl")
+        for name in ("known", "bounds", "tail", "slam", "merging")
+    )
+    page = options.out / "figures.md"
+    parts = sections(page.read_text()) if page.exists() else {}
+    parts |= sections(
+        "\n".join(
+            [
+                *(known_part(known) if known else []),
+                *(bounds_part(bounds, known) if bounds else []),
+                *(tail_part(tail) if tail else []),
+                *(slam_part(slam) if slam else []),
+                *(merging_part(merging) if merging else []),
+            ]
+        )
+    )
+    page.write_text(
+        "# Figures of exploration\n\n"
+        "Written by `scripts/exploration-benchmark.sh`; [README.md](README.md) explains them.\n\n"
+        + "\n\n".join(parts[name] for name in _ORDER if name in parts)
+        + "\n"
+    )
+    if known:
+        together = [row for row in known if not row["scattered"] and row["floor"] != _ONE_ROOM]
+        large = [row for row in together if row["free_m2"] >= LARGE_M2]
+        plot(options.out / "speed-up.png", speed_ups(large))
 
 
 if __name__ == "__main__":

@@ -8,13 +8,12 @@ robot sees the surroundings of its start even if it never moves, and what severa
 counts for each of them.
 """
 
-import argparse
-import json
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from exploration_floors import chosen, drawn_floors, large_floors, real_floors
+from exploration_runs import Mission, Row, mission_options, write_rows
 
 from app.exploration.clearance import traversable_cells
 from app.exploration.driver import Pose
@@ -74,36 +73,32 @@ def _seen(floor: FloorMap, viewpoints: npt.NDArray[np.int64], spec: RobotSpec) -
     return mark_visible(floor.grid != FREE, viewpoints, beam_angles(_BEAMS), reach)
 
 
+@lru_cache(maxsize=1)
+def _bound(maps: Path, name: str, seed: int, team: int) -> tuple[list[Pose], Mask, float]:
+    """Return the starts of a team, the observable cells, and the earliest time to 99 %."""
+    floor = Mission(maps, name, team, seed).floor
+    starts = start_poses(floor, team, seed)
+    seen = observable(floor, starts[0])
+    return starts, seen, time_to(0.99, earliest(floor, starts[0], RobotSpec()), seen)
+
+
+def measure(mission: Mission, *, team: int) -> Row:
+    """Return the bounds of a mission whose starts are the first of a larger team's."""
+    starts, seen, least = _bound(mission.maps, mission.name, mission.seed, team)
+    starts = starts[: mission.robots]
+    return {
+        "floor": mission.name,
+        "seed": mission.seed,
+        "robots": mission.robots,
+        "t99_least": least,
+        "overlap_least": overlap_of_starts(mission.floor, starts, seen, RobotSpec()),
+    }
+
+
 def main() -> None:
     """Write one JSON line for each floor, seed and team size."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--maps", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--robots", type=int, nargs="+", default=[2, 4, 8])
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--floors", nargs="*")
-    options = parser.parse_args()
-    floors = real_floors(options.maps) | drawn_floors() | large_floors()
-    floors = chosen(floors, options.floors)
-    spec = RobotSpec()
-    with options.out.open("w") as file:
-        for name in floors:
-            for seed in range(options.seeds):
-                starts = start_poses(floors[name], max(options.robots), seed)
-                seen = observable(floors[name], starts[0])
-                least = time_to(0.99, earliest(floors[name], starts[0], spec), seen)
-                for robots in options.robots:
-                    row = {
-                        "floor": name,
-                        "seed": seed,
-                        "robots": robots,
-                        "t99_least": least,
-                        "overlap_least": overlap_of_starts(
-                            floors[name], starts[:robots], seen, spec
-                        ),
-                    }
-                    file.write(json.dumps(row) + "\n")
-                    file.flush()
+    options = mission_options(__doc__, robots=[2, 4, 8], seeds=5).parse_args()
+    write_rows(options, partial(measure, team=max(options.robots)))
 
 
 if __name__ == "__main__":

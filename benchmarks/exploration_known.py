@@ -1,21 +1,18 @@
 """Missions with known poses: completeness, time to 90 and 99 %, overlap, makespan, distance."""
 
-import argparse
-import json
 import math
-import multiprocessing
 import time
 from dataclasses import asdict, dataclass
-from functools import lru_cache
-from pathlib import Path
+from functools import partial
 
 import cv2
 import numpy as np
-from exploration_floors import chosen, drawn_floors, free_m2, large_floors, real_floors
+from exploration_floors import free_m2
+from exploration_runs import Mission, Row, mission_options, write_rows
 
 from app.exploration.evaluation.first_seen import time_to
 from app.exploration.evaluation.map_quality import accuracy, coverage, observable, reachable
-from app.exploration.grid import UNKNOWN, FloorMap, Grid, Mask
+from app.exploration.grid import UNKNOWN, Grid, Mask
 from app.exploration.planning.frontiers import cluster_frontiers, frontier_cells
 from app.exploration.planning.settings import DEFAULT_SETTINGS
 from app.exploration.simulation.simulate import simulate
@@ -51,11 +48,6 @@ class Run:
 _PATCH_CELLS = 5  # cells
 
 
-@lru_cache(maxsize=1)
-def _floors(folder: Path) -> dict[str, FloorMap]:
-    return real_floors(folder) | drawn_floors() | large_floors()
-
-
 def reachable_left(grid: Grid, reached: Mask, resolution: float) -> int:
     """Count remaining frontiers, by the mission's own definition, that a robot's disc can reach."""
     min_cells = math.ceil(DEFAULT_SETTINGS.frontier_min_m / resolution - 1e-9)
@@ -80,21 +72,20 @@ def hidden_left(grid: Grid, seen: Mask) -> int:
     return int(np.count_nonzero(sizes[behind, cv2.CC_STAT_AREA] >= _PATCH_CELLS))
 
 
-def measure(job: tuple[Path, str, int, int, bool]) -> Run:
+def measure(mission: Mission, *, scattered: bool) -> Row:
     """Run one mission and measure it."""
-    folder, name, robots, seed, scattered = job
-    floor = _floors(folder)[name]
+    floor = mission.floor
     began, cpu_began = time.perf_counter(), time.process_time()
-    outcome = simulate(floor, robots, seed, scattered=scattered)
+    outcome = simulate(floor, mission.robots, mission.seed, scattered=scattered)
     wall, cpu = time.perf_counter() - began, time.process_time() - cpu_began
     seen = observable(floor, outcome.starts[0])
     first_seen = outcome.first_seen
     t99 = time_to(0.99, first_seen.first_known, seen)
-    return Run(
-        floor=name,
+    run = Run(
+        floor=mission.name,
         free_m2=free_m2(floor),
-        robots=robots,
-        seed=seed,
+        robots=mission.robots,
+        seed=mission.seed,
         coverage=coverage(outcome.grid, floor, seen),
         accuracy=accuracy(outcome.grid, floor),
         t90=time_to(0.9, first_seen.first_known, seen),
@@ -115,30 +106,15 @@ def measure(job: tuple[Path, str, int, int, bool]) -> Run:
         wall_s=wall,
         cpu_s=cpu,
     )
+    return asdict(run)
 
 
 def main() -> None:
     """Write one JSON line for each mission."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--maps", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--robots", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--floors", nargs="*", help="names or kinds, such as office-2 or cave")
+    parser = mission_options(__doc__, robots=[1, 2, 4, 8], seeds=5)
     parser.add_argument("--scattered", action="store_true", help="robots do not start together")
-    parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
-    names = list(chosen(_floors(options.maps), options.floors))
-    jobs = [
-        (options.maps, name, robots, seed, options.scattered)
-        for seed in range(options.seeds)
-        for name in names
-        for robots in options.robots
-    ]
-    with options.out.open("w") as file, multiprocessing.Pool(options.processes) as pool:
-        for run in pool.imap_unordered(measure, jobs):
-            file.write(json.dumps(asdict(run)) + "\n")
-            file.flush()
+    write_rows(options, partial(measure, scattered=options.scattered))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """Missions with unknown poses: trajectory error, map against the floor, pace, CPU time."""
 
-import argparse
-import json
 import time
 from dataclasses import dataclass
-from pathlib import Path
+from functools import lru_cache
 
 import numpy as np
-from exploration_floors import chosen, drawn_floors, real_floors
+from exploration_floors import drawn_floors
+from exploration_runs import Mission, Row, mission_options, write_rows
 
 from app.exploration.driver import Pose
 from app.exploration.evaluation.fidelity import alignment, fidelity, trajectory_error
@@ -68,16 +67,24 @@ def run(floor: FloorMap, robots: int, seed: int) -> UnknownPoseRun:
     return UnknownPoseRun(floor, starts, bases, outcome, wall, cpu)
 
 
-def measure(name: str, mission: UnknownPoseRun, robots: int, seed: int) -> dict[str, object]:
-    """Return the figures of one run."""
+@lru_cache(maxsize=1)
+def _compile() -> None:
+    """Explore once, so that no figure holds the time of the compiler."""
+    run(drawn_floors()["cave-0"], 1, 0)
+
+
+def measure(job: Mission) -> Row:
+    """Explore, and return the figures."""
+    _compile()
+    mission = run(job.floor, job.robots, job.seed)
     estimated, truth = mission.tracks()
     merged = mission.merged()
     seen = observable(mission.floor, mission.starts[0])
     shown = fidelity(merged, mission.floor, seen)
     return {
-        "floor": name,
-        "robots": robots,
-        "seed": seed,
+        "floor": job.name,
+        "robots": job.robots,
+        "seed": job.seed,
         "status": mission.outcome.status,
         "ate_m": trajectory_error(estimated, truth),
         "free_iou": shown.free_iou,
@@ -97,21 +104,7 @@ def measure(name: str, mission: UnknownPoseRun, robots: int, seed: int) -> dict[
 
 def main() -> None:
     """Write one JSON line for each run."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--maps", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--robots", type=int, default=4)
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
-    parser.add_argument("--floors", nargs="*")
-    options = parser.parse_args()
-    floors = real_floors(options.maps) | drawn_floors()
-    run(floors["cave-0"], 1, 0)  # compiles
-    with options.out.open("w") as file:
-        for seed in options.seeds:
-            for name in chosen(floors, options.floors):
-                mission = run(floors[name], options.robots, seed)
-                file.write(json.dumps(measure(name, mission, options.robots, seed)) + "\n")
-                file.flush()
+    write_rows(mission_options(__doc__, robots=[4], seeds=5).parse_args(), measure)
 
 
 if __name__ == "__main__":

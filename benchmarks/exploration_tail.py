@@ -6,15 +6,11 @@ all of them, on routes whose longest is short, from where the robots stand. It i
 the same kind as the planner's, but without a surprise.
 """
 
-import argparse
-import json
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
-from exploration_floors import chosen, drawn_floors, large_floors, real_floors
+from exploration_runs import Mission, Row, mission_options, write_rows
 
 from app.exploration.driver import Pose
 from app.exploration.evaluation.map_quality import observable, reachable
@@ -80,8 +76,9 @@ def informed_tour(
     return float(lengths.sum()), float(lengths.max())
 
 
-def measure(floor: FloorMap, robots: int, seed: int) -> dict[str, Any]:
+def measure(mission: Mission) -> Row:
     """Run one mission, and plan the tour for what was left at T99."""
+    floor, robots, seed = mission.floor, mission.robots, mission.seed
     starts = start_poses(floor, robots, seed)
     seen = observable(floor, starts[0])
     wanted = 0.99 * int(np.count_nonzero(seen))
@@ -103,7 +100,7 @@ def measure(floor: FloorMap, robots: int, seed: int) -> dict[str, Any]:
     total, longest = informed_tour(floor, poses, left, reachable(floor, starts[0]))
     after = sum(planner.distances) - driven
     return {
-        "floor": floor.name,
+        "floor": mission.name,
         "robots": robots,
         "seed": seed,
         "t99": t99,
@@ -117,20 +114,7 @@ def measure(floor: FloorMap, robots: int, seed: int) -> dict[str, Any]:
 
 def main() -> None:
     """Write one JSON line for each mission."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--maps", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--robots", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--floors", nargs="*")
-    options = parser.parse_args()
-    floors = chosen(real_floors(options.maps) | drawn_floors() | large_floors(), options.floors)
-    with options.out.open("w") as file:
-        for floor in floors.values():
-            for seed in range(options.seeds):
-                for robots in options.robots:
-                    file.write(json.dumps(measure(floor, robots, seed)) + "\n")
-                    file.flush()
+    write_rows(mission_options(__doc__, robots=[1, 2, 4, 8], seeds=1).parse_args(), measure)
 
 
 if __name__ == "__main__":

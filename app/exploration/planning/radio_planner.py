@@ -19,7 +19,7 @@ from app.exploration.driver import EMPTY_PATCH, DriveReport, Order, Point, Pose
 from app.exploration.grid import Grid, GridFrame, LogOdds, Mask
 from app.exploration.planning.goals import Activity
 from app.exploration.planning.radio_spec import DEFAULT_RADIO, OutOfReach, RadioSpec
-from app.exploration.planning.robot_history import PlannerState
+from app.exploration.planning.robot_history import PlannerState, require_reports
 from app.exploration.planning.settings import DEFAULT_SETTINGS, PlannerSettings
 from app.exploration.planning.team_planner import TeamPlanner
 from app.exploration.shortest_paths import distance_field
@@ -256,9 +256,7 @@ class RadioPlanner:
         Raises:
             ValueError: an active robot has not reported.
         """
-        missing = [slot for slot in self.active if slot not in self._reports]
-        if missing:
-            raise ValueError(f"robots {missing} have not reported")
+        require_reports(self.active, self._reports)
         if self.done or not self.active:
             return {}
         self.time = max(self.time, *(report.time for report in self._reports.values()))

@@ -4,6 +4,7 @@ The state from which another planner continues is such a history of each robot, 
 makes of it.
 """
 
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -90,3 +91,18 @@ class PlannerState:
     retried: int | None
     visits: NDArray[np.uint8]
     collision_cells: Mask
+
+
+def require_reports(active: Sequence[int], reported: Container[int]) -> None:
+    """Check that all robots have reported, as a barrier needs.
+
+    Args:
+        active: slots of the robots that take part.
+        reported: slots of the robots that have reported.
+
+    Raises:
+        ValueError: a robot that takes part has not reported.
+    """
+    missing = [slot for slot in active if slot not in reported]
+    if missing:
+        raise ValueError(f"robots {missing} have not reported")

@@ -79,7 +79,7 @@ class PlannerSettings:
     slowing_share: float = 0.3
     diminished_share: float = 0.04
     lasting_share: float = 0.5
-    detour_price: float = 2.0
+    detour_price: float = 3.0
     growth_window_m: float = 6.0
     standby_cost_m: float = 3.0
     standby_distance_m: float = 1.0

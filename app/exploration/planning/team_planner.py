@@ -26,7 +26,7 @@ from app.exploration.planning.goals import Activity, Goal, RobotState, activity_
 from app.exploration.planning.growth import Growth
 from app.exploration.planning.phases import choose_or_route, phase_of
 from app.exploration.planning.planning_map import PlanningMap, build_planning_map
-from app.exploration.planning.robot_history import PlannerState, RobotHistory
+from app.exploration.planning.robot_history import PlannerState, RobotHistory, require_reports
 from app.exploration.planning.settings import DEFAULT_SETTINGS, PlannerSettings
 from app.exploration.planning.visits import count_visit
 
@@ -232,9 +232,7 @@ class TeamPlanner:
         Raises:
             ValueError: an active robot has not reported.
         """
-        missing = [slot for slot in self.active if slot not in self._pending]
-        if missing:
-            raise ValueError(f"robots {missing} have not reported")
+        require_reports(self.active, self._pending)
         if self.done or not self.active:
             return {}
         self.apply()

@@ -38,7 +38,7 @@ _MAX_STOPS = 500  # bound of the work of one plan; the rest is planned when thes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Start:
+class RouteStart:
     """Where a robot's route starts.
 
     Attributes:
@@ -160,7 +160,7 @@ def _starts_and_sightings(
     view: PlanningMap,
     frame: GridFrame,
     settings: PlannerSettings,
-) -> tuple[list[_Start], Sightings]:
+) -> tuple[list[RouteStart], Sightings]:
     """Return where routes start, and what is seen from the regions around.
 
     Walls are drawn up to a cell too thick, so that a robot's map may show no way out of where it
@@ -190,13 +190,13 @@ def start_of(
     settings: PlannerSettings,
     *,
     backtrack: tuple[Point, ...] = (),
-) -> _Start:
+) -> RouteStart:
     """Return where a robot starts, with its region."""
     cell = view.cell_at(frame, *(backtrack[-1] if backtrack else (robot.pose.x, robot.pose.y)))
-    return _Start(backtrack, cell, view.reachable(settings.radius, cell).mask)
+    return RouteStart(backtrack, cell, view.reachable(settings.radius, cell).mask)
 
 
-def standing_of(starts: Sequence[_Start]) -> Mask:
+def standing_of(starts: Sequence[RouteStart]) -> Mask:
     """Return where any robot can get to."""
     standing: Mask = np.logical_or.reduce([start.standing for start in starts])
     return standing
@@ -224,7 +224,9 @@ def frontier_sightings(
     return Sightings(firsts, single.poses, frontier[enough], pose[enough])
 
 
-def distances(starts: Sequence[_Start], stops: Cells, view: PlanningMap) -> tuple[Metres, Metres]:
+def distances(
+    starts: Sequence[RouteStart], stops: Cells, view: PlanningMap
+) -> tuple[Metres, Metres]:
     """Return the path lengths from the robots to the stops, and between the stops."""
     cells, coarse = _start_cells(starts, view)
     metres = coarse.distances(stops, np.concatenate([cells, stops]), route_threads())
@@ -235,7 +237,7 @@ def distances(starts: Sequence[_Start], stops: Cells, view: PlanningMap) -> tupl
     return start_m, np.minimum(between_m, between_m.T)
 
 
-def _start_cells(starts: Sequence[_Start], view: PlanningMap) -> tuple[Cells, CoarseMap]:
+def _start_cells(starts: Sequence[RouteStart], view: PlanningMap) -> tuple[Cells, CoarseMap]:
     """Return the cells where routes start, (robots, 2) int32, and the map that they are on."""
     cells = np.array([start.cell for start in starts], np.int32)
     passable = standing_of(starts)
@@ -244,7 +246,7 @@ def _start_cells(starts: Sequence[_Start], view: PlanningMap) -> tuple[Cells, Co
     return cells, coarse
 
 
-def nearest_first(starts: Sequence[_Start], poses: Cells, view: PlanningMap) -> Indices:
+def nearest_first(starts: Sequence[RouteStart], poses: Cells, view: PlanningMap) -> Indices:
     """Return the indices of poses in the order of the path length from the nearest robot."""
     cells, coarse = _start_cells(starts, view)
     metres = coarse.distances(cells, poses, route_threads())
@@ -262,7 +264,7 @@ def poses_that_see(sightings: Sightings, wanted: Indices) -> Cells:
 
 def goal_at_best_pose(
     pose: Pose,
-    start: _Start,
+    start: RouteStart,
     poses: Cells,
     frontier: Frontier,
     *,

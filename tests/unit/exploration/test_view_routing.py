@@ -146,7 +146,7 @@ def test_a_wide_frontier_is_explored_before_the_rest() -> None:
 
 @pytest.mark.parametrize(
     ("x", "phase", "on_the_way"),
-    [(5.5, Phase.SLOWING, True), (8.5, Phase.SLOWING, False), (5.5, Phase.GROWING, False)],
+    [(4.7, Phase.SLOWING, True), (8.5, Phase.SLOWING, False), (4.7, Phase.GROWING, False)],
 )
 def test_a_niche_is_viewed_before_it_is_left_behind(
     x: float, phase: Phase, on_the_way: bool
