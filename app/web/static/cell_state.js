@@ -1,7 +1,7 @@
 // The cells of a mission's map at one moment, and the robot that saw each first.
 
 async function through(bytes, stream) {
-  // Not by a blob: that costs milliseconds, as another process is told of it.
+  // Not by a blob: that costs milliseconds, as another process has to register it.
   return new Uint8Array(await new Response(new Response(bytes).body.pipeThrough(stream)).arrayBuffer());
 }
 const TILE = 64; // cells
