@@ -25,7 +25,7 @@ FIELD_MARGIN_M = 0.4
 """Metres by which a field should exceed the window that is searched in it."""
 
 _CELL = 0.05  # metres
-_REACH = 2.5  # sigmas within which a point raises the field
+_REACH = math.ceil(2.5 * SIGMA / _CELL)  # cells within which a point raises the field
 _POOL = 4  # fine cells along one side of a coarse cell
 _PEAKS = 4  # best poses of the coarse search that are refined
 _INFORMATION_SHARE = 0.05  # of the curvature: returns from one surface do not err independently
@@ -33,6 +33,7 @@ _RIVAL_CELLS = 2  # coarse cells from the best fit at which another place begins
 _RIVAL_RAD = 0.3  # and radians
 _TURNS = np.linspace(-0.03, 0.03, 5)
 _FINE = 16.0  # entries of the splat's table for each squared cell
+_PARTS = 4  # of a cell's side
 _MAX_STEPS = 12
 _MIN_LIKELIHOOD = 1e-3  # a lower likelihood counts as none
 _MIN_SLOPE = 1e-6  # a lower slope has no direction
@@ -42,6 +43,10 @@ _EVERY = 3  # the search uses one of this many points
 
 Likelihood = npt.NDArray[np.float32]
 """(rows, cols) float32, 0 to 1."""
+
+_LIKELIHOODS: Likelihood = np.exp(
+    -np.arange(2 * _FINE * (_REACH + 1) ** 2 + 1) / _FINE / (2.0 * (SIGMA / _CELL) ** 2)
+).astype(np.float32)  # by squared distance, in sixteenths of a squared cell
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,8 +95,10 @@ def likelihood_field(
     """
     field = _empty_field(around, margin)
     scale = np.array([1.0 / _CELL, 1.0 / _CELL, 1.0])
+    drawn = np.zeros(field.cells.shape, np.uint16)
+    x, y = field.x / _CELL, field.y / _CELL
     for points, pose in zip(scans, poses * scale, strict=True):
-        _splat(field.cells, points / _CELL, pose, field.x / _CELL, field.y / _CELL, SIGMA / _CELL)
+        _splat(field.cells, drawn, points / _CELL, pose, x, y, _LIKELIHOODS)
     return field
 
 
@@ -153,8 +160,6 @@ def search(
         turn: radians to each side.
         rival: also find the best fit in another place.
     """
-    rows, cols = field.cells.shape
-    pooled = field.cells.reshape(rows // _POOL, _POOL, cols // _POOL, _POOL).max(axis=(1, 3))
     thin = points[::_EVERY]
     step = _POOL * _CELL
     far = max(float(np.percentile(np.hypot(*thin.T), 75)), 1.0)
@@ -162,15 +167,16 @@ def search(
     turns = np.arange(-math.ceil(turn / turn_step), math.ceil(turn / turn_step) + 1) * turn_step
     reach = math.ceil(window / step)
     local = np.array([guess[0] - field.x, guess[1] - field.y])
-    scores = _window(
-        np.ascontiguousarray(pooled), thin / step, local / step, guess[2] + turns, reach
-    )
+    scores = _window(_pooled(field.cells), thin / step, local / step, guess[2] + turns, reach)
 
     def refined(angle: int, dy: int, dx: int) -> Match:
         start = guess + np.array([(dx - reach) * step, (dy - reach) * step, turns[angle]])
         return refine(field, points, _nearby(field, thin, start, reach=_POOL // 2, turns=_TURNS))
 
-    order = np.argsort(-scores.ravel(), kind="stable")[: 3 * _PEAKS]
+    flat_scores = scores.ravel()
+    count = min(3 * _PEAKS, flat_scores.size)
+    highest = np.argpartition(flat_scores, flat_scores.size - count)[-count:]
+    order = highest[np.argsort(-flat_scores[highest], kind="stable")]
     found: list[Match] = []
     tried: list[tuple[int, int, int]] = []
     for flat in order:
@@ -235,18 +241,30 @@ def _nearby(
 
 @njit(cache=True, nogil=True)
 def _splat(  # noqa: PLR0917, compiled: no keyword crosses cheaply
-    cells: Likelihood, points: Points, pose: Transform, x: float, y: float, sigma: float
+    cells: Likelihood,
+    drawn: npt.NDArray[np.uint16],
+    points: Points,
+    pose: Transform,
+    x: float,
+    y: float,
+    table: Likelihood,
 ) -> None:
-    """Raise the field around each point of a scan; all in cells, the field's corner at x and y."""
+    """Raise the field around each point of a scan; all in cells, the field's corner at x and y.
+
+    One point in each sixteenth of a cell is enough: `drawn` holds a bit for each that has one.
+    """
     rows, cols = cells.shape
-    reach = int(np.ceil(_REACH * sigma))
-    size = int((reach + 1) * (reach + 1) * 2 * _FINE) + 1
-    table = np.exp(-np.arange(size) / _FINE / (2.0 * sigma * sigma)).astype(np.float32)
+    reach = _REACH
     cos, sin = np.cos(pose[2]), np.sin(pose[2])
     for index in range(points.shape[0]):
         col = pose[0] - x + cos * points[index, 0] - sin * points[index, 1]
         row = pose[1] - y + sin * points[index, 0] + cos * points[index, 1]
         at_col, at_row = int(np.floor(col)), int(np.floor(row))
+        if 0 <= at_row < rows and 0 <= at_col < cols:
+            part = 1 << (_PARTS * int(_PARTS * (row - at_row)) + int(_PARTS * (col - at_col)))
+            if drawn[at_row, at_col] & part:
+                continue
+            drawn[at_row, at_col] |= part
         first_col, last_col = max(at_col - reach, 0), min(at_col + reach + 1, cols)
         for to_row in range(max(at_row - reach, 0), min(at_row + reach + 1, rows)):
             across = (to_row + 0.5 - row) * (to_row + 0.5 - row)
@@ -254,6 +272,18 @@ def _splat(  # noqa: PLR0917, compiled: no keyword crosses cheaply
                 along = to_col + 0.5 - col
                 value = table[int((across + along * along) * _FINE)]
                 cells[to_row, to_col] = max(cells[to_row, to_col], value)
+
+
+@njit(cache=True, nogil=True)
+def _pooled(cells: Likelihood) -> Likelihood:
+    """Return the maximum of each block of fine cells."""
+    rows, cols = cells.shape[0] // _POOL, cells.shape[1] // _POOL
+    pooled = np.zeros((rows, cols), np.float32)
+    for row in range(rows * _POOL):
+        for col in range(cols * _POOL):
+            value = cells[row, col]
+            pooled[row // _POOL, col // _POOL] = max(pooled[row // _POOL, col // _POOL], value)
+    return pooled
 
 
 @njit(cache=True, nogil=True)

@@ -1,7 +1,8 @@
 """Simultaneous localization and mapping (SLAM) of one robot.
 
 Each new keyframe is matched against the last ones, and against older ones nearby to close loops;
-each match becomes an edge of the pose graph. When the graph is solved, all poses move.
+each match becomes an edge of the pose graph. When the graph is solved, all poses move. At the end
+all scans are aligned with one another.
 """
 
 import math
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from app.exploration.mapping.keyframes import Keyframe, Scan, keyframe_field
 from app.exploration.mapping.loop_closure import LoopSpec, close_loop, loop_candidates
 from app.exploration.mapping.pose_graph import Edge, PoseGraph
+from app.exploration.mapping.scan_alignment import align_scans
 from app.exploration.mapping.scan_matching import (
     FIELD_MARGIN_M,
     LikelihoodField,
@@ -21,6 +23,7 @@ from app.exploration.mapping.scan_matching import (
     refine,
     search,
 )
+from app.exploration.mapping.scan_surfaces import scan_surfaces
 from app.exploration.se2 import Points, Transform, apply, between, compose
 
 _MIN_POINTS = 20  # a scan with fewer returns is not matched
@@ -32,6 +35,7 @@ _BETTER = 0.05  # a searched match must score higher by this to be taken
 _FAR_BETTER = 0.2  # and one that contradicts the odometry by this
 _UNRIVALLED = 0.1  # higher than that in any other place
 _DOUBTFUL_SHARE = 0.1  # of a doubtful match's information
+_ODOMETRY_SHARE = 0.2  # of the odometry's information when all scans are aligned
 _CORNERS = np.array([[-1.0, -1.0], [1.0, 1.0]])
 
 
@@ -43,6 +47,7 @@ class SlamSpec:
         recent: number of last keyframes that form the field that a new scan is matched against.
         window_m: metres that the front end searches around the odometry.
         window_rad: radians that the front end searches around the odometry.
+        window_share: growth of that, radians per radian turned since the last keyframe.
         lost_m: metres searched, with all headings, where nothing fits close to the odometry.
         distance_noise: standard deviation of the odometry, metres per root of a metre driven.
         turn_noise: standard deviation of the heading, radians per root of a metre driven.
@@ -55,6 +60,7 @@ class SlamSpec:
     recent: int = 15
     window_m: float = 0.3
     window_rad: float = 0.2
+    window_share: float = 0.3
     lost_m: float = 1.0
     distance_noise: float = 0.05
     turn_noise: float = 0.04
@@ -82,6 +88,8 @@ class SlamMap:
         self.graph = PoseGraph()
         self.poses: Transform = np.zeros((0, 3))
         self._pending = 0
+        self._aligned = 0
+        self._odometry: list[Edge] = []
         self._scores: list[float] = []
 
     @property
@@ -110,12 +118,14 @@ class SlamMap:
         pose = compose(self.poses[last], motion)
         information = prior = self._prior(motion)
         if matched:
-            match, near = self._match_recent(keyframe.points, pose, prior)
+            match, near = self._match_recent(keyframe.points, pose, prior, abs(motion[2]))
             pose, information = match.pose, match.information
             if match.score < _DOUBTFUL * self._usual_score():
                 information = _DOUBTFUL_SHARE * information
             if near:
                 information = information + prior
+                share = _ODOMETRY_SHARE * prior
+                self._odometry.append(Edge(last, last + 1, motion, share, trusted=False))
             self._scores.append(match.score)
         motion = between(self.poses[last], pose)
         self._append(keyframe, pose)
@@ -125,6 +135,19 @@ class SlamMap:
         return self.last
 
     def solve(self) -> None:
+        """Solve the pose graph, then align all scans with one another; a second call is free.
+
+        It takes milliseconds for each keyframe, and is meant for the end of a run.
+        """
+        if self._aligned == len(self.keyframes):
+            return
+        self._solve()
+        surfaces = scan_surfaces([keyframe.points for keyframe in self.keyframes])
+        chain = [edge for edge in self.graph.edges if edge.trusted]
+        self.poses = align_scans(surfaces, self.poses, chain, self._odometry)
+        self._aligned = len(self.keyframes)
+
+    def _solve(self) -> None:
         """Solve the pose graph and adopt its poses."""
         self.poses = self.graph.solve(self.poses)
         self._pending = 0
@@ -144,7 +167,7 @@ class SlamMap:
         return np.diag([1.0 / along, 1.0 / along, 1.0 / turn])
 
     def _match_recent(
-        self, points: Points, guess: Transform, prior: npt.NDArray[np.float64]
+        self, points: Points, guess: Transform, prior: npt.NDArray[np.float64], turned: float
     ) -> tuple[Match, bool]:
         """Match a scan against the last keyframes, near the pose by odometry.
 
@@ -159,7 +182,8 @@ class SlamMap:
         around = self._recent_field(apply(guess, points), spec.window_m)
         match = refine(around, points, guess, prior)
         if match.score < _DOUBTFUL * usual:
-            found = search(around, points, guess, window=spec.window_m, turn=spec.window_rad)
+            turn = spec.window_rad + spec.window_share * turned
+            found = search(around, points, guess, window=spec.window_m, turn=turn)
             if found.score > match.score + _BETTER:
                 match = found
         if match.score < _LOST * usual:
@@ -194,4 +218,4 @@ class SlamMap:
                 self._pending += 1
                 shift = max(shift, off)
         if self._pending >= spec.max_pending or shift > spec.solve_shift:
-            self.solve()
+            self._solve()

@@ -131,7 +131,8 @@ class SlamRobot:
         )
 
     def recall(self) -> DriveReport:
-        """Stop permanently, and report everything that the robot saw."""
+        """Stop permanently, align all scans, and report everything that the robot saw."""
+        self.slam.solve()
         return replace(self._report([self.pose], 0.0, 0), patch=self._grid.full_patch())
 
     def _here(self) -> Transform:

@@ -117,7 +117,8 @@ class LogReplay:
         return self._report(visited, driven)
 
     def recall(self) -> DriveReport:
-        """Stop permanently, and report everything that the robot saw."""
+        """Stop permanently, align all scans, and report everything that the robot saw."""
+        self.slam.solve()
         return replace(self._report([self._pose()], 0.0), patch=self._grid.full_patch())
 
     def _pose(self) -> Pose:

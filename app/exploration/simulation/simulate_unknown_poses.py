@@ -27,33 +27,33 @@ class UnknownPoseExploration:
     Attributes:
         robots: the robots, with their own maps, by slot.
         frame: frame of each robot's grid, in the robot's own frame.
-        layers: each robot's own evidence by slot, (rows, cols) int8 log-odds units.
-        clusters: the slots of the robots that share a frame, by map cluster.
-        transforms: (3,) from each robot's own frame to its cluster's, by slot.
+        clusters: the slots of the robots whose whole maps were merged, by joint map.
+        transforms: (3,) from each robot's own frame to its joint map's, by slot.
         seconds: simulated seconds.
         attempts: pairs of map clusters that were registered.
+        merged: the joint maps, largest known area first.
     """
 
     robots: Sequence[SlamRobot]
     frame: GridFrame
-    layers: list[LogOdds]
     clusters: list[list[int]]
     transforms: list[Transform]
     seconds: float
     attempts: int
+    merged: list[JointMap]
 
     @property
     def status(self) -> str:
-        """`completed`, or `partial` if several map clusters remain."""
+        """`completed`, or `partial` if several maps remain."""
         return "completed" if len(self.clusters) == 1 else "partial"
 
     def trajectory(self, slot: int) -> Transform:
-        """Return a robot's keyframe poses, (n, 3), in the frame of its cluster."""
+        """Return a robot's keyframe poses, (n, 3), in the frame of its joint map."""
         return compose(self.transforms[slot], self.robots[slot].slam.poses)
 
     def joint_maps(self) -> list[JointMap]:
-        """Register the whole maps jointly and merge them, as a mission does at its end."""
-        return joint_maps(self.layers, self.frame)
+        """Return the whole maps, registered jointly and merged, as a mission does at its end."""
+        return self.merged
 
 
 def simulate_unknown_poses(
@@ -77,18 +77,24 @@ def simulate_unknown_poses(
     while orders := planner.decide():
         for slot, order in orders.items():
             planner.observe(slot, robots[slot].drive(order.path, order.until))
-    layers = []
+    layers: list[LogOdds] = []
     for robot in robots:
         patch = robot.recall().patch
         layer = np.zeros((frame.rows, frame.cols), np.int8)
         layer[patch.box.slices] = patch.cells
         layers.append(layer)
+    merged = joint_maps(layers, frame)
+    placed = {
+        slot: transform
+        for joint in merged
+        for slot, transform in zip(joint.members, joint.transforms, strict=True)
+    }
     return UnknownPoseExploration(
         robots=robots,
         frame=frame,
-        layers=layers,
-        clusters=planner.clusters,
-        transforms=planner.transforms,
+        clusters=sorted(list(joint.members) for joint in merged),
+        transforms=[placed[slot] for slot in range(len(robots))],
         seconds=planner.time,
         attempts=planner.attempts,
+        merged=merged,
     )
