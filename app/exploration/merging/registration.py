@@ -144,7 +144,7 @@ class RegistrationGate:
     agreement: float = 0.95
     residual_rms: float = 0.045
     conflict: float = _NOISE_M
-    conflict_share: float = 0.0075
+    conflict_share: float = 0.008
 
     def accepts(self, found: Registration) -> bool:
         """Return whether the maps may be merged by a registration."""
