@@ -88,7 +88,8 @@ class Shop:
         """Stop one with SIGTERM, and start it anew; returns its exit code."""
         process = self.processes[name]
         process.send_signal(signal.SIGTERM)
-        code = await asyncio.to_thread(process.wait, 30)
+        # Longer than handlers may go on, and than they wait for a lock of the database: 30 s each.
+        code = await asyncio.to_thread(process.wait, 75)
         self.start(name)
         return code
 
