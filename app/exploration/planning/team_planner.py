@@ -309,11 +309,10 @@ class TeamPlanner:
 
     def _count_visits(self, view: PlanningMap) -> None:
         """Count a visit for each frontier cell that a robot was sent to and that is unchanged."""
-        spread = round(self.settings.visit_spread_m / self.frame.resolution)
         visits = self._visits[view.box.slices]
         for robot in self._team():
             if robot.goal is not None and not robot.goal.standby and robot.ended:
-                count_visit(visits, robot.goal, view, spread=spread, most=self.settings.max_visits)
+                count_visit(visits, robot.goal, view, self.settings)
 
     def _clusters(self, mask: Mask) -> list[Frontier]:
         """Group frontier cells by this mission's settings."""

@@ -7,24 +7,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.exploration.clearance import clear_length
+from app.exploration.grid import OCCUPIED, Cells, Grid, Mask
 from app.exploration.planning.goals import Goal
 from app.exploration.planning.planning_map import PlanningMap
+from app.exploration.planning.settings import PlannerSettings
 
 _MANY = np.uint8(100)  # more visits are not told apart, and do not overflow
 
 
 def count_visit(
-    visits: NDArray[np.uint8], goal: Goal, view: PlanningMap, *, spread: int, most: int
+    visits: NDArray[np.uint8], goal: Goal, view: PlanningMap, settings: PlannerSettings
 ) -> None:
     """Count a visit for the cells of a goal's frontier that are frontier still, of those in view.
+
+    What was looked at from a place that sees it for certain is abandoned at once. It is tried again
+    at the end only if it stands in the open and was so far away that two beams of the lidar can
+    pass it on both sides.
 
     Args:
         visits: (rows, cols) uint8 of the planning map, changed in place.
         goal: a goal that its robot has reached, or whose way it found blocked.
         view: the planning map after that.
-        spread: cells around an unchanged cell that count too.
-        most: visits after which a cell is abandoned. What was looked at from a place that sees it
-            for certain gets one more at once: it is not tried again.
+        settings: how to explore.
     """
     cells = goal.cells - np.array((view.row0, view.col0), np.int32)
     cells = cells[view.frontier_mask[cells[:, 0], cells[:, 1]]]
@@ -40,9 +44,33 @@ def count_visit(
     ]
     if any(viewed):
         cells = cells[viewed]
-    unchanged = np.zeros(view.grid.shape, np.uint8)
-    unchanged[cells[:, 0], cells[:, 1]] = 1
+    counted = np.ones(len(cells), np.uint8)
+    if goal.routed:
+        far = np.hypot(*(cells - (row, col)).T) * settings.beam_spacing_rad > 1.0
+        missed = far & _in_the_open(cells, view.grid, math.ceil(settings.radius / view.resolution))
+        counted = np.where(missed, settings.max_visits, settings.max_visits + 1).astype(np.uint8)
+    added = np.zeros(view.grid.shape, np.uint8)
+    added[cells[:, 0], cells[:, 1]] = counted
+    spread = round(settings.visit_spread_m / view.resolution)
     if spread:
         around = np.ones((2 * spread + 1, 2 * spread + 1), np.uint8)
-        cv2.dilate(unchanged, around, dst=unchanged)
-    np.minimum(visits + unchanged * (most + 1 if goal.routed else 1), _MANY, out=visits)
+        cv2.dilate(added, around, dst=added)
+    np.minimum(visits + added, _MANY, out=visits)
+
+
+def _in_the_open(cells: Cells, grid: Grid, reach: int) -> Mask:
+    """Return which cells have no wall within a reach, cells."""
+    rows, cols = grid.shape
+    return np.array(
+        [
+            not (
+                grid[
+                    max(row - reach, 0) : min(row + reach + 1, rows),
+                    max(col - reach, 0) : min(col + reach + 1, cols),
+                ]
+                == OCCUPIED
+            ).any()
+            for row, col in cells.tolist()
+        ],
+        np.bool_,
+    )

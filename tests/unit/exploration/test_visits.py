@@ -1,0 +1,46 @@
+"""What was looked at in vain is abandoned; what beams could have missed is tried once more."""
+
+import numpy as np
+import pytest
+
+from app.exploration.grid import Box, Cell, GridFrame
+from app.exploration.planning.goals import Goal
+from app.exploration.planning.planning_map import build_planning_map
+from app.exploration.planning.settings import PlannerSettings
+from app.exploration.planning.visits import count_visit
+
+FRAME = GridFrame(60, 130, 0.1)
+SETTINGS = PlannerSettings()
+FREE, WALL = -17, 24
+MOST = SETTINGS.max_visits
+
+
+def visits_of(unknown: Cell, *, viewpoint: Cell, routed: bool) -> int:
+    """Count a visit for the frontier around one unknown cell of a hall of 12 by 4 m."""
+    evidence = np.zeros((60, 130), np.int16)
+    evidence[9:51, 4:126] = WALL
+    evidence[10:50, 5:125] = FREE
+    evidence[unknown] = 0
+    view = build_planning_map(evidence, np.zeros((60, 130), np.bool_), Box(9, 4, 51, 126), FRAME)
+    corner = np.array((view.row0, view.col0), np.int32)
+    cells = np.argwhere(view.frontier_mask).astype(np.int32) + corner
+    goal = Goal(cells, viewpoint, (), 0.2, 8.0, routed=routed)
+    visits = np.zeros(view.grid.shape, np.uint8)
+    count_visit(visits, goal, view, SETTINGS)
+    return int(visits.max())
+
+
+@pytest.mark.parametrize(
+    ("unknown", "viewpoint", "routed", "visits"),
+    [
+        ((30, 100), (30, 20), True, MOST),  # 8 m away: beams are 14 cm apart
+        ((30, 60), (30, 20), True, MOST + 1),  # 4 m away: 7 cm
+        ((49, 100), (30, 20), True, MOST + 1),  # at the wall, where no robot can drive
+        ((30, 100), (30, 20), False, 1),
+    ],
+)
+def test_a_cell_in_the_open_that_beams_could_miss_is_tried_again(
+    unknown: Cell, viewpoint: Cell, routed: bool, visits: int
+) -> None:
+    """At the end, as what is abandoned by `MOST` visits; what was seen for certain is not."""
+    assert visits_of(unknown, viewpoint=viewpoint, routed=routed) == visits
