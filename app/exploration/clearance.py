@@ -7,13 +7,33 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from app.exploration.grid import FREE, FloorMap, Mask
+from app.exploration.grid import FREE, Cells, FloorMap, Mask
 
 Clearance = npt.NDArray[np.float32]
 """Metres from each cell's centre to the nearest obstacle cell's centre, (rows, cols) float32."""
 
 _TOUCH = 1e-5  # metres; an obstacle at exactly the radius does not overlap; float32 needs slack
 _CORNER = 1e-9  # cells; a line this close to a corner crosses both sides of the cell there
+
+
+def is_near(marked: Mask, cells: Cells, reach: int) -> Mask:
+    """Return which cells have a marked cell within a reach in both directions, (n,) bool.
+
+    Args:
+        marked: (rows, cols) bool.
+        cells: (n, 2) row and column.
+        reach: cells.
+    """
+    low = np.maximum(cells - reach, 0)
+    high = np.minimum(cells + reach + 1, marked.shape)
+    integral = cv2.integral(marked.view(np.uint8))
+    found: Mask = (
+        integral[high[:, 0], high[:, 1]]
+        - integral[low[:, 0], high[:, 1]]
+        - integral[high[:, 0], low[:, 1]]
+        + integral[low[:, 0], low[:, 1]]
+    ) > 0
+    return found
 
 
 def clearance_map(obstacles: Mask, resolution: float) -> Clearance:

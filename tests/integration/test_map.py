@@ -703,15 +703,17 @@ def test_robots_that_move_leave_nothing_behind(shown: Watched) -> None:
     assert left == 0
 
 
-_SLOW_FRAMES = """
+_GAPS = """
 window.asked = [];
-window.requestAnimationFrame = (draw) => {
-  window.asked.push(performance.now());
-  return setTimeout(() => draw(performance.now()), 100);
-};
 window.gaps = (count) => {
   const times = window.asked.slice(-count - 1);
   return times.slice(1).map((time, i) => time - times[i]);
+};
+"""
+_SLOW_FRAMES = """
+window.requestAnimationFrame = (draw) => {
+  window.asked.push(performance.now());
+  return setTimeout(() => draw(performance.now()), 100);
 };
 """
 
@@ -721,7 +723,7 @@ def test_a_page_whose_frames_come_slowly_draws_less_often(
 ) -> None:
     """It leaves the processors to the mission, until an operator looks closely or plays a recording."""
     context = browser.new_context()
-    context.add_init_script(_SLOW_FRAMES)
+    context.add_init_script(_GAPS + _SLOW_FRAMES)
     page = context.new_page()
     page.goto(f"{served[0]}/missions/{served[1]}")
 
@@ -740,13 +742,8 @@ def test_a_page_whose_frames_come_slowly_draws_less_often(
 
 
 _COUNTED_FRAMES = """
-window.asked = [];
 const ask = window.requestAnimationFrame.bind(window);
 window.requestAnimationFrame = (draw) => { window.asked.push(performance.now()); return ask(draw); };
-window.gaps = (count) => {
-  const times = window.asked.slice(-count - 1);
-  return times.slice(1).map((time, i) => time - times[i]);
-};
 """
 
 
@@ -755,7 +752,7 @@ def test_pages_on_the_machine_that_serves_them_share_its_processors(
 ) -> None:
     """Ten draw about once a second each; one that an operator uses draws each frame."""
     context = browser.new_context()
-    context.add_init_script(_COUNTED_FRAMES)
+    context.add_init_script(_GAPS + _COUNTED_FRAMES)
     context.route("**/api/time", lambda route: route.fulfill(json={"now": 1e9, "pages_here": 10}))
     page = context.new_page()
     page.goto(f"{served[0]}/missions/{served[1]}")

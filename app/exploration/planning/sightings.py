@@ -11,12 +11,11 @@ cell until one of these changes within reach.
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from app.exploration.clearance import clear_length_cells
+from app.exploration.clearance import clear_length_cells, is_near
 from app.exploration.grid import FREE, UNKNOWN, Cell, Cells, Grid, Mask
 
 Indices = npt.NDArray[np.int64]
@@ -110,16 +109,7 @@ class SightingCache:
         keys = np.array(list(self._poses), np.int64)
         cells = np.column_stack(np.divmod(keys, grid.shape[1]))
         # One cell beyond the reach lies the unknown cell that must be in sight.
-        low = np.maximum(cells - self._reach - 1, 0)
-        high = np.minimum(cells + self._reach + 2, grid.shape)
-        integral = cv2.integral(changed.view(np.uint8))
-        changes = (
-            integral[high[:, 0], high[:, 1]]
-            - integral[low[:, 0], high[:, 1]]
-            - integral[high[:, 0], low[:, 1]]
-            + integral[low[:, 0], low[:, 1]]
-        )
-        for key in keys[changes > 0].tolist():
+        for key in keys[is_near(changed, cells, self._reach + 1)].tolist():
             del self._poses[key]
 
 

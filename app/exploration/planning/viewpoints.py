@@ -9,12 +9,11 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from app.exploration.clearance import clear_length_cells
+from app.exploration.clearance import clear_length_cells, is_near
 from app.exploration.grid import OCCUPIED, UNKNOWN, Cell, Cells, Grid, Mask
 from app.exploration.planning.frontiers import Frontier
 from app.exploration.shortest_paths import UNREACHED, DistanceField
@@ -137,16 +136,7 @@ class ViewpointCache:
         if not changed.any():
             return cached
         # One cell beyond the reach lies the unknown cell that must be in sight.
-        low = np.maximum(cells - self._reach - 1, 0)
-        high = np.minimum(cells + self._reach + 2, grid.shape)
-        integral = cv2.integral(changed.view(np.uint8))
-        changes = (
-            integral[high[:, 0], high[:, 1]]
-            - integral[low[:, 0], high[:, 1]]
-            - integral[high[:, 0], low[:, 1]]
-            + integral[low[:, 0], low[:, 1]]
-        )
-        return np.where(changes == 0, cached, -1)
+        return np.where(is_near(changed, cells, self._reach + 1), -1, cached)
 
 
 @njit(cache=True, nogil=True)

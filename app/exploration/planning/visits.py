@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from app.exploration.clearance import clear_length
-from app.exploration.grid import OCCUPIED, Cells, Grid, Mask
+from app.exploration.clearance import clear_length, is_near
+from app.exploration.grid import OCCUPIED
 from app.exploration.planning.goals import Goal
 from app.exploration.planning.planning_map import PlanningMap
 from app.exploration.planning.settings import PlannerSettings
@@ -47,7 +47,8 @@ def count_visit(
     counted = np.ones(len(cells), np.uint8)
     if goal.routed:
         far = np.hypot(*(cells - (row, col)).T) * settings.beam_spacing_rad > 1.0
-        missed = far & _in_the_open(cells, view.grid, math.ceil(settings.radius / view.resolution))
+        walls = is_near(view.grid == OCCUPIED, cells, math.ceil(settings.radius / view.resolution))
+        missed = far & ~walls
         counted = np.where(missed, settings.max_visits, settings.max_visits + 1).astype(np.uint8)
     added = np.zeros(view.grid.shape, np.uint8)
     added[cells[:, 0], cells[:, 1]] = counted
@@ -56,21 +57,3 @@ def count_visit(
         around = np.ones((2 * spread + 1, 2 * spread + 1), np.uint8)
         cv2.dilate(added, around, dst=added)
     np.minimum(visits + added, _MANY, out=visits)
-
-
-def _in_the_open(cells: Cells, grid: Grid, reach: int) -> Mask:
-    """Return which cells have no wall within a reach, cells."""
-    rows, cols = grid.shape
-    return np.array(
-        [
-            not (
-                grid[
-                    max(row - reach, 0) : min(row + reach + 1, rows),
-                    max(col - reach, 0) : min(col + reach + 1, cols),
-                ]
-                == OCCUPIED
-            ).any()
-            for row, col in cells.tolist()
-        ],
-        np.bool_,
-    )
