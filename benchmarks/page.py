@@ -3,12 +3,14 @@
 
     PYTHONPATH=. .venv/bin/python benchmarks/page.py --map FLOOR.yaml [--robots 20] [--pairs 3]
 
-Starts a server, workers and `mission serve`, and runs missions with the same seed: alternately
-without a page and with `--pages` open pages, each in a separate browser window. The browsers run
-at idle priority, because in operation they are on other machines. Then one page shows the beginning
-of a mission, and replays the last one at 20 times its speed. Frames per second are those that the
-page drew (`requestAnimationFrame`). Prints one JSON object. Needs chromium and root: the kernel
-shares the processors by priority instead of by session during the run.
+Starts a server, workers and `mission serve`, and runs missions with the same seed, after one that is
+not counted: alternately without a page, with `--pages` open pages, each in a separate browser window,
+and without a page but beside a program that is as busy as the browsers were. The browsers and that
+program run at idle priority, because in operation browsers are on other machines; what that program
+costs is the machine's part of what the pages cost. Then one page shows the beginning of a mission,
+and replays the last one at 20 times its speed. Frames per second are those that the page drew
+(`requestAnimationFrame`). Prints one JSON object. Needs chromium and root: the kernel shares the
+processors by priority instead of by session during the run.
 
 On a machine that others use, too, the times say little. Then `--clients 10` reads what ten pages read with
 curl instead of browsers, and the figure to look at is the processor time of server, workers and
@@ -29,6 +31,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +48,16 @@ _WINDOW: ViewportSize = {"width": 1440, "height": 900}
 _LOW = ["chrt", "--idle", "0"]
 # While this is on, sessions share the processors evenly, whatever their priority.
 _BY_SESSION = Path("/proc/sys/kernel/sched_autogroup_enabled")
+# Uses a share of a processor, and memory as a browser does, for as long as it lives.
+_BUSY = """
+import sys, time
+share, memory = float(sys.argv[1]), bytearray(4_000_000)
+while True:
+    began = time.perf_counter()
+    while time.perf_counter() - began < 0.02 * share:
+        memory[::64] = memory[::64]
+    time.sleep(0.02 * (1 - share))
+"""
 _COUNT = """() => {
   window.drawn = 0;
   window.since = performance.now();
@@ -126,6 +139,22 @@ def _viewers(pages: int) -> Iterator[Callable[[str], None]]:
 
 
 @contextlib.contextmanager
+def _busy(processors: float) -> Iterator[None]:
+    """Use this much of all processors, evenly and at idle priority."""
+    cores = os.cpu_count() or 1
+    command = [*_LOW, sys.executable, "-c", _BUSY, f"{processors / cores}"]
+    started = [
+        subprocess.Popen(command, **child_options()) for _ in range(cores if processors else 0)
+    ]
+    try:
+        yield
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+@contextlib.contextmanager
 def _clients(count: int, saga_id: str) -> Iterator[None]:
     """Read the events of a mission as pages do, without a browser."""
     url = f"{_URL}/api/missions/{saga_id}/events"
@@ -164,8 +193,18 @@ def _processor_s(*, of_browsers: bool = False) -> float:
     return sum(times[pid] for pid in found)
 
 
-def _run(area: str, robots: int, *, pages: int = 0, clients: int = 0) -> tuple[float, float, str]:
-    """Run a mission with open pages; return its duration and its processor time, and its id."""
+@dataclass(frozen=True, slots=True)
+class _Took:
+    """A mission: its duration, the processor time of all but browsers, how busy these were, its id."""
+
+    s: float
+    processor_s: float
+    browsers: float
+    saga_id: str
+
+
+def _run(area: str, robots: int, *, pages: int = 0, clients: int = 0) -> _Took:
+    """Run a mission with open pages."""
     before, browsers_s = _processor_s(), 0.0
     with _viewers(pages) as show:
         saga_id = _start(area, robots)
@@ -176,9 +215,7 @@ def _run(area: str, robots: int, *, pages: int = 0, clients: int = 0) -> tuple[f
                 browsers_s = max(browsers_s, _processor_s(of_browsers=True))
         used_s = _processor_s() - before
     took_s = sum(entry["duration_s"] for entry in mission["entries"])
-    if pages:
-        print(f"the browsers used {browsers_s / took_s:.2f} of a processor", file=sys.stderr)
-    return took_s, used_s, saga_id
+    return _Took(took_s, used_s, browsers_s / took_s, saga_id)
 
 
 def _live_rate(area: str, robots: int, browser: Browser) -> float:
@@ -255,7 +292,7 @@ def main() -> None:
             web_port=_PORT,
             charge_per_s=100.0,
         )
-        alone, with_pages, used, used_with_pages = [], [], [], []
+        alone, with_pages, beside = list[_Took](), list[_Took](), list[_Took]()
         pages = 0 if asked.clients else asked.pages
         with Workers(settings) as workers:
             served = subprocess.Popen(
@@ -269,28 +306,29 @@ def main() -> None:
             asyncio.run(_ready(workers))
             area = asked.map.stem
             with _by_priority():
+                _run(area, asked.robots)
                 for _ in range(asked.pairs):
-                    took, used_s, _ = _run(area, asked.robots)
-                    alone.append(took)
-                    used.append(used_s)
-                    took, used_s, saga_id = _run(
-                        area, asked.robots, pages=pages, clients=asked.clients
-                    )
-                    with_pages.append(took)
-                    used_with_pages.append(used_s)
-                    print(alone[-1], took, used[-1], used_s, file=sys.stderr)
-            rates = {} if asked.clients else _rates(area, asked.robots, saga_id)
+                    alone.append(_run(area, asked.robots))
+                    with_pages.append(_run(area, asked.robots, pages=pages, clients=asked.clients))
+                    with _busy(with_pages[-1].browsers):
+                        beside.append(_run(area, asked.robots))
+                    print(alone[-1], with_pages[-1], beside[-1], file=sys.stderr)
+            rates = {} if asked.clients else _rates(area, asked.robots, with_pages[-1].saga_id)
             served.terminate()
             served.wait()
-    middle = statistics.median
+    alone_s, with_pages_s, beside_s = (
+        statistics.median(each.s for each in runs) for runs in (alone, with_pages, beside)
+    )
     result = {
         "cores": os.cpu_count(),
-        "alone_s": [round(took, 2) for took in alone],
-        "with_pages_s": [round(took, 2) for took in with_pages],
-        "ratio": round(middle(with_pages) / middle(alone), 3),
-        "processor_alone_s": [round(each, 1) for each in used],
-        "processor_with_pages_s": [round(each, 1) for each in used_with_pages],
-        "processor_ratio": round(middle(used_with_pages) / middle(used), 3),
+        "alone_s": [round(each.s, 2) for each in alone],
+        "with_pages_s": [round(each.s, 2) for each in with_pages],
+        "beside_a_busy_program_s": [round(each.s, 2) for each in beside],
+        "ratio": round(with_pages_s / alone_s, 3),
+        "ratio_beside_a_busy_program": round(beside_s / alone_s, 3),
+        "processors_of_browsers": [round(each.browsers, 2) for each in with_pages],
+        "processor_alone_s": [round(each.processor_s, 1) for each in alone],
+        "processor_with_pages_s": [round(each.processor_s, 1) for each in with_pages],
         **rates,
     }
     sys.stdout.write(json.dumps(result, indent=2) + "\n")

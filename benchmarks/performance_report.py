@@ -75,12 +75,16 @@ def goals(measured: Measurements) -> Iterator[Goal]:
     value = _Values(measured)
     p50 = value("sagastream/echo/1", "p50_us")
     rate = value("sagastream/echo/64", "per_s")
-    for name, bound in (("naive", 1.0), ("faststream", 0.45)):
+    for name, bound in (("naive", 1.2), ("faststream", 0.4)):
         yield Goal(f"p50 over {name}", _over(p50, value(f"{name}/echo/1", "p50_us")), bound)
-    least = {"naive": 1.25, "faststream": 9, "taskiq": 6, "docket": 12, "celery": 15}
-    for name, bound in (least | {"jetstream": 0.75}).items():
+    least = {"naive": 1.0, "faststream": 7.5, "taskiq": 5, "docket": 12, "celery": 13}
+    for name, bound in (least | {"jetstream": 0.55}).items():
         found = _over(rate, value(f"{name}/echo/64", "per_s"))
         yield Goal(f"requests/s at 64 in flight over {name}", found, bound, least=True)
+    large = [value(f"{name}/large/64", "per_s") for name in ("sagastream", "naive")]
+    yield Goal("requests/s of 64 KiB at 64 in flight over naive", _over(*large), 0.9, least=True)
+    server = [value.of_server(f"{name}/echo/64") for name in ("sagastream", "naive")]
+    yield Goal("server's time at 64 in flight over naive", _over(*server), 2.2)
     sent = measured["commands"].get("sagastream", {}).get("1")
     yield Goal("server commands per request", sum(sent.values()) if sent else None, 3)
     empty = value("sagastream-backlog-0/echo/1", "p50_us")
@@ -94,8 +98,10 @@ def goals(measured: Measurements) -> Iterator[Goal]:
     yield Goal("requests/s of two listeners over one, 1 ms handlers", two, 1.6, least=True)
     traced = _over(value("sagastream-traced/burn/64", "per_s"), one)
     yield Goal("requests/s traced over untraced, 1 ms handlers", traced, 0.8, least=True)
-    yield Goal("ms of four empty steps, Celery", value("four-steps", "celery_p50_ms"), 25)
-    yield Goal("ms of four empty steps, `SagaRunner`", value("four-steps", "runner_p50_ms"), 5)
+    for driver, name, bound in (("Celery", "celery", 20), ("`SagaRunner`", "runner", 6)):
+        took_ms = value("four-steps", f"{name}_p50_ms")
+        found = _over(took_ms and 1000 * took_ms, p50)
+        yield Goal(f"four empty steps, {driver}, over the p50 of a request", found, bound)
 
 
 class _Values:
@@ -107,6 +113,11 @@ class _Values:
     def __call__(self, name: str, figure: str) -> float | None:
         found = self._figures.get(name, {}).get(figure)
         return None if found is None else float(found)
+
+    def of_server(self, name: str) -> float | None:
+        """The server's processor time per request, in microseconds."""
+        times = self._figures.get(name, {}).get("cpu_us")
+        return float(times["server"]) if times else None
 
 
 def _over(above: float | None, below: float | None) -> float | None:

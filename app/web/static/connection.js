@@ -5,11 +5,11 @@ export const root = document.documentElement.dataset.root;
 const GONE = "No connection to mission control; trying again", EVERY_MS = 800, PATIENCE_MS = 1500;
 const shown = document.getElementById("connection"), age = document.getElementById("age");
 const since = Date.now();
-let live = false, checking = false, reason = "", answered = 0, ahead = 0, pages = 1;
+let live = false, checking = false, reason = "", answered = 0, ahead = 0, pages = 0;
 
 export const isLive = () => live;
 
-// How many pages share the processors of the machine that serves them; 1 on any other machine.
+// How many pages share the processors of the machine that serves them; 1 on any other machine, 0 until the server has told it.
 export const pagesHere = () => pages;
 
 // Seconds since the Unix epoch by the server's clock; while there is no connection, of its last answer.
@@ -27,7 +27,8 @@ function change(to, why) {
 }
 
 function showAge() {
-  age.textContent = live ? "" : `as of ${Math.round((Date.now() - (answered || since)) / 1000)} s ago`;
+  const text = live ? "" : `as of ${Math.round((Date.now() - (answered || since)) / 1000)} s ago`;
+  if (age.textContent !== text) age.textContent = text;
 }
 
 async function answer() {

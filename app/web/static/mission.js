@@ -169,9 +169,9 @@ const timeline = new Timeline(get("timeline"), (time) => {
   get("time").value = page.clock;
 });
 
-let timelined = 0;
+let timelined = 0, timelinedOf = "";
 function showTimeline() {
-  timelined = performance.now();
+  [timelined, timelinedOf] = [performance.now(), shownOf()];
   const { frames } = decoder, now = serverNow(), frame = frames[decoder.at];
   const isNewest = page.live || !frame || decoder.at === frames.length - 1;
   timeline.update({ steps: get("steps"), stages: marks, frames, now, isOver: page.over, at: isNewest && !page.over ? now : (frame?.ms ?? 0) / 1000 });
@@ -205,11 +205,14 @@ function robotsAt(index) {
   });
 }
 
-let tabled = 0;
+// Of an ended mission the table and the timeline change only with what is shown; else also with the time.
+const shownOf = () => (page.over ? [decoder.at, decoder.frames.length, page.clock, page.live, page.outcome].join() : "");
+
+let tabled = 0, tabledOf = "";
 function table(frame, robots) {
   const now = performance.now();
-  if (now - tabled < paced(TABLE_MS)) return;
-  tabled = now;
+  if (now - tabled < paced(TABLE_MS) || (page.over && tabledOf === shownOf())) return;
+  [tabled, tabledOf] = [now, shownOf()];
   const body = get("team").tBodies[0];
   robots.forEach((robot, slot) => {
     const row = body.rows[slot] ?? body.insertRow();
@@ -246,13 +249,14 @@ function table(frame, robots) {
   markLaterSteps();
 }
 
-// Draws only what has changed, so that an open page needs little processor time.
+// Draws only what has changed, so that an open page needs little processor time. Returns its state for the pace.
 let before = performance.now(), drawing = false, drawn = {};
 async function draw(now) {
+  let isLoaded = true;
   for (const [kind, fields] of added.splice(0)) entries.add(kind, fields);
   for (const request of reached) chips(request);
   reached.clear();
-  if (performance.now() - timelined >= paced(TIMELINE_MS)) showTimeline();
+  if (performance.now() - timelined >= paced(TIMELINE_MS) && !(page.over && timelinedOf === shownOf())) showTimeline();
   const passed = (now - before) / 1000;
   before = now;
   if (decoder.frames.length && !drawing) {
@@ -261,7 +265,7 @@ async function draw(now) {
       if (page.live) page.clock = Math.min(decoder.end, page.clock + passed * page.catchUp);
       else if (page.playing) page.clock = Math.min(decoder.end, page.clock + passed * Number(get("speed").value));
       if (page.playing && page.clock >= decoder.end) play(false);
-      const isLoaded = await decoder.thin(LOADING_MS);
+      isLoaded = await decoder.thin(LOADING_MS);
       leftOut.at(page.clock, page.playing ? Number(get("speed").value) : 0);
       const index = isLoaded ? decoder.indexAt(page.clock) : decoder.lastThinned;
       if (index !== decoder.at) view.cells(decoder, await decoder.show(index));
@@ -280,7 +284,9 @@ async function draw(now) {
       table(frame, robots);
     } finally { drawing = false; }
   }
-  return !page.playing;
+  if (page.playing) return "playing";
+  const isThere = !page.live || (page.over && page.clock >= decoder.end);
+  return isLoaded && isThere ? "still" : "moving";
 }
 
 function play(on) {

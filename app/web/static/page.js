@@ -16,7 +16,8 @@ export function seconds(s) {
 function tick() {
   const now = serverNow();
   for (const one of document.querySelectorAll(".took[data-started]:not([data-ended])")) {
-    one.textContent = seconds(Math.max(0, now - Number(one.dataset.started)));
+    const text = seconds(Math.max(0, now - Number(one.dataset.started)));
+    if (one.textContent !== text) one.textContent = text;
   }
 }
 setInterval(tick, 1000);
