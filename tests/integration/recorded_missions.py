@@ -23,7 +23,7 @@ FRAMES = 24
 
 
 def put_recording(client: Any, saga_id: str = "") -> str:
-    """Put the recording of an earlier commit on a server; returns the mission's id.
+    """Put the recording of an earlier commit on a server, once or again; returns the mission's id.
 
     Args:
         client: A client of the server.
@@ -35,6 +35,7 @@ def put_recording(client: Any, saga_id: str = "") -> str:
     for name, fields in told["hashes"].items():
         client.hset(name, mapping=fields)
     for name, entries in told["streams"].items():
+        client.delete(name)
         for entry_id, fields in entries:
             client.xadd(name, fields, id=entry_id)
     return str(told["saga_id"])

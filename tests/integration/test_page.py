@@ -1,6 +1,5 @@
 """The pages in a browser, with running missions."""
 
-import json
 import os
 import re
 import shutil
@@ -19,6 +18,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from app.exploration.map_files import load_map
 from tests.integration.proxies import Front
+from tests.integration.recorded_missions import put_recording
 from tests.integration.served import BROWSER_OPTIONS, Served, Watched
 from tests.plain_client import connect
 from tests.polling import eventually_sync
@@ -329,15 +329,10 @@ def test_a_mission_recorded_by_an_earlier_commit_is_replayed(
     served: Served, running: dict[str, str], watched: Watched
 ) -> None:
     """The slider moves through it; the last frame is the recorded map."""
-    told = json.loads((_RECORDINGS / "v1-rooms.json").read_text())
     with connect(running["REDIS_URL"]) as client:
-        for name, fields in told["hashes"].items():
-            client.hset(name, mapping=fields)
-        for name, entries in told["streams"].items():
-            for entry_id, fields in entries:
-                client.xadd(name, fields, id=entry_id)
+        saga_id = put_recording(client)
     page = watched.page
-    page.goto(f"{served.url}/missions/{told['saga_id']}")
+    page.goto(f"{served.url}/missions/{saga_id}")
     picture = _RECORDINGS / "v1-rooms.yaml"
     _wait_for_last_frame(watched)
     assert _has_map(watched, picture)
