@@ -4,8 +4,8 @@ For each log it prints
 
 - the ATE, and what is left of it with a lidar offset, a clock offset or a scale fitted too: if the
   published poses were those of another point of the robot or of another moment, it would vanish;
-- how far a global alignment of all scans that starts at the published poses, without odometry,
-  ends from them and from ours;
+- how far a global alignment of all scans without odometry, from the published poses and from
+  ours, moves from where it starts, and how far apart both end;
 - cells filled by returns on the way from our poses to the published ones (their difference,
   smoothed, so that the noise of single poses does not count): errors of either blur the walls;
 - the longest straight wall of either map, and the RMS deviation of its metres from a line.
@@ -156,9 +156,10 @@ def report(path: Path) -> None:
     for name, free in zip(_NAMES, _PARAMETERS, strict=True):
         error, found = fitted(ours, published, free)
         print(f"  with a {name}: {error:.3f} m", *(f"{found[each]:.4f}" for each in free))
-    started = aligned_from(slam, published)
-    print(f"  aligned from the published poses: {trajectory_error(started, published):.3f} m from "
-          f"them, {trajectory_error(started, ours):.3f} m from ours")  # fmt: skip
+    theirs, alone = (aligned_from(slam, poses) for poses in (published, slam.poses))
+    print(f"  by scans alone: from the published poses {trajectory_error(theirs, published):.3f} m from "
+          f"them, from ours {trajectory_error(alone, ours):.3f} m from ours; "
+          f"{trajectory_error(theirs, alone):.3f} m apart")  # fmt: skip
     off = published - ours
     off[:, 2] = wrap_all(off[:, 2])
     low, high = np.percentile(off, [1, 99], axis=0)
