@@ -6,6 +6,7 @@ For each log it prints
   published poses were those of another point of the robot or of another moment, it would vanish;
 - how far a global alignment of all scans without odometry, from the published poses and from
   ours, moves from where it starts, and how far apart both end;
+- the ATE within shorter parts of the log: noise of single poses, or bending of the whole;
 - cells filled by returns on the way from our poses to the published ones (their difference,
   smoothed, so that the noise of single poses does not count): errors of either blur the walls;
 - the longest straight wall of either map, and the RMS deviation of its metres from a line.
@@ -146,6 +147,13 @@ def straightness(one: Walls, other: Walls) -> tuple[int, float, float]:
     return int(both.sum()), here, there
 
 
+def windowed(ours: Transform, published: Transform, length: int) -> float:
+    """Return the RMS of the ATE of all parts of a track of some length, in scans, half overlapping."""
+    parts = [slice(at, at + length) for at in range(0, len(ours) - length, length // 2)]
+    errors = [trajectory_error(ours[part], published[part]) for part in parts]
+    return float(np.sqrt(np.mean(np.square(errors))))
+
+
 def report(path: Path) -> None:
     """Print what is known of one log."""
     records, published = read_carmen(path), corrected(path)
@@ -153,6 +161,10 @@ def report(path: Path) -> None:
     ours = compose(alignment(slam.poses, published), slam.poses)
     scans = [keyframe.points for keyframe in slam.keyframes]
     print(f"{path.name.partition('.')[0]}: ATE {trajectory_error(ours, published):.3f} m")
+    print(
+        "  within 10, 30, 100 and 200 scans:",
+        *(f"{windowed(ours, published, length):.3f}" for length in (10, 30, 100, 200)),
+    )
     for name, free in zip(_NAMES, _PARAMETERS, strict=True):
         error, found = fitted(ours, published, free)
         print(f"  with a {name}: {error:.3f} m", *(f"{found[each]:.4f}" for each in free))
