@@ -27,6 +27,7 @@ $python benchmarks/exploration_merging.py test --seed 8431 --pairs 200 --maps "$
 $python benchmarks/exploration_log.py "$maps/malaga-telecom.log.gz" --out docs/exploration
 if [ -n "$logs" ]; then
   $python benchmarks/exploration_logs.py "$logs"/*.gz | tee "$results/logs.md"
+  $python benchmarks/exploration_references.py "$logs"/*.gz | tee "$results/references.txt"
 fi
 if [ -n "$floors" ]; then
   $python benchmarks/exploration_ir2.py "$floors" --out "$results/ir2.jsonl" --report docs/exploration/radio.md --processes 2

@@ -98,4 +98,4 @@ class PoseGraph:
         for index, pose in enumerate(poses):
             values.insert(index, gtsam.Pose2(*pose))
         solver = gtsam.LevenbergMarquardtOptimizer(graph, values, self._parameters)
-        return np.asarray(gtsam.utilities.extractPose2(solver.optimize()), np.float64)
+        return np.ascontiguousarray(gtsam.utilities.extractPose2(solver.optimize()), np.float64)

@@ -24,7 +24,7 @@ from app.exploration.mapping.scan_matching import (
     search,
 )
 from app.exploration.mapping.scan_surfaces import scan_surfaces
-from app.exploration.se2 import Points, Transform, apply, between, compose
+from app.exploration.se2 import IDENTITY, Points, Transform, apply, between, compose
 
 _MIN_POINTS = 20  # a scan with fewer returns is not matched
 _USUAL = 50  # number of last scans whose median score is the usual one
@@ -219,3 +219,14 @@ class SlamMap:
                 shift = max(shift, off)
         if self._pending >= spec.max_pending or shift > spec.solve_shift:
             self._solve()
+
+
+def warm_up() -> None:
+    """Map a square room with odometry that is wrong, so that all jitted code of SLAM is compiled."""
+    angles = np.linspace(-math.pi, math.pi, 180, endpoint=False)
+    ranges = 2.0 / np.maximum(np.abs(np.cos(angles)), np.abs(np.sin(angles)))
+    scan = Scan(angles, ranges, 5.0)
+    slam = SlamMap()
+    slam.begin(scan, IDENTITY)
+    slam.add(scan, np.array([0.0, 0.0, 0.7]))
+    slam.solve()

@@ -20,8 +20,11 @@ from app.exploration.mapping.keyframes import Scan
 from app.exploration.mapping.slam import SlamMap
 from app.exploration.mapping.submap_grid import SubmapGrid
 from app.exploration.se2 import Transform, between, of_pose, to_pose
+from app.exploration.simulation.interlaced_scans import beam_directions
 
 _FIELD_OF_VIEW = math.pi
+_MIN_BEAMS = 2
+_INTERLACED = (360, 361)  # beams of a scan in two sweeps
 _MAX_BYTES = 64 * 1024 * 1024  # bytes of text
 
 
@@ -146,13 +149,18 @@ def _parse(path: Path, number: int, fields: Sequence[str], reach: float) -> LogR
     """Parse one line."""
     try:
         beams = int(fields[1])
-        ranges = np.array(fields[2 : 2 + beams], float)
+        ranges = np.array(fields[2 : 2 + beams], np.float64)
         odometry = np.array(fields[5 + beams : 8 + beams], float)
     except (ValueError, IndexError) as error:
         raise LogError(f"log {path.name}, line {number}: not a FLASER line") from error
     if len(ranges) != beams or len(odometry) != len("xyt") or not np.isfinite(odometry).all():
         raise LogError(f"log {path.name}, line {number}: fewer or more than {beams} beams")
-    angles = -_FIELD_OF_VIEW / 2 + _FIELD_OF_VIEW / (beams - beams % 2) * np.arange(beams)
+    if beams < _MIN_BEAMS:
+        raise LogError(f"log {path.name}, line {number}: fewer than {_MIN_BEAMS} beams")
+    spacing = _FIELD_OF_VIEW / (beams - beams % 2)
+    angles = np.asarray(spacing * np.arange(beams) - _FIELD_OF_VIEW / 2, np.float64)
+    if beams in _INTERLACED:
+        angles = beam_directions(angles, ranges)
     valid = np.isfinite(ranges) & (ranges > 0.0)
     ranges = np.where(ranges > reach, np.inf, ranges)
     return LogRecord(Scan(angles[valid], ranges[valid], reach), odometry)

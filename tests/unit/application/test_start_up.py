@@ -48,3 +48,34 @@ def test_a_robot_process_imports_no_planner() -> None:
     )
 
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_robot_compiles_nothing_after_its_start() -> None:
+    """A robot with unknown poses drives, closes loops and is recalled with what `warm_up` compiled."""
+    program = """
+import sys
+from numba.core.dispatcher import Dispatcher
+from app.exploration.driver import Pose
+from app.exploration.simulation.deployment import deploy_slam_robot
+from app.exploration.simulation.floor_plans import draw_rooms
+from app.robots.process import warm_up
+
+def compiled():
+    modules = [m for name, m in sys.modules.items() if name.startswith("app.exploration")]
+    jitted = {f for m in modules for f in vars(m).values() if isinstance(f, Dispatcher)}
+    return {(f.py_func.__qualname__, str(s)) for f in jitted for s in f.signatures}
+
+warm_up()
+before = compiled()
+robot = deploy_slam_robot(draw_rooms(1), slot=0, robots=1, seed=0)
+robot.deploy(Pose(0.0, 0.0))
+for lap in range(1, 9):
+    robot.drive([(-1.0, 0.0), (0.0, 0.0)], 20.0 * lap)
+robot.recall()
+print(len(robot.slam.keyframes) > 25, sorted(compiled() - before))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True
+    )
+
+    assert done.stdout.strip() == "True []", done.stderr

@@ -8,6 +8,7 @@ import pytest
 
 from app.exploration.driver import Pose
 from app.exploration.grid import GridFrame
+from app.exploration.lidar import cast_rays
 from app.exploration.simulation.log_replay import LogError, LogReplay, read_carmen
 
 LINE = "FLASER 3 1.0 81.9 2.0 9 9 9 0.5 0.25 0.1 1 host 1\n"
@@ -41,6 +42,47 @@ def test_beams_are_spaced_as_the_lidar_spaces_them(
     assert np.ptp(np.diff(record.scan.angles)) < 1e-9
 
 
+@pytest.mark.parametrize("turned", [-1.0, -0.4, 0.0, 0.7, 1.1])
+@pytest.mark.parametrize("beams", [360, 361])
+def test_beams_of_two_sweeps_are_placed_where_the_robot_looked(
+    tmp_path: Path, turned: float, beams: int
+) -> None:
+    """The robot turns between the sweeps; the directions are those at the middle of the scan."""
+    frame = GridFrame(1200, 1200, 0.01)
+    blocked = np.ones((1200, 1200), np.bool_)
+    blocked[100:900, 100:1100] = False
+    blocked[600:900, 900:1100] = True
+    numbered = np.radians(-90.0 + 0.5 * np.arange(beams))
+    looked = numbered + np.radians(turned) * np.where(np.arange(beams) % 2, 0.5, -0.5)
+    ranges = cast_rays(blocked, frame, (5.0, 3.0), looked + 0.3, reach=20.0)
+    random = np.random.default_rng(beams)
+    ranges += random.normal(0.0, 0.005, beams)
+    ranges[100:120], ranges[200::40] = np.nan, 0.0
+    text = " ".join(f"{each:.2f}" for each in ranges)
+    path = tmp_path / "run.log"
+    path.write_text(f"FLASER {beams} {text} 0 0 0 0 0 0 1 host 1\n")
+
+    (record,) = read_carmen(path)
+
+    off = np.degrees(np.abs(record.scan.angles - looked[ranges > 0.0]))
+    assert off.max() < (0.06 if turned else 1e-9)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.5, 12.0), (20.0, 60.0)])
+def test_beams_without_walls_nearby_keep_their_directions(
+    tmp_path: Path, low: float, high: float
+) -> None:
+    """Ranges that change from beam to beam, or are far, show no turn."""
+    ranges = np.random.default_rng(0).uniform(low, high, 361)
+    path = tmp_path / "run.log"
+    path.write_text(f"FLASER 361 {' '.join(map(str, ranges))} 0 0 0 0 0 0 1 host 1\n")
+
+    (record,) = read_carmen(path)
+
+    numbered = np.radians(-90.0 + 0.5 * np.arange(361))
+    assert np.allclose(record.scan.angles, numbered)
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
@@ -48,6 +90,7 @@ def test_beams_are_spaced_as_the_lidar_spaces_them(
         ("FLASER three 1 2 3\n", "line 1"),
         ("FLASER 9 1.0 2.0 0 0 0 0 0 0 1 host 1\n", "line 1"),
         (LINE + "FLASER 3 1.0 nan\n", "line 2"),
+        ("FLASER 1 1.0 0 0 0 0 0 0 1 host 1\n", "line 1"),
     ],
 )
 def test_a_malformed_log_is_rejected(tmp_path: Path, text: str, fault: str) -> None:
