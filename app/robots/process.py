@@ -281,15 +281,12 @@ async def serve(names: Sequence[str], deploy: Deploy = deploy_simulated) -> None
 
 
 def warm_up() -> None:
-    """Drive and map once, so that jitted code is compiled before the first order."""
-    from app.exploration.mapping import slam  # noqa: PLC0415, see `deploy_simulated`
-
+    """Drive once, so that jitted code is compiled before the first order."""
     floor = draw_rooms(1)
     robot = SimulatedRobot(floor, slot=0, seed=0)
     start = start_poses(floor, 1, 0)[0]
     robot.deploy(start)
     robot.drive([(start.x + 1.0, start.y)], 1.0)
-    slam.warm_up()
 
 
 async def _keep_checking_in(names: Sequence[str]) -> None:

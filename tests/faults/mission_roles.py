@@ -28,7 +28,6 @@ def warm_up() -> None:
     import celery.bin.worker  # noqa: F401, PLC0415 - only to have it imported
     import kombu.transport.redis  # noqa: F401, PLC0415
 
-    import app.exploration.mapping.slam  # noqa: PLC0415
     import app.tasks  # noqa: F401, PLC0415
     import tests.faults.mission_handlers  # noqa: F401, PLC0415
 

@@ -7,6 +7,7 @@ all scans are aligned with one another.
 
 import math
 from dataclasses import dataclass, field
+from functools import cache
 from statistics import median
 
 import numpy as np
@@ -221,8 +222,12 @@ class SlamMap:
             self._solve()
 
 
+@cache
 def warm_up() -> None:
-    """Map a square room with odometry that is wrong, so that all jitted code of SLAM is compiled."""
+    """Map a square room with odometry that is wrong, so that all jitted code of SLAM is compiled.
+
+    It takes seconds on a new machine, and nothing the second time in a process.
+    """
     angles = np.linspace(-math.pi, math.pi, 180, endpoint=False)
     ranges = 2.0 / np.maximum(np.abs(np.cos(angles)), np.abs(np.sin(angles)))
     scan = Scan(angles, ranges, 5.0)

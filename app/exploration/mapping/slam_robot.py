@@ -12,7 +12,7 @@ from typing import Protocol
 from app.exploration.driver import DriveReport, Point, Pose
 from app.exploration.grid import GridFrame
 from app.exploration.mapping.keyframes import Scan
-from app.exploration.mapping.slam import SlamMap
+from app.exploration.mapping.slam import SlamMap, warm_up
 from app.exploration.mapping.submap_grid import SubmapGrid
 from app.exploration.se2 import IDENTITY, Transform, compose, of_pose, to_pose, wrap
 
@@ -84,7 +84,11 @@ class SlamRobot:
         return to_pose(self._here())
 
     def deploy(self, pose: Pose) -> DriveReport:
-        """Scan; the pose is that of the first keyframe in the map, not the robot's true pose."""
+        """Scan; the pose is that of the first keyframe in the map, not the robot's true pose.
+
+        All jitted code is compiled now, so that no order waits for it later.
+        """
+        warm_up()
         self.slam.begin(self._base.scan(), of_pose(pose))
         return self._report([self.pose], 0.0, 0)
 

@@ -50,8 +50,8 @@ def test_a_robot_process_imports_no_planner() -> None:
     assert done.stdout.strip() == "[]", done.stderr
 
 
-def test_a_robot_compiles_nothing_after_its_start() -> None:
-    """A robot with unknown poses drives, closes loops and is recalled with what `warm_up` compiled."""
+def test_a_robot_compiles_nothing_after_its_deployment() -> None:
+    """A robot with unknown poses drives, closes loops and is recalled with what was compiled then."""
     program = """
 import sys
 from numba.core.dispatcher import Dispatcher
@@ -66,9 +66,9 @@ def compiled():
     return {(f.py_func.__qualname__, str(s)) for f in jitted for s in f.signatures}
 
 warm_up()
-before = compiled()
 robot = deploy_slam_robot(draw_rooms(1), slot=0, robots=1, seed=0)
 robot.deploy(Pose(0.0, 0.0))
+before = compiled()
 for lap in range(1, 9):
     robot.drive([(-1.0, 0.0), (0.0, 0.0)], 20.0 * lap)
 robot.recall()
