@@ -766,3 +766,20 @@ def test_pages_on_the_machine_that_serves_them_share_its_processors(
     wait_for("() => gaps(4).every((gap) => gap < 1900)")
     wait_for(shares)
     context.close()
+
+
+@pytest.mark.parametrize(("status", "least_ms"), [(200, 95), (503, 240)])
+def test_a_page_draws_seldom_where_nothing_moves_or_nothing_is_known(
+    browser: Browser, served: tuple[str, str], status: int, least_ms: int
+) -> None:
+    """An ended mission draws ten times a second; a page that the server has told nothing, four times."""
+    context = browser.new_context()
+    context.add_init_script(_GAPS + _COUNTED_FRAMES)
+    told = {"now": 1e9, "pages_here": 1} if status == 200 else {}
+    context.route("**/api/time", lambda route: route.fulfill(status=status, json=told))
+    page = context.new_page()
+    page.goto(f"{served[0]}/missions/{served[1]}")
+
+    rests = f"() => asked.length > 12 && gaps(8).every((gap) => gap >= {least_ms})"
+    page.wait_for_function(rests, timeout=30_000, polling=100)
+    context.close()
