@@ -19,12 +19,14 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import cv2
 import numpy as np
 
 from app.exploration.driver import Pose
 from app.exploration.grid import FREE, OCCUPIED, FloorMap, GridFrame
+from app.exploration.planning.min_max_routes import Metres, plan_routes
 from app.exploration.planning.radio_spec import DEFAULT_RADIO, RadioSpec
 from app.exploration.planning.settings import DEFAULT_SETTINGS, PlannerSettings
 from app.exploration.simulation.radio import DistanceRadio, Ir2Radio, PerfectRadio, RadioModel
@@ -36,14 +38,7 @@ _SPACING_M = 0.6
 _LIMIT_S = 20_000.0
 _SHARE = 0.99
 _TEAM = {"complex": 5, "corridor": 4, "hybrid": 4}
-_NEAREST = replace(
-    DEFAULT_SETTINGS,
-    length_gain=0.0,
-    view_gain=0.0,
-    keep_goal_m=0.0,
-    discount_m=1e-6,
-    standby_cost_m=0.0,
-)
+_NEAREST = replace(DEFAULT_SETTINGS, open_frontier_m=0.0, detour_price=math.inf)
 _ALONE = RadioSpec(shares=False)
 _MODES = {
     "perfect radio": "planner, perfect radio",
@@ -74,6 +69,17 @@ def load(path: Path, robots: int) -> tuple[FloorMap, list[Pose]]:
     return floor, chosen
 
 
+def nearest_stops(start: Metres, _between: Metres, **_: object) -> list[list[int]]:
+    """Give each robot the nearest stop that no nearer robot has: the baseline for `plan_routes`."""
+    routes: list[list[int]] = [[] for _ in start]
+    metres = start.copy()
+    while metres.size and np.isfinite(metres).any():
+        robot, stop = np.unravel_index(np.argmin(metres), metres.shape)
+        routes[robot] = [int(stop)]
+        metres[robot], metres[:, stop] = np.inf, np.inf
+    return routes
+
+
 def measure(job: tuple[Path, str, int]) -> Row:
     """Run one mission and measure it."""
     path, mode, seed = job
@@ -88,10 +94,16 @@ def measure(job: tuple[Path, str, int]) -> Row:
         settings, spec = _NEAREST, _ALONE
     elif mode == "none":
         radio, spec = DistanceRadio(0.0), _ALONE
+    plan = nearest_stops if mode == "nearest" else plan_routes
     began = time.process_time()
-    found = simulate_radio(
-        *(floor, starts, seed, radio), settings=settings, spec=spec, share=_SHARE, limit_s=_LIMIT_S
-    )
+    with patch("app.exploration.planning.view_routing.plan_routes", plan):
+        found = simulate_radio(
+            *(floor, starts, seed, radio),
+            settings=settings,
+            spec=spec,
+            share=_SHARE,
+            limit_s=_LIMIT_S,
+        )
     return {
         "floor": path.stem,
         "kind": kind,

@@ -132,15 +132,15 @@ async def _new_planner(mission: dict[str, Any]) -> Planner:
     planner: Planner
     if mission.get("known_poses", True):
         poses = [report.pose for report in reports]
-        settings, bearings = _stop_rule(mission).apply_to(DEFAULT_SETTINGS), mission["bearings"]
+        settings = _stop_rule(mission).apply_to(DEFAULT_SETTINGS)
         if "radio" in mission:
             floor = await asyncio.to_thread(
                 load_map, find_map(get_settings().map_dir, mission["area"])
             )
             groups = radio_groups(mission["radio"], floor)
-            planner = RadioPlanner(frame, poses, groups, settings, bearings=bearings)
+            planner = RadioPlanner(frame, poses, groups, settings)
         else:
-            planner = TeamPlanner(frame, poses, settings, bearings=bearings)
+            planner = TeamPlanner(frame, poses, settings)
     else:
         settings = _stop_rule(mission).apply_to(UNKNOWN_POSE_SETTINGS)
         planner = RendezvousPlanner(frame, len(reports), settings)

@@ -7,7 +7,6 @@ from app.config import get_settings
 from app.event_types import ROUTING_PLAN
 from app.exploration.driver import StartError
 from app.exploration.grid import GridFrame
-from app.exploration.planning.assignment import initial_bearings
 from app.exploration.planning.rendezvous import RendezvousPlanner
 from app.exploration.planning.team_planner import TeamPlanner
 from app.robots.codecs import decode_report
@@ -36,12 +35,10 @@ async def plan_route(command: Command, progress: Progress) -> dict[str, Any]:
             "something that publishes their scans, such as: mission ros2"
         )
     frame = replies[0]["frame"]
-    bearings: list[float] = []
     planner: TeamPlanner | RendezvousPlanner
     if known_poses:
         poses = [report.pose for report in reports]
-        bearings = initial_bearings(poses)
-        planner = TeamPlanner(GridFrame.from_dict(frame), poses, bearings=bearings)
+        planner = TeamPlanner(GridFrame.from_dict(frame), poses)
     else:
         planner = RendezvousPlanner(GridFrame.from_dict(frame), len(reports))
     for slot, report in enumerate(reports):
@@ -51,7 +48,6 @@ async def plan_route(command: Command, progress: Progress) -> dict[str, Any]:
         "robots": mission["robots"],
         "frame": frame,
         "deployed": [reply["leg"] for reply in replies],
-        "bearings": bearings,
         **({} if known_poses else {"known_poses": False}),
         "goals": {
             mission["robots"][slot]: list(order.path[-1])

@@ -2,7 +2,6 @@
 
 import math
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +11,7 @@ from app.exploration.clearance import Clearance, clearance_map, traversable
 from app.exploration.driver import Pose
 from app.exploration.grid import FREE, OCCUPIED, Box, Cell, Cells, Grid, GridFrame, Mask
 from app.exploration.merging.evidence import occupancy
-from app.exploration.planning.frontiers import Frontier, frontier_cells
+from app.exploration.planning.frontiers import frontier_cells
 from app.exploration.planning.regions import (
     Components,
     ReachableRegion,
@@ -20,7 +19,6 @@ from app.exploration.planning.regions import (
     reachable_region,
 )
 from app.exploration.planning.sightings import SightingCache, Sightings
-from app.exploration.planning.viewpoints import ViewpointCache, Viewpoints
 
 _MARGIN_M = 0.5  # unknown area kept around the known rectangle, more than any clearance in use
 _MAX_CLEARANCE_M = 0.5  # larger clearances are cut to this, more than any clearance in use
@@ -33,7 +31,6 @@ class MapCache:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._components: dict[float, tuple[Mask, Components]] = {}
-        self._viewpoints: dict[tuple[int, int], ViewpointCache] = {}
         self._sightings: dict[tuple[int, int], SightingCache] = {}
 
     def components(self, radius: float, passable: Mask) -> Components:
@@ -43,12 +40,6 @@ class MapCache:
             if known is None or not np.array_equal(known[0], passable):
                 known = self._components[radius] = passable, connected_components(passable)
             return known[1]
-
-    def viewpoints(self, reach: int, stride: int) -> ViewpointCache:
-        """Return the cache of the viewpoints with a reach and stride, cells."""
-        with self._lock:
-            new = ViewpointCache(reach=reach, stride=stride)
-            return self._viewpoints.setdefault((reach, stride), new)
 
     def sightings(self, reach: int, stride: int) -> SightingCache:
         """Return the cache of the sightings with a reach and stride, cells."""
@@ -136,17 +127,6 @@ class PlanningMap:
         components = self.cache.components(clearance, self._passable_to_all(clearance))
         near = math.ceil(_NEAR_ROBOT_M / self.resolution)
         return reachable_region(self.passable(clearance, robot), components, robot, near=near)
-
-    def viewpoints(self, frontiers: Sequence[Frontier], *, reach: int, stride: int) -> Viewpoints:
-        """Find the viewpoints of frontiers; safe to call from several threads.
-
-        Args:
-            frontiers: the frontiers, cells of this map.
-            reach: cells, maximum distance from a viewpoint to its frontier cell.
-            stride: spacing of the candidate cells in both directions.
-        """
-        cache = self.cache.viewpoints(reach, stride)
-        return cache.find(self.grid, (self.row0, self.col0), frontiers)
 
     def sightings(self, cells: Cells, standing: Mask, *, reach: int, stride: int) -> Sightings:
         """Find the cells from which frontier cells can be seen for certain.

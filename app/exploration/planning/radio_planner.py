@@ -59,7 +59,6 @@ class RadioPlanner:
         poses: where the robots are deployed, by slot.
         groups: which robots hear one another.
         settings: how to explore.
-        bearings: as of `TeamPlanner`.
         radio: how robots out of reach are treated.
 
     Attributes:
@@ -77,7 +76,6 @@ class RadioPlanner:
         groups: Groups,
         settings: PlannerSettings = DEFAULT_SETTINGS,
         *,
-        bearings: Sequence[float] | None = None,
         radio: RadioSpec = DEFAULT_RADIO,
     ) -> None:
         self.frame = frame
@@ -91,7 +89,7 @@ class RadioPlanner:
         self._reports: dict[int, DriveReport] = {}
         self._poses = list(poses)
         self._lost: set[int] = set()
-        everybody = TeamPlanner(frame, poses, settings, bearings=bearings)
+        everybody = TeamPlanner(frame, poses, settings)
         self._groups = [_Group(list(range(len(poses))), everybody, np.zeros(len(poses)))]
 
     @classmethod
@@ -120,7 +118,7 @@ class RadioPlanner:
         """
         reports = [fresh.get(slot, saved) for slot, saved in enumerate(state.reports)]
         poses = [report.pose for report in reports]
-        self = cls(frame, poses, groups, settings, bearings=[0.0] * len(poses), radio=radio)
+        self = cls(frame, poses, groups, settings, radio=radio)
         self.rounds, self._lost = state.rounds, set(state.lost)
         self.time = max(report.time for report in reports)
         self._groups = []

@@ -39,16 +39,10 @@ class Sightings:
     target: Indices
     pose: Indices
 
-    @property
-    def seen(self) -> Mask:
-        """Which frontier cells are seen from any pose, (n,) bool."""
-        return np.bincount(self.target, minlength=len(self.targets)) > 0
-
-    def in_order(self, order: Indices) -> "Sightings":
-        """Return the same with the poses in another order: `cover` prefers those that are first."""
-        rank = np.empty(len(order), np.int64)
-        rank[order] = np.arange(len(order))
-        return Sightings(self.targets, self.poses[order], self.target, rank[self.pose])
+    def of(self, chosen: Mask) -> "Sightings":
+        """Return the sightings of chosen frontier cells, (n,) bool; indices stay the same."""
+        kept = chosen[self.target]
+        return Sightings(self.targets, self.poses, self.target[kept], self.pose[kept])
 
 
 class SightingCache:
@@ -136,6 +130,28 @@ def find_sightings(
         order = np.argsort(target, kind="stable")
         target, flat = target[order], flat[order]
     return _sightings_of(targets, target, flat, grid.shape[1])
+
+
+def seen_from(grid: Grid, pose: Cell, targets: Cells, *, reach: int) -> Mask:
+    """Return which frontier cells are seen for certain from a pose, (n,) bool.
+
+    Args:
+        grid: (rows, cols) int8 occupancy.
+        pose: row and column.
+        targets: (n, 2) int32, the frontier cells.
+        reach: cells, maximum length of a line.
+    """
+    near = np.hypot(*(targets - pose).T) <= reach
+    seen: Mask = near & _seen_from(grid, grid == FREE, *pose, targets)
+    return seen
+
+
+@njit(cache=True, nogil=True)
+def _seen_from(grid: Grid, free: Mask, row: int, col: int, targets: Cells) -> Mask:
+    seen = np.zeros(targets.shape[0], np.bool_)
+    for index in range(targets.shape[0]):
+        seen[index] = _sees(grid, free, row, col, targets[index, 0], targets[index, 1], 5)
+    return seen
 
 
 def _sightings_of(targets: Cells, target: Indices, flat: Indices, cols: int) -> Sightings:

@@ -6,7 +6,9 @@ cells around it, where a robot does not fit, are wider than a coarse cell.
 """
 
 import math
-from concurrent.futures import Executor
+import os
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import cache
 
 import numpy as np
 
@@ -52,3 +54,13 @@ class CoarseMap:
         fields = threads.map(from_one, sources // self._size)
         costs = np.array(list(fields), np.int32).reshape(len(sources), len(targets))
         return np.where(costs == UNREACHED, np.inf, costs * self._metres)
+
+
+@cache
+def route_threads() -> ThreadPoolExecutor:
+    """Return a pool of one thread per core; the search for routes releases the GIL."""
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="routes")
+
+
+# A forked child does not inherit the threads: it makes its own pool.
+os.register_at_fork(after_in_child=route_threads.cache_clear)

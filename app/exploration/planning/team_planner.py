@@ -11,7 +11,6 @@ abandoned. Abandoned cells are retried at the end, until a retry reveals too lit
 
 import math
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,15 +18,13 @@ import numpy as np
 from app.exploration.driver import EMPTY_PATCH, DriveReport, Order, Point, Pose
 from app.exploration.grid import Box, Grid, GridFrame, LogOdds, Mask
 from app.exploration.merging.evidence import occupancy
-from app.exploration.planning.assignment import initial_bearings
-from app.exploration.planning.frontier_routes import path_length
+from app.exploration.planning.backtracking import path_length
 from app.exploration.planning.frontiers import Frontier, cluster_frontiers
 from app.exploration.planning.goals import Activity, Goal, RobotState, activity_of, is_valid
-from app.exploration.planning.growth import Growth
-from app.exploration.planning.phases import choose_or_route, phase_of
 from app.exploration.planning.planning_map import PlanningMap, build_planning_map
 from app.exploration.planning.robot_history import PlannerState, RobotHistory, require_reports
 from app.exploration.planning.settings import DEFAULT_SETTINGS, PlannerSettings
+from app.exploration.planning.view_routing import route_views
 from app.exploration.planning.visits import count_visit
 
 _COLLISION_AHEAD = 0.5  # cells from a blocked robot to the cell that it could not enter
@@ -38,12 +35,11 @@ class _Member:
     """One robot of the team; `ended` is set once its goal was reached or found blocked."""
 
     history: RobotHistory
-    bearing: float | None
     goal: Goal | None = None
     ended: bool = False
 
     def take_over(self, other: "_Member") -> None:
-        self.goal, self.ended, self.bearing = other.goal, other.ended, other.bearing
+        self.goal, self.ended = other.goal, other.ended
 
 
 class TeamPlanner:
@@ -53,8 +49,6 @@ class TeamPlanner:
         frame: the mission's frame.
         poses: where the robots are deployed, by slot.
         settings: how to explore.
-        bearings: preferred direction of each robot's first goal, radians; by default those of
-            `initial_bearings`.
 
     Attributes:
         rounds: barriers so far.
@@ -67,8 +61,6 @@ class TeamPlanner:
         frame: GridFrame,
         poses: Sequence[Pose],
         settings: PlannerSettings = DEFAULT_SETTINGS,
-        *,
-        bearings: Sequence[float] | None = None,
     ) -> None:
         self.frame = frame
         self.settings = settings
@@ -76,11 +68,7 @@ class TeamPlanner:
         self.time = 0.0
         self.done = False
         shape = (frame.rows, frame.cols)
-        directions = initial_bearings(poses) if bearings is None else bearings
-        self._robots = [
-            _Member(RobotHistory.at(pose, frame), bearing if len(poses) > 1 else None)
-            for pose, bearing in zip(poses, directions, strict=True)
-        ]
+        self._robots = [_Member(RobotHistory.at(pose, frame)) for pose in poses]
         self._evidence = np.zeros(shape, np.int16)
         self._visits = np.zeros(shape, np.uint8)
         self._collisions = np.zeros(shape, np.bool_)
@@ -88,7 +76,6 @@ class TeamPlanner:
         self._pending: dict[int, DriveReport] = {}
         self._assigned_at = -math.inf
         self._retried_at: int | None = None
-        self._growth = Growth(window_m=self.settings.growth_window_m * len(poses))
         self._last_map: PlanningMap | None = None
         self._left: Mask | None = None
 
@@ -113,11 +100,10 @@ class TeamPlanner:
         """
         reports = [fresh.get(slot, saved) for slot, saved in enumerate(state.reports)]
         poses = [report.pose for report in reports]
-        self = cls(frame, poses, settings, bearings=[0.0] * len(reports))
+        self = cls(frame, poses, settings)
         self.rounds, self._retried_at = state.rounds, state.retried
         self._visits, self._collisions = state.visits.copy(), state.collision_cells.copy()
         for slot, report in enumerate(reports):
-            self._robots[slot].bearing = None
             self._apply(self._robots[slot], report)
             if slot in state.lost:
                 self.remove(slot)
@@ -154,17 +140,13 @@ class TeamPlanner:
     def goals(self) -> list[Point | None]:
         """Where each robot drives to, metres, map frame, by slot; no two are equal."""
         return [
-            None
-            if robot.goal is None
-            else (robot.goal.path[-1] if robot.goal.path else None)
-            if robot.goal.standby
-            else self.frame.centre(*robot.goal.target)
+            None if robot.goal is None else self.frame.centre(*robot.goal.target)
             for robot in self._robots
         ]
 
     @property
     def activities(self) -> list[Activity]:
-        """What each robot does, by slot: it views, it is on standby, or it is not needed."""
+        """What each robot does, by slot: it views a frontier, or it is not needed."""
         return [activity_of(robot.goal) for robot in self._robots]
 
     @property
@@ -256,17 +238,15 @@ class TeamPlanner:
         self._left = cells
 
     def continue_from(self, other: "TeamPlanner", slots: Sequence[int]) -> None:
-        """Take over the goals of robots from another planner, and how the map grew for it."""
-        self._growth = deepcopy(other._growth)  # noqa: SLF001, of this class
+        """Take over the goals of robots from another planner."""
         for slot in slots:
-            self._robots[slot].take_over(other._robots[slot])  # noqa: SLF001
+            self._robots[slot].take_over(other._robots[slot])  # noqa: SLF001, of this class
 
     def plan(self) -> dict[int, Order]:
         """Return the next orders from the applied reports; empty if nothing is left to explore."""
         self.done = False
         self.rounds += 1
         view = self.planning_map()
-        self._growth.add(sum(self.distances), self._known_cells())
         self._count_visits(view)
         self._assign_goals(view)
         team = self._team()
@@ -311,7 +291,7 @@ class TeamPlanner:
         """Count a visit for each frontier cell that a robot was sent to and that is unchanged."""
         visits = self._visits[view.box.slices]
         for robot in self._team():
-            if robot.goal is not None and not robot.goal.standby and robot.ended:
+            if robot.goal is not None and robot.ended:
                 count_visit(visits, robot.goal, view, self.settings)
 
     def _clusters(self, mask: Mask) -> list[Frontier]:
@@ -334,9 +314,9 @@ class TeamPlanner:
             if robot.goal is not None and (
                 robot.ended or not is_valid(robot.goal, robot.history.pose, view, live, self.frame)
             ):
-                lost = lost or not robot.goal.standby
+                lost = True
                 robot.goal = None
-        idle = sum(robot.goal is None or robot.goal.standby for robot in team)
+        idle = sum(robot.goal is None for robot in team)
         interval = self.settings.idle_s if idle else self.settings.reassign_s
         if not lost and idle < len(team) and self.time - self._assigned_at < interval:
             return
@@ -345,26 +325,11 @@ class TeamPlanner:
         groups = [frontier.cells for frontier in self._clusters(view.frontier_mask)]
         remaining = [cells[live[cells[:, 0], cells[:, 1]]] for cells in groups]
         frontiers = [Frontier(cells) for cells in remaining if len(cells)]
-        if not frontiers:
-            for robot in team:
-                if robot.goal is not None and robot.goal.standby:
-                    robot.goal = None
-            return
-        robots = [
-            RobotState(
-                robot.history.pose,
-                None if robot.goal is not None and robot.goal.standby else robot.goal,
-                robot.bearing,
-                robot.history.path,
-            )
-            for robot in team
-        ]
-        phase = phase_of(self._growth, self.settings)
-        goals = choose_or_route(robots, frontiers, view, self.frame, self.settings, phase=phase)
+        robots = [RobotState(robot.history.pose, robot.goal, robot.history.path) for robot in team]
+        goals = route_views(robots, frontiers, view, self.frame, self.settings)
         for robot, goal in zip(team, goals, strict=True):
             robot.goal = goal
             robot.ended = False
-            robot.bearing = None
 
     def _worth_retrying(self) -> bool:
         """Return whether to retry abandoned frontiers: once, then while a retry reveals enough."""
@@ -387,7 +352,7 @@ class TeamPlanner:
         lengths = [
             path_length([(robot.history.pose.x, robot.history.pose.y), *robot.goal.path])
             for robot in team
-            if robot.goal is not None and not robot.goal.standby
+            if robot.goal is not None
         ]
         soonest = min(lengths) / self.settings.speed
         wait = min(max(soonest, self.settings.round_min_s), self.settings.round_max_s)

@@ -29,9 +29,7 @@ def cover(sightings: Sightings, *, keep: Sequence[Cell] = ()) -> list[tuple[int,
     targets = sightings.target[order]
     wanted = np.zeros(len(sightings.poses), np.int64)
     if keep:
-        index = {(int(row), int(col)): at for at, (row, col) in enumerate(sightings.poses)}
-        kept = [index[cell] for cell in keep if cell in index]
-        wanted[kept] = 1
+        wanted[(sightings.poses[:, None] == np.array(keep)).all(axis=2).any(axis=1)] = 1
     chosen, owner = _greedy(starts, targets, len(sightings.targets), wanted)
     return [(int(pose), np.flatnonzero(owner == pose)) for pose in chosen]
 

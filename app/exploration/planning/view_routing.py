@@ -1,37 +1,34 @@
-"""Routes for a whole team over everything that is left to see, when nothing large is left.
+"""Where the robots of a team go next: routes over few stops that together see all frontiers.
 
-While large areas are unknown, every view changes the plan, and robots choose goals one by one
-(`goal_selection`). What remains after that is small, spread over the whole floor, and can be
-listed. Then the shortest mission is a routing problem: few stops that together see all of it
-(`view_cover`), and routes over them whose longest is short (`min_max_routes`).
+What is left to see is listed, and a few stops are chosen that together see all of it (`view_cover`).
+A stop is open if it sees a wide frontier, behind which there may be a room; the others see gaps and
+corners. Open stops come first: routes over them are planned for the whole team, the longest as short
+as possible (`min_max_routes`), and each robot drives to its first stop. On the way it
+takes the other stops that it would have to come back for (`detours`). Robots without an open stop
+follow routes over the others, and at the end all do.
 """
 
-import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from app.exploration.driver import Point, Pose
 from app.exploration.grid import Cell, Cells, GridFrame, Mask
-from app.exploration.planning.frontier_routes import (
-    FrontierRoutes,
-    backtracks,
-    path_length,
-    route_threads,
-)
+from app.exploration.planning.backtracking import backtracks, path_length
+from app.exploration.planning.detours import best_detours
 from app.exploration.planning.frontiers import Frontier
 from app.exploration.planning.goals import Goal, RobotState, goal_at
 from app.exploration.planning.min_max_routes import Metres, plan_routes, route_lengths
 from app.exploration.planning.planning_map import PlanningMap
 from app.exploration.planning.settings import PlannerSettings
 from app.exploration.planning.sightings import Indices, Sightings
-from app.exploration.planning.stop_distances import CoarseMap
+from app.exploration.planning.stop_distances import CoarseMap, route_threads
 from app.exploration.planning.view_cover import cover
 from app.exploration.shortest_paths import UNREACHED, distance_field
 
-_SURE_BEAMS = 1.5  # largest angle between beams, in widths of a cell, at which a cell is seen
 _STRIDE_M = 0.2  # spacing of the poses that are tried first
+_SAMPLES = 8  # cells that stand for a frontier when it is looked at
 _SHARE = 0.5  # a pose sees a frontier if it sees this share of what any pose sees of it
 _MUCH_SHORTER = 0.9  # of the longest route: a plan that sends robots back has to be worth it
 _MAX_STOPS = 500  # bound of the work of one plan; the rest is planned when these are done
@@ -50,6 +47,31 @@ class RouteStart:
     backtrack: tuple[Point, ...]
     cell: Cell
     standing: Mask
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Stops:
+    """Stops that together see all frontiers, and the ways to them.
+
+    Attributes:
+        starts: where the robots' routes start.
+        heading: local cell that each robot is driving to.
+        sightings: from where the frontiers are seen.
+        wanted: for each stop the indices of the frontiers that it is for.
+        cells: (stops, 2) int32, local cells.
+        opened: number of open stops, which come first.
+        start_m: (robots, stops) metres.
+        between_m: (stops, stops) metres.
+    """
+
+    starts: Sequence[RouteStart]
+    heading: Sequence[Cell | None]
+    sightings: Sightings
+    wanted: Sequence[Indices]
+    cells: Cells
+    opened: int
+    start_m: Metres
+    between_m: Metres
 
 
 def route_views(
@@ -74,47 +96,86 @@ def route_views(
     goals: list[Goal | None] = [None] * len(robots)
     if not frontiers or not robots:
         return goals
-    starts, sightings = _starts_and_sightings(robots, frontiers, view, frame, settings)
-    current = {
-        index: (robot.goal.target[0] - view.row0, robot.goal.target[1] - view.col0)
-        for index, robot in enumerate(robots)
-        if robot.goal is not None
-    }
-    chosen = cover(sightings, keep=list(current.values()))[:_MAX_STOPS]
-    if not chosen:
-        return goals
-    stops = sightings.poses[[pose for pose, _ in chosen]]
-    start_m, between_m = distances(starts, stops, view)
-    offset = np.array([path_length(start.backtrack) for start in starts])
-    index_of = {(int(row), int(col)): stop for stop, (row, col) in enumerate(stops)}
-    heading = {
-        robot: index_of[cell]
-        for robot, cell in current.items()
-        if cell in index_of and np.isfinite(start_m[robot, index_of[cell]])
-    }
-    routes = _plan_steadily(start_m, between_m, offset, heading)
-    taken: set[Cell] = set()
-    for index, route in enumerate(routes):
-        if route:
-            wanted = chosen[route[0]][1]
-            goal = goal_at_best_pose(
-                robots[index].pose,
-                starts[index],
-                poses_that_see(sightings, wanted),
-                Frontier(np.concatenate([frontiers[which].cells for which in wanted])),
-                after=stops[route[1]] if len(route) > 1 else None,
-                taken=taken,
-                view=view,
-                frame=frame,
-                settings=settings,
-            )
-            later = stops[route[1:]] + np.array((view.row0, view.col0), np.int32)
-            if goal is not None:
-                taken.add((goal.target[0] - view.row0, goal.target[1] - view.col0))
-                later_cells = tuple((int(row), int(col)) for row, col in later)
-                goal = replace(goal, route=later_cells, routed=True)
-            goals[index] = goal
+    stops = _choose_stops(robots, frontiers, view, frame, settings)
+    taken: list[Cell] = []
+    for index, route in enumerate(_plan(stops, price=settings.detour_price)):
+        if not route:
+            continue
+        wanted = stops.wanted[route[0]]
+        goal = goal_at_best_pose(
+            robots[index].pose,
+            stops.starts[index],
+            poses_that_see(stops.sightings, wanted),
+            Frontier(np.concatenate([frontiers[which].cells for which in wanted])),
+            route=stops.cells[route[1:]],
+            taken=taken,
+            view=view,
+            frame=frame,
+            settings=settings,
+        )
+        if goal is not None:
+            taken.append((goal.target[0] - view.row0, goal.target[1] - view.col0))
+        goals[index] = goal
     return goals
+
+
+def _choose_stops(
+    robots: Sequence[RobotState],
+    frontiers: Sequence[Frontier],
+    view: PlanningMap,
+    frame: GridFrame,
+    settings: PlannerSettings,
+) -> _Stops:
+    """Choose few stops that see all wide frontiers, and few that see all others.
+
+    Where robots are heading comes first. One stop for both would often lie deep in a room, where a
+    robot that passes does not come.
+    """
+    starts, sightings = _starts_and_sightings(robots, frontiers, view, frame, settings)
+    least = settings.open_frontier_m / view.resolution
+    wide = np.array([frontier.extent >= least for frontier in frontiers])
+    heading = [
+        None
+        if robot.goal is None
+        else (robot.goal.target[0] - view.row0, robot.goal.target[1] - view.col0)
+        for robot in robots
+    ]
+    keep = [cell for cell in heading if cell is not None]
+    opened = cover(sightings.of(wide), keep=keep)[:_MAX_STOPS]
+    chosen = opened + cover(sightings.of(~wide), keep=keep)[:_MAX_STOPS]
+    cells = sightings.poses[[pose for pose, _ in chosen]]
+    start_m, between_m = _distances(starts, cells, view)
+    wanted = [wanted for _, wanted in chosen]
+    return _Stops(starts, heading, sightings, wanted, cells, len(opened), start_m, between_m)
+
+
+def _plan(stops: _Stops, *, price: float) -> list[list[int]]:
+    """Plan the stops of each robot in order, at least the next two."""
+    offset = np.array([path_length(start.backtrack) for start in stops.starts])
+    everybody = np.arange(len(stops.starts))
+
+    def routes_over(robots: Indices, chosen: Indices) -> list[list[int]]:
+        start_m = stops.start_m[np.ix_(robots, chosen)]
+        place = {(int(row), int(col)): at for at, (row, col) in enumerate(stops.cells[chosen])}
+        heading = {
+            at: place[cell]
+            for at, cell in enumerate(stops.heading[robot] for robot in robots)
+            if cell in place and np.isfinite(start_m[at, place[cell]])
+        }
+        between_m = stops.between_m[np.ix_(chosen, chosen)]
+        routes = _plan_steadily(start_m, between_m, offset[robots], heading)
+        return [[int(chosen[at]) for at in route] for route in routes]
+
+    routes = routes_over(everybody, np.arange(stops.opened))
+    other = np.arange(stops.opened, len(stops.cells))
+    aims = [route[0] if route else None for route in routes]
+    for detour in best_detours(stops.start_m, stops.between_m, aims, other, price=price):
+        routes[detour.robot][:0] = detour.stops
+        other = np.setdiff1d(other, detour.stops)
+    free = np.array([robot for robot, aim in enumerate(aims) if aim is None], np.int64)
+    for robot, route in zip(free, routes_over(free, other), strict=True):
+        routes[robot] = route
+    return routes
 
 
 def _plan_steadily(
@@ -148,12 +209,6 @@ def _plan_steadily(
     return free if longest_free < _MUCH_SHORTER * longest else routes
 
 
-def view_reach(view: PlanningMap, settings: PlannerSettings) -> int:
-    """Return the distance up to which a robot sees a single cell for certain, cells."""
-    sure = _SURE_BEAMS / settings.beam_spacing_rad
-    return max(1, math.floor(min(sure, settings.sensor_range_m / view.resolution)))
-
-
 def _starts_and_sightings(
     robots: Sequence[RobotState],
     frontiers: Sequence[Frontier],
@@ -167,7 +222,7 @@ def _starts_and_sightings(
     is. A robot that sees no frontier from its region backtracks to where its track left another.
     """
     starts = [start_of(robot, view, frame, settings) for robot in robots]
-    sightings = frontier_sightings(frontiers, view, standing_of(starts), settings)
+    sightings = _frontier_sightings(frontiers, view, _standing_of(starts), settings)
     boxed_in = False
     for index, robot in enumerate(robots):
         own = starts[index].standing
@@ -179,7 +234,7 @@ def _starts_and_sightings(
                 boxed_in = True
                 break
     if boxed_in:
-        sightings = frontier_sightings(frontiers, view, standing_of(starts), settings)
+        sightings = _frontier_sightings(frontiers, view, _standing_of(starts), settings)
     return starts, sightings
 
 
@@ -196,22 +251,23 @@ def start_of(
     return RouteStart(backtrack, cell, view.reachable(settings.radius, cell).mask)
 
 
-def standing_of(starts: Sequence[RouteStart]) -> Mask:
+def _standing_of(starts: Sequence[RouteStart]) -> Mask:
     """Return where any robot can get to."""
     standing: Mask = np.logical_or.reduce([start.standing for start in starts])
     return standing
 
 
-def frontier_sightings(
+def _frontier_sightings(
     frontiers: Sequence[Frontier], view: PlanningMap, standing: Mask, settings: PlannerSettings
 ) -> Sightings:
     """Return which pose sees which frontier: most of what can be seen of its cells at all."""
-    cells = np.concatenate([frontier.cells for frontier in frontiers])
-    owner = np.repeat(np.arange(len(frontiers)), [frontier.size for frontier in frontiers])
+    samples = [frontier.cells[:: -(-frontier.size // _SAMPLES)] for frontier in frontiers]
+    cells = np.concatenate(samples)
+    owner = np.repeat(np.arange(len(frontiers)), [len(sample) for sample in samples])
     single = view.sightings(
         cells,
         standing,
-        reach=view_reach(view, settings),
+        reach=settings.view_reach(view.resolution),
         stride=max(1, round(_STRIDE_M / view.resolution)),
     )
     poses = max(len(single.poses), 1)
@@ -224,33 +280,20 @@ def frontier_sightings(
     return Sightings(firsts, single.poses, frontier[enough], pose[enough])
 
 
-def distances(
+def _distances(
     starts: Sequence[RouteStart], stops: Cells, view: PlanningMap
 ) -> tuple[Metres, Metres]:
     """Return the path lengths from the robots to the stops, and between the stops."""
-    cells, coarse = _start_cells(starts, view)
+    cells = np.array([start.cell for start in starts], np.int32)
+    passable = _standing_of(starts)
+    passable[cells[:, 0], cells[:, 1]] = True
+    coarse = CoarseMap(passable, view.resolution)
     metres = coarse.distances(stops, np.concatenate([cells, stops]), route_threads())
     start_m = np.ascontiguousarray(metres[:, : len(starts)].T)
     for robot, start in enumerate(starts):
         start_m[robot, ~start.standing[stops[:, 0], stops[:, 1]]] = np.inf
     between_m = metres[:, len(starts) :]
     return start_m, np.minimum(between_m, between_m.T)
-
-
-def _start_cells(starts: Sequence[RouteStart], view: PlanningMap) -> tuple[Cells, CoarseMap]:
-    """Return the cells where routes start, (robots, 2) int32, and the map that they are on."""
-    cells = np.array([start.cell for start in starts], np.int32)
-    passable = standing_of(starts)
-    passable[cells[:, 0], cells[:, 1]] = True
-    coarse = CoarseMap(passable, view.resolution)
-    return cells, coarse
-
-
-def nearest_first(starts: Sequence[RouteStart], poses: Cells, view: PlanningMap) -> Indices:
-    """Return the indices of poses in the order of the path length from the nearest robot."""
-    cells, coarse = _start_cells(starts, view)
-    metres = coarse.distances(cells, poses, route_threads())
-    return np.argsort(metres.min(axis=0), kind="stable")
 
 
 def poses_that_see(sightings: Sightings, wanted: Indices) -> Cells:
@@ -268,7 +311,7 @@ def goal_at_best_pose(
     poses: Cells,
     frontier: Frontier,
     *,
-    after: Cells | None,
+    route: Cells,
     taken: Collection[Cell],
     view: PlanningMap,
     frame: GridFrame,
@@ -283,7 +326,7 @@ def goal_at_best_pose(
         start: where its route starts.
         poses: (n, 2) int32, cells from which the frontier is seen.
         frontier: the frontier, cells of the planning map.
-        after: (2,) int32, the stop after that; None at the end of the route.
+        route: (n, 2) int32, the stops after that.
         taken: local cells that other robots drive to.
         view: the planning map.
         frame: the mission's frame.
@@ -299,19 +342,20 @@ def goal_at_best_pose(
         if not len(reached):
             continue
         costs = field[reached[:, 0], reached[:, 1]].astype(np.int64)
-        if after is not None:
-            onward = distance_field(passable, (int(after[0]), int(after[1])))
+        if len(route):
+            onward = distance_field(passable, (int(route[0, 0]), int(route[0, 1])))
             costs += onward[reached[:, 0], reached[:, 1]]
-        best = int(np.argmin(costs))
-        target = (int(reached[best, 0]), int(reached[best, 1]))
-        routes = FrontierRoutes(
-            clearance,
-            view_reach(view, settings) * view.resolution,
-            passable,
-            field,
-            field[target][None],
-            np.array([target], np.int32),
-            start.backtrack,
+        row, col = reached[int(np.argmin(costs))]
+        return goal_at(
+            pose,
+            (int(row), int(col)),
+            frontier,
+            passable=passable,
+            field=field,
+            clearance=clearance,
+            backtrack=start.backtrack,
+            route=route,
+            view=view,
+            frame=frame,
         )
-        return goal_at(pose, routes, frontier, which=0, view=view, frame=frame)
     return None

@@ -6,11 +6,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from app.exploration.clearance import clear_length, is_near
+from app.exploration.clearance import is_near
 from app.exploration.grid import OCCUPIED
 from app.exploration.planning.goals import Goal
 from app.exploration.planning.planning_map import PlanningMap
 from app.exploration.planning.settings import PlannerSettings
+from app.exploration.planning.sightings import seen_from
 
 _MANY = np.uint8(100)  # more visits are not told apart, and do not overflow
 
@@ -20,36 +21,34 @@ def count_visit(
 ) -> None:
     """Count a visit for the cells of a goal's frontier that are frontier still, of those in view.
 
-    What was looked at from a place that sees it for certain is abandoned at once. It is tried again
-    at the end only if it stands in the open and was so far away that two beams of the lidar can
-    pass it on both sides.
+    What its stop sees for certain is abandoned. It is tried again at the end only if it stands in the
+    open and was so far away that two beams of the lidar can pass it on both sides. If the stop sees
+    none of it, it is a rest that was out of sight: a long one is worth another visit, a short one is
+    not. A robot whose way was blocked is sent once more.
 
     Args:
         visits: (rows, cols) uint8 of the planning map, changed in place.
-        goal: a goal that its robot has reached, or whose way it found blocked.
+        goal: a goal that its robot has reached, or, with a path left, whose way it found blocked.
         view: the planning map after that.
         settings: how to explore.
     """
     cells = goal.cells - np.array((view.row0, view.col0), np.int32)
     cells = cells[view.frontier_mask[cells[:, 0], cells[:, 1]]]
     row, col = goal.target[0] - view.row0, goal.target[1] - view.col0
-    viewpoint = (row + 0.5, col + 0.5)
-    reach = goal.view_distance / view.resolution + 1.0
-    viewed = [
-        math.dist(cell, (row, col)) <= reach
-        and math.isinf(
-            clear_length(view.see_through_mask, viewpoint, (cell[0] + 0.5, cell[1] + 0.5))
-        )
-        for cell in cells.tolist()
-    ]
-    if any(viewed):
-        cells = cells[viewed]
-    counted = np.ones(len(cells), np.uint8)
-    if goal.routed:
-        far = np.hypot(*(cells - (row, col)).T) * settings.beam_spacing_rad > 1.0
-        walls = is_near(view.grid == OCCUPIED, cells, math.ceil(settings.radius / view.resolution))
-        missed = far & ~walls
-        counted = np.where(missed, settings.max_visits, settings.max_visits + 1).astype(np.uint8)
+    if goal.path:
+        counted = np.ones(len(cells), np.int64)
+    else:
+        reach = settings.view_reach(view.resolution)
+        viewed = seen_from(view.grid, (row, col), cells, reach=reach)
+        if viewed.any():
+            cells = cells[viewed]
+            far = np.hypot(*(cells - (row, col)).T) * settings.beam_spacing_rad > 1.0
+            margin = math.ceil(settings.radius / view.resolution)
+            missed = far & ~is_near(view.grid == OCCUPIED, cells, margin)
+            counted = np.where(missed, settings.max_visits, settings.max_visits + 1)
+        else:
+            long = len(cells) * view.resolution >= settings.open_frontier_m
+            counted = np.full(len(cells), 1 if long else settings.max_visits + 1)
     added = np.zeros(view.grid.shape, np.uint8)
     added[cells[:, 0], cells[:, 1]] = counted
     spread = round(settings.visit_spread_m / view.resolution)

@@ -4,61 +4,70 @@ import numpy as np
 import pytest
 
 from app.exploration.planning.detours import Detour, best_detours
-from app.exploration.planning.min_max_routes import Metres
 
 
-def on_a_line(robots: list[float], goals: list[float], stops: list[float]) -> tuple[Metres, Metres]:
-    """Return the metres from robots to stops and goals, and between those, on a straight line."""
-    places = np.array([*stops, *goals])
-    return (
+def on_a_line(robots: list[float], goals: list[float | None], stops: list[float]) -> list[Detour]:
+    """Find the detours of robots on a straight line, each metre of which has to save one and a half.
+
+    Args:
+        robots: where the robots are, metres.
+        goals: where they drive to; None for a robot that is free.
+        stops: where the stops are; their indices are those of the detours.
+    """
+    ahead = [goal for goal in goals if goal is not None]
+    places = np.array([*stops, *ahead])
+    numbers = iter(range(len(stops), len(places)))
+    return best_detours(
         np.abs(np.array(robots)[:, None] - places),
         np.abs(places[:, None] - places),
+        [None if goal is None else next(numbers) for goal in goals],
+        np.arange(len(stops)),
+        price=1.5,
     )
 
 
 @pytest.mark.parametrize(("robot", "taken"), [(1.0, True), (3.0, True), (6.0, False)])
 def test_a_stop_behind_is_taken_while_it_is_near(robot: float, taken: bool) -> None:
     """A stop at 0 costs 10 m from the goal at 10: twice 1 or 3 m of detour are less, 12 m are not."""
-    start_m, between_m = on_a_line([robot], [10.0], [0.0])
-
-    detours = best_detours(start_m, between_m, 1, price=1.5)
+    detours = on_a_line([robot], [10.0], [0.0])
 
     assert [detour.stops for detour in detours] == ([(0,)] if taken else [])
 
 
 def test_a_stop_near_another_that_stays_is_left() -> None:
     """The last stop before a goal costs nothing to come back for if the next ones are beside it."""
-    start_m, between_m = on_a_line([0.0], [30.0], [40.0, 41.0])
-
-    assert best_detours(start_m, between_m, 2, price=1.5) == []
+    assert on_a_line([0.0], [30.0], [40.0, 41.0]) == []
 
 
 def test_stops_together_are_taken_together() -> None:
     """Two stops in a side room are worth a detour together; they are viewed in order."""
-    start_m, between_m = on_a_line([3.0], [20.0], [0.0, 1.0])
-
-    (detour,) = best_detours(start_m, between_m, 2, price=1.5)
+    (detour,) = on_a_line([3.0], [20.0], [0.0, 1.0])
 
     assert sorted(detour.stops) == [0, 1]
 
 
 def test_no_two_robots_take_one_stop() -> None:
     """Of two robots beside each other, one takes the stop and the other drives on."""
-    start_m, between_m = on_a_line([1.0, 1.5], [30.0, 40.0], [0.0])
+    detours = on_a_line([1.0, 1.5], [30.0, 40.0], [0.0])
 
-    assert [detour.stops for detour in best_detours(start_m, between_m, 1, price=1.5)] == [(0,)]
+    assert [detour.stops for detour in detours] == [(0,)]
+
+
+@pytest.mark.parametrize(("free", "taken"), [(-2.0, False), (-30.0, True)])
+def test_a_stop_near_a_free_robot_is_left_to_it(free: float, taken: bool) -> None:
+    """Nobody has to come back for it, unless the free robot is as far away as the goal."""
+    detours = on_a_line([1.0, free], [30.0, None], [0.0])
+
+    assert [detour.robot for detour in detours] == ([0] if taken else [])
 
 
 def test_a_robot_that_does_not_reach_its_goal_takes_no_detour() -> None:
     """Without a way to its goal nothing can be said about coming back."""
-    start_m, between_m = on_a_line([1.0], [10.0], [0.0])
-    start_m[0, 1] = np.inf
+    start_m, between_m = np.array([[1.0, np.inf]]), np.array([[0.0, 10.0], [10.0, 0.0]])
 
-    assert best_detours(start_m, between_m, 1, price=1.5) == []
+    assert best_detours(start_m, between_m, [1], np.array([0]), price=1.5) == []
 
 
 def test_the_gain_is_what_the_way_back_saves_less_the_price() -> None:
     """Ten metres back, less one and a half times two metres of detour."""
-    start_m, between_m = on_a_line([1.0], [10.0], [0.0])
-
-    assert best_detours(start_m, between_m, 1, price=1.5) == [Detour(7.0, 0, (0,))]
+    assert on_a_line([1.0], [10.0], [0.0]) == [Detour(7.0, 0, (0,))]

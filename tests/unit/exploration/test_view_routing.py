@@ -9,13 +9,13 @@ from app.exploration.driver import Pose
 from app.exploration.grid import Box, GridFrame
 from app.exploration.planning.frontiers import Frontier, cluster_frontiers
 from app.exploration.planning.goals import Goal, RobotState
-from app.exploration.planning.phases import Phase, choose_or_route
 from app.exploration.planning.planning_map import PlanningMap, build_planning_map
 from app.exploration.planning.settings import PlannerSettings
 from app.exploration.planning.view_routing import goal_at_best_pose, route_views, start_of
 
 FRAME = GridFrame(60, 130, 0.1)
 SETTINGS = PlannerSettings()
+NEAR_SIGHTED = PlannerSettings(sensor_range_m=2.0)
 FREE, WALL = -17, 24
 
 
@@ -37,9 +37,14 @@ def hall(
     return view, cluster_frontiers(view.frontier_mask, min_cells=2, max_extent=40)
 
 
-def route(view: PlanningMap, frontiers: list[Frontier], *robots: RobotState) -> list[Goal | None]:
+def route(
+    view: PlanningMap,
+    frontiers: list[Frontier],
+    *robots: RobotState,
+    settings: PlannerSettings = SETTINGS,
+) -> list[Goal | None]:
     """Plan the routes of robots."""
-    return route_views(robots, frontiers, view, FRAME, SETTINGS)
+    return route_views(robots, frontiers, view, FRAME, settings)
 
 
 def test_one_stop_views_all_niches_in_sight() -> None:
@@ -89,7 +94,7 @@ def test_stops_beside_each_other_are_viewed_from_two_places() -> None:
             start,
             poses,
             frontiers[0],
-            after=None,
+            route=np.zeros((0, 2), np.int32),
             taken=taken,
             view=view,
             frame=FRAME,
@@ -137,30 +142,40 @@ def test_what_nobody_can_see_is_left() -> None:
 def test_a_wide_frontier_is_explored_before_the_rest() -> None:
     """One robot explores the gate of 3.5 m, though the niches are nearer; the other views them."""
     view, frontiers = hall(8, 14, 20, gate=True)
+
     team = [RobotState(Pose(2.0, 3.0)), RobotState(Pose(6.0, 3.0))]
 
-    goals = choose_or_route(team, frontiers, view, FRAME, SETTINGS, phase=Phase.DIMINISHED)
+    goals = route(view, frontiers, *team, settings=NEAR_SIGHTED)
 
     assert [goal is not None and goal.target[1] > 65 for goal in goals] == [False, True]
 
 
-@pytest.mark.parametrize(
-    ("x", "phase", "on_the_way"),
-    [(4.7, Phase.SLOWING, True), (8.5, Phase.SLOWING, False), (4.7, Phase.GROWING, False)],
-)
-def test_a_niche_is_viewed_before_it_is_left_behind(
-    x: float, phase: Phase, on_the_way: bool
-) -> None:
+@pytest.mark.parametrize(("x", "on_the_way"), [(3.0, True), (8.5, False)])
+def test_a_niche_is_viewed_before_it_is_left_behind(x: float, on_the_way: bool) -> None:
     """A robot on its way to the gate turns to the niche behind it only while that is near."""
     view, frontiers = hall(8, gate=True)
 
-    (goal,) = choose_or_route(
-        [RobotState(Pose(x, 3.0))], frontiers, view, FRAME, SETTINGS, phase=phase
-    )
+    (goal,) = route(view, frontiers, RobotState(Pose(x, 3.0)), settings=NEAR_SIGHTED)
 
     assert goal is not None
     assert (goal.target[1] < 10.0 * x) is on_the_way
-    assert goal.routed is on_the_way
+    assert (goal.route == ()) is not on_the_way  # the gate comes after the niche
+
+
+def test_robots_on_their_way_share_no_stop() -> None:
+    """Two robots drive to the two halves of a gate and view different niches first."""
+    view, frontiers = hall(8, 20, 32, gate=True)
+    halves = [frontier for frontier in frontiers if frontier.cells[0, 1] < 100]
+    gate = next(frontier.cells for frontier in frontiers if frontier.cells[0, 1] > 100)
+    halves += [Frontier(gate[: len(gate) // 2]), Frontier(gate[len(gate) // 2 :])]
+    team = [RobotState(Pose(2.0, 2.5)), RobotState(Pose(2.5, 3.5))]
+    settings = PlannerSettings(sensor_range_m=1.0)
+
+    goals = [goal for goal in route(view, halves, *team, settings=settings) if goal is not None]
+
+    stops = [stop for goal in goals for stop in (goal.target, *goal.route)]
+    assert len(goals) == len(team)
+    assert len(set(stops)) == len(stops)
 
 
 def test_a_robot_keeps_to_its_way() -> None:

@@ -15,7 +15,7 @@ FREE, WALL = -17, 24
 MOST = SETTINGS.max_visits
 
 
-def visits_of(unknown: Cell, *, viewpoint: Cell, routed: bool) -> int:
+def visits_of(unknown: Cell, *, viewpoint: Cell, blocked: bool = False) -> int:
     """Count a visit for the frontier around one unknown cell of a hall of 12 by 4 m."""
     evidence = np.zeros((60, 130), np.int16)
     evidence[9:51, 4:126] = WALL
@@ -24,23 +24,27 @@ def visits_of(unknown: Cell, *, viewpoint: Cell, routed: bool) -> int:
     view = build_planning_map(evidence, np.zeros((60, 130), np.bool_), Box(9, 4, 51, 126), FRAME)
     corner = np.array((view.row0, view.col0), np.int32)
     cells = np.argwhere(view.frontier_mask).astype(np.int32) + corner
-    goal = Goal(cells, viewpoint, (), 0.2, 8.0, routed=routed)
+    goal = Goal(cells, viewpoint, ((6.0, 3.0),) if blocked else (), 0.2)
     visits = np.zeros(view.grid.shape, np.uint8)
     count_visit(visits, goal, view, SETTINGS)
     return int(visits.max())
 
 
 @pytest.mark.parametrize(
-    ("unknown", "viewpoint", "routed", "visits"),
+    ("unknown", "viewpoint", "visits"),
     [
-        ((30, 100), (30, 20), True, MOST),  # 8 m away: beams are 14 cm apart
-        ((30, 60), (30, 20), True, MOST + 1),  # 4 m away: 7 cm
-        ((49, 100), (30, 20), True, MOST + 1),  # at the wall, where no robot can drive
-        ((30, 100), (30, 20), False, 1),
+        ((30, 100), (30, 20), MOST),  # 8 m away: beams are 14 cm apart
+        ((30, 60), (30, 20), MOST + 1),  # 4 m away: 7 cm
+        ((49, 70), (30, 30), MOST + 1),  # at the wall, where no robot can drive
     ],
 )
 def test_a_cell_in_the_open_that_beams_could_miss_is_tried_again(
-    unknown: Cell, viewpoint: Cell, routed: bool, visits: int
+    unknown: Cell, viewpoint: Cell, visits: int
 ) -> None:
     """At the end, as what is abandoned by `MOST` visits; what was seen for certain is not."""
-    assert visits_of(unknown, viewpoint=viewpoint, routed=routed) == visits
+    assert visits_of(unknown, viewpoint=viewpoint) == visits
+
+
+def test_a_robot_that_is_blocked_is_sent_once_more() -> None:
+    """Nothing is abandoned before a robot has come to the stop, or was blocked twice."""
+    assert visits_of((30, 60), viewpoint=(30, 20), blocked=True) == 1
