@@ -1,1 +1,1 @@
-"""Where robots drive: frontiers, routes, goals, assignment, rendezvous."""
+"""Where robots drive: frontiers, stops, routes, rendezvous."""
