@@ -83,29 +83,6 @@ def clear_length(passable: Mask, start: tuple[float, float], end: tuple[float, f
 
 
 @njit(cache=True, nogil=True)
-def mutual_visibility(
-    see_through_mask: Mask, points: npt.NDArray[np.float64], reach: float
-) -> Mask:
-    """Return which points see each other, (n, n) bool.
-
-    Args:
-        see_through_mask: (rows, cols) bool, cells that do not block the line of sight.
-        points: (n, 2) float64, continuous rows and columns.
-        reach: range of sight, cells.
-    """
-    count = points.shape[0]
-    sees = np.ones((count, count), np.bool_)
-    for one in range(count):
-        for two in range(one):
-            row, col = points[one]
-            to_row, to_col = points[two]
-            near = np.hypot(row - to_row, col - to_col) <= reach
-            length = clear_length_cells(see_through_mask, row, col, to_row, to_col) if near else 0.0
-            sees[one, two] = sees[two, one] = length == np.inf
-    return sees
-
-
-@njit(cache=True, nogil=True)
 def clear_length_cells(
     passable: Mask, start_row: float, start_col: float, end_row: float, end_col: float
 ) -> float:

@@ -21,27 +21,21 @@ DistanceField = npt.NDArray[np.int32]
 """Path cost of each cell, (rows, cols) int32: 5 per straight step, UNREACHED without a path."""
 
 
-def distance_field(passable: Mask, start: Cell, *, limit: int = UNREACHED) -> DistanceField:
+def distance_field(passable: Mask, start: Cell) -> DistanceField:
     """Compute the cost of the shortest path from one cell to all others.
 
     Args:
         passable: (rows, cols) bool; the start counts as passable.
         start: row and column.
-        limit: cells of a higher cost stay unreached, to within one step.
 
     Returns:
         (rows, cols) int32 costs; multiply them by resolution / 5 for metres.
     """
-    field = np.full(passable.shape, UNREACHED, np.int32)
-    # No path within the limit leads further.
-    far = min(limit // STRAIGHT + 2, max(passable.shape))
-    rows = slice(max(start[0] - far, 0), start[0] + far + 1)
-    cols = slice(max(start[1] - far, 0), start[1] + far + 1)
-    padded = np.pad(passable[rows, cols], 1)
-    first = (start[0] - rows.start + 1) * padded.shape[1] + start[1] - cols.start + 1
-    costs = _costs(padded.ravel(), padded.shape[1], first, limit).reshape(padded.shape)
+    padded = np.pad(passable, 1)
+    first = (start[0] + 1) * padded.shape[1] + start[1] + 1
+    costs = _costs(padded.ravel(), padded.shape[1], first).reshape(padded.shape)
     # BARRED without its sign bit is UNREACHED.
-    np.bitwise_and(costs[1:-1, 1:-1], UNREACHED, out=field[rows, cols])
+    field: DistanceField = np.bitwise_and(costs[1:-1, 1:-1], UNREACHED)
     return field
 
 
@@ -87,7 +81,7 @@ def _offer(
 
 
 @njit(cache=True, nogil=True)
-def _costs(passable: npt.NDArray[np.bool_], width: int, start: int, limit: int) -> DistanceField:
+def _costs(passable: npt.NDArray[np.bool_], width: int, start: int) -> DistanceField:
     """Compute path costs over a flat mask with an impassable rim and rows of a given width.
 
     Eight buckets in a ring suffice, since no step costs more than seven. Whether a neighbour gets
@@ -104,7 +98,7 @@ def _costs(passable: npt.NDArray[np.bool_], width: int, start: int, limit: int) 
     one, row = np.uint64(1), np.uint64(width)
     cost = np.int32(0)
     empty = 0
-    while empty < 8 and cost <= limit:  # noqa: PLR2004, a whole ring
+    while empty < 8:  # noqa: PLR2004, a whole ring
         ring, straight, diagonal = cost & 7, (cost + STRAIGHT) & 7, (cost + DIAGONAL) & 7
         most = max(filled[straight], filled[diagonal]) + 4 * filled[ring] + 1
         if most > buckets.shape[1]:

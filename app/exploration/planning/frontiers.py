@@ -33,12 +33,6 @@ class Frontier:
         """Cells along the longer side of its bounding box."""
         return int((self.cells.max(axis=0) - self.cells.min(axis=0)).max()) + 1
 
-    @property
-    def centroid(self) -> tuple[float, float]:
-        """Mean row and column."""
-        row, col = self.cells.mean(axis=0)
-        return float(row), float(col)
-
 
 def frontier_cells(grid: Grid) -> Mask:
     """Find the free cells that share a side with an unknown cell.

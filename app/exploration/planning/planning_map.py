@@ -79,12 +79,6 @@ class PlanningMap:
         rows, cols = self.grid.shape
         return Box(self.row0, self.col0, self.row0 + rows, self.col0 + cols)
 
-    @property
-    def see_through_mask(self) -> Mask:
-        """Cells that do not block the line of sight, (rows, cols) bool."""
-        not_occupied: Mask = self.grid != OCCUPIED
-        return not_occupied
-
     def position(self, frame: GridFrame, x: float, y: float) -> tuple[float, float]:
         """Return the continuous local (row, col) of a point in the mission's frame."""
         row, col = frame.in_cells(x, y)

@@ -67,14 +67,6 @@ def test_a_field_spreads_far_over_free_cells() -> None:
     assert int(field[450, 899]) == 449 * STRAIGHT
 
 
-def test_a_limited_field_ends_at_its_limit() -> None:
-    """Near cells keep their costs and far ones stay unreached."""
-    field = distance_field(np.ones((1, 100), np.bool_), (0, 0), limit=50)
-
-    assert int(field[0, 10]) == 50
-    assert (field[0, 13:] == UNREACHED).all()
-
-
 @settings(max_examples=150, deadline=None)
 @given(passable=masks, data=st.data())
 def test_a_path_runs_over_passable_cells_to_its_target(passable: Mask, data: st.DataObject) -> None:
