@@ -4,13 +4,18 @@ After Yamauchi, "A Frontier-Based Approach for Autonomous Exploration" (CIRA 199
 (n, 2) int32 of row and column, in row-major order within each frontier.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import cv2
 import numpy as np
 
-from app.exploration.grid import FREE, UNKNOWN, Cells, Grid, Mask
+from app.exploration.driver import Point
+from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, Cells, Grid, GridFrame, Mask
+from app.exploration.lidar import beam_angles, mark_visible
+
+_BEAMS = 360
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,3 +95,24 @@ def _halve(cells: Cells, max_extent: int, parts: list[Cells]) -> None:
     first = cells[:, axis] <= (low[axis] + high[axis]) // 2
     _halve(cells[first], max_extent, parts)
     _halve(cells[~first], max_extent, parts)
+
+
+def coverage_in_sight(
+    grid: Grid, frame: GridFrame, frontiers_left: Sequence[Point], range_m: float
+) -> float:
+    """Return the known area as a share of itself and the unknown area in sight of its frontiers.
+
+    What no frontier has in sight cannot be counted, so that the share is an upper limit of the
+    true coverage.
+    """
+    known = int(np.count_nonzero(grid != UNKNOWN))
+    frontiers = [frame.cell(*point) for point in frontiers_left]
+    if not known or not frontiers:
+        return float(known > 0)
+    seen = mark_visible(
+        grid == OCCUPIED,
+        np.array(frontiers, np.int64),
+        beam_angles(_BEAMS),
+        range_m / frame.resolution,
+    )
+    return known / (known + int(np.count_nonzero(seen & (grid == UNKNOWN))))

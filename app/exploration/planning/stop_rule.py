@@ -107,7 +107,7 @@ class StopRule:
             return min(charges, default=100.0) <= self.value
         if self.kind == "coverage":
             # Here, because each command imports this module, but few missions need the compiler.
-            from app.exploration.planning.coverage_in_sight import (  # noqa: PLC0415
+            from app.exploration.planning.frontiers import (  # noqa: PLC0415
                 coverage_in_sight,
             )
 

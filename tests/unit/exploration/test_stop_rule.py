@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from app.exploration.evaluation.map_quality import coverage, observable
-from app.exploration.planning.coverage_in_sight import coverage_in_sight
+from app.exploration.planning.frontiers import coverage_in_sight
 from app.exploration.planning.settings import DEFAULT_SETTINGS
 from app.exploration.planning.stop_rule import BadStopRule, StopRule
 from app.exploration.planning.team_planner import TeamPlanner
