@@ -165,8 +165,8 @@ def test_a_turn_that_the_odometry_measures_badly_is_found() -> None:
     assert abs(slam.last[2] - 1.0) < math.radians(1.0)
 
 
-def test_a_lap_through_a_hall_does_not_bend() -> None:
-    """On a lap of 60 m that sees little twice the headings stay right, since straight walls are."""
+def test_a_long_drive_through_a_hall_does_not_bend() -> None:
+    """On a drive of 71 m that sees little twice the headings stay right, since straight walls are."""
     floor, quiet = draw_hall(0), OdometrySpec(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
     random = np.random.default_rng(0)
     base = SimulatedBase(floor, Pose(9.5, 1.5, 0.0), random, lidar=LDS_02, odometry=quiet)
