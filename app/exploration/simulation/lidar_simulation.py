@@ -27,6 +27,7 @@ def simulate_scan(
     *,
     spec: LidarSpec,
     random: np.random.Generator,
+    chord_share: float,
 ) -> Floats:
     """Simulate one turn of a lidar.
 
@@ -37,6 +38,7 @@ def simulate_scan(
         angles: (beams,) float64, radians, map frame.
         spec: the lidar.
         random: the only source of randomness.
+        chord_share: share of a ray's chord through a cell at which its range ends, see `cast_rays`.
 
     Returns:
         (beams,) float64 metres, infinite for a beam without return, NaN for a failed one.
@@ -44,7 +46,7 @@ def simulate_scan(
     Raises:
         ValueError: the point lies outside the grid.
     """
-    ranges = cast_rays(blocked, frame, at, angles, reach=spec.max_range)
+    ranges = cast_rays(blocked, frame, at, angles, reach=spec.max_range, chord_share=chord_share)
     noise = random.standard_normal(len(angles))
     returned = np.isfinite(ranges)
     sigma = np.maximum(spec.range_noise, spec.noise_share * ranges[returned])

@@ -103,6 +103,7 @@ class SimulatedBase:
             angles + heading,
             spec=self._lidar,
             random=self._random,
+            chord_share=0.0,  # straight walls are straight
         )
         valid = ~np.isnan(ranges)
         return Scan(angles[valid], ranges[valid], self._lidar.max_range)

@@ -208,7 +208,7 @@ class SimulatedRobot:
         angles = beam_angles(lidar.beams, phase)
         at = (self._pose.x, self._pose.y)
         ranges = simulate_scan(
-            self._blocked, self._frame, at, angles, spec=lidar, random=self._random
+            self._blocked, self._frame, at, angles, spec=lidar, random=self._random, chord_share=0.5
         )
         scanned = ranges
         valid = ~np.isnan(ranges)

@@ -45,6 +45,21 @@ def test_ranges_are_the_distances_to_the_middle_of_the_walls() -> None:
     assert ranges == pytest.approx([4.9, 3.9, 3.0, 2.0])
 
 
+def test_a_straight_wall_is_straight_at_its_surface() -> None:
+    """On the surface returns of a wall lie on a line; in the middle of the cells they lie on a curve."""
+    angles = np.linspace(-1.2, 1.2, 201)
+    x, y = FRAME.centre(30, 70)
+
+    surface, middle = (
+        x + np.cos(angles) * cast_rays(room(), FRAME, (x, y), angles, reach=20.0, chord_share=share)
+        for share in (0.0, 0.5)
+    )
+
+    assert surface == pytest.approx(np.full(201, 5.9))
+    assert middle[100] == pytest.approx(5.95)
+    assert np.abs(middle[[0, -1]] - 5.9).max() < 0.03
+
+
 def test_a_beam_that_meets_nothing_in_reach_returns_infinity() -> None:
     """Beyond its reach the lidar reports nothing."""
     at = FRAME.centre(20, 30)

@@ -20,7 +20,9 @@ def room(half: int) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
 def turn(half: int, spec: LidarSpec, seed: int = 0) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Simulate one turn in the centre of the room."""
     random = np.random.default_rng(seed)
-    return simulate_scan(room(half), FRAME, AT, beam_angles(spec.beams), spec=spec, random=random)
+    return simulate_scan(
+        room(half), FRAME, AT, beam_angles(spec.beams), spec=spec, random=random, chord_share=0.0
+    )
 
 
 def test_noise_grows_with_the_range() -> None:

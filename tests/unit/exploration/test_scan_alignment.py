@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import app.exploration.mapping.slam as slam_module
+from app.exploration.driver import Pose
 from app.exploration.grid import GridFrame, Mask
 from app.exploration.lidar import Floats, cast_rays
 from app.exploration.mapping.keyframes import Scan
@@ -16,7 +17,11 @@ from app.exploration.mapping.scan_alignment import align_scans
 from app.exploration.mapping.scan_surfaces import ScanSurfaces, scan_surfaces
 from app.exploration.mapping.slam import SlamMap
 from app.exploration.se2 import Points, Transform, between, compose, to_pose
+from app.exploration.simulation.halls_and_caves import draw_hall
+from app.exploration.simulation.lidar_simulation import LDS_02
 from app.exploration.simulation.log_replay import LogRecord, LogReplay
+from app.exploration.simulation.odometry_simulation import OdometrySpec
+from app.exploration.simulation.simulated_base import SimulatedBase
 
 FRAME = GridFrame(240, 600, 0.05)
 HALF = np.linspace(-math.pi / 2, math.pi / 2, 181)
@@ -158,3 +163,25 @@ def test_a_turn_that_the_odometry_measures_badly_is_found() -> None:
     slam.add(scan_at(empty, turned, ROUND), np.array([0.0, 0.0, 1.5]))
 
     assert abs(slam.last[2] - 1.0) < math.radians(1.0)
+
+
+def test_a_long_drive_through_a_hall_does_not_bend() -> None:
+    """On a drive of 71 m that sees little twice the headings stay right, since straight walls are."""
+    floor, quiet = draw_hall(0), OdometrySpec(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    random = np.random.default_rng(0)
+    base = SimulatedBase(floor, Pose(9.5, 1.5, 0.0), random, lidar=LDS_02, odometry=quiet)
+    scans = [base.scan()]
+    for x, y in ((34.5, 1.5), (34.5, 22.5), (9.5, 22.5)):
+        while math.hypot(x - base.truth[0], y - base.truth[1]) > 0.25:
+            heading = math.atan2(y - base.truth[1], x - base.truth[0])
+            _, collided = base.move(heading - base.truth[2], 0.5)
+            assert not collided
+            scans.append(base.scan())
+    truth = np.array(base.track)
+
+    found = align_scans(
+        scan_surfaces([scan.points() for scan in scans]), truth, chained(truth, 0.05), []
+    )
+
+    off = between(between(truth[0], truth), between(found[0], found))
+    assert np.abs(off[:, 2]).max() < math.radians(0.8)
