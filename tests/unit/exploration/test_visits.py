@@ -15,12 +15,16 @@ FREE, WALL = -17, 24
 MOST = SETTINGS.max_visits
 
 
-def visits_of(unknown: Cell, *, viewpoint: Cell, blocked: bool = False) -> int:
-    """Count a visit for the frontier around one unknown cell of a hall of 12 by 4 m."""
+def visits_of(
+    unknown: Cell, *, viewpoint: Cell, side: int = 1, blocked: bool = False, wall: int | None = None
+) -> int:
+    """Count a visit for the frontier around unknown cells, a square, of a hall of 12 by 4 m."""
     evidence = np.zeros((60, 130), np.int16)
     evidence[9:51, 4:126] = WALL
     evidence[10:50, 5:125] = FREE
-    evidence[unknown] = 0
+    evidence[unknown[0] : unknown[0] + side, unknown[1] : unknown[1] + side] = 0
+    if wall is not None:
+        evidence[10:50, wall] = WALL
     view = build_planning_map(evidence, np.zeros((60, 130), np.bool_), Box(9, 4, 51, 126), FRAME)
     corner = np.array((view.row0, view.col0), np.int32)
     cells = np.argwhere(view.frontier_mask).astype(np.int32) + corner
@@ -48,3 +52,9 @@ def test_a_cell_in_the_open_that_beams_could_miss_is_tried_again(
 def test_a_robot_that_is_blocked_is_sent_once_more() -> None:
     """Nothing is abandoned before a robot has come to the stop, or was blocked twice."""
     assert visits_of((30, 60), viewpoint=(30, 20), blocked=True) == 1
+
+
+@pytest.mark.parametrize(("side", "visits"), [(1, MOST + 1), (3, 1)])
+def test_a_long_rest_out_of_sight_is_worth_another_visit(side: int, visits: int) -> None:
+    """Behind a wall that the map showed later, four cells of 10 cm are left, and twelve are not."""
+    assert visits_of((30, 60), viewpoint=(30, 20), side=side, wall=40) == visits
