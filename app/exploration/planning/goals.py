@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -41,6 +41,12 @@ class Goal:
     clearance: float
     backtrack: int = 0
     route: tuple[Cell, ...] = ()
+
+    def with_news(self, frontier: Frontier, route: Cells, view: PlanningMap) -> "Goal":
+        """Return the same stop with what is left of its frontier, and with the stops that follow now."""
+        corner = np.array((view.row0, view.col0), np.int32)
+        later = tuple((int(row), int(col)) for row, col in route + corner)
+        return replace(self, cells=frontier.cells + corner, route=later)
 
 
 @dataclass(frozen=True, slots=True)

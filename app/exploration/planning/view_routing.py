@@ -31,6 +31,7 @@ _STRIDE_M = 0.2  # spacing of the poses that are tried first
 _SAMPLES = 8  # cells that stand for a frontier when it is looked at
 _SHARE = 0.5  # a pose sees a frontier if it sees this share of what any pose sees of it
 _MUCH_SHORTER = 0.9  # of the longest route: a plan that sends robots back has to be worth it
+_PASSING = 0.1  # share by which each robot raises the price of detours: it sees much in passing
 _MAX_STOPS = 500  # bound of the work of one plan; the rest is planned when these are done
 
 
@@ -102,17 +103,22 @@ def route_views(
         if not route:
             continue
         wanted = stops.wanted[route[0]]
-        goal = goal_at_best_pose(
-            robots[index].pose,
-            stops.starts[index],
-            poses_that_see(stops.sightings, wanted),
-            Frontier(np.concatenate([frontiers[which].cells for which in wanted])),
-            route=stops.cells[route[1:]],
-            taken=taken,
-            view=view,
-            frame=frame,
-            settings=settings,
-        )
+        frontier = Frontier(np.concatenate([frontiers[which].cells for which in wanted]))
+        later, goal = stops.cells[route[1:]], robots[index].goal
+        if goal is not None and stops.heading[index] == tuple(stops.cells[route[0]]):
+            goal = goal.with_news(frontier, later, view)
+        else:
+            goal = goal_at_best_pose(
+                robots[index].pose,
+                stops.starts[index],
+                poses_that_see(stops.sightings, wanted),
+                frontier,
+                route=later,
+                taken=taken,
+                view=view,
+                frame=frame,
+                settings=settings,
+            )
         if goal is not None:
             taken.append((goal.target[0] - view.row0, goal.target[1] - view.col0))
         goals[index] = goal
@@ -150,7 +156,12 @@ def _choose_stops(
 
 
 def _plan(stops: _Stops, *, price: float) -> list[list[int]]:
-    """Plan the stops of each robot in order, at least the next two."""
+    """Plan the stops of each robot in order, at least the next two.
+
+    Args:
+        stops: the stops.
+        price: metres of way back that a metre of detour has to save, but for `_PASSING`.
+    """
     offset = np.array([path_length(start.backtrack) for start in stops.starts])
     everybody = np.arange(len(stops.starts))
 
@@ -169,6 +180,7 @@ def _plan(stops: _Stops, *, price: float) -> list[list[int]]:
     routes = routes_over(everybody, np.arange(stops.opened))
     other = np.arange(stops.opened, len(stops.cells))
     aims = [route[0] if route else None for route in routes]
+    price *= 1.0 + _PASSING * len(aims)
     for detour in best_detours(stops.start_m, stops.between_m, aims, other, price=price):
         routes[detour.robot][:0] = detour.stops
         other = np.setdiff1d(other, detour.stops)
