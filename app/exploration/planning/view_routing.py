@@ -98,14 +98,19 @@ def route_views(
     if not frontiers or not robots:
         return goals
     stops = _choose_stops(robots, frontiers, view, frame, settings)
-    taken: list[Cell] = []
-    for index, route in enumerate(_plan(stops, price=settings.detour_price)):
+    routes = _plan(stops, price=settings.detour_price)
+    kept = [
+        bool(route) and cell == tuple(stops.cells[route[0]])
+        for route, cell in zip(routes, stops.heading, strict=True)
+    ]
+    taken = [cell for cell, keeps in zip(stops.heading, kept, strict=True) if cell and keeps]
+    for index, route in enumerate(routes):
         if not route:
             continue
         wanted = stops.wanted[route[0]]
         frontier = Frontier(np.concatenate([frontiers[which].cells for which in wanted]))
         later, goal = stops.cells[route[1:]], robots[index].goal
-        if goal is not None and stops.heading[index] == tuple(stops.cells[route[0]]):
+        if goal is not None and kept[index]:
             goal = goal.with_news(frontier, later, view)
         else:
             goal = goal_at_best_pose(
@@ -119,8 +124,8 @@ def route_views(
                 frame=frame,
                 settings=settings,
             )
-        if goal is not None:
-            taken.append((goal.target[0] - view.row0, goal.target[1] - view.col0))
+            if goal is not None:
+                taken.append((goal.target[0] - view.row0, goal.target[1] - view.col0))
         goals[index] = goal
     return goals
 

@@ -178,6 +178,25 @@ def test_robots_on_their_way_share_no_stop() -> None:
     assert len(set(stops)) == len(stops)
 
 
+def test_a_robot_does_not_take_the_stop_that_another_one_keeps() -> None:
+    """One place sees the gate, to which one robot drives, and the niche that is left for the other."""
+    view, frontiers = hall(118, gate=True)
+    settings = PlannerSettings(sensor_range_m=1.2)
+    niche = [frontier for frontier in frontiers if frontier.cells[0, 1] < 122]
+    gate = next(frontier for frontier in frontiers if frontier.cells[0, 1] > 122)
+    free = RobotState(Pose(12.1, 1.6))
+    (alone,) = route(view, niche, free, settings=settings)
+    assert alone is not None
+    kept = Goal(gate.cells, alone.target, (), settings.radius)
+    other = RobotState(Pose(*FRAME.centre(alone.target[0] - 4, alone.target[1] - 4)), kept)
+
+    goals = route(view, frontiers, free, other, settings=settings)
+
+    targets = [goal.target for goal in goals if goal is not None]
+    assert targets[1] == alone.target
+    assert targets[0] != alone.target
+
+
 def test_a_robot_keeps_to_its_way() -> None:
     """Planned again at each step, a robot between two ends goes on to the end that it chose."""
     view, frontiers = hall(8, 118)
