@@ -19,7 +19,7 @@ _MANY = np.uint8(100)  # more visits are not told apart, and do not overflow
 def count_visit(
     visits: NDArray[np.uint8], goal: Goal, view: PlanningMap, settings: PlannerSettings
 ) -> None:
-    """Count a visit for the cells of a goal's frontier that are frontier still, of those in view.
+    """Count a visit for the cells of a goal's frontier that are frontier still.
 
     What its stop sees for certain is abandoned. It is tried again at the end only if it stands in the
     open and was so far away that two beams of the lidar can pass it on both sides. If the stop sees
