@@ -250,8 +250,7 @@ class TeamPlanner:
         self._count_visits(view)
         self._assign_goals(view)
         team = self._team()
-        if all(robot.goal is None for robot in team) and self._worth_retrying():
-            self._visits[self._visits == self.settings.max_visits] -= 1
+        if all(robot.goal is None for robot in team) and self._retry(view):
             self._assign_goals(view)
         if all(robot.goal is None for robot in team):
             self.done = True
@@ -331,13 +330,26 @@ class TeamPlanner:
             robot.goal = goal
             robot.ended = False
 
-    def _worth_retrying(self) -> bool:
-        """Return whether to retry abandoned frontiers: once, then while a retry reveals enough."""
-        known = self._known_cells()
+    def _retry(self, view: PlanningMap) -> bool:
+        """Let abandoned frontiers be tried again: once, then while that reveals enough.
+
+        The first time, all that a robot can stand on are. What is seen for certain may stay unknown by
+        chance, where as much evidence speaks for a wall as against it.
+        """
+        known, first = self._known_cells(), self._retried_at is None
         least = self.settings.retry_gain_m2 / self.frame.resolution**2
-        worth = self._retried_at is None or known - self._retried_at >= least
+        if self._retried_at is not None and known - self._retried_at < least:
+            return False
         self._retried_at = known
-        return worth
+        visits = self._visits[view.box.slices]
+        again = visits == self.settings.max_visits
+        if first:
+            for robot in self._team():
+                cell = view.cell(self.frame, robot.history.pose)
+                reached = view.reachable(self.settings.radius, cell).mask
+                again |= (visits > self.settings.max_visits) & view.frontier_mask & reached
+        visits[again] = self.settings.max_visits - 1
+        return True
 
     def _known_cells(self) -> int:
         """Count the cells with evidence."""

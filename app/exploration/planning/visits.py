@@ -40,15 +40,16 @@ def count_visit(
     else:
         reach = settings.view_reach(view.resolution)
         viewed = seen_from(view.grid, (row, col), cells, reach=reach)
+        long = len(cells) * view.resolution >= settings.open_frontier_m
+        again = np.ones(len(cells), np.bool_)
         if viewed.any():
             cells = cells[viewed]
-            far = np.hypot(*(cells - (row, col)).T) * settings.beam_spacing_rad > 1.0
-            margin = math.ceil(settings.radius / view.resolution)
-            missed = far & ~is_near(view.grid == OCCUPIED, cells, margin)
-            counted = np.where(missed, settings.max_visits, settings.max_visits + 1)
-        else:
-            long = len(cells) * view.resolution >= settings.open_frontier_m
-            counted = np.full(len(cells), 1 if long else settings.max_visits + 1)
+            again = np.hypot(*(cells - (row, col)).T) * settings.beam_spacing_rad > 1.0
+        margin = math.ceil(settings.radius / view.resolution)
+        again &= ~is_near(view.grid == OCCUPIED, cells, margin)
+        counted = np.where(again, settings.max_visits, settings.max_visits + 1)
+        if long and not viewed.any():
+            counted[:] = 1
     added = np.zeros(view.grid.shape, np.uint8)
     added[cells[:, 0], cells[:, 1]] = counted
     spread = round(settings.visit_spread_m / view.resolution)
