@@ -227,8 +227,10 @@ def _cut(at: Point, path: Sequence[Point], budget: float) -> tuple[int, float, P
         driven += length
         if length < whole:
             share = length / whole
-            x, y = at[0] + share * (point[0] - at[0]), at[1] + share * (point[1] - at[1])
-            return index, driven, (x, y)
+            end = at[0] + share * (point[0] - at[0]), at[1] + share * (point[1] - at[1])
+            # A budget that is too small by a rounding error ends at the waypoint itself.
+            if end != point:
+                return index, driven, end
         at = point
     return len(path), driven, None
 

@@ -1,13 +1,19 @@
 """Orders of VDA 5050: what a robot accepts, and what mission control sends."""
 
+import itertools
 import json
+import math
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.exploration.driver import Pose
+from app.exploration.grid import FloorMap, GridFrame
+from app.exploration.simulation.simulated_robot import SimulatedRobot
 from app.robots.vda5050 import v3
 from app.robots.vda5050.order_book import Abilities, OrderBook, Refused
 from app.robots.vda5050.route import DrivePlan, Limits, Route, Stop, plan_drive, route_from_dict
@@ -262,3 +268,26 @@ def test_any_sequence_of_drives_is_accepted_and_each_done_once(
         epoch += event == "replace"
     finished = [key for key, state in book.actions.items() if state.action_status == "FINISHED"]
     assert finished == done[len(done) - len(finished) :]
+
+
+def test_an_order_and_the_robot_agree_on_what_is_reached() -> None:
+    """A barrier that is exactly as far away as a waypoint may be a rounding error too early."""
+    floor = FloorMap("hall", np.zeros((240, 240), np.int8), GridFrame(240, 240, 0.05))
+    random = np.random.default_rng(7)
+    early = 0
+    for _ in range(300):
+        cells = random.integers(20, 220, (3, 2)).tolist()
+        places = [floor.frame.centre(row, col) for row, col in cells]
+        robot = SimulatedRobot(floor, slot=0, seed=1)
+        robot.deploy(Pose(*places[0]))
+        since = float(random.uniform(0.0, 50.0))
+        robot.drive((), since)
+        lengths = [math.dist(one, two) for one, two in itertools.pairwise(places)]
+        until = since + sum(lengths[: int(random.integers(1, 3))]) / 0.5
+        early += (until - since) * 0.5 < sum(lengths)
+
+        plan = _planned(at=places[0], path=places[1:], since=since, until=until)
+        report = robot.drive(places[1:], until)
+
+        assert (len(plan.waypoints), plan.whole) == (report.reached, report.arrived)
+    assert early
