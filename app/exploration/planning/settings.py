@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+_RANGE_SHARE = 0.55  # of the range: from the end of it a robot sees nothing behind a frontier
 _SURE_BEAMS = 1.5  # largest angle between beams, in widths of a cell, at which a cell is seen
 
 
@@ -48,9 +49,12 @@ class PlannerSettings:
     detour_price: float = 1.5
 
     def view_reach(self, resolution: float) -> int:
-        """Return the distance up to which a robot sees a single cell for certain, cells."""
+        """Return the distance from which a frontier is viewed at most, cells.
+
+        Up to there a robot sees a single cell for certain, and sees far behind the frontier.
+        """
         sure = _SURE_BEAMS / self.beam_spacing_rad
-        return max(1, math.floor(min(sure, self.sensor_range_m / resolution)))
+        return max(1, math.floor(min(sure, _RANGE_SHARE * self.sensor_range_m / resolution)))
 
 
 DEFAULT_SETTINGS = PlannerSettings()
