@@ -59,6 +59,17 @@ def test_one_stop_views_all_niches_in_sight() -> None:
     assert len(goal.cells) == sum(frontier.size for frontier in frontiers)
 
 
+def test_a_frontier_is_viewed_from_where_much_behind_it_is_in_range() -> None:
+    """The stop for a gate is nearer to it than the range of the lidar, so that a room behind is seen."""
+    view, frontiers = hall(gate=True)
+
+    (goal,) = route(view, frontiers, RobotState(Pose(1.0, 3.0)))
+
+    assert goal is not None
+    assert goal.cells[:, 1].min() == 124
+    assert 10.0 * SETTINGS.sensor_range_m - (124 - goal.target[1]) > 30
+
+
 def test_niches_far_apart_are_shared() -> None:
     """Each of two robots views the end of the hall that is near it; their goals differ."""
     view, frontiers = hall(8, 118)
