@@ -14,6 +14,7 @@ from app.exploration.driver import DriveReport, Order, Patch, Point, Pose
 from app.exploration.grid import OCCUPIED, UNKNOWN
 from app.exploration.merging.evidence import merge_layers
 from app.exploration.planning.robot_history import PlannerState
+from app.exploration.planning.settings import PlannerSettings
 from app.exploration.planning.team_planner import TeamPlanner
 from app.exploration.simulation.floor_plans import draw_rooms
 from app.exploration.simulation.simulated_robot import SimulatedRobot
@@ -288,6 +289,26 @@ def test_the_rest_of_a_frontier_counts_however_short() -> None:
     orders = TeamPlanner.recover(FLOOR.frame, state, {}).decide()
 
     assert orders[0].path
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_what_a_robot_can_stand_on_is_tried_once_more_at_the_end(wide: bool) -> None:
+    """A door of 65 cm that was seen in vain is; a gap of 25 cm, in which no robot fits, is not."""
+    room = GAPPED.copy()
+    if wide:
+        room[14:27, -1] = -80
+    visits = np.zeros(FLOOR.grid.shape, np.uint8)
+    visits[:, 60] = PlannerSettings().max_visits + 1
+    state = PlannerState(
+        reports=(report_at(MIDDLE, Patch(20, 20, room)),),
+        lost=(),
+        rounds=1,
+        retried=None,
+        visits=visits,
+        collision_cells=np.zeros(FLOOR.grid.shape, np.bool_),
+    )
+
+    assert bool(TeamPlanner.recover(FLOOR.frame, state, {}).decide()) is wide
 
 
 @pytest.mark.parametrize("is_open", [True, False])
