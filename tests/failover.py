@@ -66,11 +66,13 @@ def replicated(binary: str | None) -> Iterator[Pair]:
     with (
         EmbeddedServer(binary=binary, port=first_port) as first,
         EmbeddedServer(binary=binary, port=second_port) as second,
-        connect(second.url) as client,
+        connect(first.url) as primary,
+        connect(second.url) as replica,
     ):
-        client.replicaof("127.0.0.1", first_port)
+        replica.replicaof("127.0.0.1", first_port)
+        # The primary says so after the replica does, at its first acknowledgement.
         eventually_sync(
-            lambda: client.info("replication")["master_link_status"] == "up",
+            lambda: primary.info("replication").get("slave0", {}).get("state") == "online",
             within_s=_WITHIN_S,
             why="the replica follows",
         )
