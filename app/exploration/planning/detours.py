@@ -1,8 +1,8 @@
 """Stops on the way: what is cheaper to see now than to come back for.
 
 A robot that drives to its goal leaves small frontiers behind. Each of them is a stop of the routes
-at the end. If the way back to it, as these routes measure it, is several times the detour now, the
-robot views it first. Several times, because much is seen in passing.
+at the end. If the way back to it, as these routes measure it, is longer than the detour now by some
+factor, the price, the robot views it first. The price is above 1 because much is seen in passing.
 """
 
 from collections.abc import Sequence

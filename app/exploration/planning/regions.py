@@ -43,12 +43,6 @@ class ReachableRegion:
         mask[self.row0 : self.row0 + rows, self.col0 : self.col0 + cols] |= self.near
         return mask
 
-    def contains_any(self, cells: npt.NDArray[np.int32]) -> bool:
-        """Return whether the robot can get to any of some cells, (n,) int32 flat indices."""
-        return bool(
-            _contains_any(self.components, self.reached, self.row0, self.col0, self.near, cells)
-        )
-
 
 def connected_components(passable: Mask) -> Components:
     """Label the connected components of cells; as paths cut no corner, corners do not connect."""
@@ -106,26 +100,3 @@ def _flood_fill(passable: Mask, components: Components, row: int, col: int, reac
                     reached[component] = component > 0
                     grown = True
     return inside
-
-
-@njit(cache=True, nogil=True)
-def _contains_any(  # noqa: PLR0917, compiled: no keyword crosses cheaply
-    components: Components,
-    reached: Mask,
-    row0: int,
-    col0: int,
-    near: Mask,
-    cells: npt.NDArray[np.int32],
-) -> bool:
-    """Implement `ReachableRegion.contains_any`."""
-    width = components.shape[1]
-    rows, cols = near.shape
-    flat = components.ravel()
-    for cell in cells:
-        if reached[flat[cell]]:
-            return True
-        if row0 * width <= cell < (row0 + rows) * width:
-            row, col = cell // width - row0, cell % width - col0
-            if 0 <= col < cols and near[row, col]:
-                return True
-    return False

@@ -3,9 +3,9 @@
 What is left to see is listed, and a few stops are chosen that together see all of it (`view_cover`).
 A stop is open if it sees a wide frontier, behind which there may be a room; the others see gaps and
 corners. Open stops come first: routes over them are planned for the whole team, the longest as short
-as possible (`min_max_routes`), and each robot drives to its first stop. On the way it
-takes the other stops that it would have to come back for (`detours`). Robots without an open stop
-follow routes over the others, and at the end all do.
+as possible (`min_max_routes`), and each robot drives to its first stop. On the way it takes the other
+stops that it would have to come back for (`detours`). Robots without an open stop follow routes over
+the others, and at the end all do.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -165,7 +165,7 @@ def _plan(stops: _Stops, *, price: float) -> list[list[int]]:
 
     Args:
         stops: the stops.
-        price: metres of way back that a metre of detour has to save, but for `_PASSING`.
+        price: metres of way back that a metre of detour has to save; a tenth more for each robot.
     """
     offset = np.array([path_length(start.backtrack) for start in stops.starts])
     everybody = np.arange(len(stops.starts))

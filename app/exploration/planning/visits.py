@@ -23,8 +23,8 @@ def count_visit(
 
     What its stop sees for certain is abandoned. It is tried again at the end only if it stands in the
     open and was so far away that two beams of the lidar can pass it on both sides. If the stop sees
-    none of it, it is a rest that was out of sight: a long one is worth another visit, a short one is
-    not. A robot whose way was blocked is sent once more.
+    none of it, it is a rest that was out of sight: a long one is worth another visit, and a short one
+    is tried again at the end if it stands in the open. A robot whose way was blocked is sent once more.
 
     Args:
         visits: (rows, cols) uint8 of the planning map, changed in place.

@@ -283,8 +283,9 @@ def test_an_order_and_the_robot_agree_on_what_is_reached() -> None:
         since = float(random.uniform(0.0, 50.0))
         robot.drive((), since)
         lengths = [math.dist(one, two) for one, two in itertools.pairwise(places)]
-        until = since + sum(lengths[: int(random.integers(1, 3))]) / 0.5
-        early += (until - since) * 0.5 < sum(lengths)
+        wanted = sum(lengths[: int(random.integers(1, 3))])
+        until = since + wanted / 0.5
+        early += (until - since) * 0.5 < wanted
 
         plan = _planned(at=places[0], path=places[1:], since=since, until=until)
         report = robot.drive(places[1:], until)

@@ -10,7 +10,7 @@ from app.exploration.planning.settings import PlannerSettings
 from app.exploration.planning.visits import count_visit
 
 FRAME = GridFrame(60, 130, 0.1)
-SETTINGS = PlannerSettings()
+SETTINGS = PlannerSettings(sensor_range_m=16.0)  # so that what is 8 m away is viewed
 FREE, WALL = -17, 24
 MOST = SETTINGS.max_visits
 
