@@ -2,7 +2,9 @@
 
 A robot that drives to its goal leaves small frontiers behind. Each of them is a stop of the routes
 at the end. If the way back to it, as these routes measure it, is longer than the detour now by some
-factor, the price, the robot views it first. The price is above 1 because much is seen in passing.
+factor, the price, the robot views it first. While little is left behind, the price is high: what is
+new comes first, and much is seen in passing. The more is left behind, the lower it is, so that the
+end does not take longer than all before.
 """
 
 from collections.abc import Sequence
@@ -10,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.exploration.planning.min_max_routes import Metres, plan_routes
+from app.exploration.planning.min_max_routes import Metres, plan_routes, route_lengths
 from app.exploration.planning.sightings import Indices
 
 _SEGMENT = 5  # stops; the most that are taken on the way at once
@@ -38,6 +40,7 @@ def best_detours(
     stops: Indices,
     *,
     price: float,
+    driven_m: float,
 ) -> list[Detour]:
     """Find the detours that save more than they cost, at most one for each robot.
 
@@ -46,7 +49,9 @@ def best_detours(
         between_m: (places, places) metres between these places.
         aims: the place that each robot drives to, None for a robot that is free for stops now.
         stops: the places that are stops on the way.
-        price: metres of way back that a metre of detour has to save.
+        price: metres of way back that a metre of detour has to save, if the routes over all stops are
+            as long as what was driven. It falls with the square of their length, to 1 at least.
+        driven_m: metres that the team has driven.
 
     Returns:
         Detours without common stops.
@@ -65,6 +70,8 @@ def best_detours(
         between_m[np.ix_(stops, stops)],
         offset=np.where(np.isfinite(ahead), ahead, 0.0),
     )
+    left_m = float(route_lengths(routes, later_m[:, stops], between_m[np.ix_(stops, stops)]).sum())
+    price = max(price * (driven_m / left_m) ** 2, 1.0) if left_m else 1.0
     options: list[Detour] = []
     for owner, route in enumerate(routes):
         path = [int(stops[at]) for at in route]

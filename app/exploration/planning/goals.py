@@ -42,6 +42,10 @@ class Goal:
     backtrack: int = 0
     route: tuple[Cell, ...] = ()
 
+    def stop_in(self, view: PlanningMap) -> Cell:
+        """Return the stop as a cell of the planning map."""
+        return self.target[0] - view.row0, self.target[1] - view.col0
+
     def with_news(self, frontier: Frontier, route: Cells, view: PlanningMap) -> "Goal":
         """Return the same stop with what is left of its frontier, and with the stops that follow now."""
         corner = np.array((view.row0, view.col0), np.int32)
@@ -57,11 +61,13 @@ class RobotState:
         pose: where it stands.
         goal: its current goal.
         track: points that it drove through, metres, map frame.
+        driven_m: metres that it has driven.
     """
 
     pose: Pose
     goal: Goal | None = None
     track: Sequence[Point] = ()
+    driven_m: float = 0.0
 
 
 def activity_of(goal: Goal | None) -> Activity:

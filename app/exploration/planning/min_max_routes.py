@@ -34,7 +34,6 @@ def plan_routes(
     between: Metres,
     *,
     offset: Metres | None = None,
-    before: Sequence[Sequence[int]] = (),
 ) -> list[list[int]]:
     """Distribute stops over robots and order them.
 
@@ -42,7 +41,6 @@ def plan_routes(
         start: (robots, stops) metres from each robot to each stop.
         between: (stops, stops) metres between stops, symmetric.
         offset: (robots,) metres that each robot has to drive before it can start its route.
-        before: earlier routes by robot, to improve on; stops that they lack are inserted.
 
     Returns:
         The stops of each robot in order. A stop that no robot reaches is in no route.
@@ -52,22 +50,15 @@ def plan_routes(
         return [[] for _ in range(robots)]
     limited = np.minimum(start, _FAR), np.minimum(between, _FAR)
     head_start = np.zeros(robots) if offset is None else offset.astype(np.float64)
-    table = np.zeros((robots, stops + 1), np.int64)
-    sizes = np.zeros(robots, np.int64)
-    missing = np.asarray((start < _FAR).any(axis=0))
-    for robot, route in enumerate(before):
-        for stop in route:
-            if start[robot, stop] < _FAR and missing[stop]:
-                table[robot, sizes[robot]] = stop
-                sizes[robot] += 1
-                missing[stop] = False
+    reached = np.asarray((start < _FAR).any(axis=0))
     # The stops that are farthest from all robots shape the routes, so they are inserted first.
     order = np.argsort(-limited[0].min(axis=0), kind="stable")
     random = np.random.default_rng(0)
     best, plan = np.inf, [[0]]
     for _ in range(min(max(_WORK // stops, 1), _MOST_TRIALS)):
-        tried, used = table.copy(), sizes.copy()
-        _insert(tried, used, order[missing[order]], *limited, head_start)
+        tried = np.zeros((robots, stops + 1), np.int64)
+        used = np.zeros(robots, np.int64)
+        _insert(tried, used, order[reached[order]], *limited, head_start)
         _improve(tried, used, *limited, head_start)
         lengths = _lengths(tried, used, *limited, head_start)
         value = float(lengths.max()) + _SUM_WEIGHT * float(lengths.sum())

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from app.exploration.clearance import Clearance, clearance_map, traversable
 from app.exploration.driver import Pose
-from app.exploration.grid import FREE, OCCUPIED, Box, Cell, Cells, Grid, GridFrame, Mask
+from app.exploration.grid import FREE, OCCUPIED, UNKNOWN, Box, Cell, Cells, Grid, GridFrame, Mask
 from app.exploration.merging.evidence import occupancy
 from app.exploration.planning.frontiers import frontier_cells
 from app.exploration.planning.regions import (
@@ -115,6 +115,11 @@ class PlanningMap:
             self.clearance[rows, cols], own
         )
         return mask
+
+    def passable_if_free(self, clearance: float) -> Mask:
+        """Return where a robot could drive if all unknown cells were free, (rows, cols) bool."""
+        open_cells = self.traversable | (self.grid == UNKNOWN)
+        return np.asarray(open_cells & traversable(self.clearance, clearance))
 
     def reachable(self, clearance: float, robot: Cell) -> ReachableRegion:
         """Find where a robot can get to over `passable` cells."""

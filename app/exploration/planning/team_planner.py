@@ -324,7 +324,10 @@ class TeamPlanner:
         groups = [frontier.cells for frontier in self._clusters(view.frontier_mask)]
         remaining = [cells[live[cells[:, 0], cells[:, 1]]] for cells in groups]
         frontiers = [Frontier(cells) for cells in remaining if len(cells)]
-        robots = [RobotState(robot.history.pose, robot.goal, robot.history.path) for robot in team]
+        robots = [
+            RobotState(robot.history.pose, robot.goal, robot.history.path, robot.history.distance)
+            for robot in team
+        ]
         goals = route_views(robots, frontiers, view, self.frame, self.settings)
         for robot, goal in zip(team, goals, strict=True):
             robot.goal = goal

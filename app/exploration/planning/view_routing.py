@@ -73,6 +73,7 @@ class _Stops:
     opened: int
     start_m: Metres
     between_m: Metres
+    through_m: Metres
 
 
 def route_views(
@@ -98,7 +99,7 @@ def route_views(
     if not frontiers or not robots:
         return goals
     stops = _choose_stops(robots, frontiers, view, frame, settings)
-    routes = _plan(stops, price=settings.detour_price)
+    routes = _plan(stops, sum(robot.driven_m for robot in robots), settings)
     kept = [
         bool(route) and cell == tuple(stops.cells[route[0]])
         for route, cell in zip(routes, stops.heading, strict=True)
@@ -125,7 +126,7 @@ def route_views(
                 settings=settings,
             )
             if goal is not None:
-                taken.append((goal.target[0] - view.row0, goal.target[1] - view.col0))
+                taken.append(goal.stop_in(view))
         goals[index] = goal
     return goals
 
@@ -145,52 +146,57 @@ def _choose_stops(
     starts, sightings = _starts_and_sightings(robots, frontiers, view, frame, settings)
     least = settings.open_frontier_m / view.resolution
     wide = np.array([frontier.extent >= least for frontier in frontiers])
-    heading = [
-        None
-        if robot.goal is None
-        else (robot.goal.target[0] - view.row0, robot.goal.target[1] - view.col0)
-        for robot in robots
-    ]
+    heading = [None if robot.goal is None else robot.goal.stop_in(view) for robot in robots]
     keep = [cell for cell in heading if cell is not None]
     opened = cover(sightings.of(wide), keep=keep)[:_MAX_STOPS]
     chosen = opened + cover(sightings.of(~wide), keep=keep)[:_MAX_STOPS]
     cells = sightings.poses[[pose for pose, _ in chosen]]
-    start_m, between_m = _distances(starts, cells, view)
+    distances = _distances(starts, cells, len(opened), view, settings)
     wanted = [wanted for _, wanted in chosen]
-    return _Stops(starts, heading, sightings, wanted, cells, len(opened), start_m, between_m)
+    return _Stops(starts, heading, sightings, wanted, cells, len(opened), *distances)
 
 
-def _plan(stops: _Stops, *, price: float) -> list[list[int]]:
+def _plan(stops: _Stops, driven_m: float, settings: PlannerSettings) -> list[list[int]]:
     """Plan the stops of each robot in order, at least the next two.
+
+    An open stop counts as much as a drive of the lidar's range, for what is behind it. Open stops are as
+    far from each other as the way through what is unknown: two ends of an aisle are work for one robot.
 
     Args:
         stops: the stops.
-        price: metres of way back that a metre of detour has to save; a tenth more for each robot.
+        driven_m: metres that the team has driven.
+        settings: how to explore.
     """
     offset = np.array([path_length(start.backtrack) for start in stops.starts])
     everybody = np.arange(len(stops.starts))
 
-    def routes_over(robots: Indices, chosen: Indices) -> list[list[int]]:
-        start_m = stops.start_m[np.ix_(robots, chosen)]
+    def routes_over(
+        robots: Indices, chosen: Indices, between_m: Metres, more_m: float
+    ) -> list[list[int]]:
+        start_m = stops.start_m[np.ix_(robots, chosen)] + more_m
         place = {(int(row), int(col)): at for at, (row, col) in enumerate(stops.cells[chosen])}
         heading = {
             at: place[cell]
             for at, cell in enumerate(stops.heading[robot] for robot in robots)
             if cell in place and np.isfinite(start_m[at, place[cell]])
         }
-        between_m = stops.between_m[np.ix_(chosen, chosen)]
+        between_m = between_m[np.ix_(chosen, chosen)] + more_m
         routes = _plan_steadily(start_m, between_m, offset[robots], heading)
         return [[int(chosen[at]) for at in route] for route in routes]
 
-    routes = routes_over(everybody, np.arange(stops.opened))
+    routes = routes_over(
+        everybody, np.arange(stops.opened), stops.through_m, settings.sensor_range_m
+    )
     other = np.arange(stops.opened, len(stops.cells))
     aims = [route[0] if route else None for route in routes]
-    price *= 1.0 + _PASSING * len(aims)
-    for detour in best_detours(stops.start_m, stops.between_m, aims, other, price=price):
+    price = settings.detour_price * (1.0 + _PASSING * len(aims))
+    for detour in best_detours(
+        stops.start_m, stops.between_m, aims, other, price=price, driven_m=driven_m
+    ):
         routes[detour.robot][:0] = detour.stops
         other = np.setdiff1d(other, detour.stops)
     free = np.array([robot for robot, aim in enumerate(aims) if aim is None], np.int64)
-    for robot, route in zip(free, routes_over(free, other), strict=True):
+    for robot, route in zip(free, routes_over(free, other, stops.between_m, 0.0), strict=True):
         routes[robot] = route
     return routes
 
@@ -298,9 +304,16 @@ def _frontier_sightings(
 
 
 def _distances(
-    starts: Sequence[RouteStart], stops: Cells, view: PlanningMap
-) -> tuple[Metres, Metres]:
-    """Return the path lengths from the robots to the stops, and between the stops."""
+    starts: Sequence[RouteStart],
+    stops: Cells,
+    opened: int,
+    view: PlanningMap,
+    settings: PlannerSettings,
+) -> tuple[Metres, Metres, Metres]:
+    """Return the path lengths from the robots to the stops, between the stops, and between open stops.
+
+    The last are those through unknown cells, where these are shorter.
+    """
     cells = np.array([start.cell for start in starts], np.int32)
     passable = _standing_of(starts)
     passable[cells[:, 0], cells[:, 1]] = True
@@ -310,7 +323,9 @@ def _distances(
     for robot, start in enumerate(starts):
         start_m[robot, ~start.standing[stops[:, 0], stops[:, 1]]] = np.inf
     between_m = metres[:, len(starts) :]
-    return start_m, np.minimum(between_m, between_m.T)
+    if_free = CoarseMap(passable | view.passable_if_free(settings.radius), view.resolution)
+    through_m = if_free.distances(stops[:opened], stops[:opened], route_threads())
+    return start_m, np.minimum(between_m, between_m.T), np.minimum(through_m, through_m.T)
 
 
 def poses_that_see(sightings: Sightings, wanted: Indices) -> Cells:

@@ -34,7 +34,7 @@ def count_visit(
     """
     cells = goal.cells - np.array((view.row0, view.col0), np.int32)
     cells = cells[view.frontier_mask[cells[:, 0], cells[:, 1]]]
-    row, col = goal.target[0] - view.row0, goal.target[1] - view.col0
+    row, col = goal.stop_in(view)
     if goal.path:
         counted = np.ones(len(cells), np.int64)
     else:

@@ -6,13 +6,22 @@ import pytest
 from app.exploration.planning.detours import Detour, best_detours
 
 
-def on_a_line(robots: list[float], goals: list[float | None], stops: list[float]) -> list[Detour]:
-    """Find the detours of robots on a straight line, each metre of which has to save one and a half.
+def on_a_line(
+    robots: list[float],
+    goals: list[float | None],
+    stops: list[float],
+    *,
+    price: float = 1.0,
+    driven_m: float = 0.0,
+) -> list[Detour]:
+    """Find the detours of robots on a straight line.
 
     Args:
         robots: where the robots are, metres.
         goals: where they drive to; None for a robot that is free.
         stops: where the stops are; their indices are those of the detours.
+        price: what a metre of detour has to save if as much is left as was driven.
+        driven_m: what was driven.
     """
     ahead = [goal for goal in goals if goal is not None]
     places = np.array([*stops, *ahead])
@@ -22,13 +31,14 @@ def on_a_line(robots: list[float], goals: list[float | None], stops: list[float]
         np.abs(places[:, None] - places),
         [None if goal is None else next(numbers) for goal in goals],
         np.arange(len(stops)),
-        price=1.5,
+        price=price,
+        driven_m=driven_m,
     )
 
 
 @pytest.mark.parametrize(("robot", "taken"), [(1.0, True), (3.0, True), (6.0, False)])
 def test_a_stop_behind_is_taken_while_it_is_near(robot: float, taken: bool) -> None:
-    """A stop at 0 costs 10 m from the goal at 10: twice 1 or 3 m of detour are less, 12 m are not."""
+    """A stop at 0 costs 10 m from the goal at 10: twice 1 or 3 m of detour are less, twice 6 are not."""
     detours = on_a_line([robot], [10.0], [0.0])
 
     assert [detour.stops for detour in detours] == ([(0,)] if taken else [])
@@ -65,9 +75,30 @@ def test_a_robot_that_does_not_reach_its_goal_takes_no_detour() -> None:
     """Without a way to its goal nothing can be said about coming back."""
     start_m, between_m = np.array([[1.0, np.inf]]), np.array([[0.0, 10.0], [10.0, 0.0]])
 
-    assert best_detours(start_m, between_m, [1], np.array([0]), price=1.5) == []
+    assert best_detours(start_m, between_m, [1], np.array([0]), price=1.0, driven_m=0.0) == []
 
 
-def test_the_gain_is_what_the_way_back_saves_less_the_price() -> None:
-    """Ten metres back, less one and a half times two metres of detour."""
-    assert on_a_line([1.0], [10.0], [0.0]) == [Detour(7.0, 0, (0,))]
+def test_the_gain_is_what_the_way_back_saves_less_the_detour() -> None:
+    """Ten metres back, less two metres of detour."""
+    assert on_a_line([1.0], [10.0], [0.0]) == [Detour(8.0, 0, (0,))]
+
+
+@pytest.mark.parametrize(
+    ("price", "driven_m", "gain"),
+    [(1.5, 10.0, 1.0), (1.5, 8.0, 4.0), (1.5, 20.0, None), (0.4, 20.0, 0.4), (2.0, 10.0, None)],
+)
+def test_a_detour_has_to_save_more_while_little_is_left_behind(
+    price: float, driven_m: float, gain: float | None
+) -> None:
+    """Six metres of detour, to save ten of way back, count more the less is left of what was driven."""
+    detours = on_a_line([3.0], [10.0], [0.0], price=price, driven_m=driven_m)
+
+    assert [detour.gain for detour in detours] == ([] if gain is None else [pytest.approx(gain)])
+
+
+def test_a_detour_has_to_save_less_while_much_is_left_behind() -> None:
+    """With 10 m left behind a detour is too long that is taken with 50 m more at the other end."""
+    assert on_a_line([3.0], [10.0], [0.0], price=2.0, driven_m=10.0) == []
+    (detour,) = on_a_line([3.0], [10.0], [0.0, 60.0], price=2.0, driven_m=10.0)
+
+    assert detour.stops == (0,)

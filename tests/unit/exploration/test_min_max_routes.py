@@ -76,17 +76,6 @@ def test_a_robot_that_starts_later_gets_less() -> None:
     assert [len(route) for route in routes] == [12, 0]
 
 
-def test_an_earlier_plan_is_improved_and_completed() -> None:
-    """A plan that lacks stops, and names one twice, becomes a plan with each stop once."""
-    start, between = places(2, 8, 5)
-
-    routes = plan_routes(start, between, before=[[0, 1, 2], [2, 3]])
-
-    assert sorted(itertools.chain(*routes)) == list(range(8))
-    fresh = route_lengths(plan_routes(start, between), start, between).max()
-    assert route_lengths(routes, start, between).max() < 1.3 * fresh
-
-
 @pytest.mark.parametrize(("robots", "stops"), [(0, 3), (2, 0)])
 def test_nothing_to_plan(robots: int, stops: int) -> None:
     """Without robots or without stops all routes are empty."""

@@ -3,8 +3,10 @@
 import itertools
 import math
 import multiprocessing
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from app.exploration.clearance import clear_length
 from app.exploration.driver import DriveReport, Order, Patch, Point, Pose
 from app.exploration.grid import OCCUPIED, UNKNOWN
 from app.exploration.merging.evidence import merge_layers
+from app.exploration.planning import team_planner
+from app.exploration.planning.goals import Goal, RobotState
 from app.exploration.planning.robot_history import PlannerState
 from app.exploration.planning.settings import PlannerSettings
 from app.exploration.planning.team_planner import TeamPlanner
@@ -130,6 +134,27 @@ def test_a_robots_layer_is_its_whole_map() -> None:
         rows, cols = patch.cells.shape
         whole[patch.row0 : patch.row0 + rows, patch.col0 : patch.col0 + cols] = patch.cells
         assert np.array_equal(layer, whole)
+
+
+def test_routes_are_planned_with_what_each_robot_has_driven(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The price of a detour depends on it."""
+    mission = Mission(2)
+    for _ in range(3):
+        mission.step()
+    seen: list[float] = []
+
+    def spy(robots: Sequence[RobotState], *rest: Any) -> list[Goal | None]:
+        seen.extend(robot.driven_m for robot in robots)
+        return [None] * len(robots)
+
+    monkeypatch.setattr(team_planner, "route_views", spy)
+    while not seen and mission.step():
+        pass
+
+    assert min(seen) > 1.0
+    assert seen[:2] == mission.planner.distances
 
 
 def test_the_others_finish_what_a_lost_robot_leaves() -> None:

@@ -20,18 +20,34 @@ FREE, WALL = -17, 24
 
 
 def hall(
-    *niches: int, wall: int | None = None, gate: bool = False
+    *niches: int,
+    width: int = 3,
+    wall: int | None = None,
+    gate: bool = False,
+    aisle: tuple[int, int] | None = None,
 ) -> tuple[PlanningMap, list[Frontier]]:
-    """Draw a hall of 12 by 4 m with unknown niches of 0.3 m in its upper wall, by column."""
+    """Draw a hall of 12 by 4 m.
+
+    Args:
+        niches: columns of unknown niches in its upper wall.
+        width: of the niches, cells.
+        wall: column of a wall through the hall.
+        gate: whether there is an unknown gate of 3.5 m in its right wall.
+        aisle: columns between which an aisle of 1.5 m in the middle of the hall is unknown; its walls
+            go on for 1.5 m.
+    """
     evidence = np.zeros((60, 130), np.int16)
     evidence[9:51, 4:126] = WALL
     evidence[10:50, 5:125] = FREE
     for col in niches:
-        evidence[50, col : col + 3] = 0
+        evidence[50, col : col + width] = 0
     if wall is not None:
         evidence[10:50, wall] = WALL
     if gate:
         evidence[12:47, 125] = 0
+    if aisle is not None:
+        evidence[[22, 38], aisle[0] - 15 : aisle[1] + 15] = WALL
+        evidence[23:38, slice(*aisle)] = 0
     collisions = np.zeros((60, 130), np.bool_)
     view = build_planning_map(evidence, collisions, Box(9, 4, 51, 126), FRAME)
     return view, cluster_frontiers(view.frontier_mask, min_cells=2, max_extent=40)
@@ -161,16 +177,46 @@ def test_a_wide_frontier_is_explored_before_the_rest() -> None:
     assert [goal is not None and goal.target[1] > 65 for goal in goals] == [False, True]
 
 
-@pytest.mark.parametrize(("x", "on_the_way"), [(3.0, True), (8.5, False)])
-def test_a_niche_is_viewed_before_it_is_left_behind(x: float, on_the_way: bool) -> None:
-    """A robot on its way to the gate turns to the niche behind it only while that is near."""
+@pytest.mark.parametrize(
+    ("x", "driven_m", "on_the_way"),
+    [(3.0, 5.0, True), (3.0, 20.0, False), (8.5, 5.0, False)],
+)
+def test_a_niche_is_viewed_before_it_is_left_behind(
+    x: float, driven_m: float, on_the_way: bool
+) -> None:
+    """A robot on its way to the gate turns to the niche behind it while that is near, and not little."""
     view, frontiers = hall(8, gate=True)
+    robot = RobotState(Pose(x, 3.0), driven_m=driven_m)
 
-    (goal,) = route(view, frontiers, RobotState(Pose(x, 3.0)), settings=NEAR_SIGHTED)
+    (goal,) = route(view, frontiers, robot, settings=NEAR_SIGHTED)
 
     assert goal is not None
     assert (goal.target[1] < 10.0 * x) is on_the_way
     assert (goal.route == ()) is not on_the_way  # the gate comes after the niche
+
+
+def test_what_is_behind_a_stop_is_work() -> None:
+    """Two openings are nearest to one robot, but exploring both takes longer than the other's way."""
+    view, frontiers = hall(20, 45, width=12)
+
+    team = [RobotState(Pose(2.6, 4.0)), RobotState(Pose(8.0, 4.0))]
+
+    goals = route(view, frontiers, *team, settings=NEAR_SIGHTED)
+
+    assert [goal is not None and goal.target[1] > 35 for goal in goals] == [False, True]
+
+
+@pytest.mark.parametrize(("other_x", "alone"), [(11.0, True), (7.0, False)])
+def test_two_ends_of_a_short_aisle_are_work_for_one(other_x: float, alone: bool) -> None:
+    """A robot that stands before an aisle explores it to its end, unless another is near that."""
+    view, frontiers = hall(aisle=(30, 40))
+    assert len(frontiers) == 2
+    team = [RobotState(Pose(2.2, 3.0)), RobotState(Pose(other_x, 3.0))]
+
+    goals = route(view, frontiers, *team, settings=NEAR_SIGHTED)
+
+    assert goals[0] is not None
+    assert (goals[1] is None) is alone
 
 
 def test_robots_on_their_way_share_no_stop() -> None:
@@ -186,6 +232,7 @@ def test_robots_on_their_way_share_no_stop() -> None:
 
     stops = [stop for goal in goals for stop in (goal.target, *goal.route)]
     assert len(goals) == len(team)
+    assert len(stops) > len(team)
     assert len(set(stops)) == len(stops)
 
 
