@@ -1,6 +1,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -105,7 +106,8 @@ async def test_a_server_that_is_nearly_full_is_a_warning_and_a_full_one_a_fault(
         code, facts = await _facts(settings.http_port, "/readyz")
         assert (code, facts["status"]) == (200, "ok")
         (warning,) = facts["warnings"]
-        assert "MB (9" in warning["detail"]
+        # What the server needs for itself changes by a tenth of so small a memory.
+        assert re.search(r"MB \([89]\d%\)", warning["detail"])
         assert "requests" in warning["detail"]
         assert "sagastream purge" in warning["mend"]
         await bus.command("CONFIG", "SET", "maxmemory", used * 9 // 10)
