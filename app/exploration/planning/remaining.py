@@ -1,9 +1,9 @@
 """An estimate of what is left of an exploration: seconds, and area.
 
 Nobody knows how large an unknown floor is. What is known is where its frontiers are: the way past
-all of them, the time so far, and how fast the known area still grows say how much is left. The
-exponents were fitted to 110 simulated missions on offices, halls, caves, corridors and rooms with
-one to six robots; `benchmarks/remaining.py` measures the error on others.
+all of them, the robots that share it, and what is known so far say how much is left. The exponents
+were fitted to 120 simulated missions on an office, rooms, halls and caves with one to six robots;
+`benchmarks/remaining.py` measures the error on others.
 """
 
 import itertools
@@ -14,15 +14,12 @@ import numpy as np
 
 from app.exploration.driver import Point
 
-# seconds = _SCALE * (metres of way) ** _WAY * (seconds so far) ** _ELAPSED * ...
-_SCALE, _WAY, _ELAPSED, _FRONTIERS, _GROWTH, _KNOWN = 2.04, 0.79, 0.59, 0.13, 0.16, -0.33
-# Of robots that share the way: their number is in the time so far and in the way to the nearest.
-_ROBOTS = -0.06
-_LEAST_GROWTH = 0.02
+# seconds = _SCALE * (metres of way) ** _WAY * (robots) ** _ROBOTS * (square metres known) ** _KNOWN
+_SCALE, _WAY, _ROBOTS, _KNOWN = 4.9, 1.08, -0.6, -0.18
 # The known area grows ever more slowly, on average half as fast as in the last third.
 _MEAN_GROWTH = 0.5
 # In eight of ten missions, what was left was this much of the estimate.
-_LEAST_SHARE, _MOST_SHARE = 0.5, 4.0
+_LEAST_SHARE, _MOST_SHARE = 0.6, 2.6
 # A point of a tree may not have distance 0 to another.
 _TINY_M = 1e-6
 # Enough for the shape of a growth curve; more would make each estimate slower.
@@ -81,15 +78,8 @@ class RemainingEstimator:
         growth = self._growth(simulated_s)
         if growth is None or known_m2 <= 0:
             return None
-        relative = max(_LEAST_GROWTH, growth / (known_m2 / simulated_s))
         seconds = (
-            _SCALE
-            * _way_m(robots, frontiers) ** _WAY
-            * len(robots) ** _ROBOTS
-            * simulated_s**_ELAPSED
-            * known_m2**_KNOWN
-            * (len(frontiers) + 1) ** _FRONTIERS
-            * relative**_GROWTH
+            _SCALE * _way_m(robots, frontiers) ** _WAY * len(robots) ** _ROBOTS * known_m2**_KNOWN
         )
         area_m2 = _MEAN_GROWTH * max(0.0, growth) * seconds
         return Remaining(seconds, _LEAST_SHARE * seconds, _MOST_SHARE * seconds, area_m2)
