@@ -98,7 +98,8 @@ def route_views(
     if not frontiers or not robots:
         return goals
     stops = _choose_stops(robots, frontiers, view, frame, settings)
-    routes = _plan(stops, sum(robot.driven_m for robot in robots), settings)
+    driven_m = sum(robot.driven_m for robot in robots)
+    routes = _plan(stops, driven_m=driven_m, price=settings.detour_price)
     kept = [
         bool(route) and cell == tuple(stops.cells[route[0]])
         for route, cell in zip(routes, stops.heading, strict=True)
@@ -155,47 +156,43 @@ def _choose_stops(
     return _Stops(starts, heading, sightings, wanted, cells, len(opened), *distances)
 
 
-def _plan(stops: _Stops, driven_m: float, settings: PlannerSettings) -> list[list[int]]:
+def _plan(stops: _Stops, *, driven_m: float, price: float) -> list[list[int]]:
     """Plan the stops of each robot in order, at least the next two.
 
-    An open stop counts as much as a drive of the lidar's range, for what is behind it. Open stops are as
-    far from each other as the way through what is unknown: two ends of an aisle are work for one robot.
+    Open stops are as far from each other as the way through what is unknown: two ends of an aisle are
+    work for one robot.
 
     Args:
         stops: the stops.
         driven_m: metres that the team has driven.
-        settings: how to explore.
+        price: what a metre of detour has to save (`best_detours`).
     """
     offset = np.array([path_length(start.backtrack) for start in stops.starts])
     everybody = np.arange(len(stops.starts))
 
-    def routes_over(
-        robots: Indices, chosen: Indices, between_m: Metres, more_m: float
-    ) -> list[list[int]]:
-        start_m = stops.start_m[np.ix_(robots, chosen)] + more_m
+    def routes_over(robots: Indices, chosen: Indices, between_m: Metres) -> list[list[int]]:
+        start_m = stops.start_m[np.ix_(robots, chosen)]
         place = {(int(row), int(col)): at for at, (row, col) in enumerate(stops.cells[chosen])}
         heading = {
             at: place[cell]
             for at, cell in enumerate(stops.heading[robot] for robot in robots)
             if cell in place and np.isfinite(start_m[at, place[cell]])
         }
-        between_m = between_m[np.ix_(chosen, chosen)] + more_m
+        between_m = between_m[np.ix_(chosen, chosen)]
         routes = _plan_steadily(start_m, between_m, offset[robots], heading)
         return [[int(chosen[at]) for at in route] for route in routes]
 
-    routes = routes_over(
-        everybody, np.arange(stops.opened), stops.through_m, settings.sensor_range_m
-    )
+    routes = routes_over(everybody, np.arange(stops.opened), stops.through_m)
     other = np.arange(stops.opened, len(stops.cells))
     aims = [route[0] if route else None for route in routes]
-    price, between_m = settings.detour_price, stops.between_m
+    between_m = stops.between_m
     for detour in best_detours(
         stops.start_m, between_m, aims, other, price=price, driven_m=driven_m
     ):
         routes[detour.robot][:0] = detour.stops
         other = np.setdiff1d(other, detour.stops)
     free = np.array([robot for robot, aim in enumerate(aims) if aim is None], np.int64)
-    for robot, route in zip(free, routes_over(free, other, stops.between_m, 0.0), strict=True):
+    for robot, route in zip(free, routes_over(free, other, between_m), strict=True):
         routes[robot] = route
     return routes
 

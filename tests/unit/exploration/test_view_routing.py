@@ -21,7 +21,6 @@ FREE, WALL = -17, 24
 
 def hall(
     *niches: int,
-    width: int = 3,
     wall: int | None = None,
     gate: bool = False,
     aisle: tuple[int, int] | None = None,
@@ -29,8 +28,7 @@ def hall(
     """Draw a hall of 12 by 4 m.
 
     Args:
-        niches: columns of unknown niches in its upper wall.
-        width: of the niches, cells.
+        niches: columns of unknown niches of 0.3 m in its upper wall.
         wall: column of a wall through the hall.
         gate: whether there is an unknown gate of 3.5 m in its right wall.
         aisle: columns between which an aisle of 1.5 m in the middle of the hall is unknown; its walls
@@ -40,7 +38,7 @@ def hall(
     evidence[9:51, 4:126] = WALL
     evidence[10:50, 5:125] = FREE
     for col in niches:
-        evidence[50, col : col + width] = 0
+        evidence[50, col : col + 3] = 0
     if wall is not None:
         evidence[10:50, wall] = WALL
     if gate:
@@ -193,17 +191,6 @@ def test_a_niche_is_viewed_before_it_is_left_behind(
     assert goal is not None
     assert (goal.target[1] < 10.0 * x) is on_the_way
     assert (goal.route == ()) is not on_the_way  # the gate comes after the niche
-
-
-def test_what_is_behind_a_stop_is_work() -> None:
-    """Two openings are nearest to one robot, but exploring both takes longer than the other's way."""
-    view, frontiers = hall(20, 45, width=12)
-
-    team = [RobotState(Pose(2.6, 4.0)), RobotState(Pose(8.0, 4.0))]
-
-    goals = route(view, frontiers, *team, settings=NEAR_SIGHTED)
-
-    assert [goal is not None and goal.target[1] > 35 for goal in goals] == [False, True]
 
 
 @pytest.mark.parametrize(("other_x", "alone"), [(11.0, True), (7.0, False)])
