@@ -28,7 +28,7 @@ class PlannerSettings:
         open_frontier_m: extent from which a frontier may hide a room, and is explored first.
         detour_price: metres of way back that each metre of a detour to other frontiers has to save, if
             the way to all of them is as long as what the team has driven. With half that way it is
-            four times as much.
+            four times as much; it is a tenth more for each robot.
         beam_spacing_rad: angle between two beams of the lidar, radians; it limits the distance from
             which a robot sees a single cell for certain.
     """
@@ -47,7 +47,7 @@ class PlannerSettings:
     sensor_range_m: float = 8.0
     beam_spacing_rad: float = math.radians(1.0)
     open_frontier_m: float = 1.0
-    detour_price: float = 2.0
+    detour_price: float = 1.8
 
     def view_reach(self, resolution: float) -> int:
         """Return the distance from which a frontier is viewed at most, cells.

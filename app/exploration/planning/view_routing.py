@@ -31,6 +31,7 @@ _STRIDE_M = 0.2  # spacing of the poses that are tried first
 _SAMPLES = 8  # cells that stand for a frontier when it is looked at
 _SHARE = 0.5  # a pose sees a frontier if it sees this share of what any pose sees of it
 _MUCH_SHORTER = 0.9  # of the longest route: a plan that sends robots back has to be worth it
+_PASSING = 0.1  # share by which each robot raises the price of detours: it sees much in passing
 _MAX_STOPS = 500  # bound of the work of one plan; the rest is planned when these are done
 
 
@@ -185,6 +186,7 @@ def _plan(stops: _Stops, *, driven_m: float, price: float) -> list[list[int]]:
     routes = routes_over(everybody, np.arange(stops.opened), stops.through_m)
     other = np.arange(stops.opened, len(stops.cells))
     aims = [route[0] if route else None for route in routes]
+    price *= 1.0 + _PASSING * len(aims)
     between_m = stops.between_m
     for detour in best_detours(
         stops.start_m, between_m, aims, other, price=price, driven_m=driven_m
