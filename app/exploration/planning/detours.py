@@ -65,12 +65,9 @@ def best_detours(
         [start_m[at] if aim is None else between_m[aim] for at, aim in enumerate(aims)]
     )
     later_m = np.where(np.isfinite(start_m) & np.isfinite(ahead)[:, None], after_m, np.inf)
-    routes = plan_routes(
-        later_m[:, stops],
-        between_m[np.ix_(stops, stops)],
-        offset=np.where(np.isfinite(ahead), ahead, 0.0),
-    )
-    left_m = float(route_lengths(routes, later_m[:, stops], between_m[np.ix_(stops, stops)]).sum())
+    left = later_m[:, stops], between_m[np.ix_(stops, stops)]
+    routes = plan_routes(*left, offset=np.where(np.isfinite(ahead), ahead, 0.0))
+    left_m = float(route_lengths(routes, *left).sum())
     price = max(price * (driven_m / left_m) ** 2, 1.0) if left_m else 1.0
     options: list[Detour] = []
     for owner, route in enumerate(routes):

@@ -7,6 +7,7 @@ import pytest
 
 from app.exploration.driver import Pose
 from app.exploration.grid import Box, GridFrame
+from app.exploration.planning import view_routing
 from app.exploration.planning.frontiers import Frontier, cluster_frontiers
 from app.exploration.planning.goals import Goal, RobotState
 from app.exploration.planning.planning_map import PlanningMap, build_planning_map
@@ -191,6 +192,24 @@ def test_a_niche_is_viewed_before_it_is_left_behind(
     assert goal is not None
     assert (goal.target[1] < 10.0 * x) is on_the_way
     assert (goal.route == ()) is not on_the_way  # the gate comes after the niche
+
+
+@pytest.mark.parametrize("robots", [1, 2, 8])
+def test_each_robot_raises_the_price_of_detours(
+    robots: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a tenth: the more robots pass, the more is seen in passing."""
+    view, frontiers = hall(8, gate=True)
+    prices: list[float] = []
+
+    def spy(*_: object, price: float, driven_m: float) -> list[object]:
+        prices.append(price)
+        return []
+
+    monkeypatch.setattr(view_routing, "best_detours", spy)
+    route(view, frontiers, *[RobotState(Pose(3.0 + 0.5 * at, 3.0)) for at in range(robots)])
+
+    assert prices == [pytest.approx((1.0 + 0.1 * robots) * SETTINGS.detour_price)]
 
 
 @pytest.mark.parametrize(("other_x", "alone"), [(11.0, True), (7.0, False)])
