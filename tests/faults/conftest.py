@@ -43,7 +43,7 @@ def is_long(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture
 def store(server_binary: str | None) -> Iterator[EmbeddedServer]:
     """A server for one test, which keeps its data when it is killed."""
-    with EmbeddedServer(aof=True, binary=server_binary) as own:
+    with EmbeddedServer(aof=True, fsync="always", binary=server_binary) as own:
         yield own
 
 

@@ -331,7 +331,7 @@ def run_deployments(
         fork_server = stack.enter_context(ForkServer())
         deployments = []
         for number in range(count):
-            store = stack.enter_context(EmbeddedServer(aof=True, binary=binary))
+            store = stack.enter_context(EmbeddedServer(aof=True, fsync="always", binary=binary))
             deployment = Deployment(store, fork_server, folder / str(number), **options)
             deployments.append(stack.enter_context(deployment))
             deployment.supervise()

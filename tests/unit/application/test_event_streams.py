@@ -213,7 +213,7 @@ async def test_a_server_that_comes_back_is_read_on(
 ) -> None:
     """Without gap or repeat; if it comes back empty, the stream ends and says no `end`."""
     monkeypatch.setattr("app.config._chosen", {})
-    with EmbeddedServer(aof=is_kept) as server:
+    with EmbeddedServer(aof=is_kept, fsync="always") as server:
         choose_settings(redis_url=server.url, namespace="alone", call_timeout_s=1.0)
         events = MissionEvents()
         async with get_bus() as bus:

@@ -53,7 +53,7 @@ def test_a_restart_keeps_data_with_an_append_only_file(aof: bool, kept: str | No
 
 def test_data_survive_a_kill_with_an_append_only_file() -> None:
     """A write that was confirmed before SIGKILL exists after the next start."""
-    with EmbeddedServer(aof=True) as server:
+    with EmbeddedServer(aof=True, fsync="always") as server:
         with connect(server.url) as client:
             client.set("a", 1)
         server.kill()
