@@ -6,7 +6,7 @@ Images store the top row first; only code that reads or writes images flips them
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from math import floor, isfinite
+from math import cos, floor, inf, isfinite, sin
 from typing import Any, Self
 
 import numpy as np
@@ -17,6 +17,7 @@ FREE = 0
 OCCUPIED = 100
 # The largest grid that is read from elsewhere.
 MAX_CELLS = 16_000_000
+_CORNER = 1e-6  # cells; borders that are crossed this close to each other are a corner
 
 Grid = npt.NDArray[np.int8]
 """Occupancy, (rows, cols) int8 of UNKNOWN, FREE or OCCUPIED, as in ROS `nav_msgs/OccupancyGrid`."""
@@ -68,6 +69,25 @@ class GridFrame:
     def in_cells(self, x: float, y: float) -> tuple[float, float]:
         """Return the continuous (row, col) of a point; a cell's centre is at index + 0.5."""
         return (y - self.origin_y) / self.resolution, (x - self.origin_x) / self.resolution
+
+    def next_cell(self, x: float, y: float, heading: float) -> Cell:
+        """Return the (row, col) that a point enters next; it may lie outside the grid.
+
+        Args:
+            x: of the point, metres.
+            y: of the point, metres.
+            heading: in which it moves, radians. Through a corner it enters the cell across.
+        """
+        row, col = self.in_cells(x, y)
+        at_row, at_col = floor(row), floor(col)
+        up, right = sin(heading), cos(heading)
+        to_row = (at_row + (up > 0) - row) / up if up else inf
+        to_col = (at_col + (right > 0) - col) / right if right else inf
+        if to_row < to_col + _CORNER:
+            at_row += 1 if up > 0 else -1
+        if to_col < to_row + _CORNER:
+            at_col += 1 if right > 0 else -1
+        return at_row, at_col
 
     def contains(self, row: int, col: int) -> bool:
         """Return whether a cell lies inside the grid."""

@@ -27,8 +27,6 @@ from app.exploration.planning.settings import DEFAULT_SETTINGS, PlannerSettings
 from app.exploration.planning.view_routing import route_views
 from app.exploration.planning.visits import count_visit
 
-_COLLISION_AHEAD = 0.5  # cells from a blocked robot to the cell that it could not enter
-
 
 @dataclass(slots=True)
 class _Member:
@@ -251,7 +249,7 @@ class TeamPlanner:
         self._assign_goals(view)
         team = self._team()
         if all(robot.goal is None for robot in team) and self._retry(view):
-            self._assign_goals(view)
+            self._assign_goals(self.planning_map())
         if all(robot.goal is None for robot in team):
             self.done = True
             return {}
@@ -278,11 +276,8 @@ class TeamPlanner:
             )
             robot.ended = report.arrived or report.blocked
         if report.blocked:
-            ahead = _COLLISION_AHEAD * self.frame.resolution
-            row, col = self.frame.cell(
-                report.pose.x + ahead * math.cos(report.pose.heading),
-                report.pose.y + ahead * math.sin(report.pose.heading),
-            )
+            pose = report.pose
+            row, col = self.frame.next_cell(pose.x, pose.y, pose.heading)
             if self.frame.contains(row, col):
                 self._collisions[row, col] = True
 
@@ -337,7 +332,8 @@ class TeamPlanner:
         """Let abandoned frontiers be tried again: once, then while that reveals enough.
 
         The first time, all that a robot can stand on are. What is seen for certain may stay unknown by
-        chance, where as much evidence speaks for a wall as against it.
+        chance, where as much evidence speaks for a wall as against it. Cells that a robot could not
+        enter may be entered again, too: what was in the way may be gone, or in a cell beside.
         """
         known, first = self._known_cells(), self._retried_at is None
         least = self.settings.retry_gain_m2 / self.frame.resolution**2
@@ -347,6 +343,8 @@ class TeamPlanner:
         visits = self._visits[view.box.slices]
         again = visits == self.settings.max_visits
         if first:
+            self._collisions[:] = False
+            view = self.planning_map()
             for robot in self._team():
                 cell = view.cell(self.frame, robot.history.pose)
                 reached = view.reachable(self.settings.radius, cell).mask

@@ -1,6 +1,7 @@
 """The frame places cells in the map frame."""
 
 import json
+import math
 
 import pytest
 from hypothesis import given
@@ -47,6 +48,30 @@ def test_a_cell_beyond_an_edge_is_not_contained() -> None:
 
     assert [frame.contains(*cell) for cell in outside] == [False] * 4
     assert frame.contains(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "degrees", "cell"),
+    [
+        (1.5, 1.5, 0, (1, 2)),
+        (1.5, 1.5, 90, (2, 1)),
+        (1.5, 1.5, 180, (1, 0)),
+        (1.5, 1.5, -90, (0, 1)),
+        (1.5, 1.5, 30, (1, 2)),
+        (1.5, 1.5, 100, (2, 1)),
+        (1.5, 1.5, 45, (2, 2)),
+        (1.5, 1.5, -135, (0, 0)),
+        (1.999, 1.95, 45, (1, 2)),  # only a short way of it lies in that cell
+        (0.5, 0.5, 180, (0, -1)),
+    ],
+)
+def test_a_point_enters_the_cell_behind_the_next_border(
+    x: float, y: float, degrees: float, cell: tuple[int, int]
+) -> None:
+    """Through a corner it enters the cell across."""
+    frame = GridFrame(rows=3, cols=3, resolution=0.5, origin_x=-7.0, origin_y=4.0)
+
+    assert frame.next_cell(-7.0 + x / 2, 4.0 + y / 2, math.radians(degrees)) == cell
 
 
 @given(frame=frames)

@@ -13,7 +13,7 @@ import pytest
 
 from app.exploration.clearance import clear_length
 from app.exploration.driver import DriveReport, Order, Patch, Point, Pose
-from app.exploration.grid import OCCUPIED, UNKNOWN
+from app.exploration.grid import OCCUPIED, UNKNOWN, GridFrame
 from app.exploration.merging.evidence import merge_layers
 from app.exploration.planning import team_planner
 from app.exploration.planning.goals import Goal, RobotState
@@ -210,14 +210,31 @@ def test_no_path_leads_through_a_collision_cell() -> None:
     path = planner.decide()[0].path
 
     passable = np.ones(FLOOR.grid.shape, np.bool_)
-    passable[
-        FLOOR.frame.cell(
-            stopped.x + 0.5 * FLOOR.frame.resolution * math.cos(heading) + 1e-6,
-            stopped.y + 0.5 * FLOOR.frame.resolution * math.sin(heading),
-        )
-    ] = False
+    passable[FLOOR.frame.next_cell(stopped.x, stopped.y, heading)] = False
     waypoints = [FLOOR.frame.in_cells(*point) for point in ((stopped.x, stopped.y), *path)]
     assert all(math.isinf(clear_length(passable, *segment)) for segment in pairwise(waypoints))
+
+
+def test_what_could_not_be_entered_is_tried_once_more_at_the_end() -> None:
+    """What was in the way may be gone: a robot does not stay shut out of a room."""
+    corridor = np.full((11, 180), -80, np.int8)  # the disc fits in one row of it
+    corridor[[0, 1, -2, -1]] = corridor[:, 0] = 80
+    frame = GridFrame(40, 300, 0.05)
+    start = Pose(*frame.centre(25, 30))
+    planner = TeamPlanner(frame, [start])
+    planner.observe(0, report_at(start, Patch(20, 20, corridor)))
+    assert planner.decide()[0].path
+
+    def blocked(time: float) -> dict[int, Order]:
+        """Report that the robot could not go on."""
+        nothing = Patch(0, 0, np.zeros((0, 0), np.int8))
+        report = report_at(Pose(*frame.centre(25, 60)), nothing)
+        planner.observe(0, replace(report, blocked=True, time=time))
+        return planner.decide()
+
+    assert blocked(1.0)[0].path
+    assert blocked(2.0) == {}
+    assert planner.done
 
 
 def test_a_frontier_that_no_visit_resolves_is_abandoned() -> None:
