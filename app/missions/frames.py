@@ -46,7 +46,8 @@ class RobotView:
         plan: The way that it is to drive to its goal, metres, map frame; () if it is not known.
         apart: True while its map is not merged into the shown one. Its pose and goal are then in
             the frame of its map.
-        activity: `exploring` or `idle`: nothing is left for it; '' if it is not known.
+        activity: `exploring`; `following` another robot, to be near when it is needed; `idle`:
+            nothing is left for it; '' if it is not known.
         unheard_s: How old its part of the map is, simulated seconds; 0 while its radio reaches.
     """
 

@@ -15,8 +15,8 @@ from app.exploration.planning.frontiers import Frontier
 from app.exploration.planning.planning_map import PlanningMap
 from app.exploration.shortest_paths import DistanceField, path_to
 
-Activity = Literal["exploring", "idle"]
-"""A robot drives to a stop, or has nothing to do."""
+Activity = Literal["exploring", "following", "idle"]
+"""A robot drives to a stop, follows another to be near when it is needed, or has nothing to do."""
 
 _MIN_REMAINING = 0.3  # a goal stays valid while this share of its frontier is still frontier
 
@@ -68,11 +68,6 @@ class RobotState:
     goal: Goal | None = None
     track: Sequence[Point] = ()
     driven_m: float = 0.0
-
-
-def activity_of(goal: Goal | None) -> Activity:
-    """Return what a robot with a goal does."""
-    return "idle" if goal is None else "exploring"
 
 
 def is_valid(goal: Goal, pose: Pose, view: PlanningMap, live: Mask, frame: GridFrame) -> bool:

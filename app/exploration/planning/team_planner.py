@@ -19,8 +19,9 @@ from app.exploration.driver import EMPTY_PATCH, DriveReport, Order, Point, Pose
 from app.exploration.grid import Box, Grid, GridFrame, LogOdds, Mask
 from app.exploration.merging.evidence import occupancy
 from app.exploration.planning.backtracking import path_length
+from app.exploration.planning.following import ways_behind
 from app.exploration.planning.frontiers import Frontier, cluster_frontiers
-from app.exploration.planning.goals import Activity, Goal, RobotState, activity_of, is_valid
+from app.exploration.planning.goals import Activity, Goal, RobotState, is_valid
 from app.exploration.planning.planning_map import PlanningMap, build_planning_map
 from app.exploration.planning.robot_history import PlannerState, RobotHistory, require_reports
 from app.exploration.planning.settings import DEFAULT_SETTINGS, PlannerSettings
@@ -30,11 +31,29 @@ from app.exploration.planning.visits import count_visit
 
 @dataclass(slots=True)
 class _Member:
-    """One robot of the team; `ended` is set once its goal was reached or found blocked."""
+    """One robot of the team.
+
+    Attributes:
+        history: what it reported.
+        goal: where it drives to.
+        ended: its goal was reached or found blocked.
+        following: its way behind another robot while it has no goal, metres, map frame.
+    """
 
     history: RobotHistory
     goal: Goal | None = None
     ended: bool = False
+    following: tuple[Point, ...] = ()
+
+    @property
+    def activity(self) -> Activity:
+        if self.goal is not None:
+            return "exploring"
+        return "following" if self.following else "idle"
+
+    def state(self) -> RobotState:
+        history = self.history
+        return RobotState(history.pose, self.goal, history.path, history.distance)
 
     def take_over(self, other: "_Member") -> None:
         self.goal, self.ended = other.goal, other.ended
@@ -144,8 +163,8 @@ class TeamPlanner:
 
     @property
     def activities(self) -> list[Activity]:
-        """What each robot does, by slot: it views a frontier, or it is not needed."""
-        return [activity_of(robot.goal) for robot in self._robots]
+        """What each robot does, by slot."""
+        return [robot.activity for robot in self._robots]
 
     @property
     def paths(self) -> list[list[Point]]:
@@ -200,7 +219,7 @@ class TeamPlanner:
         """Remove a robot; its evidence stays, and other robots may take its frontier."""
         robot = self._robots[slot]
         robot.history.active = False
-        robot.goal = None
+        robot.goal, robot.following = None, ()
         self._pending.pop(slot, None)
 
     def decide(self) -> dict[int, Order]:
@@ -249,13 +268,17 @@ class TeamPlanner:
         self._assign_goals(view)
         team = self._team()
         if all(robot.goal is None for robot in team) and self._retry(view):
-            self._assign_goals(self.planning_map())
+            view = self.planning_map()
+            self._assign_goals(view)
+        ways = ways_behind([robot.state() for robot in team], view, self.frame, self.settings)
+        for robot, way in zip(team, ways, strict=True):
+            robot.following = way
         if all(robot.goal is None for robot in team):
             self.done = True
             return {}
         until = self._next_barrier(team)
         return {
-            slot: Order(robot.goal.path if robot.goal else (), until)
+            slot: Order(robot.goal.path if robot.goal else robot.following, until)
             for slot, robot in zip(self.active, team, strict=True)
         }
 
@@ -319,10 +342,7 @@ class TeamPlanner:
         groups = [frontier.cells for frontier in self._clusters(view.frontier_mask)]
         remaining = [cells[live[cells[:, 0], cells[:, 1]]] for cells in groups]
         frontiers = [Frontier(cells) for cells in remaining if len(cells)]
-        robots = [
-            RobotState(robot.history.pose, robot.goal, robot.history.path, robot.history.distance)
-            for robot in team
-        ]
+        robots = [robot.state() for robot in team]
         goals = route_views(robots, frontiers, view, self.frame, self.settings)
         for robot, goal in zip(team, goals, strict=True):
             robot.goal = goal

@@ -14,7 +14,7 @@ import { LeftOutFrames } from "./left_out_frames.js";
 
 const RECONNECT_MS = [1000, 10000], WAITS_EVERY_MS = 5000, LOADING_MS = 100, CATCH_UP_S = 0.4, TABLE_MS = 250, TIMELINE_MS = 500;
 const ENDS = new Set(["completed", "failed", "cancelled"]);
-const doing = { exploring: "▶ driving", idle: "idle: nothing is left for it" };
+const doing = { exploring: "▶ driving", following: "▷ following another robot", idle: "idle: nothing is left for it" };
 const get = (id) => document.getElementById(id);
 const paced = (ms) => pacedFor(ms, pagesHere());
 const saga = get("mission").dataset.saga, entries = new Entries(saga);
