@@ -215,6 +215,21 @@ def test_no_path_leads_through_a_collision_cell() -> None:
     assert all(math.isinf(clear_length(passable, *segment)) for segment in pairwise(waypoints))
 
 
+def test_a_robot_without_a_stop_follows_and_says_so() -> None:
+    """It has orders and no goal; at the end all are idle."""
+    mission = Mission(8)
+    followed = 0
+    while orders := mission.step():
+        activities = mission.planner.activities
+        for slot, goal in enumerate(mission.planner.goals):
+            doing = "exploring" if goal else "following" if orders[slot].path else "idle"
+            assert activities[slot] == doing
+            followed += doing == "following"
+
+    assert followed
+    assert mission.planner.activities == ["idle"] * 8
+
+
 def test_what_could_not_be_entered_is_tried_once_more_at_the_end() -> None:
     """What was in the way may be gone: a robot does not stay shut out of a room."""
     corridor = np.full((11, 180), -80, np.int8)  # the disc fits in one row of it
