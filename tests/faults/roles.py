@@ -112,7 +112,7 @@ def listener(
 
     async def listen() -> None:
         # Shorter than the outages, so that the listener also meets ServerUnavailable.
-        async with Bus(url, call_timeout_s=0.5) as bus:
+        async with Bus(url, call_timeout_s=1.0) as bus:
 
             @multi_stage_reply(stream=STREAM, event_type="work:do", effect="atomic", retry=_RETRIES)
             async def work(command: Command, progress: Progress) -> Atomic:

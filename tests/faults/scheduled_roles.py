@@ -13,7 +13,7 @@ def scheduled_listener(url: str) -> None:
     """A listener whose atomic handler counts the requests by their ids."""
 
     async def listen() -> None:
-        async with Bus(url, call_timeout_s=0.5) as bus:
+        async with Bus(url, call_timeout_s=1.0) as bus:
 
             async def work(command: Command) -> Atomic:
                 return Atomic({}, (await increment(bus, "effects", command.request_id),))

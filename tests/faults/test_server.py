@@ -116,7 +116,7 @@ async def test_results_wait_for_a_server_that_refuses_writes(
 ) -> None:
     """A finished handler waits for the server; its command is not acked without its reply."""
     with listener_process(store.url), connect(store.url) as client:
-        async with Bus(store.url, call_timeout_s=0.5) as bus:
+        async with Bus(store.url, call_timeout_s=2.0) as bus:
             asked = send_request(bus, {"block_s": 2 * LEASE_S})
             await wait_for_log(store, "begun 1")
             if trouble == "full":

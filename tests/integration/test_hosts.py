@@ -240,10 +240,10 @@ async def test_a_listener_in_its_own_process_stops(
             await bus.emit_command(STREAM, event_type=EVENT_TYPE, payload=LONG, request_id="long")
             await begun(bus, "long")
             program.send(number)
-            await eventually(lambda: _is_unread(bus), within_s=2, why="it reads no more commands")
+            await eventually(lambda: _is_unread(bus), within_s=10, why="it reads no more commands")
             program.send(number)
             ended_with, took_s = await program.end()
-        assert (ended_with, took_s < 2) == (0, True), program.log
+        assert (ended_with, took_s < 8) == (0, True), program.log
         async with listening(bus, [print_at_once]):
             assert await outcomes(bus, ["long"]) == [LONG | {"at_once": True}]
 

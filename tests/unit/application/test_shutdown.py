@@ -121,4 +121,4 @@ def test_the_end_of_python_does_not_change_the_exit_code() -> None:
     """Slow finalizers do not hold it up: while they run, the timer would kill the program."""
     before = "class Slow:\n    def __del__(self): time.sleep(10)\nslow = Slow()"
     ended = _run(_GRACEFUL.format("") + _raise("SIGINT"), before=before)
-    assert (ended.code, ended.said, ended.took_s < 2) == (130, ["stop", "ended"], True)
+    assert (ended.code, ended.said, ended.took_s < 8) == (130, ["stop", "ended"], True)

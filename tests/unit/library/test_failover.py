@@ -113,7 +113,7 @@ async def test_a_timeout_says_that_the_record_is_lost() -> None:
     with EmbeddedServer() as server:
         async with Bus(server.url) as bus:
             waiting = asyncio.create_task(
-                bus.request_and_reply(STREAM, "work:do", {}, 0.3, request_id="lost")
+                bus.request_and_reply(STREAM, "work:do", {}, 2.0, request_id="lost")
             )
             record = bus.key("request:lost")
             await eventually(lambda: bus.command("EXISTS", record), within_s=5, why="it is emitted")
@@ -135,7 +135,7 @@ async def test_a_reader_of_a_named_stream_says_that_the_record_is_lost() -> None
                 correlation_id="c",
                 reply_stream="work:replies",
             )
-            reading = asyncio.create_task(bus.read_replies("work:replies", "c", "lost", 1.0))
+            reading = asyncio.create_task(bus.read_replies("work:replies", "c", "lost", 2.0))
             await eventually(
                 lambda: bus.command("EXISTS", "work:replies"),
                 within_s=5,

@@ -157,7 +157,7 @@ async def test_a_rate_is_kept(bus: Bus) -> None:
         for last in range(first + 2, len(names)):
             took_s = work.times[last] - work.times[first]
             assert took_s > (last - first - 1) / 50 - 0.03, "more have begun than the rate allows"
-    assert work.times[-1] - work.times[0] < 18 / 50 + 1.0
+    assert work.times[-1] - work.times[0] < 18 / 50 + 5.0
     assert work.begun == names
 
 
@@ -272,7 +272,7 @@ async def test_a_request_that_waits_fails_at_its_deadline(bus: Bus) -> None:
     """Whatever it waits for; the others keep their places."""
     work = Work(Limit(concurrency=1))
     async with listening(bus, [work.handler], concurrency=4):
-        for name, deadline_s in (("first", None), ("second", 0.5), ("third", None)):
+        for name, deadline_s in (("first", None), ("second", 2.0), ("third", None)):
             await _emit(bus, name, deadline_s=deadline_s, reply_stream="replies:me")
         await _waits(bus, 2)
         with pytest.raises(DeadlineExceeded):

@@ -44,7 +44,7 @@ async def _fill(bus: Bus, limit_mb: int) -> list[str]:
 @pytest.mark.invariant(12)
 async def test_a_full_server_ends_what_it_has(own_server: EmbeddedServer) -> None:
     """Everything that was emitted completes without help, entries of plain clients too."""
-    async with Bus(own_server.url, call_timeout_s=0.3) as bus:
+    async with Bus(own_server.url, call_timeout_s=2.0) as bus:
         await bus.ping()
         await add_entry(
             bus, STREAM, {"event_type": "work:do", "payload": "{}", "request_id": "plain"}
@@ -69,7 +69,7 @@ async def test_a_full_server_ends_what_it_has(own_server: EmbeddedServer) -> Non
 async def test_a_saga_goes_on_when_there_is_room_again(own_server: EmbeddedServer) -> None:
     """Its journal can be written; its next request waits for memory, and nothing is undone."""
     saga = Saga("trip", tuple(Step(f"s{n}", STREAM, "work:do", lambda _g, _r: {}) for n in (1, 2)))
-    async with Bus(own_server.url, call_timeout_s=0.3) as bus, listening(bus, [work]):
+    async with Bus(own_server.url, call_timeout_s=2.0) as bus, listening(bus, [work]):
         runner = SagaRunner(bus, saga, wake_after_s=0.5)
         saga_id = await runner.start({})
         await bus.command("CONFIG", "SET", "maxmemory", "1mb")

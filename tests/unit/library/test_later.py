@@ -58,10 +58,10 @@ async def test_a_command_begins_at_its_time(bus: Bus) -> None:
         await _emit(bus, "both", delay_s=0.1, not_before=at)
         await _emit(bus, "past", not_before=at - timedelta(days=1))
         await eventually(lambda: len(begun) == 4, within_s=10, why="all have begun")
-    assert begun["past"] < emitted + 0.3
-    assert emitted + 0.3 <= begun["delayed"] < emitted + 0.3 + 1.5
+    assert begun["past"] < begun["timed"]
+    assert emitted + 0.3 <= begun["delayed"] < emitted + 0.3 + 5.0
     for name in ("timed", "both"):
-        assert emitted + 0.6 <= begun[name] < emitted + 0.6 + 1.5
+        assert emitted + 0.6 <= begun[name] < emitted + 0.6 + 5.0
 
 
 async def test_a_requester_waits_for_it(bus: Bus) -> None:
@@ -149,7 +149,7 @@ async def test_a_step_of_a_saga_can_wait(bus: Bus) -> None:
     saga = Saga(
         "trip",
         (
-            Step("first", STREAM, "work:do", lambda _given, _results: {}, delay_s=2.0, timeout=1.8),
+            Step("first", STREAM, "work:do", lambda _given, _results: {}, delay_s=4.5, timeout=4.0),
             Step("second", STREAM, "work:do", lambda _given, _results: {}),
         ),
     )
@@ -159,7 +159,7 @@ async def test_a_step_of_a_saga_can_wait(bus: Bus) -> None:
         outcome = await runner.run(await runner.start({}))
     assert outcome.status == "completed"
     first, second = sorted(begun.values())
-    assert started + 2.0 <= first <= second
+    assert started + 4.5 <= first <= second
 
 
 @pytest.mark.parametrize("delay_s", [-1.0, float("inf"), float("nan")])
@@ -171,7 +171,7 @@ def test_a_step_with_a_wrong_delay_is_refused(delay_s: float) -> None:
 
 async def test_the_first_of_a_window_is_kept(bus: Bus) -> None:
     """The others write nothing; another key has another window, and so has a later time."""
-    unique = Unique("k", window_s=0.4)
+    unique = Unique("k", window_s=2.0)
     first = await _emit(bus, "first", unique=unique)
     assert await _emit(bus, "second", unique=unique) == first
     assert await _emit(bus, "first", unique=unique) == first
@@ -190,14 +190,14 @@ async def test_the_first_of_a_window_is_kept(bus: Bus) -> None:
 
 async def test_the_last_of_a_window_is_kept(bus: Bus) -> None:
     """Each one replaces the one before, and begins a window after it was emitted."""
-    unique = Unique("k", window_s=0.3, keep="last")
+    unique = Unique("k", window_s=1.5, keep="last")
     async with listening(bus, [work]):
         for name in ("first", "second", "third"):
+            emitted = time.time()
             assert await _emit(bus, name, unique=unique) == "0-0"
-        emitted = time.time()
         await eventually(lambda: begun, within_s=10, why="one has begun")
     assert set(begun) == {"third"}
-    assert begun["third"] >= emitted + 0.29
+    assert begun["third"] >= emitted + 1.49
     for name in ("first", "second"):
         with pytest.raises(RequestCancelled):
             await bus.request_and_reply(STREAM, "work:do", {}, 5, request_id=name)
@@ -205,16 +205,16 @@ async def test_the_last_of_a_window_is_kept(bus: Bus) -> None:
 
 async def test_a_window_that_is_always_renewed_ends(bus: Bus) -> None:
     """After the longest wait of its first command."""
-    unique = Unique("k", window_s=0.4, keep="last", max_wait_s=0.6)
+    unique = Unique("k", window_s=1.5, keep="last", max_wait_s=2.0)
     async with listening(bus, [work]):
         emitted, count = time.time(), 0
         while not begun:
             count += 1
             await _emit(bus, f"r{count}", unique=unique)
             await asyncio.sleep(0.02)  # as a person types
-        assert time.time() - emitted < 5
+        assert time.time() - emitted < 20
         await eventually(lambda: f"r{count}" in begun, within_s=10, why="the last one, too")
-    assert emitted + 0.59 <= min(begun.values())
+    assert emitted + 1.99 <= min(begun.values())
     assert len(begun) <= 2, "those of one window were replaced"
 
 

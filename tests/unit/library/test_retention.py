@@ -114,7 +114,7 @@ async def test_a_request_whose_result_has_gone_can_be_superseded(bus: Bus) -> No
 
 async def test_an_id_is_forgotten_when_its_time_is_over(bus: Bus) -> None:
     """A sweep drops the window; the id may then be used again."""
-    retention = Retention(result_s=0.05, remember_s=1.0)
+    retention = Retention(result_s=0.05, remember_s=3.0)
 
     async def runs_again() -> bool:
         try:

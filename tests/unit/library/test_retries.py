@@ -126,7 +126,7 @@ async def test_a_request_that_waits_holds_no_slot(bus: Bus) -> None:
             return bool(await bus.command("GET", bus.key(f"{STREAM}:later:length")) == b"20")
 
         await eventually(waiting, within_s=10, why="all wait")
-        await bus.request_and_reply(STREAM, "work:plain", {}, 2)
+        await bus.request_and_reply(STREAM, "work:plain", {}, 10)
         assert (await bus.command("XPENDING", bus.key(STREAM), "sagastream"))["pending"] == 0
     status = await request_status(bus, "w0")
     assert status

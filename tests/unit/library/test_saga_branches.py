@@ -214,7 +214,7 @@ async def test_an_event_wakes_its_saga(bus: Bus) -> None:
         serving.cancel()
     assert outcome.status == "completed"
     assert outcome.results["approval"] == {"by": "ada"}
-    assert took < 1.0
+    assert took < 3.0
     assert did == ["a", "b"]
 
 
@@ -271,9 +271,11 @@ async def test_an_event_by_key_wakes_all_that_wait_for_it(bus: Bus) -> None:
     await send_event(bus, "payment:1", {"sum": 5})
     with pytest.raises(SagaError, match="event payment:1 was sent before, with another payload"):
         await send_event(bus, "payment:1", {"sum": 6})
-    done, waiting = await asyncio.wait(driving, timeout=1.5)
-    assert {task.result().results["paid"]["sum"] for task in done} == {5}
-    assert len(waiting) == 2
+    woken, waiting = driving[:2], driving[2:]
+    outcomes = await asyncio.wait_for(asyncio.gather(*woken), 20)
+    assert [outcome.results["paid"]["sum"] for outcome in outcomes] == [5, 5]
+    done, _ = await asyncio.wait(waiting, timeout=0.5)
+    assert not done
     await send_event(bus, "payment:2")
     outcomes = await asyncio.gather(*waiting)
     assert [outcome.results["paid"] for outcome in outcomes] == [{}, {}]

@@ -564,4 +564,4 @@ async def test_the_clock_of_a_listener_does_not_matter(
                 now_s = await _now_ms(bus) / 1000
             await drop_schedule(bus, "tick")
         due = datetime.fromisoformat(began[0].removeprefix("tick@")).timestamp()
-        assert now_s - 2 < due <= now_s
+        assert now_s - 60 < due <= now_s

@@ -531,8 +531,8 @@ def test_a_call_keeps_nothing_of_its_context(
     held = Held()
     freed = weakref.ref(held)
     token = variable.set(held)
-    with sync.Bus(server.url, namespace=namespace, call_timeout_s=2) as bus:
-        bus.request_and_reply(STREAM, "work:echo", {}, 2, request_id="r")
+    with sync.Bus(server.url, namespace=namespace, call_timeout_s=5) as bus:
+        bus.request_and_reply(STREAM, "work:echo", {}, 5, request_id="r")
         assert list(bus.follow("r"))
         variable.reset(token)
         del held, token
@@ -654,7 +654,7 @@ def test_an_exit_deletes_the_inbox(own_server: EmbeddedServer) -> None:
     code = """
         from sagastream import ReplyTimeout
         try:
-            bus.request_and_reply("nobody:commands", "a:b", {}, 0.3, request_id="r")
+            bus.request_and_reply("nobody:commands", "a:b", {}, 2, request_id="r")
         except ReplyTimeout:
             bus.cancel("r")
         print("asked")
@@ -670,7 +670,7 @@ def test_an_exit_after_the_server_has_gone_prints_no_traceback(server_binary: st
     code = """
         from sagastream import ReplyTimeout
         try:
-            bus.request_and_reply("nobody:commands", "a:b", {}, 0.3)
+            bus.request_and_reply("nobody:commands", "a:b", {}, 2)
         except ReplyTimeout:
             os.kill(int(sys.argv[2]), 9)
     """
