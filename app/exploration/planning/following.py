@@ -1,7 +1,7 @@
 """Robots without a stop follow others, so that they are near when a passage branches.
 
 Where a team starts, and in caves, there are fewer stops than robots. A robot that waits for one where
-it was needed last comes late: it follows a robot that drives to an open stop, at a distance.
+it was needed last comes late: it follows a robot that drives to an open stop near by, at a distance.
 """
 
 import math
@@ -14,9 +14,10 @@ from app.exploration.planning.backtracking import path_length
 from app.exploration.planning.goals import RobotState
 from app.exploration.planning.planning_map import PlanningMap
 from app.exploration.planning.settings import PlannerSettings
-from app.exploration.shortest_paths import UNREACHED, distance_field, path_to
+from app.exploration.shortest_paths import STRAIGHT, distance_field, path_to
 
 _BEHIND_M = 2.0  # from a stop to the first robot behind it, and from there to the next
+_FAR_M = 15.0  # the way to a stop from where it is followed
 
 
 def ways_behind(
@@ -33,7 +34,7 @@ def ways_behind(
         settings: how to explore.
 
     Returns:
-        For each robot waypoints, metres, map frame; none if it has a goal or nobody to follow.
+        For each robot waypoints, metres, map frame; none if it has a goal or nobody to follow near by.
     """
     least = settings.open_frontier_m / view.resolution
     goals = [robot.goal for robot in robots if robot.goal is not None]
@@ -45,13 +46,14 @@ def ways_behind(
         cell = view.cell(frame, robots[index].pose)
         passable = view.passable(settings.radius + view.resolution, cell)
         fields[index] = passable, distance_field(passable, cell)
+    far = _FAR_M / view.resolution * STRAIGHT
     behind = [0] * len(stops)
     while fields:
         costs = [
             (behind[which], int(field[stop]), index, which)
             for index, (_, field) in fields.items()
             for which, stop in enumerate(stops)
-            if field[stop] < UNREACHED
+            if field[stop] < far
         ]
         if not costs:
             break

@@ -59,6 +59,13 @@ def test_they_spread_over_the_stops() -> None:
     assert ends[2:] == [pytest.approx(14.0, abs=0.1), pytest.approx(6.0, abs=0.1)]
 
 
+def test_nobody_follows_from_afar() -> None:
+    """From 15 m on: much of a floor may lie between, and the robot is better off where it is."""
+    ends = ends_of(corridor(), heading_to(18.0), RobotState(at(2.5)), RobotState(at(3.5)))
+
+    assert ends == [None, None, pytest.approx(16.0, abs=0.1)]
+
+
 def test_a_way_is_driven_from_where_the_robot_is() -> None:
     """It goes towards the stop from either side."""
     (_, way) = ways_behind(
