@@ -221,7 +221,8 @@ async def follow(
     finally:
         # The last stages are in the stream already: one more read returns them.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(reporting), _LAST_STAGES_S)
+            async with asyncio.timeout(_LAST_STAGES_S):
+                await asyncio.shield(reporting)
         for task in (reporting, looking):
             task.cancel()
         await asyncio.wait([reporting, looking])

@@ -91,7 +91,8 @@ async def _until_answered(ask: Ask) -> None:
     deadline = time.monotonic() + STARTING_S
     while True:
         try:
-            answer = await asyncio.wait_for(ask("echo", wanted), 3.0)
+            async with asyncio.timeout(3.0):
+                answer = await ask("echo", wanted)
         except TimeoutError:
             if time.monotonic() > deadline:
                 raise

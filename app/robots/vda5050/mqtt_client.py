@@ -90,13 +90,13 @@ class BrokerClient:
     async def run(self) -> None:
         """Stay connected until cancelled."""
         delay_s = _FIRST_DELAY_S
-        task = asyncio.current_task()
         while True:
             client = self._new_client()
             try:
                 async with client:
                     for topic in self._topics:
                         await client.subscribe(topic, qos=1)
+                    _raise_if_cancelled()
                     self._client, delay_s = client, _FIRST_DELAY_S
                     self._report(lost=False)
                     if self._on_connect:
@@ -110,9 +110,7 @@ class BrokerClient:
             finally:
                 self._client = None
                 _read_error(client)
-            if task is not None and task.cancelling():
-                # A disconnection that failed has replaced the cancellation, or swallowed it.
-                raise asyncio.CancelledError
+            _raise_if_cancelled()  # a disconnection that failed may have replaced it, too
             await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
             delay_s = min(2 * delay_s, _LAST_DELAY_S)
 
@@ -128,6 +126,7 @@ class BrokerClient:
             async with client:
                 for topic in self._topics:
                     await client.subscribe(topic, qos=1)
+                _raise_if_cancelled()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(seconds):
                         async for message in client.messages:
@@ -152,10 +151,12 @@ class BrokerClient:
         client = self._client
         if client is None:
             return False
+        before = _cancellations()
         try:
             await client.publish(topic, payload, qos=qos, retain=retain)
         except aiomqtt.MqttError:
             return False
+        _raise_if_cancelled(before)
         return True
 
     def _new_client(self) -> aiomqtt.Client:
@@ -185,6 +186,24 @@ class BrokerClient:
         elif self._lost and not lost:
             logger.warning("connected to the broker %r again", self.address)
         self._lost = lost
+
+
+def _cancellations() -> int:
+    task = asyncio.current_task()
+    return task.cancelling() if task else 0
+
+
+def _raise_if_cancelled(before: int = 0) -> None:
+    """Raise a cancellation that came during a call of aiomqtt.
+
+    It uses `asyncio.wait_for`, which swallows a cancellation that comes together with its result
+    before Python 3.12.
+
+    Args:
+        before: How often the task was cancelled before the call.
+    """
+    if _cancellations() > before:
+        raise asyncio.CancelledError
 
 
 def _read_error(client: aiomqtt.Client) -> None:

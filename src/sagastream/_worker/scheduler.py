@@ -6,6 +6,7 @@ while nothing is due.
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Sequence
@@ -88,10 +89,9 @@ class Scheduler:
             if wait_s <= 0:
                 return
             jitter_s = random.uniform(0, _JITTER_S)  # noqa: S311 - jitter, not a secret
-            try:
-                await asyncio.wait_for(self._has_news.wait(), wait_s + jitter_s)
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s + jitter_s):
+                    await self._has_news.wait()
 
     async def _fire_due(self) -> None:
         indexes = [schedules_of(self._session, stream) for stream in self._streams]

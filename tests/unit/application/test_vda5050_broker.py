@@ -1,6 +1,7 @@
 """The connection to an MQTT broker: settings, TLS, passwords, and what is malformed."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import shutil
@@ -443,6 +444,39 @@ async def test_a_disconnection_that_fails_hides_no_cancellation(
     monkeypatch.setattr(aiomqtt.Client, "__aexit__", fail)
     running = asyncio.create_task(client.run())
     await connected.wait()
+    running.cancel()
+    done, _ = await asyncio.wait([running], timeout=5)
+    running.cancel()
+    assert done == {running}
+    assert running.cancelled()
+
+
+@pytest.mark.parametrize("call", ["subscribe", "publish"])
+async def test_a_call_that_swallows_a_cancellation_hides_none(
+    mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """`asyncio.wait_for` of Python 3.11 does so if the answer comes at the same time."""
+    choose_settings(vda5050_broker_url=mosquitto.url)
+    called = asyncio.Event()
+
+    async def swallow(_self: aiomqtt.Client, *_args: Any, **_options: Any) -> None:
+        called.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    async def publish() -> None:
+        await client.publish("a", b"")
+
+    client = BrokerClient(
+        get_settings(),
+        identifier="it",
+        topics=["a"],
+        on_message=lambda *_: None,
+        on_connect=publish,
+    )
+    monkeypatch.setattr(aiomqtt.Client, call, swallow)
+    running = asyncio.create_task(client.run())
+    await called.wait()
     running.cancel()
     done, _ = await asyncio.wait([running], timeout=5)
     running.cancel()

@@ -25,6 +25,7 @@ from sagastream import (
 )
 from sagastream._client.firing import PlannedFiring, fire, plan, schedule_keys
 from sagastream._schedules.schedule import encode_schedule
+from sagastream._worker.scheduler import Scheduler
 from sagastream.inspection import NoSuchId
 from sagastream.schedules import (
     CannotChange,
@@ -565,3 +566,19 @@ async def test_the_clock_of_a_listener_does_not_matter(
             await drop_schedule(bus, "tick")
         due = datetime.fromisoformat(began[0].removeprefix("tick@")).timestamp()
         assert now_s - 60 < due <= now_s
+
+
+async def test_news_of_a_due_time_hides_no_cancellation(bus: Bus) -> None:
+    """A listener that stops when it learns of a schedule ends all the same."""
+    session = bus.session()
+    for steps in range(6):  # of the event loop, between the news and the cancellation
+        scheduler = Scheduler(session, [], [])
+        firing = asyncio.create_task(scheduler.keep_firing())
+        await asyncio.sleep(0)
+        scheduler.note_due(None)
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        firing.cancel()
+        done, _ = await asyncio.wait([firing], timeout=5)
+        firing.cancel()
+        assert done == {firing}
