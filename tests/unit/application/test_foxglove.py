@@ -53,6 +53,10 @@ class _Viewer:
             message = json.loads(received)
             if message["op"] == "advertise":
                 await self._subscribe(message["channels"])
+            if message["op"] == "status" and "Unknown channel ID: " in message["message"]:
+                # The server names a channel a moment before it takes subscriptions to it.
+                again = int(message["message"].rpartition(" ")[2])
+                await self._subscribe([c for c in self.channels.values() if c["id"] == again])
             if message["op"] == "unadvertise":
                 gone = set(message["channelIds"])
                 self.channels = {
