@@ -40,12 +40,14 @@ def ways_behind(
     goals = [robot.goal for robot in robots if robot.goal is not None]
     stops = [goal.stop_in(view) for goal in goals if len(goal.cells) >= least]
     ways: list[tuple[Point, ...]] = [() for _ in robots]
-    free = [index for index, robot in enumerate(robots) if robot.goal is None] if stops else []
+    if not stops:
+        return ways
     fields = {}
-    for index in free:
-        cell = view.cell(frame, robots[index].pose)
-        passable = view.passable(settings.radius + view.resolution, cell)
-        fields[index] = passable, distance_field(passable, cell)
+    for index, robot in enumerate(robots):
+        if robot.goal is None:
+            cell = view.cell(frame, robot.pose)
+            passable = view.passable(settings.radius + view.resolution, cell)
+            fields[index] = passable, distance_field(passable, cell)
     far = _FAR_M / view.resolution * STRAIGHT
     behind = [0] * len(stops)
     while fields:

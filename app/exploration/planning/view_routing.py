@@ -63,6 +63,7 @@ class _Stops:
         opened: number of open stops, which come first.
         start_m: (robots, stops) metres.
         between_m: (stops, stops) metres.
+        through_m: (opened, opened) metres, through unknown cells where that is shorter.
     """
 
     starts: Sequence[RouteStart]

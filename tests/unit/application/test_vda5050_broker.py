@@ -419,6 +419,17 @@ async def test_a_robot_that_signs_off_and_comes_back_is_heard_again(
     await asyncio.wait([running])
 
 
+async def _assert_it_ends(client: BrokerClient, reached: asyncio.Event) -> None:
+    """Run a client, cancel it when it has reached a point, and see that it ends."""
+    running = asyncio.create_task(client.run())
+    await reached.wait()
+    running.cancel()
+    done, _ = await asyncio.wait([running], timeout=5)
+    running.cancel()
+    assert done == {running}
+    assert running.cancelled()
+
+
 @pytest.mark.parametrize("error", [aiomqtt.MqttError("Operation timed out"), None])
 async def test_a_disconnection_that_fails_hides_no_cancellation(
     mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch, error: Exception | None
@@ -442,13 +453,7 @@ async def test_a_disconnection_that_fails_hides_no_cancellation(
         return True
 
     monkeypatch.setattr(aiomqtt.Client, "__aexit__", fail)
-    running = asyncio.create_task(client.run())
-    await connected.wait()
-    running.cancel()
-    done, _ = await asyncio.wait([running], timeout=5)
-    running.cancel()
-    assert done == {running}
-    assert running.cancelled()
+    await _assert_it_ends(client, connected)
 
 
 @pytest.mark.parametrize("call", ["subscribe", "publish"])
@@ -475,10 +480,4 @@ async def test_a_call_that_swallows_a_cancellation_hides_none(
         on_connect=publish,
     )
     monkeypatch.setattr(aiomqtt.Client, call, swallow)
-    running = asyncio.create_task(client.run())
-    await called.wait()
-    running.cancel()
-    done, _ = await asyncio.wait([running], timeout=5)
-    running.cancel()
-    assert done == {running}
-    assert running.cancelled()
+    await _assert_it_ends(client, called)
